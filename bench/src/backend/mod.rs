@@ -1,0 +1,163 @@
+//! What is measured: a small port with an adapter for each interface.
+//!
+//! | adapter | what |
+//! |---|---|
+//! | [`posix`] | system calls on any path: a mount, tier 2, a local disk |
+//! | [`native`] | the client library, no kernel in between |
+//! | [`null`] | nothing: the harness's own cost |
+
+pub mod native;
+pub mod null;
+pub mod posix;
+
+use std::fmt;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{BenchError, Result};
+
+/// Which interface to measure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+pub enum Api {
+    /// System calls on any path.
+    #[value(name = "POSIX", alias = "posix")]
+    Posix,
+    /// The native client; paths are absolute in the file system.
+    #[value(name = "HAYATE", alias = "hayate")]
+    Hayate,
+    /// No storage at all: what the harness itself costs.
+    #[value(name = "NULL", aliases = ["null", "DUMMY", "dummy"])]
+    Null,
+}
+
+impl fmt::Display for Api {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Api::Posix => "POSIX",
+            Api::Hayate => "HAYATE",
+            Api::Null => "NULL",
+        })
+    }
+}
+
+/// A failed operation: what was tried, on which path, and why it failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{action} {path}: {why}")]
+pub struct IoFailure {
+    /// What was tried.
+    pub action: &'static str,
+    /// On which path.
+    pub path: String,
+    /// What the file system said.
+    pub why: String,
+    /// Whether it said that there is no such file.
+    pub not_found: bool,
+}
+
+/// Result of a backend.
+pub type IoResult<T> = std::result::Result<T, IoFailure>;
+
+/// How to open a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OpenHow {
+    /// For writing (else for reading).
+    pub write: bool,
+    /// Make it if it does not exist.
+    pub create: bool,
+    /// Bypass the page cache where there is one.
+    pub direct: bool,
+}
+
+/// Space of a file system; a count is zero where it is unknown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Capacity {
+    /// Bytes in all.
+    pub bytes: u64,
+    /// Bytes free.
+    pub free_bytes: u64,
+    /// Inodes in all.
+    pub inodes: u64,
+    /// Inodes free.
+    pub free_inodes: u64,
+}
+
+/// A file system as one task sees it.
+pub trait Backend {
+    /// Opens a file.
+    fn open(&self, path: &str, how: OpenHow) -> IoResult<Box<dyn OpenFile>>;
+    /// Size of a file in bytes.
+    fn stat(&self, path: &str) -> IoResult<u64>;
+    /// Removes a file.
+    fn unlink(&self, path: &str) -> IoResult<()>;
+    /// Makes a directory.
+    fn mkdir(&self, path: &str) -> IoResult<()>;
+    /// Removes an empty directory.
+    fn rmdir(&self, path: &str) -> IoResult<()>;
+    /// Space of the file system that holds `path`.
+    fn capacity(&self, path: &str) -> IoResult<Capacity>;
+    /// Messages this process sent so far, if the backend counts them.
+    fn messages_sent(&self) -> Option<u64> {
+        None
+    }
+}
+
+/// An open file.
+pub trait OpenFile {
+    /// Writes all of `data` at `offset`.
+    fn write_at(&self, data: &[u8], offset: u64) -> IoResult<()>;
+    /// Reads into `buffer`; fewer bytes than asked for only at the end of the file.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> IoResult<usize>;
+    /// Makes what was written durable.
+    fn sync(&self) -> IoResult<()>;
+    /// Closes the file; the native client reports here what could not be published.
+    fn close(self: Box<Self>) -> IoResult<()>;
+}
+
+/// What tasks make their backend from; threads share it.
+#[derive(Clone)]
+pub enum Connection {
+    /// System calls need nothing.
+    Posix,
+    /// A connected client.
+    Hayate(fs_client::Client),
+    /// Nothing.
+    Null,
+}
+
+/// Gives a client, or says why not.
+pub type Connect<'a> = &'a dyn Fn() -> std::result::Result<fs_client::Client, String>;
+
+impl Connection {
+    /// The connection that `api` needs; `connect` is called for the native client only.
+    ///
+    /// # Errors
+    /// [`BenchError::Connect`] with what `connect` said.
+    pub fn new(api: Api, connect: Connect<'_>) -> Result<Self> {
+        Ok(match api {
+            Api::Posix => Connection::Posix,
+            Api::Null => Connection::Null,
+            Api::Hayate => Connection::Hayate(connect().map_err(BenchError::Connect)?),
+        })
+    }
+
+    /// A backend for one task.
+    pub fn backend(&self) -> Box<dyn Backend> {
+        match self {
+            Connection::Posix => Box::new(posix::Posix),
+            Connection::Hayate(client) => Box::new(native::Native::new(client.clone())),
+            Connection::Null => Box::new(null::Null::default()),
+        }
+    }
+}
+
+/// Removes a file that need not exist.
+///
+/// # Errors
+/// Any failure but that there is no such file.
+pub fn remove_if_there(backend: &dyn Backend, path: &str) -> IoResult<()> {
+    match backend.unlink(path) {
+        Err(failure) if !failure.not_found => Err(failure),
+        _ => Ok(()),
+    }
+}

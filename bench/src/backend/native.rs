@@ -1,0 +1,87 @@
+//! The native client: what a program that links the client library gets, no kernel in between.
+
+use std::sync::atomic::Ordering;
+
+use fs_client::{Client, Error, File, OpenOptions};
+
+use super::{Backend, Capacity, IoFailure, IoResult, OpenFile, OpenHow};
+
+/// A file system of Hayate through its client.
+pub struct Native {
+    client: Client,
+}
+
+struct NativeFile {
+    file: File,
+    path: String,
+}
+
+impl Native {
+    /// A backend over a connected client.
+    pub fn new(client: Client) -> Self {
+        Native { client }
+    }
+}
+
+fn failure(action: &'static str, path: &str, error: &Error) -> IoFailure {
+    IoFailure { action, path: path.to_owned(), why: error.to_string(), not_found: error.is_not_found() }
+}
+
+impl Backend for Native {
+    fn open(&self, path: &str, how: OpenHow) -> IoResult<Box<dyn OpenFile>> {
+        let options =
+            OpenOptions { read: !how.write, write: how.write, create: how.create, ..OpenOptions::default() };
+        match self.client.open_path(path, &options) {
+            Ok(file) => Ok(Box::new(NativeFile { file, path: path.to_owned() })),
+            Err(error) => Err(failure("cannot open", path, &error)),
+        }
+    }
+
+    fn stat(&self, path: &str) -> IoResult<u64> {
+        self.client.stat(path).map(|attr| attr.size).map_err(|e| failure("cannot stat", path, &e))
+    }
+
+    fn unlink(&self, path: &str) -> IoResult<()> {
+        self.client.remove_file(path).map_err(|e| failure("cannot remove", path, &e))
+    }
+
+    fn mkdir(&self, path: &str) -> IoResult<()> {
+        self.client.mkdir_path(path, 0o755).map(drop).map_err(|e| failure("cannot make directory", path, &e))
+    }
+
+    fn rmdir(&self, path: &str) -> IoResult<()> {
+        self.client.remove_dir(path).map_err(|e| failure("cannot remove directory", path, &e))
+    }
+
+    fn capacity(&self, path: &str) -> IoResult<Capacity> {
+        let space = self.client.statfs().map_err(|e| failure("cannot ask for the space of", path, &e))?;
+        Ok(Capacity {
+            bytes: space.total_bytes,
+            free_bytes: space.free_bytes,
+            inodes: space.inodes,
+            free_inodes: 0,
+        })
+    }
+
+    fn messages_sent(&self) -> Option<u64> {
+        Some(self.client.counters().messages_sent.load(Ordering::Relaxed))
+    }
+}
+
+impl OpenFile for NativeFile {
+    fn write_at(&self, data: &[u8], offset: u64) -> IoResult<()> {
+        self.file.write_at(data, offset).map_err(|e| failure("cannot write", &self.path, &e))
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> IoResult<usize> {
+        self.file.read_at(buffer, offset).map_err(|e| failure("cannot read", &self.path, &e))
+    }
+
+    fn sync(&self) -> IoResult<()> {
+        self.file.sync().map_err(|e| failure("cannot fsync", &self.path, &e))
+    }
+
+    fn close(self: Box<Self>) -> IoResult<()> {
+        self.file.close().map_err(|e| failure("cannot close", &self.path, &e))
+    }
+}

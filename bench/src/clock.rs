@@ -1,0 +1,85 @@
+//! Wall time that all processes of a host share, CPU time of this task, and dates as C prints them.
+
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
+/// Whose CPU time a task counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CpuOf {
+    /// This process with all its threads: the task is a process.
+    Process,
+    /// This thread only: tasks are threads.
+    Thread,
+}
+
+fn nanoseconds(time: Timespec) -> u64 {
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// Nanoseconds since the host started; the same clock in every process of the host.
+pub fn now_ns() -> u64 {
+    nanoseconds(clock_gettime(ClockId::Monotonic))
+}
+
+/// CPU time used so far, user and system, in nanoseconds.
+pub fn cpu_ns(of: CpuOf) -> u64 {
+    nanoseconds(clock_gettime(match of {
+        CpuOf::Process => ClockId::ProcessCPUTime,
+        CpuOf::Thread => ClockId::ThreadCPUTime,
+    }))
+}
+
+/// Seconds since 1970.
+pub fn unix_seconds() -> u64 {
+    clock_gettime(ClockId::Realtime).tv_sec as u64
+}
+
+/// A point in time as `ctime` writes it, in UTC: `Sat Mar 27 15:44:43 2021`.
+pub fn ctime(unix_seconds: u64) -> String {
+    const WEEKDAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let days = unix_seconds / 86_400;
+    let (year, month, day) = civil(days);
+    let second = unix_seconds % 86_400;
+    format!(
+        "{} {} {day:2} {:02}:{:02}:{:02} {year}",
+        WEEKDAYS[(days % 7) as usize],
+        MONTHS[month as usize - 1],
+        second / 3600,
+        second / 60 % 60,
+        second % 60
+    )
+}
+
+/// Year, month and day of a day number counted from 1970-01-01. Years are taken to begin in March, so that the leap day
+/// is the last of a year and every month before it has a fixed place.
+fn civil(days: u64) -> (u64, u64, u64) {
+    let days = days + 719_468;
+    let era = days / 146_097;
+    let day_of_era = days % 146_097;
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ctime;
+
+    #[test]
+    fn dates_are_those_of_c() {
+        for (seconds, text) in [
+            (0, "Thu Jan  1 00:00:00 1970"),
+            (951_782_399, "Mon Feb 28 23:59:59 2000"),
+            (951_782_400, "Tue Feb 29 00:00:00 2000"),
+            (1_616_859_883, "Sat Mar 27 15:44:43 2021"),
+            (4_107_542_399, "Sun Feb 28 23:59:59 2100"),
+            (4_107_542_400, "Mon Mar  1 00:00:00 2100"),
+        ] {
+            assert_eq!(ctime(seconds), text);
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! `hayate up`: starts a cluster, on this machine or on many hosts, or what died of one.
+
+use crate::args::Global;
+use crate::error::{CliError, Result, failed};
+use crate::launch::spec::{LaunchSpec, ServerOptions};
+use crate::launch::{Launcher, hostfile, local, start};
+use crate::{interrupt, mounts, out, place, size};
+use clap::{Args, FromArgMatches};
+use fs_net::{ClusterFile, Secret};
+use fs_server::config::{Durability, KvKind};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Arguments of `hayate up`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "Without --hostfile all servers run on this machine. With it, one runs on every host, and this program, \
+    the rendezvous directory and the tier must be seen by all of them."
+)]
+pub struct UpArgs {
+    /// Servers on this machine
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=4096), conflicts_with = "hostfile")]
+    pub nodes: u16,
+    /// Hosts, one a line; one server each
+    #[arg(long, value_name = "FILE")]
+    pub hostfile: Option<PathBuf>,
+    /// What starts the servers on the hosts
+    #[arg(long, value_enum, default_value = "ssh", requires = "hostfile")]
+    pub launcher: Launcher,
+    /// Directory for the launch on storage that all hosts see [default: ~/.hayate-JOB]
+    #[arg(long, value_name = "DIR", requires = "hostfile")]
+    pub rendezvous: Option<PathBuf>,
+    /// Directory on a node's own fast storage; give one per device [default: /tmp/hayate-UID/JOB/store]
+    #[arg(long = "store", value_name = "DIR")]
+    pub stores: Vec<PathBuf>,
+    /// Directory in the shared file system where files are copied to
+    #[arg(long, value_name = "DIR")]
+    pub tier: Option<PathBuf>,
+    /// Mount the file system here, on every host
+    #[arg(long, value_name = "DIR")]
+    pub mount: Option<PathBuf>,
+    /// Memory budget of each server
+    #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = size::parse)]
+    pub memory: u64,
+    /// Name of the cluster, for people
+    #[arg(long, default_value = "hayate")]
+    pub name: String,
+    /// Store of the namespace: fjall or sled
+    #[arg(long, value_name = "ENGINE", default_value = "fjall")]
+    pub kv: String,
+    /// What fsync survives: process (kill -9) or device (power loss)
+    #[arg(long, value_name = "LEVEL", default_value = "process")]
+    pub durability: String,
+    /// Address to listen on [default: 127.0.0.1, or each host's name]
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<String>,
+    /// First port; 0 takes free ones
+    #[arg(long, default_value_t = 0)]
+    pub port: u16,
+    /// Threads per server; 0 is one per CPU, at most 8
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub workers: usize,
+    /// How long a closed file rests before it is copied to the tier, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 200)]
+    pub flush_delay: u64,
+    /// Entries above which a directory is spread over all servers
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    pub wide_threshold: u64,
+    /// Serve no metrics pages
+    #[arg(long)]
+    pub no_metrics: bool,
+    /// Start the servers of an existing cluster file that do not run
+    #[arg(long, conflicts_with_all = ["hostfile", "nodes", "stores", "tier", "mount"])]
+    pub restart: bool,
+    /// Seconds until servers must have started
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub timeout: u64,
+}
+
+impl UpArgs {
+    /// As if `words` had been written after `hayate up`.
+    pub fn from_words(words: impl IntoIterator<Item = OsString>) -> Result<UpArgs> {
+        let command = UpArgs::augment_args(clap::Command::new("up").no_binary_name(true));
+        let matches = command.try_get_matches_from(words).map_err(failed)?;
+        UpArgs::from_arg_matches(&matches).map_err(failed)
+    }
+}
+
+/// Starts it, and says where it is.
+pub fn run(global: &Global, args: &UpArgs) -> Result<()> {
+    interrupt::watch()?;
+    let path = global.cluster_path()?;
+    if args.restart {
+        return restart(&path, args);
+    }
+    check_free(&path)?;
+    let spec = spec(global, args)?;
+    let cluster = bring_up(&spec, &path, args)?;
+    report(&cluster, &path, &spec)
+}
+
+fn bring_up(spec: &LaunchSpec, path: &Path, args: &UpArgs) -> Result<ClusterFile> {
+    if let Some(mount) = &spec.mount {
+        mounts::check(mount)?;
+    }
+    let limit = Duration::from_secs(args.timeout);
+    let (cluster, started) = start::start(spec, path, limit)?;
+    if let Some(mount) = &spec.mount {
+        match spec.launcher {
+            None => mounts::mount_in_background(path, &cluster.job, mount, &[])?,
+            Some(_) => wait_for_mounts(spec, limit)?,
+        }
+    }
+    started.keep();
+    Ok(cluster)
+}
+
+/// Servers on other hosts mount there themselves and report.
+fn wait_for_mounts(spec: &LaunchSpec, limit: Duration) -> Result<()> {
+    for id in 0..spec.servers {
+        let report = mounts::report_path(&spec.rendezvous, id);
+        let said = interrupt::wait_for(limit, || Ok(std::fs::read_to_string(&report).ok()))?;
+        match said.as_deref() {
+            Some("") => {}
+            Some(reason) => return Err(CliError::Failed(format!("host of server {id}: {reason}"))),
+            None => {
+                return Err(CliError::Failed(format!(
+                    "the host of server {id} did not mount within the time limit"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A cluster file that is there belongs to somebody.
+fn check_free(path: &Path) -> Result<()> {
+    if std::fs::symlink_metadata(path).is_err() {
+        return Ok(());
+    }
+    let cluster = ClusterFile::load(path).map_err(failed)?;
+    let silent = start::silent(&cluster)?.len();
+    let (name, total, shown) = (&cluster.name, cluster.members.len(), path.display());
+    Err(CliError::Failed(if silent < total {
+        format!(
+            "cluster '{name}' of {shown} is up ({} of {total} servers answer): use it, end it with `hayate down`, or give \
+             another --cluster FILE",
+            total - silent
+        )
+    } else {
+        format!(
+            "{shown} names cluster '{name}', whose {total} servers do not answer: `hayate up --restart` starts them on their \
+             stores, `hayate down --discard` removes them, and --cluster FILE names another one"
+        )
+    }))
+}
+
+/// What to launch. Everything that can be wrong with it is found before anything starts.
+pub fn spec(global: &Global, args: &UpArgs) -> Result<LaunchSpec> {
+    args.kv.parse::<KvKind>().map_err(|error| CliError::Usage(format!("--kv: {error}")))?;
+    args.durability
+        .parse::<Durability>()
+        .map_err(|error| CliError::Usage(format!("--durability: {error}")))?;
+    let tier = args.tier.as_deref().map(checked_tier).transpose()?;
+    let hosts = args.hostfile.as_deref().map(hostfile::load).transpose()?.unwrap_or_default();
+    let job = place::random_job()?;
+    let exe = local::own_exe()?;
+    let log = if global.log == "warn" { "info".to_owned() } else { global.log.clone() };
+    Ok(LaunchSpec {
+        name: args.name.clone(),
+        secret: Secret::random(),
+        rendezvous: rendezvous(args, &job)?,
+        exe: exe.to_str().map(str::to_owned).ok_or_else(|| {
+            CliError::Failed(format!("the path of this program, {}, is not UTF-8", exe.display()))
+        })?,
+        servers: if hosts.is_empty() { args.nodes } else { count(&hosts)? },
+        launcher: args.hostfile.is_some().then_some(args.launcher),
+        hosts,
+        job,
+        listen: args.listen.clone(),
+        port: args.port,
+        stores: args.stores.iter().map(|store| place::absolute(store)).collect::<Result<_>>()?,
+        tier,
+        mount: args.mount.as_deref().map(mounts::canonical).transpose()?,
+        options: ServerOptions {
+            memory_bytes: args.memory,
+            kv: args.kv.clone(),
+            durability: args.durability.clone(),
+            workers: args.workers,
+            flush_delay_ms: args.flush_delay,
+            wide_threshold: args.wide_threshold,
+            metrics: !args.no_metrics,
+            log,
+            log_format: global.log_format.word().to_owned(),
+        },
+    })
+}
+
+fn count(hosts: &[String]) -> Result<u16> {
+    u16::try_from(hosts.len())
+        .map_err(|_| CliError::Usage(format!("{} hosts are more than a cluster can have", hosts.len())))
+}
+
+fn checked_tier(tier: &Path) -> Result<PathBuf> {
+    let shown = tier.display();
+    match std::fs::metadata(tier) {
+        Ok(meta) if meta.is_dir() => writable(tier).and_then(|()| place::absolute(tier)),
+        Ok(_) => Err(CliError::Usage(format!("tier {shown} is not a directory"))),
+        Err(error) => {
+            Err(CliError::Usage(format!("tier directory {shown} cannot be used: {error}; make it first")))
+        }
+    }
+}
+
+/// A tier that this host may not write to is of no use; that is better found before anything starts.
+fn writable(tier: &Path) -> Result<()> {
+    let made = tempfile::Builder::new().prefix(".hayate-").tempfile_in(tier);
+    let closed = made.and_then(tempfile::NamedTempFile::close);
+    closed.map_err(|error| {
+        CliError::Usage(format!(
+            "tier directory {} cannot be written to: {error}; name one that you may write to",
+            tier.display()
+        ))
+    })
+}
+
+fn rendezvous(args: &UpArgs, job: &str) -> Result<PathBuf> {
+    if args.hostfile.is_none() {
+        return Ok(place::local_dir(job));
+    }
+    match &args.rendezvous {
+        Some(dir) => Ok(place::absolute(dir)?.join(format!("hayate-{job}"))),
+        None => match std::env::var_os("HOME") {
+            Some(home) => Ok(PathBuf::from(home).join(format!(".hayate-{job}"))),
+            None => Err(CliError::Usage(
+                "HOME is not set: give --rendezvous DIR on storage that all hosts see".into(),
+            )),
+        },
+    }
+}
+
+fn restart(path: &Path, args: &UpArgs) -> Result<()> {
+    let cluster = ClusterFile::load(path).map_err(failed)?;
+    let silent = start::silent(&cluster)?;
+    if silent.is_empty() {
+        let (count, name) = (cluster.members.len(), &cluster.name);
+        return out::line(format_args!("all {count} servers of cluster '{name}' answer; nothing to restart"));
+    }
+    start::restart(path, &cluster, &silent, Duration::from_secs(args.timeout))?.keep();
+    let ids: Vec<String> = silent.iter().map(ToString::to_string).collect();
+    out::line(format_args!("cluster '{}': started server {} again", cluster.name, ids.join(", ")))
+}
+
+fn report(cluster: &ClusterFile, path: &Path, spec: &LaunchSpec) -> Result<()> {
+    let count = cluster.members.len();
+    let mut lines =
+        vec![format!("cluster '{}' is up: {count} servers, cluster file {}", cluster.name, path.display())];
+    lines.push(match &cluster.tier {
+        Some(tier) => format!("files are copied to {}", tier.display()),
+        None => "no shared tier: data stays in the stores".to_owned(),
+    });
+    lines.extend(spec.mount.as_ref().map(|mount| format!("mounted at {}", mount.display())));
+    if *path != fs_net::default_cluster_path() {
+        lines.push(format!("export HAYATE_CLUSTER={}", path.display()));
+    }
+    out::line(lines.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tier_must_be_a_directory_that_exists() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(checked_tier(dir.path()).unwrap(), dir.path());
+        let file = dir.path().join("f");
+        std::fs::write(&file, "").unwrap();
+        assert!(checked_tier(&file).unwrap_err().to_string().contains("not a directory"));
+        assert!(checked_tier(&dir.path().join("none")).unwrap_err().to_string().contains("make it first"));
+    }
+}

@@ -1,0 +1,175 @@
+//! Waiting until everything is in the shared tier, with progress, and the account of it.
+//!
+//! # Invariants
+//! - Success means that every server said, after the last change, that nothing is pending (`only_nothing_pending_is_safe`).
+
+use crate::error::{CliError, Result, failed};
+use crate::{interrupt, progress, size};
+use fs_client::{Client, FlushAccount, ServerId};
+use std::time::{Duration, Instant};
+
+/// Unsafe names that a message lists.
+const SHOWN_NAMES: usize = 20;
+/// Time between two looks.
+const POLL: Duration = Duration::from_millis(50);
+
+/// The sum of all servers' accounts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Total {
+    /// Files published since the servers' start.
+    pub files: u64,
+    /// Bytes written to the tier since the servers' start.
+    pub bytes: u64,
+    /// Names and directories that differ from the tier.
+    pub pending: u64,
+    /// Bytes of files among them.
+    pub pending_bytes: u64,
+    /// Failed attempts since the servers' start.
+    pub failures: u64,
+    /// Names that failed at their last attempt, and why.
+    pub unsafe_names: Vec<(String, String)>,
+}
+
+impl Total {
+    /// Adds up accounts.
+    pub fn of<'a>(accounts: impl IntoIterator<Item = &'a FlushAccount>) -> Total {
+        let mut total = Total::default();
+        for account in accounts {
+            total.files += account.files;
+            total.bytes += account.bytes;
+            total.pending += account.pending_names + account.pending_dirs;
+            total.pending_bytes += account.pending_bytes;
+            total.failures += account.failures;
+            let names = account.unsafe_names.iter();
+            total
+                .unsafe_names
+                .extend(names.map(|(n, why)| (String::from_utf8_lossy(n).into_owned(), why.clone())));
+        }
+        total
+    }
+
+    fn is_safe(&self) -> bool {
+        self.pending == 0 && self.unsafe_names.is_empty()
+    }
+
+    /// Everything that is left has been tried since `start` and failed.
+    fn only_failures_left(&self, start: &Total) -> bool {
+        !self.unsafe_names.is_empty()
+            && self.pending <= self.unsafe_names.len() as u64
+            && self.failures >= start.failures + self.unsafe_names.len() as u64
+    }
+
+    fn complaint(&self) -> String {
+        let mut lines = vec![format!(
+            "{} names ({}) are NOT safe in the shared tier; nothing was stopped",
+            self.pending.max(self.unsafe_names.len() as u64),
+            size::format(self.pending_bytes)
+        )];
+        lines
+            .extend(self.unsafe_names.iter().take(SHOWN_NAMES).map(|(name, why)| format!("  {name}: {why}")));
+        if self.unsafe_names.len() > SHOWN_NAMES {
+            lines.push(format!("  and {} more", self.unsafe_names.len() - SHOWN_NAMES));
+        }
+        lines.push("mend the cause and run it again; `hayate down --discard` gives the data up".to_owned());
+        lines.join("\n")
+    }
+}
+
+/// What is pending now.
+pub fn look(client: &Client) -> Result<Total> {
+    let mut accounts = Vec::new();
+    for (server, account) in client.flush_status().map_err(failed)? {
+        accounts.push(account.map_err(|error| no_account(server, &error))?);
+    }
+    Ok(Total::of(&accounts))
+}
+
+fn no_account(server: ServerId, error: &fs_client::Error) -> CliError {
+    CliError::Unsafe(format!("server {server} gives no account of what is safe: {error}"))
+}
+
+/// Flushes everything and waits for it; fails with the list of what is not safe when nothing moves for `stall`.
+pub fn run(client: &Client, stall: Duration) -> Result<Total> {
+    let start = look(client)?;
+    client.flush_now(true).map_err(failed)?;
+    let bar = progress::bytes("flushing to the shared tier", start.pending_bytes);
+    let outcome = wait(client, &start, stall, |total| {
+        bar.set_length(start.pending_bytes.max(total.pending_bytes));
+        bar.set_position(bar.length().unwrap_or(0).saturating_sub(total.pending_bytes));
+    });
+    bar.finish_and_clear();
+    outcome
+}
+
+fn wait(client: &Client, start: &Total, stall: Duration, show: impl Fn(&Total)) -> Result<Total> {
+    let (mut last, mut moved) = (start.clone(), Instant::now());
+    loop {
+        let total = look(client)?;
+        show(&total);
+        if total.is_safe() {
+            return Ok(total);
+        }
+        if total.only_failures_left(start) {
+            return Err(CliError::Unsafe(total.complaint()));
+        }
+        if (total.bytes, total.files, total.pending) != (last.bytes, last.files, last.pending) {
+            (last, moved) = (total, Instant::now());
+        } else if moved.elapsed() >= stall {
+            return Err(CliError::Unsafe(format!(
+                "no progress for {} s: {}",
+                stall.as_secs(),
+                total.complaint()
+            )));
+        }
+        interrupt::check()?;
+        std::thread::sleep(POLL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn account(pending_names: u64, failures: u64, unsafe_name: Option<&str>) -> FlushAccount {
+        FlushAccount {
+            pending_names,
+            pending_dirs: 0,
+            pending_bytes: pending_names * 10,
+            files: 2,
+            bytes: 5,
+            failures,
+            unsafe_names: unsafe_name
+                .map(|n| (n.to_owned().into(), "disk full".to_owned()))
+                .into_iter()
+                .collect(),
+            has_tier: true,
+        }
+    }
+
+    #[test]
+    fn only_nothing_pending_is_safe() {
+        assert!(Total::of(&[account(0, 3, None), account(0, 0, None)]).is_safe());
+        assert!(!Total::of(&[account(0, 0, None), account(1, 0, None)]).is_safe());
+        assert!(!Total::of(&[account(0, 1, Some("/a"))]).is_safe());
+    }
+
+    #[test]
+    fn sums_are_exact() {
+        let total = Total::of(&[account(1, 1, Some("/a")), account(2, 0, None)]);
+        assert_eq!((total.files, total.bytes, total.pending, total.pending_bytes), (4, 10, 3, 30));
+    }
+
+    #[test]
+    fn old_failures_are_tried_once_more() {
+        let start = Total::of(&[account(1, 4, Some("/a"))]);
+        assert!(!start.only_failures_left(&start));
+        assert!(Total::of(&[account(1, 5, Some("/a"))]).only_failures_left(&start));
+        assert!(!Total::of(&[account(2, 5, Some("/a"))]).only_failures_left(&start));
+    }
+
+    #[test]
+    fn complaint_names_what_and_why() {
+        let text = Total::of(&[account(1, 1, Some("/a"))]).complaint();
+        assert!(text.contains("/a: disk full") && text.contains("NOT safe"), "{text}");
+    }
+}

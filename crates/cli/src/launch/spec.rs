@@ -1,0 +1,164 @@
+//! `launch.toml`: what every server of a launch is told. Mode 0600, as it holds the secret. A copy on each host remembers how
+//! its servers were started, for a restart.
+
+use super::Launcher;
+use crate::error::{CliError, Result, cannot};
+use crate::place;
+use fs_net::Secret;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// Name of the file in the rendezvous directory and in a host's own directory.
+pub const FILE: &str = "launch.toml";
+
+/// A launch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaunchSpec {
+    /// Name that people gave the cluster.
+    pub name: String,
+    /// Job id.
+    pub job: String,
+    /// The job's secret.
+    pub secret: Secret,
+    /// Directory that all hosts see.
+    pub rendezvous: PathBuf,
+    /// This program, as a path valid on all hosts.
+    pub exe: String,
+    /// How many servers.
+    pub servers: u16,
+    /// Hosts of the servers; empty: all on this machine.
+    pub hosts: Vec<String>,
+    /// What starts them there; absent: this machine.
+    pub launcher: Option<Launcher>,
+    /// Address to listen on; absent: each host's own name, or 127.0.0.1 when all are on this machine.
+    pub listen: Option<String>,
+    /// First port; 0 takes free ones.
+    pub port: u16,
+    /// Directories under which each server makes its store; empty: the host's own directory of the cluster.
+    pub stores: Vec<PathBuf>,
+    /// Directory of the shared tier.
+    pub tier: Option<PathBuf>,
+    /// Where every host mounts the file system.
+    pub mount: Option<PathBuf>,
+    /// What servers are tuned with.
+    pub options: ServerOptions,
+}
+
+/// Options of servers, as on the command line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerOptions {
+    /// Memory budget of a server in bytes.
+    pub memory_bytes: u64,
+    /// Engine of the namespace.
+    pub kv: String,
+    /// What fsync promises.
+    pub durability: String,
+    /// Threads that serve connections; 0 is automatic.
+    pub workers: usize,
+    /// How long a closed file rests before it is flushed.
+    pub flush_delay_ms: u64,
+    /// Entries above which a directory becomes wide.
+    pub wide_threshold: u64,
+    /// Serve a metrics page.
+    pub metrics: bool,
+    /// Log filter.
+    pub log: String,
+    /// `human` or `json`.
+    pub log_format: String,
+}
+
+impl LaunchSpec {
+    /// Reads it from a directory.
+    pub fn load(dir: &Path) -> Result<LaunchSpec> {
+        let path = dir.join(FILE);
+        let text = std::fs::read_to_string(&path).map_err(cannot("read", &path))?;
+        // The parser's message may quote the text, which holds the secret: only its reason is shown.
+        toml::from_str(&text).map_err(|error| {
+            CliError::Failed(format!("{} is not a launch file: {}", path.display(), error.message()))
+        })
+    }
+
+    /// Writes it into a directory.
+    pub fn store(&self, dir: &Path) -> Result<()> {
+        let path = dir.join(FILE);
+        let text = toml::to_string(self).map_err(cannot("write", &path))?;
+        place::write_private(&path, text.as_bytes())
+    }
+
+    /// The stores of server `id`: one directory under each place.
+    pub fn stores_of(&self, id: u16) -> Vec<PathBuf> {
+        let own = [place::local_dir(&self.job).join("store")];
+        let places = if self.stores.is_empty() { &own[..] } else { &self.stores };
+        places.iter().map(|place| place.join(format!("server-{id}"))).collect()
+    }
+
+    /// Port that server `id` listens on; 0 takes a free one. Servers of one machine take consecutive ones.
+    pub fn port_of(&self, id: u16) -> u16 {
+        if self.port == 0 || self.launcher.is_some() { self.port } else { self.port.saturating_add(id) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub fn sample() -> LaunchSpec {
+        LaunchSpec {
+            name: "t".into(),
+            job: "0123456789ab".into(),
+            secret: Secret::from_raw([7; 32]),
+            rendezvous: "/shared/t".into(),
+            exe: "/opt/hayate".into(),
+            servers: 2,
+            hosts: vec!["a".into(), "b".into()],
+            launcher: Some(Launcher::Srun),
+            listen: None,
+            port: 0,
+            stores: vec!["/nvme0".into(), "/nvme1".into()],
+            tier: Some("/lustre/x".into()),
+            mount: None,
+            options: ServerOptions {
+                memory_bytes: 1 << 29,
+                kv: "fjall".into(),
+                durability: "process".into(),
+                workers: 0,
+                flush_delay_ms: 200,
+                wide_threshold: 10_000,
+                metrics: true,
+                log: "info".into(),
+                log_format: "human".into(),
+            },
+        }
+    }
+
+    #[test]
+    fn file_gives_back_what_was_stored() {
+        let dir = tempfile::tempdir().unwrap();
+        sample().store(dir.path()).unwrap();
+        assert_eq!(LaunchSpec::load(dir.path()).unwrap(), sample());
+    }
+
+    #[test]
+    fn garbage_is_refused_without_quoting_it() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(FILE), "secret = \"beef\"\nname = [").unwrap();
+        let message = LaunchSpec::load(dir.path()).unwrap_err().to_string();
+        assert!(message.contains(FILE) && !message.contains("beef"), "{message}");
+    }
+
+    #[test]
+    fn every_server_has_stores_of_its_own() {
+        let spec = sample();
+        assert_eq!(spec.stores_of(1), [PathBuf::from("/nvme0/server-1"), PathBuf::from("/nvme1/server-1")]);
+        let none = LaunchSpec { stores: Vec::new(), ..sample() };
+        assert_eq!(none.stores_of(0), [place::local_dir("0123456789ab").join("store/server-0")]);
+    }
+
+    #[test]
+    fn servers_of_one_machine_take_consecutive_ports() {
+        let local = LaunchSpec { launcher: None, port: 7000, ..sample() };
+        assert_eq!((local.port_of(0), local.port_of(3)), (7000, 7003));
+        assert_eq!(LaunchSpec { port: 7000, ..sample() }.port_of(3), 7000);
+        assert_eq!(LaunchSpec { launcher: None, ..sample() }.port_of(3), 0);
+    }
+}

@@ -1,0 +1,106 @@
+//! Goal: mounts come, go, and are cleared away after a crash. Method: the real program; where FUSE is not available, that it says so.
+
+mod common;
+
+use common::{Sandbox, can_mount, pattern, said, wait_until};
+use rustix::process::Signal;
+use std::fs;
+
+fn with_mount_point() -> Sandbox {
+    let sandbox = Sandbox::new();
+    fs::create_dir(sandbox.path("m")).unwrap();
+    sandbox
+}
+
+/// The process that serves the mount.
+fn mount_pid(sandbox: &Sandbox) -> u32 {
+    let mounts: Vec<u32> = sandbox
+        .processes()
+        .into_iter()
+        .filter(|(_, line)| line.contains(" mount "))
+        .map(|(pid, _)| pid)
+        .collect();
+    assert_eq!(mounts.len(), 1);
+    mounts[0]
+}
+
+#[test]
+fn up_mounts_and_down_unmounts() {
+    let sandbox = with_mount_point();
+    if !can_mount() {
+        sandbox.up_fails(1, &["--mount", &sandbox.word("m")], &["fuse"]);
+        return;
+    }
+    sandbox.up(&["--nodes", "2", "--mount", &sandbox.word("m")]);
+    let content = pattern(3_000_000);
+    fs::write(sandbox.path("m/file"), &content).unwrap();
+    assert!(sandbox.hayate(&["cat", "/file"]).output().unwrap().stdout == content);
+    assert!(sandbox.ok(&["status"]).contains("mounted at"));
+    sandbox.fails(1, &["mount", &sandbox.word("m")], &["mounted"]);
+    let open = fs::File::open(sandbox.path("m/file")).unwrap();
+    sandbox.fails(1, &["down", "--keep"], &["program uses it"]);
+    drop(open);
+    sandbox.ok(&["down", "--discard"]);
+    sandbox.assert_nothing_left();
+}
+
+#[test]
+fn mount_comes_and_goes_by_itself() {
+    let sandbox = with_mount_point();
+    sandbox.up(&[]);
+    if !can_mount() {
+        sandbox.fails(1, &["mount", &sandbox.word("m")], &["fuse"]);
+        return;
+    }
+    sandbox.ok(&["mount", "m"]);
+    assert_eq!(sandbox.mounts(), [sandbox.path("m")]);
+    sandbox.ok(&["umount", "m"]);
+    assert_eq!(sandbox.mounts(), [] as [std::path::PathBuf; 0]);
+    sandbox.fails(2, &["umount", "m"], &["nothing is mounted"]);
+    sandbox.fails(2, &["umount", "/proc"], &["not of Hayate"]);
+    sandbox.ok(&["down", "--discard"]);
+    sandbox.assert_nothing_left();
+}
+
+#[test]
+fn sigterm_unmounts_a_mount_in_the_foreground() {
+    let sandbox = with_mount_point();
+    sandbox.up(&[]);
+    if !can_mount() {
+        sandbox.fails(1, &["mount", "--foreground", "m"], &["fuse"]);
+        return;
+    }
+    let child = sandbox.hayate(&["mount", "--foreground", "m"]).spawn().unwrap();
+    wait_until("the mount is live", || !sandbox.mounts().is_empty());
+    wait_until("it answers", || fs::read_dir(sandbox.path("m")).is_ok());
+    common::kill(child.id(), Signal::TERM);
+    let said = said(child.wait_with_output().unwrap());
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert_eq!(sandbox.mounts(), [] as [std::path::PathBuf; 0]);
+    sandbox.ok(&["down", "--discard"]);
+    sandbox.assert_nothing_left();
+}
+
+#[test]
+fn dead_mount_is_cleared_by_mounting_again() {
+    let sandbox = with_mount_point();
+    sandbox.up(&[]);
+    if !can_mount() {
+        sandbox.fails(1, &["mount", "m"], &["fuse"]);
+        return;
+    }
+    sandbox.ok(&["mount", "m"]);
+    fs::write(sandbox.path("m/file"), "kept").unwrap();
+    let pid = mount_pid(&sandbox);
+    common::kill(pid, Signal::KILL);
+    wait_until("the mount process is gone", || !sandbox.processes().iter().any(|(other, _)| *other == pid));
+    wait_until("the mount is dead", || fs::metadata(sandbox.path("m")).is_err());
+    sandbox.ok(&["mount", "m"]);
+    assert_eq!(fs::read_to_string(sandbox.path("m/file")).unwrap(), "kept");
+    let pid = mount_pid(&sandbox);
+    common::kill(pid, Signal::KILL);
+    wait_until("the mount process is gone", || !sandbox.processes().iter().any(|(other, _)| *other == pid));
+    // `down` clears a dead one, too.
+    sandbox.ok(&["down", "--discard"]);
+    sandbox.assert_nothing_left();
+}

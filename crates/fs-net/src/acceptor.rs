@@ -1,0 +1,216 @@
+//! Listeners: bound by any thread, run by one, which hands the accepted sockets on.
+//!
+//! # Invariants
+//! - A Unix socket is taken over only if nobody answers on it, and two processes never both take it over: a lock file beside it is
+//!   held while listening (`a_live_unix_socket_is_not_taken_over`, `a_stale_unix_socket_is_replaced`).
+//! - The socket file is removed when the acceptor is dropped.
+
+use crate::address::Address;
+use crate::error::NetError;
+use rustix::fs::{FlockOperation, flock};
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::future::Future;
+use std::io;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+/// Pause when the system cannot give another socket (too many open files).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// An accepted socket, nonblocking, not yet of any runtime.
+#[derive(Debug)]
+pub enum Socket {
+    /// From another node, or from this one by loopback.
+    Tcp(TcpStream),
+    /// From this node.
+    Unix(UnixStream),
+}
+
+/// A bound listener.
+#[derive(Debug)]
+pub struct Acceptor {
+    address: Address,
+    listener: Listener,
+    /// Dropped after the listener.
+    _file: Option<SocketFile>,
+}
+
+#[derive(Debug)]
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// A socket's file, with the lock that makes it ours.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove the socket");
+        }
+    }
+}
+
+impl Acceptor {
+    /// Listens on an address. With port 0 the system chooses a free one, which [`Acceptor::address`] tells.
+    pub fn bind(address: &Address) -> Result<Acceptor, NetError> {
+        match address {
+            Address::Tcp(host_port) => bind_tcp(address, host_port),
+            Address::Unix(path) => bind_unix(address, path),
+        }
+    }
+
+    /// Where it listens, with the real port.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Accepts until `stop` is ready, and gives every socket to `deliver`. Needs a tokio runtime with I/O and time.
+    pub async fn run(
+        self,
+        mut deliver: impl FnMut(Socket),
+        stop: impl Future<Output = ()>,
+    ) -> Result<(), NetError> {
+        let mut stop = pin!(stop);
+        let listener = self.listener.into_async().map_err(|source| listen_error(&self.address, source))?;
+        loop {
+            let accepted = {
+                let mut accept = pin!(listener.accept());
+                std::future::poll_fn(|cx| match stop.as_mut().poll(cx) {
+                    Poll::Ready(()) => Poll::Ready(None),
+                    Poll::Pending => accept.as_mut().poll(cx).map(Some),
+                })
+                .await
+            };
+            match accepted {
+                None => return Ok(()),
+                Some(Ok(socket)) => deliver(socket),
+                Some(Err(error)) if is_of_one_connection(&error) => {}
+                Some(Err(error)) => {
+                    tracing::error!(address = %self.address, %error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+/// Whether only the connection that was about to be accepted failed.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+    )
+}
+
+enum AsyncListener {
+    Tcp(tokio::net::TcpListener),
+    Unix(tokio::net::UnixListener),
+}
+
+impl Listener {
+    fn into_async(self) -> io::Result<AsyncListener> {
+        Ok(match self {
+            Listener::Tcp(listener) => AsyncListener::Tcp(tokio::net::TcpListener::from_std(listener)?),
+            Listener::Unix(listener) => AsyncListener::Unix(tokio::net::UnixListener::from_std(listener)?),
+        })
+    }
+}
+
+impl AsyncListener {
+    async fn accept(&self) -> io::Result<Socket> {
+        match self {
+            AsyncListener::Tcp(listener) => listener.accept().await?.0.into_std().map(Socket::Tcp),
+            AsyncListener::Unix(listener) => listener.accept().await?.0.into_std().map(Socket::Unix),
+        }
+    }
+}
+
+fn listen_error(address: &Address, source: io::Error) -> NetError {
+    let address = address.clone();
+    if source.kind() == io::ErrorKind::AddrInUse {
+        let reason =
+            "another process listens there; stop it, or choose another port (0 takes a free one)".to_owned();
+        return NetError::InUse { address, reason };
+    }
+    NetError::Listen { address, source: Arc::new(source) }
+}
+
+fn bind_tcp(address: &Address, host_port: &str) -> Result<Acceptor, NetError> {
+    let bind = || -> io::Result<(TcpListener, String)> {
+        let listener = TcpListener::bind(host_port)?;
+        listener.set_nonblocking(true)?;
+        let port = listener.local_addr()?.port();
+        Ok((listener, with_port(host_port, port)))
+    };
+    let (listener, real) = bind().map_err(|source| listen_error(address, source))?;
+    Ok(Acceptor { address: Address::Tcp(real), listener: Listener::Tcp(listener), _file: None })
+}
+
+/// The host as it was given (other nodes may know it by that name only), the port as it is.
+fn with_port(host_port: &str, port: u16) -> String {
+    let host = host_port.rsplit_once(':').map_or(host_port, |(host, _)| host);
+    format!("{host}:{port}")
+}
+
+fn bind_unix(address: &Address, path: &Path) -> Result<Acceptor, NetError> {
+    let failed = |source| listen_error(address, source);
+    let lock = lock_beside(path).map_err(failed)?;
+    if lock.is_none() || is_alive(path).map_err(failed)? {
+        let reason = "a running server answers there; stop it, or choose another directory".to_owned();
+        return Err(NetError::InUse { address: address.clone(), reason });
+    }
+    remove_stale(path).map_err(failed)?;
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    let file = lock.map(|lock| SocketFile { path: path.to_owned(), _lock: lock });
+    listener.set_nonblocking(true).map_err(failed)?;
+    fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(failed)?;
+    Ok(Acceptor { address: address.clone(), listener: Listener::Unix(listener), _file: file })
+}
+
+/// The lock on `PATH.lock`, or none if another process has it. The file stays: removing it would let two processes lock two files.
+fn lock_beside(path: &Path) -> io::Result<Option<File>> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(name)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn is_alive(path: &Path) -> io::Result<bool> {
+    match UnixStream::connect(path) {
+        Ok(_) => Ok(true),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Ok(false),
+        // A full backlog: somebody is there, only slow.
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(true),
+        Err(e) => Err(e),
+    }
+}
+
+/// Removes a socket that nobody answers on; a file of another kind is somebody's data and stays.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e),
+        Ok(meta) if meta.file_type().is_socket() => fs::remove_file(path),
+        Ok(_) => {
+            Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is not a socket is in the way"))
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! A message in memory, and how messages are read off a byte stream.
+//!
+//! Small frames are gathered in a read buffer and handed out as slices of it; a large bulk part is read straight into a pool buffer
+//! of its size.
+//!
+//! # Invariants
+//! - Reading is total: any bytes give frames or an error, never a panic (`any_bytes_give_frames_or_an_error`).
+//! - Nothing is allocated for a peer that is not trusted beyond a small read buffer (`a_stranger_gets_no_memory`).
+//! - While a pool buffer is waited for, nothing is read.
+//! - How the stream is cut into reads does not show (`frames_do_not_depend_on_how_reads_are_cut`).
+
+use crate::counters::NetCounters;
+use crate::env::NetEnv;
+use crate::error::NetError;
+use crate::pool::{BufferClass, PoolBuffer, TooLarge};
+use bytes::{BufMut, Bytes, BytesMut};
+use fs_proto::header::HeaderError;
+use fs_proto::{BULK_MAX, HEADER_BYTES, Header, META_MAX};
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
+
+/// Bulk parts from this size on are received into pool buffers.
+const LARGE_BYTES: usize = 16 << 10;
+/// Capacity of the read buffer.
+const READ_BUFFER_BYTES: usize = 64 << 10;
+/// Room below which the read buffer is renewed.
+const LEAST_ROOM_BYTES: usize = 4 << 10;
+/// What is read at most where a large bulk part may follow: what comes with the header has to be copied.
+const HEAD_READ_BYTES: usize = 2 << 10;
+/// Read buffer, and largest meta part, of a peer that is not trusted.
+const STRANGER_BYTES: usize = 1 << 10;
+
+const _: () = assert!(LARGE_BYTES * 2 + HEADER_BYTES <= READ_BUFFER_BYTES);
+
+/// A received message. The parts may share the connection's read buffer: keep copies, not these, for long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// The decoded header.
+    pub header: Header,
+    /// The encoded body.
+    pub meta: Bytes,
+    /// The data.
+    pub bulk: Bytes,
+}
+
+type BufferWait = Pin<Box<dyn Future<Output = Result<PoolBuffer, TooLarge>>>>;
+
+enum State {
+    /// A header, a meta part or a small frame is gathered in the read buffer.
+    Gather,
+    /// The bulk part waits for a buffer.
+    Wait(Header, Bytes, BufferWait),
+    /// The bulk part is being read in place; the number says how much of it is there.
+    Bulk(Header, Bytes, PoolBuffer, usize),
+}
+
+/// Reads frames off a byte stream.
+pub(crate) struct FrameReader {
+    env: Rc<NetEnv>,
+    buffer: BytesMut,
+    /// Header whose parts are being gathered.
+    head: Option<Header>,
+    state: State,
+    /// Class of buffers, once the peer is trusted.
+    class: Option<BufferClass>,
+    /// Whether the last frame had a large bulk part: the next is likely to.
+    bulk_expected: bool,
+}
+
+impl FrameReader {
+    pub(crate) fn new(env: Rc<NetEnv>) -> FrameReader {
+        let buffer = BytesMut::with_capacity(STRANGER_BYTES + HEADER_BYTES);
+        FrameReader { env, buffer, head: None, state: State::Gather, class: None, bulk_expected: false }
+    }
+
+    pub(crate) fn trust(&mut self, class: BufferClass) {
+        self.class = Some(class);
+    }
+
+    /// Reads until there is at least one whole frame; then appends all whole frames at hand.
+    pub(crate) fn poll_frames<S: AsyncRead + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut S,
+        frames: &mut VecDeque<Frame>,
+    ) -> Poll<Result<(), NetError>> {
+        let before = frames.len();
+        loop {
+            ready!(self.poll_parse(cx, frames))?;
+            let new = frames.len() - before;
+            if new > 0 {
+                NetCounters::add(&self.env.counters.messages_received, new as u64);
+                return Poll::Ready(Ok(()));
+            }
+            let n = ready!(self.poll_fill(cx, stream))?;
+            NetCounters::add(&self.env.counters.read_calls, 1);
+            NetCounters::add(&self.env.counters.bytes_received, n as u64);
+            if n == 0 {
+                return Poll::Ready(Err(NetError::Closed));
+            }
+        }
+    }
+
+    /// Takes all whole frames out of what was read. Pending only while a pool buffer is waited for.
+    fn poll_parse(
+        &mut self,
+        cx: &mut Context<'_>,
+        frames: &mut VecDeque<Frame>,
+    ) -> Poll<Result<(), NetError>> {
+        loop {
+            match std::mem::replace(&mut self.state, State::Gather) {
+                State::Gather => {
+                    if !self.gather(frames)? {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                State::Wait(header, meta, mut wait) => match wait.as_mut().poll(cx) {
+                    Poll::Ready(buffer) => self.begin_bulk(header, meta, buffer?),
+                    Poll::Pending => {
+                        self.state = State::Wait(header, meta, wait);
+                        return Poll::Pending;
+                    }
+                },
+                State::Bulk(header, meta, buffer, filled) if filled == buffer.len() => {
+                    frames.push_back(Frame { header, meta, bulk: buffer.freeze() });
+                }
+                unfinished @ State::Bulk(..) => {
+                    self.state = unfinished;
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
+    }
+
+    /// One step in the read buffer: a header, a small frame, or the meta part before a large bulk part. False: more is needed.
+    fn gather(&mut self, frames: &mut VecDeque<Frame>) -> Result<bool, NetError> {
+        let Some(header) = self.head else {
+            let Some(raw) = self.buffer.first_chunk::<HEADER_BYTES>() else { return Ok(false) };
+            self.head = Some(self.admit(Header::decode(raw))?);
+            drop(self.buffer.split_to(HEADER_BYTES));
+            return Ok(true);
+        };
+        let meta_bytes = header.meta_bytes as usize;
+        let bulk_bytes = header.bulk_bytes as usize;
+        let large = bulk_bytes >= LARGE_BYTES;
+        let need = if large { meta_bytes } else { meta_bytes + bulk_bytes };
+        if self.buffer.len() < need {
+            self.buffer.reserve(need - self.buffer.len());
+            return Ok(false);
+        }
+        self.head = None;
+        self.bulk_expected = large;
+        let mut bulk = if need == 0 { Bytes::new() } else { self.buffer.split_to(need).freeze() };
+        let meta = bulk.split_to(meta_bytes);
+        if large {
+            self.want_buffer(header, meta);
+        } else {
+            frames.push_back(Frame { header, meta, bulk });
+        }
+        Ok(true)
+    }
+
+    /// Whether this peer may send a message with such a header.
+    fn admit(&self, decoded: Result<Header, HeaderError>) -> Result<Header, NetError> {
+        let header = decoded.map_err(|error| match error {
+            HeaderError::Version(_) => NetError::WrongVersion(error.to_string()),
+            _ => NetError::protocol(error),
+        })?;
+        let (meta_max, bulk_max) =
+            if self.class.is_some() { (META_MAX, BULK_MAX) } else { (STRANGER_BYTES as u32, 0) };
+        if header.meta_bytes > meta_max || header.bulk_bytes > bulk_max {
+            return Err(NetError::protocol(HeaderError::TooLarge(header.meta_bytes.max(header.bulk_bytes))));
+        }
+        Ok(header)
+    }
+
+    fn want_buffer(&mut self, header: Header, meta: Bytes) {
+        let len = header.bulk_bytes as usize;
+        let class = self.class.unwrap_or(BufferClass::ClientRequest);
+        if let Some(buffer) = self.env.pool.try_get_for(class, len) {
+            return self.begin_bulk(header, meta, buffer);
+        }
+        let pool = self.env.pool.clone();
+        self.state = State::Wait(header, meta, Box::pin(async move { pool.get_for(class, len).await }));
+    }
+
+    /// Moves what was read of the bulk part into its buffer.
+    fn begin_bulk(&mut self, header: Header, meta: Bytes, mut buffer: PoolBuffer) {
+        let there = self.buffer.len().min(buffer.len());
+        buffer[..there].copy_from_slice(&self.buffer[..there]);
+        drop(self.buffer.split_to(there));
+        NetCounters::add(&self.env.counters.copied_bytes, there as u64);
+        self.state = State::Bulk(header, meta, buffer, there);
+    }
+
+    /// One read, into the bulk part or the read buffer.
+    fn poll_fill<S: AsyncRead + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut S,
+    ) -> Poll<Result<usize, NetError>> {
+        // A connection that fails is a connection that ends: what the caller can do is the same.
+        let closed = |_| NetError::Closed;
+        if let State::Bulk(_, _, buffer, filled) = &mut self.state {
+            let mut rest = ReadBuf::new(&mut buffer[*filled..]);
+            ready!(Pin::new(stream).poll_read(cx, &mut rest)).map_err(closed)?;
+            *filled += rest.filled().len();
+            return Poll::Ready(Ok(rest.filled().len()));
+        }
+        self.make_room();
+        let most = if self.bulk_expected && self.head.is_none() { HEAD_READ_BYTES } else { usize::MAX };
+        let room = self.buffer.capacity() - self.buffer.len();
+        let mut target = (&mut self.buffer).limit(room.min(most));
+        pin!(stream.read_buf(&mut target)).poll(cx).map_err(closed)
+    }
+
+    fn make_room(&mut self) {
+        if self.class.is_none() {
+            return self.buffer.reserve(HEADER_BYTES);
+        }
+        if self.buffer.is_empty() && self.buffer.capacity() > 4 * READ_BUFFER_BYTES {
+            // It grew for a large meta part: do not keep that much.
+            self.buffer = BytesMut::new();
+        }
+        // Starting at the front again, when no slice is held, keeps the buffer in the CPU's cache.
+        let whole = READ_BUFFER_BYTES.saturating_sub(self.buffer.len());
+        if !self.buffer.try_reclaim(whole) && self.buffer.capacity() - self.buffer.len() < LEAST_ROOM_BYTES {
+            self.buffer.reserve(READ_BUFFER_BYTES);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,51 @@
+//! How servers, clients and tools of Hayate reach each other: addresses, the cluster file, handshakes, connections, buffers.
+//!
+//! Everything that touches a connection lives on one `current_thread` runtime inside a `LocalSet` and is not `Send`: a request
+//! never changes threads. What threads share is the [`BufferPool`], the [`NetCounters`] and the [`Acceptor`], which hands
+//! sockets to the threads.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`address`] | where a server listens |
+//! | [`secret`] | what proves that a peer belongs to the job |
+//! | [`cluster`] | the small file that names a cluster |
+//! | [`pool`] | bulk buffers within a fixed budget |
+//! | [`counters`] | what was sent and received |
+//! | [`connection`] | the asking side: many calls on one connection |
+//! | [`peers`] | connections to servers by number |
+//! | [`acceptor`] | listeners |
+//! | [`serve`] | the answering side |
+//!
+//! Connections stand on a small private port, `transport`: byte streams are its first adapters, shared memory and RDMA the next.
+//!
+//! Deliberately absent: retries and routing (fs-client and fs-server decide), the meaning of messages, threads and runtimes.
+
+pub mod acceptor;
+pub mod address;
+pub mod cluster;
+pub mod connection;
+pub mod counters;
+mod env;
+pub mod error;
+pub mod frame;
+mod handshake;
+pub mod peers;
+pub mod pool;
+pub mod secret;
+mod send_queue;
+pub mod serve;
+mod stream;
+mod transport;
+
+pub use acceptor::{Acceptor, Socket};
+pub use address::Address;
+pub use cluster::{ClusterError, ClusterEvent, ClusterFile, MemberEntry, default_cluster_path, host_name};
+pub use connection::Connection;
+pub use counters::NetCounters;
+pub use env::{Identity, NetEnv};
+pub use error::NetError;
+pub use frame::Frame;
+pub use peers::Peers;
+pub use pool::{BufferClass, BufferPool, PoolBuffer, PoolStats, TooLarge};
+pub use secret::Secret;
+pub use serve::{Handled, Handler, PeerInfo, Reply, ServerIdentity, serve_connection};

@@ -1,0 +1,226 @@
+//! What waits to be sent on a connection, in order.
+//!
+//! Headers and small parts are copied one after the other into a staging buffer, so that many small messages leave as one piece;
+//! large parts are kept by reference and leave as scatter entries between pieces of it.
+//!
+//! # Invariants
+//! - The bytes handed out, whatever the sizes of partial writes, are the pushed frames in order (`partial_writes_keep_the_bytes`).
+//! - `pending` is the number of bytes not yet consumed.
+
+use crate::counters::NetCounters;
+use crate::pool::TooLarge;
+use bytes::Bytes;
+use fs_proto::{BULK_MAX, Header, META_MAX};
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::sync::Arc;
+
+/// Parts from this size on are sent by reference: below, a copy is cheaper than a scatter entry.
+const BY_REFERENCE_BYTES: usize = 8 << 10;
+/// Scatter entries of one write.
+pub(crate) const MAX_SLICES: usize = 64;
+/// Sent bytes of the staging buffer are given up when they are this many.
+const COMPACT_BYTES: usize = 256 << 10;
+/// A staging buffer that grew larger than this is not kept.
+const KEEP_BYTES: usize = 1 << 20;
+
+/// A part sent by reference: where in the staging buffer it comes, what, and how much of it has left.
+struct Part {
+    at: usize,
+    bytes: Bytes,
+}
+
+/// The queue.
+pub(crate) struct SendQueue {
+    staged: Vec<u8>,
+    /// Bytes of `staged` that have left.
+    sent: usize,
+    parts: VecDeque<Part>,
+    pending: usize,
+    /// Bytes that have left since the start.
+    sent_bytes: u64,
+    counters: Arc<NetCounters>,
+}
+
+impl SendQueue {
+    pub(crate) fn new(counters: Arc<NetCounters>) -> SendQueue {
+        SendQueue { staged: Vec::new(), sent: 0, parts: VecDeque::new(), pending: 0, sent_bytes: 0, counters }
+    }
+
+    /// Bytes that have not left.
+    pub(crate) fn pending(&self) -> usize {
+        self.pending
+    }
+
+    /// Bytes that have left since the start.
+    pub(crate) fn sent_bytes(&self) -> u64 {
+        self.sent_bytes
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pending == 0
+    }
+
+    /// Queues a frame; the header's lengths are set here.
+    pub(crate) fn push(&mut self, mut header: Header, meta: Bytes, bulk: Bytes) -> Result<(), TooLarge> {
+        check_sizes(&meta, &bulk)?;
+        header.meta_bytes = meta.len() as u32;
+        header.bulk_bytes = bulk.len() as u32;
+        self.staged.extend_from_slice(&header.encode());
+        self.pending += fs_proto::HEADER_BYTES;
+        let copied = self.push_part(meta) + self.push_part(bulk);
+        NetCounters::add(&self.counters.messages_sent, 1);
+        if copied > 0 {
+            NetCounters::add(&self.counters.copied_bytes, copied as u64);
+        }
+        Ok(())
+    }
+
+    fn push_part(&mut self, bytes: Bytes) -> usize {
+        self.pending += bytes.len();
+        if bytes.len() >= BY_REFERENCE_BYTES {
+            self.parts.push_back(Part { at: self.staged.len(), bytes });
+            return 0;
+        }
+        self.staged.extend_from_slice(&bytes);
+        bytes.len()
+    }
+
+    /// Fills `slices` with the next bytes to send; returns how many entries.
+    pub(crate) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; MAX_SLICES]) -> usize {
+        let mut from = self.sent;
+        let mut count = 0;
+        for part in &self.parts {
+            if count + 2 > MAX_SLICES {
+                return count;
+            }
+            if part.at > from {
+                slices[count] = IoSlice::new(&self.staged[from..part.at]);
+                count += 1;
+                from = part.at;
+            }
+            slices[count] = IoSlice::new(&part.bytes);
+            count += 1;
+        }
+        if count < MAX_SLICES && from < self.staged.len() {
+            slices[count] = IoSlice::new(&self.staged[from..]);
+            count += 1;
+        }
+        count
+    }
+
+    /// The first `n` bytes have left.
+    pub(crate) fn consume(&mut self, mut n: usize) {
+        self.pending -= n;
+        self.sent_bytes += n as u64;
+        while n > 0 {
+            let staged_end = self.parts.front().map_or(self.staged.len(), |part| part.at);
+            let step = n.min(staged_end - self.sent);
+            self.sent += step;
+            n -= step;
+            if let Some(part) = self.parts.front_mut()
+                && n > 0
+            {
+                let step = n.min(part.bytes.len());
+                drop(part.bytes.split_to(step));
+                n -= step;
+                if part.bytes.is_empty() {
+                    self.parts.pop_front();
+                }
+            }
+        }
+        self.compact();
+    }
+
+    fn compact(&mut self) {
+        if self.pending == 0 {
+            self.staged.clear();
+            self.sent = 0;
+            if self.staged.capacity() > KEEP_BYTES {
+                self.staged = Vec::new();
+            }
+        } else if self.sent > COMPACT_BYTES {
+            self.staged.drain(..self.sent);
+            self.parts.iter_mut().for_each(|part| part.at -= self.sent);
+            self.sent = 0;
+        }
+    }
+}
+
+/// Whether a message may have such parts.
+pub(crate) fn check_sizes(meta: &Bytes, bulk: &Bytes) -> Result<(), TooLarge> {
+    if meta.len() > META_MAX as usize {
+        return Err(TooLarge(meta.len()));
+    }
+    if bulk.len() > BULK_MAX as usize {
+        return Err(TooLarge(bulk.len()));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fs_proto::{Op, Partition};
+    use proptest::prelude::*;
+
+    fn drained(queue: &mut SendQueue, steps: &[usize]) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut steps = steps.iter().cycle();
+        while !queue.is_empty() {
+            let step = {
+                let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+                let count = queue.slices(&mut slices);
+                let mut left = *steps.next().unwrap_or(&1);
+                let before = out.len();
+                for slice in &slices[..count] {
+                    let piece = left.min(slice.len());
+                    out.extend_from_slice(&slice[..piece]);
+                    left -= piece;
+                }
+                out.len() - before
+            };
+            queue.consume(step);
+        }
+        out
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+        /// Goal: the byte stream does not depend on how writes are cut. Method: frames of sizes around the limit, random cuts.
+        #[test]
+        fn partial_writes_keep_the_bytes(
+            sizes in prop::collection::vec((0..20_000usize, 0..40_000usize), 1..60),
+            steps in prop::collection::vec(500..100_000usize, 1..8),
+        ) {
+            let mut queue = SendQueue::new(Arc::default());
+            let mut expected = Vec::new();
+            for (i, &(meta, bulk)) in sizes.iter().enumerate() {
+                let meta = Bytes::from(vec![i as u8; meta]);
+                let bulk = Bytes::from(vec![!(i as u8); bulk]);
+                let mut header = Header::request(Op::Ping, Partition(i as u16));
+                queue.push(header, meta.clone(), bulk.clone()).expect("sizes are allowed");
+                header.meta_bytes = meta.len() as u32;
+                header.bulk_bytes = bulk.len() as u32;
+                expected.extend_from_slice(&header.encode());
+                expected.extend_from_slice(&meta);
+                expected.extend_from_slice(&bulk);
+            }
+            prop_assert_eq!(queue.pending(), expected.len());
+            prop_assert!(drained(&mut queue, &steps) == expected);
+        }
+    }
+
+    #[test]
+    fn too_large_parts_are_refused_and_leave_nothing() {
+        let mut queue = SendQueue::new(Arc::default());
+        let header = Header::request(Op::Ping, Partition(0));
+        let large = Bytes::from(vec![0; BULK_MAX as usize + 1]);
+        assert_eq!(queue.push(header, Bytes::new(), large.clone()), Err(TooLarge(large.len())));
+        assert_eq!(
+            queue.push(header, large.slice(..=META_MAX as usize), Bytes::new()),
+            Err(TooLarge(META_MAX as usize + 1))
+        );
+        assert!(queue.is_empty());
+    }
+}

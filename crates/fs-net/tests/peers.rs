@@ -1,0 +1,140 @@
+//! Connections by server number: shared dials, back-off, restarts.
+
+mod support;
+
+use bytes::Bytes;
+use fs_net::{Address, NetCounters, NetEnv, NetError, Peers, Secret};
+use fs_proto::{Op, ServerId, Status};
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+use support::{Server, client, env, over_all, request, until};
+
+/// Peers with server 0 at `address` and no other; counts how often the address was asked for, which is once a dial.
+fn peers(address: &Address, secret: &Secret, env: &Rc<NetEnv>) -> (Rc<Peers>, Rc<Cell<usize>>) {
+    let dials = Rc::new(Cell::new(0));
+    let (address, counted) = (address.clone(), dials.clone());
+    let find = move |id: ServerId| {
+        counted.set(counted.get() + 1);
+        (id == ServerId(0)).then(|| address.clone())
+    };
+    (Peers::new(find, client(secret), env.clone()), dials)
+}
+
+async fn ping(peers: &Peers) -> Result<(), NetError> {
+    peers.call(ServerId(0), request(Op::Ping), Bytes::new(), Bytes::new()).await.map(drop)
+}
+
+#[test]
+fn many_callers_share_one_dial() {
+    over_all(|address| async move {
+        let server = Server::start(0, &address, &Secret::random());
+        let (peers, dials) = peers(&server.address, &server.secret, &env());
+        let calls: Vec<_> = (0..50)
+            .map(|_| {
+                let peers = peers.clone();
+                tokio::task::spawn_local(async move { ping(&peers).await })
+            })
+            .collect();
+        // The first, which began the dial, goes away.
+        tokio::task::yield_now().await;
+        calls[0].abort();
+        for call in calls.into_iter().skip(1) {
+            call.await.expect("no panic").expect("answered");
+        }
+        assert_eq!(dials.get(), 1);
+        assert_eq!(NetCounters::read(&server.env.counters.connections), 1);
+    });
+}
+
+#[test]
+fn a_restarted_server_is_reached_again() {
+    over_all(|address| async move {
+        let secret = Secret::random();
+        let server = Server::start(0, &address, &secret);
+        let address = server.address.clone();
+        let (peers, dials) = peers(&address, &secret, &env());
+        ping(&peers).await.expect("answered");
+        server.kill().await;
+        // The first call may find the old connection's end, later ones find nobody there.
+        let error = ping(&peers).await.expect_err("nobody is there");
+        assert_eq!(error.status(), Status::Unavailable);
+        let error = ping(&peers).await.expect_err("nobody is there");
+        assert_eq!(error.status(), Status::Unavailable);
+        let server = Server::start(0, &address, &secret);
+        let before = dials.get();
+        // Tries go on until the back-off lets one through; they must not dial each time.
+        let mut tries = 0;
+        while ping(&peers).await.is_err() {
+            tries += 1;
+            tokio::task::yield_now().await;
+        }
+        assert!(dials.get() - before <= 2, "{} dials in {tries} tries", dials.get() - before);
+        assert_eq!(server.echo.handled.get(), 1);
+    });
+}
+
+#[test]
+fn a_failed_dial_is_not_repeated_at_once() {
+    over_all(|address| async move {
+        let secret = Secret::random();
+        let server = Server::start(0, &address, &secret);
+        let (peers, dials) = peers(&server.address, &Secret::random(), &env());
+        let begin = Instant::now();
+        for _ in 0..50 {
+            let error = ping(&peers).await.expect_err("the secret is another");
+            assert!(matches!(error, NetError::Rejected(_)), "{error}");
+        }
+        // Pauses of 10, 20, 40 ... ms lie between the dials, however slow this machine is.
+        let pauses = Duration::from_millis(10 * ((1 << (dials.get() - 1).min(7)) - 1));
+        assert!(
+            dials.get() < 50 && begin.elapsed() >= pauses,
+            "{} dials in {:?}",
+            dials.get(),
+            begin.elapsed()
+        );
+    });
+}
+
+#[test]
+fn an_unknown_server_is_an_error() {
+    over_all(|address| async move {
+        let (peers, _) = peers(&address, &Secret::random(), &env());
+        let error = peers
+            .call(ServerId(8), request(Op::Ping), Bytes::new(), Bytes::new())
+            .await
+            .expect_err("unknown");
+        assert!(matches!(error, NetError::UnknownServer(ServerId(8))));
+    });
+}
+
+#[test]
+fn another_server_at_the_address_is_not_taken_for_it() {
+    over_all(|address| async move {
+        let server = Server::start(5, &address, &Secret::random());
+        let (peers, _) = peers(&server.address, &server.secret, &env());
+        let error = ping(&peers).await.expect_err("it is server 5").to_string();
+        assert!(error.contains("server 5, not 0"), "{error}");
+    });
+}
+
+#[test]
+fn close_all_closes_and_later_calls_connect_anew() {
+    over_all(|address| async move {
+        let server = Server::start(0, &address, &Secret::random());
+        let (peers, dials) = peers(&server.address, &server.secret, &env());
+        ping(&peers).await.expect("answered");
+        let waiting = {
+            let peers = peers.clone();
+            tokio::task::spawn_local(async move {
+                peers.call(ServerId(0), request(Op::Lookup), Bytes::new(), Bytes::new()).await
+            })
+        };
+        until(|| server.echo.gates.borrow().len() == 1).await;
+        peers.close_all();
+        assert!(matches!(waiting.await.expect("no panic"), Err(NetError::Closed)));
+        ping(&peers).await.expect("answered");
+        assert_eq!(dials.get(), 2);
+        server.echo.gates.take().into_iter().for_each(|gate| gate.send(()).expect("it waits"));
+    });
+}

@@ -1,0 +1,147 @@
+//! A server in the test's own thread, with a handler whose answers the test controls.
+#![allow(dead_code)] // every test file uses a part of it
+
+use bytes::Bytes;
+use fs_net::{
+    Acceptor, Address, Connection, Frame, Handled, Handler, Identity, NetEnv, NetError, PeerInfo, Reply,
+    Secret, ServerIdentity, serve_connection,
+};
+use fs_proto::msg::session::Role;
+use fs_proto::{ClientId, Header, Op, Partition, ServerId};
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+use tokio::task::{JoinHandle, LocalSet, yield_now};
+
+/// More than any test needs: what takes longer hangs.
+pub const LONG: Duration = Duration::from_secs(20);
+pub const JOB: &str = "job 1";
+
+/// Answers `Ping` at once with what it was sent; `Lookup` when the test opens its gate; `Open` by panicking while it is awaited;
+/// `Release` with more than a message may hold; `Getattr` by a future that is ready at once.
+#[derive(Default)]
+pub struct Echo {
+    pub gates: RefCell<Vec<oneshot::Sender<()>>>,
+    pub peers: RefCell<Vec<Rc<PeerInfo>>>,
+    pub handled: Cell<usize>,
+}
+
+impl Handler for Echo {
+    fn handle(self: Rc<Self>, peer: &Rc<PeerInfo>, request: Frame) -> Handled {
+        self.handled.set(self.handled.get() + 1);
+        let Frame { header, meta, bulk } = request;
+        match header.op {
+            Op::Lookup => {
+                let (gate, opened) = oneshot::channel();
+                self.gates.borrow_mut().push(gate);
+                Handled::Later(Box::pin(async move {
+                    opened.await.expect("the test opens every gate");
+                    Reply::ok(&header, meta, bulk)
+                }))
+            }
+            Op::Open => Handled::Later(Box::pin(async move {
+                yield_now().await;
+                panic!("on purpose: a handler fails");
+            })),
+            Op::Getattr => Handled::Later(Box::pin(async move { Reply::ok(&header, meta, bulk) })),
+            Op::Release => Handled::Now(Reply::ok(&header, Bytes::new(), Bytes::from(vec![0; 17 << 20]))),
+            _ => {
+                if self.peers.borrow().is_empty() {
+                    self.peers.borrow_mut().push(peer.clone());
+                }
+                Handled::Now(Reply::ok(&header, meta, bulk))
+            }
+        }
+    }
+}
+
+pub struct Server {
+    pub address: Address,
+    pub env: Rc<NetEnv>,
+    pub echo: Rc<Echo>,
+    pub secret: Secret,
+    stop: oneshot::Sender<()>,
+    accepting: JoinHandle<Result<(), NetError>>,
+    serving: Rc<RefCell<Vec<JoinHandle<()>>>>,
+}
+
+impl Server {
+    pub fn start(id: u16, listen: &Address, secret: &Secret) -> Server {
+        let acceptor = Acceptor::bind(listen).expect("bound");
+        let address = acceptor.address().clone();
+        let env = Rc::new(NetEnv::new(256 << 20));
+        let echo = Rc::new(Echo::default());
+        let me = ServerIdentity {
+            id: ServerId(id),
+            job: JOB.into(),
+            secret: secret.clone(),
+            epoch: Arc::new(AtomicU64::new(42)),
+        };
+        let serving: Rc<RefCell<Vec<JoinHandle<()>>>> = Rc::default();
+        let deliver = {
+            let (env, echo, serving) = (env.clone(), echo.clone(), serving.clone());
+            move |socket| {
+                let task = serve_connection(socket, echo.clone(), me.clone(), env.clone());
+                serving.borrow_mut().push(tokio::task::spawn_local(task));
+            }
+        };
+        let (stop, stopped) = oneshot::channel();
+        let accepting =
+            tokio::task::spawn_local(acceptor.run(deliver, async { stopped.await.unwrap_or(()) }));
+        Server { address, env, echo, secret: secret.clone(), stop, accepting, serving }
+    }
+
+    /// As when the process is killed.
+    pub async fn kill(self) {
+        self.stop.send(()).expect("it accepts");
+        self.accepting.await.expect("no panic").expect("no error");
+        for task in self.serving.take() {
+            task.abort();
+            // Its being cancelled is what was asked for.
+            drop(task.await);
+        }
+    }
+
+    pub async fn connect(&self, env: &Rc<NetEnv>) -> Result<Connection, NetError> {
+        Connection::connect(&self.address, &client(&self.secret), env, LONG).await
+    }
+}
+
+pub fn client(secret: &Secret) -> Identity {
+    Identity { role: Role::Client { id: ClientId(77) }, job: JOB.into(), secret: secret.clone() }
+}
+
+pub fn env() -> Rc<NetEnv> {
+    Rc::new(NetEnv::new(256 << 20))
+}
+
+pub fn request(op: Op) -> Header {
+    Header::request(op, Partition(5))
+}
+
+/// Lets the other tasks run until `done`; a test that never gets there fails by its time limit.
+pub async fn until(mut done: impl FnMut() -> bool) {
+    while !done() {
+        yield_now().await;
+    }
+}
+
+/// Runs a test on a runtime as servers and clients have it, with a time limit.
+pub fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    LocalSet::new().block_on(&runtime, async {
+        tokio::time::timeout(LONG * 3, test).await.expect("the test hangs");
+    });
+}
+
+/// Runs a test over every kind of address.
+pub fn over_all<F: Future<Output = ()>>(test: impl Fn(Address) -> F) {
+    let dir = TempDir::new().expect("a directory");
+    run(test(Address::Unix(dir.path().join("s.sock"))));
+    run(test(Address::Tcp("127.0.0.1:0".into())));
+}

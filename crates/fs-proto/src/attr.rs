@@ -1,0 +1,118 @@
+//! Attributes of inodes, and layouts of files.
+
+use crate::ids::InodeId;
+use crate::wire::{wire_enum, wire_struct, DecodeError, Reader, Wire};
+use bytes::BytesMut;
+
+/// Nanoseconds since 1970-01-01 UTC.
+pub type TimeNs = i64;
+
+/// Smallest and largest chunk, as powers of two: 64 KiB and 16 MiB.
+pub const CHUNK_LOG2: std::ops::RangeInclusive<u8> = 16..=24;
+
+wire_enum! {
+    /// What an inode is.
+    pub enum FileKind: u8 {
+        /// A regular file.
+        File = 1,
+        /// A directory.
+        Directory = 2,
+        /// A symbolic link.
+        Symlink = 3,
+        /// A named pipe.
+        Fifo = 4,
+        /// A socket.
+        Socket = 5,
+        /// A character device.
+        CharDevice = 6,
+        /// A block device.
+        BlockDevice = 7,
+    }
+}
+
+wire_enum! {
+    /// Where the chunks of a file go.
+    pub enum Placement: u8 {
+        /// Chunk i to partition (hash(inode) + i): all servers alike.
+        Striped = 1,
+    }
+}
+
+/// How a file is cut into chunks and where they go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    /// Where chunks go.
+    pub placement: Placement,
+    /// Chunk size as a power of two, within [`CHUNK_LOG2`].
+    pub chunk_log2: u8,
+}
+
+impl Default for Layout {
+    /// Striped, chunks of 1 MiB: one FUSE request fills one.
+    fn default() -> Self {
+        Layout { placement: Placement::Striped, chunk_log2: 20 }
+    }
+}
+
+impl Layout {
+    /// Chunk size in bytes.
+    pub fn chunk_bytes(self) -> u64 {
+        1 << self.chunk_log2
+    }
+}
+
+impl Wire for Layout {
+    fn put(&self, out: &mut BytesMut) {
+        self.placement.put(out);
+        self.chunk_log2.put(out);
+    }
+    fn get(from: &mut Reader) -> Result<Self, DecodeError> {
+        let layout = Layout { placement: Wire::get(from)?, chunk_log2: Wire::get(from)? };
+        if CHUNK_LOG2.contains(&layout.chunk_log2) { Ok(layout) } else { Err(DecodeError::Invalid("chunk size")) }
+    }
+}
+
+wire_struct! {
+    /// Attributes of an inode, as `stat` shows them and a little more.
+    pub struct Attr {
+        /// Its number.
+        pub ino: InodeId,
+        /// What it is.
+        pub kind: FileKind,
+        /// Permission, setuid, setgid and sticky bits (07777).
+        pub mode: u32,
+        /// Owner.
+        pub uid: u32,
+        /// Group.
+        pub gid: u32,
+        /// Hard links; for a directory 2 plus its subdirectories.
+        pub nlink: u32,
+        /// Device number of device nodes.
+        pub rdev: u32,
+        /// Bytes of a file, length of a symbolic link's target, entries of a directory.
+        pub size: u64,
+        /// Last access.
+        pub atime: TimeNs,
+        /// Last change of content.
+        pub mtime: TimeNs,
+        /// Last change of attributes.
+        pub ctime: TimeNs,
+        /// Birth.
+        pub btime: TimeNs,
+        /// Layout of a file; for a directory, what new files inherit.
+        pub layout: Layout,
+        /// Entries of this directory are spread over all partitions.
+        pub wide: bool,
+        /// Counts changes of content that were published.
+        pub version: u64,
+        /// Directory that the inode was last linked into.
+        pub parent: InodeId,
+    }
+}
+
+impl Attr {
+    /// Whether it is a directory.
+    pub fn is_dir(&self) -> bool {
+        self.kind == FileKind::Directory
+    }
+}

@@ -1,0 +1,82 @@
+//! Operations on chunks. Reads and writes go to the chunk's partition ([`crate::placement::chunk_partition`]), the others to
+//! a server.
+
+use crate::ids::{ChunkIndex, InodeId};
+use crate::op::request;
+use crate::wire::wire_struct;
+
+wire_struct! {
+    /// Write the frame's bulk part into a chunk.
+    pub struct WriteChunk {
+        /// File.
+        pub ino: InodeId,
+        /// Chunk of it.
+        pub chunk: ChunkIndex,
+        /// Byte within the chunk.
+        pub offset: u32,
+        /// End of the write within the file, for the size that others ask about.
+        pub file_end: u64,
+        /// [`crate::Attr::version`] as the client last knew it (see [`super::inode::Publish`]).
+        pub since: u64,
+        /// CRC of the whole bulk part, from the writer's memory.
+        pub crc: u32,
+    }
+}
+
+wire_struct! {
+    /// Read from a chunk; the answer's bulk part holds the bytes, short when the chunk ends earlier, zeros in holes.
+    pub struct ReadChunk {
+        /// File.
+        pub ino: InodeId,
+        /// Chunk of it.
+        pub chunk: ChunkIndex,
+        /// Byte within the chunk.
+        pub offset: u32,
+        /// Bytes wanted.
+        pub len: u32,
+    }
+}
+
+wire_struct! {
+    /// What the bulk part of a read's answer is.
+    pub struct ChunkRead {
+        /// CRC of the bulk part.
+        pub crc: u32,
+    }
+}
+
+wire_struct! {
+    /// Cut a file's chunks on one server. Server to server.
+    pub struct TruncateChunks {
+        /// File.
+        pub ino: InodeId,
+        /// First chunk that is cut.
+        pub chunk: ChunkIndex,
+        /// Bytes of it that stay; later chunks go wholly.
+        pub keep_bytes: u32,
+    }
+}
+
+wire_struct! {
+    /// Remove all chunks of files on one server. Server to server.
+    pub struct DropChunks {
+        /// Files.
+        pub inos: Vec<InodeId>,
+    }
+}
+
+wire_struct! {
+    /// Make all written chunks on one server durable, as far as its durability promises. Goes to a server.
+    pub struct SyncChunks {
+        /// File.
+        pub ino: InodeId,
+    }
+}
+
+request! {
+    WriteChunk => WriteChunk -> ();
+    ReadChunk => ReadChunk -> ChunkRead;
+    TruncateChunks => TruncateChunks -> ();
+    DropChunks => DropChunks -> ();
+    SyncChunks => SyncChunks -> ();
+}

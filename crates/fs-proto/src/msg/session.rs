@@ -1,0 +1,70 @@
+//! The handshake: both sides prove that they know the job's secret, and neither says it.
+//!
+//! The connecting side sends [`Hello`] with a nonce; the other answers [`Challenge`] with a nonce of its own and an HMAC over
+//! both; the connecting side checks it and sends [`Prove`] with its HMAC. Anything else closes the connection.
+
+use crate::ids::{ClientId, ServerId};
+use crate::op::request;
+use crate::wire::{wire_struct, wire_union};
+use bytes::Bytes;
+
+wire_union! {
+    /// Who connects.
+    pub enum Role {
+        /// A client process.
+        Client = 1 { id: ClientId },
+        /// Another server.
+        Server = 2 { id: ServerId },
+    }
+}
+
+wire_struct! {
+    /// First frame of a connection.
+    pub struct Hello {
+        /// Who connects.
+        pub role: Role,
+        /// The job that it believes to talk to.
+        pub job: String,
+        /// 32 random bytes.
+        pub nonce: Bytes,
+    }
+}
+
+wire_struct! {
+    /// Answer to [`Hello`].
+    pub struct Challenge {
+        /// The answering server.
+        pub server: ServerId,
+        /// 32 random bytes.
+        pub nonce: Bytes,
+        /// HMAC-SHA-256 with the secret over "hayate server", both nonces, job, server and role.
+        pub proof: Bytes,
+    }
+}
+
+wire_struct! {
+    /// Third frame; its empty answer opens the connection.
+    pub struct Prove {
+        /// HMAC-SHA-256 with the secret over "hayate client", both nonces, job, server and role.
+        pub proof: Bytes,
+    }
+}
+
+wire_struct! {
+    /// Answer to [`Prove`].
+    pub struct Welcome {
+        /// Epoch of the partition map in force.
+        pub epoch: u64,
+    }
+}
+
+wire_struct! {
+    /// Are you there?
+    pub struct Ping {}
+}
+
+request! {
+    Hello => Hello -> Challenge;
+    Prove => Prove -> Welcome;
+    Ping => Ping -> ();
+}

@@ -1,0 +1,143 @@
+//! What servers tell each other about copies in the shared tier (tier 2).
+
+use crate::attr::Layout;
+use crate::ids::InodeId;
+use crate::msg::transaction::TransactionId;
+use crate::op::request;
+use crate::record::{EntryRecord, InodeRecord, TierLocation};
+use crate::wire::wire_struct;
+use bytes::Bytes;
+
+wire_struct! {
+    /// Write the chunks that you hold into a staging file of the shared tier, which exists. Goes to a server.
+    pub struct FlushChunks {
+        /// File.
+        pub ino: InodeId,
+        /// Path of the staging file, relative to the tier's directory.
+        pub staging: Bytes,
+        /// How the file is cut.
+        pub layout: Layout,
+        /// Bytes of the file; what chunks hold beyond is not written.
+        pub size: u64,
+    }
+}
+
+wire_struct! {
+    /// Where a directory lies in the shared tier. Goes to its home.
+    pub struct TierPath {
+        /// Which.
+        pub dir: InodeId,
+    }
+}
+
+wire_struct! {
+    /// Asks what is known of an inode for flushing, and notes where its copy lies now. Goes to its home.
+    pub struct TierState {
+        /// Which.
+        pub ino: InodeId,
+        /// The copy that was just published; absent to ask only.
+        pub published: Option<TierLocation>,
+    }
+}
+
+wire_struct! {
+    /// What an inode's home knows about it.
+    pub struct TierView {
+        /// The inode; absent when it is gone.
+        pub inode: Option<InodeRecord>,
+        /// Extended attributes.
+        pub xattrs: Vec<(Bytes, Bytes)>,
+        /// Somebody has it open for writing.
+        pub writing: bool,
+        /// Counts openings for writing since the home started: equal before and after means untouched between.
+        pub write_opens: u64,
+    }
+}
+
+wire_struct! {
+    /// Hold publishing still (or go on) while a directory moves in the shared tier. Answered when still. Goes to a server.
+    pub struct TierPause {
+        /// On whose behalf.
+        pub id: TransactionId,
+        /// Hold, else go on.
+        pub pause: bool,
+    }
+}
+
+/// Milliseconds after which a pause that nobody ended is void.
+pub const TIER_PAUSE_MS: u32 = 10_000;
+
+wire_struct! {
+    /// What is not in the shared tier yet.
+    pub struct FlushStatus {}
+}
+
+wire_struct! {
+    /// The asked server's account of flushing.
+    pub struct FlushAccount {
+        /// Names that differ from the shared tier.
+        pub pending_names: u64,
+        /// Directories whose attributes differ.
+        pub pending_dirs: u64,
+        /// Bytes of files among the pending names.
+        pub pending_bytes: u64,
+        /// Files published since the server's start.
+        pub files: u64,
+        /// Bytes written to the shared tier since the server's start.
+        pub bytes: u64,
+        /// Attempts that failed since the server's start.
+        pub failures: u64,
+        /// Some names that failed at their last attempt, and why.
+        pub unsafe_names: Vec<(Bytes, String)>,
+        /// Whether this cluster has a shared tier at all.
+        pub has_tier: bool,
+    }
+}
+
+wire_struct! {
+    /// Flush what is pending without the usual delay, files that are open for writing included when `everything`.
+    pub struct FlushNow {
+        /// Also files that somebody still has open for writing.
+        pub everything: bool,
+    }
+}
+
+wire_struct! {
+    /// A name, or an inode, may differ from the shared tier: queue it. Goes to the server that owns the name, or is the inode's home.
+    pub struct FlushNote {
+        /// The name's directory; without a name, the inode.
+        pub ino: InodeId,
+        /// The name.
+        pub name: Option<Bytes>,
+        /// What the shared tier has under the name, from a server that owned it before.
+        pub had: Option<EntryRecord>,
+    }
+}
+
+wire_struct! {
+    /// Where a directory lies in the shared tier, even if the namespace has it no more. Goes to its home.
+    pub struct TierPlace {
+        /// Which.
+        pub dir: InodeId,
+    }
+}
+
+wire_struct! {
+    /// A directory that the namespace had removed is gone from the shared tier, too. Goes to its home.
+    pub struct TierForget {
+        /// Which.
+        pub dir: InodeId,
+    }
+}
+
+request! {
+    FlushChunks => FlushChunks -> u64;
+    TierPath => TierPath -> Option<Bytes>;
+    TierState => TierState -> TierView;
+    TierPause => TierPause -> ();
+    FlushStatus => FlushStatus -> FlushAccount;
+    FlushNow => FlushNow -> ();
+    FlushNote => FlushNote -> ();
+    TierPlace => TierPlace -> Option<TierLocation>;
+    TierForget => TierForget -> ();
+}

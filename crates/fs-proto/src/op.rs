@@ -1,0 +1,156 @@
+//! Operation numbers, and the tie between each operation, its request and its reply.
+
+use crate::wire::{wire_enum, Wire};
+
+wire_enum! {
+    /// What a request asks. Numbers are never changed or used again.
+    pub enum Op: u16 {
+        /// First frame of a connection: who I am.
+        Hello = 1,
+        /// Second frame: proof that I know the secret.
+        Prove = 2,
+        /// Nothing; answers that the server lives.
+        Ping = 3,
+        /// Name to inode.
+        Lookup = 10,
+        /// Make a file, symbolic link, pipe, socket or device node.
+        Create = 11,
+        /// Make a directory.
+        Mkdir = 12,
+        /// Remove a name that is not a directory.
+        Unlink = 13,
+        /// Remove an empty directory.
+        Rmdir = 14,
+        /// Move a name.
+        Rename = 15,
+        /// Give an inode another name.
+        Link = 16,
+        /// A page of a directory.
+        Readdir = 17,
+        /// Attributes of an inode.
+        Getattr = 20,
+        /// Change attributes.
+        Setattr = 21,
+        /// Target of a symbolic link.
+        Readlink = 22,
+        /// Value of an extended attribute.
+        Getxattr = 23,
+        /// Set an extended attribute.
+        Setxattr = 24,
+        /// Names of extended attributes.
+        Listxattr = 25,
+        /// Remove an extended attribute.
+        Removexattr = 26,
+        /// Announce that an inode is open here; answers its attributes.
+        Open = 27,
+        /// Inodes that are no longer open here.
+        Release = 28,
+        /// Tell the home what was written: size and time.
+        Publish = 29,
+        /// Inodes that are still open here.
+        Renew = 30,
+        /// Attributes of many inodes of one server.
+        GetattrMany = 31,
+        /// Write into a chunk.
+        WriteChunk = 40,
+        /// Read from a chunk.
+        ReadChunk = 41,
+        /// Cut the chunks of an inode that lie on one server.
+        TruncateChunks = 42,
+        /// Remove all chunks of inodes that lie on one server.
+        DropChunks = 43,
+        /// Make written chunks of an inode durable on one server.
+        SyncChunks = 44,
+        /// First phase of a transaction.
+        Prepare = 50,
+        /// Second phase of a transaction.
+        Decide = 51,
+        /// How did this transaction end?
+        Outcome = 52,
+        /// How far did writes that went through you reach?
+        PollSize = 53,
+        /// Take or give back the right to move directories.
+        TreeLock = 54,
+        /// Your part of a wide directory.
+        GetShard = 55,
+        /// Write the chunks that you hold into a file of the shared tier.
+        FlushChunks = 60,
+        /// Where does this directory lie in the shared tier?
+        TierPath = 61,
+        /// What is known of an inode's copy in the shared tier; and set it.
+        TierState = 62,
+        /// Hold still while a directory moves in the shared tier.
+        TierPause = 63,
+        /// What is not yet in the shared tier.
+        FlushStatus = 64,
+        /// Flush now, without the usual delay.
+        FlushNow = 65,
+        /// This name, or inode, may differ from the shared tier.
+        FlushNote = 66,
+        /// Where does this directory lie in the shared tier, even if the namespace has it no more?
+        TierPlace = 67,
+        /// This directory is gone from the shared tier, too.
+        TierForget = 68,
+        /// The server's state, as JSON.
+        ServerStatus = 70,
+        /// Space of one server.
+        Statfs = 71,
+        /// End the server.
+        Shutdown = 72,
+    }
+}
+
+impl Op {
+    /// Whether only servers may ask this of each other.
+    pub fn is_internal(self) -> bool {
+        matches!(
+            self,
+            Op::TruncateChunks
+                | Op::DropChunks
+                | Op::Prepare
+                | Op::Decide
+                | Op::Outcome
+                | Op::PollSize
+                | Op::TreeLock
+                | Op::GetShard
+                | Op::FlushChunks
+                | Op::TierPath
+                | Op::TierState
+                | Op::TierPause
+                | Op::FlushNote
+                | Op::TierPlace
+                | Op::TierForget
+        )
+    }
+
+    /// Whether executing it twice differs from once, so that a retry must be recognised.
+    pub fn is_mutation(self) -> bool {
+        matches!(
+            self,
+            Op::Create | Op::Mkdir | Op::Unlink | Op::Rmdir | Op::Rename | Op::Link | Op::Setxattr | Op::Removexattr
+        )
+    }
+
+    /// The name that logs and metrics show.
+    pub fn name(self) -> String {
+        format!("{self:?}").to_lowercase()
+    }
+}
+
+/// A request: its operation number and the type of its reply.
+pub trait Request: Wire {
+    /// The number in the header.
+    const OP: Op;
+    /// The body of a successful reply.
+    type Reply: Wire;
+}
+
+macro_rules! request {
+    ($($request:ident => $op:ident -> $reply:ty;)*) => {$(
+        impl $crate::op::Request for $request {
+            const OP: $crate::op::Op = $crate::op::Op::$op;
+            type Reply = $reply;
+        }
+    )*};
+}
+pub(crate) use request;

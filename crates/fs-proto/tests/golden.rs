@@ -1,0 +1,426 @@
+//! Goal: the wire and disk formats do not change by accident. Method: bytes of known values, written down once. A test that fails
+//! here means that old and new releases, or an old store and a new server, do not understand each other: raise
+//! `PROTOCOL_VERSION` or `RECORD_VERSION`, or take the change back.
+
+use bytes::Bytes;
+use fs_proto::attr::{Attr, FileKind, Layout};
+use fs_proto::checksum::crc;
+use fs_proto::header::HeaderError;
+use fs_proto::ids::{ChunkIndex, ClientId, InodeId, Partition, ServerId};
+use fs_proto::msg::{Caller, admin::*, chunk::*, inode::*, name::*, session::*, tier::*, transaction::*};
+use fs_proto::placement::{
+    MapEvent, Member, chunk_partition, directory_partition, entry_cookie, entry_partition, name_hash,
+};
+use fs_proto::record::*;
+use fs_proto::{Flags, HEADER_BYTES, Header, Op, PartitionMap, Status, Wire};
+use std::collections::BTreeSet;
+use std::fmt::{Debug, Write};
+
+const FILE: InodeId = InodeId(0x1234_0000_0000_0007);
+const DIR: InodeId = InodeId(0xabcd_0000_0000_0002);
+const TX: TransactionId = TransactionId { coordinator: ServerId(3), number: 0x0102 };
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("strings take all");
+        text
+    })
+}
+
+/// Collects values with the bytes they must have, so that one run shows all that changed.
+#[derive(Default)]
+struct Golden {
+    wrong: Vec<String>,
+}
+
+impl Golden {
+    fn is<T: Wire + PartialEq + Debug>(&mut self, value: T, expected: &str) -> &mut Self {
+        let bytes = value.to_bytes();
+        let actual = hex(&bytes);
+        if actual != expected {
+            self.wrong.push(format!("{value:?}\n  is       {actual}\n  must be  {expected}"));
+        }
+        assert_eq!(T::from_bytes(bytes), Ok(value));
+        self
+    }
+
+    fn done(&self) {
+        assert!(self.wrong.is_empty(), "changed:\n{}", self.wrong.join("\n"));
+    }
+}
+
+fn name(text: &'static str) -> Bytes {
+    Bytes::from_static(text.as_bytes())
+}
+
+fn attr() -> Attr {
+    Attr {
+        ino: FILE,
+        kind: FileKind::File,
+        mode: 0o644,
+        uid: 1000,
+        gid: 100,
+        nlink: 1,
+        rdev: 0,
+        size: 0x1_0000_0001,
+        atime: 1,
+        mtime: -2,
+        ctime: 3,
+        btime: 4,
+        layout: Layout::default(),
+        wide: false,
+        version: 5,
+        parent: DIR,
+    }
+}
+
+fn tier() -> TierLocation {
+    TierLocation { parent: DIR, name: name("t"), version: 5, ctime: 3, tier_ino: 0x99 }
+}
+
+fn inode() -> InodeRecord {
+    InodeRecord { attr: attr(), name: name("a"), target: Bytes::new(), tier: Some(tier()), cut_version: 4 }
+}
+
+fn shard() -> ShardRecord {
+    ShardRecord {
+        dir: DIR,
+        mode: 0o1777,
+        uid: 1,
+        gid: 2,
+        layout: Layout { chunk_log2: 16, ..Layout::default() },
+        mtime: -1,
+        entries: 10,
+        subdirs: 3,
+    }
+}
+
+fn request_header() -> Header {
+    let mut header = Header::request(Op::WriteChunk, Partition(0xbeef));
+    header.tag = 0x0102_0304;
+    header.flags = Flags::RETRY.with(Flags::CHECKED);
+    header.hops = 1;
+    header.epoch = 7;
+    header.client = ClientId(0x1122_3344_5566_7788);
+    header.sequence = 0x0009_0000_0000_000a;
+    header.meta_bytes = 0x50;
+    header.bulk_bytes = 0x10_0000;
+    header.deadline_ms = 30_000;
+    header
+}
+
+const REQUEST_HEADER: &str = "4859543101002800040302010c000100070000000000000088776655443322110a000000000009005000000000001000efbe00003075000000000000fdec8e6b";
+const REPLY_HEADER: &str = "48595431010028000403020101000100070000000000000088776655443322110a000000000009000c00000000000000efbe14000000000000000000275464e3";
+const TO_SERVER_HEADER: &str = "485954310100470000000000020000000000000000000000000000000000000000000000000000000000000000000000020100000000000000000000d4ad54fb";
+
+#[test]
+fn headers_never_change() {
+    let request = request_header();
+    let reply = request.reply(Status::StaleEpoch, 12, 0);
+    let to_server = Header::request_to_server(Op::Statfs, ServerId(0x0102));
+    for (header, expected) in
+        [(request, REQUEST_HEADER), (reply, REPLY_HEADER), (to_server, TO_SERVER_HEADER)]
+    {
+        let raw = header.encode();
+        assert_eq!(hex(&raw), expected);
+        assert_eq!(Header::decode(&raw), Ok(header));
+    }
+}
+
+/// One and two flipped bits, anywhere, the checksum included.
+#[test]
+fn header_bit_flips_are_detected() {
+    let raw = request_header().encode();
+    let flip = |raw: &[u8; HEADER_BYTES], bit: usize| {
+        let mut raw = *raw;
+        raw[bit / 8] ^= 1 << (bit % 8);
+        raw
+    };
+    for first in 0..HEADER_BYTES * 8 {
+        let once = flip(&raw, first);
+        let expected = if first < 32 { HeaderError::Magic } else { HeaderError::Checksum };
+        assert_eq!(Header::decode(&once), Err(expected), "bit {first}");
+        for second in 0..first {
+            assert!(Header::decode(&flip(&once, second)).is_err(), "bits {first} and {second}");
+        }
+    }
+}
+
+/// Each field out of its range, with the checksum right.
+#[test]
+fn headers_out_of_range_are_refused() {
+    let decode_with = |at: usize, bytes: &[u8]| {
+        let mut raw = request_header().encode();
+        raw[at..at + bytes.len()].copy_from_slice(bytes);
+        let sum = crc(&raw[..60]);
+        raw[60..].copy_from_slice(&sum.to_le_bytes());
+        Header::decode(&raw).map(|header| header.tag)
+    };
+    assert_eq!(decode_with(8, &[5, 0, 0, 0]), Ok(5));
+    assert_eq!(decode_with(0, b"HYT2"), Err(HeaderError::Magic));
+    assert_eq!(decode_with(4, &[0xff, 0xff]), Err(HeaderError::Version(0xffff)));
+    assert_eq!(decode_with(6, &[0, 0]), Err(HeaderError::Unknown("operation")));
+    assert_eq!(decode_with(12, &[0, 0x80]), Err(HeaderError::Unknown("flag")));
+    assert_eq!(decode_with(15, &[1]), Err(HeaderError::Unknown("reserved byte")));
+    assert_eq!(
+        decode_with(40, &(fs_proto::META_MAX + 1).to_le_bytes()),
+        Err(HeaderError::TooLarge(fs_proto::META_MAX + 1))
+    );
+    assert_eq!(
+        decode_with(44, &(fs_proto::BULK_MAX + 1).to_le_bytes()),
+        Err(HeaderError::TooLarge(fs_proto::BULK_MAX + 1))
+    );
+    assert_eq!(decode_with(50, &[0xff, 0xff]), Err(HeaderError::Unknown("status")));
+    for at in 56..60 {
+        assert_eq!(decode_with(at, &[1]), Err(HeaderError::Unknown("reserved byte")));
+    }
+}
+
+#[test]
+fn messages_never_change() {
+    let mut golden = Golden::default();
+    golden
+        .is(Caller { uid: 1000, gid: 100, groups: vec![4, 24] }, "e803000064000000020000000400000018000000")
+        .is(Shutdown { mode: ShutdownMode::Keep }, "01")
+        .is(ServerStatus {}, "")
+        .is("é".to_string(), "02000000c3a9")
+        .is(WriteChunk { ino: FILE, chunk: ChunkIndex(9), offset: 4096, file_end: 9 << 20, since: 5, crc: 0xdead_beef }, "070000000000341209000000000000000010000000009000000000000500000000000000efbeadde")
+        .is(ReadChunk { ino: FILE, chunk: ChunkIndex(9), offset: 1, len: 2 }, "070000000000341209000000000000000100000002000000")
+        .is(ChunkRead { crc: 0xdead_beef }, "efbeadde")
+        .is(attr(), "070000000000341201a4010000e803000064000000010000000000000001000000010000000100000000000000feffffffffffffff030000000000000004000000000000000114000500000000000000020000000000cdab")
+        .is(Setattr { mode: Some(0o600), size: Some(0), mtime: Some(SetTime::Now {}), atime: Some(SetTime::At { ns: -1 }), layout: Some(Layout::default()), ..Setattr::nothing(FILE) }, "0700000000003412018001000000000100000000000000000102ffffffffffffffff010101011400")
+        .is(vec![None, Some(FILE)], "0200000000010700000000003412")
+        .is(Open { ino: FILE, mode: OpenMode::Write { via: Some(ServerId(3)) } }, "070000000000341202010300")
+        .is(Create { parent: DIR, name: name("a"), kind: FileKind::Symlink, mode: 0o777, rdev: 0, target: name("b"), exclusive: true, layout: None, open: Some(OpenMode::Read {}) }, "020000000000cdab010000006103ff01000000000000010000006201000101")
+        .is(DirPage { entries: vec![DirEntry { cookie: 3, ino: FILE, kind: FileKind::File, name: name("a"), attr: None }], end: true, wide: false }, "0100000003000000000000000700000000003412010100000061000100")
+        .is(Hello { role: Role::Client { id: ClientId(0x11) }, job: "j".into(), nonce: name("n") }, "011100000000000000010000006a010000006e")
+        .is(Challenge { server: ServerId(3), nonce: name("n"), proof: name("p") }, "0300010000006e0100000070")
+        .is(Role::Server { id: ServerId(3) }, "020300")
+        .is(TierState { ino: FILE, published: Some(tier()) }, "070000000000341201020000000000cdab0100000074050000000000000003000000000000009900000000000000")
+        .is(FlushAccount { pending_names: 1, pending_dirs: 2, pending_bytes: 3, files: 4, bytes: 5, failures: 6, unsafe_names: vec![(name("a"), "why".into())], has_tier: true }, "0100000000000000020000000000000003000000000000000400000000000000050000000000000006000000000000000100000001000000610300000077687901")
+        .is(Prepare { id: TX, checks: vec![Check::DirLive { dir: DIR }], mutations: vec![Mutation::DelInode { ino: FILE }] }, "030002010000000000000100000002020000000000cdab01000000060700000000003412")
+        .is(Decide { id: TX, commit: true }, "0300020100000000000001")
+        .is(Verdict::Aborted, "02")
+        .done();
+}
+
+#[test]
+fn records_never_change() {
+    assert_eq!(RECORD_VERSION, 1);
+    let result = RequestResult { count: 8, op: Op::Create, status: Status::Exists, ino: FILE };
+    Golden::default()
+        .is(inode(), "070000000000341201a4010000e803000064000000010000000000000001000000010000000100000000000000feffffffffffffff030000000000000004000000000000000114000500000000000000020000000000cdab01000000610000000001020000000000cdab01000000740500000000000000030000000000000099000000000000000400000000000000")
+        .is(shard(), "020000000000cdabff03000001000000020000000110ffffffffffffffff0a0000000000000003000000")
+        .is(EntryRecord { ino: FILE, kind: FileKind::File }, "070000000000341201")
+        .is(tier(), "020000000000cdab0100000074050000000000000003000000000000009900000000000000")
+        .is(result, "08000000000000000b0002000700000000003412")
+        .done();
+}
+
+#[test]
+fn checks_never_change() {
+    let caller = Caller { uid: 1000, gid: 100, groups: vec![4] };
+    Golden::default()
+        .is(
+            Check::EntryIs { parent: DIR, name: name("a"), ino: Some(FILE) },
+            "01020000000000cdab0100000061010700000000003412",
+        )
+        .is(Check::DirLive { dir: DIR }, "02020000000000cdab")
+        .is(Check::DirEmpty { dir: DIR }, "03020000000000cdab")
+        .is(Check::InodeLive { ino: FILE }, "040700000000003412")
+        .is(Check::DirHeld { dir: DIR }, "05020000000000cdab")
+        .is(
+            Check::DirWritable { dir: DIR, caller, victim_uid: Some(1001) },
+            "06020000000000cdabe803000064000000010000000400000001e9030000",
+        )
+        .is(Check::DirNarrow { dir: DIR }, "07020000000000cdab")
+        .done();
+}
+
+#[test]
+fn mutations_never_change() {
+    let entry = EntryRecord { ino: FILE, kind: FileKind::File };
+    let result = RequestResult { count: 8, op: Op::Create, status: Status::Ok, ino: FILE };
+    let layout = Layout::default();
+    Golden::default()
+        .is(Mutation::PutEntry { parent: DIR, name: name("a"), entry: entry.clone() }, "01020000000000cdab0100000061070000000000341201")
+        .is(Mutation::DelEntry { parent: DIR, name: name("a") }, "02020000000000cdab0100000061")
+        .is(Mutation::PutInode { inode: inode() }, "03070000000000341201a4010000e803000064000000010000000000000001000000010000000100000000000000feffffffffffffff030000000000000004000000000000000114000500000000000000020000000000cdab01000000610000000001020000000000cdab01000000740500000000000000030000000000000099000000000000000400000000000000")
+        .is(Mutation::AdjustInode { ino: FILE, nlink_delta: -1, ctime: 3, linked: Some((DIR, name("b"))), unlinked: None }, "040700000000003412ffffffff030000000000000001020000000000cdab010000006200")
+        .is(Mutation::TouchDir { dir: DIR, time: 3, entries_delta: -1, subdirs_delta: 1 }, "05020000000000cdab0300000000000000ffffffffffffffff01000000")
+        .is(Mutation::DelInode { ino: FILE }, "060700000000003412")
+        .is(Mutation::PutShard { shard: shard() }, "07020000000000cdabff03000001000000020000000110ffffffffffffffff0a0000000000000003000000")
+        .is(Mutation::DelShard { dir: DIR }, "08020000000000cdab")
+        .is(Mutation::SetWide { dir: DIR }, "09020000000000cdab")
+        .is(Mutation::PutXattr { ino: FILE, name: name("user.a"), value: name("v") }, "0a070000000000341206000000757365722e610100000076")
+        .is(Mutation::DelXattr { ino: FILE, name: name("user.a") }, "0b070000000000341206000000757365722e61")
+        .is(Mutation::SetTier { ino: FILE, tier: None }, "0c070000000000341200")
+        .is(Mutation::Remember { client: ClientId(0x11), lane: 2, result }, "0d1100000000000000020008000000000000000b0000000700000000003412")
+        .is(Mutation::DelOrphan { ino: FILE }, "0e0700000000003412")
+        .is(Mutation::AdoptEntry { parent: DIR, name: name("a"), entry }, "0f020000000000cdab0100000061070000000000341201")
+        .is(Mutation::ReleaseEntry { parent: DIR, name: name("a") }, "10020000000000cdab0100000061")
+        .is(Mutation::SetShardAttr { dir: DIR, mode: 0o755, uid: 1, gid: 2, layout }, "11020000000000cdabed01000001000000020000000114")
+        .done();
+}
+
+/// Which partition a name or a chunk is on is part of the disk format: another answer, and it is not found any more.
+#[test]
+fn placement_hashes_never_change() {
+    // XXH3's own value for the empty string without a seed.
+    assert_eq!(name_hash(InodeId(0), b""), 0x2d06_8005_38d3_94c2);
+    assert_eq!(name_hash(DIR, b"checkpoint-0001"), 0xc42f_6b83_6814_7692);
+    assert_eq!(name_hash(InodeId::ROOT, &[b'x'; 255]), 0x0b3d_9880_f295_6543);
+    assert_eq!([0, 7, 8, u64::MAX].map(entry_cookie), [3, 3, 4, u64::MAX >> 1]);
+    assert_eq!(entry_partition(DIR, 0x1111_2222_3333_4444, false), Partition(0xabcd));
+    assert_eq!(entry_partition(DIR, 0x1111_2222_3333_4444, true), Partition(0x1111));
+    let directories = [(DIR, "a", 0), (DIR, "a", 1), (InodeId::ROOT, "a", 0), (DIR, "b", 0)];
+    let partitions =
+        directories.map(|(parent, name, salt)| directory_partition(parent, name.as_bytes(), salt).0);
+    assert_eq!(partitions, [37416, 17855, 54006, 22748]);
+    let chunks = [(FILE, 0), (FILE, 1), (FILE, 65_535), (FILE, 65_536), (FILE, u64::MAX), (DIR, 0)];
+    assert_eq!(
+        chunks.map(|(ino, chunk)| chunk_partition(ino, ChunkIndex(chunk)).0),
+        [48098, 48099, 48097, 48098, 48097, 54367]
+    );
+}
+
+fn members(weights: &[u32]) -> Vec<Member> {
+    (0u16..).zip(weights).map(|(s, weight)| Member { id: ServerId(s), weight: *weight }).collect()
+}
+
+/// Nodes of different releases must compute the same map from the same history.
+#[test]
+fn partition_maps_never_change() {
+    let join = |id, weight| MapEvent::Join(Member { id: ServerId(id), weight });
+    let leave = |id| MapEvent::Leave(ServerId(id));
+    let histories = [
+        (members(&[1]), vec![], 0xaf21_1eb4),
+        (members(&[1; 3]), vec![join(3, 1)], 0xc002_e4a1),
+        (members(&[1; 5]), vec![leave(2)], 0xa8e8_7b51),
+        (members(&[3, 1, 0, 2]), vec![join(9, 5), leave(0), join(4, 1)], 0x622c_976e),
+        (members(&[1; 200]), vec![leave(199), leave(198), join(300, 1), join(301, 7)], 0x9623_cedb),
+        (members(&[1; 4096]), vec![join(5000, 1), leave(17)], 0xbe35_910f),
+    ];
+    let sums: Vec<u32> = histories
+        .iter()
+        .map(|(first, events, _)| crc(&PartitionMap::replay(first, events).expect("map").to_bytes()))
+        .collect();
+    assert_eq!(sums, histories.iter().map(|(.., sum)| *sum).collect::<Vec<u32>>(), "{sums:#010x?}");
+    let map = PartitionMap::replay(&members(&[1; 3]), &[join(3, 2)]).expect("map").to_bytes();
+    assert_eq!(map.len(), 8 + 4 + 4 * 6 + 2 * 65_536);
+    assert_eq!(
+        hex(&map[..60]),
+        "020000000000000004000000000001000000010001000000020001000000030002000000000001000300000003000200030001000300000001000200"
+    );
+    Golden::default().is(join(0x0102, 3), "01020103000000").is(leave(0x0102), "020201").done();
+}
+
+/// Numbers of operations. Append only: a number that is gone moves to the second list and never comes back.
+#[test]
+fn operation_numbers_are_never_reused() {
+    let retired: [u16; 0] = [];
+    let expected = [
+        (1, "Hello"),
+        (2, "Prove"),
+        (3, "Ping"),
+        (10, "Lookup"),
+        (11, "Create"),
+        (12, "Mkdir"),
+        (13, "Unlink"),
+        (14, "Rmdir"),
+        (15, "Rename"),
+        (16, "Link"),
+        (17, "Readdir"),
+        (20, "Getattr"),
+        (21, "Setattr"),
+        (22, "Readlink"),
+        (23, "Getxattr"),
+        (24, "Setxattr"),
+        (25, "Listxattr"),
+        (26, "Removexattr"),
+        (27, "Open"),
+        (28, "Release"),
+        (29, "Publish"),
+        (30, "Renew"),
+        (31, "GetattrMany"),
+        (40, "WriteChunk"),
+        (41, "ReadChunk"),
+        (42, "TruncateChunks"),
+        (43, "DropChunks"),
+        (44, "SyncChunks"),
+        (50, "Prepare"),
+        (51, "Decide"),
+        (52, "Outcome"),
+        (53, "PollSize"),
+        (54, "TreeLock"),
+        (55, "GetShard"),
+        (60, "FlushChunks"),
+        (61, "TierPath"),
+        (62, "TierState"),
+        (63, "TierPause"),
+        (64, "FlushStatus"),
+        (65, "FlushNow"),
+        (66, "FlushNote"),
+        (67, "TierPlace"),
+        (68, "TierForget"),
+        (70, "ServerStatus"),
+        (71, "Statfs"),
+        (72, "Shutdown"),
+    ];
+    let actual: Vec<(u16, String)> = Op::ALL.iter().map(|op| (*op as u16, format!("{op:?}"))).collect();
+    let expected = expected.map(|(number, name): (u16, &str)| (number, name.to_string()));
+    assert_eq!(actual, expected);
+    assert_unique(actual.iter().map(|(number, _)| *number).chain(retired));
+    assert!(actual.iter().all(|(number, _)| *number != 0), "0 is what a forgotten field would be");
+}
+
+/// Numbers of statuses. Append only, as above.
+#[test]
+fn status_numbers_are_never_reused() {
+    let retired: [u16; 0] = [];
+    let expected = [
+        (0, 0, "Ok"),
+        (1, 2, "NotFound"),
+        (2, 17, "Exists"),
+        (3, 20, "NotDirectory"),
+        (4, 21, "IsDirectory"),
+        (5, 39, "NotEmpty"),
+        (6, 1, "NotPermitted"),
+        (7, 13, "AccessDenied"),
+        (8, 22, "Invalid"),
+        (9, 36, "NameTooLong"),
+        (10, 28, "NoSpace"),
+        (11, 30, "ReadOnly"),
+        (12, 5, "Io"),
+        (13, 31, "TooManyLinks"),
+        (14, 61, "NoAttribute"),
+        (15, 34, "OutOfRange"),
+        (16, 16, "Busy"),
+        (17, 95, "NotSupported"),
+        (18, 27, "FileTooBig"),
+        (19, 5, "Corrupt"),
+        (20, 11, "StaleEpoch"),
+        (21, 11, "WideDirectory"),
+        (22, 11, "Retry"),
+        (23, 107, "Unavailable"),
+        (24, 110, "TimedOut"),
+        (25, 5, "BadMessage"),
+        (26, 71, "WrongVersion"),
+        (27, 129, "Unauthenticated"),
+        (28, 116, "Stale"),
+        (29, 5, "TierFailed"),
+        (30, 40, "Loop"),
+    ];
+    let actual: Vec<(u16, i32, String)> =
+        Status::ALL.iter().map(|status| (*status as u16, status.errno(), format!("{status:?}"))).collect();
+    let expected = expected.map(|(number, errno, name): (u16, i32, &str)| (number, errno, name.to_string()));
+    assert_eq!(actual, expected);
+    assert_unique(actual.iter().map(|(number, ..)| *number).chain(retired));
+}
+
+fn assert_unique(numbers: impl Iterator<Item = u16>) {
+    let mut seen = BTreeSet::new();
+    for number in numbers {
+        assert!(seen.insert(number), "{number} is used twice");
+    }
+}

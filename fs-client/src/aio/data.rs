@@ -1,0 +1,214 @@
+//! Reading and writing.
+//!
+//! A range is cut into pieces of chunks, one message each, and up to [`WINDOW`] are under way at once.
+//!
+//! # Invariants
+//! - `write_at` returns only when every piece lies at its server; then it is pending to be published (`tests/fake/data.rs`).
+//! - Bytes returned were checked against the checksum that came with them.
+//! - Reading beyond the size as known here asks the home, so what others wrote is seen.
+
+use bytes::{Bytes, BytesMut};
+use fs_net::NetCounters;
+use fs_proto::checksum::crc;
+use fs_proto::msg::chunk::{ReadChunk, WriteChunk};
+use fs_proto::placement::chunk_partition;
+use fs_proto::{ServerId, Status};
+
+use super::call::Patience;
+use super::{Core, Handle, now};
+use crate::error::{Error, Result};
+use crate::router::Target;
+use crate::stripe::{Piece, pieces};
+use crate::window;
+
+/// Pieces of one read or write under way at once.
+const WINDOW: usize = 16;
+
+/// End of the largest file.
+const FILE_END_MAX: u64 = i64::MAX as u64;
+
+impl Core {
+    /// See [`crate::File::write_at`].
+    pub async fn write_at(&self, handle: &Handle, data: &[u8], offset: u64) -> Result<()> {
+        if !handle.flags.writes() {
+            return Err(Error::NotOpenFor("writing"));
+        }
+        let end = offset.checked_add(data.len() as u64).filter(|end| *end <= FILE_END_MAX);
+        if end.is_none() {
+            return Err(Error::status(
+                Status::FileTooBig,
+                "the write would end beyond the largest file size",
+            ));
+        }
+        let layout = handle.inode.layout();
+        let mut all = pieces(layout, offset, data.len(), self.piece_bytes).peekable();
+        match (all.next(), all.peek()) {
+            (None, _) => Ok(()),
+            (Some(only), None) => self.write_piece(handle, only, data, offset).await,
+            (Some(first), Some(_)) => {
+                let sent = std::iter::once(first).chain(all);
+                let sent = sent.map(|piece| self.write_piece(handle, piece, &data[piece.range()], offset));
+                window::each(sent, WINDOW, drop).await
+            }
+        }
+    }
+
+    /// Writes one piece; `offset` is the whole range's.
+    async fn write_piece(&self, handle: &Handle, piece: Piece, data: &[u8], offset: u64) -> Result<()> {
+        let inode = &handle.inode;
+        let file_end = offset + piece.range().end as u64;
+        let target = Target::Partition(chunk_partition(inode.ino, piece.chunk));
+        let request = WriteChunk {
+            ino: inode.ino,
+            chunk: piece.chunk,
+            offset: piece.offset,
+            file_end,
+            since: inode.pending().since,
+            crc: crc(data),
+        };
+        // A copy, because the connection may still hold the bytes when a time-out has let the caller go.
+        let mut buffer = self.shared.env.pool.get(data.len()).await.map_err(too_large)?;
+        buffer.copy_from_slice(data);
+        NetCounters::add(&self.shared.counters.copied_bytes, data.len() as u64);
+        let patience = Patience::up_to(self.shared.config.timeout);
+        let answer = self.exchange(&handle.who, target, &request, buffer.freeze(), patience).await?;
+        inode.wrote(file_end, answer.server, now());
+        Ok(())
+    }
+
+    /// See [`crate::File::append`].
+    pub async fn append(&self, handle: &Handle, data: &[u8]) -> Result<u64> {
+        let _alone = handle.inode.appending.lock().await;
+        let end = self.file_attr(handle).await?.size;
+        self.write_at(handle, data, end).await?;
+        Ok(end)
+    }
+
+    /// See [`crate::File::read_at`].
+    pub async fn read_at(&self, handle: &Handle, buf: &mut [u8], offset: u64) -> Result<usize> {
+        check_readable(handle)?;
+        let (size, sure) = self.known_size(handle, offset, buf.len());
+        let known = within(size, offset, buf.len());
+        if sure {
+            self.fill(handle, buf, offset).await?;
+            return Ok(buf.len());
+        }
+        // The size is asked for while what is known to be there is read already.
+        let (attr, read) = tokio::join!(self.file_attr(handle), self.fill(handle, &mut buf[..known], offset));
+        let len = within(attr?.size, offset, buf.len());
+        read?;
+        if len > known {
+            self.fill(handle, &mut buf[known..len], offset + known as u64).await?;
+        }
+        Ok(len)
+    }
+
+    /// The size as known, and whether a read of this range can rely on it.
+    fn known_size(&self, handle: &Handle, offset: u64, len: usize) -> (u64, bool) {
+        let (size, fresh) = handle.inode.size(self.shared.config.attr_ttl);
+        (size, fresh && within(size, offset, len) == len)
+    }
+
+    /// Fills `buf` from `offset` on, which lies within the file.
+    async fn fill(&self, handle: &Handle, buf: &mut [u8], offset: u64) -> Result<()> {
+        let mut all = pieces(handle.inode.layout(), offset, buf.len(), self.piece_bytes).peekable();
+        let copied = &self.shared.counters.copied_bytes;
+        let mut put = |piece: Piece, bytes: &[u8]| {
+            NetCounters::add(copied, bytes.len() as u64);
+            let part = &mut buf[piece.range()];
+            part[..bytes.len()].copy_from_slice(bytes);
+            part[bytes.len()..].fill(0); // The chunk ends earlier than the file: a hole.
+        };
+        match (all.next(), all.peek()) {
+            (None, _) => Ok(()),
+            (Some(only), None) => {
+                put(only, &self.read_piece(handle, only).await?);
+                Ok(())
+            }
+            (Some(first), Some(_)) => {
+                let asked = std::iter::once(first).chain(all);
+                let asked = asked.map(async |piece| Ok((piece, self.read_piece(handle, piece).await?)));
+                window::each(asked, WINDOW, |(piece, bytes)| put(piece, &bytes)).await
+            }
+        }
+    }
+
+    /// See [`crate::File::read_bytes_at`].
+    pub async fn read_bytes_at(&self, handle: &Handle, len: usize, offset: u64) -> Result<Bytes> {
+        check_readable(handle)?;
+        let (size, sure) = self.known_size(handle, offset, len);
+        let known = within(size, offset, len);
+        if sure {
+            return self.gather(handle, len, offset).await;
+        }
+        let (attr, head) = tokio::join!(self.file_attr(handle), self.gather(handle, known, offset));
+        let len = within(attr?.size, offset, len);
+        let mut head = head?;
+        if len <= known {
+            head.truncate(len);
+            return Ok(head);
+        }
+        if known == 0 {
+            return self.gather(handle, len, offset).await;
+        }
+        let mut whole = BytesMut::zeroed(len);
+        whole[..known].copy_from_slice(&head);
+        self.fill(handle, &mut whole[known..], offset + known as u64).await?;
+        Ok(whole.freeze())
+    }
+
+    /// `len` bytes from `offset` on, which lie within the file: as received, if they are one whole piece.
+    async fn gather(&self, handle: &Handle, len: usize, offset: u64) -> Result<Bytes> {
+        let mut all = pieces(handle.inode.layout(), offset, len, self.piece_bytes);
+        let Some(first) = all.next() else { return Ok(Bytes::new()) };
+        if all.next().is_none() {
+            let bytes = self.read_piece(handle, first).await?;
+            if bytes.len() == len {
+                return Ok(bytes);
+            }
+            let mut whole = BytesMut::zeroed(len);
+            whole[..bytes.len()].copy_from_slice(&bytes);
+            return Ok(whole.freeze());
+        }
+        let mut whole = BytesMut::zeroed(len);
+        self.fill(handle, &mut whole, offset).await?;
+        Ok(whole.freeze())
+    }
+
+    /// The bytes of a piece, fewer than its length if the chunk ends earlier. Damage on the way is read once more.
+    async fn read_piece(&self, handle: &Handle, piece: Piece) -> Result<Bytes> {
+        let ino = handle.ino();
+        let request = ReadChunk { ino, chunk: piece.chunk, offset: piece.offset, len: piece.len };
+        let target = Target::Partition(chunk_partition(ino, piece.chunk));
+        let mut last = ServerId::default();
+        for _ in 0..2 {
+            let patience = Patience::up_to(self.shared.config.timeout);
+            let answer = self.exchange(&handle.who, target, &request, Bytes::new(), patience).await?;
+            if answer.bulk.len() > piece.len as usize {
+                return Err(Error::Protocol {
+                    server: answer.server,
+                    what: "more bytes than asked for".to_owned(),
+                });
+            }
+            if crc(&answer.bulk) == answer.body.crc {
+                return Ok(answer.bulk);
+            }
+            last = answer.server;
+        }
+        let offset = (piece.chunk.0 << handle.inode.layout().chunk_log2) + u64::from(piece.offset);
+        Err(Error::Corrupt { ino, offset, server: last })
+    }
+}
+
+fn check_readable(handle: &Handle) -> Result<()> {
+    if handle.flags.read { Ok(()) } else { Err(Error::NotOpenFor("reading")) }
+}
+
+/// How many of `len` bytes from `offset` lie below `size`.
+fn within(size: u64, offset: u64, len: usize) -> usize {
+    size.saturating_sub(offset).min(len as u64) as usize
+}
+
+fn too_large(e: fs_net::TooLarge) -> Error {
+    Error::status(Status::Invalid, e.to_string())
+}

@@ -1,0 +1,109 @@
+//! Operations on inodes.
+
+use bytes::Bytes;
+use fs_proto::msg::Caller;
+use fs_proto::msg::inode::{
+    Getattr, Getxattr, Listxattr, Readlink, Removexattr, Setattr, Setxattr, Space, Statfs,
+};
+use fs_proto::{Attr, InodeId};
+
+use super::Core;
+use crate::error::Result;
+use crate::router::Target;
+use crate::window;
+
+/// Servers asked at once.
+pub(super) const FAN_OUT: usize = 64;
+
+impl Core {
+    /// See [`crate::Client::getattr`].
+    pub async fn getattr(&self, who: &Caller, ino: InodeId) -> Result<Attr> {
+        let open = self.shared.opens.get(ino);
+        let stamp = open.as_ref().map(|inode| inode.stamp());
+        let mut attr = self.ask(who, Target::home(ino), &Getattr { ino }).await?;
+        if let (Some(inode), Some(stamp)) = (open, stamp) {
+            attr = inode.learn(attr, stamp);
+        }
+        self.note_attr(&mut attr);
+        Ok(attr)
+    }
+
+    /// See [`crate::Client::setattr`].
+    pub async fn setattr(&self, who: &Caller, change: Setattr) -> Result<Attr> {
+        let open = self.shared.opens.get(change.ino);
+        let mut attr = match open {
+            Some(inode) if change.size.is_some() => {
+                // A publishing under way would bring the old size back.
+                let _settling = inode.settling.lock().await;
+                let end = inode.cut();
+                let attr = self.ask(who, Target::home(change.ino), &change).await;
+                match &attr {
+                    Ok(attr) => inode.settled(attr),
+                    Err(_) => inode.uncut(end),
+                }
+                attr?
+            }
+            _ => self.ask(who, Target::home(change.ino), &change).await?,
+        };
+        self.note_attr(&mut attr);
+        Ok(attr)
+    }
+
+    /// See [`crate::Client::readlink`].
+    pub async fn readlink(&self, who: &Caller, ino: InodeId) -> Result<Bytes> {
+        self.ask(who, Target::home(ino), &Readlink { ino }).await
+    }
+
+    /// See [`crate::Client::getxattr`].
+    pub async fn getxattr(&self, who: &Caller, ino: InodeId, name: &[u8]) -> Result<Bytes> {
+        let name = Bytes::copy_from_slice(name);
+        self.ask(who, Target::home(ino), &Getxattr { ino, name }).await
+    }
+
+    /// See [`crate::Client::setxattr`].
+    pub async fn setxattr(
+        &self,
+        who: &Caller,
+        ino: InodeId,
+        name: &[u8],
+        value: &[u8],
+        create: bool,
+        replace: bool,
+    ) -> Result<()> {
+        let (name, value) = (Bytes::copy_from_slice(name), Bytes::copy_from_slice(value));
+        self.shared.cache.drop_attr(ino); // Its change time, and maybe its layout.
+        self.ask(who, Target::home(ino), &Setxattr { ino, name, value, create, replace }).await
+    }
+
+    /// See [`crate::Client::listxattr`].
+    pub async fn listxattr(&self, who: &Caller, ino: InodeId) -> Result<Vec<Bytes>> {
+        self.ask(who, Target::home(ino), &Listxattr { ino }).await
+    }
+
+    /// See [`crate::Client::removexattr`].
+    pub async fn removexattr(&self, who: &Caller, ino: InodeId, name: &[u8]) -> Result<()> {
+        self.shared.cache.drop_attr(ino);
+        let name = Bytes::copy_from_slice(name);
+        self.ask(who, Target::home(ino), &Removexattr { ino, name }).await
+    }
+
+    /// See [`crate::Client::statfs`].
+    pub async fn statfs(&self) -> Result<Space> {
+        if let Some(space) = self.shared.space() {
+            return Ok(space);
+        }
+        let mut sum = Space { total_bytes: 0, free_bytes: 0, inodes: 0 };
+        let view = self.shared.view();
+        let asked = view.stores().iter().map(|&server| async move {
+            self.ask(&self.caller, Target::Server(server), &Statfs { server }).await
+        });
+        window::each(asked, FAN_OUT, |space: Space| {
+            sum.total_bytes += space.total_bytes;
+            sum.free_bytes += space.free_bytes;
+            sum.inodes += space.inodes;
+        })
+        .await?;
+        self.shared.set_space(&sum);
+        Ok(sum)
+    }
+}

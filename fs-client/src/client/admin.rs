@@ -1,0 +1,36 @@
+//! What operators ask. Each question is asked once, with a time limit of its own: a dead server is an answer here.
+
+use fs_proto::ServerId;
+use fs_proto::msg::admin::ShutdownMode;
+use fs_proto::msg::tier::FlushAccount;
+
+use super::Client;
+use crate::error::Result;
+
+impl Client {
+    /// The server's state as JSON.
+    pub fn server_status(&self, server: ServerId) -> Result<String> {
+        self.run(async |core| core.server_status(server).await)
+    }
+
+    /// Whether the server answers, within five seconds.
+    pub fn ping(&self, server: ServerId) -> Result<()> {
+        self.run(async |core| core.ping(server).await)
+    }
+
+    /// Ends a server.
+    pub fn shutdown(&self, server: ServerId, mode: ShutdownMode) -> Result<()> {
+        self.run(async |core| core.shutdown(server, mode).await)
+    }
+
+    /// What is not yet in the shared tier, for every server.
+    pub fn flush_status(&self) -> Result<Vec<(ServerId, Result<FlushAccount>)>> {
+        self.run(async |core| Ok(core.flush_status().await))
+    }
+
+    /// Makes every server flush without the usual delay, with `everything` also files that are open for writing. Publishes
+    /// first what this process wrote.
+    pub fn flush_now(&self, everything: bool) -> Result<()> {
+        self.run(async |core| core.flush_now(everything).await)
+    }
+}

@@ -1,0 +1,129 @@
+//! An open file.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fs_proto::{Attr, InodeId};
+
+use crate::aio::Handle;
+use crate::client::Client;
+use crate::config::OpenFlags;
+use crate::error::Result;
+use crate::lane;
+
+/// An open file. Clones share the opening; the last one that goes closes it.
+///
+/// What `write_at` returned for is seen by every later read, on any node. Sizes and times of the file are published at
+/// [`File::flush`], [`File::sync`] and closing, every few seconds, and when somebody asks for them.
+#[derive(Clone)]
+pub struct File {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    client: Client,
+    /// Taken by closing.
+    handle: Option<Handle>,
+}
+
+impl File {
+    pub(crate) fn new(client: Client, handle: Handle) -> File {
+        File { inner: Arc::new(Inner { client, handle: Some(handle) }) }
+    }
+
+    fn parts(&self) -> (&Client, &Handle) {
+        let handle =
+            self.inner.handle.as_ref().expect("taken only by the last clone's closing, which consumes it");
+        (&self.inner.client, handle)
+    }
+
+    /// Its inode.
+    pub fn ino(&self) -> InodeId {
+        self.parts().1.ino()
+    }
+
+    /// What it was opened for.
+    pub fn flags(&self) -> OpenFlags {
+        self.parts().1.flags()
+    }
+
+    /// Attributes when it was opened here, or as last heard since, what was written here included. No message.
+    pub fn known_attr(&self) -> Attr {
+        self.parts().1.known_attr()
+    }
+
+    /// Attributes as they are now, what was written here included.
+    pub fn attr(&self) -> Result<Attr> {
+        let (client, handle) = self.parts();
+        client.run(async |core| core.file_attr(handle).await)
+    }
+
+    /// Reads at `offset`; answers how many bytes, fewer than asked for only at the end of the file.
+    pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
+        let (client, handle) = self.parts();
+        client.run(async |core| core.read_at(handle, buf, offset).await)
+    }
+
+    /// Reads up to `len` bytes at `offset`, without a copy when they lie in one chunk.
+    pub fn read_bytes_at(&self, len: usize, offset: u64) -> Result<Bytes> {
+        let (client, handle) = self.parts();
+        client.run(async |core| core.read_bytes_at(handle, len, offset).await)
+    }
+
+    /// Writes all of `data` at `offset`. After an error parts of it may have been written.
+    pub fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
+        let (client, handle) = self.parts();
+        client.run(async |core| core.write_at(handle, data, offset).await)
+    }
+
+    /// Writes at the end and answers where that was. Appends of this process do not overlap; those of other processes may
+    /// (there are no locks between clients).
+    pub fn append(&self, data: &[u8]) -> Result<u64> {
+        let (client, handle) = self.parts();
+        client.run(async |core| core.append(handle, data).await)
+    }
+
+    /// Publishes size and time of what was written: what close(2) does for each descriptor.
+    pub fn flush(&self) -> Result<()> {
+        let (client, handle) = self.parts();
+        client.run(async |core| core.flush(handle).await)
+    }
+
+    /// Makes everything written durable, data and attributes, and publishes it.
+    pub fn sync(&self) -> Result<()> {
+        let (client, handle) = self.parts();
+        client.run(async |core| core.sync(handle).await)
+    }
+
+    /// Cuts or extends to `size` bytes.
+    pub fn set_len(&self, size: u64) -> Result<()> {
+        let (client, handle) = self.parts();
+        client.run(async |core| core.set_len(handle, size).await)
+    }
+
+    /// Closes, and says whether what was written is published. With clones left this only drops one.
+    pub fn close(self) -> Result<()> {
+        let Some(mut inner) = Arc::into_inner(self.inner) else { return Ok(()) };
+        match inner.handle.take() {
+            Some(handle) => inner.client.run(async |core| core.close(handle).await),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let Some(handle) = self.handle.take() else { return };
+        let shared = self.client.shared();
+        if !lane::can_block() {
+            // The housekeeper publishes instead.
+            shared.opens.defer_close(handle);
+            shared.wake_housekeeper();
+            return;
+        }
+        let ino = handle.ino();
+        if let Err(e) = self.client.run(async |core| core.close(handle).await) {
+            tracing::error!(?ino, error = %e, "closing a file failed: its size may not be published");
+        }
+    }
+}

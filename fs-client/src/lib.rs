@@ -1,0 +1,57 @@
+//! The client library of Hayate: files, directories and administration of a cluster.
+//!
+//! [`Client`] blocks and may be used from any thread. [`aio::Core`] is the same for programs that run an event loop of
+//! their own; it holds the logic, the blocking side only waits for it.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`config`] | how to reach a cluster, and how a file is opened |
+//! | [`error`] | what can go wrong, as an errno and in words |
+//! | [`client`] | the blocking interface: by inode number, by path, for operators |
+//! | [`file`] | an open file |
+//! | [`aio`] | the asynchronous core: retries, striping, wide directories, path walks |
+//! | `lane` | a thread's event loop and connections |
+//! | `router` | which server a request is sent to |
+//! | `open_table` | what this process has open, and what it wrote but did not publish |
+//! | `cache` | names and attributes remembered for path operations |
+//! | `housekeeper` | the thread that publishes, releases and renews in the background |
+//! | `stripe`, `dir_merge`, `path` | pure parts: ranges to chunks, pages of wide directories, path components |
+//!
+//! # Invariants
+//! - A mutation keeps its (client, sequence) however often it is sent (`tests/fake/retry.rs`).
+//! - What `write_at` returned for lies at the servers; its size is published at flush, sync and close, and meanwhile the
+//!   file's home can ask for it.
+//! - Memory for buffers, caches and open files is bounded by [`ClientConfig::memory_bytes`].
+//!
+//! Deliberately absent: a cache of file data (the kernel has one above a mount, and servers one below), and locks between
+//! clients.
+
+pub mod aio;
+mod backoff;
+mod cache;
+pub mod client;
+pub mod config;
+mod dir_merge;
+pub mod error;
+pub mod file;
+mod housekeeper;
+mod lane;
+mod open_table;
+mod path;
+mod router;
+mod shared;
+mod stripe;
+mod window;
+
+pub use client::{Client, ReadDir};
+pub use config::{ClientConfig, OpenFlags, OpenOptions, Route};
+pub use error::{Error, Result};
+pub use file::File;
+
+pub use fs_net::{ClusterFile, NetCounters};
+pub use fs_proto::msg::Caller;
+pub use fs_proto::msg::admin::ShutdownMode;
+pub use fs_proto::msg::inode::{SetTime, Setattr, Space};
+pub use fs_proto::msg::name::{Create, DirEntry, DirPage};
+pub use fs_proto::msg::tier::FlushAccount;
+pub use fs_proto::{Attr, FileKind, InodeId, Layout, ServerId, Status};

@@ -1,0 +1,574 @@
+//! What this process has open, and what it wrote but did not publish yet.
+//!
+//! An inode is announced to its home when its first handle opens (and when the first writing one does), and given back when the
+//! last one closes: at once with the final publishing if something was written, else later, with others, by the housekeeper.
+//!
+//! # Invariants
+//! - While a giving back is under way nobody opens the inode here: the home never sees the two in the wrong order
+//!   (`opening_waits_for_a_giving_back`).
+//! - An answer that left its server before a local change of size does not overwrite what is known (`late_answers_are_dropped`).
+//! - What was written stays pending until a publishing that included it succeeded (`a_failed_publishing_loses_nothing`).
+//!
+//! Locks: the table's, then an inode's; both for a few loads and stores only. Publishing and cutting an inode exclude each other
+//! by `settling`, which is held across awaits.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fs_proto::msg::Caller;
+use fs_proto::msg::inode::OpenInode as OpenRecord;
+use fs_proto::msg::name::OpenMode;
+use fs_proto::{Attr, InodeId, Layout, ServerId, TimeNs};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::config::OpenFlags;
+use crate::error::{Error, Result};
+
+/// Estimated bytes of an open inode, with its servers to sync.
+const INODE_BYTES: usize = 640;
+
+/// One `Renew` message holds all that is open at a server, so this many must fit into it.
+const INODES_MAX: usize = 256 << 10;
+const _: () = assert!(INODES_MAX * 12 + (64 << 10) < fs_proto::META_MAX as usize);
+
+/// Inodes to give back that are worth a message before their time.
+const BATCH: usize = 64;
+
+/// An opening of a file: what [`super::File`] wraps, for asynchronous use. It must be given to [`crate::aio::Core::close`];
+/// merely dropped, the file stays open until the process ends.
+#[derive(Debug)]
+pub struct Handle {
+    pub(crate) inode: Arc<OpenInode>,
+    /// On whose behalf; without supplementary groups, as nothing is checked by handle.
+    pub(crate) who: Caller,
+    pub(crate) flags: OpenFlags,
+}
+
+impl Handle {
+    pub(crate) fn new(inode: Arc<OpenInode>, who: &Caller, flags: OpenFlags) -> Handle {
+        Handle { inode, who: Caller { uid: who.uid, gid: who.gid, groups: Vec::new() }, flags }
+    }
+
+    /// The inode.
+    pub fn ino(&self) -> InodeId {
+        self.inode.ino
+    }
+
+    /// What it was opened for.
+    pub fn flags(&self) -> OpenFlags {
+        self.flags
+    }
+
+    /// Attributes as last heard, what was written here included.
+    pub fn known_attr(&self) -> Attr {
+        self.inode.state.lock().merged()
+    }
+}
+
+/// An inode that is open here, for all its handles.
+#[derive(Debug)]
+pub(crate) struct OpenInode {
+    pub ino: InodeId,
+    state: Mutex<State>,
+    /// Rung when a giving back has ended.
+    gone: Notify,
+    /// Excludes publishing and cutting from each other.
+    pub settling: tokio::sync::Mutex<()>,
+    /// Excludes appends of this process from each other.
+    pub appending: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug)]
+struct State {
+    readers: u32,
+    writers: u32,
+    announced: Announced,
+    /// The giving back is under way or over.
+    leaving: bool,
+    known: Attr,
+    known_at: Option<Instant>,
+    /// Counts local changes of size.
+    stamp: u64,
+    pending: Pending,
+    /// Servers that hold data which was not synced since.
+    unsynced: BTreeSet<ServerId>,
+    /// `unsynced` is all there is: the file was made or wholly synced here.
+    tracked: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Announced {
+    No,
+    Reading,
+    Writing,
+}
+
+/// What the home does not know yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Pending {
+    /// End of the furthest write, in bytes.
+    pub end: u64,
+    /// Time of the last write.
+    pub mtime: Option<TimeNs>,
+    /// Version of the file that the writes followed, as the home is told with them.
+    pub since: u64,
+    /// When the first of it was written.
+    first: Option<Instant>,
+}
+
+impl Pending {
+    pub fn is_dirty(&self) -> bool {
+        self.mtime.is_some()
+    }
+}
+
+/// What closing a handle calls for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// Others have it open. With `true` something is to be published.
+    Others(bool),
+    /// The last one: publish and give back, then [`OpenTable::gone`].
+    Dirty,
+    /// The last one: the housekeeper gives it back.
+    Clean,
+}
+
+impl State {
+    /// Takes what the home answered. The version counts for later writes only: not for those that it may not know of yet.
+    fn hear(&mut self, attr: &Attr) {
+        self.known = attr.clone();
+        self.known_at = Some(Instant::now());
+        if !self.pending.is_dirty() {
+            self.pending.since = attr.version;
+        }
+    }
+
+    fn merged(&self) -> Attr {
+        let mut attr = self.known.clone();
+        self.merge(&mut attr);
+        attr
+    }
+
+    fn merge(&self, attr: &mut Attr) {
+        attr.size = attr.size.max(self.pending.end);
+        if let Some(mtime) = self.pending.mtime {
+            attr.mtime = attr.mtime.max(mtime);
+            attr.ctime = attr.ctime.max(mtime);
+        }
+    }
+}
+
+fn nothing_known(ino: InodeId) -> Attr {
+    Attr {
+        ino,
+        kind: fs_proto::FileKind::File,
+        mode: 0,
+        uid: 0,
+        gid: 0,
+        nlink: 0,
+        rdev: 0,
+        size: 0,
+        atime: 0,
+        mtime: 0,
+        ctime: 0,
+        btime: 0,
+        layout: Layout::default(),
+        wide: false,
+        version: 0,
+        parent: InodeId::default(),
+    }
+}
+
+impl OpenInode {
+    fn new(ino: InodeId) -> OpenInode {
+        let state = State {
+            readers: 0,
+            writers: 0,
+            announced: Announced::No,
+            leaving: false,
+            known: nothing_known(ino),
+            known_at: None,
+            stamp: 0,
+            pending: Pending::default(),
+            unsynced: BTreeSet::new(),
+            tracked: false,
+        };
+        OpenInode {
+            ino,
+            state: Mutex::new(state),
+            gone: Notify::new(),
+            settling: tokio::sync::Mutex::new(()),
+            appending: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    /// Counts a handle in; answers whether it must be announced. `None`: it is being given back, wait.
+    fn join(&self, writes: bool) -> Option<bool> {
+        let mut state = self.state.lock();
+        if state.leaving {
+            return None;
+        }
+        let first = state.readers + state.writers == 0;
+        *(if writes { &mut state.writers } else { &mut state.readers }) += 1;
+        let wanted = if writes { Announced::Writing } else { Announced::Reading };
+        // A later opening asks for attributes at its first use, as close-to-open wants.
+        state.known_at = None;
+        Some(first || state.announced < wanted)
+    }
+
+    /// The home knows of the opening, and answered `attr`. `fresh`: it was made by it.
+    pub fn announced(&self, writes: bool, attr: &Attr, fresh: bool) {
+        let mut state = self.state.lock();
+        let now = if writes { Announced::Writing } else { Announced::Reading };
+        state.announced = state.announced.max(now);
+        state.hear(attr);
+        state.tracked |= fresh;
+    }
+
+    /// See the module's second invariant: to be taken before a question is sent, and given to [`OpenInode::learn`].
+    pub fn stamp(&self) -> u64 {
+        self.state.lock().stamp
+    }
+
+    /// Takes an answer, unless the size changed here since `stamp`. Answers the attributes with what was written here.
+    pub fn learn(&self, mut attr: Attr, stamp: u64) -> Attr {
+        let mut state = self.state.lock();
+        if state.stamp == stamp {
+            state.hear(&attr);
+        }
+        state.merge(&mut attr);
+        attr
+    }
+
+    pub fn layout(&self) -> Layout {
+        self.state.lock().known.layout
+    }
+
+    /// The size as known here, and whether that is younger than `ttl`.
+    pub fn size(&self, ttl: Duration) -> (u64, bool) {
+        let state = self.state.lock();
+        let fresh = state.known_at.is_some_and(|at| at.elapsed() < ttl);
+        (state.known.size.max(state.pending.end), fresh)
+    }
+
+    /// Data up to `end` lies at `server` now.
+    pub fn wrote(&self, end: u64, server: ServerId, now: TimeNs) {
+        let mut state = self.state.lock();
+        state.pending.end = state.pending.end.max(end);
+        state.pending.mtime = Some(now);
+        state.pending.first.get_or_insert_with(Instant::now);
+        state.unsynced.insert(server);
+    }
+
+    /// What is to be published now.
+    pub fn pending(&self) -> Pending {
+        self.state.lock().pending
+    }
+
+    /// `what` was published, and the home answered `attr`.
+    pub fn published(&self, what: &Pending, attr: &Attr) {
+        let mut state = self.state.lock();
+        state.stamp += 1;
+        state.hear(attr);
+        state.pending.since = attr.version; // Whatever is left was written under the home's eyes.
+        if state.pending.end == what.end {
+            state.pending.end = 0;
+        }
+        if state.pending.mtime == what.mtime {
+            state.pending.mtime = None;
+            state.pending.first = None;
+        }
+    }
+
+    /// The size is about to be set: what was written before does not count for it. Give the answer to [`OpenInode::uncut`] if
+    /// it fails.
+    pub fn cut(&self) -> u64 {
+        let mut state = self.state.lock();
+        state.stamp += 1;
+        std::mem::take(&mut state.pending.end)
+    }
+
+    pub fn uncut(&self, end: u64) {
+        let mut state = self.state.lock();
+        state.pending.end = state.pending.end.max(end);
+    }
+
+    /// The size was set, and the home answered `attr`.
+    pub fn settled(&self, attr: &Attr) {
+        let mut state = self.state.lock();
+        state.stamp += 1;
+        state.hear(attr);
+        state.pending.since = attr.version; // What was written before the own cut does not count any more.
+    }
+
+    /// Takes the servers to sync; `None` if only the file's size tells.
+    pub fn take_unsynced(&self) -> Option<BTreeSet<ServerId>> {
+        let mut state = self.state.lock();
+        let servers = std::mem::take(&mut state.unsynced);
+        state.tracked.then_some(servers)
+    }
+
+    /// `servers` could not be synced.
+    pub fn still_unsynced(&self, servers: impl IntoIterator<Item = ServerId>) {
+        let mut state = self.state.lock();
+        state.unsynced.extend(servers);
+    }
+
+    pub fn synced_wholly(&self) {
+        self.state.lock().tracked = true;
+    }
+
+    /// Counts a handle out.
+    fn leave(&self, writes: bool) -> Left {
+        let mut state = self.state.lock();
+        *(if writes { &mut state.writers } else { &mut state.readers }) -= 1;
+        let dirty = state.pending.is_dirty();
+        if state.readers + state.writers > 0 {
+            return Left::Others(writes && dirty);
+        }
+        if dirty {
+            state.leaving = true;
+            return Left::Dirty;
+        }
+        Left::Clean
+    }
+
+    /// Whether something written before `age` ago is not published.
+    fn is_overdue(&self, age: Duration) -> bool {
+        self.state.lock().pending.first.is_some_and(|first| first.elapsed() >= age)
+    }
+
+    fn record(&self, via: Option<ServerId>) -> Option<OpenRecord> {
+        let state = self.state.lock();
+        let mode = match state.announced {
+            _ if state.leaving => return None,
+            Announced::No => return None,
+            Announced::Writing if state.writers > 0 => OpenMode::Write { via },
+            Announced::Writing | Announced::Reading => OpenMode::Read {},
+        };
+        Some(OpenRecord { ino: self.ino, mode })
+    }
+}
+
+/// A handle counted in.
+pub(crate) struct Joined {
+    pub inode: Arc<OpenInode>,
+    /// The home must be told.
+    pub announce: bool,
+    /// Nothing was open before: the housekeeper may be asleep. (Told by the insertion itself, as a look before or after it could
+    /// miss the housekeeper's falling asleep.)
+    pub first: bool,
+}
+
+/// All inodes that are open here.
+pub(crate) struct OpenTable {
+    limit: usize,
+    inodes: Mutex<HashMap<InodeId, Arc<OpenInode>>>,
+    /// Closed, to be given back.
+    idle: Mutex<Vec<Arc<OpenInode>>>,
+    /// Dropped where nobody could wait for the closing.
+    deferred: Mutex<Vec<Handle>>,
+}
+
+impl OpenTable {
+    /// A table within about `bytes`.
+    pub fn new(bytes: usize) -> OpenTable {
+        OpenTable {
+            limit: (bytes / INODE_BYTES).clamp(64, INODES_MAX),
+            inodes: Mutex::default(),
+            idle: Mutex::default(),
+            deferred: Mutex::default(),
+        }
+    }
+
+    /// Counts a handle in, waiting for a giving back to end.
+    pub async fn join(&self, ino: InodeId, writes: bool) -> Result<Joined> {
+        loop {
+            let (inode, first) = self.get_or_add(ino)?;
+            let mut gone = std::pin::pin!(inode.gone.notified());
+            gone.as_mut().enable(); // Before the look: what rings after it is not missed.
+            if let Some(announce) = inode.join(writes) {
+                return Ok(Joined { inode: inode.clone(), announce, first });
+            }
+            gone.await;
+        }
+    }
+
+    /// Also whether the table was empty before.
+    fn get_or_add(&self, ino: InodeId) -> Result<(Arc<OpenInode>, bool)> {
+        let mut inodes = self.inodes.lock();
+        if let Some(inode) = inodes.get(&ino) {
+            return Ok((inode.clone(), false));
+        }
+        if inodes.len() >= self.limit {
+            return Err(Error::Limit { what: "too many files open", limit: self.limit });
+        }
+        let (inode, first) = (Arc::new(OpenInode::new(ino)), inodes.is_empty());
+        inodes.insert(ino, inode.clone());
+        Ok((inode, first))
+    }
+
+    pub fn get(&self, ino: InodeId) -> Option<Arc<OpenInode>> {
+        self.inodes.lock().get(&ino).cloned()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.inodes.lock().is_empty() && self.deferred.lock().is_empty()
+    }
+
+    /// Adds what was written here to attributes from elsewhere.
+    pub fn merge(&self, attr: &mut Attr) {
+        if let Some(inode) = self.get(attr.ino) {
+            inode.state.lock().merge(attr);
+        }
+    }
+
+    /// Counts a handle out. See [`Left`] for what is to follow.
+    pub fn leave(&self, inode: &Arc<OpenInode>, writes: bool) -> Left {
+        let left = inode.leave(writes);
+        if left == Left::Clean {
+            self.idle.lock().push(inode.clone());
+        }
+        left
+    }
+
+    /// Whether a batch is worth sending before its time.
+    pub fn has_batch(&self) -> bool {
+        self.idle.lock().len() >= BATCH
+    }
+
+    /// Closed inodes that nobody opened again: nobody can, until they are [`OpenTable::gone`]. Those that no home knows of go
+    /// at once.
+    pub fn take_idle(&self) -> Vec<Arc<OpenInode>> {
+        let idle = std::mem::take(&mut *self.idle.lock());
+        let (known, unknown): (Vec<_>, Vec<_>) = idle
+            .into_iter()
+            .filter(|inode| {
+                let mut state = inode.state.lock();
+                let taken = state.readers + state.writers == 0 && !state.leaving;
+                state.leaving |= taken;
+                taken
+            })
+            .partition(|inode| inode.state.lock().announced > Announced::No);
+        for inode in unknown {
+            self.gone(&inode);
+        }
+        known
+    }
+
+    /// The giving back has ended.
+    pub fn gone(&self, inode: &Arc<OpenInode>) {
+        self.inodes.lock().remove(&inode.ino);
+        inode.gone.notify_waiters();
+    }
+
+    /// Leaves a closing to the housekeeper.
+    pub fn defer_close(&self, handle: Handle) {
+        self.deferred.lock().push(handle);
+    }
+
+    pub fn take_deferred(&self) -> Vec<Handle> {
+        std::mem::take(&mut *self.deferred.lock())
+    }
+
+    /// Inodes with something written that is older than `age` and not published.
+    pub fn overdue(&self, age: Duration) -> Vec<Arc<OpenInode>> {
+        self.inodes.lock().values().filter(|inode| inode.is_overdue(age)).cloned().collect()
+    }
+
+    /// All that is open, as the homes are told.
+    pub fn records(&self, via: Option<ServerId>) -> Vec<OpenRecord> {
+        self.inodes.lock().values().filter_map(|inode| inode.record(via)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attr(size: u64) -> Attr {
+        Attr { size, ..nothing_known(InodeId(7)) }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn only_the_first_opening_and_the_first_for_writing_are_announced() {
+        let table = OpenTable::new(1 << 20);
+        let Joined { inode, announce: first, .. } = table.join(InodeId(7), false).await.unwrap();
+        inode.announced(false, &attr(1), false);
+        let again = table.join(InodeId(7), false).await.unwrap().announce;
+        let writing = table.join(InodeId(7), true).await.unwrap().announce;
+        inode.announced(true, &attr(1), false);
+        let writing_again = table.join(InodeId(7), true).await.unwrap().announce;
+        assert_eq!((first, again, writing, writing_again), (true, false, true, false));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn opening_waits_for_a_giving_back() {
+        let table = OpenTable::new(1 << 20);
+        let inode = table.join(InodeId(7), false).await.unwrap().inode;
+        inode.announced(false, &attr(1), false);
+        assert_eq!(table.leave(&inode, false), Left::Clean);
+        assert_eq!(table.take_idle().len(), 1);
+        let opening = table.join(InodeId(7), false);
+        let mut opening = std::pin::pin!(opening);
+        tokio::select! {
+            biased;
+            _ = &mut opening => panic!("opened while being given back"),
+            () = tokio::task::yield_now() => {}
+        }
+        table.gone(&inode);
+        let Joined { inode: again, announce, .. } = opening.await.unwrap();
+        assert!(announce && !Arc::ptr_eq(&again, &inode));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn an_inode_opened_again_in_time_is_not_given_back() {
+        let table = OpenTable::new(1 << 20);
+        let inode = table.join(InodeId(7), false).await.unwrap().inode;
+        inode.announced(false, &attr(1), false);
+        table.leave(&inode, false);
+        let Joined { inode: again, announce, .. } = table.join(InodeId(7), false).await.unwrap();
+        assert!(announce, "its attributes must be fresh");
+        assert!(Arc::ptr_eq(&again, &inode) && table.take_idle().is_empty());
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn late_answers_are_dropped() {
+        let table = OpenTable::new(1 << 20);
+        let inode = table.join(InodeId(7), true).await.unwrap().inode;
+        inode.announced(true, &attr(100), false);
+        let stamp = inode.stamp();
+        inode.cut();
+        inode.settled(&attr(10));
+        inode.learn(attr(100), stamp);
+        assert_eq!(inode.size(Duration::from_secs(9)).0, 10);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_failed_publishing_loses_nothing() {
+        let table = OpenTable::new(1 << 20);
+        let inode = table.join(InodeId(7), true).await.unwrap().inode;
+        inode.announced(true, &attr(0), true);
+        inode.wrote(50, ServerId(1), 5);
+        let first = inode.pending();
+        assert_eq!(inode.pending(), first, "taking it to publish does not clear it");
+        inode.wrote(80, ServerId(2), 6);
+        inode.published(&first, &attr(50));
+        assert_eq!((inode.pending().end, inode.pending().mtime), (80, Some(6)));
+        inode.published(&inode.pending(), &attr(80));
+        assert!(!inode.pending().is_dirty());
+        assert_eq!(inode.take_unsynced(), Some([ServerId(1), ServerId(2)].into()));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn the_table_is_bounded() {
+        let table = OpenTable::new(0);
+        for i in 0..64 {
+            table.join(InodeId(i + 1), false).await.unwrap();
+        }
+        let error = table.join(InodeId(1000), false).await.err().unwrap();
+        assert_eq!(error.errno(), libc::ENFILE);
+    }
+}

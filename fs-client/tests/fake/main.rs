@@ -1,0 +1,10 @@
+//! The client against fake servers (see `support`): what it sends, how often, where to, and what it makes of faults.
+
+mod data;
+mod names;
+mod paths;
+mod retry;
+mod routing;
+mod support;
+mod threads;
+mod world;

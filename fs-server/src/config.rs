@@ -1,0 +1,93 @@
+//! What a server is started with.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use fs_net::Secret;
+use fs_proto::ServerId;
+
+pub use crate::kv::KvKind;
+
+/// What survives when an fsync'd or closed file was promised to be safe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// Every process may be killed: bytes are with the operating system when a write is answered.
+    Process,
+    /// Power may fail: fsync waits for the device.
+    Device,
+}
+
+impl FromStr for Durability {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "process" => Ok(Durability::Process),
+            "device" => Ok(Durability::Device),
+            other => Err(format!("durability is `process` or `device`, not `{other}`")),
+        }
+    }
+}
+
+/// Everything that a server needs before it knows its peers.
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    /// Number within the cluster.
+    pub id: ServerId,
+    /// Job (cluster) id: a store belongs to one.
+    pub job: String,
+    /// The job's secret.
+    pub secret: Secret,
+    /// Directories for metadata (the first) and chunks.
+    pub stores: Vec<PathBuf>,
+    /// `host:port` to listen on; port 0 takes a free one.
+    pub listen_tcp: String,
+    /// Unix socket to listen on.
+    pub listen_unix: PathBuf,
+    /// `host:port` of the metrics page, if wanted.
+    pub listen_metrics: Option<String>,
+    /// Memory budget in bytes.
+    pub memory_bytes: u64,
+    /// Engine of the namespace.
+    pub kv: KvKind,
+    /// What fsync promises.
+    pub durability: Durability,
+    /// Threads that serve connections; 0 takes one per CPU, at most 8.
+    pub workers: usize,
+    /// Directory of the shared tier.
+    pub tier: Option<PathBuf>,
+    /// How long a closed file rests before it is flushed, so that write-then-rename flushes once.
+    pub flush_delay_ms: u64,
+    /// Entries above which a directory becomes wide.
+    pub wide_threshold: u64,
+}
+
+impl ServerConfig {
+    /// A server with defaults for everything but its identity and place.
+    pub fn new(id: ServerId, job: String, secret: Secret, store: PathBuf) -> Self {
+        let listen_unix = store.join("server.sock");
+        ServerConfig {
+            id,
+            job,
+            secret,
+            stores: vec![store],
+            listen_tcp: "127.0.0.1:0".to_owned(),
+            listen_unix,
+            listen_metrics: None,
+            memory_bytes: 512 << 20,
+            kv: KvKind::Fjall,
+            durability: Durability::Process,
+            workers: 0,
+            tier: None,
+            flush_delay_ms: 200,
+            wide_threshold: 10_000,
+        }
+    }
+
+    /// Threads to serve with.
+    pub fn worker_count(&self) -> usize {
+        match self.workers {
+            0 => std::thread::available_parallelism().map_or(1, usize::from).min(8),
+            n => n,
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! From a frame to an operation and back: decoding, retries, encoding. One line per operation.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use fs_net::Frame;
+use fs_proto::msg::chunk::WriteChunk;
+use fs_proto::msg::name::Created;
+use fs_proto::msg::Caller;
+use fs_proto::record::RequestResult;
+use fs_proto::wire::Reader;
+use fs_proto::{Flags, Op, Status, Wire};
+
+use crate::error::{OpError, OpResult};
+use crate::ops;
+use crate::transaction::participant;
+use crate::worker::{Context, Worker};
+
+/// Body and bulk part of a reply.
+pub type Answer = (Bytes, Bytes);
+
+fn decode<T: Wire>(mut body: Reader) -> OpResult<T> {
+    let request = T::get(&mut body)?;
+    body.finish()?;
+    Ok(request)
+}
+
+/// Carries out the request in `frame`.
+pub async fn run(worker: &Rc<Worker>, frame: Frame) -> OpResult<Answer> {
+    let mut body = Reader::new(frame.meta);
+    let caller = Caller::get(&mut body)?;
+    let context = Context { caller, header: frame.header };
+    let header = &context.header;
+    let _execution = if header.op.is_mutation() && header.client.0 != 0 {
+        let execution = worker.node.begin_execution(header.client, header.sequence)?;
+        if header.flags.has(Flags::RETRY) {
+            if let Some(answer) = answer_again(worker, &context).await? {
+                return Ok(answer);
+            }
+        }
+        Some(execution)
+    } else {
+        None
+    };
+    match header.op {
+        Op::WriteChunk => ops::chunk::write(worker, &context, decode(body)?, &frame.bulk).map(|()| empty()),
+        Op::ReadChunk => ops::chunk::read(worker, decode(body)?).await,
+        _ => run_plain(worker, &context, body).await.map(|meta| (meta, Bytes::new())),
+    }
+}
+
+fn empty() -> Answer {
+    (Bytes::new(), Bytes::new())
+}
+
+macro_rules! table {
+    ($worker:ident, $context:ident, $body:ident; $($op:ident => $function:path),* $(,)?) => {
+        match $context.header.op {
+            $(Op::$op => $function($worker, $context, decode($body)?).await.map(|reply| reply.to_bytes()),)*
+            other => Err(OpError::because(Status::NotSupported, format!("operation {} is not for servers", other.name()))),
+        }
+    };
+}
+
+async fn run_plain(worker: &Rc<Worker>, context: &Context, body: Reader) -> OpResult<Bytes> {
+    table! { worker, context, body;
+        Lookup => ops::lookup::lookup,
+        Create => ops::create::create,
+        Mkdir => ops::mkdir::mkdir,
+        Unlink => ops::unlink::unlink,
+        Rmdir => ops::rmdir::rmdir,
+        Rename => ops::rename::rename,
+        Link => ops::link::link,
+        Readdir => ops::readdir::readdir,
+        Getattr => ops::getattr::getattr,
+        GetattrMany => ops::getattr::getattr_many,
+        Setattr => ops::setattr::setattr,
+        Readlink => ops::getattr::readlink,
+        Getxattr => ops::xattr::get,
+        Setxattr => ops::xattr::set,
+        Listxattr => ops::xattr::list,
+        Removexattr => ops::xattr::remove,
+        Open => ops::open::open,
+        Release => ops::open::release,
+        Renew => ops::open::renew,
+        Publish => ops::publish::publish,
+        PollSize => ops::publish::poll_size,
+        TruncateChunks => ops::chunk::truncate,
+        DropChunks => ops::chunk::remove,
+        SyncChunks => ops::chunk::sync,
+        Prepare => participant::prepare,
+        Decide => participant::decide,
+        Outcome => participant::outcome,
+        TreeLock => participant::tree_lock,
+        GetShard => ops::getattr::get_shard,
+        FlushChunks => crate::flush::ops::flush_chunks,
+        TierPath => crate::flush::ops::tier_path,
+        TierState => crate::flush::ops::tier_state,
+        TierPause => crate::flush::ops::tier_pause,
+        FlushStatus => crate::flush::ops::flush_status,
+        FlushNow => crate::flush::ops::flush_now,
+        FlushNote => crate::flush::ops::flush_note,
+        TierPlace => crate::flush::ops::tier_place,
+        TierForget => crate::flush::ops::tier_forget,
+        ServerStatus => ops::admin::server_status,
+        Statfs => ops::admin::statfs,
+        Shutdown => ops::admin::shutdown,
+        Ping => ops::admin::ping,
+    }
+}
+
+/// The answer to a mutation that was executed before and whose reply was lost, or None if it was not.
+async fn answer_again(worker: &Rc<Worker>, context: &Context) -> OpResult<Option<Answer>> {
+    let header = &context.header;
+    let (lane, count) = ((header.sequence >> 48) as u16, header.sequence & ((1 << 48) - 1));
+    let Some(done) = worker.node.namespace.remembered(header.client, lane)? else { return Ok(None) };
+    if done.count != count || done.op != header.op {
+        return Ok(None);
+    }
+    let meta = remembered_reply(worker, &done).await?;
+    Ok(Some((meta, Bytes::new())))
+}
+
+async fn remembered_reply(worker: &Rc<Worker>, done: &RequestResult) -> OpResult<Bytes> {
+    Ok(match done.op {
+        Op::Create => {
+            let attr = ops::getattr::attributes(worker, done.ino).await?;
+            Created { ino: done.ino, kind: attr.kind, attr: Some(attr), fresh: true }.to_bytes()
+        }
+        Op::Mkdir | Op::Link => ops::getattr::attributes(worker, done.ino).await?.to_bytes(),
+        _ => Bytes::new(),
+    })
+}
+
+/// Notes how far a client's write reaches when it enters the cluster here, wherever its chunk lives.
+pub fn note_write(worker: &Rc<Worker>, frame: &Frame) {
+    if frame.header.op != Op::WriteChunk {
+        return;
+    }
+    let mut body = Reader::new(frame.meta.clone());
+    let write = Caller::get(&mut body).and_then(|_| WriteChunk::get(&mut body));
+    if let Ok(write) = write {
+        worker.node.sizes.note(write.ino, frame.header.client, write.since, write.file_end);
+    }
+}

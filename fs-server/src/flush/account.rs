@@ -1,0 +1,107 @@
+//! The account of flushing: what was done, and what is not safe and why.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::queue::FlushItem;
+
+/// Names that an account lists.
+const SHOWN: usize = 100;
+/// How long something handed to another server counts as pending here: until that server's own account has it for certain.
+const HANDED: Duration = Duration::from_millis(500);
+
+/// Counters since the start, and what failed last.
+#[derive(Default)]
+pub struct Account {
+    files: AtomicU64,
+    bytes: AtomicU64,
+    failures: AtomicU64,
+    /// Estimate of the bytes that pending names stand for.
+    pub pending_bytes: AtomicU64,
+    failed: Mutex<HashMap<FlushItem, (Bytes, String)>>,
+    handed: Mutex<Option<Instant>>,
+}
+
+impl Account {
+    /// A file was published.
+    pub fn note_file(&self) {
+        self.files.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Bytes were written to the tier.
+    pub fn note_bytes(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Files, bytes and failed attempts since the start.
+    pub fn counts(&self) -> (u64, u64, u64) {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        (load(&self.files), load(&self.bytes), load(&self.failures))
+    }
+
+    /// An attempt failed; true if the reason is new, and so is worth a log line.
+    pub fn note_failure(&self, item: &FlushItem, path: impl FnOnce() -> Bytes, reason: &str) -> bool {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        let mut failed = self.failed.lock();
+        match failed.get_mut(item) {
+            Some((_, known)) if known == reason => false,
+            Some((_, known)) => {
+                reason.clone_into(known);
+                true
+            }
+            None => {
+                failed.insert(item.clone(), (path(), reason.to_owned()));
+                true
+            }
+        }
+    }
+
+    /// Whether the last attempt at the item failed.
+    pub fn has_failed(&self, item: &FlushItem) -> bool {
+        self.failed.lock().contains_key(item)
+    }
+
+    /// The item is safe.
+    pub fn note_success(&self, item: &FlushItem) {
+        self.failed.lock().remove(item);
+    }
+
+    /// Names that are not safe, and why: some of them.
+    pub fn unsafe_names(&self) -> Vec<(Bytes, String)> {
+        self.failed.lock().values().take(SHOWN).cloned().collect()
+    }
+
+    /// Work was handed to another server.
+    pub fn note_handed(&self) {
+        *self.handed.lock() = Some(Instant::now());
+    }
+
+    /// 1 while work may be on its way to another server's account, so that a sum over servers asked one after the other is never
+    /// zero too early.
+    pub fn on_the_way(&self) -> u64 {
+        u64::from(self.handed.lock().is_some_and(|when| when.elapsed() < HANDED))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fs_proto::InodeId;
+
+    #[test]
+    fn a_reason_is_news_once() {
+        let account = Account::default();
+        let item = FlushItem::Inode(InodeId(4));
+        let path = || Bytes::from_static(b"/a");
+        assert!(account.note_failure(&item, path, "full"));
+        assert!(!account.note_failure(&item, path, "full"));
+        assert!(account.note_failure(&item, path, "gone"));
+        assert_eq!(account.unsafe_names(), [(path(), "gone".to_owned())]);
+        account.note_success(&item);
+        assert_eq!((account.unsafe_names().len(), account.counts()), (0, (0, 0, 3)));
+    }
+}

@@ -1,0 +1,310 @@
+//! Making the copy of something in staging: files from the servers that hold their chunks, all at once; other things here.
+//!
+//! # Invariants
+//! - A staged file belongs to one attempt of one server: its name is never used again.
+//! - A request to write a share is answered only when its file is closed: what is published is complete
+//!   (`tests/flush`, `files_are_copied_by_all_servers_that_hold_chunks`).
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use fs_proto::msg::tier::{FlushChunks, TierView};
+use fs_proto::record::InodeRecord;
+use fs_proto::{Attr, ChunkIndex, FileKind, InodeId, Layout, Status};
+use futures_util::future::{join_all, try_join_all};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::outcome::{FlushResult, Stop};
+use super::tier::{Attributes, Base, Make, Place, Tier, TierError, TierFile, TierResult};
+use crate::error::{OpError, OpResult};
+use crate::node::Node;
+use crate::ops::setattr::holders;
+use crate::store::ChunkKey;
+use crate::worker::Worker;
+
+/// Most bytes of one write to the tier.
+const PIECE: usize = 4 << 20;
+/// Bytes of a share per thread that writes it.
+const PART: u64 = 16 << 20;
+/// Most threads that write one share.
+const PARTS_MAX: u64 = 4;
+/// How long a request to write a share waits before it is told to ask again: less than requests live.
+const SHARE_WAIT: Duration = Duration::from_secs(8);
+/// How long the outcome of a share is kept for an asker that does not come.
+const SHARE_KEPT: Duration = Duration::from_secs(120);
+
+/// The attributes that the copy of an inode gets.
+pub fn attributes(attr: &Attr, xattrs: &[(Bytes, Bytes)]) -> Attributes {
+    Attributes {
+        mode: Some(attr.mode),
+        owner: Some((attr.uid, attr.gid)),
+        xattrs: Some(xattrs.to_vec()),
+        atime: attr.atime,
+        mtime: attr.mtime,
+    }
+}
+
+/// Makes the copy of what `view` shows at a fresh place in staging; returns the place and the copy's number.
+pub async fn stage(worker: &Rc<Worker>, view: &TierView, inode: &InodeRecord) -> FlushResult<(Place, u64)> {
+    let flusher = &worker.node.flusher;
+    let name = flusher.new_staging_name(worker.node.id());
+    let place = flusher.on_tier(move |tier| Ok(Place { dir: tier.base(Base::Staging)?, name })).await?;
+    let made = match inode.attr.kind {
+        FileKind::File => file(worker, view, &inode.attr, &place).await,
+        _ => other(worker, view, inode, &place).await,
+    };
+    match made {
+        Ok(id) => Ok((place, id)),
+        Err(error) => {
+            discard(worker, &place).await;
+            Err(error)
+        }
+    }
+}
+
+/// Removes what was staged in vain. If that fails, it is done when nothing else is to do.
+pub async fn discard(worker: &Rc<Worker>, place: &Place) {
+    let doomed = place.clone();
+    match worker.node.flusher.on_tier(move |tier| tier.remove(&doomed, false)).await {
+        Ok(()) | Err(TierError::Missing(_)) => {}
+        Err(error) => {
+            tracing::debug!(%error, "a staged copy that is not needed stays for now");
+            worker.node.flusher.note_doomed(place.name.clone());
+        }
+    }
+}
+
+async fn other(worker: &Rc<Worker>, view: &TierView, inode: &InodeRecord, place: &Place) -> FlushResult<u64> {
+    let what = match inode.attr.kind {
+        FileKind::Symlink => Make::Symlink { target: inode.target.clone() },
+        kind => Make::Special { kind, rdev: inode.attr.rdev },
+    };
+    let (place, attributes) = (place.clone(), attributes(&inode.attr, &view.xattrs));
+    let make = move |tier: &dyn Tier| {
+        let id = tier.make(&place, &what)?;
+        tier.set(&place, id, &attributes)?;
+        Ok(id)
+    };
+    Ok(worker.node.flusher.on_tier(make).await?)
+}
+
+async fn file(worker: &Rc<Worker>, view: &TierView, attr: &Attr, place: &Place) -> FlushResult<u64> {
+    let node = &worker.node;
+    let chunks = attr.size.div_ceil(attr.layout.chunk_bytes());
+    let servers =
+        if chunks == 0 { Vec::new() } else { holders(node, attr, ChunkIndex(0), ChunkIndex(chunks)) };
+    let attributes = attributes(attr, &view.xattrs);
+    if servers.iter().all(|server| *server == node.id()) && attr.size <= PIECE as u64 {
+        return small_file(worker, attr, place, attributes).await;
+    }
+    let (size, target) = (attr.size, place.clone());
+    let id = node.flusher.on_tier(move |tier| tier.make(&target, &Make::File { size })).await?;
+    let request = FlushChunks { ino: attr.ino, staging: place.name.clone(), layout: attr.layout, size };
+    let shares = servers.iter().map(|server| async {
+        loop {
+            match worker.ask(*server, &request).await {
+                Err(error) if error.status == Status::Retry => {}
+                outcome => return outcome,
+            }
+        }
+    });
+    // All of them, also after a failure: nobody looks for what was discarded.
+    for outcome in join_all(shares).await {
+        outcome?;
+    }
+    let (place, syncs) = (place.clone(), node.syncs_device());
+    node.flusher.on_tier(move |tier| finish(tier, &place, id, size, &attributes, syncs)).await?;
+    Ok(id)
+}
+
+/// Checks the size of a filled file and gives it its attributes.
+fn finish(
+    tier: &dyn Tier,
+    place: &Place,
+    id: u64,
+    size: u64,
+    attributes: &Attributes,
+    syncs: bool,
+) -> TierResult<()> {
+    let found = tier.look(place)?.filter(|found| found.id == id);
+    if found.is_none_or(|found| found.size != size) {
+        return Err(TierError::Failed(format!(
+            "the staged copy has not {size} bytes: the shared tier lost or changed it"
+        )));
+    }
+    if syncs {
+        tier.open_file(place)?.sync()?;
+    }
+    tier.set(place, id, attributes)
+}
+
+/// A file whose chunks are all here, in one job: no message, one buffer.
+async fn small_file(
+    worker: &Rc<Worker>,
+    attr: &Attr,
+    place: &Place,
+    attributes: Attributes,
+) -> FlushResult<u64> {
+    let node = &worker.node;
+    let mut buffer = buffer(node, attr.size.max(1)).await?;
+    let (own, place, attr) = (Arc::clone(node), place.clone(), attr.clone());
+    let fill = move |tier: &dyn Tier| {
+        let id = tier.make(&place, &Make::File { size: attr.size })?;
+        if attr.size > 0 {
+            let chunks = chunks_here(&own, attr.ino, attr.size, attr.layout)?;
+            let file = tier.open_file(&place)?;
+            write_chunks(&own, file.as_ref(), attr.ino, attr.layout, attr.size, &chunks, &mut buffer)?;
+            if own.syncs_device() {
+                file.sync()?;
+            }
+        }
+        tier.set(&place, id, &attributes)?;
+        Ok(id)
+    };
+    Ok(node.flusher.on_tier(fill).await?)
+}
+
+async fn buffer(node: &Node, bytes: u64) -> FlushResult<fs_net::PoolBuffer> {
+    let bytes = bytes.min(PIECE as u64) as usize;
+    node.pool.get(bytes).await.map_err(|error| Stop::Failed(error.to_string()))
+}
+
+type Chunks = Vec<(ChunkIndex, u32)>;
+
+fn chunks_here(node: &Node, ino: InodeId, size: u64, layout: Layout) -> TierResult<Chunks> {
+    let mut chunks = node.store.chunks(ino).map_err(unreadable)?;
+    chunks.retain(|(chunk, _)| chunk.0 < size.div_ceil(layout.chunk_bytes()));
+    Ok(chunks)
+}
+
+fn unreadable(error: crate::store::StoreError) -> TierError {
+    TierError::Failed(format!("the data cannot be read from the server's store: {error}"))
+}
+
+fn write_chunks(
+    node: &Node,
+    file: &dyn TierFile,
+    ino: InodeId,
+    layout: Layout,
+    size: u64,
+    chunks: &[(ChunkIndex, u32)],
+    buffer: &mut [u8],
+) -> TierResult<u64> {
+    let mut written = 0;
+    for (chunk, end) in chunks {
+        let key = ChunkKey { ino, chunk: *chunk };
+        let start = chunk.0 * layout.chunk_bytes();
+        let end = u64::from(*end).min(size - start);
+        let mut offset = 0;
+        while offset < end {
+            let want = (end - offset).min(buffer.len() as u64) as usize;
+            let got = node.store.read(key, offset as u32, &mut buffer[..want]).map_err(unreadable)?;
+            if got == 0 {
+                break;
+            }
+            file.write_at(start + offset, &buffer[..got])?;
+            node.flusher.account().note_bytes(got as u64);
+            offset += got as u64;
+        }
+        written += offset;
+    }
+    Ok(written)
+}
+
+type ShareOutcome = Option<OpResult<u64>>;
+
+struct Share {
+    outcome: watch::Receiver<ShareOutcome>,
+    began: Instant,
+}
+
+/// Shares of files that this server writes, by the name of the staged file: whoever asks again joins.
+#[derive(Default)]
+pub struct Shares {
+    running: Mutex<HashMap<Bytes, Share>>,
+}
+
+impl Shares {
+    fn join(&self, staging: &Bytes) -> Result<watch::Receiver<ShareOutcome>, watch::Sender<ShareOutcome>> {
+        let mut running = self.running.lock();
+        if let Some(share) = running.get(staging) {
+            return Ok(share.outcome.clone());
+        }
+        running.retain(|_, share| share.outcome.borrow().is_none() || share.began.elapsed() < SHARE_KEPT);
+        let (sender, outcome) = watch::channel(None);
+        running.insert(staging.clone(), Share { outcome, began: Instant::now() });
+        Err(sender)
+    }
+}
+
+/// Writes this server's chunks of a file into its staged copy; a long one answers `Retry` meanwhile.
+pub async fn share(worker: &Rc<Worker>, request: FlushChunks) -> OpResult<u64> {
+    let node = &worker.node;
+    let shares = node.flusher.shares();
+    let staging = request.staging.clone();
+    let mut outcome = match shares.join(&staging) {
+        Ok(outcome) => outcome,
+        Err(sender) => {
+            let (outcome, own) = (sender.subscribe(), Rc::clone(worker));
+            tokio::task::spawn_local(async move {
+                let written = write_share(&own, request).await.map_err(|stop| match stop {
+                    Stop::Failed(reason) => OpError::because(Status::TierFailed, reason),
+                    Stop::Wait(reason) => OpError::new(Status::TierFailed, reason),
+                    Stop::Open => OpError::new(Status::Busy, "open for writing"),
+                });
+                sender.send_replace(Some(written));
+            });
+            outcome
+        }
+    };
+    let answer = match tokio::time::timeout(SHARE_WAIT, outcome.wait_for(Option::is_some)).await {
+        Err(_) => return Err(OpError::new(Status::Retry, "the share is being written")),
+        Ok(Ok(done)) => done.clone(),
+        Ok(Err(_)) => None,
+    };
+    shares.running.lock().remove(&staging);
+    answer.unwrap_or_else(|| Err(OpError::new(Status::TierFailed, "the share's task ended unexpectedly")))
+}
+
+async fn write_share(worker: &Rc<Worker>, request: FlushChunks) -> FlushResult<u64> {
+    let node = &worker.node;
+    let (own, ino, size, layout) = (Arc::clone(node), request.ino, request.size, request.layout);
+    let staging = request.staging.clone();
+    let open = move |tier: &dyn Tier| {
+        let chunks = chunks_here(&own, ino, size, layout)?;
+        let place = Place { dir: tier.base(Base::Staging)?, name: staging };
+        let file: Arc<dyn TierFile> = Arc::from(tier.open_file(&place)?);
+        Ok((chunks, file))
+    };
+    let (chunks, file) = node.flusher.on_tier(open).await?;
+    if chunks.is_empty() {
+        return Ok(0);
+    }
+    let bytes = chunks.len() as u64 * layout.chunk_bytes();
+    let parts = bytes.div_ceil(PART).clamp(1, PARTS_MAX);
+    let per_part = chunks.len().div_ceil(parts as usize);
+    let jobs = chunks.chunks(per_part).map(|part| {
+        let (own, file, part) = (Arc::clone(node), Arc::clone(&file), part.to_vec());
+        async move {
+            let mut buffer = buffer(node, layout.chunk_bytes()).await?;
+            let write =
+                move |_: &dyn Tier| write_chunks(&own, file.as_ref(), ino, layout, size, &part, &mut buffer);
+            Ok::<u64, Stop>(node.flusher.on_tier(write).await?)
+        }
+    });
+    let written: u64 = try_join_all(jobs).await?.into_iter().sum();
+    let syncs = node.syncs_device();
+    let close = move |_: &dyn Tier| {
+        if syncs {
+            file.sync()?;
+        }
+        drop(file);
+        Ok(())
+    };
+    node.flusher.on_tier(close).await?;
+    Ok(written)
+}

@@ -1,0 +1,91 @@
+//! Handles of directories in the tier, by inode number.
+//!
+//! A handle is found by going from the tier's root down, each step to where the home of the next directory says that it lies, checked
+//! by the tier's own number. It is right from then on, wherever the directory moves: nothing has to be told to other servers
+//! when directories move.
+//!
+//! # Invariants
+//! - A handle belongs to the directory that its inode number names: opened under the name and number that its home told
+//!   (`tests/flush`, `what_moves_while_it_is_flushed_ends_where_it_belongs`).
+//! - Bounded: [`LIMIT`] handles are kept, each an open descriptor.
+
+use std::rc::Rc;
+
+use fs_proto::InodeId;
+use fs_proto::record::TierLocation;
+
+use super::outcome::{FlushResult, Stop};
+use super::tier::{Base, Dir, Place, TierError};
+use super::{Flusher, remote};
+use crate::worker::Worker;
+
+/// Handles that are kept.
+pub const LIMIT: usize = 512;
+/// Most directories above one another.
+const DEPTH_MAX: usize = 4096;
+
+/// The handles.
+pub struct Dirs {
+    open: quick_cache::sync::Cache<InodeId, Dir>,
+}
+
+impl Default for Dirs {
+    fn default() -> Self {
+        Dirs { open: quick_cache::sync::Cache::new(LIMIT) }
+    }
+}
+
+impl Dirs {
+    /// Forgets one: it is gone.
+    pub fn forget(&self, dir: InodeId) {
+        self.open.remove(&dir);
+    }
+
+    /// Forgets all: the tier may have been mounted again.
+    pub fn clear(&self) {
+        self.open.clear();
+    }
+}
+
+/// The handle of a directory; None if it is not in the tier (yet, or any more).
+pub async fn handle(worker: &Rc<Worker>, dir: InodeId) -> FlushResult<Option<Dir>> {
+    let flusher = &worker.node.flusher;
+    let mut below: Vec<(InodeId, TierLocation)> = Vec::new();
+    let mut at = dir;
+    let mut found = loop {
+        if let Some(open) = flusher.dirs().open.get(&at) {
+            break open;
+        }
+        if at == InodeId::ROOT {
+            break flusher.on_tier(|tier| tier.base(Base::Root)).await?;
+        }
+        if at == Flusher::ASIDE {
+            flusher.note_staging_used();
+            break flusher.on_tier(|tier| tier.base(Base::Staging)).await?;
+        }
+        let Some(location) = remote::place(worker, at).await? else { return Ok(None) };
+        let parent = location.parent;
+        below.push((at, location));
+        at = parent;
+        if below.len() > DEPTH_MAX {
+            return Err(Stop::Wait("directories above it are being moved"));
+        }
+    };
+    for (ino, location) in below.into_iter().rev() {
+        found = open(worker, &found, location).await?;
+        flusher.dirs().open.insert(ino, found.clone());
+    }
+    Ok(Some(found))
+}
+
+async fn open(worker: &Rc<Worker>, parent: &Dir, location: TierLocation) -> FlushResult<Dir> {
+    const MOVING: Stop = Stop::Wait(
+        "a directory above it is not where it was published: it is being moved, or was removed from outside",
+    );
+    let place = Place::new(parent, &location.name);
+    match worker.node.flusher.on_tier(move |tier| tier.open_dir(&place)).await {
+        Ok(dir) if dir.id == location.tier_ino => Ok(dir),
+        Ok(_) | Err(TierError::Missing(_) | TierError::Occupied(_)) => Err(MOVING),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,223 @@
+//! Publishing a file, symbolic link, pipe or device under its name: by setting attributes, by a further link, or by a copy.
+//!
+//! # Invariants
+//! - A copy is published only if the inode is as it was when copying began, and nobody has it open for writing (unless everything
+//!   has to go) (`tests/flush`, `readers_of_the_tier_see_whole_files`).
+//! - Names of one inode end as links of one copy: the home takes one copy of a version as the right one, and owners of other
+//!   names link to it (`tests/flush`, `tier_equals_the_namespace`).
+
+use std::rc::Rc;
+
+use fs_proto::FileKind;
+use fs_proto::msg::tier::TierView;
+use fs_proto::record::{EntryRecord, InodeRecord, TierLocation};
+
+use super::entry::TierEntry;
+use super::names::{NameJob, PATIENCE, clear_foreign, source};
+use super::outcome::{FlushResult, Stop};
+use super::tier::{Base, Make, Place, Tier, TierError, TierResult};
+use super::{content, remote};
+use crate::worker::Worker;
+
+const CHANGED: Stop = Stop::Wait("it changed while it was copied");
+
+/// Brings the inode of `entry` to the job's name; returns what is there then.
+pub async fn publish(job: &NameJob<'_>, entry: &EntryRecord) -> FlushResult<TierEntry> {
+    let view = remote::state(job.worker, entry.ino, None).await?;
+    let Some(inode) = view.inode.as_ref().filter(|inode| inode.attr.nlink > 0) else {
+        return Err(Stop::Wait("its inode is being removed"));
+    };
+    let had = right_copy(job, inode).await?;
+    let other = inode.tier.as_ref().filter(|at| at.version == inode.attr.version && !job.is_here(at));
+    let place = job.place().await?;
+    if let Some(other) = other.filter(|at| should_link(inode, had.as_ref(), at))
+        && let Some(now) = link(job, entry, inode, other, &view, &place).await?
+    {
+        return settle(job, now).await;
+    }
+    if let Some(had) = had {
+        let known = inode.tier.as_ref().is_some_and(|at| at.tier_ino == had.tier_ino);
+        if had.ctime == inode.attr.ctime && known {
+            return Ok(had);
+        }
+        if let Some(now) = set_in_place(job, inode, &view, &had, &place).await? {
+            return settle(job, now).await;
+        }
+    }
+    let first_name = inode.attr.parent == job.parent && inode.name == *job.name;
+    if inode.attr.nlink > 1 && !first_name && job.taken.attempts < PATIENCE {
+        return Err(Stop::Wait("the first name of the file is copied, and this one becomes a link of it"));
+    }
+    copy(job, entry, view, &place).await
+}
+
+/// What is under the name, if it is a copy of this version: known from the name's record, or from the inode's home (after the
+/// name came from another server).
+async fn right_copy(job: &NameJob<'_>, inode: &InodeRecord) -> FlushResult<Option<TierEntry>> {
+    let attr = &inode.attr;
+    if let Some(had) = job.had.as_ref().filter(|had| had.ino == attr.ino && had.is_settled()) {
+        return Ok((had.version == attr.version).then(|| had.clone()));
+    }
+    let Some(at) = inode.tier.as_ref().filter(|at| at.version == attr.version && job.is_here(at)) else {
+        return Ok(None);
+    };
+    let (place, id) = (job.place().await?, at.tier_ino);
+    let found = job.worker.node.flusher.on_tier(move |tier| tier.look(&place)).await?;
+    let entry =
+        TierEntry { ino: attr.ino, kind: attr.kind, version: at.version, ctime: at.ctime, tier_ino: id };
+    Ok(found.filter(|found| found.id == id).map(|_| entry))
+}
+
+/// Whether the name should become a link of the copy at `other`: it has no right copy, or another one than its sibling.
+fn should_link(inode: &InodeRecord, had: Option<&TierEntry>, other: &TierLocation) -> bool {
+    had.is_none_or(|had| inode.attr.nlink > 1 && had.tier_ino != other.tier_ino)
+}
+
+/// Links the name to the copy under another name (of a hard link, or of before a rename); None if that is not there any more.
+async fn link(
+    job: &NameJob<'_>,
+    entry: &EntryRecord,
+    inode: &InodeRecord,
+    other: &TierLocation,
+    view: &TierView,
+    place: &Place,
+) -> FlushResult<Option<TierEntry>> {
+    let Some(dir) = source(job.worker, other).await? else { return Ok(None) };
+    let flusher = &job.worker.node.flusher;
+    let (of, id) = (Place::new(&dir, &other.name), other.tier_ino);
+    let name = flusher.new_staging_name(job.worker.node.id());
+    let doomed = name.clone();
+    let attributes =
+        (other.ctime != inode.attr.ctime).then(|| content::attributes(&inode.attr, &view.xattrs));
+    let make = move |tier: &dyn Tier| {
+        let staged = Place { dir: tier.base(Base::Staging)?, name };
+        let made = tier.make(&staged, &Make::Link { of })?;
+        if made != id {
+            tier.remove(&staged, false)?;
+            return Err(TierError::Missing("another object has taken the place".to_owned()));
+        }
+        if let Some(attributes) = attributes {
+            tier.set(&staged, id, &attributes)?;
+        }
+        Ok(staged)
+    };
+    let staged = match flusher.on_tier(make).await {
+        Ok(staged) => staged,
+        Err(error) => {
+            // It may have got as far as making the link.
+            flusher.note_doomed(doomed);
+            return if matches!(error, TierError::Missing(_)) { Ok(None) } else { Err(error.into()) };
+        }
+    };
+    show(job, entry, &staged, place).await?;
+    Ok(Some(entry_of(inode, id)))
+}
+
+async fn set_in_place(
+    job: &NameJob<'_>,
+    inode: &InodeRecord,
+    view: &TierView,
+    had: &TierEntry,
+    place: &Place,
+) -> FlushResult<Option<TierEntry>> {
+    let (place, id) = (place.clone(), had.tier_ino);
+    let attributes = content::attributes(&inode.attr, &view.xattrs);
+    match job.worker.node.flusher.on_tier(move |tier| tier.set(&place, id, &attributes)).await {
+        Ok(()) => Ok(Some(entry_of(inode, id))),
+        Err(TierError::Missing(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn copy(
+    job: &NameJob<'_>,
+    entry: &EntryRecord,
+    view: TierView,
+    place: &Place,
+) -> FlushResult<TierEntry> {
+    let (worker, everything) = (job.worker, job.worker.node.flusher.takes_everything());
+    let Some(inode) = &view.inode else { return Err(CHANGED) };
+    if view.writing && !everything {
+        return Err(Stop::Open);
+    }
+    let (staged, id) = content::stage(worker, &view, inode).await?;
+    if let Err(stop) = unchanged(worker, inode, everything).await {
+        content::discard(worker, &staged).await;
+        return Err(stop);
+    }
+    show(job, entry, &staged, place).await?;
+    if inode.attr.kind == FileKind::File {
+        worker.node.flusher.account().note_file();
+    }
+    settle(job, entry_of(inode, id)).await
+}
+
+/// Whether what was copied is still what the inode holds. With `everything` a file that is being written goes as it is: each
+/// later version is noted, and follows.
+async fn unchanged(worker: &Rc<Worker>, inode: &InodeRecord, everything: bool) -> FlushResult<()> {
+    let after = remote::state(worker, inode.attr.ino, None).await?;
+    let Some(now) = after.inode.filter(|now| now.attr.nlink > 0) else { return Err(CHANGED) };
+    if everything {
+        return Ok(());
+    }
+    if after.writing {
+        return Err(Stop::Open);
+    }
+    if now.attr.version == inode.attr.version { Ok(()) } else { Err(CHANGED) }
+}
+
+/// Moves what was staged to its place.
+async fn show(job: &NameJob<'_>, entry: &EntryRecord, staged: &Place, place: &Place) -> FlushResult<()> {
+    let worker = job.worker;
+    if let Err(stop) = job.intend(entry) {
+        content::discard(worker, staged).await;
+        return Err(stop);
+    }
+    let (from, to) = (staged.clone(), place.clone());
+    let moved = worker.node.flusher.on_tier(move |tier| rename_leaf(tier, &from, &to)).await;
+    match moved {
+        Ok(()) => job.touch_parent().await,
+        Err(TierError::Occupied(_)) => {
+            content::discard(worker, staged).await;
+            clear_foreign(job, place).await?;
+            Err(Stop::Wait("an empty directory was in the way"))
+        }
+        Err(error) => {
+            content::discard(worker, staged).await;
+            Err(error.into())
+        }
+    }
+}
+
+/// A rename between two links of one object does nothing and keeps both: the staged one is removed then.
+fn rename_leaf(tier: &dyn Tier, from: &Place, to: &Place) -> TierResult<()> {
+    tier.rename(from, to)?;
+    match tier.remove(from, false) {
+        Ok(()) | Err(TierError::Missing(_)) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn entry_of(inode: &InodeRecord, tier_ino: u64) -> TierEntry {
+    let attr = &inode.attr;
+    TierEntry { ino: attr.ino, kind: attr.kind, version: attr.version, ctime: attr.ctime, tier_ino }
+}
+
+/// Tells the home which copy is under the name. If the home knows another copy of this version under another name of the inode, that
+/// one stays, and this name has to become a link of it.
+async fn settle(job: &NameJob<'_>, now: TierEntry) -> FlushResult<TierEntry> {
+    let here = TierLocation {
+        parent: job.parent,
+        name: job.name.clone(),
+        version: now.version,
+        ctime: now.ctime,
+        tier_ino: now.tier_ino,
+    };
+    let view = remote::state(job.worker, now.ino, Some(here)).await?;
+    let known = view.inode.and_then(|inode| inode.tier);
+    if known.is_none_or(|known| known.tier_ino == now.tier_ino || known.version > now.version) {
+        return Ok(now);
+    }
+    job.remember(&now)?;
+    Err(Stop::Wait("another name of the file was published first; this one becomes a link of it"))
+}

@@ -1,0 +1,417 @@
+//! Copies to the shared tier: on close, asynchronous, by the servers that hold the chunks, published by rename.
+//!
+//! The server that owns a name of the namespace owns the same name in the tier. Whatever may differ is queued (`queue`), in the
+//! batch that changes it; the run loop takes what is due, compares the name (`names`, `leaf`) or inode (`inodes`) with what the
+//! tier has, and brings the tier in line. `docs/decisions/0006-flush-by-name.md` argues why.
+//!
+//! # Invariants
+//! - An item leaves the queue only after the tier has what the namespace had when it was taken (`tests/flush`,
+//!   `tier_equals_the_namespace`); failures are tried again without end (`a_failing_tier_recovers`).
+//! - No request waits for the tier on a worker's thread: calls to it run in `pool`.
+//!
+//! Deliberately absent: reading from the tier, eviction, policies (close is the only one), layouts of particular file systems.
+
+mod account;
+mod content;
+mod dirs;
+mod entry;
+mod inodes;
+mod leaf;
+mod names;
+pub mod ops;
+mod outcome;
+mod pool;
+pub mod queue;
+mod remote;
+pub mod tier;
+
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use fs_proto::msg::tier::FlushAccount;
+use fs_proto::{FileKind, InodeId, ServerId};
+use parking_lot::Mutex;
+use tokio::task::JoinSet;
+
+use self::account::Account;
+use self::content::Shares;
+use self::dirs::Dirs;
+use self::outcome::{FlushResult, Stop};
+use self::pool::Pool;
+use self::queue::{FlushItem, FlushQueue, Taken};
+use self::tier::posix::{Posix, staged_prefix};
+use self::tier::{Base, Place, Tier, TierError, TierResult};
+use crate::config::ServerConfig;
+use crate::error::ServerError;
+use crate::kv::Batch;
+use crate::node::Node;
+use crate::worker::Worker;
+
+/// Items that are being flushed at once.
+const IN_FLIGHT: usize = 32;
+/// Threads for calls to the tier.
+const IO_THREADS: usize = 4;
+/// Pauses after failures: the first, doubled up to the last.
+const FAILURE_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// Pauses while something else has to be done first.
+const WAIT_PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
+/// Pause before a file that is open for writing is looked at again.
+const OPEN_PAUSE: Duration = Duration::from_millis(500);
+/// What has to wait for longer counts as failing.
+const WAIT_LIMIT: Duration = Duration::from_secs(5);
+/// How long a hurry lasts after nothing waits here any more: other servers may still hand something over.
+const HURRY_LASTS: Duration = Duration::from_secs(5);
+/// Longest sleep of the run loop.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+/// Names whose sizes are added up for the estimate of pending bytes.
+const SAMPLE: usize = 1_000;
+/// Time between two estimates.
+const ESTIMATE_EVERY: Duration = Duration::from_millis(200);
+/// How long the end of the server waits for the tier.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+
+/// What the server does about the shared tier.
+pub struct Flusher {
+    tier: Option<Arc<dyn Tier>>,
+    path: Option<PathBuf>,
+    pool: Pool,
+    dirs: Dirs,
+    account: Account,
+    shares: Shares,
+    everything: AtomicBool,
+    hurry_until: Mutex<Option<Instant>>,
+    /// Uses of staging so far, and those before the last time that it was tidied up.
+    staged: AtomicU64,
+    tidied: AtomicU64,
+    /// Names in staging that could not be removed yet.
+    doomed: Mutex<Vec<Bytes>>,
+    run: u64,
+}
+
+impl Flusher {
+    /// Stands for staging in a [`fs_proto::record::TierLocation`]: a directory lies there that had to make way for another.
+    const ASIDE: InodeId = InodeId(0);
+
+    /// Checks the tier's directory: it must exist, be a directory, take files, and lie outside the stores.
+    pub fn open(config: &ServerConfig) -> Result<Self, ServerError> {
+        let tier: Option<Arc<dyn Tier>> = match &config.tier {
+            Some(path) => Some(Arc::new(Posix::open(path, config)?)),
+            None => None,
+        };
+        Ok(Flusher { path: config.tier.clone(), ..Flusher::on(tier) })
+    }
+
+    /// A flusher to a tier that is open already, or to none.
+    pub fn on(tier: Option<Arc<dyn Tier>>) -> Self {
+        Flusher {
+            tier,
+            path: None,
+            pool: Pool::new(IO_THREADS),
+            dirs: Dirs::default(),
+            account: Account::default(),
+            shares: Shares::default(),
+            everything: AtomicBool::new(false),
+            hurry_until: Mutex::new(None),
+            staged: AtomicU64::new(0),
+            tidied: AtomicU64::new(0),
+            doomed: Mutex::default(),
+            run: rand::random(),
+        }
+    }
+
+    /// Whether there is a tier.
+    pub fn has_tier(&self) -> bool {
+        self.tier.is_some()
+    }
+
+    /// Runs a call to the tier on a thread of the pool. After a failure nothing that was open is trusted any more.
+    async fn on_tier<R: Send + 'static>(
+        &self,
+        call: impl FnOnce(&dyn Tier) -> TierResult<R> + Send + 'static,
+    ) -> TierResult<R> {
+        let Some(tier) = self.tier.clone() else {
+            return Err(TierError::Failed("this cluster has no shared tier".to_owned()));
+        };
+        let outcome = self.pool.run(move || call(tier.as_ref())).await;
+        if let (Err(TierError::Failed(_)), Some(tier)) = (&outcome, &self.tier) {
+            self.dirs.clear();
+            tier.reset();
+        }
+        outcome
+    }
+
+    fn dirs(&self) -> &Dirs {
+        &self.dirs
+    }
+
+    fn account(&self) -> &Account {
+        &self.account
+    }
+
+    fn shares(&self) -> &Shares {
+        &self.shares
+    }
+
+    /// A name in staging that was never used.
+    fn new_staging_name(&self, me: ServerId) -> Bytes {
+        let number = self.staged.fetch_add(1, Ordering::AcqRel);
+        Bytes::from(format!("{}{:x}-{number}", staged_prefix(me), self.run))
+    }
+
+    /// Staging is looked into without staging anything.
+    fn note_staging_used(&self) {
+        self.staged.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Whether staging was used since it was tidied up.
+    fn is_untidy(&self) -> bool {
+        self.staged.load(Ordering::Acquire) != self.tidied.load(Ordering::Acquire)
+    }
+
+    /// What was staged in vain and could not be removed: removed before this server is done.
+    fn note_doomed(&self, name: Bytes) {
+        self.doomed.lock().push(name);
+    }
+
+    /// Removes from the tier what only staging needs.
+    async fn tidy(&self) -> TierResult<()> {
+        let staged = self.staged.load(Ordering::Acquire);
+        let doomed = std::mem::take(&mut *self.doomed.lock());
+        let left = doomed.clone();
+        let tidied = self.on_tier(move |tier| {
+            for name in doomed {
+                match tier.remove(&Place { dir: tier.base(Base::Staging)?, name }, false) {
+                    Ok(()) | Err(TierError::Missing(_)) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            tier.rest()
+        });
+        match tidied.await {
+            Ok(()) => self.tidied.store(staged, Ordering::Release),
+            Err(error) => {
+                self.doomed.lock().extend(left);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// The name in staging of a directory that had to make way.
+    fn aside_name(dir: InodeId) -> Bytes {
+        Bytes::from(format!("d-{:016x}", dir.0))
+    }
+
+    /// Files that are open for writing are flushed, too.
+    fn takes_everything(&self) -> bool {
+        self.everything.load(Ordering::Acquire)
+    }
+
+    /// No delay from now on, until nothing waits.
+    fn hurry(&self, queue: &FlushQueue, everything: bool) {
+        if everything {
+            self.everything.store(true, Ordering::Release);
+        }
+        *self.hurry_until.lock() = Some(Instant::now() + HURRY_LASTS);
+        queue.set_hurry(true);
+    }
+
+    /// Ends a hurry once nothing waited for some time.
+    fn end_hurry(&self, queue: &FlushQueue) {
+        let mut until = self.hurry_until.lock();
+        match *until {
+            Some(_) if !queue.is_empty() => *until = Some(Instant::now() + HURRY_LASTS),
+            Some(end) if Instant::now() >= end => {
+                *until = None;
+                self.everything.store(false, Ordering::Release);
+                queue.set_hurry(false);
+            }
+            _ => {}
+        }
+    }
+
+    /// Files published, bytes written and failed attempts since the start.
+    pub fn counts(&self) -> (u64, u64, u64) {
+        self.account.counts()
+    }
+
+    /// The account for who asks.
+    pub fn account_of(&self, node: &Node) -> FlushAccount {
+        let (files, bytes, failures) = self.account.counts();
+        let (names, inodes) = node.namespace.queue().len();
+        let pending_names = names as u64 + self.account.on_the_way().max(u64::from(self.is_untidy()));
+        FlushAccount {
+            pending_names,
+            pending_dirs: inodes as u64,
+            pending_bytes: if names == 0 { 0 } else { self.account.pending_bytes.load(Ordering::Relaxed) },
+            files,
+            bytes,
+            failures,
+            unsafe_names: self.account.unsafe_names(),
+            has_tier: self.has_tier(),
+        }
+    }
+
+    /// For the status page.
+    pub fn status_json(&self, node: &Node) -> serde_json::Value {
+        let account = self.account_of(node);
+        let names = account.unsafe_names.iter();
+        let failing: Vec<_> = names
+            .map(|(name, why)| serde_json::json!({"name": String::from_utf8_lossy(name), "reason": why}))
+            .collect();
+        serde_json::json!({
+            "tier": self.path,
+            "pending_names": account.pending_names,
+            "pending_dirs": account.pending_dirs,
+            "pending_bytes": account.pending_bytes,
+            "files": account.files,
+            "bytes": account.bytes,
+            "failures": account.failures,
+            "failing": failing,
+        })
+    }
+}
+
+/// Flushes until the server ends; on a thread of its own.
+pub async fn run(worker: Rc<Worker>) {
+    let node = Arc::clone(&worker.node);
+    if !node.flusher.has_tier() {
+        return node.stopped().await;
+    }
+    let queue = Arc::clone(node.namespace.queue());
+    let mut tasks = JoinSet::new();
+    let mut estimated = Instant::now();
+    while !node.is_stopping() {
+        for taken in queue.take(IN_FLIGHT - tasks.len()) {
+            tasks.spawn_local(flush_one(Rc::clone(&worker), taken));
+        }
+        node.flusher.end_hurry(&queue);
+        if estimated.elapsed() >= ESTIMATE_EVERY {
+            estimate(&node);
+            estimated = Instant::now();
+        }
+        let untidy = queue.is_empty() && node.flusher.is_untidy() && !tidy(&node).await;
+        let (full, sleep) = (tasks.len() >= IN_FLIGHT, if untidy { FAILURE_PAUSES.0 } else { LONGEST_SLEEP });
+        tokio::select! {
+            Some(_) = tasks.join_next() => while tasks.try_join_next().is_some() {},
+            () = queue.wait(sleep), if !full => {}
+            () = node.stopped() => break,
+        }
+    }
+    tasks.shutdown().await;
+    node.flusher.pool.close(CLOSE_LIMIT);
+}
+
+/// Nothing waits: tidies up. False if that failed.
+async fn tidy(node: &Node) -> bool {
+    let (account, what) = (&node.flusher.account, FlushItem::Inode(Flusher::ASIDE));
+    match node.flusher.tidy().await {
+        Ok(()) => account.note_success(&what),
+        Err(error) => {
+            let name = || Bytes::from_static(b"(the flusher's own files in the shared tier)");
+            if account.note_failure(&what, name, &error.to_string()) {
+                tracing::warn!(%error, "what staging needed cannot be removed from the shared tier yet; it is tried again");
+            }
+            return false;
+        }
+    }
+    true
+}
+
+/// An item that is being flushed; goes back into the queue if its task ends in any other way than by `end`.
+struct InFlight {
+    node: Arc<Node>,
+    taken: Taken,
+    ended: bool,
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.node.namespace.queue().postpone(&self.taken, FAILURE_PAUSES.1);
+        }
+    }
+}
+
+async fn flush_one(worker: Rc<Worker>, taken: Taken) {
+    let node = Arc::clone(&worker.node);
+    let mut flight = InFlight { node: Arc::clone(&node), taken: taken.clone(), ended: false };
+    let outcome = match &taken.item {
+        FlushItem::Name(parent, name) => names::flush(&worker, &taken, *parent, name).await,
+        FlushItem::Inode(ino) => inodes::flush(&worker, *ino).await.map(|()| Batch::default()),
+    };
+    let outcome = outcome.and_then(|batch| Ok(node.namespace.queue().done(&taken, batch)?));
+    match outcome {
+        Ok(()) => node.flusher.account.note_success(&taken.item),
+        Err(stop) => {
+            let pause = put_off(&worker, &taken, stop).await;
+            node.namespace.queue().postpone(&taken, pause);
+        }
+    }
+    flight.ended = true;
+}
+
+/// What is said and counted of an attempt without success; returns the pause before the next.
+async fn put_off(worker: &Rc<Worker>, taken: &Taken, stop: Stop) -> Duration {
+    match stop {
+        Stop::Open => OPEN_PAUSE,
+        Stop::Wait(_) if taken.since.elapsed() < WAIT_LIMIT => doubled(WAIT_PAUSES, taken.attempts),
+        Stop::Wait(reason) => {
+            let pause = doubled(WAIT_PAUSES, taken.attempts);
+            note_failure(worker, taken, reason).await;
+            pause
+        }
+        Stop::Failed(reason) => {
+            note_failure(worker, taken, &reason).await;
+            doubled(FAILURE_PAUSES, taken.attempts)
+        }
+    }
+}
+
+fn doubled((first, longest): (Duration, Duration), attempts: u32) -> Duration {
+    first.saturating_mul(1 << attempts.min(16)).min(longest)
+}
+
+async fn note_failure(worker: &Rc<Worker>, taken: &Taken, reason: &str) {
+    let account = &worker.node.flusher.account;
+    let path = if account.has_failed(&taken.item) {
+        Bytes::new()
+    } else {
+        remote::path_of(worker, &taken.item).await
+    };
+    let shown = path.clone();
+    if account.note_failure(&taken.item, || path, reason) {
+        let name = if shown.is_empty() {
+            format!("{:?}", taken.item)
+        } else {
+            String::from_utf8_lossy(&shown).into_owned()
+        };
+        tracing::warn!(%name, reason, "not in the shared tier yet; it is tried again");
+    }
+}
+
+/// Estimates the bytes that pending names stand for, from some of them.
+fn estimate(node: &Node) {
+    let queue = node.namespace.queue();
+    let some = queue.some_names(SAMPLE);
+    let sizes = some.iter().map(|(parent, name)| size_of(node, *parent, name).unwrap_or(0));
+    let sum: u64 = sizes.sum();
+    let (all, sampled) = (queue.len().0 as u64, some.len().max(1) as u64);
+    let total = (u128::from(sum) * u128::from(all.max(sampled)) / u128::from(sampled)) as u64;
+    node.flusher.account.pending_bytes.store(total, Ordering::Relaxed);
+}
+
+/// Size of the file under a name, if its inode lives here.
+fn size_of(node: &Node, parent: InodeId, name: &Bytes) -> FlushResult<u64> {
+    let Some(entry) = node.namespace.entry(parent, name)?.filter(|entry| entry.kind == FileKind::File) else {
+        return Ok(0);
+    };
+    if !node.owns(entry.ino.partition()) {
+        return Ok(0);
+    }
+    Ok(node.namespace.inode(entry.ino)?.map_or(0, |inode| inode.attr.size))
+}

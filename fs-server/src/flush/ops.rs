@@ -1,0 +1,229 @@
+//! Requests about the shared tier.
+
+use std::rc::Rc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use fs_proto::msg::inode::LEASE_MS;
+use fs_proto::msg::tier::{
+    FlushAccount, FlushChunks, FlushNote, FlushNow, FlushStatus, TierForget, TierPath, TierPause, TierPlace,
+    TierState, TierView,
+};
+use fs_proto::record::{InodeRecord, Mutation, TierLocation};
+use fs_proto::{FileKind, InodeId, Status};
+
+use super::entry::TierEntry;
+use super::queue::FlushItem;
+use super::{content, remote};
+use crate::error::{OpError, OpResult};
+use crate::kv::Batch;
+use crate::namespace::locks::{LockKey, LockSet, Mode};
+use crate::namespace::{Namespace, encode_record, keys};
+use crate::node::Node;
+use crate::ops::getattr;
+use crate::worker::{Context, Worker};
+
+const NONE: OpError = OpError::new(Status::NotSupported, "this cluster has no shared tier");
+/// Directories above one another.
+const DEPTH_MAX: usize = 4096;
+/// Clients renew what they have open at least three times a lease: how long a restarted home does not know who writes.
+const FORGETFUL_MS: u32 = LEASE_MS / 3;
+
+fn require_tier(worker: &Worker) -> OpResult<()> {
+    if worker.node.namespace.queue().is_enabled() { Ok(()) } else { Err(NONE) }
+}
+
+/// Writes the chunks that are here into a staged file.
+pub async fn flush_chunks(worker: &Rc<Worker>, _: &Context, request: FlushChunks) -> OpResult<u64> {
+    require_tier(worker)?;
+    content::share(worker, request).await
+}
+
+/// Path of a directory within the tier.
+pub async fn tier_path(worker: &Rc<Worker>, _: &Context, request: TierPath) -> OpResult<Option<Bytes>> {
+    require_tier(worker)?;
+    let (mut dir, mut names) = (request.dir, Vec::new());
+    while dir != InodeId::ROOT && names.len() < DEPTH_MAX {
+        let Some(location) = remote::place(worker, dir).await? else { return Ok(None) };
+        if remote::is_aside(&location) {
+            return Ok(None);
+        }
+        names.push(location.name);
+        dir = location.parent;
+    }
+    let mut path = BytesMut::new();
+    for (index, name) in names.iter().rev().enumerate() {
+        if index > 0 {
+            path.put_u8(b'/');
+        }
+        path.put_slice(name);
+    }
+    Ok(Some(path.freeze()))
+}
+
+/// What this home knows of an inode; takes over a copy first.
+pub async fn tier_state(worker: &Rc<Worker>, _: &Context, request: TierState) -> OpResult<TierView> {
+    require_tier(worker)?;
+    view(worker, request).await
+}
+
+/// Directories move without a pause: handles stay with them.
+#[allow(clippy::unused_async)] // One signature for all operations.
+pub async fn tier_pause(_: &Rc<Worker>, _: &Context, _: TierPause) -> OpResult<()> {
+    Err(OpError::new(
+        Status::NotSupported,
+        "directories move in the shared tier without a pause in this release",
+    ))
+}
+
+/// The account of this server.
+#[allow(clippy::unused_async)]
+pub async fn flush_status(worker: &Rc<Worker>, _: &Context, _: FlushStatus) -> OpResult<FlushAccount> {
+    Ok(worker.node.flusher.account_of(&worker.node))
+}
+
+/// No delay from now on, until nothing waits.
+#[allow(clippy::unused_async)]
+pub async fn flush_now(worker: &Rc<Worker>, _: &Context, request: FlushNow) -> OpResult<()> {
+    require_tier(worker)?;
+    worker.node.flusher.hurry(worker.node.namespace.queue(), request.everything);
+    Ok(())
+}
+
+/// Queues a name or inode.
+#[allow(clippy::unused_async)]
+pub async fn flush_note(worker: &Rc<Worker>, _: &Context, request: FlushNote) -> OpResult<()> {
+    require_tier(worker)?;
+    let namespace = &worker.node.namespace;
+    let Some(name) = request.name else { return Ok(namespace.queue().note_touched(request.ino)?) };
+    if let Some(had) = request.had {
+        let key = keys::tier_entry(request.ino, &name);
+        if namespace.kv().get(&key)?.is_none() {
+            let mut batch = Batch::default();
+            batch.put(key, encode_record(&TierEntry::intended(&had)));
+            namespace.kv().commit(batch)?;
+        }
+    }
+    Ok(namespace.queue().note_now(&FlushItem::Name(request.ino, name))?)
+}
+
+/// Where a directory that lives (or lived) here lies in the tier.
+#[allow(clippy::unused_async)]
+pub async fn tier_place(
+    worker: &Rc<Worker>,
+    _: &Context,
+    request: TierPlace,
+) -> OpResult<Option<TierLocation>> {
+    require_tier(worker)?;
+    place(&worker.node, request.dir)
+}
+
+/// A directory that was removed here is gone from the tier.
+#[allow(clippy::unused_async)]
+pub async fn tier_forget(worker: &Rc<Worker>, _: &Context, request: TierForget) -> OpResult<()> {
+    require_tier(worker)?;
+    worker.node.flusher.dirs().forget(request.dir);
+    let mut batch = Batch::default();
+    batch.delete(keys::tier_ghost(request.dir));
+    Ok(worker.node.namespace.kv().commit(batch)?)
+}
+
+/// A client that had a file open for writing vanished: what it wrote and did not tell makes a version of its own.
+pub async fn lost_writer(worker: &Rc<Worker>, ino: InodeId) {
+    let namespace = &worker.node.namespace;
+    let set = LockSet::of(&[(LockKey::Inode(ino), Mode::Exclusive)]);
+    let count = || {
+        let Some(inode) = namespace.inode_in_section(ino)? else { return Ok(()) };
+        let mut inode = (*inode).clone();
+        inode.attr.version += 1;
+        namespace.commit(&[Mutation::PutInode { inode }])
+    };
+    if !namespace.queue().is_enabled() {
+        return;
+    }
+    if let Err(error) = namespace.locks().with(&set, count).await {
+        tracing::error!(?ino, message = %error.message, "what a vanished client wrote may be missing in the shared tier");
+    }
+}
+
+/// See [`tier_place`].
+pub fn place(node: &Node, dir: InodeId) -> OpResult<Option<TierLocation>> {
+    match node.namespace.inode(dir)? {
+        Some(inode) => Ok(inode.tier.clone()),
+        None => node.namespace.record(&keys::tier_ghost(dir)),
+    }
+}
+
+/// See [`tier_state`]. Inode and attributes are read together, inside the inode's section.
+pub async fn view(worker: &Rc<Worker>, request: TierState) -> OpResult<TierView> {
+    let (node, ino) = (&worker.node, request.ino);
+    if let Some(published) = request.published {
+        take_over(node, ino, published).await?;
+    }
+    if node.flusher.takes_everything()
+        && !node.opens.writers(ino).is_empty()
+        && let Some(inode) = node.namespace.inode(ino)?
+    {
+        getattr::settled(worker, inode, None, false).await?;
+    }
+    let namespace = &node.namespace;
+    let set = LockSet::of(&[(LockKey::Inode(ino), Mode::Shared)]);
+    let read = || Ok::<_, OpError>((namespace.inode_in_section(ino)?, namespace.xattrs(ino)?));
+    let (inode, xattrs) = namespace.locks().with(&set, read).await?;
+    let is_file = inode.as_ref().is_some_and(|inode| inode.attr.kind == FileKind::File);
+    let forgetful = is_file
+        && namespace.allocator().is_restart()
+        && node.started.elapsed().as_millis() < u128::from(FORGETFUL_MS);
+    Ok(TierView {
+        inode: inode.map(|inode| (*inode).clone()),
+        xattrs,
+        writing: forgetful || !node.opens.writers(ino).is_empty(),
+        write_opens: node.opens.write_opens(),
+    })
+}
+
+async fn take_over(node: &Node, ino: InodeId, published: TierLocation) -> OpResult<()> {
+    let namespace = &node.namespace;
+    let set = LockSet::of(&[(LockKey::Inode(ino), Mode::Exclusive)]);
+    namespace
+        .locks()
+        .with(&set, || {
+            let Some(inode) = namespace.inode_in_section(ino)? else {
+                return move_ghost(namespace, ino, &published);
+            };
+            if inode.tier.as_ref() == Some(&published) || !accepts(namespace, &inode, &published)? {
+                return Ok(());
+            }
+            let mut batch = Batch::default();
+            if inode.attr.is_dir() {
+                // What changed between the making of the directory and now was dropped as not in the tier.
+                namespace.queue().note_inode(&mut batch, ino);
+            }
+            namespace.commit_with(&[Mutation::SetTier { ino, tier: Some(published) }], batch)
+        })
+        .await
+}
+
+/// A directory that was removed while it moved in the tier: its entries there are found where it lies now.
+fn move_ghost(namespace: &Namespace, ino: InodeId, published: &TierLocation) -> OpResult<()> {
+    let key = keys::tier_ghost(ino);
+    if namespace.kv().get(&key)?.is_none() {
+        return Ok(());
+    }
+    let mut batch = Batch::default();
+    batch.put(key, encode_record(published));
+    Ok(namespace.kv().commit(batch)?)
+}
+
+/// Whether a copy becomes the one that other names link to: not while another name has one of the same version.
+fn accepts(namespace: &Namespace, inode: &InodeRecord, published: &TierLocation) -> OpResult<bool> {
+    let Some(known) = &inode.tier else { return Ok(true) };
+    let same_name = known.parent == published.parent && known.name == published.name;
+    if inode.attr.is_dir() || same_name || known.version < published.version {
+        return Ok(true);
+    }
+    if known.version > published.version {
+        return Ok(false);
+    }
+    let names = namespace.names_of(inode)?;
+    Ok(!names.iter().any(|(parent, name)| *parent == known.parent && *name == known.name))
+}

@@ -1,0 +1,37 @@
+//! How an attempt to flush something ends without success.
+
+use super::tier::TierError;
+use crate::error::OpError;
+use crate::kv::KvError;
+
+/// Why an item is not done: one variant per thing that the run loop does about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stop {
+    /// Something else has to be done first, here or on another server: again soon. A failure if it lasts.
+    Wait(&'static str),
+    /// The file is open for writing: again later, for as long as that takes.
+    Open,
+    /// The tier or a server failed: again with growing pauses.
+    Failed(String),
+}
+
+/// Result of a step of flushing.
+pub type FlushResult<T> = Result<T, Stop>;
+
+impl From<OpError> for Stop {
+    fn from(error: OpError) -> Self {
+        Stop::Failed(error.message.into_owned())
+    }
+}
+
+impl From<TierError> for Stop {
+    fn from(error: TierError) -> Self {
+        Stop::Failed(error.to_string())
+    }
+}
+
+impl From<KvError> for Stop {
+    fn from(error: KvError) -> Self {
+        Stop::from(OpError::from(error))
+    }
+}

@@ -1,0 +1,164 @@
+//! Threads for calls to the shared tier, which block for as long as it needs: requests never wait behind them.
+//!
+//! # Invariants
+//! - A job never waits for another job: as many threads as there are suffice (jobs are plain closures without awaits).
+//! - A job that panics fails its caller and leaves the thread alive (`a_panic_fails_its_caller_only`).
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::oneshot;
+
+use super::tier::{TierError, TierResult};
+
+type Job = Box<dyn FnOnce() + Send>;
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    threads: usize,
+    running: usize,
+    closed: bool,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+/// The threads, started at the first job.
+pub struct Pool {
+    shared: Arc<Shared>,
+    limit: usize,
+}
+
+impl Pool {
+    /// A pool of at most `limit` threads.
+    pub fn new(limit: usize) -> Self {
+        Pool { shared: Arc::default(), limit }
+    }
+
+    /// Runs `job` on a thread of the pool. It runs to its end even if the future is dropped.
+    pub async fn run<R: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> TierResult<R> + Send + 'static,
+    ) -> TierResult<R> {
+        let (answer, answered) = oneshot::channel();
+        let job = move || {
+            // Nobody waits any more if this fails.
+            let _ = answer.send(job());
+        };
+        if !self.submit(Box::new(job)) {
+            return Err(TierError::Failed("the server is ending".to_owned()));
+        }
+        answered.await.unwrap_or_else(|_| Err(TierError::Failed("a flush job ended unexpectedly".to_owned())))
+    }
+
+    fn submit(&self, job: Job) -> bool {
+        let mut state = self.shared.state.lock();
+        if state.closed {
+            return false;
+        }
+        state.jobs.push_back(job);
+        if state.threads < self.limit && state.running + state.jobs.len() > state.threads {
+            let shared = Arc::clone(&self.shared);
+            let spawned =
+                std::thread::Builder::new().name("flush-io".to_owned()).spawn(move || work(&shared));
+            match spawned {
+                Ok(_) => state.threads += 1,
+                Err(error) if state.threads == 0 => {
+                    tracing::error!(%error, "no thread for flushing can be started");
+                    state.jobs.pop_back();
+                    return false;
+                }
+                Err(_) => {}
+            }
+        }
+        drop(state);
+        self.shared.changed.notify_one();
+        true
+    }
+
+    /// Takes no more jobs and waits for those that run, at most `longest` (a tier that hangs must not hang the server).
+    pub fn close(&self, longest: Duration) {
+        let until = Instant::now() + longest;
+        let mut state = self.shared.state.lock();
+        state.closed = true;
+        state.jobs.clear();
+        self.shared.changed.notify_all();
+        while state.threads > 0 {
+            if self.shared.changed.wait_until(&mut state, until).timed_out() {
+                tracing::warn!(
+                    jobs = state.running,
+                    "the shared tier does not answer; the server ends without waiting for it"
+                );
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.state.lock().closed = true;
+        self.shared.changed.notify_all();
+    }
+}
+
+fn work(shared: &Shared) {
+    let mut state = shared.state.lock();
+    loop {
+        if let Some(job) = state.jobs.pop_front() {
+            state.running += 1;
+            drop(state);
+            // The caller hears of a panic because its channel closes; the panic's own message is printed by the runtime.
+            let _ = catch_unwind(AssertUnwindSafe(job));
+            state = shared.state.lock();
+            state.running -= 1;
+        } else if state.closed {
+            state.threads -= 1;
+            shared.changed.notify_all();
+            return;
+        } else {
+            shared.changed.wait(&mut state);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block_on<F: Future>(future: F) -> F::Output {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+    }
+
+    #[test]
+    fn a_panic_fails_its_caller_only() {
+        let pool = Pool::new(1);
+        let failed = block_on(pool.run::<()>(|| panic!("on purpose")));
+        assert!(matches!(failed, Err(TierError::Failed(_))));
+        assert_eq!(block_on(pool.run(|| Ok(5))), Ok(5));
+        pool.close(Duration::from_secs(60));
+        assert!(block_on(pool.run(|| Ok(5))).is_err());
+    }
+
+    #[test]
+    fn jobs_run_at_the_same_time() {
+        // Goal: two jobs that wait for each other both end, so they run on two threads.
+        let pool = Pool::new(2);
+        let barrier = Arc::new(std::sync::Barrier::new(2));
+        let other = Arc::clone(&barrier);
+        let meet = |barrier: Arc<std::sync::Barrier>| {
+            move || {
+                barrier.wait();
+                Ok(())
+            }
+        };
+        block_on(async { tokio::try_join!(pool.run(meet(barrier)), pool.run(meet(other))) }).unwrap();
+    }
+}

@@ -1,0 +1,399 @@
+//! What may differ from the shared tier: names and inodes, remembered in the store so that a crash forgets none.
+//!
+//! # Invariants
+//! - Whatever is in the map is in the store: a note's put is part of the batch that makes the change.
+//! - An item is taken off only if nothing noted it again since its flush began (`noted_again_while_flushing_stays`).
+//! - An item that is not being flushed is in the order exactly once, under when it is due (`items_come_in_the_order_they_are_due`).
+//! - Notes made without end do not put an item off without end (`steady_changes_do_not_starve`).
+//!
+//! A note is made inside the lock section of what it notes, and the change is committed there: who takes an item and then reads
+//! inside a section of the same keys sees the change that was noted.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use fs_proto::InodeId;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::kv::{Batch, Kv, KvError};
+use crate::namespace::{encode_record, keys};
+
+/// Something that may differ from the shared tier.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum FlushItem {
+    /// What a name stands for.
+    Name(InodeId, Bytes),
+    /// An inode's content or attributes.
+    Inode(InodeId),
+}
+
+impl FlushItem {
+    fn key(&self) -> Vec<u8> {
+        match self {
+            FlushItem::Name(parent, name) => keys::queued_name(*parent, name),
+            FlushItem::Inode(ino) => keys::queued_inode(*ino),
+        }
+    }
+
+    /// The item behind a stored key.
+    pub fn from_key(key: &[u8]) -> Option<FlushItem> {
+        match key.first()? {
+            b'q' => keys::split_entry(key)
+                .map(|(dir, _, name)| FlushItem::Name(dir, Bytes::copy_from_slice(name))),
+            b'a' => keys::split_inode(key).map(FlushItem::Inode),
+            _ => None,
+        }
+    }
+}
+
+/// An item noted again and again is put off by at most this many delays.
+const LONGEST_DELAYS: u32 = 10;
+/// Delay of inodes in a hurry: attributes of a directory are set once after many of its entries.
+const HURRIED_INODE: Duration = Duration::from_millis(50);
+
+#[derive(Debug, Clone, Copy)]
+struct Noted {
+    generation: u64,
+    first: Instant,
+    due: Instant,
+    serial: u64,
+    busy: bool,
+    attempts: u32,
+}
+
+#[derive(Default)]
+struct Items {
+    noted: HashMap<FlushItem, Noted>,
+    /// What is not being flushed, by when it is due.
+    order: BTreeMap<(Instant, u64), FlushItem>,
+    generation: u64,
+    inodes: usize,
+    hurry: bool,
+}
+
+impl Items {
+    /// Puts an item that is not busy where it belongs in the order.
+    fn schedule(&mut self, item: &FlushItem, due: Instant) {
+        let Some(noted) = self.noted.get_mut(item) else { return };
+        self.order.remove(&(noted.due, noted.serial));
+        noted.due = due;
+        if !noted.busy {
+            self.order.insert((due, noted.serial), item.clone());
+        }
+    }
+
+    /// Counts the note; true if the item was not noted before.
+    fn note(&mut self, item: &FlushItem, delay: Duration) -> bool {
+        self.generation += 1;
+        let (now, generation) = (Instant::now(), self.generation);
+        if let Some(noted) = self.noted.get_mut(item) {
+            noted.generation = generation;
+            let due = (now + delay).min(noted.first + delay * LONGEST_DELAYS);
+            self.schedule(item, due);
+            return false;
+        }
+        self.inodes += usize::from(matches!(item, FlushItem::Inode(_)));
+        let noted =
+            Noted { generation, first: now, due: now + delay, serial: generation, busy: false, attempts: 0 };
+        self.noted.insert(item.clone(), noted);
+        self.order.insert((noted.due, noted.serial), item.clone());
+        true
+    }
+
+    fn remove(&mut self, item: &FlushItem) {
+        if let Some(noted) = self.noted.remove(item) {
+            self.order.remove(&(noted.due, noted.serial));
+            self.inodes -= usize::from(matches!(item, FlushItem::Inode(_)));
+        }
+    }
+}
+
+/// A taken item: what was noted when its flush began.
+#[derive(Debug, Clone)]
+pub struct Taken {
+    /// What to flush.
+    pub item: FlushItem,
+    /// How often it was tried before.
+    pub attempts: u32,
+    /// When it was noted first.
+    pub since: Instant,
+    generation: u64,
+}
+
+/// All that waits for flushing on this server.
+pub struct FlushQueue {
+    kv: Arc<dyn Kv>,
+    enabled: bool,
+    delay: Duration,
+    items: Mutex<Items>,
+    changed: Notify,
+}
+
+impl FlushQueue {
+    /// The queue of a server; empty for ever when there is no shared tier (`enabled` false).
+    pub fn open(kv: Arc<dyn Kv>, enabled: bool, delay: Duration) -> Result<Self, KvError> {
+        let queue = FlushQueue { kv, enabled, delay, items: Mutex::default(), changed: Notify::new() };
+        if enabled {
+            queue.load(b'q')?;
+            queue.load(b'a')?;
+        }
+        Ok(queue)
+    }
+
+    fn load(&self, kind: u8) -> Result<(), KvError> {
+        let (from, to) = keys::range_of_kind(kind);
+        let mut items = self.items.lock();
+        self.kv.scan(&from, &to, &mut |key, _| {
+            if let Some(item) = FlushItem::from_key(key) {
+                items.note(&item, Duration::ZERO);
+            }
+            std::ops::ControlFlow::Continue(())
+        })
+    }
+
+    /// Whether there is a shared tier.
+    pub fn is_enabled(&self) -> bool {
+        self.enabled
+    }
+
+    /// Notes that a name changed, in the batch that changes it.
+    pub fn note_name(&self, batch: &mut Batch, parent: InodeId, name: &Bytes) {
+        if self.enabled {
+            self.note(batch, &FlushItem::Name(parent, name.clone()), true);
+        }
+    }
+
+    /// Notes that an inode changed, in the batch that changes it.
+    pub fn note_inode(&self, batch: &mut Batch, ino: InodeId) {
+        if self.enabled {
+            self.note(batch, &FlushItem::Inode(ino), false);
+        }
+    }
+
+    /// `put_again`: a name is noted under its own lock or its inode's, so whoever noted it before may not have committed yet.
+    /// Inodes are noted under their own lock only: what is in the map is in the store.
+    fn note(&self, batch: &mut Batch, item: &FlushItem, put_again: bool) {
+        let mut items = self.items.lock();
+        let delay = match item {
+            FlushItem::Name(..) if items.hurry => Duration::ZERO,
+            FlushItem::Inode(_) if items.hurry => HURRIED_INODE.min(self.delay),
+            _ => self.delay,
+        };
+        let idle = items.order.is_empty();
+        if items.note(item, delay) || put_again {
+            batch.put(item.key(), encode_record(&()));
+        }
+        let hurry = items.hurry;
+        drop(items);
+        // Notes come due in the order in which they are made: a sleeper that knows the first need not hear of the others.
+        if idle || hurry {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Notes what another server told about, or what this one found out itself.
+    pub fn note_now(&self, item: &FlushItem) -> Result<(), KvError> {
+        let mut batch = Batch::default();
+        self.note(&mut batch, item, true);
+        self.kv.commit(batch)
+    }
+
+    /// Notes that the copy of a directory was changed by flushing one of its entries. No write if it is noted already.
+    pub fn note_touched(&self, dir: InodeId) -> Result<(), KvError> {
+        let mut batch = Batch::default();
+        self.note(&mut batch, &FlushItem::Inode(dir), false);
+        if batch.is_empty() { Ok(()) } else { self.kv.commit(batch) }
+    }
+
+    /// Everything that waits is due now, and what is noted from now on at once, until the hurry ends.
+    pub fn set_hurry(&self, hurry: bool) {
+        let mut items = self.items.lock();
+        items.hurry = hurry;
+        if !hurry {
+            return;
+        }
+        let (now, waiting) = (Instant::now(), std::mem::take(&mut items.order));
+        for ((_, serial), item) in waiting {
+            if let Some(noted) = items.noted.get_mut(&item) {
+                noted.due = now;
+            }
+            items.order.insert((now, serial), item);
+        }
+        drop(items);
+        self.changed.notify_one();
+    }
+
+    /// Takes up to `limit` items that are due, the oldest first.
+    pub fn take(&self, limit: usize) -> Vec<Taken> {
+        let now = Instant::now();
+        let mut guard = self.items.lock();
+        let items = &mut *guard;
+        let mut taken = Vec::new();
+        while taken.len() < limit {
+            let Some(first) = items.order.first_entry().filter(|first| first.key().0 <= now) else { break };
+            let item = first.remove();
+            let Some(noted) = items.noted.get_mut(&item) else { continue };
+            noted.busy = true;
+            taken.push(Taken {
+                item,
+                attempts: noted.attempts,
+                since: noted.first,
+                generation: noted.generation,
+            });
+        }
+        taken
+    }
+
+    /// Waits until something may be due, at most `longest`.
+    pub async fn wait(&self, longest: Duration) {
+        let first = self.items.lock().order.first_key_value().map(|((due, _), _)| *due);
+        let now = Instant::now();
+        let pause = first.map_or(longest, |due| due.saturating_duration_since(now).min(longest));
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = self.changed.notified() => {}
+        }
+    }
+
+    /// The item is in the shared tier as it was when taken; `batch` is what to remember of it.
+    pub fn done(&self, taken: &Taken, mut batch: Batch) -> Result<(), KvError> {
+        let mut items = self.items.lock();
+        let Some(noted) = items.noted.get_mut(&taken.item) else { return self.kv.commit(batch) };
+        if noted.generation != taken.generation {
+            let due = noted.due;
+            (noted.busy, noted.attempts, noted.first) = (false, 0, Instant::now());
+            items.schedule(&taken.item, due);
+            drop(items);
+            self.changed.notify_one();
+            return self.kv.commit(batch);
+        }
+        // Under the mutex: a note that comes next finds the item gone and puts it again, after this delete.
+        batch.delete(taken.item.key());
+        self.kv.commit(batch)?;
+        items.remove(&taken.item);
+        Ok(())
+    }
+
+    /// The item could not be flushed now: again after `pause`.
+    pub fn postpone(&self, taken: &Taken, pause: Duration) {
+        let mut items = self.items.lock();
+        let Some(noted) = items.noted.get_mut(&taken.item) else { return };
+        noted.busy = false;
+        noted.attempts = noted.attempts.saturating_add(1);
+        items.schedule(&taken.item, Instant::now() + pause);
+    }
+
+    /// Items that wait or are being flushed: names, inodes.
+    pub fn len(&self) -> (usize, usize) {
+        let items = self.items.lock();
+        (items.noted.len() - items.inodes, items.inodes)
+    }
+
+    /// Up to `limit` of the names that wait or are being flushed.
+    pub fn some_names(&self, limit: usize) -> Vec<(InodeId, Bytes)> {
+        let items = self.items.lock();
+        let names = items.noted.keys().filter_map(|item| match item {
+            FlushItem::Name(parent, name) => Some((*parent, name.clone())),
+            FlushItem::Inode(_) => None,
+        });
+        names.take(limit).collect()
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.items.lock().noted.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::{self, KvKind};
+
+    const DIR: InodeId = InodeId(7);
+
+    fn name(text: &'static str) -> FlushItem {
+        FlushItem::Name(DIR, Bytes::from_static(text.as_bytes()))
+    }
+
+    fn open(dir: &tempfile::TempDir, delay: Duration) -> FlushQueue {
+        let kv = kv::open(KvKind::Fjall, &dir.path().join("kv"), 8 << 20).unwrap();
+        FlushQueue::open(kv, true, delay).unwrap()
+    }
+
+    #[test]
+    fn noted_again_while_flushing_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = open(&dir, Duration::ZERO);
+        queue.note_now(&name("a")).unwrap();
+        let taken = queue.take(9);
+        assert_eq!((taken.len(), queue.take(9).len()), (1, 0));
+        queue.note_now(&name("a")).unwrap();
+        queue.done(&taken[0], Batch::default()).unwrap();
+        let again = queue.take(9);
+        assert_eq!(again.len(), 1);
+        queue.done(&again[0], Batch::default()).unwrap();
+        assert!(queue.is_empty() && queue.take(9).is_empty());
+    }
+
+    #[test]
+    fn what_is_not_done_is_there_after_reopening() {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = open(&dir, Duration::ZERO);
+        for item in [name("a"), name("b"), FlushItem::Inode(DIR)] {
+            queue.note_now(&item).unwrap();
+        }
+        let taken = queue.take(1);
+        assert_eq!(taken[0].item, name("a"));
+        queue.done(&taken[0], Batch::default()).unwrap();
+        queue.take(9);
+        drop(queue);
+        assert_eq!(open(&dir, Duration::ZERO).len(), (1, 1));
+    }
+
+    #[test]
+    fn items_come_in_the_order_they_are_due() {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = open(&dir, Duration::ZERO);
+        queue.note_now(&name("a")).unwrap();
+        queue.note_now(&name("b")).unwrap();
+        let first = queue.take(1);
+        queue.postpone(&first[0], Duration::from_secs(1000));
+        assert_eq!(queue.take(9).iter().map(|t| t.item.clone()).collect::<Vec<_>>(), [name("b")]);
+        queue.set_hurry(true);
+        let hurried = queue.take(9);
+        assert_eq!((hurried.len(), hurried[0].attempts), (1, 1));
+        let items = queue.items.lock();
+        assert!(items.order.is_empty() && items.noted.len() == 2);
+    }
+
+    #[test]
+    fn steady_changes_do_not_starve() {
+        // Goal: an item noted all the time is due no later than ten delays after the first note.
+        let dir = tempfile::tempdir().unwrap();
+        let delay = Duration::from_secs(100);
+        let queue = open(&dir, delay);
+        queue.note_now(&name("a")).unwrap();
+        queue.items.lock().noted.get_mut(&name("a")).unwrap().first -= delay * 9 + delay / 2;
+        queue.note_now(&name("a")).unwrap();
+        let items = queue.items.lock();
+        let left = items.order.first_key_value().unwrap().0.0 - Instant::now();
+        assert!(left <= delay / 2, "{left:?}");
+    }
+
+    #[test]
+    fn a_touched_directory_is_written_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = open(&dir, Duration::ZERO);
+        queue.note_touched(DIR).unwrap();
+        let taken = queue.take(1);
+        queue.note_touched(DIR).unwrap();
+        queue.done(&taken[0], Batch::default()).unwrap();
+        assert_eq!(queue.len(), (0, 1));
+        drop(queue);
+        assert_eq!(open(&dir, Duration::ZERO).len(), (0, 1));
+    }
+}

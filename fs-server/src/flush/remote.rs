@@ -1,0 +1,129 @@
+//! What flushing asks about inodes and names: here when they live here, else of the server where they do.
+
+use std::rc::Rc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use fs_proto::msg::tier::{FlushNote, TierForget, TierPlace, TierState, TierView};
+use fs_proto::placement::{entry_partition, name_hash};
+use fs_proto::record::{EntryRecord, TierLocation};
+use fs_proto::{InodeId, ServerId, Status};
+
+use super::outcome::FlushResult;
+use super::queue::FlushItem;
+use super::{Flusher, ops};
+use crate::error::OpResult;
+use crate::namespace::locks::{LockKey, LockSet, Mode};
+use crate::node::Node;
+use crate::ops::{entry_owner, getattr};
+use crate::worker::Worker;
+
+/// Directories above one that are walked for its path.
+const DEPTH_MAX: usize = 4096;
+
+/// What an inode's home knows of it; tells it of a new copy first.
+pub async fn state(worker: &Rc<Worker>, ino: InodeId, published: Option<TierLocation>) -> OpResult<TierView> {
+    if worker.node.owns(ino.partition()) {
+        return ops::view(worker, TierState { ino, published }).await;
+    }
+    worker.ask_owner(ino.partition(), &TierState { ino, published }).await
+}
+
+/// Where a directory lies in the tier, also one that the namespace has no more.
+pub async fn place(worker: &Rc<Worker>, dir: InodeId) -> OpResult<Option<TierLocation>> {
+    if worker.node.owns(dir.partition()) {
+        return ops::place(&worker.node, dir);
+    }
+    worker.ask_owner(dir.partition(), &TierPlace { dir }).await
+}
+
+/// A removed directory is gone from the tier.
+pub async fn forget(worker: &Rc<Worker>, dir: InodeId) -> OpResult<()> {
+    worker.ask_owner(dir.partition(), &TierForget { dir }).await
+}
+
+/// What the name stands for. Read in a section: the change that was noted before is committed.
+pub async fn entry_now(node: &Node, parent: InodeId, name: &Bytes) -> OpResult<Option<EntryRecord>> {
+    let set = LockSet::of(&[(LockKey::Entry(parent, name_hash(parent, name)), Mode::Shared)]);
+    node.namespace.locks().with(&set, || node.namespace.entry(parent, name)).await
+}
+
+/// The server that owns a name which this server once owned. Asked after the entry was looked at: a name that has gone because its
+/// directory widened is then known to be another server's.
+pub fn owner_of_own_name(node: &Node, parent: InodeId, name: &Bytes) -> OpResult<ServerId> {
+    let spread = entry_partition(parent, name_hash(parent, name), true);
+    if !node.owns(parent.partition()) {
+        return Ok(node.owner(spread));
+    }
+    let wide = node.namespace.inode(parent)?.is_some_and(|inode| inode.attr.wide);
+    Ok(if wide { node.owner(spread) } else { node.id() })
+}
+
+/// Tells the server that owns a name that it may differ.
+pub async fn note_name(worker: &Rc<Worker>, parent: InodeId, name: &Bytes) -> FlushResult<()> {
+    let node = &worker.node;
+    let attr = match getattr::attributes(worker, parent).await {
+        Ok(attr) => attr,
+        // The directory went, and with it the name: its removal was noted.
+        Err(error) if error.status == Status::NotFound => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    let owner = entry_owner(node, &attr, name);
+    hand(worker, owner, FlushNote { ino: parent, name: Some(name.clone()), had: None }).await
+}
+
+/// The copy of a directory was changed by flushing one of its entries: its times have to be set again.
+pub async fn touch(worker: &Rc<Worker>, dir: InodeId) -> FlushResult<()> {
+    let owner = worker.node.owner(dir.partition());
+    hand(worker, owner, FlushNote { ino: dir, name: None, had: None }).await
+}
+
+/// Queues something at `owner`.
+pub async fn hand(worker: &Rc<Worker>, owner: ServerId, note: FlushNote) -> FlushResult<()> {
+    let node = &worker.node;
+    if owner != node.id() {
+        // Before and after: the other server's account may be asked at any time between.
+        node.flusher.account().note_handed();
+        worker.ask(owner, &note).await?;
+        node.flusher.account().note_handed();
+        return Ok(());
+    }
+    match note.name {
+        Some(name) => node.namespace.queue().note_now(&FlushItem::Name(note.ino, name))?,
+        None => node.namespace.queue().note_touched(note.ino)?,
+    }
+    Ok(())
+}
+
+/// The path of a name, for people; with the directory's number instead where that cannot be found out.
+pub async fn path_of(worker: &Rc<Worker>, item: &FlushItem) -> Bytes {
+    let (mut dir, mut components) = match item {
+        FlushItem::Name(parent, name) => (*parent, vec![name.clone()]),
+        FlushItem::Inode(ino) => (*ino, Vec::new()),
+    };
+    let mut start = Bytes::new();
+    while dir != InodeId::ROOT && components.len() < DEPTH_MAX {
+        let Ok(TierView { inode: Some(inode), .. }) = state(worker, dir, None).await else {
+            start = Bytes::from(format!("(directory {dir:?})"));
+            break;
+        };
+        components.push(inode.name);
+        dir = inode.attr.parent;
+    }
+    let mut path = BytesMut::from(&start[..]);
+    components.iter().rev().for_each(|component| {
+        path.put_u8(b'/');
+        path.put_slice(component);
+    });
+    if path.is_empty() { Bytes::from_static(b"/") } else { path.freeze() }
+}
+
+/// Marks an inode's section as passed: whatever was noted of it before is committed.
+pub async fn settle(node: &Node, ino: InodeId) {
+    let set = LockSet::of(&[(LockKey::Inode(ino), Mode::Shared)]);
+    node.namespace.locks().with(&set, || ()).await;
+}
+
+/// The staging directory's place of a directory that had to make way: see `names::make_way`.
+pub fn is_aside(location: &TierLocation) -> bool {
+    location.parent == Flusher::ASIDE
+}

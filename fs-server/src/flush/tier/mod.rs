@@ -1,0 +1,176 @@
+//! The port of the shared tier: what flushing needs of a place for files, and nothing more.
+//!
+//! Directories are addressed by handle, not by path. A handle stays with its directory when that, or one above it, moves: a file
+//! published while a directory moves lands in that directory, without a lock in the cluster (`docs/decisions/0006-flush-by-name.md`).
+//!
+//! # Invariants
+//! - An adapter follows no symbolic link below the tier's directory (`tests` of each adapter: `symlinks_are_not_followed`).
+//! - `rename` shows the old or the new object under a name, whole; nothing is ever written to a published file.
+//!
+//! Deliberately absent: inodes, names and versions of the cluster, retries, threads. Calls block for as long as the tier needs.
+
+pub mod posix;
+
+use std::any::Any;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fs_proto::{FileKind, TimeNs};
+use thiserror::Error;
+
+/// Why the tier failed: one variant per thing that a caller can do.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum TierError {
+    /// The object or the directory is not there (or is another one than expected): look again who it is.
+    #[error("{0}")]
+    Missing(String),
+    /// Something else has the name, or the directory is not empty: clear it first.
+    #[error("{0}")]
+    Occupied(String),
+    /// A directory would move below itself: move the other one first.
+    #[error("{0}")]
+    BelowItself(String),
+    /// The tier refused or failed: try again later.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Result of a call to the tier.
+pub type TierResult<T> = Result<T, TierError>;
+
+/// A directory of the tier. Clones share the handle.
+#[derive(Clone)]
+pub struct Dir {
+    /// The tier's own number of the directory.
+    pub id: u64,
+    handle: Arc<dyn Any + Send + Sync>,
+}
+
+impl Dir {
+    /// A directory behind an adapter's own handle.
+    pub fn new(id: u64, handle: impl Any + Send + Sync) -> Self {
+        Dir { id, handle: Arc::new(handle) }
+    }
+
+    /// The handle, for the adapter that made it.
+    pub fn handle<T: Any>(&self) -> Option<&T> {
+        self.handle.downcast_ref()
+    }
+}
+
+/// A name in a directory of the tier. The name "." is the directory itself, for [`Tier::set`].
+#[derive(Clone)]
+pub struct Place {
+    /// The directory.
+    pub dir: Dir,
+    /// The name.
+    pub name: Bytes,
+}
+
+impl Place {
+    /// `name` in `dir`.
+    pub fn new(dir: &Dir, name: &Bytes) -> Self {
+        Place { dir: dir.clone(), name: name.clone() }
+    }
+
+    /// The directory itself.
+    pub fn itself(dir: &Dir) -> Self {
+        Place { dir: dir.clone(), name: Bytes::from_static(b".") }
+    }
+}
+
+/// A directory to begin with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Base {
+    /// The tier's directory, which is the root of the namespace.
+    Root,
+    /// Where objects are made before they get their place; made on need.
+    Staging,
+}
+
+/// What to make.
+#[derive(Clone)]
+pub enum Make {
+    /// A file of `size` bytes, all zero.
+    File {
+        /// Bytes.
+        size: u64,
+    },
+    /// An empty directory.
+    Directory,
+    /// A symbolic link.
+    Symlink {
+        /// What it points to.
+        target: Bytes,
+    },
+    /// A pipe, socket or device node.
+    Special {
+        /// Which of them.
+        kind: FileKind,
+        /// Device number.
+        rdev: u32,
+    },
+    /// A further name of an object.
+    Link {
+        /// One of its names.
+        of: Place,
+    },
+}
+
+/// Attributes to set.
+#[derive(Debug, Clone, Default)]
+pub struct Attributes {
+    /// Permission bits; absent leaves them.
+    pub mode: Option<u32>,
+    /// User and group; absent leaves them.
+    pub owner: Option<(u32, u32)>,
+    /// Extended attributes; `user.*` and `trusted.*` that are not here are removed. Absent leaves them.
+    pub xattrs: Option<Vec<(Bytes, Bytes)>>,
+    /// Access time.
+    pub atime: TimeNs,
+    /// Change time of the content.
+    pub mtime: TimeNs,
+}
+
+/// What lies at a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    /// The tier's own number of the object.
+    pub id: u64,
+    /// Whether it is a directory.
+    pub is_dir: bool,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// A staged file that is being filled, from several threads.
+pub trait TierFile: Send + Sync {
+    /// Writes all of `data` at `offset`.
+    fn write_at(&self, offset: u64, data: &[u8]) -> TierResult<()>;
+    /// Waits until what was written survives loss of power.
+    fn sync(&self) -> TierResult<()>;
+}
+
+/// The shared tier.
+pub trait Tier: Send + Sync {
+    /// A directory to begin with.
+    fn base(&self, base: Base) -> TierResult<Dir>;
+    /// The directory at a place.
+    fn open_dir(&self, at: &Place) -> TierResult<Dir>;
+    /// What lies at a place.
+    fn look(&self, at: &Place) -> TierResult<Option<Found>>;
+    /// Makes something where nothing is; returns its number.
+    fn make(&self, at: &Place, what: &Make) -> TierResult<u64>;
+    /// Opens a staged file for writing.
+    fn open_file(&self, at: &Place) -> TierResult<Box<dyn TierFile>>;
+    /// Sets attributes of what lies at a place, if that has number `id`; else it is missing.
+    fn set(&self, at: &Place, id: u64, attributes: &Attributes) -> TierResult<()>;
+    /// Moves an object, replacing what is no directory at the new place.
+    fn rename(&self, from: &Place, to: &Place) -> TierResult<()>;
+    /// Removes an object: an empty directory if `is_dir`, else anything but a directory.
+    fn remove(&self, at: &Place, is_dir: bool) -> TierResult<()>;
+    /// Nothing is being staged any more: tidies up what only staging needs.
+    fn rest(&self) -> TierResult<()>;
+    /// After failures: forgets what may have become invalid (a remounted file system).
+    fn reset(&self);
+}

@@ -1,0 +1,151 @@
+use std::fs as std_fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+use super::*;
+use fs_net::Secret;
+
+fn config(store: &Path) -> ServerConfig {
+    ServerConfig::new(ServerId(3), "job/7".to_owned(), Secret::from_raw([1; 32]), store.to_owned())
+}
+
+fn name(text: &str) -> Bytes {
+    Bytes::copy_from_slice(text.as_bytes())
+}
+
+struct Bench {
+    tier: Posix,
+    dir: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let tier = Posix::open(dir.path(), &config(Path::new("/nonexistent/store"))).unwrap();
+        Bench { tier, dir }
+    }
+
+    fn root(&self, at: &str) -> Place {
+        Place::new(&self.tier.base(Base::Root).unwrap(), &name(at))
+    }
+
+    fn staged(&self, at: &str) -> Place {
+        Place::new(&self.tier.base(Base::Staging).unwrap(), &name(at))
+    }
+}
+
+fn some_attributes() -> Attributes {
+    Attributes {
+        mode: Some(0o4640),
+        owner: None,
+        xattrs: Some(vec![(name("user.colour"), name("blue"))]),
+        atime: 1_000_000_007,
+        mtime: -5,
+    }
+}
+
+#[test]
+fn a_staged_file_gets_its_attributes_and_its_place() {
+    // Goal: content, mode, times to the nanosecond (also before 1970) and attributes arrive; staging leaves no trace.
+    let bench = Bench::new();
+    let (staged, place) = (bench.staged("f-3-1"), bench.root("a"));
+    let id = bench.tier.make(&staged, &Make::File { size: 8 }).unwrap();
+    let file = bench.tier.open_file(&staged).unwrap();
+    file.write_at(3, b"xyz").unwrap();
+    bench.tier.set(&staged, id, &some_attributes()).unwrap();
+    bench.tier.rename(&staged, &place).unwrap();
+    bench.tier.rest().unwrap();
+    let path = bench.dir.path().join("a");
+    let meta = std_fs::metadata(&path).unwrap();
+    assert_eq!(std_fs::read(&path).unwrap(), b"\0\0\0xyz\0\0");
+    assert_eq!((meta.ino(), meta.mode() & 0o7777), (id, 0o4640));
+    assert_eq!((meta.atime(), meta.atime_nsec(), meta.mtime(), meta.mtime_nsec()), (1, 7, -1, 999_999_995));
+    let mut value = [0; 8];
+    if let Ok(len) = fs::getxattr(&path, "user.colour", &mut value[..]) {
+        assert_eq!(&value[..len], b"blue");
+    }
+    assert_eq!(std_fs::read_dir(bench.dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn symlinks_are_not_followed() {
+    // Goal: a link in the tier to a place outside is replaced, removed or refused, and what it leads to stays untouched.
+    let bench = Bench::new();
+    let outside = tempfile::tempdir().unwrap();
+    let victim = outside.path().join("victim");
+    std_fs::write(&victim, "secret").unwrap();
+    std_fs::set_permissions(&victim, PermissionsExt::from_mode(0o600)).unwrap();
+    symlink(&victim, bench.dir.path().join("file")).unwrap();
+    symlink(outside.path(), bench.dir.path().join("dir")).unwrap();
+    assert!(matches!(bench.tier.open_dir(&bench.root("dir")), Err(TierError::Occupied(_))));
+    assert!(bench.tier.open_file(&bench.root("file")).is_err());
+    let link = bench.tier.look(&bench.root("file")).unwrap().unwrap();
+    assert_ne!(link.id, std_fs::metadata(&victim).unwrap().ino());
+    let attributes = Attributes { mode: Some(0o666), xattrs: None, ..some_attributes() };
+    bench.tier.set(&bench.root("file"), link.id, &attributes).unwrap();
+    bench.tier.make(&bench.staged("f-3-1"), &Make::File { size: 1 }).unwrap();
+    bench.tier.rename(&bench.staged("f-3-1"), &bench.root("file")).unwrap();
+    bench.tier.remove(&bench.root("dir"), false).unwrap();
+    let meta = std_fs::metadata(&victim).unwrap();
+    assert_eq!((meta.mode() & 0o777, meta.len(), meta.nlink()), (0o600, 6, 1));
+    assert!(meta.mtime() > 0);
+}
+
+#[test]
+fn handles_stay_with_directories_that_move() {
+    let bench = Bench::new();
+    bench.tier.make(&bench.root("a"), &Make::Directory).unwrap();
+    let dir = bench.tier.open_dir(&bench.root("a")).unwrap();
+    bench.tier.rename(&bench.root("a"), &bench.root("b")).unwrap();
+    bench.tier.make(&bench.root("a"), &Make::Directory).unwrap();
+    bench.tier.make(&Place::new(&dir, &name("f")), &Make::File { size: 0 }).unwrap();
+    assert!(bench.dir.path().join("b/f").exists() && !bench.dir.path().join("a/f").exists());
+    assert!(matches!(bench.tier.remove(&bench.root("b"), true), Err(TierError::Occupied(_))));
+    let into_itself = Place::new(&dir, &name("b"));
+    assert!(matches!(bench.tier.rename(&bench.root("b"), &into_itself), Err(TierError::BelowItself(_))));
+}
+
+#[test]
+fn an_object_that_was_exchanged_is_missing() {
+    let bench = Bench::new();
+    let id = bench.tier.make(&bench.root("a"), &Make::File { size: 0 }).unwrap();
+    let outcome = bench.tier.set(&bench.root("a"), id + 1, &some_attributes());
+    assert!(matches!(outcome, Err(TierError::Missing(_))));
+}
+
+#[test]
+fn stale_staging_of_this_server_goes_and_that_of_others_stays() {
+    let bench = Bench::new();
+    for file in ["f-3-9", "f-33-9"] {
+        bench.tier.make(&bench.staged(file), &Make::File { size: 1 }).unwrap();
+    }
+    Posix::open(bench.dir.path(), &config(Path::new("/nonexistent/store"))).unwrap();
+    assert!(bench.tier.look(&bench.staged("f-3-9")).unwrap().is_none());
+    assert!(bench.tier.look(&bench.staged("f-33-9")).unwrap().is_some());
+}
+
+#[test]
+fn unusable_directories_are_refused_with_advice() {
+    let dir = tempfile::tempdir().unwrap();
+    let refusal = |path: &Path, store: &Path| match Posix::open(path, &config(store)) {
+        Err(error) => error.to_string(),
+        Ok(_) => panic!("{} was taken", path.display()),
+    };
+    let nowhere = Path::new("/nonexistent/store");
+    assert!(refusal(&dir.path().join("none"), nowhere).contains("--tier"));
+    std_fs::write(dir.path().join("file"), "").unwrap();
+    assert!(refusal(&dir.path().join("file"), nowhere).contains("not a directory"));
+    std_fs::create_dir(dir.path().join("tier")).unwrap();
+    assert!(refusal(&dir.path().join("tier"), dir.path()).contains("inside the store"));
+    if !rustix::process::geteuid().is_root() {
+        std_fs::set_permissions(dir.path().join("tier"), PermissionsExt::from_mode(0o500)).unwrap();
+        assert!(refusal(&dir.path().join("tier"), nowhere).contains("cannot be written"));
+    }
+}
+
+#[test]
+fn a_removed_staging_directory_is_made_again() {
+    let bench = Bench::new();
+    drop(bench.staged("x"));
+    std_fs::remove_dir(bench.dir.path().join(staging_name("job/7"))).unwrap();
+    bench.tier.make(&bench.staged("x"), &Make::File { size: 0 }).unwrap();
+}

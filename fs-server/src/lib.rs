@@ -1,0 +1,33 @@
+//! The Hayate server: one per compute node. Holds a part of the namespace and of the chunks, serves clients, forwards what belongs to
+//! other servers, and flushes to the shared tier.
+//!
+//! The life of a request: `worker` (admit, route) -> `dispatch` (decode) -> `ops` (check, plan) -> `namespace` or `transaction`
+//! (commit), or `store` (chunks) -> reply.
+//!
+//! Deliberately absent: anything that only clients need (caches, paths, retries), FUSE, and command-line handling.
+
+pub mod config;
+mod dispatch;
+pub mod error;
+pub mod flush;
+mod identity;
+pub mod kv;
+pub mod metrics;
+mod metrics_page;
+pub mod namespace;
+pub mod node;
+mod opens;
+mod ops;
+mod reaper;
+mod sizes;
+mod start;
+pub mod store;
+mod sync;
+mod threads;
+mod transaction;
+mod widen;
+mod worker;
+
+pub use config::{Durability, KvKind, ServerConfig};
+pub use error::ServerError;
+pub use start::{bind, bind_with, BoundAddresses, BoundServer};

@@ -1,0 +1,189 @@
+//! The metrics page: Prometheus text over HTTP.
+
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{header, Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+
+use crate::error::ServerError;
+use crate::metrics::{cpu_us, resident_bytes, LATENCY_BOUNDS_US};
+use crate::node::Node;
+
+/// The page's address, bound and not served yet.
+pub struct MetricsPage {
+    listener: std::net::TcpListener,
+    address: String,
+}
+
+impl MetricsPage {
+    /// Binds `host:port`; port 0 takes a free one.
+    pub fn bind(address: &str) -> Result<Self, ServerError> {
+        let failed = |error: std::io::Error| ServerError::Listen {
+            address: address.to_owned(),
+            reason: format!("{error}; choose another port for metrics, or 0 for a free one"),
+        };
+        let listener = std::net::TcpListener::bind(address).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?.to_string();
+        Ok(MetricsPage { listener, address })
+    }
+
+    /// `host:port`.
+    pub fn address(&self) -> String {
+        self.address.clone()
+    }
+
+    /// Answers requests until the server ends.
+    pub async fn serve(self, node: Arc<Node>) {
+        let listener = match tokio::net::TcpListener::from_std(self.listener) {
+            Ok(listener) => listener,
+            Err(error) => return tracing::error!(%error, "the metrics page cannot be served"),
+        };
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = node.stopped() => return,
+            };
+            let Ok((socket, _)) = accepted else { continue };
+            let node = Arc::clone(&node);
+            tokio::task::spawn_local(async move {
+                let service = service_fn(|request| {
+                    let answer = page(&node, &request);
+                    async move { Ok::<_, Infallible>(answer) }
+                });
+                if let Err(error) = http1::Builder::new().serve_connection(TokioIo::new(socket), service).await {
+                    tracing::debug!(%error, "a reader of the metrics page went away");
+                }
+            });
+        }
+    }
+}
+
+fn page(node: &Arc<Node>, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    let plain = |status: StatusCode, text: String| {
+        let mut response = Response::new(Full::new(Bytes::from(text)));
+        *response.status_mut() = status;
+        response
+    };
+    if request.method() != Method::GET || request.uri().path() != "/metrics" {
+        return plain(StatusCode::NOT_FOUND, "metrics are at /metrics\n".to_owned());
+    }
+    let mut registry = Registry::with_prefix("hayate");
+    registry.register_collector(Box::new(NodeCollector(Arc::clone(node))));
+    let mut text = String::new();
+    if encode(&mut text, &registry).is_err() {
+        return plain(StatusCode::INTERNAL_SERVER_ERROR, "metrics could not be written\n".to_owned());
+    }
+    let mut response = plain(StatusCode::OK, text);
+    let kind = header::HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+struct NodeCollector(Arc<Node>);
+
+impl std::fmt::Debug for NodeCollector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "metrics of {:?}", self.0.id())
+    }
+}
+
+type Encoded = Result<(), std::fmt::Error>;
+
+impl Collector for NodeCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Encoded {
+        operations(&self.0, &mut encoder)?;
+        for (name, help, value) in counters(&self.0) {
+            let metric = ConstCounter::new(value);
+            metric.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
+        }
+        for (name, help, value) in gauges(&self.0) {
+            let metric = ConstGauge::new(value as i64);
+            metric.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+        }
+        Ok(())
+    }
+}
+
+fn operations(node: &Node, encoder: &mut DescriptorEncoder) -> Encoded {
+    let all = node.counters.snapshot();
+    let mut counts = encoder.encode_descriptor("operations", "Operations carried out", None, MetricType::Counter)?;
+    for op in &all {
+        let label = [("operation", op.op.name())];
+        ConstCounter::new(op.count).encode(counts.encode_family(&label)?)?;
+    }
+    let mut failures = encoder.encode_descriptor("operation_failures", "Operations refused or failed", None, MetricType::Counter)?;
+    for op in &all {
+        let label = [("operation", op.op.name())];
+        ConstCounter::new(op.failures).encode(failures.encode_family(&label)?)?;
+    }
+    let mut latency = encoder.encode_descriptor("operation_seconds", "Time of operations", None, MetricType::Histogram)?;
+    for op in &all {
+        let bounds = LATENCY_BOUNDS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::MAX]);
+        let buckets: Vec<(f64, u64)> = bounds.zip(op.buckets.iter().copied()).collect();
+        let label = [("operation", op.op.name())];
+        latency.encode_family(&label)?.encode_histogram::<prometheus_client::encoding::NoLabelSet>(op.time_ns as f64 / 1e9, op.count, &buckets, None)?;
+    }
+    Ok(())
+}
+
+fn counters(node: &Node) -> Vec<(&'static str, &'static str, u64)> {
+    let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let (bytes_read, bytes_written) = node.counters.bytes();
+    let (pool, store) = (node.pool.stats(), node.store.stats());
+    let (flushed_files, flushed_bytes, flush_failures) = node.flusher.counts();
+    vec![
+        ("flushed_files", "Files published in the shared tier", flushed_files),
+        ("flushed_bytes", "Bytes written to the shared tier", flushed_bytes),
+        ("flush_failures", "Attempts to flush that failed", flush_failures),
+        ("chunk_read_bytes", "Bytes read from chunks", bytes_read),
+        ("chunk_written_bytes", "Bytes written into chunks", bytes_written),
+        ("chunk_crc_failures", "Stored blocks that did not match their checksum", store.crc_failures),
+        ("compacted_bytes", "Bytes rewritten by compaction", store.compacted_bytes),
+        ("messages_sent", "Messages sent", load(&node.net.messages_sent)),
+        ("messages_received", "Messages received", load(&node.net.messages_received)),
+        ("sent_bytes", "Bytes sent", load(&node.net.bytes_sent)),
+        ("received_bytes", "Bytes received", load(&node.net.bytes_received)),
+        ("write_calls", "System calls that sent", load(&node.net.write_calls)),
+        ("read_calls", "System calls that received", load(&node.net.read_calls)),
+        ("copied_bytes", "Bytes copied between buffers", load(&node.net.copied_bytes)),
+        ("handshake_failures", "Strangers refused", load(&node.net.handshake_failures)),
+        ("buffer_waits", "Times that something waited for a buffer", pool.waits),
+        ("buffer_wait_nanoseconds", "Time that something waited for buffers", pool.wait_ns),
+        ("cpu_microseconds", "Processor time, user and system", cpu_us()),
+    ]
+}
+
+fn gauges(node: &Node) -> Vec<(&'static str, &'static str, u64)> {
+    let (pool, store, kv) = (node.pool.stats(), node.store.stats(), node.namespace.kv().stats());
+    let (names, inodes) = node.namespace.queue().len();
+    vec![
+        ("connections", "Open connections", node.net.connections.load(Ordering::Relaxed)),
+        ("inodes", "Inodes that live here", node.namespace.inode_count()),
+        ("open_inodes", "Inodes that clients have open", node.opens.len() as u64),
+        ("chunk_live_bytes", "Bytes of chunks that are live", store.live_bytes),
+        ("chunk_disk_bytes", "Bytes of chunks on the device", store.disk_bytes),
+        ("store_free_bytes", "Free bytes of the store's file system", store.free_bytes),
+        ("namespace_disk_bytes", "Bytes of the namespace store on the device", kv.disk_bytes),
+        ("buffer_pool_bytes", "Size of the buffer pool", pool.size),
+        ("buffer_used_bytes", "Buffers in use", pool.used),
+        ("buffer_peak_bytes", "Most buffers that were in use", pool.peak),
+        ("resident_bytes", "Resident memory of the process", resident_bytes()),
+        ("memory_budget_bytes", "Memory budget of the server", node.config.memory_bytes),
+        ("flush_pending_names", "Names that differ from the shared tier", names as u64),
+        ("flush_pending_inodes", "Inodes that differ from the shared tier", inodes as u64),
+    ]
+}

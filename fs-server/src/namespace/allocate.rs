@@ -1,0 +1,73 @@
+//! Numbers that are handed out once: inode sequences and transaction numbers.
+//!
+//! A range is reserved in the store before any number of it is used, so that a crash skips numbers and repeats none.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+
+use fs_proto::{InodeId, Partition, ServerId, Status};
+use parking_lot::Mutex;
+
+use super::{decode_record, encode_record, keys};
+use crate::error::{OpError, OpResult};
+use crate::kv::{Batch, Kv};
+
+const RESERVE: u64 = 1 << 16;
+/// Sequence 1 of partition 0 at server 0 is the root directory.
+const FIRST: u64 = 2;
+
+/// Hands out numbers for one server.
+pub struct Allocator {
+    kv: Arc<dyn Kv>,
+    me: ServerId,
+    next: AtomicU64,
+    reserved: Mutex<u64>,
+    transactions: AtomicU64,
+    restarted: bool,
+}
+
+impl Allocator {
+    /// Opens the allocator; also counts this start of the server.
+    pub fn open(kv: Arc<dyn Kv>, me: ServerId) -> OpResult<Self> {
+        let fact = |name: &str| -> OpResult<Option<u64>> { kv.get(&keys::fact(name))?.map(decode_record).transpose() };
+        let next = fact("sequence")?.unwrap_or(FIRST);
+        let start = fact("starts")?.unwrap_or(0) + 1;
+        let mut batch = Batch::default();
+        batch.put(keys::fact("starts"), encode_record(&start));
+        kv.commit(batch)?;
+        Ok(Allocator {
+            kv,
+            me,
+            next: AtomicU64::new(next),
+            reserved: Mutex::new(next),
+            transactions: AtomicU64::new(start << 32),
+            restarted: start > 1,
+        })
+    }
+
+    /// A number for a new inode in `partition`.
+    pub fn inode(&self, partition: Partition) -> OpResult<InodeId> {
+        let sequence = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut reserved = self.reserved.lock();
+        if sequence >= *reserved {
+            let upto = sequence + RESERVE;
+            let mut batch = Batch::default();
+            batch.put(keys::fact("sequence"), encode_record(&upto));
+            self.kv.commit(batch)?;
+            *reserved = upto;
+        }
+        drop(reserved);
+        InodeId::allocate(partition, self.me, sequence)
+            .ok_or(OpError::new(Status::NoSpace, "this server has used up its inode numbers"))
+    }
+
+    /// Whether the store was used by an earlier start of the server.
+    pub fn is_restart(&self) -> bool {
+        self.restarted
+    }
+
+    /// A number for a transaction: never used before by this server, also not before its last start.
+    pub fn transaction(&self) -> u64 {
+        self.transactions.fetch_add(1, Ordering::Relaxed)
+    }
+}

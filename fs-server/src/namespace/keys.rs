@@ -1,0 +1,199 @@
+//! Keys of the namespace in the key-value store.
+//!
+//! ```text
+//! 'd' parent:u64 cookie:u64 name...   -> EntryRecord        a directory entry, in listing order
+//! 'i' ino:u64                         -> InodeRecord
+//! 'l' ino:u64 parent:u64 name...      -> ()                 a further name of an inode (the first is in its record)
+//! 'x' ino:u64 name...                 -> value              an extended attribute
+//! 's' dir:u64                         -> ShardRecord        this server's part of a wide directory
+//! 'o' ino:u64                         -> ()                 an inode without names, not removed yet
+//! 'z' ino:u64                         -> old and new size  a cut of chunks that has begun
+//! 'r' client:u64 lane:u16             -> RequestResult      the last mutation of a client's lane
+//! 'p' coordinator:u16 number:u64      -> Prepare            a transaction that was voted for
+//! 'c' number:u64                      -> Vec<ServerId>      a transaction of ours that was decided, and who must hear it
+//! 'q' parent:u64 cookie:u64 name...   -> ()                 a name that may differ from the shared tier
+//! 'a' ino:u64                         -> ()                 an inode whose copy in the shared tier may differ
+//! 't' parent:u64 cookie:u64 name...   -> TierEntry          what the shared tier has under a name
+//! 'g' ino:u64                         -> TierLocation       a removed directory that the shared tier still has
+//! 'm' name...                         -> value              the server's own facts
+//! ```
+//! Integers are big-endian, so that keys sort by them. Values begin with [`fs_proto::record::RECORD_VERSION`].
+//! Inode numbers begin with their partition: what a partition holds is one range of 'd' and 'i'.
+
+use fs_proto::msg::transaction::TransactionId;
+use fs_proto::placement::{entry_cookie, name_hash};
+use fs_proto::{ClientId, InodeId};
+
+/// A key: long enough for a name of 255 bytes.
+pub type Key = Vec<u8>;
+
+fn with_ino(kind: u8, ino: InodeId, extra: usize) -> Key {
+    let mut key = Vec::with_capacity(9 + extra);
+    key.push(kind);
+    key.extend_from_slice(&ino.0.to_be_bytes());
+    key
+}
+
+fn named(kind: u8, parent: InodeId, cookie: u64, name: &[u8]) -> Key {
+    let mut key = with_ino(kind, parent, 8 + name.len());
+    key.extend_from_slice(&cookie.to_be_bytes());
+    key.extend_from_slice(name);
+    key
+}
+
+/// A directory entry.
+pub fn entry(parent: InodeId, name: &[u8]) -> Key {
+    named(b'd', parent, entry_cookie(name_hash(parent, name)), name)
+}
+
+/// Where entries of `parent` after `cookie` begin.
+pub fn entries_after(parent: InodeId, cookie: u64) -> Key {
+    named(b'd', parent, cookie.saturating_add(1), b"")
+}
+
+/// Where the entries of `parent` end.
+pub fn entries_end(parent: InodeId) -> Key {
+    with_ino(b'd', InodeId(parent.0.saturating_add(1)), 0)
+}
+
+/// Cookie and name of an entry's key ('d', 'q' or 't').
+pub fn split_entry(key: &[u8]) -> Option<(InodeId, u64, &[u8])> {
+    let parent = u64::from_be_bytes(key.get(1..9)?.try_into().ok()?);
+    let cookie = u64::from_be_bytes(key.get(9..17)?.try_into().ok()?);
+    Some((InodeId(parent), cookie, &key[17..]))
+}
+
+/// An inode.
+pub fn inode(ino: InodeId) -> Key {
+    with_ino(b'i', ino, 0)
+}
+
+/// A further name of an inode.
+pub fn link(ino: InodeId, parent: InodeId, name: &[u8]) -> Key {
+    let mut key = with_ino(b'l', ino, 8 + name.len());
+    key.extend_from_slice(&parent.0.to_be_bytes());
+    key.extend_from_slice(name);
+    key
+}
+
+/// Parent and name of a further name's key.
+pub fn split_link(key: &[u8]) -> Option<(InodeId, &[u8])> {
+    let parent = u64::from_be_bytes(key.get(9..17)?.try_into().ok()?);
+    Some((InodeId(parent), &key[17..]))
+}
+
+/// All keys of kind `kind` that belong to `ino`, as a range.
+pub fn range_of(kind: u8, ino: InodeId) -> (Key, Key) {
+    (with_ino(kind, ino, 0), with_ino(kind, InodeId(ino.0.saturating_add(1)), 0))
+}
+
+/// All keys of a kind, as a range.
+pub fn range_of_kind(kind: u8) -> (Key, Key) {
+    (vec![kind], vec![kind + 1])
+}
+
+/// An extended attribute.
+pub fn xattr(ino: InodeId, name: &[u8]) -> Key {
+    let mut key = with_ino(b'x', ino, name.len());
+    key.extend_from_slice(name);
+    key
+}
+
+/// This server's part of a wide directory.
+pub fn shard(dir: InodeId) -> Key {
+    with_ino(b's', dir, 0)
+}
+
+/// An inode without names.
+pub fn orphan(ino: InodeId) -> Key {
+    with_ino(b'o', ino, 0)
+}
+
+/// A cut of chunks that has begun.
+pub fn cut(ino: InodeId) -> Key {
+    with_ino(b'z', ino, 0)
+}
+
+/// The inode number behind a key of one inode ('i', 'o', 'z', 'a', 's').
+pub fn split_inode(key: &[u8]) -> Option<InodeId> {
+    Some(InodeId(u64::from_be_bytes(key.get(1..9)?.try_into().ok()?)))
+}
+
+/// The last mutation of a client's lane.
+pub fn remembered(client: ClientId, lane: u16) -> Key {
+    let mut key = vec![b'r'];
+    key.extend_from_slice(&client.0.to_be_bytes());
+    key.extend_from_slice(&lane.to_be_bytes());
+    key
+}
+
+/// A transaction that was voted for.
+pub fn prepared(id: TransactionId) -> Key {
+    let mut key = vec![b'p'];
+    key.extend_from_slice(&id.coordinator.0.to_be_bytes());
+    key.extend_from_slice(&id.number.to_be_bytes());
+    key
+}
+
+/// A transaction of ours that was decided.
+pub fn decided(number: u64) -> Key {
+    let mut key = vec![b'c'];
+    key.extend_from_slice(&number.to_be_bytes());
+    key
+}
+
+/// The number behind a 'c' key.
+pub fn split_decided(key: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(key.get(1..9)?.try_into().ok()?))
+}
+
+/// A name that may differ from the shared tier.
+pub fn queued_name(parent: InodeId, name: &[u8]) -> Key {
+    named(b'q', parent, entry_cookie(name_hash(parent, name)), name)
+}
+
+/// An inode whose copy in the shared tier may differ.
+pub fn queued_inode(ino: InodeId) -> Key {
+    with_ino(b'a', ino, 0)
+}
+
+/// What the shared tier has under a name.
+pub fn tier_entry(parent: InodeId, name: &[u8]) -> Key {
+    named(b't', parent, entry_cookie(name_hash(parent, name)), name)
+}
+
+/// A removed directory that the shared tier still has.
+pub fn tier_ghost(ino: InodeId) -> Key {
+    with_ino(b'g', ino, 0)
+}
+
+/// A fact of the server.
+pub fn fact(name: &str) -> Key {
+    let mut key = vec![b'm'];
+    key.extend_from_slice(name.as_bytes());
+    key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_of_a_directory_are_one_range_in_cookie_order() {
+        let dir = InodeId(77);
+        let key = entry(dir, b"name:with:colons");
+        let (parent, cookie, name) = split_entry(&key).unwrap();
+        assert_eq!((parent, name), (dir, b"name:with:colons".as_slice()));
+        assert!(key >= entries_after(dir, cookie - 1) && key < entries_after(dir, cookie));
+        assert!(key < entries_end(dir));
+        assert!(entry(InodeId(78), b"a") > entries_end(dir));
+    }
+
+    #[test]
+    fn further_names_are_found_from_their_key() {
+        let key = link(InodeId(9), InodeId(4), b"other");
+        assert_eq!(split_link(&key), Some((InodeId(4), b"other".as_slice())));
+        let (from, to) = range_of(b'l', InodeId(9));
+        assert!(key >= from && key < to);
+    }
+}

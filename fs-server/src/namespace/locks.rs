@@ -1,0 +1,292 @@
+//! Locks on names and inodes: short ones for local changes, long ones for transactions between servers.
+//!
+//! A local change holds the mutexes of its keys' stripes while it reads, checks and commits: microseconds, no waiting inside.
+//! A transaction marks its keys as held from its vote to its decision, across messages; whoever meets a held key waits without
+//! blocking its thread.
+//!
+//! # Invariants
+//! - Stripe mutexes are taken in ascending order and never across an await (`with` takes a plain closure).
+//! - A server's keys of one transaction are taken all at once or not at all, and servers in ascending order
+//!   ([`crate::transaction`]): no deadlock.
+//! - Whoever holds a key exclusively is alone (`exclusive_excludes_and_wakes`); shared holders only exclude exclusive ones.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use fs_proto::InodeId;
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::oneshot;
+
+/// What can be locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum LockKey {
+    /// A name in a directory, by its hash.
+    Entry(InodeId, u64),
+    /// An inode, or this server's part of a wide directory.
+    Inode(InodeId),
+}
+
+/// How a key is locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mode {
+    /// With others of the same mode.
+    Shared,
+    /// Alone.
+    Exclusive,
+}
+
+/// Keys of one change, each once, the stronger mode of doubles.
+#[derive(Debug, Clone, Default)]
+pub struct LockSet(Vec<(LockKey, Mode)>);
+
+impl LockSet {
+    /// A set of `keys`.
+    pub fn of(keys: &[(LockKey, Mode)]) -> Self {
+        let mut set = LockSet::default();
+        keys.iter().for_each(|&(key, mode)| set.add(key, mode));
+        set
+    }
+
+    /// Adds a key, or strengthens it.
+    pub fn add(&mut self, key: LockKey, mode: Mode) {
+        match self.0.iter_mut().find(|(have, _)| *have == key) {
+            Some((_, have)) => *have = mode.max(*have),
+            None => self.0.push((key, mode)),
+        }
+    }
+
+    /// Whether the set covers `key`.
+    pub fn has(&self, key: LockKey) -> bool {
+        self.0.iter().any(|&(have, _)| have == key)
+    }
+}
+
+#[derive(Default)]
+struct Held {
+    shared: u32,
+    exclusive: bool,
+    waiters: Vec<oneshot::Sender<()>>,
+}
+
+impl Held {
+    fn refuses(&self, mode: Mode) -> bool {
+        self.exclusive || (mode == Mode::Exclusive && self.shared > 0)
+    }
+}
+
+type Stripe = HashMap<LockKey, Held>;
+
+const STRIPES: usize = 1024;
+
+/// All locks of a server.
+pub struct LockTable {
+    stripes: Vec<Mutex<Stripe>>,
+}
+
+impl Default for LockTable {
+    fn default() -> Self {
+        LockTable { stripes: (0..STRIPES).map(|_| Mutex::default()).collect() }
+    }
+}
+
+fn stripe_of(key: LockKey) -> usize {
+    let word = match key {
+        LockKey::Entry(parent, hash) => parent.0.rotate_left(17) ^ hash,
+        LockKey::Inode(ino) => ino.0 ^ ino.0 >> 48,
+    };
+    (word.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54) as usize % STRIPES
+}
+
+/// The stripes of one set, locked in ascending order.
+struct Section<'a> {
+    guards: Vec<(usize, MutexGuard<'a, Stripe>)>,
+}
+
+impl Section<'_> {
+    fn stripe(&mut self, key: LockKey) -> &mut Stripe {
+        let index = stripe_of(key);
+        let (_, guard) = self.guards.iter_mut().find(|(at, _)| *at == index).expect("stripe of the set is locked");
+        guard
+    }
+
+    /// A receiver that fires when the first refusing key of the set is given back, or None when all can be had.
+    fn refusal(&mut self, set: &LockSet) -> Option<oneshot::Receiver<()>> {
+        for &(key, mode) in &set.0 {
+            if let Some(held) = self.stripe(key).get_mut(&key).filter(|held| held.refuses(mode)) {
+                let (wake, woken) = oneshot::channel();
+                held.waiters.retain(|waiter| !waiter.is_closed());
+                held.waiters.push(wake);
+                return Some(woken);
+            }
+        }
+        None
+    }
+}
+
+impl LockTable {
+    fn section(&self, set: &LockSet) -> Section<'_> {
+        let mut indexes: Vec<usize> = set.0.iter().map(|&(key, _)| stripe_of(key)).collect();
+        indexes.sort_unstable();
+        indexes.dedup();
+        Section { guards: indexes.into_iter().map(|index| (index, self.stripes[index].lock())).collect() }
+    }
+
+    /// Runs `body` alone on the keys of `set`, once no transaction holds one of them against it.
+    pub async fn with<R>(&self, set: &LockSet, body: impl FnOnce() -> R) -> R {
+        loop {
+            let woken = {
+                let mut section = self.section(set);
+                match section.refusal(set) {
+                    None => return body(),
+                    Some(woken) => woken,
+                }
+            };
+            // A closed channel means the same as a message: look again.
+            let _ = woken.await;
+        }
+    }
+
+    /// Runs `body` alone on the keys of `set` for a holder of them: other local changes are kept out, holds are not looked at.
+    pub fn with_held<R>(&self, set: &LockSet, body: impl FnOnce() -> R) -> R {
+        let _section = self.section(set);
+        body()
+    }
+
+    /// Waits until nobody holds `key` exclusively: what a reader does before it looks.
+    pub async fn readable(&self, key: LockKey) {
+        loop {
+            let woken = {
+                let mut stripe = self.stripes[stripe_of(key)].lock();
+                match stripe.get_mut(&key).filter(|held| held.exclusive) {
+                    None => return,
+                    Some(held) => {
+                        let (wake, woken) = oneshot::channel();
+                        held.waiters.retain(|waiter| !waiter.is_closed());
+                        held.waiters.push(wake);
+                        woken
+                    }
+                }
+            };
+            let _ = woken.await;
+        }
+    }
+
+    /// Holds all keys of `set`, across awaits, until the guard is dropped.
+    pub async fn hold(self: &Arc<Self>, set: LockSet) -> HoldGuard {
+        loop {
+            let woken = {
+                let mut section = self.section(&set);
+                match section.refusal(&set) {
+                    None => {
+                        for &(key, mode) in &set.0 {
+                            let held = section.stripe(key).entry(key).or_default();
+                            match mode {
+                                Mode::Shared => held.shared += 1,
+                                Mode::Exclusive => held.exclusive = true,
+                            }
+                        }
+                        drop(section);
+                        return HoldGuard { table: Arc::clone(self), set };
+                    }
+                    Some(woken) => woken,
+                }
+            };
+            let _ = woken.await;
+        }
+    }
+
+    fn give_back(&self, set: &LockSet) {
+        let mut section = self.section(set);
+        for &(key, mode) in &set.0 {
+            let stripe = section.stripe(key);
+            let Some(held) = stripe.get_mut(&key) else { continue };
+            match mode {
+                Mode::Shared => held.shared -= 1,
+                Mode::Exclusive => held.exclusive = false,
+            }
+            let waiters = std::mem::take(&mut held.waiters);
+            if held.shared == 0 && !held.exclusive {
+                stripe.remove(&key);
+            }
+            waiters.into_iter().for_each(|waiter| {
+                let _ = waiter.send(());
+            });
+        }
+    }
+}
+
+/// Keys held for a transaction; given back when dropped.
+pub struct HoldGuard {
+    table: Arc<LockTable>,
+    set: LockSet,
+}
+
+impl HoldGuard {
+    /// What is held.
+    pub fn set(&self) -> &LockSet {
+        &self.set
+    }
+}
+
+impl Drop for HoldGuard {
+    fn drop(&mut self) {
+        self.table.give_back(&self.set);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
+        future.poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    fn one(mode: Mode) -> LockSet {
+        LockSet::of(&[(LockKey::Inode(InodeId(5)), mode)])
+    }
+
+    #[test]
+    fn exclusive_excludes_and_wakes() {
+        let table = Arc::new(LockTable::default());
+        let Poll::Ready(first) = poll_once(pin!(table.hold(one(Mode::Exclusive)))) else { panic!("free") };
+        let shared = one(Mode::Shared);
+        let mut local = pin!(table.with(&shared, || 7));
+        assert!(poll_once(local.as_mut()).is_pending());
+        let mut reader = pin!(table.readable(LockKey::Inode(InodeId(5))));
+        assert!(poll_once(reader.as_mut()).is_pending());
+        drop(first);
+        assert_eq!(poll_once(local), Poll::Ready(7));
+        assert_eq!(poll_once(reader), Poll::Ready(()));
+    }
+
+    #[test]
+    fn shared_holders_exclude_exclusive_ones_only() {
+        let table = Arc::new(LockTable::default());
+        let Poll::Ready(first) = poll_once(pin!(table.hold(one(Mode::Shared)))) else { panic!("free") };
+        let Poll::Ready(second) = poll_once(pin!(table.hold(one(Mode::Shared)))) else { panic!("shared") };
+        let mut alone = pin!(table.hold(one(Mode::Exclusive)));
+        assert!(poll_once(alone.as_mut()).is_pending());
+        drop(first);
+        assert!(poll_once(alone.as_mut()).is_pending());
+        drop(second);
+        assert!(poll_once(alone).is_ready());
+        assert!(table.stripes.iter().all(|stripe| stripe.lock().is_empty()));
+    }
+
+    #[test]
+    fn a_set_is_taken_wholly_or_not_at_all() {
+        let table = Arc::new(LockTable::default());
+        let a = LockKey::Inode(InodeId(1));
+        let b = LockKey::Entry(InodeId(1), 9);
+        let Poll::Ready(first) = poll_once(pin!(table.hold(LockSet::of(&[(b, Mode::Exclusive)])))) else { panic!() };
+        let both = LockSet::of(&[(a, Mode::Exclusive), (b, Mode::Exclusive)]);
+        assert!(poll_once(pin!(table.hold(both))).is_pending());
+        let only_a = LockSet::of(&[(a, Mode::Exclusive)]);
+        assert!(poll_once(pin!(table.hold(only_a))).is_ready());
+        drop(first);
+    }
+}

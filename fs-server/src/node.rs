@@ -1,0 +1,205 @@
+//! The state of one server, shared by its worker threads.
+//!
+//! Each field has its own lock or none; no two are taken together except as the namespace's lock table orders them.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use fs_net::{BufferPool, ClusterFile, NetCounters};
+use fs_proto::{ClientId, Partition, PartitionMap, ServerId, Status, TimeNs};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::config::{Durability, ServerConfig};
+use crate::error::{OpError, OpResult};
+use crate::flush::Flusher;
+use crate::metrics::OpCounters;
+use crate::namespace::Namespace;
+use crate::opens::OpenTable;
+use crate::sizes::PendingSizes;
+use crate::store::ChunkStore;
+use crate::sync::GroupSync;
+use crate::transaction::Transactions;
+
+/// One server.
+pub struct Node {
+    /// What it was started with.
+    pub config: ServerConfig,
+    /// Names and inodes.
+    pub namespace: Namespace,
+    /// Chunks.
+    pub store: Arc<dyn ChunkStore>,
+    /// What clients have open.
+    pub opens: OpenTable,
+    /// How far writes reached that are not published yet.
+    pub sizes: PendingSizes,
+    /// Transactions between servers.
+    pub transactions: Transactions,
+    /// Copies in the shared tier.
+    pub flusher: Flusher,
+    /// What was asked, how often and for how long.
+    pub counters: OpCounters,
+    /// Messages, bytes and system calls of connections.
+    pub net: Arc<NetCounters>,
+    /// Buffers of requests and replies.
+    pub pool: BufferPool,
+    /// The cluster's epoch.
+    pub epoch: Arc<AtomicU64>,
+    /// When it started.
+    pub started: Instant,
+    /// Shared syncs of the device.
+    pub group_sync: GroupSync,
+    cluster: OnceLock<(ClusterFile, PartitionMap)>,
+    executing: Mutex<HashMap<(ClientId, u16), u64>>,
+    stop: watch::Sender<bool>,
+    discard: AtomicBool,
+}
+
+/// The parts that a node is made of.
+pub struct NodeParts {
+    /// What it was started with.
+    pub config: ServerConfig,
+    /// Names and inodes.
+    pub namespace: Namespace,
+    /// Chunks.
+    pub store: Arc<dyn ChunkStore>,
+    /// Copies in the shared tier.
+    pub flusher: Flusher,
+    /// Buffers of requests and replies.
+    pub pool: BufferPool,
+}
+
+impl Node {
+    /// A node that does not know its cluster yet.
+    pub fn new(parts: NodeParts) -> Self {
+        Node {
+            config: parts.config,
+            namespace: parts.namespace,
+            store: parts.store,
+            opens: OpenTable::default(),
+            sizes: PendingSizes::default(),
+            transactions: Transactions::default(),
+            flusher: parts.flusher,
+            counters: OpCounters::default(),
+            net: Arc::default(),
+            pool: parts.pool,
+            epoch: Arc::new(AtomicU64::new(0)),
+            started: Instant::now(),
+            group_sync: GroupSync::default(),
+            cluster: OnceLock::new(),
+            executing: Mutex::default(),
+            stop: watch::Sender::new(false),
+            discard: AtomicBool::new(false),
+        }
+    }
+
+    /// Tells the node its cluster; once.
+    pub fn join(&self, cluster: ClusterFile, map: PartitionMap) {
+        self.epoch.store(map.epoch(), Ordering::Release);
+        let first = self.cluster.set((cluster, map)).is_ok();
+        debug_assert!(first, "a node joins once");
+    }
+
+    /// This server's number.
+    pub fn id(&self) -> ServerId {
+        self.config.id
+    }
+
+    /// The cluster file in force.
+    pub fn cluster(&self) -> &ClusterFile {
+        &self.cluster.get().expect("requests are served after joining").0
+    }
+
+    /// The partition map in force.
+    pub fn map(&self) -> &PartitionMap {
+        &self.cluster.get().expect("requests are served after joining").1
+    }
+
+    /// Who owns a partition.
+    pub fn owner(&self, partition: Partition) -> ServerId {
+        self.map().owner(partition)
+    }
+
+    /// Whether this server owns a partition.
+    pub fn owns(&self, partition: Partition) -> bool {
+        self.owner(partition) == self.id()
+    }
+
+    /// Servers that hold partitions, ascending.
+    pub fn stores(&self) -> Vec<ServerId> {
+        let mut ids: Vec<_> = self.map().members().iter().filter(|m| m.weight > 0).map(|m| m.id).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// Now.
+    pub fn now(&self) -> TimeNs {
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |past| past.as_nanos() as TimeNs)
+    }
+
+    /// Whether fsync waits for the device.
+    pub fn syncs_device(&self) -> bool {
+        self.config.durability == Durability::Device
+    }
+
+    /// The namespace's directory and the chunks'.
+    pub fn store_dirs(&self) -> &[PathBuf] {
+        &self.config.stores
+    }
+
+    /// Marks a client's mutation as running; fails when the same one runs already (its connection broke, and it was sent again).
+    pub fn begin_execution(self: &Arc<Self>, client: ClientId, sequence: u64) -> OpResult<Execution> {
+        let (lane, count) = ((sequence >> 48) as u16, sequence & ((1 << 48) - 1));
+        let mut executing = self.executing.lock();
+        if executing.get(&(client, lane)) == Some(&count) {
+            return Err(OpError::new(Status::Retry, "the same request is still running"));
+        }
+        executing.insert((client, lane), count);
+        Ok(Execution { node: Arc::clone(self), client, lane, count })
+    }
+
+    /// Asks the server to end; `discard` deletes its store.
+    pub fn request_stop(&self, discard: bool) {
+        if discard {
+            self.discard.store(true, Ordering::Release);
+        }
+        self.stop.send_replace(true);
+    }
+
+    /// Whether the store is to be deleted at the end.
+    pub fn is_discarded(&self) -> bool {
+        self.discard.load(Ordering::Acquire)
+    }
+
+    /// Waits for the request to end.
+    pub async fn stopped(&self) {
+        let mut stop = self.stop.subscribe();
+        // The sender lives as long as `self`: waiting cannot fail.
+        let _ = stop.wait_for(|stop| *stop).await;
+    }
+
+    /// Whether the server is asked to end.
+    pub fn is_stopping(&self) -> bool {
+        *self.stop.borrow()
+    }
+}
+
+/// A mutation that runs; ends when dropped.
+pub struct Execution {
+    node: Arc<Node>,
+    client: ClientId,
+    lane: u16,
+    count: u64,
+}
+
+impl Drop for Execution {
+    fn drop(&mut self) {
+        let mut executing = self.node.executing.lock();
+        if executing.get(&(self.client, self.lane)) == Some(&self.count) {
+            executing.remove(&(self.client, self.lane));
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Chunks: write, read, cut, remove, sync. The bytes go from the request's buffer to the store, and from the store into the reply's
+//! buffer, without a further copy.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use fs_proto::checksum::crc;
+use fs_proto::msg::chunk::{ChunkRead, DropChunks, ReadChunk, SyncChunks, TruncateChunks, WriteChunk};
+use fs_proto::{Status, Wire, BULK_MAX};
+
+use crate::dispatch::Answer;
+use crate::error::{OpError, OpResult};
+use crate::store::ChunkKey;
+use crate::worker::{Context, Worker};
+
+/// Writes a piece of a chunk, after checking that it arrived as it was sent.
+pub fn write(worker: &Rc<Worker>, _: &Context, request: WriteChunk, bulk: &Bytes) -> OpResult<()> {
+    if crc(bulk) != request.crc {
+        return Err(OpError::new(Status::Corrupt, "the data changed on its way to the server; send it again"));
+    }
+    let end = u64::from(request.offset) + bulk.len() as u64;
+    if end > 1 << *fs_proto::attr::CHUNK_LOG2.end() {
+        return Err(OpError::new(Status::Invalid, "the piece does not fit into a chunk"));
+    }
+    let key = ChunkKey { ino: request.ino, chunk: request.chunk };
+    worker.node.store.write(key, request.offset, bulk)?;
+    worker.node.counters.note_written(bulk.len());
+    Ok(())
+}
+
+/// Reads a piece of a chunk.
+pub async fn read(worker: &Rc<Worker>, request: ReadChunk) -> OpResult<Answer> {
+    if request.len > BULK_MAX {
+        return Err(OpError::new(Status::Invalid, "a read moves at most 16 MiB"));
+    }
+    let len = request.len as usize;
+    let pool = &worker.env.pool;
+    let mut buffer = match pool.try_get(len) {
+        Some(buffer) => buffer,
+        None => pool.get(len).await.map_err(|error| OpError::because(Status::Invalid, error.to_string()))?,
+    };
+    let key = ChunkKey { ino: request.ino, chunk: request.chunk };
+    let filled = worker.node.store.read(key, request.offset, &mut buffer[..len])?;
+    buffer.truncate(filled);
+    let data = buffer.freeze();
+    worker.node.counters.note_read(filled);
+    Ok((ChunkRead { crc: crc(&data) }.to_bytes(), data))
+}
+
+/// Cuts a file's chunks here.
+#[allow(clippy::unused_async)] // One signature for all operations.
+pub async fn truncate(worker: &Rc<Worker>, _: &Context, request: TruncateChunks) -> OpResult<()> {
+    Ok(worker.node.store.truncate(request.ino, request.chunk, request.keep_bytes)?)
+}
+
+/// Removes files' chunks here.
+#[allow(clippy::unused_async)]
+pub async fn remove(worker: &Rc<Worker>, _: &Context, request: DropChunks) -> OpResult<()> {
+    Ok(worker.node.store.remove(&request.inos)?)
+}
+
+/// Makes what was written here durable, if that is what fsync promises.
+pub async fn sync(worker: &Rc<Worker>, _: &Context, _: SyncChunks) -> OpResult<()> {
+    if worker.node.syncs_device() {
+        crate::sync::group_sync(&worker.node).await?;
+    }
+    Ok(())
+}

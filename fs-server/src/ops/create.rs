@@ -1,0 +1,111 @@
+//! Make a file, symbolic link, pipe, socket or device node: one message, one atomic local change.
+
+use std::rc::Rc;
+
+use fs_proto::msg::name::{Create, Created};
+use fs_proto::placement::{entry_partition, name_hash};
+use fs_proto::record::{EntryRecord, InodeRecord, Mutation};
+use fs_proto::{FileKind, InodeId, Status};
+
+use super::{directory_here, directory_in_section, lookup, valid_name, SETGID};
+use crate::error::{OpError, OpResult};
+use crate::namespace::locks::{LockKey, LockSet, Mode};
+use crate::namespace::permission::{require, SEARCH, WRITE};
+use crate::namespace::{new_inode, DirView, NewInode};
+use crate::widen;
+use crate::worker::{Context, Worker};
+
+/// Longest target of a symbolic link, in bytes (PATH_MAX without the end).
+const TARGET_MAX: usize = 4095;
+
+enum Outcome {
+    Made(Box<InodeRecord>, u64),
+    There(EntryRecord),
+}
+
+/// Makes what is asked, or finds what is there.
+pub async fn create(worker: &Rc<Worker>, context: &Context, request: Create) -> OpResult<Created> {
+    let node = &worker.node;
+    validate(context, &request)?;
+    let view = directory_here(node, request.parent, &request.name).await?;
+    let hash = name_hash(request.parent, &request.name);
+    let ino = node.namespace.allocator().inode(entry_partition(
+        request.parent,
+        hash,
+        matches!(view, DirView::Wide(_)),
+    ))?;
+    let set = LockSet::of(&[
+        (LockKey::Entry(request.parent, hash), Mode::Exclusive),
+        (LockKey::Inode(request.parent), Mode::Shared),
+        (LockKey::Inode(ino), Mode::Exclusive),
+    ]);
+    let outcome =
+        node.namespace.locks().with(&set, || make(worker, context, &request, ino)).await?;
+    match outcome {
+        Outcome::There(_) if request.exclusive => Err(OpError::new(Status::Exists, "file exists")),
+        Outcome::There(entry) => {
+            let attr = lookup::attributes_here(worker, entry.ino).await?;
+            Ok(Created { ino: entry.ino, kind: entry.kind, attr, fresh: false })
+        }
+        Outcome::Made(inode, entries) => {
+            if let Some(mode) = &request.open {
+                node.opens.open(ino, context.client(), mode, inode.attr.version);
+            }
+            widen::consider(worker, request.parent, entries);
+            Ok(Created { ino, kind: request.kind, attr: Some(inode.attr), fresh: true })
+        }
+    }
+}
+
+fn validate(context: &Context, request: &Create) -> OpResult<()> {
+    valid_name(&request.name)?;
+    match request.kind {
+        FileKind::Directory => Err(OpError::new(Status::Invalid, "directories are made with mkdir")),
+        FileKind::CharDevice | FileKind::BlockDevice if !context.caller.is_root() => {
+            Err(OpError::new(Status::NotPermitted, "only root makes device nodes"))
+        }
+        FileKind::Symlink if request.target.is_empty() => {
+            Err(OpError::new(Status::NotFound, "a symbolic link needs a target"))
+        }
+        _ if request.target.len() > TARGET_MAX => {
+            Err(OpError::new(Status::NameTooLong, "the target of a symbolic link has at most 4095 bytes"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn make(worker: &Rc<Worker>, context: &Context, request: &Create, ino: InodeId) -> OpResult<Outcome> {
+    let namespace = &worker.node.namespace;
+    let view = directory_in_section(&worker.node, request.parent, &request.name)?;
+    if let Some(entry) = namespace.entry(request.parent, &request.name)? {
+        return Ok(Outcome::There(entry));
+    }
+    let access @ (dir_mode, _, dir_gid) = view.access();
+    if !context.is_checked() {
+        require(&context.caller, access, WRITE | SEARCH)?;
+    }
+    let now = worker.node.now();
+    let mut inode = new_inode(NewInode {
+        ino,
+        kind: request.kind,
+        mode: request.mode,
+        uid: context.caller.uid,
+        gid: if dir_mode & SETGID != 0 { dir_gid } else { context.caller.gid },
+        parent: request.parent,
+        name: request.name.clone(),
+        layout: request.layout.unwrap_or(view.layout()),
+        now,
+    });
+    inode.attr.rdev = request.rdev;
+    inode.attr.size = request.target.len() as u64;
+    inode.target = request.target.clone();
+    let entry = EntryRecord { ino, kind: request.kind };
+    let mut mutations = vec![
+        Mutation::PutEntry { parent: request.parent, name: request.name.clone(), entry },
+        Mutation::PutInode { inode: inode.clone() },
+        Mutation::TouchDir { dir: request.parent, time: now, entries_delta: 1, subdirs_delta: 0 },
+    ];
+    mutations.extend(context.remember(ino));
+    namespace.commit(&mutations)?;
+    Ok(Outcome::Made(Box::new(inode), view.entries() + 1))
+}

@@ -1,0 +1,130 @@
+//! Attributes, with the size settled: the home asks the servers that unpublished writes went through.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fs_proto::msg::inode::{Getattr, GetattrMany, PollSize, Readlink};
+use fs_proto::msg::transaction::GetShard;
+use fs_proto::record::{InodeRecord, Mutation, ShardRecord};
+use fs_proto::{Attr, ClientId, FileKind, InodeId, ServerId, Status};
+
+use super::ask_all;
+use crate::error::{OpError, OpResult};
+use crate::namespace::locks::{LockKey, LockSet, Mode};
+use crate::opens::Writer;
+use crate::worker::{Context, Worker};
+
+/// Attributes of one inode.
+pub async fn getattr(worker: &Rc<Worker>, context: &Context, request: Getattr) -> OpResult<Attr> {
+    home_attributes(worker, request.ino, Some(context.client())).await
+}
+
+/// Attributes of many inodes that live here, sizes as last published.
+#[allow(clippy::unused_async)] // One signature for all operations.
+pub async fn getattr_many(worker: &Rc<Worker>, _: &Context, request: GetattrMany) -> OpResult<Vec<Option<Attr>>> {
+    let namespace = &worker.node.namespace;
+    request.inos.iter().map(|ino| Ok(namespace.inode(*ino)?.map(|inode| inode.attr.clone()))).collect()
+}
+
+/// Target of a symbolic link.
+pub async fn readlink(worker: &Rc<Worker>, _: &Context, request: Readlink) -> OpResult<Bytes> {
+    let inode = worker.node.namespace.live_inode(request.ino).await?;
+    if inode.attr.kind != FileKind::Symlink {
+        return Err(OpError::new(Status::Invalid, "not a symbolic link"));
+    }
+    Ok(inode.target.clone())
+}
+
+/// This server's part of a wide directory.
+pub async fn get_shard(worker: &Rc<Worker>, _: &Context, request: GetShard) -> OpResult<Option<ShardRecord>> {
+    worker.node.namespace.locks().readable(LockKey::Inode(request.dir)).await;
+    worker.node.namespace.shard(request.dir)
+}
+
+/// Attributes of any inode, wherever it lives.
+pub async fn attributes(worker: &Rc<Worker>, ino: InodeId) -> OpResult<Attr> {
+    if worker.node.owns(ino.partition()) {
+        return home_attributes(worker, ino, None).await;
+    }
+    worker.ask_owner(ino.partition(), &Getattr { ino }).await
+}
+
+async fn home_attributes(worker: &Rc<Worker>, ino: InodeId, asker: Option<ClientId>) -> OpResult<Attr> {
+    let inode = worker.node.namespace.live_inode(ino).await?;
+    match inode.attr.kind {
+        FileKind::Directory if inode.attr.wide => merged(worker, &inode).await,
+        FileKind::File => Ok(settled(worker, inode, asker, false).await?.attr.clone()),
+        _ => Ok(inode.attr.clone()),
+    }
+}
+
+/// A wide directory's attributes: its own, and its parts' counts and times.
+async fn merged(worker: &Rc<Worker>, inode: &InodeRecord) -> OpResult<Attr> {
+    let mut attr = inode.attr.clone();
+    let shards = ask_all(worker, &worker.node.stores(), &GetShard { dir: attr.ino }).await?;
+    (attr.size, attr.nlink) = (0, 2);
+    for shard in shards.into_iter().flatten() {
+        attr.size += shard.entries;
+        attr.nlink += shard.subdirs;
+        attr.mtime = attr.mtime.max(shard.mtime);
+        attr.ctime = attr.ctime.max(shard.mtime);
+    }
+    Ok(attr)
+}
+
+/// The inode with a size that counts what others (than `asker`, who knows its own) wrote and did not publish. With `forget` the
+/// servers on the way forget it: the file is about to be cut.
+pub async fn settled(
+    worker: &Rc<Worker>,
+    inode: Arc<InodeRecord>,
+    asker: Option<ClientId>,
+    forget: bool,
+) -> OpResult<Arc<InodeRecord>> {
+    let ino = inode.attr.ino;
+    let mut writers = worker.node.opens.writers(ino);
+    writers.retain(|writer| Some(writer.client) != asker);
+    if writers.is_empty() {
+        return Ok(inode);
+    }
+    let end = poll(worker, ino, &writers, forget).await?;
+    if end <= inode.attr.size {
+        return Ok(inode);
+    }
+    grow(worker, ino, end).await
+}
+
+/// How far the writes of `writers` reached that are not published.
+pub async fn poll(worker: &Rc<Worker>, ino: InodeId, writers: &[Writer], forget: bool) -> OpResult<u64> {
+    let node = &worker.node;
+    let mut via: Vec<ServerId> = writers.iter().filter_map(|writer| writer.via).collect();
+    if writers.iter().any(|writer| writer.via.is_none()) {
+        via = node.map().members().iter().map(|member| member.id).collect();
+    }
+    via.sort_unstable();
+    via.dedup();
+    let writers = writers.iter().map(|writer| (writer.client, writer.version)).collect();
+    let ends = ask_all(worker, &via, &PollSize { ino, writers, forget }).await?;
+    Ok(ends.into_iter().max().unwrap_or(0))
+}
+
+async fn grow(worker: &Rc<Worker>, ino: InodeId, end: u64) -> OpResult<Arc<InodeRecord>> {
+    let namespace = &worker.node.namespace;
+    let set = LockSet::of(&[(LockKey::Inode(ino), Mode::Exclusive)]);
+    namespace
+        .locks()
+        .with(&set, || {
+            let inode = namespace.inode_in_section(ino)?.ok_or(OpError::not_found())?;
+            if inode.attr.size >= end {
+                return Ok(inode);
+            }
+            let mut grown = (*inode).clone();
+            grown.attr.size = end;
+            grown.attr.version += 1;
+            let now = worker.node.now();
+            (grown.attr.mtime, grown.attr.ctime) = (now, now);
+            namespace.commit(&[Mutation::PutInode { inode: grown.clone() }])?;
+            Ok(Arc::new(grown))
+        })
+        .await
+}

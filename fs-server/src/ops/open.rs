@@ -1,0 +1,50 @@
+//! Which inodes clients have open.
+
+use std::rc::Rc;
+
+use fs_proto::msg::inode::{Open, Release, Renew};
+use fs_proto::msg::name::OpenMode;
+use fs_proto::{Attr, Status};
+
+use super::getattr;
+use crate::error::{OpError, OpResult};
+use crate::namespace::permission::{access_of, require, READ, WRITE};
+use crate::worker::{Context, Worker};
+
+/// Registers the client as a holder; answers fresh attributes (close-to-open consistency in one message).
+pub async fn open(worker: &Rc<Worker>, context: &Context, request: Open) -> OpResult<Attr> {
+    let node = &worker.node;
+    let inode = node.namespace.live_inode(request.ino).await?;
+    let writes = matches!(request.mode, OpenMode::Write { .. });
+    if writes && inode.attr.is_dir() {
+        return Err(OpError::new(Status::IsDirectory, "is a directory"));
+    }
+    if !context.is_checked() {
+        require(&context.caller, access_of(&inode.attr), if writes { WRITE } else { READ })?;
+    }
+    let inode = getattr::settled(worker, inode, Some(context.client()), false).await?;
+    node.opens.open(request.ino, context.client(), &request.mode, inode.attr.version);
+    Ok(inode.attr.clone())
+}
+
+/// The client has these open no longer.
+#[allow(clippy::unused_async)] // One signature for all operations.
+pub async fn release(worker: &Rc<Worker>, context: &Context, request: Release) -> OpResult<()> {
+    for ino in request.inos {
+        worker.node.opens.release(ino, context.client());
+    }
+    Ok(())
+}
+
+/// The client still has these open (and after a restart of this server: has).
+pub async fn renew(worker: &Rc<Worker>, context: &Context, request: Renew) -> OpResult<()> {
+    let node = &worker.node;
+    for open in request.open {
+        match node.namespace.live_inode(open.ino).await {
+            Ok(inode) => node.opens.renew(open.ino, context.client(), &open.mode, inode.attr.version),
+            Err(error) if error.status == Status::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

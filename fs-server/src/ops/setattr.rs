@@ -1,0 +1,259 @@
+//! Change attributes. Making a file smaller also cuts its chunks, wherever they are.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use fs_proto::msg::chunk::TruncateChunks;
+use fs_proto::msg::inode::{SetTime, Setattr};
+use fs_proto::placement::chunk_partition;
+use fs_proto::record::{InodeRecord, Mutation};
+use fs_proto::{Attr, ChunkIndex, FileKind, InodeId, ServerId, Status, TimeNs};
+
+use super::publish::set_id_bits;
+use super::{ask_all, getattr};
+use crate::error::{OpError, OpResult};
+use crate::kv::Batch;
+use crate::namespace::locks::{LockKey, LockSet, Mode};
+use crate::namespace::permission::{access_of, require, require_owner, WRITE};
+use crate::namespace::{encode_record, keys};
+use crate::node::Node;
+use crate::transaction::{coordinator, Plan};
+use crate::worker::{Context, Worker};
+
+/// Largest file, in bytes: 8 EiB less one.
+pub const FILE_MAX: u64 = i64::MAX as u64;
+
+/// Carries the change out.
+pub async fn setattr(worker: &Rc<Worker>, context: &Context, request: Setattr) -> OpResult<Attr> {
+    let inode = worker.node.namespace.live_inode(request.ino).await?;
+    allowed(context, &request, &inode.attr)?;
+    if let Some(size) = request.size {
+        resize(worker, context, &request, size, inode).await?;
+    }
+    if inode_wide(worker, request.ino)? {
+        return change_wide(worker, context, &request).await;
+    }
+    change(worker, context, &request).await
+}
+
+fn inode_wide(worker: &Rc<Worker>, ino: InodeId) -> OpResult<bool> {
+    Ok(worker.node.namespace.inode(ino)?.is_some_and(|inode| inode.attr.wide))
+}
+
+fn allowed(context: &Context, request: &Setattr, attr: &Attr) -> OpResult<()> {
+    if request.size.is_some_and(|size| size > FILE_MAX) {
+        return Err(OpError::new(Status::FileTooBig, "the largest file has 2^63 - 1 bytes"));
+    }
+    match attr.kind {
+        FileKind::Directory if request.size.is_some() => {
+            return Err(OpError::new(Status::IsDirectory, "is a directory"));
+        }
+        FileKind::File | FileKind::Directory => {}
+        _ if request.size.is_some() => return Err(OpError::new(Status::Invalid, "not a regular file")),
+        _ => {}
+    }
+    if context.is_checked() {
+        return Ok(());
+    }
+    if request.size.is_some() && !request.by_handle {
+        require(&context.caller, access_of(attr), WRITE)?;
+    }
+    if request.mode.is_some() || request.layout.is_some() {
+        require_owner(&context.caller, attr)?;
+    }
+    change_of_owner(context, request, attr)?;
+    times(context, request, attr)
+}
+
+fn change_of_owner(context: &Context, request: &Setattr, attr: &Attr) -> OpResult<()> {
+    let new_uid = request.uid.is_some_and(|uid| uid != attr.uid);
+    let foreign_gid = request.gid.is_some_and(|gid| gid != attr.gid && !context.caller.in_group(gid));
+    if new_uid || foreign_gid {
+        return Err(OpError::new(Status::NotPermitted, "only root gives files to others"));
+    }
+    if request.uid.is_some() || request.gid.is_some() {
+        require_owner(&context.caller, attr)?;
+    }
+    Ok(())
+}
+
+fn times(context: &Context, request: &Setattr, attr: &Attr) -> OpResult<()> {
+    let fixed = |time: &Option<SetTime>| matches!(time, Some(SetTime::At { .. }));
+    if fixed(&request.atime) || (fixed(&request.mtime) && request.size.is_none()) {
+        return require_owner(&context.caller, attr);
+    }
+    let touched = request.atime.is_some() || request.mtime.is_some();
+    if touched && request.size.is_none() && require_owner(&context.caller, attr).is_err() {
+        return require(&context.caller, access_of(attr), WRITE);
+    }
+    Ok(())
+}
+
+fn time_of(time: &SetTime, now: TimeNs) -> TimeNs {
+    match time {
+        SetTime::Now {} => now,
+        SetTime::At { ns } => *ns,
+    }
+}
+
+/// The attributes after the change, without the size.
+fn changed(context: &Context, request: &Setattr, attr: &Attr, now: TimeNs) -> Attr {
+    let mut attr = attr.clone();
+    if request.uid.is_some() || request.gid.is_some() {
+        attr.uid = request.uid.unwrap_or(attr.uid);
+        attr.gid = request.gid.unwrap_or(attr.gid);
+        if attr.kind == FileKind::File && !context.caller.is_root() {
+            attr.mode &= !set_id_bits(attr.mode);
+        }
+    }
+    if let Some(mode) = request.mode {
+        attr.mode = mode & 0o7777;
+        if attr.kind != FileKind::Directory && !context.caller.is_root() && !context.caller.in_group(attr.gid) {
+            attr.mode &= !super::SETGID;
+        }
+    }
+    attr.atime = request.atime.as_ref().map_or(attr.atime, |time| time_of(time, now));
+    attr.mtime = request.mtime.as_ref().map_or(attr.mtime, |time| time_of(time, now));
+    attr.layout = request.layout.unwrap_or(attr.layout);
+    attr.ctime = now;
+    attr
+}
+
+async fn change(worker: &Rc<Worker>, context: &Context, request: &Setattr) -> OpResult<Attr> {
+    let namespace = &worker.node.namespace;
+    let set = LockSet::of(&[(LockKey::Inode(request.ino), Mode::Shared)]);
+    namespace
+        .locks()
+        .with(&set, || {
+            let inode = namespace.inode_in_section(request.ino)?.ok_or(OpError::not_found())?;
+            let bare_resize = request.size.is_some() && *request == only_size(request);
+            if bare_resize {
+                return Ok(inode.attr.clone());
+            }
+            let mut inode = (*inode).clone();
+            inode.attr = changed(context, request, &inode.attr, worker.node.now());
+            let attr = inode.attr.clone();
+            namespace.commit(&[Mutation::PutInode { inode }])?;
+            Ok(attr)
+        })
+        .await
+}
+
+fn only_size(request: &Setattr) -> Setattr {
+    Setattr { size: request.size, by_handle: request.by_handle, ..Setattr::nothing(request.ino) }
+}
+
+/// Permissions of a wide directory are copied to every server that holds a part of it.
+async fn change_wide(worker: &Rc<Worker>, context: &Context, request: &Setattr) -> OpResult<Attr> {
+    coordinator::retrying(async || {
+        let node = &worker.node;
+        let mut inode = (*node.namespace.live_inode(request.ino).await?).clone();
+        inode.attr = changed(context, request, &inode.attr, node.now());
+        let (dir, attr) = (request.ino, inode.attr.clone());
+        let mut plan = Plan::default();
+        plan.mutate(node.id(), Mutation::PutInode { inode });
+        for server in node.stores() {
+            let (mode, uid, gid, layout) = (attr.mode, attr.uid, attr.gid, attr.layout);
+            plan.mutate(server, Mutation::SetShardAttr { dir, mode, uid, gid, layout });
+        }
+        coordinator::run(worker, plan, None).await
+    })
+    .await?;
+    getattr::attributes(worker, request.ino).await
+}
+
+async fn resize(
+    worker: &Rc<Worker>,
+    context: &Context,
+    request: &Setattr,
+    size: u64,
+    inode: Arc<InodeRecord>,
+) -> OpResult<()> {
+    let node = &worker.node;
+    let inode = getattr::settled(worker, inode, None, true).await?;
+    let ino = request.ino;
+    // Held across the messages below: nobody sees, publishes or flushes a size between the old and the new.
+    let hold = node.namespace.locks().hold(LockSet::of(&[(LockKey::Inode(ino), Mode::Exclusive)])).await;
+    let current = node.namespace.inode_in_section(ino)?.ok_or(OpError::not_found())?;
+    let old_size = current.attr.size.max(inode.attr.size);
+    let mut changed = (*current).clone();
+    changed.attr.size = size;
+    changed.attr.version += 1;
+    let now = node.now();
+    (changed.attr.mtime, changed.attr.ctime) = (now, now);
+    if !context.caller.is_root() {
+        changed.attr.mode &= !set_id_bits(changed.attr.mode);
+    }
+    let cuts = size < old_size;
+    let mut batch = Batch::default();
+    if cuts {
+        changed.cut_version = changed.attr.version;
+        batch.put(keys::cut(ino), encode_record(&(old_size, size)));
+    }
+    let record = Mutation::PutInode { inode: changed };
+    node.namespace.locks().with_held(hold.set(), || node.namespace.commit_with(&[record], batch))?;
+    if cuts {
+        cut_chunks(worker, &current.attr, old_size, size).await?;
+    }
+    drop(hold);
+    Ok(())
+}
+
+/// Cuts the chunks of a file that becomes smaller, and forgets that it had to be done.
+pub async fn cut_chunks(worker: &Rc<Worker>, attr: &Attr, old_size: u64, size: u64) -> OpResult<()> {
+    let chunk_bytes = attr.layout.chunk_bytes();
+    let chunk = ChunkIndex(size / chunk_bytes);
+    let request = TruncateChunks { ino: attr.ino, chunk, keep_bytes: (size % chunk_bytes) as u32 };
+    let holders = holders(&worker.node, attr, chunk, ChunkIndex(old_size.div_ceil(chunk_bytes)));
+    ask_all(worker, &holders, &request).await?;
+    let mut batch = Batch::default();
+    batch.delete(keys::cut(attr.ino));
+    worker.node.namespace.kv().commit(batch)?;
+    Ok(())
+}
+
+/// The servers that hold chunks `from` to `to` (exclusive) of a file.
+pub fn holders(node: &Node, attr: &Attr, from: ChunkIndex, to: ChunkIndex) -> Vec<ServerId> {
+    let all = node.stores();
+    // Consecutive chunks are on consecutive partitions: a few rounds over the servers meet all of them.
+    if to.0.saturating_sub(from.0) >= 4 * all.len() as u64 {
+        return all;
+    }
+    let mut ids: Vec<_> =
+        (from.0..to.0).map(|chunk| node.owner(chunk_partition(attr.ino, ChunkIndex(chunk)))).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}
+
+/// Finishes the cuts of chunks that a crash interrupted; tries until it has.
+pub async fn finish_cuts(worker: Rc<Worker>) {
+    let namespace = &worker.node.namespace;
+    let mut left = match namespace.keys_of_kind(b'z', usize::MAX) {
+        Ok(keys) => keys,
+        Err(error) => return tracing::error!(message = %error.message, "interrupted cuts could not be listed"),
+    };
+    while let Some(key) = left.pop() {
+        if let Err(error) = finish_cut(&worker, &key).await {
+            tracing::debug!(message = %error.message, "an interrupted cut waits for a server that is away");
+            left.push(key);
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        }
+    }
+}
+
+async fn finish_cut(worker: &Rc<Worker>, key: &[u8]) -> OpResult<()> {
+    let namespace = &worker.node.namespace;
+    let (Some(ino), Some((old_size, size))) = (keys::split_inode(key), namespace.record::<(u64, u64)>(key)?) else {
+        return Ok(());
+    };
+    let _hold = namespace.locks().hold(LockSet::of(&[(LockKey::Inode(ino), Mode::Exclusive)])).await;
+    match namespace.inode_in_section(ino)? {
+        Some(inode) => cut_chunks(worker, &inode.attr, old_size, size).await,
+        None => {
+            let mut batch = Batch::default();
+            batch.delete(key);
+            Ok(namespace.kv().commit(batch)?)
+        }
+    }
+}

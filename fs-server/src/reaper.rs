@@ -1,0 +1,94 @@
+//! Removes inodes that have lost their last name, once nobody has them open: first their chunks, then their records.
+//!
+//! # Invariants
+//! - An orphan's record stays until all its chunks are gone, so that a crash leaves nothing behind that is not known.
+//! - After a restart orphans wait for one lease: clients that have them open renew within it.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use fs_proto::msg::chunk::DropChunks;
+use fs_proto::msg::inode::LEASE_MS;
+use fs_proto::record::Mutation;
+use fs_proto::{Attr, ChunkIndex, FileKind, InodeId, ServerId};
+
+use crate::error::OpResult;
+use crate::namespace::locks::{LockKey, LockSet, Mode};
+use crate::namespace::keys;
+use crate::ops::setattr::holders;
+use crate::worker::Worker;
+
+/// Orphans of one round: one message a server removes the chunks of all of them.
+const ROUND: usize = 512;
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Runs until the server ends.
+pub async fn run(worker: Rc<Worker>) {
+    let node = &worker.node;
+    let restarted = node.namespace.allocator().is_restart();
+    let grace = Instant::now() + Duration::from_millis(u64::from(LEASE_MS));
+    let mut left_over = Vec::new();
+    match node.namespace.keys_of_kind(b'o', usize::MAX) {
+        Ok(keys) => left_over = keys.iter().filter_map(|key| keys::split_inode(key)).collect(),
+        Err(error) => tracing::error!(message = %error.message, "orphans of before the restart could not be listed"),
+    }
+    loop {
+        if !restarted || Instant::now() >= grace {
+            node.namespace.note_orphans(std::mem::take(&mut left_over));
+        }
+        let orphans = node.namespace.take_orphans(ROUND);
+        if orphans.is_empty() {
+            tokio::select! {
+                () = tokio::time::sleep(PAUSE) => continue,
+                () = node.stopped() => return,
+            }
+        }
+        let (open, free): (Vec<_>, Vec<_>) = orphans.into_iter().partition(|ino| node.opens.is_open(*ino));
+        let still_open = !open.is_empty() && free.is_empty();
+        node.namespace.note_orphans(open);
+        if let Err(error) = reap(&worker, &free).await {
+            tracing::debug!(message = %error.message, "orphans wait for a server that is away");
+            node.namespace.note_orphans(free);
+            tokio::time::sleep(PAUSE * 10).await;
+        } else if still_open {
+            tokio::time::sleep(PAUSE).await;
+        }
+        if node.is_stopping() {
+            return;
+        }
+    }
+}
+
+async fn reap(worker: &Rc<Worker>, orphans: &[InodeId]) -> OpResult<()> {
+    let node = &worker.node;
+    let mut chunks: BTreeMap<ServerId, Vec<InodeId>> = BTreeMap::new();
+    let mut gone = Vec::with_capacity(orphans.len());
+    for ino in orphans {
+        let Some(inode) = node.namespace.inode(*ino)? else { continue };
+        if inode.attr.nlink > 0 {
+            continue;
+        }
+        for server in chunk_holders(worker, &inode.attr) {
+            chunks.entry(server).or_default().push(*ino);
+        }
+        gone.push(*ino);
+    }
+    for (server, inos) in chunks {
+        worker.ask(server, &DropChunks { inos }).await?;
+    }
+    for ino in gone {
+        let set = LockSet::of(&[(LockKey::Inode(ino), Mode::Exclusive)]);
+        let both = [Mutation::DelInode { ino }, Mutation::DelOrphan { ino }];
+        node.namespace.locks().with(&set, || node.namespace.commit(&both)).await?;
+    }
+    Ok(())
+}
+
+fn chunk_holders(worker: &Rc<Worker>, attr: &Attr) -> Vec<ServerId> {
+    if attr.kind != FileKind::File || attr.size == 0 {
+        return Vec::new();
+    }
+    let chunks = attr.size.div_ceil(attr.layout.chunk_bytes());
+    holders(&worker.node, attr, ChunkIndex(0), ChunkIndex(chunks))
+}

@@ -1,0 +1,157 @@
+//! Starting and ending a server: stores opened and addresses bound first, the cluster joined when all members are known.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fs_net::{Acceptor, Address, BufferPool, ClusterFile, NetError};
+use fs_proto::InodeId;
+
+use crate::config::ServerConfig;
+use crate::error::{OpError, ServerError};
+use crate::flush::queue::FlushQueue;
+use crate::flush::Flusher;
+use crate::identity;
+use crate::kv;
+use crate::metrics_page::MetricsPage;
+use crate::namespace::Namespace;
+use crate::node::{Node, NodeParts};
+use crate::store::{self, StoreError, StoreOptions};
+use crate::threads;
+
+/// Shares of the memory budget, in 16ths: buffers of requests and replies, caches of the namespace store, cached inodes. The rest is
+/// left to the chunk index and to connections.
+const BUFFER_SHARE: u64 = 6;
+const KV_SHARE: u64 = 4;
+const INODE_SHARE: u64 = 2;
+
+/// Least memory that a server works with, in bytes.
+pub const MEMORY_MIN: u64 = 64 << 20;
+
+/// Where a server really listens.
+#[derive(Debug, Clone)]
+pub struct BoundAddresses {
+    /// `host:port`.
+    pub tcp: String,
+    /// Unix socket.
+    pub unix: PathBuf,
+    /// `host:port` of the metrics page.
+    pub metrics: Option<String>,
+}
+
+/// A server that has its stores and addresses, and does not serve yet.
+pub struct BoundServer {
+    node: Arc<Node>,
+    acceptors: Vec<Acceptor>,
+    metrics: Option<MetricsPage>,
+    addresses: BoundAddresses,
+}
+
+/// Opens the stores and binds the addresses.
+pub fn bind(config: ServerConfig) -> Result<BoundServer, ServerError> {
+    let flusher = Flusher::open(&config)?;
+    bind_with(config, flusher)
+}
+
+/// As [`bind`], with a flusher to a shared tier of the caller's choice.
+pub fn bind_with(config: ServerConfig, flusher: Flusher) -> Result<BoundServer, ServerError> {
+    let dir = single_store(&config)?.to_owned();
+    if config.memory_bytes < MEMORY_MIN {
+        return Err(ServerError::Cluster(format!("a server needs at least {} MiB of memory", MEMORY_MIN >> 20)));
+    }
+    identity::claim(&config, &dir)?;
+    let chunks = store::open(&dir.join("chunks"), StoreOptions::default()).map_err(|e| store_failure(&dir, e))?;
+    let share = |sixteenths: u64| config.memory_bytes / 16 * sixteenths;
+    let kv = kv::open(config.kv, &dir.join("namespace"), share(KV_SHARE))?;
+    let delay = Duration::from_millis(config.flush_delay_ms);
+    let queue = Arc::new(FlushQueue::open(Arc::clone(&kv), flusher.has_tier(), delay)?);
+    let namespace = Namespace::open(kv, config.id, share(INODE_SHARE), queue).map_err(namespace_failure)?;
+    namespace.count_inodes().map_err(namespace_failure)?;
+
+    let tcp = listen(&Address::Tcp(config.listen_tcp.clone()))?;
+    let unix = listen(&Address::Unix(config.listen_unix.clone()))?;
+    let metrics = config.listen_metrics.as_deref().map(MetricsPage::bind).transpose()?;
+    let addresses = BoundAddresses {
+        tcp: match tcp.address() {
+            Address::Tcp(address) => address.clone(),
+            Address::Unix(_) => config.listen_tcp.clone(),
+        },
+        unix: config.listen_unix.clone(),
+        metrics: metrics.as_ref().map(MetricsPage::address),
+    };
+    let pool = BufferPool::new(share(BUFFER_SHARE) as usize);
+    let node = Arc::new(Node::new(NodeParts { config, namespace, store: chunks, flusher, pool }));
+    Ok(BoundServer { node, acceptors: vec![tcp, unix], metrics, addresses })
+}
+
+fn single_store(config: &ServerConfig) -> Result<&Path, ServerError> {
+    match config.stores.as_slice() {
+        [one] => Ok(one),
+        [] => Err(ServerError::Cluster("a server needs a store directory (--store)".to_owned())),
+        [_, second, ..] => Err(ServerError::Store {
+            path: second.clone(),
+            reason: "this release takes one store directory a server; join devices below it".to_owned(),
+        }),
+    }
+}
+
+fn store_failure(dir: &Path, error: StoreError) -> ServerError {
+    ServerError::Store { path: dir.to_owned(), reason: error.to_string() }
+}
+
+fn namespace_failure(error: OpError) -> ServerError {
+    ServerError::Cluster(format!("the namespace store cannot be read: {}", error.message))
+}
+
+fn listen(address: &Address) -> Result<Acceptor, ServerError> {
+    Acceptor::bind(address).map_err(|error: NetError| ServerError::Listen {
+        address: address.to_string(),
+        reason: error.to_string(),
+    })
+}
+
+impl BoundServer {
+    /// Where the server listens.
+    pub fn addresses(&self) -> BoundAddresses {
+        self.addresses.clone()
+    }
+
+    /// Serves until SIGTERM, SIGINT or a shutdown request.
+    pub fn serve(self, cluster: ClusterFile) -> Result<(), ServerError> {
+        let node = self.node;
+        let map = cluster.map().map_err(|error| ServerError::Cluster(error.to_string()))?;
+        if cluster.job != node.config.job || cluster.member(node.id()).is_none() {
+            return Err(ServerError::Cluster(format!("it does not name {:?} of job {}", node.id(), node.config.job)));
+        }
+        node.join(cluster, map);
+        if node.owns(InodeId::ROOT.partition()) {
+            let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+            node.namespace.ensure_root(uid, gid, node.now()).map_err(namespace_failure)?;
+        }
+        tracing::info!(server = node.id().0, tcp = %self.addresses.tcp, "serving");
+        let outcome = threads::run(&node, self.acceptors, self.metrics);
+        finish(&node, &self.addresses);
+        outcome
+    }
+}
+
+/// The last things: what is promised to be there after a clean end is on the device.
+fn finish(node: &Node, addresses: &BoundAddresses) {
+    // A socket file that is gone already is as good.
+    let _ = std::fs::remove_file(&addresses.unix);
+    if node.is_discarded() {
+        for dir in node.store_dirs() {
+            if let Err(error) = std::fs::remove_dir_all(dir) {
+                tracing::error!(dir = %dir.display(), %error, "the store could not be deleted; delete it by hand");
+            }
+        }
+        return;
+    }
+    if let Err(error) = node.store.sync() {
+        tracing::error!(%error, "chunks could not be synced to the device at the end");
+    }
+    if let Err(error) = node.namespace.kv().sync() {
+        tracing::error!(%error, "the namespace could not be synced to the device at the end");
+    }
+    tracing::info!(server = node.id().0, "ended");
+}

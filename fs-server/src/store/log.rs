@@ -1,0 +1,374 @@
+//! The end of the log: places for records are given out here, and what was written is made durable.
+//!
+//! # Invariants
+//! - Places are given out in the order of sequences, under one short lock; nothing is written under it but the head of
+//!   a new segment.
+//! - From its reservation until its ticket is dropped a record counts as under way: its segment is not emptied or
+//!   unlinked, the durable mark stays before it, and newer deletions are remembered for it.
+//! - After a failed write or sync no change is accepted: what is on the device is not known then
+//!   (`a_failed_write_refuses_changes`).
+
+use super::device;
+use super::format::{self, Header, Kind, Position, Shape, UNIT_BYTES};
+use super::segment::{Segment, Segments};
+use super::{ChunkKey, StoreError};
+use parking_lot::{Condvar, Mutex};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// What does not change while a store is open.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub store_id: u64,
+    pub boot_id: u128,
+    pub segment_bytes: u64,
+    pub reserve_bytes: u64,
+}
+
+/// Who wants a place: data must leave the reserve free; deletes and compaction, which gain space, may use it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Data,
+    Upkeep,
+}
+
+/// The record that a place is wanted for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Request {
+    pub kind: Kind,
+    pub key: ChunkKey,
+    pub offset: u32,
+    pub data_bytes: u32,
+    pub table_crc: u32,
+    pub purpose: Purpose,
+    /// The shard that the record changes.
+    pub shard: usize,
+    /// The sequence of a copy; new records get the next.
+    pub sequence: Option<u64>,
+}
+
+struct Active {
+    segment: Arc<Segment>,
+    file: Arc<File>,
+    next_unit: u32,
+    capacity_units: u32,
+    from_reserve: bool,
+}
+
+#[derive(Clone, Copy)]
+struct UnderWay {
+    at: Position,
+    sequence: u64,
+    shard: usize,
+    is_deletion: bool,
+}
+
+struct State {
+    active: Option<Active>,
+    next_segment: u32,
+    next_sequence: u64,
+    under_way: Vec<UnderWay>,
+    dirty: BTreeMap<u32, Arc<Segment>>,
+    names_dirty: bool,
+    durable: Position,
+}
+
+impl State {
+    /// Whether a change is under way that a copy in `shard` could get ahead of.
+    fn is_in_the_way(&self, shard: usize, newest: Option<u64>) -> bool {
+        let is_older = |u: &UnderWay| newest.is_some_and(|sequence| u.sequence < sequence);
+        self.under_way.iter().any(|u| u.shard == shard && (u.is_deletion || is_older(u)))
+    }
+}
+
+/// Tells the upkeep thread that there may be something to do.
+#[derive(Default)]
+pub(super) struct Wake {
+    pending: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Wake {
+    pub fn notify(&self) {
+        *self.pending.lock() = true;
+        self.changed.notify_one();
+    }
+
+    pub fn wait(&self) {
+        let mut pending = self.pending.lock();
+        while !*pending {
+            self.changed.wait(&mut pending);
+        }
+        *pending = false;
+    }
+}
+
+pub(super) struct Log {
+    pub limits: Limits,
+    pub segments: Segments,
+    pub wake: Wake,
+    state: Mutex<State>,
+    syncing: Mutex<()>,
+    refused: AtomicBool,
+}
+
+/// Where a recovered log goes on.
+pub(super) struct Resume {
+    pub next_segment: u32,
+    pub next_sequence: u64,
+    pub durable: Position,
+    pub dirty: Vec<Arc<Segment>>,
+}
+
+impl Log {
+    pub fn new(limits: Limits, segments: Segments, from: Resume) -> Self {
+        let state = State {
+            active: None,
+            next_segment: from.next_segment,
+            next_sequence: from.next_sequence,
+            under_way: Vec::new(),
+            dirty: from.dirty.into_iter().map(|s| (s.id, s)).collect(),
+            names_dirty: true,
+            durable: from.durable,
+        };
+        let (syncing, refused) = (Mutex::default(), AtomicBool::new(false));
+        Log { limits, segments, wake: Wake::default(), state: Mutex::new(state), syncing, refused }
+    }
+
+    /// An error once changes are refused.
+    pub fn check(&self) -> Result<(), StoreError> {
+        if self.refused.load(Ordering::Acquire) { Err(StoreError::Refused) } else { Ok(()) }
+    }
+
+    /// Gives out a place at the end of the log.
+    pub fn reserve(&self, request: &Request) -> Result<Ticket<'_>, StoreError> {
+        self.check()?;
+        let mut state = self.state.lock();
+        self.place(&mut state, request)
+    }
+
+    /// As `reserve`, for a copy of content that is there already. `None` if a change of its shard is under way that
+    /// the copy could get ahead of: a deletion, or, if `newest` is given, any change older than that sequence.
+    pub fn reserve_copy(
+        &self,
+        request: &Request,
+        newest: Option<u64>,
+    ) -> Result<Option<Ticket<'_>>, StoreError> {
+        self.check()?;
+        let mut state = self.state.lock();
+        if state.is_in_the_way(request.shard, newest) {
+            return Ok(None);
+        }
+        self.place(&mut state, request).map(Some)
+    }
+
+    /// Whether `reserve_copy` would give out a place now.
+    pub fn may_copy(&self, shard: usize, newest: Option<u64>) -> bool {
+        !self.state.lock().is_in_the_way(shard, newest)
+    }
+
+    fn place(&self, state: &mut State, request: &Request) -> Result<Ticket<'_>, StoreError> {
+        self.make_active(state, request)?;
+        let sequence = request.sequence.unwrap_or(state.next_sequence);
+        state.next_sequence += u64::from(request.sequence.is_none());
+        let durable = state.durable;
+        // `make_active` has just seen to it.
+        let Some(active) = &mut state.active else { return Err(StoreError::Refused) };
+        let at = Position { segment: active.segment.id, unit: active.next_unit };
+        let header = Header {
+            kind: request.kind,
+            at,
+            ino: request.key.ino,
+            chunk: request.key.chunk,
+            sequence,
+            durable,
+            offset: request.offset,
+            data_bytes: request.data_bytes,
+            table_crc: request.table_crc,
+        };
+        active.next_unit = header.end().unit;
+        active.segment.set_units(active.next_unit);
+        active.segment.add_record(&header);
+        let ticket = Ticket { log: self, segment: active.segment.clone(), file: active.file.clone(), header };
+        let is_deletion = header.is_tombstone() && request.sequence.is_none();
+        state.under_way.push(UnderWay { at, sequence, shard: request.shard, is_deletion });
+        Ok(ticket)
+    }
+
+    /// Sees to it that the active segment has room for the record and may be used for it.
+    fn make_active(&self, state: &mut State, request: &Request) -> Result<(), StoreError> {
+        let units_at = |unit| Shape { unit, offset: request.offset, data_bytes: request.data_bytes }.units();
+        let Some(active) = &mut state.active else { return self.rotate(state, units_at(1), request.purpose) };
+        if active.next_unit + units_at(active.next_unit) > active.capacity_units {
+            return self.rotate(state, units_at(1), request.purpose);
+        }
+        if active.from_reserve && request.purpose == Purpose::Data {
+            let (_, free_bytes) = device::space(self.segments.dir())?;
+            if free_bytes < self.limits.reserve_bytes {
+                return Err(StoreError::NoSpace);
+            }
+            active.from_reserve = false;
+        }
+        Ok(())
+    }
+
+    /// Begins a new segment with room for a record of `units`.
+    fn rotate(&self, state: &mut State, units: u32, purpose: Purpose) -> Result<(), StoreError> {
+        let need_bytes = (u64::from(units) + 1) * UNIT_BYTES;
+        let full_bytes = need_bytes.max(self.limits.segment_bytes / UNIT_BYTES * UNIT_BYTES);
+        let (_, free_bytes) = device::space(self.segments.dir())?;
+        let is_tight = free_bytes < full_bytes + self.limits.reserve_bytes;
+        if is_tight && purpose == Purpose::Data {
+            return Err(StoreError::NoSpace);
+        }
+        // Upkeep must get through when next to nothing is left.
+        let bytes = if is_tight && free_bytes < 2 * full_bytes {
+            need_bytes.next_multiple_of(64 << 10)
+        } else {
+            full_bytes
+        };
+        let id = state.next_segment;
+        let file = self.segments.create_file(id).map_err(device::lift)?;
+        let head = format::encode_segment_head(id, self.limits.boot_id);
+        let begun = device::preallocate(&file, bytes)
+            .and_then(|()| device::write_all_at(&file, &mut [IoSlice::new(&head)], 0));
+        let segment = self.segments.add(id, 1, Some(file));
+        if let Err(error) = begun {
+            self.segments.unlink(&segment)?;
+            return Err(device::lift(error));
+        }
+        self.close_active(state);
+        let file = self.segments.file_of(&segment)?;
+        let capacity_units = (bytes / UNIT_BYTES) as u32;
+        state.next_segment += 1;
+        state.names_dirty = true;
+        state.active = Some(Active { segment, file, next_unit: 1, capacity_units, from_reserve: is_tight });
+        self.wake.notify();
+        Ok(())
+    }
+
+    /// Ends the active segment and gives back the space that it did not use.
+    fn close_active(&self, state: &mut State) {
+        let Some(active) = state.active.take() else { return };
+        // A segment that stays too long costs space until the next opening, nothing else.
+        if let Err(error) = self.segments.trim(&active.segment) {
+            tracing::warn!(segment = active.segment.id, %error, "cannot trim a segment");
+        }
+    }
+
+    /// As `close_active`, for the end of the store.
+    pub fn close(&self) {
+        self.close_active(&mut self.state.lock());
+    }
+
+    /// The lowest sequence that is under way; without any, the next.
+    pub fn oldest_under_way(&self) -> u64 {
+        let state = self.state.lock();
+        state.under_way.iter().map(|u| u.sequence).min().unwrap_or(state.next_sequence)
+    }
+
+    /// Whether no record can come into a segment any more.
+    pub fn is_settled(&self, segment: u32) -> bool {
+        let state = self.state.lock();
+        let is_active = state.active.as_ref().is_some_and(|a| a.segment.id == segment);
+        !is_active && state.under_way.iter().all(|u| u.at.segment != segment)
+    }
+
+    /// Makes everything that was written before the call durable.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        let _one = self.syncing.lock();
+        self.check()?;
+        let unsynced = self.take_unsynced();
+        for segment in unsynced.segments.values() {
+            self.segments.sync(segment).map_err(|e| self.refuse(e))?;
+        }
+        if unsynced.has_names {
+            self.segments.sync_names().map_err(|e| self.refuse(e))?;
+        }
+        let mut state = self.state.lock();
+        state.durable = state.durable.max(unsynced.mark);
+        Ok(())
+    }
+
+    fn take_unsynced(&self) -> Unsynced {
+        let mut state = self.state.lock();
+        let end = match &state.active {
+            Some(active) => Position { segment: active.segment.id, unit: active.next_unit },
+            None => Position { segment: state.next_segment, unit: 0 },
+        };
+        let mark = state.under_way.iter().map(|u| u.at).min().unwrap_or(end);
+        let mut segments = std::mem::take(&mut state.dirty);
+        // Records under way may be in the index already, and upkeep counts on their being durable then.
+        let under_way = state.under_way.iter().filter_map(|u| self.segments.get(u.at.segment));
+        segments.extend(under_way.map(|s| (s.id, s)));
+        Unsynced { segments, has_names: std::mem::take(&mut state.names_dirty), mark }
+    }
+
+    fn refuse(&self, error: io::Error) -> StoreError {
+        self.refused.store(true, Ordering::Release);
+        tracing::error!(dir = %self.segments.dir().display(), %error, "the chunk store refuses changes from now on");
+        StoreError::Io(error)
+    }
+}
+
+/// What a sync has to do.
+struct Unsynced {
+    segments: BTreeMap<u32, Arc<Segment>>,
+    has_names: bool,
+    /// Everything before it is written.
+    mark: Position,
+}
+
+/// A place in the log that is to be filled. Drop it after the index knows of the record.
+pub(super) struct Ticket<'a> {
+    log: &'a Log,
+    pub segment: Arc<Segment>,
+    file: Arc<File>,
+    pub header: Header,
+}
+
+impl Ticket<'_> {
+    /// Writes the record: one call to the kernel.
+    pub fn write(&self, table: &[u8], data: &[u8]) -> Result<(), StoreError> {
+        let (front, back) = format::frame(&self.header, table, self.log.limits.store_id);
+        let mut parts = [IoSlice::new(&front), IoSlice::new(data), IoSlice::new(&back)];
+        device::write_all_at(&self.file, &mut parts, self.header.at.byte()).map_err(|e| self.failed(e))
+    }
+
+    /// A full file system (where space cannot be taken ahead) leaves a hole, and a note that it is one; all else is a
+    /// failed device.
+    fn failed(&self, error: io::Error) -> StoreError {
+        if !device::is_full(&error) {
+            return self.log.refuse(error);
+        }
+        match self.void() {
+            Ok(()) => StoreError::NoSpace,
+            Err(error) => self.log.refuse(error),
+        }
+    }
+
+    /// Makes the record one that says nothing.
+    pub fn void(&self) -> io::Result<()> {
+        let void = format::void(self.header.at, self.header.units());
+        let bytes = void.encode(self.log.limits.store_id);
+        device::write_all_at(&self.file, &mut [IoSlice::new(&bytes)], self.header.at.byte())
+    }
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        let mut state = self.log.state.lock();
+        let at = self.header.at;
+        if let Some(index) = state.under_way.iter().position(|u| u.at == at) {
+            state.under_way.swap_remove(index);
+        }
+        state.dirty.entry(at.segment).or_insert_with(|| self.segment.clone());
+    }
+}
+
+#[cfg(test)]
+#[path = "log_tests.rs"]
+mod tests;

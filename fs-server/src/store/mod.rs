@@ -1,0 +1,160 @@
+//! The chunk store: pieces of files, kept in a log of segment files on the node's device.
+//!
+//! A write of any size and alignment becomes one record at the log's end (`format`), written by one `pwritev`
+//! outside all locks; an index in memory (`index`, `extent`) says where the bytes of each chunk are. Opening reads
+//! the records' headers and rebuilds the index (`recover`). Segments with little live data are emptied and unlinked in
+//! the background (`compact`).
+//!
+//! # Invariants
+//! - A write is wholly there or not at all after a crash, and there once `write` returned if only processes died
+//!   (`tests/store`: `killed_writers_lose_nothing`, `torn_tails_keep_every_whole_record`).
+//! - What was synced survives loss of power; a later, torn write never hides it (`torn_tails_keep_every_whole_record`).
+//! - Bytes are returned only after their CRC was verified (`tests/store`, `flipped_bits_are_never_returned`).
+//! - What the index says and what a reopening would rebuild are the same (`tests/store`, `behaves_like_the_model`).
+//! - Deleted bytes never come back, whatever segments were unlinked; the argument is in `compact`
+//!   (`tests/store`, `deleted_data_stays_deleted_through_compaction`).
+//! - Locks are taken in the order upkeep, shard of the index (one at a time), log, segment table. No data is read or
+//!   written under any but the first; files may be opened, and a new segment begun.
+//!
+//! Deliberately absent: an index on disk, direct I/O, copies on other servers, knowledge of files beyond their number.
+
+mod compact;
+mod crc_cache;
+mod device;
+mod engine;
+mod extent;
+pub mod format;
+mod index;
+mod log;
+mod merge;
+mod reader;
+mod recover;
+mod scan;
+mod segment;
+
+pub use engine::{LogStore, open};
+
+use fs_proto::ids::{ChunkIndex, InodeId};
+use std::path::PathBuf;
+use thiserror::Error;
+
+/// Which chunk of which file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChunkKey {
+    /// The file.
+    pub ino: InodeId,
+    /// The chunk's index within it.
+    pub chunk: ChunkIndex,
+}
+
+/// Why the store failed: one variant per thing that a caller can do.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// The file system is full. Reads and deletes go on, and writes do again once space was freed.
+    #[error("no space left in the chunk store")]
+    NoSpace,
+    /// A write or sync failed earlier: reads go on, changes are refused until the store is reopened.
+    #[error("the chunk store refuses changes after a failed write; reopen it once the device is well")]
+    Refused,
+    /// Stored bytes do not match their checksum.
+    #[error("stored bytes of inode {:x} chunk {} do not match their checksum (segment {segment}, byte {byte})",
+        .key.ino.0, .key.chunk.0)]
+    Corrupt {
+        /// Whose bytes.
+        key: ChunkKey,
+        /// Number of the segment file.
+        segment: u32,
+        /// Where in it the record begins.
+        byte: u64,
+    },
+    /// Another process (or another handle) has the store open.
+    #[error("the chunk store in {} is in use by another process", .0.display())]
+    InUse(PathBuf),
+    /// The directory holds something that is not a store of this version.
+    #[error("{}: {why}", .path.display())]
+    Foreign {
+        /// The file that makes no sense.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The range is outside what a chunk can hold.
+    #[error("range of {len} bytes at {offset} is outside of a chunk")]
+    OutOfRange {
+        /// First byte within the chunk.
+        offset: u32,
+        /// Length in bytes.
+        len: usize,
+    },
+    /// The operating system failed an operation.
+    #[error("chunk store: {0}")]
+    Io(#[from] std::io::Error),
+}
+
+/// What a store holds and takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StoreStats {
+    /// Bytes of chunks that can be read.
+    pub live_bytes: u64,
+    /// Bytes of segment files.
+    pub disk_bytes: u64,
+    /// Chunks held.
+    pub chunks: u64,
+    /// Segment files.
+    pub segments: u64,
+    /// Size of the file system.
+    pub total_bytes: u64,
+    /// Free bytes of the file system.
+    pub free_bytes: u64,
+    /// Live bytes that compaction has copied since the store was opened.
+    pub compacted_bytes: u64,
+    /// Checksums that did not match since the store was opened.
+    pub crc_failures: u64,
+}
+
+/// How a store is kept.
+#[derive(Debug, Clone)]
+pub struct StoreOptions {
+    /// Size of a segment file in bytes. Smaller on file systems below 32 times that.
+    pub segment_bytes: u64,
+    /// Bytes of the file system that writes leave free, for deletes and compaction. At most a sixteenth of it.
+    pub reserve_bytes: u64,
+    /// Bytes of memory for the block checksums of records that were read.
+    pub crc_cache_bytes: u64,
+    /// Segment files kept open.
+    pub max_open_files: usize,
+    /// Identity of the running kernel; `None` asks it. What another boot has written may be torn although its end is
+    /// there, so its unsynced part is verified when the store is opened.
+    pub boot_id: Option<u128>,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        StoreOptions {
+            segment_bytes: 64 << 20,
+            reserve_bytes: 256 << 20,
+            crc_cache_bytes: 8 << 20,
+            max_open_files: 512,
+            boot_id: None,
+        }
+    }
+}
+
+/// The port of the chunk store. Shared by threads; calls block for as long as the device needs.
+pub trait ChunkStore: Send + Sync {
+    /// Puts `data` at `offset` of a chunk, wholly or not at all.
+    fn write(&self, key: ChunkKey, offset: u32, data: &[u8]) -> Result<(), StoreError>;
+    /// Fills `out` from `offset` of a chunk, zeros in holes. Returns the bytes that lie before the chunk's end: fewer
+    /// than `out` holds if it ends earlier, 0 if there is no such chunk. The rest of `out` is unspecified.
+    fn read(&self, key: ChunkKey, offset: u32, out: &mut [u8]) -> Result<usize, StoreError>;
+    /// Cuts `chunk` to `keep_bytes`, and drops all later chunks of the inode that are held here.
+    fn truncate(&self, ino: InodeId, chunk: ChunkIndex, keep_bytes: u32) -> Result<(), StoreError>;
+    /// Drops all chunks of `inos`.
+    fn remove(&self, inos: &[InodeId]) -> Result<(), StoreError>;
+    /// The chunks of an inode that are held here, ascending, each with its end (the byte after its last).
+    fn chunks(&self, ino: InodeId) -> Result<Vec<(ChunkIndex, u32)>, StoreError>;
+    /// On return every change that had returned before the call survives loss of power.
+    fn sync(&self) -> Result<(), StoreError>;
+    /// What it holds and takes now.
+    fn stats(&self) -> StoreStats;
+}

@@ -1,0 +1,117 @@
+//! Verified reads of records.
+//!
+//! # Invariants
+//! - Nothing that did not match its CRC is left in the caller's buffer (`tests/store`, `flipped_bits_are_never_returned`).
+
+use super::crc_cache::CrcCache;
+use super::device;
+use super::extent::Place;
+use super::format::{BlockSpan, HEADER_BYTES, Header, Shape};
+use fs_proto::checksum::{BLOCK_BYTES, crc};
+use std::fs::File;
+use std::io::{self, IoSliceMut};
+use std::sync::Arc;
+
+/// Why a record cannot be read.
+#[derive(Debug)]
+pub(super) enum Fault {
+    Corrupt,
+    Io(io::Error),
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        Fault::Io(error)
+    }
+}
+
+/// A record in an open file.
+pub(super) struct Source<'a> {
+    pub file: &'a File,
+    pub place: Place,
+    pub store_id: u64,
+}
+
+impl Source<'_> {
+    /// Fills `out` with the record's bytes from `start` of the chunk.
+    pub fn read(&self, cache: &CrcCache, start: u32, out: &mut [u8]) -> Result<(), Fault> {
+        let position = self.place.position();
+        let table = if let Some(table) = cache.get(&position) {
+            table
+        } else {
+            let table: Arc<[u8]> = self.load_table()?.into();
+            cache.insert(position, table.clone());
+            table
+        };
+        self.read_blocks(&table, start, out).inspect_err(|_| out.fill(0))
+    }
+
+    /// All data of a record whose header is known, read and verified without the cache.
+    pub fn read_whole(&self) -> Result<Vec<u8>, Fault> {
+        let table = self.load_table()?;
+        let mut data = vec![0; self.place.shape.data_bytes as usize];
+        self.read_blocks(&table, self.place.shape.offset, &mut data)?;
+        Ok(data)
+    }
+
+    /// The record's block CRCs, verified. Their own CRC is in the header, or, if that is damaged, in its repetition.
+    fn load_table(&self) -> Result<Vec<u8>, Fault> {
+        let shape = self.place.shape;
+        let at = self.place.position().byte();
+        let mut front = vec![0; HEADER_BYTES + 4 * shape.blocks()];
+        device::read_padded(self.file, &mut front, at)?;
+        let mut header = [0; HEADER_BYTES];
+        header.copy_from_slice(&front[..HEADER_BYTES]);
+        let mut found = self.decode(&header);
+        if found.is_none() {
+            device::read_padded(self.file, &mut header, at + shape.total_bytes() - HEADER_BYTES as u64)?;
+            found = self.decode(&header);
+        }
+        let table = front.split_off(HEADER_BYTES);
+        match found {
+            Some(header) if header.table_crc == crc(&table) => Ok(table),
+            _ => Err(Fault::Corrupt),
+        }
+    }
+
+    fn decode(&self, bytes: &[u8; HEADER_BYTES]) -> Option<Header> {
+        let is_this = |h: &Header| h.at == self.place.position() && h.shape() == self.place.shape;
+        Header::decode(bytes, self.store_id).filter(is_this)
+    }
+
+    /// Reads the blocks that cover the range with one call, the ends that are not wanted aside.
+    fn read_blocks(&self, table: &[u8], start: u32, out: &mut [u8]) -> Result<(), Fault> {
+        let shape = self.place.shape;
+        let span = BlockSpan::covering(shape, start, out.len());
+        let (mut head, mut tail) = ([0; BLOCK_BYTES], [0; BLOCK_BYTES]);
+        let (head, tail) = (&mut head[..span.head], &mut tail[..span.tail]);
+        let want = head.len() + out.len() + tail.len();
+        let mut parts = [IoSliceMut::new(head), IoSliceMut::new(out), IoSliceMut::new(tail)];
+        if device::read_at(self.file, &mut parts, shape.byte_of(span.start))? < want {
+            return Err(Fault::Corrupt);
+        }
+        if blocks_match(shape, &span, table, [head, out, tail]) { Ok(()) } else { Err(Fault::Corrupt) }
+    }
+}
+
+fn blocks_match(shape: Shape, span: &BlockSpan, table: &[u8], parts: [&[u8]; 3]) -> bool {
+    span.blocks.clone().all(|block| {
+        let range = shape.block_range(block);
+        let (from, to) = ((range.start - span.start) as usize, (range.end - span.start) as usize);
+        table[4 * block..4 * block + 4] == crc_of(parts, from, to).to_le_bytes()
+    })
+}
+
+/// CRC of bytes `from..to` of the parts laid end to end.
+fn crc_of(parts: [&[u8]; 3], from: usize, to: usize) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    let mut begin = 0;
+    for part in parts {
+        let end = begin + part.len();
+        if from < end && to > begin {
+            hasher.update(&part[from.max(begin) - begin..to.min(end) - begin]);
+        }
+        begin = end;
+    }
+    hasher.finalize()
+}

@@ -1,0 +1,180 @@
+//! The threads of a server: one that accepts and keeps house, one that flushes, and the workers.
+//!
+//! Every thread has a runtime of its own; connections are dealt to the workers in turn and stay there. Threads share the [`Node`]
+//! and nothing else.
+
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use fs_net::{serve_connection, Acceptor, Handler, Identity, NetEnv, Peers, ServerIdentity, Socket};
+use fs_proto::msg::session::Role;
+use tokio::signal::unix::{signal, SignalKind};
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+
+use crate::error::ServerError;
+use crate::metrics_page::MetricsPage;
+use crate::node::Node;
+use crate::transaction::recovery;
+use crate::worker::Worker;
+use crate::{flush, ops, reaper};
+
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// Runs the server's threads until it is asked to end.
+pub fn run(node: &Arc<Node>, acceptors: Vec<Acceptor>, metrics: Option<MetricsPage>) -> Result<(), ServerError> {
+    let mut senders = Vec::new();
+    let mut threads = Vec::new();
+    for index in 0..node.config.worker_count() {
+        let (sender, sockets) = mpsc::unbounded_channel();
+        senders.push(sender);
+        threads.push(spawn(node, &format!("worker-{index}"), move |worker| serve(worker, sockets))?);
+    }
+    threads.push(spawn(node, "flusher", flush::run)?);
+    let outcome = on_local_runtime(node, |worker| keep_house(worker, acceptors, senders, metrics))?;
+    node.request_stop(false);
+    for thread in threads {
+        if thread.join().is_err() {
+            tracing::error!("a server thread panicked");
+        }
+    }
+    outcome
+}
+
+fn spawn<F: Future<Output = ()>>(
+    node: &Arc<Node>,
+    name: &str,
+    body: impl FnOnce(Rc<Worker>) -> F + Send + 'static,
+) -> Result<JoinHandle<()>, ServerError> {
+    let node = Arc::clone(node);
+    let run = move || {
+        if let Err(error) = on_local_runtime(&node, body) {
+            tracing::error!(%error, "a server thread could not start; the server ends");
+            node.request_stop(false);
+        }
+    };
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(run)
+        .map_err(|source| ServerError::System { what: "start a thread", source })
+}
+
+/// Runs `body` with a worker of its own on this thread.
+fn on_local_runtime<R, F: Future<Output = R>>(
+    node: &Arc<Node>,
+    body: impl FnOnce(Rc<Worker>) -> F,
+) -> Result<R, ServerError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| ServerError::System { what: "start a runtime", source })?;
+    let local = LocalSet::new();
+    Ok(local.block_on(&runtime, async { body(new_worker(node)).await }))
+}
+
+fn new_worker(node: &Arc<Node>) -> Rc<Worker> {
+    let env = Rc::new(NetEnv { pool: node.pool.clone(), counters: Arc::clone(&node.net) });
+    let who = Identity {
+        role: Role::Server { id: node.id() },
+        job: node.config.job.clone(),
+        secret: node.config.secret.clone(),
+    };
+    let directory = Arc::clone(node);
+    let peers = Peers::new(
+        move |server| directory.cluster().member(server).map(fs_net::MemberEntry::address),
+        who,
+        Rc::clone(&env),
+    );
+    Worker::new(Arc::clone(node), peers, env)
+}
+
+/// A worker thread: serves the connections that it is dealt.
+async fn serve(worker: Rc<Worker>, mut sockets: mpsc::UnboundedReceiver<Socket>) {
+    let node = Arc::clone(&worker.node);
+    loop {
+        let socket = tokio::select! {
+            socket = sockets.recv() => socket,
+            () = node.stopped() => None,
+        };
+        let Some(socket) = socket else { break };
+        let me = ServerIdentity {
+            id: node.id(),
+            job: node.config.job.clone(),
+            secret: node.config.secret.clone(),
+            epoch: Arc::clone(&node.epoch),
+        };
+        let handler: Rc<dyn Handler> = Rc::clone(&worker) as Rc<dyn Handler>;
+        tokio::task::spawn_local(serve_connection(socket, handler, me, Rc::clone(&worker.env)));
+    }
+    // Answers that are on their way (that to the request to end among them) get a moment to leave.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    worker.peers.close_all();
+}
+
+/// The first thread: accepts connections, recovers, keeps house, waits for the end.
+async fn keep_house(
+    worker: Rc<Worker>,
+    acceptors: Vec<Acceptor>,
+    senders: Vec<mpsc::UnboundedSender<Socket>>,
+    metrics: Option<MetricsPage>,
+) -> Result<(), ServerError> {
+    let node = Arc::clone(&worker.node);
+    let failed = |what| move |source| ServerError::System { what, source };
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed("listen to SIGTERM"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("listen to SIGINT"))?;
+    let recovered = recovery::restore_prepared(&node).await;
+    let retold = recovery::retell_decisions(&worker);
+    match (recovered, retold) {
+        (Ok(0), Ok(0)) => {}
+        (Ok(prepared), Ok(decided)) => tracing::info!(prepared, decided, "transactions of before the restart are finished"),
+        (Err(error), _) | (_, Err(error)) => {
+            return Err(ServerError::Cluster(format!("transactions cannot be recovered: {}", error.message)));
+        }
+    }
+    let mut next = 0;
+    let senders = Rc::new(senders);
+    for acceptor in acceptors {
+        let (senders, first, stop) = (Rc::clone(&senders), next, Arc::clone(&node));
+        next += 1;
+        tokio::task::spawn_local(async move {
+            let mut turn = first;
+            let deliver = |socket| {
+                turn += 1;
+                // A worker that is gone means that the server ends.
+                let _ = senders[turn % senders.len()].send(socket);
+            };
+            if let Err(error) = acceptor.run(deliver, stop.stopped()).await {
+                tracing::error!(%error, "no more connections can be accepted; the server ends");
+                stop.request_stop(false);
+            }
+        });
+    }
+    if let Some(page) = metrics {
+        tokio::task::spawn_local(page.serve(Arc::clone(&node)));
+    }
+    tokio::task::spawn_local(ops::setattr::finish_cuts(Rc::clone(&worker)));
+    tokio::task::spawn_local(reaper::run(Rc::clone(&worker)));
+    tokio::task::spawn_local(tidy(Rc::clone(&worker)));
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM"),
+        _ = interrupt.recv() => tracing::info!("SIGINT"),
+        () = node.stopped() => {}
+    }
+    Ok(())
+}
+
+/// What has to be done now and then.
+async fn tidy(worker: Rc<Worker>) {
+    loop {
+        tokio::time::sleep(HOUSEKEEPING).await;
+        recovery::ask_about_silent(&worker).await;
+        for ino in worker.node.opens.expire(Instant::now()) {
+            tracing::debug!(?ino, "a client that had it open for writing is gone");
+            // What it wrote without telling is content of no known version: flushed as a new one.
+            flush::ops::lost_writer(&worker, ino).await;
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! One worker thread: its connections, its way to other servers, and the path of a request through it.
+//!
+//! A connection stays on the worker that accepted it. A request is tried to the end at once; only when it has to wait (for another
+//! server, a lock, a buffer) does it become a task.
+//!
+//! # Invariants
+//! - A request is forwarded at most once (`hops`).
+//! - What a client may not ask, or says in another's name, is refused before anything else looks at it.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use fs_net::{Frame, Handled, Handler, NetEnv, PeerInfo, Peers, Reply};
+use fs_proto::msg::session::Role;
+use fs_proto::msg::Caller;
+use fs_proto::record::{Mutation, RequestResult};
+use fs_proto::wire::Reader;
+use fs_proto::{ClientId, Flags, Header, InodeId, Partition, Request, ServerId, Status, Wire};
+
+use crate::dispatch;
+use crate::error::{OpError, OpResult};
+use crate::node::Node;
+
+/// How long a server waits for another's answer before it tells its client to try again, in milliseconds.
+const ASK_MS: u32 = 20_000;
+
+/// State of one worker thread.
+pub struct Worker {
+    /// The server it belongs to.
+    pub node: Arc<Node>,
+    /// Connections to the other servers, of this thread.
+    pub peers: Rc<Peers>,
+    /// Buffers and counters.
+    pub env: Rc<NetEnv>,
+    sequence: Cell<u64>,
+}
+
+/// What a request brings along besides its body.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// On whose behalf.
+    pub caller: Caller,
+    /// The header.
+    pub header: Header,
+}
+
+impl Context {
+    /// Whether the kernel has checked permissions already.
+    pub fn is_checked(&self) -> bool {
+        self.header.flags.has(Flags::CHECKED) || self.caller.is_root()
+    }
+
+    /// The client that asked first.
+    pub fn client(&self) -> ClientId {
+        self.header.client
+    }
+
+    /// The mutation that remembers this request as done, for its batch.
+    pub fn remember(&self, ino: InodeId) -> Option<Mutation> {
+        if !self.header.op.is_mutation() || self.header.client.0 == 0 {
+            return None;
+        }
+        let (lane, count) = ((self.header.sequence >> 48) as u16, self.header.sequence & ((1 << 48) - 1));
+        let result = RequestResult { count, op: self.header.op, status: Status::Ok, ino };
+        Some(Mutation::Remember { client: self.header.client, lane, result })
+    }
+}
+
+impl Worker {
+    /// A worker of `node` that reaches others through `peers`.
+    pub fn new(node: Arc<Node>, peers: Rc<Peers>, env: Rc<NetEnv>) -> Rc<Self> {
+        Rc::new(Worker { node, peers, env, sequence: Cell::new(0) })
+    }
+
+    /// Asks another server (or this one) on the cluster's own behalf.
+    pub async fn ask<R: Request>(self: &Rc<Self>, to: ServerId, request: &R) -> OpResult<R::Reply> {
+        let header = Header::request_to_server(R::OP, to);
+        self.ask_as(header, to, &Caller::ROOT, request).await
+    }
+
+    /// Asks the owner of a partition on the cluster's own behalf.
+    pub async fn ask_owner<R: Request>(self: &Rc<Self>, partition: Partition, request: &R) -> OpResult<R::Reply> {
+        let header = Header::request(R::OP, partition);
+        self.ask_as(header, self.node.owner(partition), &Caller::ROOT, request).await
+    }
+
+    async fn ask_as<R: Request>(
+        self: &Rc<Self>,
+        mut header: Header,
+        to: ServerId,
+        caller: &Caller,
+        request: &R,
+    ) -> OpResult<R::Reply> {
+        self.sequence.set(self.sequence.get() + 1);
+        header.sequence = self.sequence.get();
+        header.epoch = self.node.map().epoch();
+        header.hops = 1;
+        header.deadline_ms = ASK_MS;
+        let mut meta = BytesMut::with_capacity(128);
+        caller.put(&mut meta);
+        request.put(&mut meta);
+        let meta = meta.freeze();
+        let (status, meta) = if to == self.node.id() {
+            header.meta_bytes = meta.len() as u32;
+            let frame = Frame { header, meta, bulk: Bytes::new() };
+            // Boxed, because an operation may ask its own server again.
+            let execution: Pin<Box<dyn Future<Output = Reply>>> = Box::pin(Rc::clone(self).execute(frame));
+            let reply = execution.await;
+            (reply.header.status, reply.meta)
+        } else {
+            let reply = self.peers.call(to, header, meta, Bytes::new()).await?;
+            (reply.header.status, reply.meta)
+        };
+        if status == Status::Ok {
+            return Ok(R::Reply::from_bytes(meta)?);
+        }
+        Err(OpError::because(status, String::from_bytes(meta).unwrap_or_default()))
+    }
+
+    /// Refuses what this peer may not ask; forces its own name on a request from a user without trust.
+    fn admit(&self, peer: &PeerInfo, header: &Header, caller: &Caller) -> OpResult<()> {
+        let Role::Client { id } = peer.role else { return Ok(()) };
+        if header.op.is_internal() || header.hops != 0 {
+            return Err(OpError::new(Status::NotPermitted, "only servers may ask this"));
+        }
+        if header.client != id {
+            return Err(OpError::new(Status::NotPermitted, "request in the name of another client"));
+        }
+        let Some((uid, ..)) = peer.credentials else { return Ok(()) };
+        let trusted = uid == 0 || uid == rustix::process::geteuid().as_raw();
+        if !trusted && (caller.uid != uid || header.flags.has(Flags::CHECKED)) {
+            return Err(OpError::new(Status::NotPermitted, "request in the name of another user"));
+        }
+        Ok(())
+    }
+
+    fn destination(&self, header: &Header) -> ServerId {
+        if header.flags.has(Flags::TO_SERVER) {
+            ServerId(header.target)
+        } else {
+            self.node.owner(Partition(header.target))
+        }
+    }
+
+    /// Takes a request to where it belongs: here, or one server further.
+    async fn route(self: Rc<Self>, peer: Rc<PeerInfo>, mut frame: Frame) -> Reply {
+        let header = frame.header;
+        let admitted = peek_caller(&frame.meta).map_err(OpError::from).and_then(|c| self.admit(&peer, &header, &c));
+        if let Err(error) = admitted {
+            return refusal(&header, &error);
+        }
+        let to = self.destination(&header);
+        if matches!(peer.role, Role::Client { .. }) {
+            dispatch::note_write(&self, &frame);
+        }
+        if to == self.node.id() {
+            return self.execute(frame).await;
+        }
+        if header.hops > 0 {
+            let text = "this server does not own the partition: the sender's map is of another epoch";
+            return refusal(&header, &OpError::new(Status::StaleEpoch, text));
+        }
+        frame.header.hops = 1;
+        match self.peers.call(to, frame.header, frame.meta, frame.bulk).await {
+            Ok(answer) => Reply { header: Header { tag: header.tag, ..answer.header }, meta: answer.meta, bulk: answer.bulk },
+            Err(error) => refusal(&header, &OpError::from(error)),
+        }
+    }
+
+    /// Carries a request out on this server.
+    pub async fn execute(self: Rc<Self>, frame: Frame) -> Reply {
+        let header = frame.header;
+        let began = Instant::now();
+        let outcome = dispatch::run(&self, frame).await;
+        self.node.counters.note(header.op, began.elapsed(), outcome.is_err());
+        match outcome {
+            Ok((meta, bulk)) => Reply::ok(&header, meta, bulk),
+            Err(error) => refusal(&header, &error),
+        }
+    }
+}
+
+fn refusal(header: &Header, error: &OpError) -> Reply {
+    Reply::error(header, error.status, &error.message)
+}
+
+fn peek_caller(meta: &Bytes) -> Result<Caller, fs_proto::DecodeError> {
+    Caller::get(&mut Reader::new(meta.clone()))
+}
+
+impl Handler for Worker {
+    fn handle(self: Rc<Self>, peer: &Rc<PeerInfo>, request: Frame) -> Handled {
+        let header = request.header;
+        let mut task = Box::pin(self.route(Rc::clone(peer), request));
+        // Most requests end here and now. Whatever waits registers its waker again when it is polled as a task.
+        if let Poll::Ready(reply) = task.as_mut().poll(&mut TaskContext::from_waker(Waker::noop())) {
+            return Handled::Now(reply);
+        }
+        if header.deadline_ms == 0 {
+            return Handled::Later(task);
+        }
+        let limit = Duration::from_millis(u64::from(header.deadline_ms));
+        Handled::Later(Box::pin(async move {
+            match tokio::time::timeout(limit, task).await {
+                Ok(reply) => reply,
+                Err(_) => refusal(&header, &OpError::new(Status::TimedOut, "the server could not finish in time")),
+            }
+        }))
+    }
+}

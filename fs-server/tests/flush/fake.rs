@@ -1,0 +1,71 @@
+//! A tier that does what a test wants at each call, and then what the real one does.
+
+use fs_server::flush::tier::{Attributes, Base, Dir, Found, Make, Place, Tier, TierFile, TierResult};
+
+/// Called before each call with its name, and with the name in its directory that it is about.
+pub type Hook = Box<dyn Fn(&'static str, &[u8]) -> TierResult<()> + Send + Sync>;
+
+/// The fake.
+pub struct Fake<T> {
+    /// What does the work.
+    pub inner: T,
+    /// Before each call.
+    pub before: Hook,
+    /// After each call that succeeded: may turn it into a failure.
+    pub after: Hook,
+}
+
+impl<T: Tier> Fake<T> {
+    /// One that interferes before calls.
+    pub fn before(
+        inner: T,
+        before: impl Fn(&'static str, &[u8]) -> TierResult<()> + Send + Sync + 'static,
+    ) -> Self {
+        Fake { inner, before: Box::new(before), after: Box::new(|_, _| Ok(())) }
+    }
+
+    fn call<R>(
+        &self,
+        what: &'static str,
+        name: &[u8],
+        body: impl FnOnce() -> TierResult<R>,
+    ) -> TierResult<R> {
+        (self.before)(what, name)?;
+        let done = body()?;
+        (self.after)(what, name)?;
+        Ok(done)
+    }
+}
+
+impl<T: Tier> Tier for Fake<T> {
+    fn base(&self, base: Base) -> TierResult<Dir> {
+        self.call("base", b"", || self.inner.base(base))
+    }
+    fn open_dir(&self, at: &Place) -> TierResult<Dir> {
+        self.call("open_dir", &at.name, || self.inner.open_dir(at))
+    }
+    fn look(&self, at: &Place) -> TierResult<Option<Found>> {
+        self.call("look", &at.name, || self.inner.look(at))
+    }
+    fn make(&self, at: &Place, what: &Make) -> TierResult<u64> {
+        self.call("make", &at.name, || self.inner.make(at, what))
+    }
+    fn open_file(&self, at: &Place) -> TierResult<Box<dyn TierFile>> {
+        self.call("open_file", &at.name, || self.inner.open_file(at))
+    }
+    fn set(&self, at: &Place, id: u64, attributes: &Attributes) -> TierResult<()> {
+        self.call("set", &at.name, || self.inner.set(at, id, attributes))
+    }
+    fn rename(&self, from: &Place, to: &Place) -> TierResult<()> {
+        self.call("rename", &to.name, || self.inner.rename(from, to))
+    }
+    fn remove(&self, at: &Place, is_dir: bool) -> TierResult<()> {
+        self.call("remove", &at.name, || self.inner.remove(at, is_dir))
+    }
+    fn rest(&self) -> TierResult<()> {
+        self.inner.rest()
+    }
+    fn reset(&self) {
+        self.inner.reset();
+    }
+}

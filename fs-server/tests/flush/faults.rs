@@ -1,0 +1,191 @@
+//! Tiers that fail, are slow, or die in the middle.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+
+use fs_server::flush::tier::posix::Posix;
+use fs_server::flush::tier::{Tier, TierError, TierResult};
+
+use crate::client::{Client, ROOT};
+use crate::cluster::{Cluster, plain};
+use crate::fake::Fake;
+
+fn full() -> TierError {
+    TierError::Failed("no space left on the shared tier".to_owned())
+}
+
+fn some_work(client: &Client) {
+    let dir = client.mkdir(ROOT, "dir");
+    let file = client.write_file(dir, "file", &vec![7; 3 << 20]);
+    client.link(file, ROOT, "link");
+    client.write_file(ROOT, "small", b"small");
+}
+
+fn more_work(client: &Client) {
+    let dir = client.lookup(ROOT, "dir").unwrap();
+    client.rename(ROOT, "dir", ROOT, "moved");
+    client.mkdir(ROOT, "dir");
+    client.unlink(dir, "file");
+    client.write_file(ROOT, "small", b"another");
+    client.rename(ROOT, "small", dir, "small");
+    let sub = client.mkdir(dir, "sub");
+    client.write_file(sub, "x", b"x");
+    client.chmod(sub, 0o700);
+}
+
+fn last_work(client: &Client) {
+    let moved = client.lookup(ROOT, "moved").unwrap();
+    let sub = client.lookup(moved, "sub").unwrap();
+    client.unlink(sub, "x");
+    client.rmdir(moved, "sub");
+    client.unlink(moved, "small");
+    client.rmdir(ROOT, "moved");
+    client.unlink(ROOT, "link");
+    client.rmdir(ROOT, "dir");
+    client.mkdir(ROOT, "small");
+}
+
+#[test]
+fn a_failing_tier_recovers() {
+    // Goal: while every call fails, names are pending and listed with the reason; once it works, everything arrives.
+    let broken = Arc::new(AtomicBool::new(true));
+    let switch = Arc::clone(&broken);
+    let wrap = move |tier: Posix| -> Arc<dyn Tier> {
+        let switch = Arc::clone(&switch);
+        Arc::new(Fake::before(
+            tier,
+            move |_, _| if switch.load(Ordering::Acquire) { Err(full()) } else { Ok(()) },
+        ))
+    };
+    let cluster = Cluster::start_with(2, 10_000, &wrap);
+    let client = Client::connect(&cluster.file);
+    some_work(&client);
+    let accounts = cluster.wait(&client, "a failure for each name", |accounts| {
+        accounts.iter().flat_map(|a| &a.unsafe_names).filter(|(name, _)| name[..] == b"/small"[..]).count()
+            == 1
+    });
+    let named =
+        accounts.iter().flat_map(|a| &a.unsafe_names).find(|(name, _)| name[..] == b"/small"[..]).unwrap();
+    assert!(named.1.contains("no space left on the shared tier"), "{named:?}");
+    assert!(accounts.iter().any(|a| a.pending_names > 0 && a.failures > 0));
+    broken.store(false, Ordering::Release);
+    cluster.drain(&client);
+    let accounts = cluster.check(&client);
+    assert!(accounts.iter().all(|a| a.unsafe_names.is_empty()));
+}
+
+/// Goal: one call of sixteen fails, before or after it took effect, and everything arrives all the same.
+#[test]
+fn calls_that_fail_now_and_then_lose_nothing() {
+    let calls = Arc::new(AtomicU64::new(0));
+    let wrap = move |tier: Posix| -> Arc<dyn Tier> {
+        let calls = Arc::clone(&calls);
+        let hook = move |_: &'static str, _: &[u8]| -> TierResult<()> {
+            let mixed = calls.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+            if mixed % 16 == 0 { Err(full()) } else { Ok(()) }
+        };
+        let hook = Arc::new(hook);
+        let (before, after) = (Arc::clone(&hook), hook);
+        Arc::new(Fake {
+            inner: tier,
+            before: Box::new(move |what, name| before(what, name)),
+            after: Box::new(move |what, name| after(what, name)),
+        })
+    };
+    let cluster = Cluster::start_with(2, 10_000, &wrap);
+    let client = Client::connect(&cluster.file);
+    for work in [some_work, more_work, last_work] {
+        work(&client);
+        cluster.drain(&client);
+        cluster.compare(&client);
+    }
+}
+
+/// A tier that works for `calls` calls and then never again; the last one fails before (even) or after (odd) it was done.
+fn dying(tier: Posix, calls: &Arc<AtomicU64>, last: u64, after: bool) -> Arc<dyn Tier> {
+    let hook = |counts: bool| {
+        let calls = Arc::clone(calls);
+        move |_: &'static str, _: &[u8]| {
+            let count =
+                if counts { calls.fetch_add(1, Ordering::Relaxed) } else { calls.load(Ordering::Relaxed) };
+            if count >= last { Err(full()) } else { Ok(()) }
+        }
+    };
+    if after {
+        Arc::new(Fake { inner: tier, before: Box::new(|_, _| Ok(())), after: Box::new(hook(true)) })
+    } else {
+        Arc::new(Fake { inner: tier, before: Box::new(hook(true)), after: Box::new(|_, _| Ok(())) })
+    }
+}
+
+#[test]
+fn a_restart_in_the_middle_finishes() {
+    // Goal: wherever in a flush the servers end, before or after a call to the tier took effect, the next start finishes it.
+    let calls = Arc::new(AtomicU64::new(0));
+    let mut cluster = Cluster::start(2);
+    for round in 0..36 {
+        let client = Client::connect(&cluster.file);
+        for name in ["dir", "moved", "small", "link"] {
+            assert!(client.lookup(ROOT, name).is_none());
+        }
+        some_work(&client);
+        if round % 3 > 0 {
+            cluster.drain(&client);
+        }
+        drop(client);
+        calls.store(0, Ordering::Relaxed);
+        let wrap = |tier: Posix| dying(tier, &calls, 1 + round, round % 2 == 1);
+        cluster.restart(&wrap);
+        let client = Client::connect(&cluster.file);
+        more_work(&client);
+        if round % 3 == 2 {
+            last_work(&client);
+        }
+        for id in 0..2 {
+            let now = fs_proto::msg::tier::FlushNow { everything: true };
+            client.ask_server(fs_proto::ServerId(id), &now).unwrap();
+        }
+        cluster.wait(&client, "the tier's end", |accounts| {
+            calls.load(Ordering::Relaxed) > 1 + round
+                || accounts.iter().all(|a| a.pending_names + a.pending_dirs == 0)
+        });
+        drop(client);
+        cluster.restart(&plain);
+        let client = Client::connect(&cluster.file);
+        cluster.drain(&client);
+        cluster.compare(&client);
+        if round % 3 != 2 {
+            last_work(&client);
+        }
+        client.rmdir(ROOT, "small");
+        cluster.drain(&client);
+        cluster.compare(&client);
+        assert_eq!(std::fs::read_dir(cluster.tier()).unwrap().count(), 0, "round {round}");
+    }
+}
+
+#[test]
+fn a_tier_that_hangs_holds_up_no_request() {
+    // Goal: while calls to the tier block, requests are served, and changes made meanwhile arrive afterwards.
+    let gate = Arc::new((Mutex::new(true), Condvar::new()));
+    let door = Arc::clone(&gate);
+    let wrap = move |tier: Posix| -> Arc<dyn Tier> {
+        let door = Arc::clone(&door);
+        Arc::new(Fake::before(tier, move |_, _| {
+            let (shut, opened) = &*door;
+            let mut shut = shut.lock().unwrap();
+            while *shut {
+                shut = opened.wait(shut).unwrap();
+            }
+            Ok(())
+        }))
+    };
+    let cluster = Cluster::start_with(2, 10_000, &wrap);
+    let client = Client::connect(&cluster.file);
+    some_work(&client);
+    more_work(&client);
+    cluster.compare_nothing_there();
+    *gate.0.lock().unwrap() = false;
+    gate.1.notify_all();
+    cluster.check(&client);
+}

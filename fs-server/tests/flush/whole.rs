@@ -1,0 +1,214 @@
+//! The tier equals the namespace, in all that a name and an inode can be.
+
+use std::collections::HashSet;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use fs_proto::FileKind;
+use fs_server::flush::tier::Tier;
+use fs_server::flush::tier::posix::Posix;
+
+use crate::client::{Client, ROOT};
+use crate::cluster::Cluster;
+use crate::fake::Fake;
+
+fn pattern(len: usize, seed: u8) -> Vec<u8> {
+    (0..len).map(|i| (i as u32).wrapping_mul(2_654_435_761).to_le_bytes()[3] ^ seed).collect()
+}
+
+#[test]
+fn tier_equals_the_namespace() {
+    // Goal: every kind of object with every attribute arrives, and each later change does.
+    let cluster = Cluster::start(3);
+    let client = Client::connect(&cluster.file);
+    let dir = client.mkdir(ROOT, "dir");
+    let deep = client.mkdir(dir, "deep");
+    client.mkdir_mode(ROOT, "empty", 0o1700);
+    client.write_file(dir, "small", b"hello");
+    client.write_file(deep, "none", b"");
+    let big = client.write_file(deep, "big:name with spaces", &pattern(5 << 20, 1));
+    client.link(big, ROOT, "second");
+    client.link(big, dir, "third");
+    client.make(dir, "link", FileKind::Symlink, "../nowhere", false);
+    client.make(dir, "pipe", FileKind::Fifo, "", false);
+    client.make(dir, "socket", FileKind::Socket, "", false);
+    client.setxattr(big, "user.a", "1");
+    client.setxattr(dir, "user.b", "2");
+    client.chmod(deep, 0o500);
+    client.set_times(dir, 1_000_000_001, 2_000_000_002);
+    let holes = client.open_file(dir, "holes");
+    client.write(holes, 3 << 20, b"end");
+    client.close(holes, (3 << 20) + 3);
+    let accounts = cluster.check(&client);
+    assert_eq!(accounts.iter().map(|a| a.failures).sum::<u64>(), 0);
+    assert!(accounts.iter().map(|a| a.files).sum::<u64>() >= 4);
+
+    client.write_file(dir, "small", b"changed and longer");
+    client.truncate(big, 1000);
+    client.chmod(big, 0o4711);
+    client.removexattr(big, "user.a");
+    client.setxattr(big, "user.c", "3");
+    client.unlink(dir, "pipe");
+    client.unlink(deep, "none");
+    client.chmod(deep, 0o755);
+    if rustix::process::geteuid().is_root() {
+        client.chown(big, 12, 34);
+        client.chown(dir, 12, 34);
+    }
+    cluster.check(&client);
+
+    client.unlink(deep, "big:name with spaces");
+    client.chmod(big, 0o600);
+    cluster.check(&client);
+    client.write_file(ROOT, "second", &pattern(3 << 20, 9));
+    cluster.check(&client);
+    for name in ["small", "third", "link", "socket", "holes"] {
+        client.unlink(dir, name);
+    }
+    client.rmdir(dir, "deep");
+    client.rmdir(ROOT, "dir");
+    client.write_file(ROOT, "dir", b"a file now");
+    client.unlink(ROOT, "second");
+    client.mkdir(ROOT, "second");
+    cluster.check(&client);
+}
+
+#[test]
+fn attributes_alone_copy_nothing() {
+    // Goal: chmod and the removal of a further name touch the published file in place: the same object, no bytes written.
+    let cluster = Cluster::start(2);
+    let client = Client::connect(&cluster.file);
+    let file = client.write_file(ROOT, "a", &pattern(2 << 20, 3));
+    client.link(file, ROOT, "b");
+    let bytes =
+        |accounts: Vec<fs_proto::msg::tier::FlushAccount>| accounts.iter().map(|a| a.bytes).sum::<u64>();
+    let before = bytes(cluster.check(&client));
+    let ino = std::fs::metadata(cluster.at("a")).unwrap().ino();
+    client.chmod(file, 0o600);
+    cluster.check(&client);
+    client.unlink(ROOT, "a");
+    client.set_times(file, 5, 6);
+    client.rename(ROOT, "b", ROOT, "c");
+    let after = bytes(cluster.check(&client));
+    assert_eq!(std::fs::metadata(cluster.at("c")).unwrap().ino(), ino);
+    assert_eq!((before, after), (2 << 20, 2 << 20));
+}
+
+#[test]
+fn files_are_copied_by_all_servers_that_hold_chunks() {
+    let cluster = Cluster::start(3);
+    let client = Client::connect(&cluster.file);
+    client.write_file(ROOT, "a", &pattern(9 << 20, 5));
+    let accounts = cluster.check(&client);
+    assert!(accounts.iter().all(|account| account.bytes == 3 << 20), "{accounts:?}");
+}
+
+#[test]
+fn a_file_that_is_open_for_writing_waits_unless_everything_goes() {
+    let cluster = Cluster::start(2);
+    let client = Client::connect(&cluster.file);
+    let file = client.open_file(ROOT, "open");
+    client.write(file, 0, b"half");
+    client.write_file(ROOT, "closed", b"whole");
+    cluster.wait(&client, "the closed file", |accounts| accounts.iter().map(|a| a.files).sum::<u64>() == 1);
+    assert!(!cluster.at("open").exists());
+    cluster.drain(&client);
+    assert_eq!(crate::trees::read_quietly(&cluster.at("open")).unwrap(), b"half");
+    client.write(file, 4, b" and the rest");
+    client.close(file, 17);
+    cluster.check(&client);
+}
+
+#[test]
+fn wide_directories_are_flushed_by_all_servers() {
+    // Goal: names change hands when a directory widens; nothing is lost, nothing published twice, nothing removed stays.
+    let cluster = Cluster::start_with(3, 40, &crate::cluster::plain);
+    let client = Client::connect(&cluster.file);
+    let dir = client.mkdir(ROOT, "wide");
+    for i in 0..30 {
+        client.write_file(dir, &format!("f{i}"), format!("content {i}").as_bytes());
+    }
+    client.mkdir(dir, "sub");
+    cluster.check(&client);
+    for i in 30..120 {
+        client.write_file(dir, &format!("f{i}"), format!("content {i}").as_bytes());
+        if i < 60 {
+            client.unlink(dir, &format!("f{}", i - 30));
+        }
+    }
+    cluster.check(&client);
+    assert!(client.attr(dir).wide, "the directory widened");
+    let sub = client.lookup(dir, "sub").unwrap();
+    client.write_file(sub, "x", b"below");
+    client.rename(dir, "sub", ROOT, "sub");
+    let linked = client.lookup(dir, "f77").unwrap();
+    client.link(linked, dir, "g77");
+    client.chmod(linked, 0o640);
+    client.chmod(dir, 0o711);
+    cluster.check(&client);
+    for (name, _) in client.list(dir) {
+        client.unlink(dir, &String::from_utf8(name).unwrap());
+    }
+    client.rmdir(ROOT, "wide");
+    cluster.check(&client);
+}
+
+#[test]
+fn readers_of_the_tier_see_whole_files() {
+    // Goal: a file that is rewritten all the time (by writing and renaming, and in place) is whole in the tier at every look.
+    let cluster = Cluster::start(2);
+    let client = Client::connect(&cluster.file);
+    let done = Arc::new(AtomicBool::new(false));
+    let reader = {
+        let (done, paths) = (Arc::clone(&done), [cluster.at("renamed"), cluster.at("in place")]);
+        std::thread::spawn(move || {
+            let (mut torn, mut seen) = (None, HashSet::new());
+            while !done.load(Ordering::Acquire) && torn.is_none() {
+                for path in &paths {
+                    let Ok(data) = crate::trees::read_quietly(path) else { continue };
+                    let whole = data.len() == 1 << 21 && data.iter().all(|byte| *byte == data[0]);
+                    if !whole {
+                        torn = Some((path.clone(), data.len(), data.first().copied()));
+                    }
+                    seen.insert((path.clone(), data.first().copied()));
+                }
+            }
+            (torn, seen.len())
+        })
+    };
+    for round in 0..25_u8 {
+        let data = vec![round; 1 << 21];
+        client.write_file(ROOT, "tmp", &data);
+        client.rename(ROOT, "tmp", ROOT, "renamed");
+        client.write_file(ROOT, "in place", &data);
+    }
+    cluster.check(&client);
+    done.store(true, Ordering::Release);
+    let (torn, _) = reader.join().unwrap();
+    assert_eq!(torn, None);
+}
+
+#[test]
+fn a_quiet_cluster_leaves_the_tier_alone() {
+    // Goal: without changes no call reaches the tier, however long it lasts in turns of the run loop.
+    let calls = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&calls);
+    let wrap = move |tier: Posix| -> Arc<dyn Tier> {
+        let counter = Arc::clone(&counter);
+        Arc::new(Fake::before(tier, move |_, _| {
+            counter.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        }))
+    };
+    let mut cluster = Cluster::start_with(2, 10_000, &wrap);
+    let client = Client::connect(&cluster.file);
+    client.write_file(ROOT, "a", b"x");
+    cluster.check(&client);
+    drop(client);
+    let before = calls.load(Ordering::Relaxed);
+    cluster.restart(&wrap);
+    let client = Client::connect(&cluster.file);
+    cluster.check(&client);
+    assert_eq!(calls.load(Ordering::Relaxed), before);
+}

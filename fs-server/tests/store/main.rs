@@ -1,0 +1,11 @@
+//! The chunk store through its port: against a model, through crashes, damage, compaction and a full device.
+
+mod compaction;
+mod crash;
+mod flips;
+mod golden;
+mod kill;
+mod model;
+mod port;
+mod space;
+mod support;

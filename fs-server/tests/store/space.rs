@@ -1,0 +1,93 @@
+//! A full device: a small file system of its own, for which the test must be root.
+
+use crate::support::{Change, Model, pattern};
+use fs_proto::ids::InodeId;
+use fs_server::store::{self, ChunkStore, StoreError, StoreOptions};
+use std::path::Path;
+use std::process::Command;
+
+/// A mounted file system of 24 MiB, unmounted at the end.
+struct Mount(tempfile::TempDir);
+
+impl Mount {
+    fn new() -> Option<Mount> {
+        let dir = tempfile::tempdir().unwrap();
+        let status =
+            Command::new("mount").args(["-t", "tmpfs", "-o", "size=24m", "none"]).arg(dir.path()).status();
+        status.is_ok_and(|s| s.success()).then(|| Mount(dir))
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let status = Command::new("umount").arg(self.path()).status();
+        assert!(
+            std::thread::panicking() || status.is_ok_and(|s| s.success()),
+            "cannot unmount the test's file system"
+        );
+    }
+}
+
+#[test]
+fn a_full_device_recovers_when_space_is_freed() {
+    // Goal: writes end with NoSpace and nothing else, reads and deletes go on, and after deletes there is room again, many
+    // times over; at the end and after reopening everything that was acknowledged is there.
+    let Some(mount) = Mount::new() else {
+        eprintln!("skipped: mounting a small file system needs root");
+        return;
+    };
+    let store = store::open(mount.path(), StoreOptions::default()).unwrap();
+    let mut model = Model::default();
+    for round in 0..4_u64 {
+        let mut ino = round * 200;
+        let full = loop {
+            let change = Change::Write { ino, chunk: 0, offset: 0, len: 150_000, seed: ino };
+            match change.apply(&*store) {
+                Ok(()) => model.apply(&change),
+                Err(error) => break error,
+            }
+            ino += 1;
+            assert!(ino < round * 200 + 200, "24 MiB took more than there is");
+        };
+        assert!(matches!(full, StoreError::NoSpace), "{full}");
+        assert!(ino > round * 200 + 90, "round {round}: full after {} files", ino - round * 200);
+        model.check(&*store, 800);
+        // Keeps every seventh file of the round, so that freeing needs compaction, too; drops older ones.
+        let gone: Vec<_> = (0..ino).filter(|i| i % 7 != 0 || *i + 400 < ino).collect();
+        store.remove(&gone.iter().map(|i| InodeId(*i)).collect::<Vec<_>>()).unwrap();
+        model.apply(&Change::Remove { inos: gone });
+        model.check(&*store, 800);
+    }
+    drop(store);
+    let store = store::open(mount.path(), StoreOptions::default()).unwrap();
+    model.check(&*store, 800);
+}
+
+#[test]
+fn deletes_work_when_the_device_was_filled_by_others() {
+    // Goal: even with no free byte left a delete gets through once the reserve is given back, and never breaks the store.
+    let Some(mount) = Mount::new() else {
+        eprintln!("skipped: mounting a small file system needs root");
+        return;
+    };
+    let store = store::open(mount.path(), StoreOptions::default()).unwrap();
+    let change = |ino| Change::Write { ino, chunk: 0, offset: 0, len: 300_000, seed: ino };
+    (0..10).for_each(|ino| change(ino).apply(&*store).unwrap());
+    let ballast = mount.path().join("ballast");
+    let filled = std::fs::write(&ballast, pattern(1, 30 << 20));
+    assert_eq!(filled.unwrap_err().raw_os_error(), Some(libc::ENOSPC));
+    // What the active segment has left is used up first.
+    let full = (100..).find_map(|ino| change(ino).apply(&*store).err());
+    assert!(matches!(full, Some(StoreError::NoSpace)), "{full:?}");
+    store.remove(&(0..10).map(InodeId).collect::<Vec<_>>()).unwrap();
+    std::fs::remove_file(&ballast).unwrap();
+    change(50).apply(&*store).unwrap();
+    let mut out = vec![0; 300_000];
+    assert_eq!(store.read(crate::support::key(50, 0), 0, &mut out).unwrap(), out.len());
+    assert!(out == pattern(50, 300_000));
+    assert!(store.chunks(InodeId(3)).unwrap().is_empty());
+}

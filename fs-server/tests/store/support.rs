@@ -1,0 +1,178 @@
+//! A model of the store, and what the tests share.
+
+use fs_proto::ids::{ChunkIndex, InodeId};
+use fs_server::store::{self, ChunkKey, ChunkStore, LogStore, StoreError, StoreOptions};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Small segments, so that a test of a few hundred KiB sees many.
+pub const SEGMENT_BYTES: u64 = 64 << 10;
+
+pub fn options() -> StoreOptions {
+    StoreOptions {
+        segment_bytes: SEGMENT_BYTES,
+        boot_id: Some(1),
+        max_open_files: 8,
+        ..StoreOptions::default()
+    }
+}
+
+pub fn open(dir: &Path) -> Arc<LogStore> {
+    store::open(dir, options()).expect("open the store")
+}
+
+pub fn key(ino: u64, chunk: u64) -> ChunkKey {
+    ChunkKey { ino: InodeId(ino), chunk: ChunkIndex(chunk) }
+}
+
+/// Bytes that tell where they come from.
+pub fn pattern(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut out = Vec::with_capacity(len + 8);
+    while out.len() < len {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        out.extend_from_slice(&state.to_le_bytes());
+    }
+    out.truncate(len);
+    out
+}
+
+/// A small generator of numbers for tests that run their own loops.
+pub struct Rng(pub u64);
+
+impl Rng {
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % bound
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    Write { ino: u64, chunk: u64, offset: u32, len: usize, seed: u64 },
+    Truncate { ino: u64, chunk: u64, keep: u32 },
+    Remove { inos: Vec<u64> },
+}
+
+impl Change {
+    pub fn apply(&self, store: &dyn ChunkStore) -> Result<(), StoreError> {
+        match self {
+            Change::Write { ino, chunk, offset, len, seed } => {
+                store.write(key(*ino, *chunk), *offset, &pattern(*seed, *len))
+            }
+            Change::Truncate { ino, chunk, keep } => store.truncate(InodeId(*ino), ChunkIndex(*chunk), *keep),
+            Change::Remove { inos } => store.remove(&inos.iter().map(|i| InodeId(*i)).collect::<Vec<_>>()),
+        }
+    }
+}
+
+/// Applies changes that must work.
+pub fn apply_all(changes: &[Change], store: &dyn ChunkStore) {
+    for change in changes {
+        change.apply(store).unwrap();
+    }
+}
+
+/// Every byte of every chunk; `None` in holes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Model {
+    pub chunks: BTreeMap<(u64, u64), Vec<Option<u8>>>,
+}
+
+impl Model {
+    pub fn apply(&mut self, change: &Change) {
+        match change {
+            Change::Write { ino, chunk, offset, len, seed } => {
+                let bytes = self.chunks.entry((*ino, *chunk)).or_default();
+                let end = *offset as usize + len;
+                bytes.resize(bytes.len().max(end), None);
+                let data = pattern(*seed, *len);
+                bytes[*offset as usize..end].iter_mut().zip(data).for_each(|(to, from)| *to = Some(from));
+            }
+            Change::Truncate { ino, chunk, keep } => {
+                self.chunks.retain(|(i, c), _| i != ino || c <= chunk);
+                if let Some(bytes) = self.chunks.get_mut(&(*ino, *chunk)) {
+                    bytes.truncate(*keep as usize);
+                }
+            }
+            Change::Remove { inos } => self.chunks.retain(|(i, _), _| !inos.contains(i)),
+        }
+        for bytes in self.chunks.values_mut() {
+            let end = bytes.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+            bytes.truncate(end);
+        }
+        self.chunks.retain(|_, bytes| !bytes.is_empty());
+    }
+
+    pub fn of<'a>(changes: impl IntoIterator<Item = &'a Change>) -> Self {
+        let mut model = Model::default();
+        changes.into_iter().for_each(|c| model.apply(c));
+        model
+    }
+
+    pub fn bytes(&self, ino: u64, chunk: u64) -> Vec<u8> {
+        self.chunks.get(&(ino, chunk)).map_or(Vec::new(), |b| b.iter().map(|b| b.unwrap_or(0)).collect())
+    }
+
+    pub fn live_bytes(&self) -> u64 {
+        self.chunks.values().flatten().filter(|b| b.is_some()).count() as u64
+    }
+
+    /// The first difference between the store and the model, over the inodes below `inos`.
+    pub fn difference(&self, store: &dyn ChunkStore, inos: u64) -> Option<String> {
+        (0..inos).find_map(|ino| self.difference_of(store, ino))
+    }
+
+    /// The first difference in one inode.
+    pub fn difference_of(&self, store: &dyn ChunkStore, ino: u64) -> Option<String> {
+        let held = self.chunks.range((ino, 0)..=(ino, u64::MAX));
+        let want: Vec<_> = held.map(|((_, c), b)| (ChunkIndex(*c), b.len() as u32)).collect();
+        let have = store.chunks(InodeId(ino)).unwrap();
+        if have != want {
+            return Some(format!("inode {ino}: chunks {have:?} and not {want:?}"));
+        }
+        want.into_iter().find_map(|(chunk, end)| {
+            let mut out = vec![0xaa; end as usize + 100];
+            match store.read(key(ino, chunk.0), 0, &mut out) {
+                Ok(got) if out[..got] == self.bytes(ino, chunk.0) => None,
+                Ok(got) => Some(format!("inode {ino} {chunk:?}: {got} bytes of other content")),
+                Err(error) => Some(format!("inode {ino} {chunk:?}: {error}")),
+            }
+        })
+    }
+
+    /// Panics unless the store is as the model says, counters included.
+    pub fn check(&self, store: &dyn ChunkStore, inos: u64) {
+        if let Some(difference) = self.difference(store, inos) {
+            panic!("{difference}");
+        }
+        let stats = store.stats();
+        assert_eq!((stats.chunks, stats.live_bytes), (self.chunks.len() as u64, self.live_bytes()));
+        assert_eq!(stats.crc_failures, 0);
+    }
+}
+
+/// A directory in memory, if there is one, for tests that open a store thousands of times.
+pub fn fast_dir() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+/// Copies the files of a store.
+pub fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+/// The segment files of a store, ascending.
+pub fn segment_files(dir: &Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path());
+    let mut files: Vec<_> = entries.filter(|p| p.extension().is_some_and(|e| e == "seg")).collect();
+    files.sort();
+    files
+}

@@ -1,0 +1,161 @@
+//! Operations on open files.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fs_client::{Attr, Caller, File, InodeId, Status};
+use fuser::{Errno, FileHandle, FopenFlags, WriteFlags};
+
+use super::{Adapter, ContentStamp, OpenFile};
+use crate::failure::Outcome;
+use crate::open_inodes::Present;
+use crate::translate::{allocated_size, fopen_flags, is_direct, name_bytes, open_flags, without_privileges};
+
+/// An opening, as the kernel is told about it.
+pub(super) struct Opened {
+    pub(super) handle: FileHandle,
+    pub(super) flags: FopenFlags,
+}
+
+impl Adapter {
+    pub(super) fn open_file(&self, who: &Caller, ino: InodeId, flags: i32) -> Outcome<Opened> {
+        let how = open_flags(flags);
+        let (present, alone) = self.inodes.enter(ino.0);
+        let file = self.client.open(who, ino, how)?;
+        // With others the client has not asked the home, and close-to-open wants to know what is there now.
+        let attr = if alone { file.known_attr() } else { file.attr()? };
+        if alone && attr.nlink == 0 {
+            // Reached by a name in the kernel's cache that another node removed, not by /proc/self/fd of an open file.
+            return Err(Errno::from_i32(libc::ESTALE).into());
+        }
+        if without_privileges(attr.mode).is_some() {
+            self.inodes.suspect(ino.0);
+        }
+        if how.truncate && who.uid != 0 {
+            self.drop_privileges(&file)?;
+        }
+        Ok(self.admit(file, present, &attr, flags))
+    }
+
+    /// Makes and opens a file. The kernel asks for this after a look-up that found nothing. If the file is there after all,
+    /// another node was faster, and nobody has checked its permissions: `ESTALE` makes the kernel look again and open it in
+    /// the ordinary way.
+    pub(super) fn create_file(
+        &self,
+        who: &Caller,
+        parent: InodeId,
+        name: &OsStr,
+        mode: u32,
+        flags: i32,
+    ) -> Outcome<(Attr, Opened)> {
+        let mut how = open_flags(flags);
+        how.truncate = false; // A new file is empty.
+        let made = self.client.create_open(who, parent, name_bytes(name)?, mode & 0o7777, how, true);
+        let file = match made {
+            Ok((file, _fresh)) => file,
+            Err(e) if e.code() == Some(Status::Exists) && flags & libc::O_EXCL == 0 => {
+                return Err(Errno::from_i32(libc::ESTALE).into());
+            }
+            Err(e) => return Err(e.into()),
+        };
+        let attr = file.known_attr();
+        let (present, _) = self.inodes.enter(attr.ino.0);
+        let opened = self.admit(file, present, &attr, flags);
+        Ok((attr, opened))
+    }
+
+    /// Enters an opened file into the table; decides about its cached pages. `attr`: as of the opening.
+    fn admit(&self, file: File, present: Present, attr: &Attr, flags: i32) -> Opened {
+        let stamp = ContentStamp::of(attr);
+        // The kernel empties the cache now or it is of this content: either way the stamp is right from here on.
+        let keep_cache = self.cached.lock().replace(attr.ino.0, stamp) == Some(stamp);
+        let direct = is_direct(flags, self.direct_io);
+        let handle = FileHandle(self.files.insert(OpenFile { file, direct, present }));
+        Opened { handle, flags: fopen_flags(flags, self.direct_io, keep_cache) }
+    }
+
+    fn opened(&self, handle: FileHandle) -> Outcome<Arc<OpenFile>> {
+        Ok(self.files.get(handle.0).ok_or(Errno::EBADF)?)
+    }
+
+    pub(super) fn read_file(&self, handle: FileHandle, offset: u64, size: u32) -> Outcome<Bytes> {
+        Ok(self.opened(handle)?.file.read_bytes_at(size as usize, offset)?)
+    }
+
+    /// Writes everything or fails. Appends go to the end that the servers know, if the page cache does not have to agree; else
+    /// to the end that the kernel knows.
+    pub(super) fn write_file(
+        &self,
+        handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        open_flags: i32,
+    ) -> Outcome<()> {
+        let open = self.opened(handle)?;
+        if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
+            self.drop_privileges(&open.file)?;
+        }
+        let from_cache = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        if open.direct && open_flags & libc::O_APPEND != 0 && !from_cache {
+            open.file.append(data)?;
+        } else {
+            open.file.write_at(data, offset)?;
+        }
+        Ok(())
+    }
+
+    /// Clears setuid and setgid bits of a file that somebody without privileges writes, if it may have any.
+    fn drop_privileges(&self, file: &File) -> Outcome<()> {
+        let ino = file.ino();
+        if !self.inodes.take_suspicion(ino.0) {
+            return Ok(());
+        }
+        let cleared = self.clear_bits(file);
+        if cleared.is_err() {
+            self.inodes.suspect(ino.0);
+        }
+        cleared
+    }
+
+    fn clear_bits(&self, file: &File) -> Outcome<()> {
+        if let Some(mode) = without_privileges(file.attr()?.mode) {
+            self.set_mode(file.ino(), mode)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn flush_file(&self, handle: FileHandle) -> Outcome<()> {
+        let open = self.opened(handle)?;
+        if open.file.flags().writes() {
+            open.file.flush()?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn sync_file(&self, handle: FileHandle) -> Outcome<()> {
+        Ok(self.opened(handle)?.file.sync()?)
+    }
+
+    /// Closes. A failure is logged and not seen by the application, which has had its answer from the flush.
+    pub(super) fn release_file(&self, handle: FileHandle) -> Outcome<()> {
+        match self.files.remove(handle.0).map(Arc::try_unwrap) {
+            Some(Ok(OpenFile { file, present, .. })) => {
+                let closed = file.close();
+                drop(present); // After the closing: see `OpenInodes`.
+                Ok(closed?)
+            }
+            // Another thread is still at it; the last one to let go closes.
+            Some(Err(_)) | None => Ok(()),
+        }
+    }
+
+    pub(super) fn allocate(&self, handle: FileHandle, offset: u64, length: u64, mode: i32) -> Outcome<()> {
+        let open = self.opened(handle)?;
+        if let Some(size) = allocated_size(open.file.attr()?.size, offset, length, mode)? {
+            open.file.set_len(size)?;
+        }
+        Ok(())
+    }
+}

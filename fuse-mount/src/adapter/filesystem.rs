@@ -1,0 +1,449 @@
+//! The table that `fuser` calls: one line of work and one of answer for each operation.
+//!
+//! Operations that are left to the library's or the kernel's defaults, on purpose: `forget` (nothing is kept for a look-up),
+//! `access` (`default_permissions`), locks (local to the kernel).
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use fs_client::{Attr, DirEntry, Setattr};
+use fuser::{
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, IoctlFlags,
+    KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr,
+    ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
+};
+
+use super::dirs::Sink;
+use super::{Adapter, GENERATION, caller, inode};
+use crate::capabilities;
+use crate::failure::{Missing, attempt};
+use crate::translate::{STATFS_BLOCK, XattrAnswer, directory_stub, file_type, set_time, xattr_answer};
+use fs_proto::NAME_MAX;
+
+impl Adapter {
+    fn answer_entry(&self, result: Result<Attr, Errno>, reply: ReplyEntry) {
+        match result {
+            Ok(attr) => {
+                reply.entry_with_ttls(&self.attr_timeout, &self.entry_timeout, &self.show(&attr), GENERATION);
+            }
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn answer_attr(&self, result: Result<Attr, Errno>, reply: ReplyAttr) {
+        match result {
+            Ok(attr) => reply.attr(&self.attr_timeout, &self.show(&attr)),
+            Err(errno) => reply.error(errno),
+        }
+    }
+}
+
+fn answer_empty(result: Result<(), Errno>, reply: ReplyEmpty) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+fn answer_xattr<B: AsRef<[u8]>>(result: Result<B, Errno>, room: u32, reply: ReplyXattr) {
+    match result.as_ref().map_err(|errno| *errno).and_then(|value| xattr_answer(value.as_ref(), room)) {
+        Ok(XattrAnswer::Size(size)) => reply.size(size),
+        Ok(XattrAnswer::Data(data)) => reply.data(data),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+/// The kernel's buffer of names.
+struct Names(ReplyDirectory);
+
+impl Sink for Names {
+    const PLUS: bool = false;
+
+    fn add_dot(&mut self, ino: u64, cookie: u64, name: &str) -> bool {
+        self.0.add(INodeNo(ino), cookie, fuser::FileType::Directory, name)
+    }
+
+    fn add(&mut self, entry: &DirEntry) -> bool {
+        self.0.add(INodeNo(entry.ino.0), entry.cookie, file_type(entry.kind), OsStr::from_bytes(&entry.name))
+    }
+}
+
+/// The kernel's buffer of names and attributes.
+struct NamesPlus<'a> {
+    reply: ReplyDirectoryPlus,
+    adapter: &'a Adapter,
+    timeout: Duration,
+}
+
+impl Sink for NamesPlus<'_> {
+    const PLUS: bool = true;
+
+    fn add_dot(&mut self, ino: u64, cookie: u64, name: &str) -> bool {
+        self.reply.add(INodeNo(ino), cookie, name, &Duration::ZERO, &directory_stub(ino), GENERATION)
+    }
+
+    fn add(&mut self, entry: &DirEntry) -> bool {
+        // Entries without attributes are not given to this sink.
+        let Some(attr) = &entry.attr else { return false };
+        let shown = self.adapter.show(attr);
+        let name = OsStr::from_bytes(&entry.name);
+        self.reply.add(INodeNo(entry.ino.0), entry.cookie, name, &self.timeout, &shown, GENERATION)
+    }
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        capabilities::negotiate(config);
+        Ok(())
+    }
+
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let work = || self.find(&caller(req), inode(parent), name);
+        self.answer_entry(attempt("lookup", parent.0, Missing::Name, work), reply);
+    }
+
+    fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        let work = || self.stat(&caller(req), inode(ino), fh);
+        self.answer_attr(attempt("getattr", ino.0, Missing::Inode, work), reply);
+    }
+
+    fn setattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let change = Setattr {
+            mode: mode.map(|mode| mode & 0o7777),
+            uid,
+            gid,
+            size,
+            atime: atime.map(set_time),
+            mtime: mtime.map(set_time),
+            by_handle: fh.is_some(),
+            ..Setattr::nothing(inode(ino))
+        };
+        let work = || self.change(&caller(req), change);
+        self.answer_attr(attempt("setattr", ino.0, Missing::Inode, work), reply);
+    }
+
+    fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
+        match attempt("readlink", ino.0, Missing::Inode, || self.link_target(&caller(req), inode(ino))) {
+            Ok(target) => reply.data(&target),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let work = || self.make_node(&caller(req), inode(parent), name, mode, rdev);
+        self.answer_entry(attempt("mknod", parent.0, Missing::Name, work), reply);
+    }
+
+    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
+        let work = || self.make_dir(&caller(req), inode(parent), name, mode);
+        self.answer_entry(attempt("mkdir", parent.0, Missing::Name, work), reply);
+    }
+
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let work = || self.remove(&caller(req), inode(parent), name);
+        answer_empty(attempt("unlink", parent.0, Missing::Name, work), reply);
+    }
+
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let work = || self.remove_dir(&caller(req), inode(parent), name);
+        answer_empty(attempt("rmdir", parent.0, Missing::Name, work), reply);
+    }
+
+    fn symlink(&self, req: &Request, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let target = target.as_os_str().as_bytes();
+        let work = || self.make_symlink(&caller(req), inode(parent), link_name, target);
+        self.answer_entry(attempt("symlink", parent.0, Missing::Name, work), reply);
+    }
+
+    fn rename(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let work = || self.move_name(&caller(req), (inode(parent), name), (inode(newparent), newname), flags);
+        answer_empty(attempt("rename", parent.0, Missing::Name, work), reply);
+    }
+
+    fn link(&self, req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+        let work = || self.add_name(&caller(req), inode(ino), inode(newparent), newname);
+        self.answer_entry(attempt("link", ino.0, Missing::Name, work), reply);
+    }
+
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let work = || self.open_file(&caller(req), inode(ino), flags.0);
+        match attempt("open", ino.0, Missing::Inode, work) {
+            Ok(opened) => reply.opened(opened.handle, opened.flags),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let work = || self.create_file(&caller(req), inode(parent), name, mode, flags);
+        match attempt("create", parent.0, Missing::Name, work) {
+            Ok((attr, opened)) => {
+                reply.created(
+                    &self.joint_timeout(),
+                    &self.show(&attr),
+                    GENERATION,
+                    opened.handle,
+                    opened.flags,
+                );
+            }
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        match attempt("read", ino.0, Missing::Inode, || self.read_file(fh, offset, size)) {
+            Ok(data) => reply.data(&data),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn write(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let work = || self.write_file(fh, offset, data, write_flags, flags.0);
+        match attempt("write", ino.0, Missing::Inode, work) {
+            Ok(()) => reply.written(data.len() as u32),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn flush(&self, _: &Request, ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+        answer_empty(attempt("flush", ino.0, Missing::Inode, || self.flush_file(fh)), reply);
+    }
+
+    fn release(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        answer_empty(attempt("release", ino.0, Missing::Inode, || self.release_file(fh)), reply);
+    }
+
+    fn fsync(&self, _: &Request, ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        answer_empty(attempt("fsync", ino.0, Missing::Inode, || self.sync_file(fh)), reply);
+    }
+
+    fn opendir(&self, _: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        reply.opened(self.open_dir(), FopenFlags::empty());
+    }
+
+    fn readdir(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectory) {
+        let mut sink = Names(reply);
+        let work = || self.list(&caller(req), inode(ino), fh, offset, &mut sink);
+        match attempt("readdir", ino.0, Missing::Inode, work) {
+            Ok(()) => sink.0.ok(),
+            Err(errno) => sink.0.error(errno),
+        }
+    }
+
+    fn readdirplus(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        reply: ReplyDirectoryPlus,
+    ) {
+        let mut sink = NamesPlus { reply, adapter: self, timeout: self.joint_timeout() };
+        let work = || self.list(&caller(req), inode(ino), fh, offset, &mut sink);
+        match attempt("readdirplus", ino.0, Missing::Inode, work) {
+            Ok(()) => sink.reply.ok(),
+            Err(errno) => sink.reply.error(errno),
+        }
+    }
+
+    fn releasedir(&self, _: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        self.release_dir(fh);
+        reply.ok();
+    }
+
+    fn fsyncdir(&self, _: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn statfs(&self, _: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        match attempt("statfs", ino.0, Missing::Inode, || self.space()) {
+            Ok(space) => reply.statfs(
+                space.blocks,
+                space.free,
+                space.free,
+                space.files,
+                space.files_free,
+                STATFS_BLOCK,
+                NAME_MAX as u32,
+                STATFS_BLOCK,
+            ),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn setxattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let work = || self.set_xattr(&caller(req), inode(ino), name, value, flags);
+        answer_empty(attempt("setxattr", ino.0, Missing::Inode, work), reply);
+    }
+
+    fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let work = || self.xattr(&caller(req), inode(ino), name);
+        answer_xattr(attempt("getxattr", ino.0, Missing::Inode, work), size, reply);
+    }
+
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let work = || self.xattr_names(&caller(req), inode(ino));
+        answer_xattr(attempt("listxattr", ino.0, Missing::Inode, work), size, reply);
+    }
+
+    fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let work = || self.remove_xattr(&caller(req), inode(ino), name);
+        answer_empty(attempt("removexattr", ino.0, Missing::Inode, work), reply);
+    }
+
+    fn fallocate(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let work = || self.allocate(fh, offset, length, mode);
+        answer_empty(attempt("fallocate", ino.0, Missing::Inode, work), reply);
+    }
+
+    /// `ENOSYS` makes the kernel do it itself from then on: the whole file is data, which POSIX allows.
+    fn lseek(&self, _: &Request, _: INodeNo, _: FileHandle, _offset: i64, _whence: i32, reply: ReplyLseek) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    /// `ENOSYS` makes the kernel copy through itself from then on.
+    fn copy_file_range(
+        &self,
+        _: &Request,
+        _ino_in: INodeNo,
+        _fh_in: FileHandle,
+        _offset_in: u64,
+        _ino_out: INodeNo,
+        _fh_out: FileHandle,
+        _offset_out: u64,
+        _len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn ioctl(
+        &self,
+        _: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        _cmd: u32,
+        _in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+
+    /// `ENOSYS` makes the kernel answer itself from then on: files are always ready.
+    fn poll(
+        &self,
+        _: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _ph: PollNotifier,
+        _events: PollEvents,
+        _flags: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    /// Asked for swap files and the like, which need a device below.
+    fn bmap(&self, _: &Request, _ino: INodeNo, _blocksize: u32, _idx: u64, reply: ReplyBmap) {
+        reply.error(Errno::ENOSYS);
+    }
+}

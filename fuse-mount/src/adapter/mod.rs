@@ -1,0 +1,124 @@
+//! The operations: each translates, calls the client, and translates the answer.
+//!
+//! [`Adapter`] holds what lives as long as the mount. `filesystem` is the table that `fuser` calls; the others hold the
+//! operations, one file a family.
+
+mod dirs;
+mod files;
+mod filesystem;
+mod inodes;
+mod names;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fs_client::{Attr, Caller, Client, File, InodeId};
+use fuser::{FileAttr, Request};
+use parking_lot::Mutex;
+
+use crate::dir_stream::DirStream;
+use crate::handles::Handles;
+use crate::open_inodes::{OpenInodes, Present};
+use crate::options::MountOptions;
+use crate::recent::Recent;
+use crate::translate::{file_attr, without_privileges};
+
+/// Inodes of which the page cache's version, or the parent, is remembered: each about 50 bytes, twice.
+const RECENT_INODES: usize = 32_768;
+
+/// Inode numbers are never used again.
+pub(crate) const GENERATION: fuser::Generation = fuser::Generation(0);
+
+/// An open file. Whether it may be written and appended to is in the client's flags.
+pub(crate) struct OpenFile {
+    /// The client's.
+    pub(crate) file: File,
+    /// Opened past the page cache.
+    direct: bool,
+    /// Counted out after `file` is closed (fields are dropped in this order).
+    present: Present,
+}
+
+/// An open directory.
+pub(crate) struct OpenDir {
+    stream: Mutex<DirStream>,
+}
+
+/// What a file's content is known by: equal stamps, equal content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct ContentStamp {
+    version: u64,
+    mtime: i64,
+    size: u64,
+}
+
+impl ContentStamp {
+    fn of(attr: &Attr) -> Self {
+        ContentStamp { version: attr.version, mtime: attr.mtime, size: attr.size }
+    }
+}
+
+/// Files that are open in a mount; the unmounter publishes them.
+pub(crate) type OpenFiles = Handles<OpenFile>;
+
+/// What `fuser` calls.
+pub(crate) struct Adapter {
+    client: Client,
+    files: Arc<OpenFiles>,
+    inodes: Arc<OpenInodes>,
+    dirs: Handles<OpenDir>,
+    /// Content that the page cache was last emptied or filled for.
+    cached: Mutex<Recent<u64, ContentStamp>>,
+    /// Parents of directories, for "..".
+    parents: Mutex<Recent<u64, u64>>,
+    attr_timeout: Duration,
+    entry_timeout: Duration,
+    direct_io: bool,
+}
+
+impl Adapter {
+    /// An adapter over `client`.
+    pub(crate) fn new(client: Client, options: &MountOptions) -> Self {
+        Adapter {
+            client,
+            files: Arc::default(),
+            inodes: Arc::default(),
+            dirs: Handles::default(),
+            cached: Mutex::new(Recent::new(RECENT_INODES)),
+            parents: Mutex::new(Recent::new(RECENT_INODES)),
+            attr_timeout: options.attr_timeout,
+            entry_timeout: options.entry_timeout,
+            direct_io: options.direct_io,
+        }
+    }
+
+    /// The table of open files.
+    pub(crate) fn open_files(&self) -> &Arc<OpenFiles> {
+        &self.files
+    }
+
+    /// `stat` for the kernel; learns on the way where directories lie and which files have setuid bits.
+    fn show(&self, attr: &Attr) -> FileAttr {
+        if attr.is_dir() {
+            self.parents.lock().put(attr.ino.0, attr.parent.0);
+        } else if without_privileges(attr.mode).is_some() {
+            self.inodes.suspect(attr.ino.0);
+        }
+        file_attr(attr)
+    }
+
+    /// The time-out of answers that have one for the name and the attributes together.
+    fn joint_timeout(&self) -> Duration {
+        self.attr_timeout.min(self.entry_timeout)
+    }
+}
+
+/// On whose behalf. Without supplementary groups: FUSE does not pass them, and the kernel has checked permissions.
+fn caller(req: &Request) -> Caller {
+    Caller { uid: req.uid(), gid: req.gid(), groups: Vec::new() }
+}
+
+/// FUSE's number of an inode, as Hayate's.
+fn inode(ino: fuser::INodeNo) -> InodeId {
+    InodeId(ino.0)
+}

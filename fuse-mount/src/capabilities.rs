@@ -1,0 +1,80 @@
+//! What is asked of the kernel when the session starts.
+
+use fuser::{InitFlags, KernelConfig};
+
+/// Largest write request, in bytes. The kernel takes the smaller of this and /proc/sys/fs/fuse/max_pages_limit, which is 1 MiB
+/// unless the administrator raised it.
+const MAX_WRITE_BYTES: u32 = 4 << 20;
+
+/// Requests of read-ahead and asynchronous I/O that may be under way; the kernel's default of 12 starves read-ahead.
+const MAX_BACKGROUND: u16 = 128;
+
+/// Everything that helps where the kernel has it.
+///
+/// `HANDLE_KILLPRIV_V2` moves the clearing of setuid and setgid bits from the kernel to the adapter, which does it at writes
+/// that ask for it, at truncation and at changes of owner. Without it the kernel reads the attribute `security.capability`
+/// before every write: one more round trip.
+const WANTED: InitFlags = InitFlags::FUSE_ASYNC_READ
+    .union(InitFlags::FUSE_BIG_WRITES)
+    .union(InitFlags::FUSE_MAX_PAGES)
+    .union(InitFlags::FUSE_ATOMIC_O_TRUNC)
+    .union(InitFlags::FUSE_PARALLEL_DIROPS)
+    .union(InitFlags::FUSE_DO_READDIRPLUS)
+    .union(InitFlags::FUSE_READDIRPLUS_AUTO)
+    .union(InitFlags::FUSE_ASYNC_DIO)
+    .union(InitFlags::FUSE_AUTO_INVAL_DATA)
+    .union(InitFlags::FUSE_HANDLE_KILLPRIV_V2)
+    .union(InitFlags::FUSE_CACHE_SYMLINKS)
+    .union(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP);
+
+/// Never asked for: the kernel would hold written data back (`WRITEBACK_CACHE`), stop telling of opens, stop applying the
+/// umask, or expect locks and ACLs that the servers do not have.
+const REFUSED: InitFlags = InitFlags::FUSE_WRITEBACK_CACHE
+    .union(InitFlags::FUSE_NO_OPEN_SUPPORT)
+    .union(InitFlags::FUSE_NO_OPENDIR_SUPPORT)
+    .union(InitFlags::FUSE_DONT_MASK)
+    .union(InitFlags::FUSE_POSIX_LOCKS)
+    .union(InitFlags::FUSE_FLOCK_LOCKS)
+    .union(InitFlags::FUSE_POSIX_ACL);
+
+const _: () = assert!(WANTED.intersection(REFUSED).is_empty());
+
+/// What to ask of a kernel that offers `offered`.
+fn choose(offered: InitFlags) -> InitFlags {
+    WANTED.intersection(offered)
+}
+
+/// Settles the session's parameters with the kernel.
+pub(crate) fn negotiate(config: &mut KernelConfig) {
+    let chosen = choose(config.capabilities());
+    // Chosen from the offer, so none is left over.
+    if let Err(left) = config.add_capabilities(chosen) {
+        tracing::error!(?left, "the kernel offered capabilities and does not take them");
+    }
+    // On refusal both answer the nearest value that the library takes; that one it is.
+    if let Err(nearest) = config.set_max_write(MAX_WRITE_BYTES) {
+        let _ = config.set_max_write(nearest);
+    }
+    if let Err(nearest) = config.set_max_background(MAX_BACKGROUND) {
+        let _ = config.set_max_background(nearest);
+    }
+    tracing::debug!(kernel = ?config.kernel_abi(), offered = ?config.capabilities(), ?chosen, "FUSE session");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_offered_is_asked_for() {
+        let offered = InitFlags::FUSE_ASYNC_READ | InitFlags::FUSE_WRITEBACK_CACHE;
+        assert_eq!(choose(offered), InitFlags::FUSE_ASYNC_READ);
+        assert_eq!(choose(InitFlags::empty()), InitFlags::empty());
+    }
+
+    #[test]
+    fn an_offer_of_everything_gets_nothing_that_is_refused() {
+        assert_eq!(choose(InitFlags::all()), WANTED);
+        assert!(choose(InitFlags::all()).intersection(REFUSED).is_empty());
+    }
+}

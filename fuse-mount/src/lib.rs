@@ -1,0 +1,58 @@
+//! Hayate as an ordinary directory: a FUSE adapter over [`fs_client`].
+//!
+//! The adapter only translates. It speaks to the kernel through `fuser` (no libfuse); every FUSE thread calls the blocking
+//! client, which has connections of its own for each thread, so no request is handed from thread to thread.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`options`] | how to mount |
+//! | `check` | whether a directory can be mounted on, and removal of a dead mount of ours |
+//! | `live` | mounting, waiting, unmounting |
+//! | `kernel` | mount(2), umount2(2), fusermount3, mountinfo |
+//! | `adapter` | the operations, one file a family |
+//! | `translate` | attributes, modes, flags and times, as pure functions |
+//! | `capabilities` | what is asked of the kernel at the start |
+//! | `dir_stream` | cutting the client's large pages into the kernel's small ones |
+//! | `handles` | open files and directories |
+//! | `open_inodes` | which inodes are open, and which may have setuid bits |
+//! | `recent` | a bounded map that forgets the oldest |
+//! | `error` | what can go wrong when mounting; `failure`: errno of operations |
+//!
+//! # What a mount promises
+//! - Close-to-open: what was written before a close is seen by every open after it, on any node. In between, the page cache may
+//!   show data up to `attr_timeout` old; `direct_io` (or `O_DIRECT`) goes past it.
+//! - Names that do not exist are never cached; names and attributes that exist are, for `entry_timeout` and `attr_timeout`.
+//! - Files that are opened with `O_APPEND` bypass the page cache: the end of the file is asked for at each write, because
+//!   other nodes may append as well.
+//! - Permissions are checked by the kernel (`default_permissions`), with its cached attributes. Setuid and setgid bits fall at
+//!   writes, truncation and changes of owner; programs are never started with them (`nosuid`), device nodes never opened
+//!   (`nodev`).
+//! - **Locks are local.** flock(2) and fcntl(2) locks work between the processes of one mount and are not seen by other nodes.
+//! - Sparse files are shown as data from end to end (`SEEK_HOLE` finds the end of the file), allocation as the size.
+//!
+//! # Invariants
+//! - An inode's number in FUSE is its number in Hayate; numbers are never used again, so the generation is always 0.
+//! - A panic in an operation answers `EIO` and does not end the mount (`failure::tests::a_panic_becomes_eio`).
+//! - Memory is bounded: two tables of recent inodes, and what the applications hold open.
+//!
+//! Deliberately absent: a write-back cache (another node would not see what write(2) returned for), negative entries (another
+//! node's new file must be found at once), remote locks, POSIX ACLs (answered with `EOPNOTSUPP`).
+
+mod adapter;
+mod capabilities;
+mod check;
+mod dir_stream;
+pub mod error;
+mod failure;
+mod handles;
+mod kernel;
+mod live;
+mod open_inodes;
+pub mod options;
+mod recent;
+mod translate;
+
+pub use check::check_mount_point;
+pub use error::MountError;
+pub use live::{Mounted, Unmounter, mount};
+pub use options::MountOptions;

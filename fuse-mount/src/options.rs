@@ -1,0 +1,45 @@
+//! How a file system is mounted.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Options of one mount.
+#[derive(Debug, Clone)]
+#[allow(clippy::struct_excessive_bools)] // Independent switches, as in mount(8).
+pub struct MountOptions {
+    /// Where: an empty directory.
+    pub mount_point: PathBuf,
+    /// How long the kernel trusts attributes. Zero asks every time.
+    pub attr_timeout: Duration,
+    /// How long the kernel trusts names. Zero asks every time.
+    pub entry_timeout: Duration,
+    /// FUSE threads: as many operations are under way at once. At least 1.
+    pub threads: usize,
+    /// Other users than the one who mounts may use it. An ordinary user needs `user_allow_other` in /etc/fuse.conf.
+    pub allow_other: bool,
+    /// The mount goes when this process dies, however it dies. Needs fusermount3 (for root, too) and `allow_other`.
+    pub auto_unmount: bool,
+    /// First column of df(1) and mount(8). Without commas.
+    pub fs_name: String,
+    /// Refuse all changes.
+    pub read_only: bool,
+    /// Bypass the page cache for all files.
+    pub direct_io: bool,
+}
+
+impl MountOptions {
+    /// Defaults: time-outs of 1 s, 4 threads, the page cache, only for the user who mounts.
+    pub fn new(mount_point: impl Into<PathBuf>) -> Self {
+        MountOptions {
+            mount_point: mount_point.into(),
+            attr_timeout: Duration::from_secs(1),
+            entry_timeout: Duration::from_secs(1),
+            threads: 4,
+            allow_other: false,
+            auto_unmount: false,
+            fs_name: "hayate".to_owned(),
+            read_only: false,
+            direct_io: false,
+        }
+    }
+}

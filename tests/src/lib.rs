@@ -1,0 +1,163 @@
+//! A whole cluster within the test process: several servers on threads, each with its store in a temporary directory, and clients.
+//!
+//! For what needs real processes (SIGKILL, mounts, the command line) see the tests of `crates/cli` and the scripts beside this crate.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use fs_client::{Client, ClientConfig, Route};
+use fs_net::{ClusterFile, MemberEntry, Secret};
+use fs_proto::msg::admin::ShutdownMode;
+use fs_proto::ServerId;
+use fs_server::{ServerConfig, ServerError};
+use tempfile::TempDir;
+
+/// How a cluster differs from the usual.
+#[derive(Debug, Clone)]
+pub struct ClusterOptions {
+    /// Number of servers.
+    pub servers: u16,
+    /// Entries above which a directory becomes wide.
+    pub wide_threshold: u64,
+    /// With a shared tier (a directory beside the stores).
+    pub tier: bool,
+}
+
+impl Default for ClusterOptions {
+    fn default() -> Self {
+        ClusterOptions { servers: 4, wide_threshold: 10_000, tier: false }
+    }
+}
+
+/// A running cluster; ended and removed when dropped.
+pub struct Cluster {
+    dir: TempDir,
+    options: ClusterOptions,
+    file: ClusterFile,
+    threads: Vec<Option<JoinHandle<Result<(), ServerError>>>>,
+}
+
+static JOBS: AtomicU64 = AtomicU64::new(0);
+
+impl Cluster {
+    /// Starts a cluster of `servers` servers.
+    pub fn start(servers: u16) -> Self {
+        Cluster::with(ClusterOptions { servers, ..ClusterOptions::default() })
+    }
+
+    /// Starts a cluster.
+    pub fn with(options: ClusterOptions) -> Self {
+        let dir = TempDir::with_prefix("hayate-test-").expect("a temporary directory");
+        let job = format!("test-{}-{}", std::process::id(), JOBS.fetch_add(1, Ordering::Relaxed));
+        let tier = options.tier.then(|| dir.path().join("tier"));
+        if let Some(tier) = &tier {
+            std::fs::create_dir(tier).expect("the tier's directory");
+        }
+        let file = ClusterFile {
+            name: "test".to_owned(),
+            job,
+            secret: Secret::random(),
+            epoch: 1,
+            tier,
+            members: Vec::new(),
+            events: Vec::new(),
+        };
+        let mut cluster = Cluster { dir, options, file, threads: Vec::new() };
+        let bound: Vec<_> = (0..cluster.options.servers)
+            .map(|id| fs_server::bind(cluster.config(id)).expect("a server binds"))
+            .collect();
+        for (id, server) in bound.iter().enumerate() {
+            let addresses = server.addresses();
+            cluster.file.members.push(MemberEntry {
+                id: ServerId(id as u16),
+                host: fs_net::host_name(),
+                tcp: addresses.tcp,
+                unix: addresses.unix,
+                stores: vec![cluster.store_dir(id as u16)],
+                weight: 1,
+                metrics: addresses.metrics,
+                pid: std::process::id(),
+            });
+        }
+        for server in bound {
+            let file = cluster.file.clone();
+            cluster.threads.push(Some(std::thread::spawn(move || server.serve(file))));
+        }
+        cluster
+    }
+
+    fn config(&self, id: u16) -> ServerConfig {
+        let mut config =
+            ServerConfig::new(ServerId(id), self.file.job.clone(), self.file.secret.clone(), self.store_dir(id));
+        config.workers = 2;
+        config.memory_bytes = 128 << 20;
+        config.wide_threshold = self.options.wide_threshold;
+        config.tier.clone_from(&self.file.tier);
+        config.listen_unix = self.dir.path().join(format!("{id}.sock"));
+        config.listen_metrics = Some("127.0.0.1:0".to_owned());
+        if let Some(member) = self.file.member(ServerId(id)) {
+            config.listen_tcp.clone_from(&member.tcp);
+        }
+        config
+    }
+
+    /// Where server `id` keeps its data.
+    pub fn store_dir(&self, id: u16) -> PathBuf {
+        self.dir.path().join(format!("store-{id}"))
+    }
+
+    /// The shared tier's directory, if there is one.
+    pub fn tier(&self) -> Option<&Path> {
+        self.file.tier.as_deref()
+    }
+
+    /// The cluster file.
+    pub fn file(&self) -> &ClusterFile {
+        &self.file
+    }
+
+    /// A client that finds its way as `route` says.
+    pub fn client_by(&self, route: Route) -> Client {
+        let mut config = ClientConfig::new(self.file.clone());
+        config.route = route;
+        Client::connect(config).expect("a client connects")
+    }
+
+    /// A client with the usual route.
+    pub fn client(&self) -> Client {
+        self.client_by(Route::Auto)
+    }
+
+    /// Ends server `id` and starts it again on its store and its addresses.
+    pub fn restart(&mut self, id: u16) {
+        self.stop(id);
+        let server = fs_server::bind(self.config(id)).expect("a server binds again");
+        let file = self.file.clone();
+        self.threads[id as usize] = Some(std::thread::spawn(move || server.serve(file)));
+    }
+
+    /// Ends server `id`.
+    pub fn stop(&mut self, id: u16) {
+        let Some(thread) = self.threads[id as usize].take() else { return };
+        let mut config = ClientConfig::new(self.file.clone());
+        config.route = Route::Owners;
+        let asked = Client::connect(config).and_then(|client| client.shutdown(ServerId(id), ShutdownMode::Keep));
+        asked.expect("the server takes the request to end");
+        thread.join().expect("no panic").expect("a clean end");
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for id in 0..self.threads.len() {
+            if !std::thread::panicking() {
+                self.stop(id as u16);
+            } else if let Some(thread) = self.threads[id].take() {
+                let config = ClientConfig::new(self.file.clone());
+                let _ = Client::connect(config).map(|client| client.shutdown(ServerId(id as u16), ShutdownMode::Keep));
+                let _ = thread.join();
+            }
+        }
+    }
+}
