@@ -33,10 +33,10 @@ pub async fn run(worker: &Rc<Worker>, frame: Frame) -> OpResult<Answer> {
     let header = &context.header;
     let _execution = if header.op.is_mutation() && header.client.0 != 0 {
         let execution = worker.node.begin_execution(header.client, header.sequence)?;
-        if header.flags.has(Flags::RETRY) {
-            if let Some(answer) = answer_again(worker, &context).await? {
-                return Ok(answer);
-            }
+        if header.flags.has(Flags::RETRY)
+            && let Some(answer) = answer_again(worker, &context).await?
+        {
+            return Ok(answer);
         }
         Some(execution)
     } else {

@@ -98,6 +98,9 @@ pub enum ServerError {
         /// What is wrong and what to do.
         reason: String,
     },
+    /// The server was started with something that it cannot work with.
+    #[error("{0}")]
+    Config(String),
     /// The cluster file does not fit this server.
     #[error("cluster file: {0}")]
     Cluster(String),

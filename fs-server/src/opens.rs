@@ -80,10 +80,9 @@ impl OpenTable {
         self.open(ino, client, mode, version);
         let mut open = self.open.lock();
         let holders = open.get_mut(&ino).map(Vec::as_mut_slice).unwrap_or_default();
-        if let Some(holder) = holders.iter_mut().find(|holder| holder.client == client) {
-            if reads && holder.written_open.elapsed() >= OVERTAKEN {
-                holder.writes = None;
-            }
+        let holder = holders.iter_mut().find(|holder| holder.client == client);
+        if let Some(holder) = holder.filter(|holder| reads && holder.written_open.elapsed() >= OVERTAKEN) {
+            holder.writes = None;
         }
     }
 

@@ -57,7 +57,7 @@ pub fn bind(config: ServerConfig) -> Result<BoundServer, ServerError> {
 pub fn bind_with(config: ServerConfig, flusher: Flusher) -> Result<BoundServer, ServerError> {
     let dir = single_store(&config)?.to_owned();
     if config.memory_bytes < MEMORY_MIN {
-        return Err(ServerError::Cluster(format!("a server needs at least {} MiB of memory", MEMORY_MIN >> 20)));
+        return Err(ServerError::Config(format!("a server needs at least {} MiB of memory", MEMORY_MIN >> 20)));
     }
     identity::claim(&config, &dir)?;
     let chunks = store::open(&dir.join("chunks"), StoreOptions::default()).map_err(|e| store_failure(&dir, e))?;
@@ -87,7 +87,7 @@ pub fn bind_with(config: ServerConfig, flusher: Flusher) -> Result<BoundServer, 
 fn single_store(config: &ServerConfig) -> Result<&Path, ServerError> {
     match config.stores.as_slice() {
         [one] => Ok(one),
-        [] => Err(ServerError::Cluster("a server needs a store directory (--store)".to_owned())),
+        [] => Err(ServerError::Config("a server needs a store directory (--store)".to_owned())),
         [_, second, ..] => Err(ServerError::Store {
             path: second.clone(),
             reason: "this release takes one store directory a server; join devices below it".to_owned(),
@@ -100,7 +100,7 @@ fn store_failure(dir: &Path, error: StoreError) -> ServerError {
 }
 
 fn namespace_failure(error: OpError) -> ServerError {
-    ServerError::Cluster(format!("the namespace store cannot be read: {}", error.message))
+    ServerError::Config(format!("the namespace store cannot be read: {}", error.message))
 }
 
 fn listen(address: &Address) -> Result<Acceptor, ServerError> {

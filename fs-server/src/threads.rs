@@ -134,11 +134,9 @@ async fn keep_house(
             return Err(ServerError::Cluster(format!("transactions cannot be recovered: {}", error.message)));
         }
     }
-    let mut next = 0;
     let senders = Rc::new(senders);
-    for acceptor in acceptors {
-        let (senders, first, stop) = (Rc::clone(&senders), next, Arc::clone(&node));
-        next += 1;
+    for (first, acceptor) in acceptors.into_iter().enumerate() {
+        let (senders, stop) = (Rc::clone(&senders), Arc::clone(&node));
         tokio::task::spawn_local(async move {
             let mut turn = first;
             let deliver = |socket| {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use fs_proto::msg::Caller;
 use fs_proto::msg::inode::{
-    Getattr, Getxattr, Listxattr, Readlink, Removexattr, Setattr, Setxattr, Space, Statfs,
+    Getattr, Getxattr, Listxattr, Publish, Readlink, Removexattr, Setattr, Setxattr, Space, Statfs,
 };
 use fs_proto::{Attr, InodeId};
 
@@ -26,6 +26,31 @@ impl Core {
         }
         self.note_attr(&mut attr);
         Ok(attr)
+    }
+
+    /// See [`crate::Client::extend`].
+    pub async fn extend(&self, who: &Caller, ino: InodeId, size: u64) -> Result<Attr> {
+        loop {
+            let open = self.shared.opens.get(ino);
+            let stamp = open.as_ref().map(|inode| inode.stamp());
+            let since = self.getattr(who, ino).await?.version;
+            let request = Publish { ino, end: size, since, mtime: Some(super::now()), sync: false, close: false };
+            let mut attr = self.ask(who, Target::home(ino), &request).await?;
+            if let (Some(inode), Some(stamp)) = (open, stamp) {
+                attr = inode.learn(attr, stamp);
+            }
+            self.note_attr(&mut attr);
+            // Smaller means that somebody cut the file between the two messages: the answer is as of before.
+            if attr.size >= size {
+                return Ok(attr);
+            }
+        }
+    }
+
+    /// See [`crate::Client::sync_inode`].
+    pub async fn sync_inode(&self, who: &Caller, ino: InodeId) -> Result<()> {
+        let request = Publish { ino, end: 0, since: 0, mtime: None, sync: true, close: false };
+        self.ask(who, Target::home(ino), &request).await.map(drop)
     }
 
     /// See [`crate::Client::setattr`].

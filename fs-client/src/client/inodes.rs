@@ -22,6 +22,16 @@ impl Client {
         self.run(async |core| core.getattr(who, ino).await)
     }
 
+    /// Makes a file at least `size` bytes long; never shorter, whatever others write meanwhile.
+    pub fn extend(&self, who: &Caller, ino: InodeId, size: u64) -> Result<Attr> {
+        self.run(async |core| core.extend(who, ino, size).await)
+    }
+
+    /// Makes the record of an inode durable, a directory's entries included as far as they are with its home.
+    pub fn sync_inode(&self, who: &Caller, ino: InodeId) -> Result<()> {
+        self.run(async |core| core.sync_inode(who, ino).await)
+    }
+
     /// Changes attributes; answers them as they are now.
     pub fn setattr(&self, who: &Caller, change: Setattr) -> Result<Attr> {
         self.run(async |core| core.setattr(who, change).await)

@@ -26,7 +26,7 @@ pub fn lock_keys(mutation: &Mutation, set: &mut LockSet) {
         }
         // The whole directory is held while it widens.
         Mutation::AdoptEntry { .. } | Mutation::ReleaseEntry { .. } | Mutation::Remember { .. } => {}
-        Mutation::TouchDir { dir, .. } => set.add(LockKey::Inode(*dir), Mode::Shared),
+        Mutation::TouchDir { dir, .. } => set.add(LockKey::Inode(*dir), Mode::Touch),
         Mutation::PutInode { inode } => set.add(LockKey::Inode(inode.attr.ino), Mode::Exclusive),
         Mutation::PutShard { shard } => set.add(LockKey::Inode(shard.dir), Mode::Exclusive),
         Mutation::AdjustInode { ino, .. }
@@ -269,7 +269,7 @@ impl Staging<'_> {
             let (from, to) = keys::range_of(kind, ino);
             let batch = &mut self.batch;
             self.namespace.kv.scan(&from, &to, &mut |key, _| {
-                batch.delete(key.to_vec());
+                batch.delete(key);
                 ControlFlow::Continue(())
             })?;
         }

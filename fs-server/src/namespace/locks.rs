@@ -29,8 +29,10 @@ pub enum LockKey {
 /// How a key is locked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mode {
-    /// With others of the same mode.
+    /// With others who do not hold it exclusively.
     Shared,
+    /// As `Shared`, by somebody who will change attributes: who reads those waits, who only needs the thing to stay does not.
+    Touch,
     /// Alone.
     Exclusive,
 }
@@ -43,7 +45,9 @@ impl LockSet {
     /// A set of `keys`.
     pub fn of(keys: &[(LockKey, Mode)]) -> Self {
         let mut set = LockSet::default();
-        keys.iter().for_each(|&(key, mode)| set.add(key, mode));
+        for &(key, mode) in keys {
+            set.add(key, mode);
+        }
         set
     }
 
@@ -64,13 +68,41 @@ impl LockSet {
 #[derive(Default)]
 struct Held {
     shared: u32,
+    touching: u32,
     exclusive: bool,
     waiters: Vec<oneshot::Sender<()>>,
 }
 
 impl Held {
     fn refuses(&self, mode: Mode) -> bool {
-        self.exclusive || (mode == Mode::Exclusive && self.shared > 0)
+        self.exclusive || (mode == Mode::Exclusive && !self.is_free())
+    }
+
+    fn is_free(&self) -> bool {
+        self.shared == 0 && self.touching == 0 && !self.exclusive
+    }
+
+    fn take(&mut self, mode: Mode) {
+        match mode {
+            Mode::Shared => self.shared += 1,
+            Mode::Touch => self.touching += 1,
+            Mode::Exclusive => self.exclusive = true,
+        }
+    }
+
+    fn give_back(&mut self, mode: Mode) {
+        match mode {
+            Mode::Shared => self.shared -= 1,
+            Mode::Touch => self.touching -= 1,
+            Mode::Exclusive => self.exclusive = false,
+        }
+    }
+
+    fn wait(&mut self) -> oneshot::Receiver<()> {
+        let (wake, woken) = oneshot::channel();
+        self.waiters.retain(|waiter| !waiter.is_closed());
+        self.waiters.push(wake);
+        woken
     }
 }
 
@@ -113,10 +145,7 @@ impl Section<'_> {
     fn refusal(&mut self, set: &LockSet) -> Option<oneshot::Receiver<()>> {
         for &(key, mode) in &set.0 {
             if let Some(held) = self.stripe(key).get_mut(&key).filter(|held| held.refuses(mode)) {
-                let (wake, woken) = oneshot::channel();
-                held.waiters.retain(|waiter| !waiter.is_closed());
-                held.waiters.push(wake);
-                return Some(woken);
+                return Some(held.wait());
             }
         }
         None
@@ -152,19 +181,23 @@ impl LockTable {
         body()
     }
 
-    /// Waits until nobody holds `key` exclusively: what a reader does before it looks.
+    /// Waits until nobody holds `key` exclusively: what a reader does who needs the thing to be there.
     pub async fn readable(&self, key: LockKey) {
+        self.wait_while(key, |held| held.exclusive).await;
+    }
+
+    /// Waits until nobody is about to change anything of `key`: what a reader of attributes does.
+    pub async fn settled(&self, key: LockKey) {
+        self.wait_while(key, |held| held.exclusive || held.touching > 0).await;
+    }
+
+    async fn wait_while(&self, key: LockKey, busy: impl Fn(&Held) -> bool) {
         loop {
             let woken = {
                 let mut stripe = self.stripes[stripe_of(key)].lock();
-                match stripe.get_mut(&key).filter(|held| held.exclusive) {
+                match stripe.get_mut(&key).filter(|held| busy(held)) {
                     None => return,
-                    Some(held) => {
-                        let (wake, woken) = oneshot::channel();
-                        held.waiters.retain(|waiter| !waiter.is_closed());
-                        held.waiters.push(wake);
-                        woken
-                    }
+                    Some(held) => held.wait(),
                 }
             };
             let _ = woken.await;
@@ -179,11 +212,7 @@ impl LockTable {
                 match section.refusal(&set) {
                     None => {
                         for &(key, mode) in &set.0 {
-                            let held = section.stripe(key).entry(key).or_default();
-                            match mode {
-                                Mode::Shared => held.shared += 1,
-                                Mode::Exclusive => held.exclusive = true,
-                            }
+                            section.stripe(key).entry(key).or_default().take(mode);
                         }
                         drop(section);
                         return HoldGuard { table: Arc::clone(self), set };
@@ -200,17 +229,15 @@ impl LockTable {
         for &(key, mode) in &set.0 {
             let stripe = section.stripe(key);
             let Some(held) = stripe.get_mut(&key) else { continue };
-            match mode {
-                Mode::Shared => held.shared -= 1,
-                Mode::Exclusive => held.exclusive = false,
-            }
+            held.give_back(mode);
             let waiters = std::mem::take(&mut held.waiters);
-            if held.shared == 0 && !held.exclusive {
+            if held.is_free() {
                 stripe.remove(&key);
             }
-            waiters.into_iter().for_each(|waiter| {
+            for waiter in waiters {
+                // A waiter that gave up needs no waking.
                 let _ = waiter.send(());
-            });
+            }
         }
     }
 }
@@ -275,6 +302,19 @@ mod tests {
         drop(second);
         assert!(poll_once(alone).is_ready());
         assert!(table.stripes.iter().all(|stripe| stripe.lock().is_empty()));
+    }
+
+    #[test]
+    fn readers_of_attributes_wait_for_those_who_touch_and_others_do_not() {
+        let table = Arc::new(LockTable::default());
+        let Poll::Ready(first) = poll_once(pin!(table.hold(one(Mode::Touch)))) else { panic!("free") };
+        let Poll::Ready(second) = poll_once(pin!(table.hold(one(Mode::Touch)))) else { panic!("compatible") };
+        let key = LockKey::Inode(InodeId(5));
+        assert!(poll_once(pin!(table.readable(key))).is_ready());
+        let mut attributes = pin!(table.settled(key));
+        assert!(poll_once(attributes.as_mut()).is_pending());
+        drop((first, second));
+        assert!(poll_once(attributes).is_ready());
     }
 
     #[test]

@@ -33,6 +33,9 @@ use crate::error::{OpError, OpResult};
 use crate::flush::queue::FlushQueue;
 use crate::kv::{Batch, Kv};
 
+/// An entry of a listing: cookie, name, what it stands for.
+pub type Listed = (u64, Bytes, EntryRecord);
+
 /// Bytes that one cached inode is taken to cost.
 const CACHED_INODE_BYTES: u64 = 512;
 
@@ -196,7 +199,7 @@ impl Namespace {
 
     /// Attributes of an inode that must be there, for readers: waits for a transaction that is about to change it.
     pub async fn live_inode(&self, ino: InodeId) -> OpResult<Arc<InodeRecord>> {
-        self.locks.readable(LockKey::Inode(ino)).await;
+        self.locks.settled(LockKey::Inode(ino)).await;
         self.inode(ino)?.ok_or(OpError::not_found())
     }
 
@@ -231,8 +234,8 @@ impl Namespace {
     }
 
     /// Entries of `dir` with a cookie above `after`: at least `limit` unless there are fewer, more when cookies are equal.
-    pub fn page(&self, dir: InodeId, after: u64, limit: usize) -> OpResult<(Vec<(u64, Bytes, EntryRecord)>, bool)> {
-        let mut entries: Vec<(u64, Bytes, EntryRecord)> = Vec::with_capacity(limit.min(4096));
+    pub fn page(&self, dir: InodeId, after: u64, limit: usize) -> OpResult<(Vec<Listed>, bool)> {
+        let mut entries: Vec<Listed> = Vec::with_capacity(limit.min(4096));
         let mut end = true;
         let mut failure = None;
         self.kv.scan(&keys::entries_after(dir, after), &keys::entries_end(dir), &mut |key, value| {

@@ -20,11 +20,22 @@ pub async fn getattr(worker: &Rc<Worker>, context: &Context, request: Getattr) -
     home_attributes(worker, request.ino, Some(context.client())).await
 }
 
-/// Attributes of many inodes that live here, sizes as last published.
-#[allow(clippy::unused_async)] // One signature for all operations.
-pub async fn getattr_many(worker: &Rc<Worker>, _: &Context, request: GetattrMany) -> OpResult<Vec<Option<Attr>>> {
-    let namespace = &worker.node.namespace;
-    request.inos.iter().map(|ino| Ok(namespace.inode(*ino)?.map(|inode| inode.attr.clone()))).collect()
+/// Attributes of many inodes that live here.
+pub async fn getattr_many(worker: &Rc<Worker>, context: &Context, request: GetattrMany) -> OpResult<Vec<Option<Attr>>> {
+    let mut found = Vec::with_capacity(request.inos.len());
+    for ino in request.inos {
+        found.push(listed(worker, ino, context.client()).await?);
+    }
+    Ok(found)
+}
+
+/// Attributes for a listing: None when the inode has gone meanwhile.
+pub async fn listed(worker: &Rc<Worker>, ino: InodeId, asker: ClientId) -> OpResult<Option<Attr>> {
+    match home_attributes(worker, ino, Some(asker)).await {
+        Ok(attr) => Ok(Some(attr)),
+        Err(error) if error.status == Status::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Target of a symbolic link.
@@ -38,7 +49,7 @@ pub async fn readlink(worker: &Rc<Worker>, _: &Context, request: Readlink) -> Op
 
 /// This server's part of a wide directory.
 pub async fn get_shard(worker: &Rc<Worker>, _: &Context, request: GetShard) -> OpResult<Option<ShardRecord>> {
-    worker.node.namespace.locks().readable(LockKey::Inode(request.dir)).await;
+    worker.node.namespace.locks().settled(LockKey::Inode(request.dir)).await;
     worker.node.namespace.shard(request.dir)
 }
 

@@ -20,7 +20,6 @@ pub mod xattr;
 
 use std::rc::Rc;
 
-use bytes::Bytes;
 use fs_proto::placement::{entry_partition, name_hash};
 use fs_proto::record::Check;
 use fs_proto::{Attr, InodeId, ServerId, Status, NAME_MAX};
@@ -97,9 +96,4 @@ pub async fn ask_all<R: fs_proto::Request>(
 ) -> OpResult<Vec<R::Reply>> {
     let answers = servers.iter().map(|server| worker.ask(*server, request));
     futures_util::future::join_all(answers).await.into_iter().collect()
-}
-
-/// A (directory, name) pair as mutations carry it.
-pub fn named(dir: InodeId, name: &Bytes) -> Option<(InodeId, Bytes)> {
-    Some((dir, name.clone()))
 }

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use fs_proto::msg::name::{DirEntry, DirPage, Readdir};
 use fs_proto::{Flags, Status};
 
+use super::getattr;
 use crate::error::{OpError, OpResult};
 use crate::namespace::permission::{require, READ};
 use crate::namespace::DirView;
@@ -43,8 +44,7 @@ pub async fn readdir(worker: &Rc<Worker>, context: &Context, request: Readdir) -
     let mut entries = Vec::with_capacity(found.len());
     for (cookie, name, entry) in found {
         let local = request.plus && node.owns(entry.ino.partition());
-        let inode = if local { node.namespace.inode(entry.ino)? } else { None };
-        let attr = inode.map(|inode| inode.attr.clone());
+        let attr = if local { getattr::listed(worker, entry.ino, context.client()).await? } else { None };
         entries.push(DirEntry { cookie, ino: entry.ino, kind: entry.kind, name, attr });
     }
     Ok(DirPage { entries, end, wide })

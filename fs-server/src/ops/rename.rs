@@ -9,7 +9,7 @@ use fs_proto::msg::transaction::{TransactionId, TreeLock};
 use fs_proto::record::{Check, EntryRecord, Mutation};
 use fs_proto::{Attr, FileKind, InodeId, ServerId, Status, TimeNs};
 
-use super::{directory_here, entry_owner, getattr, may_change, named, rmdir, valid_name};
+use super::{directory_here, entry_owner, getattr, may_change, rmdir, valid_name};
 use crate::error::{OpError, OpResult};
 use crate::node::Node;
 use crate::transaction::{coordinator, Plan};
@@ -72,11 +72,10 @@ async fn attempt(worker: &Rc<Worker>, context: &Context, request: &Rename) -> Op
         there: Some((old_entry, old_attr)),
     };
     let new = new_side(worker, &new_dir, &request.new_name).await?;
-    if let Some((entry, _)) = &new.there {
-        if old.there.as_ref().is_some_and(|(have, _)| have.ino == entry.ino) && !request.no_replace {
-            // Two names of one file: POSIX says that nothing happens.
-            return Ok(());
-        }
+    let ino_of = |side: &Side| side.there.as_ref().map(|(entry, _)| entry.ino);
+    if ino_of(&old) == ino_of(&new) && !request.no_replace {
+        // Two names of one file: POSIX says that nothing happens.
+        return Ok(());
     }
     permitted(request, &old, &new)?;
     let moves_tree = old.dir != new.dir && (old.is_dir() || (request.exchange && new.is_dir()));
@@ -228,8 +227,8 @@ fn move_inode(node: &Node, plan: &mut Plan, ino: InodeId, from: &Side, to: &Side
             ino,
             nlink_delta: 0,
             ctime: now,
-            linked: named(to.dir, &to.name),
-            unlinked: named(from.dir, &from.name),
+            linked: Some((to.dir, to.name.clone())),
+            unlinked: Some((from.dir, from.name.clone())),
         },
     );
 }
@@ -249,7 +248,7 @@ fn replace(node: &Node, plan: &mut Plan, victim: &Attr, new: &Side, now: TimeNs)
             nlink_delta: -1,
             ctime: now,
             linked: None,
-            unlinked: named(new.dir, &new.name),
+            unlinked: Some((new.dir, new.name.clone())),
         },
     );
 }

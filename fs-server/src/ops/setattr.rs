@@ -248,12 +248,10 @@ async fn finish_cut(worker: &Rc<Worker>, key: &[u8]) -> OpResult<()> {
         return Ok(());
     };
     let _hold = namespace.locks().hold(LockSet::of(&[(LockKey::Inode(ino), Mode::Exclusive)])).await;
-    match namespace.inode_in_section(ino)? {
-        Some(inode) => cut_chunks(worker, &inode.attr, old_size, size).await,
-        None => {
-            let mut batch = Batch::default();
-            batch.delete(key);
-            Ok(namespace.kv().commit(batch)?)
-        }
+    if let Some(inode) = namespace.inode_in_section(ino)? {
+        return cut_chunks(worker, &inode.attr, old_size, size).await;
     }
+    let mut batch = Batch::default();
+    batch.delete(key);
+    Ok(namespace.kv().commit(batch)?)
 }

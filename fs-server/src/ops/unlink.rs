@@ -6,7 +6,7 @@ use fs_proto::msg::name::Unlink;
 use fs_proto::record::{Check, Mutation};
 use fs_proto::{FileKind, Status};
 
-use super::{directory_here, getattr, may_change, named, valid_name};
+use super::{directory_here, getattr, may_change, valid_name};
 use crate::error::{OpError, OpResult};
 use crate::transaction::{coordinator, Plan};
 use crate::worker::{Context, Worker};
@@ -36,7 +36,7 @@ async fn attempt(worker: &Rc<Worker>, context: &Context, request: &Unlink) -> Op
     plan.mutate(me, Mutation::TouchDir { dir, time: now, entries_delta: -1, subdirs_delta: 0 });
     plan.mutate(
         home,
-        Mutation::AdjustInode { ino: entry.ino, nlink_delta: -1, ctime: now, linked: None, unlinked: named(dir, name) },
+        Mutation::AdjustInode { ino: entry.ino, nlink_delta: -1, ctime: now, linked: None, unlinked: Some((dir, name.clone())) },
     );
     coordinator::run_for(worker, plan, context, entry.ino).await
 }

@@ -224,7 +224,8 @@ fn move_tombstone(core: &Core, header: &Header) -> Result<bool, StoreError> {
 
 /// Unlinks dead segments, the oldest first. Returns whether one went.
 fn reap(core: &Core) -> Result<bool, StoreError> {
-    let is_dead = |s: &Arc<Segment>| s.live_bytes() == 0 && core.log.is_settled(s.id);
+    // In this order: once settled, live bytes only fall; before, a record may still come to life.
+    let is_dead = |s: &Arc<Segment>| core.log.is_settled(s.id) && s.live_bytes() == 0;
     let dead: Vec<_> = core.log.segments.all().into_iter().filter(is_dead).collect();
     let mut oldest = core.log.segments.oldest();
     if !dead.iter().any(|s| s.tombstones() == 0 || Some(s.id) == oldest) {

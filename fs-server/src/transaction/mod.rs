@@ -92,7 +92,9 @@ fn lock_set(checks: &[Check], mutations: &[Mutation]) -> LockSet {
             }
         }
     }
-    mutations.iter().for_each(|mutation| lock_keys(mutation, &mut set));
+    for mutation in mutations {
+        lock_keys(mutation, &mut set);
+    }
     set
 }
 

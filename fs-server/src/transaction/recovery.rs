@@ -3,7 +3,6 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use fs_proto::msg::transaction::{Outcome, Prepare, TransactionId, Verdict};
 use fs_proto::ServerId;
 
@@ -37,7 +36,7 @@ pub fn retell_decisions(worker: &Rc<Worker>) -> OpResult<usize> {
     for key in &decisions {
         let Some(number) = keys::split_decided(key) else { continue };
         let Some(stored) = namespace.kv().get(key)? else { continue };
-        let voted: Vec<ServerId> = decode_record(Bytes::from(stored))?;
+        let voted: Vec<ServerId> = decode_record(stored)?;
         coordinator::tell(worker, TransactionId { coordinator: worker.node.id(), number }, voted, true);
     }
     Ok(decisions.len())

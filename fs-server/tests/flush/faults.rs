@@ -82,7 +82,7 @@ fn calls_that_fail_now_and_then_lose_nothing() {
         let calls = Arc::clone(&calls);
         let hook = move |_: &'static str, _: &[u8]| -> TierResult<()> {
             let mixed = calls.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
-            if mixed % 16 == 0 { Err(full()) } else { Ok(()) }
+            if mixed.is_multiple_of(16) { Err(full()) } else { Ok(()) }
         };
         let hook = Arc::new(hook);
         let (before, after) = (Arc::clone(&hook), hook);

@@ -1,6 +1,7 @@
 //! Trees as lists of paths with all that counts, from the namespace and from a directory, to be compared.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::fs::OpenOptions;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
@@ -178,7 +179,7 @@ pub fn assert_same(namespace: &Tree, tier: &Tree) {
                 side.content.extend_from_slice(format!("... {len} bytes").as_bytes());
             }
             let path = String::from_utf8_lossy(path);
-            differences.push_str(&format!("{path}\n  namespace {here:?}\n  tier      {there:?}\n"));
+            writeln!(differences, "{path}\n  namespace {here:?}\n  tier      {there:?}").unwrap();
         }
     }
     assert!(differences.is_empty(), "the tier differs:\n{differences}");

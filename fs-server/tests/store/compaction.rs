@@ -26,10 +26,11 @@ fn compaction_under_load_keeps_everything() {
                 })
             })
             .collect();
-        let models = writers.into_iter().map(|w| w.join().unwrap()).collect();
+        // A writer that failed must end the compacting, too.
+        let ended: Vec<_> = writers.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
         done.store(true, Ordering::Release);
         compacting.join().unwrap();
-        models
+        ended.into_iter().map(Result::unwrap).collect()
     });
     let mut all = Model::default();
     all.chunks.extend(models.into_iter().flat_map(|m| m.chunks));

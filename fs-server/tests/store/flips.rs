@@ -1,7 +1,7 @@
 //! Single flipped bits: detected or repaired, never returned.
 
 use crate::crash::records;
-use crate::support::{Change, Model, apply_all, copy_dir, key, open, options, segment_files};
+use crate::support::{Change, Model, apply_all, copy_dir, fast_dir, key, open, options, segment_files};
 use fs_server::store::{self, ChunkStore, StoreError, StoreOptions};
 
 fn changes() -> Vec<Change> {

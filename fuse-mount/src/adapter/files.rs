@@ -151,10 +151,18 @@ impl Adapter {
         }
     }
 
-    pub(super) fn allocate(&self, handle: FileHandle, offset: u64, length: u64, mode: i32) -> Outcome<()> {
+    pub(super) fn allocate(
+        &self,
+        who: &Caller,
+        ino: InodeId,
+        handle: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+    ) -> Outcome<()> {
         let open = self.opened(handle)?;
         if let Some(size) = allocated_size(open.file.attr()?.size, offset, length, mode)? {
-            open.file.set_len(size)?;
+            self.client.extend(who, ino, size)?;
         }
         Ok(())
     }

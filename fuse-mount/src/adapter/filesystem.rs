@@ -329,8 +329,9 @@ impl Filesystem for Adapter {
         reply.ok();
     }
 
-    fn fsyncdir(&self, _: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        reply.ok();
+    fn fsyncdir(&self, req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        let work = || Ok(self.client.sync_inode(&caller(req), inode(ino))?);
+        answer_empty(attempt("fsyncdir", ino.0, Missing::Inode, work), reply);
     }
 
     fn statfs(&self, _: &Request, ino: INodeNo, reply: ReplyStatfs) {
@@ -380,7 +381,7 @@ impl Filesystem for Adapter {
 
     fn fallocate(
         &self,
-        _: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -388,7 +389,7 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let work = || self.allocate(fh, offset, length, mode);
+        let work = || self.allocate(&caller(req), inode(ino), fh, offset, length, mode);
         answer_empty(attempt("fallocate", ino.0, Missing::Inode, work), reply);
     }
 

@@ -16,7 +16,7 @@ wire_struct! {
 }
 
 wire_struct! {
-    /// Attributes of many inodes that live on one server; sizes as last published. Goes to a server.
+    /// Attributes of many inodes that live on one server. Goes to a server.
     pub struct GetattrMany {
         /// Which.
         pub inos: Vec<InodeId>,
