@@ -96,7 +96,6 @@ async fn run_plain(worker: &Rc<Worker>, context: &Context, body: Reader) -> OpRe
         FlushChunks => crate::flush::ops::flush_chunks,
         TierPath => crate::flush::ops::tier_path,
         TierState => crate::flush::ops::tier_state,
-        TierPause => crate::flush::ops::tier_pause,
         FlushStatus => crate::flush::ops::flush_status,
         FlushNow => crate::flush::ops::flush_now,
         FlushNote => crate::flush::ops::flush_note,

@@ -5,7 +5,6 @@
 //! - After a restart of the server the table is empty until clients renew: orphans wait for one lease before they go.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use fs_proto::msg::inode::LEASE_MS;
@@ -36,7 +35,6 @@ struct Holder {
 #[derive(Default)]
 pub struct OpenTable {
     open: Mutex<HashMap<InodeId, Vec<Holder>>>,
-    write_opens: AtomicU64,
 }
 
 const LEASE: Duration = Duration::from_millis(LEASE_MS as u64);
@@ -51,9 +49,6 @@ impl OpenTable {
             OpenMode::Read {} => None,
             OpenMode::Write { via } => Some((*via, version)),
         };
-        if writes.is_some() {
-            self.write_opens.fetch_add(1, Ordering::AcqRel);
-        }
         let now = Instant::now();
         let mut open = self.open.lock();
         let holders = open.entry(ino).or_default();
@@ -114,11 +109,6 @@ impl OpenTable {
     pub fn is_open(&self, ino: InodeId) -> bool {
         let now = Instant::now();
         self.open.lock().get(&ino).is_some_and(|holders| holders.iter().any(|holder| holder.until > now))
-    }
-
-    /// Openings for writing since the start.
-    pub fn write_opens(&self) -> u64 {
-        self.write_opens.load(Ordering::Acquire)
     }
 
     /// Forgets holders whose lease is over; returns the inodes that lost a writer so.

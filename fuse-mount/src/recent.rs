@@ -40,6 +40,12 @@ impl<K: Hash + Eq + Copy, V: Copy> Recent<K, V> {
         self.young.insert(key, value);
     }
 
+    /// Drops what is known of `key`.
+    pub(crate) fn forget(&mut self, key: K) {
+        self.young.remove(&key);
+        self.old.remove(&key);
+    }
+
     /// Sets the value of `key` and answers what it was.
     pub(crate) fn replace(&mut self, key: K, value: V) -> Option<V> {
         let before = self.get(key);

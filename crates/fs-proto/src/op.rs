@@ -79,8 +79,6 @@ wire_enum! {
         TierPath = 61,
         /// What is known of an inode's copy in the shared tier; and set it.
         TierState = 62,
-        /// Hold still while a directory moves in the shared tier.
-        TierPause = 63,
         /// What is not yet in the shared tier.
         FlushStatus = 64,
         /// Flush now, without the usual delay.
@@ -116,7 +114,6 @@ impl Op {
                 | Op::FlushChunks
                 | Op::TierPath
                 | Op::TierState
-                | Op::TierPause
                 | Op::FlushNote
                 | Op::TierPlace
                 | Op::TierForget

@@ -70,7 +70,7 @@ fn operations() -> Vec<(Op, [Kind; 2])> {
         Getattr GetattrMany Setattr Readlink Getxattr Setxattr Listxattr Removexattr Open Release Renew Publish PollSize Statfs
         WriteChunk ReadChunk TruncateChunks DropChunks SyncChunks
         Prepare Decide Outcome TreeLock GetShard
-        FlushChunks TierPath TierState TierPause FlushStatus FlushNow FlushNote TierPlace TierForget
+        FlushChunks TierPath TierState FlushStatus FlushNow FlushNote TierPlace TierForget
         ServerStatus Shutdown
     }
 }

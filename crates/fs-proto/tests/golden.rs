@@ -357,7 +357,6 @@ fn operation_numbers_are_never_reused() {
         (60, "FlushChunks"),
         (61, "TierPath"),
         (62, "TierState"),
-        (63, "TierPause"),
         (64, "FlushStatus"),
         (65, "FlushNow"),
         (66, "FlushNote"),

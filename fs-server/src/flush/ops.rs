@@ -5,7 +5,7 @@ use std::rc::Rc;
 use bytes::{BufMut, Bytes, BytesMut};
 use fs_proto::msg::inode::LEASE_MS;
 use fs_proto::msg::tier::{
-    FlushAccount, FlushChunks, FlushNote, FlushNow, FlushStatus, TierForget, TierPath, TierPause, TierPlace,
+    FlushAccount, FlushChunks, FlushNote, FlushNow, FlushStatus, TierForget, TierPath, TierPlace,
     TierState, TierView,
 };
 use fs_proto::record::{InodeRecord, Mutation, TierLocation};
@@ -64,15 +64,6 @@ pub async fn tier_path(worker: &Rc<Worker>, _: &Context, request: TierPath) -> O
 pub async fn tier_state(worker: &Rc<Worker>, _: &Context, request: TierState) -> OpResult<TierView> {
     require_tier(worker)?;
     view(worker, request).await
-}
-
-/// Directories move without a pause: handles stay with them.
-#[allow(clippy::unused_async)] // One signature for all operations.
-pub async fn tier_pause(_: &Rc<Worker>, _: &Context, _: TierPause) -> OpResult<()> {
-    Err(OpError::new(
-        Status::NotSupported,
-        "directories move in the shared tier without a pause in this release",
-    ))
 }
 
 /// The account of this server.
@@ -177,7 +168,6 @@ pub async fn view(worker: &Rc<Worker>, request: TierState) -> OpResult<TierView>
         inode: inode.map(|inode| (*inode).clone()),
         xattrs,
         writing: forgetful || !node.opens.writers(ino).is_empty(),
-        write_opens: node.opens.write_opens(),
     })
 }
 

@@ -85,9 +85,12 @@ pub(super) fn run(core: &Core) {
     }
 }
 
-/// Gives back space for a write that found none. Returns whether there was any.
-pub(super) fn make_room(core: &Core) -> Result<bool, StoreError> {
-    Ok(pass(core, SPARSE_PERCENT)? || pass(core, TIGHT_PERCENT)?)
+/// Gives back space for a write that found none, as far as there is any.
+pub(super) fn make_room(core: &Core) -> Result<(), StoreError> {
+    if !pass(core, SPARSE_PERCENT)? {
+        pass(core, TIGHT_PERCENT)?;
+    }
+    Ok(())
 }
 
 /// Empties some sparse segments and unlinks the dead. Returns whether a segment went.

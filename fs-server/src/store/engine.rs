@@ -19,7 +19,7 @@ use std::fs::{File, OpenOptions};
 use std::io::IoSlice;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 /// What the operations, the merging of extents and the upkeep thread share.
@@ -30,6 +30,8 @@ pub(super) struct Core {
     pub upkeep: Upkeep,
     crc_failures: AtomicU64,
     dead_bytes: AtomicU64,
+    /// Sum over the index. The segments' own counts do not add up to it while content moves between them.
+    live_bytes: AtomicI64,
 }
 
 /// A chunk store in a directory.
@@ -54,6 +56,7 @@ pub fn open(dir: &Path, options: StoreOptions) -> Result<Arc<LogStore>, StoreErr
     let segments = Segments::new(dir, options.max_open_files);
     let index = Index::new();
     let recovered = recover::recover(&limits, &segments, &index)?;
+    let live_bytes: u64 = segments.all().iter().map(|s| s.live_bytes()).sum();
     let core = Arc::new(Core {
         log: Log::new(limits, segments, recovered.resume),
         index,
@@ -61,6 +64,7 @@ pub fn open(dir: &Path, options: StoreOptions) -> Result<Arc<LogStore>, StoreErr
         upkeep: Upkeep::default(),
         crc_failures: AtomicU64::new(recovered.damage),
         dead_bytes: AtomicU64::new(0),
+        live_bytes: AtomicI64::new(live_bytes as i64),
     });
     let worker = core.clone();
     let thread =
@@ -98,8 +102,14 @@ fn lock_store(dir: &Path) -> Result<(File, u64), StoreError> {
 }
 
 impl Core {
+    /// Books live bytes that a segment gained or lost by a change of content.
+    fn book(&self, segment: u32, bytes: i64) {
+        self.live_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.book_move(segment, bytes);
+    }
+
     /// Books live bytes of a segment; wakes the upkeep now and then if bytes die.
-    pub fn book(&self, segment: u32, bytes: i64) {
+    pub fn book_move(&self, segment: u32, bytes: i64) {
         self.log.segments.book(segment, bytes);
         if bytes >= 0 {
             return;
@@ -130,10 +140,14 @@ impl Core {
         })
     }
 
-    /// A place for data. If the file system is full, dead segments are removed first.
+    /// A place for data. If the file system is full, dead segments are removed first; by this thread or by another that
+    /// was before it, so it is tried again in any case.
     fn reserve_data(&self, request: &Request) -> Result<Ticket<'_>, StoreError> {
         match self.log.reserve(request) {
-            Err(StoreError::NoSpace) if compact::make_room(self)? => self.log.reserve(request),
+            Err(StoreError::NoSpace) => {
+                compact::make_room(self)?;
+                self.log.reserve(request)
+            }
             other => other,
         }
     }
@@ -288,7 +302,7 @@ impl ChunkStore for LogStore {
         // Gauges: an unreadable file system shows as full, and the operations tell the error.
         let (total_bytes, free_bytes) = device::space(self.core.log.segments.dir()).unwrap_or_default();
         StoreStats {
-            live_bytes: segments.iter().map(|s| s.live_bytes()).sum(),
+            live_bytes: self.core.live_bytes.load(Ordering::Relaxed).max(0) as u64,
             disk_bytes: segments.iter().map(|s| s.used_bytes()).sum(),
             chunks: self.core.index.chunk_count(),
             segments: segments.len() as u64,

@@ -72,7 +72,7 @@ pub(super) fn copy(core: &Core, what: &Copy) -> Result<bool, StoreError> {
     let new = Extent::whole(ticket.header.sequence, place_of(&ticket));
     core.index
         .write(what.key.ino)
-        .relocate(what.key, what.sources, new, &mut |id, bytes| core.book(id, bytes));
+        .relocate(what.key, what.sources, new, &mut |id, bytes| core.book_move(id, bytes));
     Ok(true)
 }
 

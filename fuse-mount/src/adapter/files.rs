@@ -61,6 +61,7 @@ impl Adapter {
         };
         let attr = file.known_attr();
         let (present, _) = self.inodes.enter(attr.ino.0);
+        self.note_incapable(attr.ino);
         let opened = self.admit(file, present, &attr, flags);
         Ok((attr, opened))
     }

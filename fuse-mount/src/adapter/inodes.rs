@@ -4,12 +4,15 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 use bytes::Bytes;
-use fs_client::{Attr, Caller, InodeId, Setattr};
+use fs_client::{Attr, Caller, InodeId, Setattr, Status};
 use fuser::{Errno, FileHandle};
 
 use super::Adapter;
 use crate::failure::Outcome;
 use crate::translate::{Capacity, capacity, drops_privileges, is_acl, without_privileges, xattr_list};
+
+/// The attribute of file capabilities, which the kernel asks for at writes.
+const CAPABILITY: &[u8] = b"security.capability";
 
 impl Adapter {
     /// Attributes, through the open file where the kernel has one: an unlinked file has no other way.
@@ -50,7 +53,15 @@ impl Adapter {
         if is_acl(name.as_bytes()) {
             return Err(Errno::EOPNOTSUPP.into());
         }
-        Ok(self.client.getxattr(who, ino, name.as_bytes())?)
+        let of_capability = name.as_bytes() == CAPABILITY;
+        if of_capability && self.is_incapable(ino) {
+            return Err(Errno::ENODATA.into());
+        }
+        let value = self.client.getxattr(who, ino, name.as_bytes());
+        if of_capability && value.as_ref().is_err_and(|error| error.code() == Some(Status::NoAttribute)) {
+            self.note_incapable(ino);
+        }
+        Ok(value?)
     }
 
     pub(super) fn xattr_names(&self, who: &Caller, ino: InodeId) -> Outcome<Vec<u8>> {
@@ -69,7 +80,9 @@ impl Adapter {
             return Err(Errno::EOPNOTSUPP.into());
         }
         let (create, replace) = (flags & libc::XATTR_CREATE != 0, flags & libc::XATTR_REPLACE != 0);
-        Ok(self.client.setxattr(who, ino, name.as_bytes(), value, create, replace)?)
+        let set = self.client.setxattr(who, ino, name.as_bytes(), value, create, replace);
+        self.incapable.lock().forget(ino.0);
+        Ok(set?)
     }
 
     pub(super) fn remove_xattr(&self, who: &Caller, ino: InodeId, name: &OsStr) -> Outcome<()> {

@@ -10,7 +10,7 @@ mod inodes;
 mod names;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fs_client::{Attr, Caller, Client, File, InodeId};
 use fuser::{FileAttr, Request};
@@ -71,6 +71,8 @@ pub(crate) struct Adapter {
     cached: Mutex<Recent<u64, ContentStamp>>,
     /// Parents of directories, for "..".
     parents: Mutex<Recent<u64, u64>>,
+    /// Inodes that had no file capability when it was last looked: the kernel asks at writes.
+    incapable: Mutex<Recent<u64, Instant>>,
     attr_timeout: Duration,
     entry_timeout: Duration,
     direct_io: bool,
@@ -86,6 +88,7 @@ impl Adapter {
             dirs: Handles::default(),
             cached: Mutex::new(Recent::new(RECENT_INODES)),
             parents: Mutex::new(Recent::new(RECENT_INODES)),
+            incapable: Mutex::new(Recent::new(RECENT_INODES)),
             attr_timeout: options.attr_timeout,
             entry_timeout: options.entry_timeout,
             direct_io: options.direct_io,
@@ -105,6 +108,17 @@ impl Adapter {
             self.inodes.suspect(attr.ino.0);
         }
         file_attr(attr)
+    }
+
+    /// Notes that an inode has no file capability now.
+    fn note_incapable(&self, ino: InodeId) {
+        self.incapable.lock().put(ino.0, Instant::now());
+    }
+
+    /// Whether an inode had no file capability within the attributes' time-out.
+    fn is_incapable(&self, ino: InodeId) -> bool {
+        let looked = self.incapable.lock().get(ino.0);
+        looked.is_some_and(|when| when.elapsed() < self.attr_timeout)
     }
 
     /// The time-out of answers that have one for the name and the attributes together.

@@ -2,7 +2,6 @@
 
 use crate::attr::Layout;
 use crate::ids::InodeId;
-use crate::msg::transaction::TransactionId;
 use crate::op::request;
 use crate::record::{EntryRecord, InodeRecord, TierLocation};
 use crate::wire::wire_struct;
@@ -49,23 +48,8 @@ wire_struct! {
         pub xattrs: Vec<(Bytes, Bytes)>,
         /// Somebody has it open for writing.
         pub writing: bool,
-        /// Counts openings for writing since the home started: equal before and after means untouched between.
-        pub write_opens: u64,
     }
 }
-
-wire_struct! {
-    /// Hold publishing still (or go on) while a directory moves in the shared tier. Answered when still. Goes to a server.
-    pub struct TierPause {
-        /// On whose behalf.
-        pub id: TransactionId,
-        /// Hold, else go on.
-        pub pause: bool,
-    }
-}
-
-/// Milliseconds after which a pause that nobody ended is void.
-pub const TIER_PAUSE_MS: u32 = 10_000;
 
 wire_struct! {
     /// What is not in the shared tier yet.
@@ -134,7 +118,6 @@ request! {
     FlushChunks => FlushChunks -> u64;
     TierPath => TierPath -> Option<Bytes>;
     TierState => TierState -> TierView;
-    TierPause => TierPause -> ();
     FlushStatus => FlushStatus -> FlushAccount;
     FlushNow => FlushNow -> ();
     FlushNote => FlushNote -> ();

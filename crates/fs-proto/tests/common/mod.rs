@@ -241,8 +241,7 @@ structs! {
     FlushChunks { ino, staging, layout, size }
     TierPath { dir }
     TierState { ino, published }
-    TierView { inode, xattrs, writing, write_opens }
-    TierPause { id, pause }
+    TierView { inode, xattrs, writing }
     FlushStatus {}
     FlushAccount { pending_names, pending_dirs, pending_bytes, files, bytes, failures, unsafe_names, has_tier }
     FlushNow { everything }

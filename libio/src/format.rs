@@ -1,0 +1,296 @@
+//! What lies on disk.
+//!
+//! ```text
+//! ROOT/SET/versions/<V>                      manifest: the version is COMMITTED exactly when this name is here
+//! ROOT/SET/attempts/<V>.<N>                  group record: who makes attempt N at version V
+//! ROOT/SET/attempts/<V>.<N>-<ID>.verdict     how it ended: SEALED (with the manifest) or ABORTED; without it the attempt is OPEN
+//! ROOT/SET/attempts/<V>.<N>-<ID>.pruned      the version is being removed: nobody may publish it again
+//! ROOT/SET/data/<V>.<N>-<ID>/r<R>/           rank R takes part (made exclusively: the rank's claim)
+//! ROOT/SET/data/<V>.<N>-<ID>/r<R>/<I>        the rank's region I, plain bytes
+//! ROOT/SET/data/<V>.<N>-<ID>/r<R>/seal       sizes and checksums of the rank's regions
+//! ROOT/SET/data/<V>.<N>-<ID>/t<L>.<I>        one half below node I of level L of the tree of ranks has sealed
+//! ROOT/SET/{versions,attempts}/<NAME>~<ID>   a document being written (left over after a crash)
+//!
+//! V: version, 20 decimal digits. N: attempt, 6 decimal digits, from 1. R, I, L: decimal. ID: 16 hexadecimal digits, random.
+//!
+//! A document (group record, verdict, pruned mark, manifest, seal) is text:
+//!
+//!   hayate-ckpt 1 <kind> <crc>\n      1: format; kind: group | verdict | pruned | manifest | seal;
+//!   <JSON>\n                          crc: CRC-32, 8 hexadecimal digits, of kind, "\n" and all bytes after the first line
+//! ```
+//!
+//! States of a version: OPEN (ranks write), SEALED (all ranks closed, verdict written), COMMITTED (manifest in `versions/`), ABORTED. A
+//! crash between SEALED and COMMITTED leaves the version invisible; whoever begins it again finishes it first.
+//!
+//! Group record, verdict and manifest are written aside, made durable and renamed to their names without replacing: the first wins, and
+//! nobody sees half of one. A number of an attempt is not used again while its version may still be written.
+//!
+//! Kinds and fields are never renamed or reused. Golden test: `documents_keep_their_bytes`.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// Bytes that one checksum of a region covers.
+pub const BLOCK_BYTES: u64 = 1 << 20;
+
+/// Largest region, in bytes: a million checksums.
+pub const REGION_MAX_BYTES: u64 = 1 << 40;
+
+/// Most ranks in a group.
+pub const RANKS_MAX: u32 = 1 << 20;
+
+/// Longest name of a set, in bytes.
+pub const SET_NAME_MAX: usize = 200;
+
+/// Longest name of a region, in bytes.
+pub const REGION_NAME_MAX: usize = 255;
+
+const MAGIC: &str = "hayate-ckpt";
+const FORMAT: &str = "1";
+
+/// What can be in a document.
+pub(crate) trait Document: Serialize + DeserializeOwned {
+    const KIND: &'static str;
+}
+
+/// Who makes an attempt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct GroupRecord {
+    pub group: String,
+    pub nranks: u32,
+    pub id: String,
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Verdict {
+    Sealed(Manifest),
+    Aborted { group: String, reason: String },
+}
+
+/// A version that is on its way out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Pruned {}
+
+/// A whole version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Manifest {
+    pub version: u64,
+    pub attempt: u32,
+    pub id: String,
+    /// One per rank, in order.
+    pub seals: Vec<SealSum>,
+}
+
+/// Guards a rank's seal, and through it the rank's data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SealSum {
+    /// Bytes of the document.
+    pub bytes: u64,
+    /// CRC-32 of all of them.
+    pub crc: u32,
+}
+
+/// What a rank wrote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Seal {
+    pub rank: u32,
+    /// In the order of their files.
+    pub regions: Vec<SealedRegion>,
+}
+
+/// One region.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SealedRegion {
+    pub name: String,
+    pub bytes: u64,
+    /// CRC-32 of each [`BLOCK_BYTES`]; the last block may be shorter.
+    pub crcs: Vec<u32>,
+}
+
+impl Document for GroupRecord {
+    const KIND: &'static str = "group";
+}
+impl Document for Verdict {
+    const KIND: &'static str = "verdict";
+}
+impl Document for Pruned {
+    const KIND: &'static str = "pruned";
+}
+impl Document for Manifest {
+    const KIND: &'static str = "manifest";
+}
+impl Document for Seal {
+    const KIND: &'static str = "seal";
+}
+
+fn body_crc(kind: &str, body: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(kind.as_bytes());
+    crc.update(b"\n");
+    crc.update(body);
+    crc.finalize()
+}
+
+pub(crate) fn encode<D: Document>(document: &D) -> Vec<u8> {
+    let mut body = serde_json::to_vec(document).expect("plain structs with string keys");
+    body.push(b'\n');
+    let crc = body_crc(D::KIND, &body);
+    let mut text = format!("{MAGIC} {FORMAT} {} {crc:08x}\n", D::KIND).into_bytes();
+    text.append(&mut body);
+    text
+}
+
+/// Reads a document; `path` is for the error.
+pub(crate) fn decode<D: Document>(path: &str, text: &[u8]) -> Result<D> {
+    let corrupt = |what: &str| Error::corrupt(path, what);
+    let end = text.iter().position(|byte| *byte == b'\n').ok_or_else(|| corrupt("it has no first line"))?;
+    let (head, body) = (&text[..end], &text[end + 1..]);
+    let head = std::str::from_utf8(head).map_err(|_| corrupt("its first line is not text"))?;
+    let [magic, format, kind, crc] = head.split(' ').collect::<Vec<_>>()[..] else {
+        return Err(corrupt("its first line is damaged"));
+    };
+    if magic != MAGIC || (format == FORMAT && kind != D::KIND) {
+        return Err(corrupt(&format!("it is not a {} document", D::KIND)));
+    }
+    if u32::from_str_radix(crc, 16).ok() != Some(body_crc(kind, body)) {
+        return Err(corrupt("it differs from its checksum"));
+    }
+    if format != FORMAT {
+        return Err(Error::Unsupported { path: path.to_owned(), found: format.to_owned() });
+    }
+    serde_json::from_slice(body).map_err(|e| corrupt(&format!("it cannot be understood ({e})")))
+}
+
+/// Refuses names of sets that cannot be a directory's, or that would hide.
+pub(crate) fn check_set_name(set: &str) -> Result<()> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if (1..=SET_NAME_MAX).contains(&set.len()) && set.bytes().all(plain) && !set.starts_with('.') {
+        return Ok(());
+    }
+    Err(Error::Invalid(format!(
+        "{set:?} cannot name a checkpoint set: use 1 to {SET_NAME_MAX} letters, digits, '.', '_' and '-', not '.' first"
+    )))
+}
+
+/// Refuses names of regions that are empty or too long.
+pub(crate) fn check_region_name(name: &str) -> Result<()> {
+    if (1..=REGION_NAME_MAX).contains(&name.len()) {
+        return Ok(());
+    }
+    Err(Error::Invalid(format!("a region's name has 1 to {REGION_NAME_MAX} bytes, not {}", name.len())))
+}
+
+/// The directories of one set.
+#[derive(Debug, Clone)]
+pub(crate) struct SetPaths {
+    pub versions: String,
+    pub attempts: String,
+    pub data: String,
+}
+
+impl SetPaths {
+    pub fn new(root: &str, set: &str) -> SetPaths {
+        let root = root.trim_end_matches('/');
+        SetPaths {
+            versions: format!("{root}/{set}/versions"),
+            attempts: format!("{root}/{set}/attempts"),
+            data: format!("{root}/{set}/data"),
+        }
+    }
+}
+
+pub(crate) fn version_name(version: u64) -> String {
+    format!("{version:020}")
+}
+
+pub(crate) fn attempt_name(version: u64, attempt: u32) -> String {
+    format!("{version:020}.{attempt:06}")
+}
+
+pub(crate) fn attempt_full_name(version: u64, attempt: u32, id: &str) -> String {
+    format!("{version:020}.{attempt:06}-{id}")
+}
+
+/// The version that a name in `versions/` stands for.
+pub(crate) fn parse_version(name: &[u8]) -> Option<u64> {
+    let name = std::str::from_utf8(name).ok()?;
+    (name.len() == 20 && name.bytes().all(|byte| byte.is_ascii_digit())).then(|| name.parse().ok())?
+}
+
+/// The version and attempt that a group record's name stands for.
+pub(crate) fn parse_attempt(name: &[u8]) -> Option<(u64, u32)> {
+    let (version, attempt) = (name.get(..20)?, name.get(20..)?);
+    let attempt = std::str::from_utf8(attempt).ok()?.strip_prefix('.')?;
+    let digits = attempt.len() == 6 && attempt.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| Some((parse_version(version)?, attempt.parse().ok()?)))?
+}
+
+/// The version and attempt that any name in `attempts/` or `data/` begins with.
+pub(crate) fn parse_prefix(name: &[u8]) -> Option<(u64, u32)> {
+    parse_attempt(name.get(..27)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_keep_their_bytes() {
+        let record = GroupRecord { group: "job.1".to_owned(), nranks: 4, id: "00ff".to_owned() };
+        let text = "hayate-ckpt 1 group 00000000\n{\"group\":\"job.1\",\"nranks\":4,\"id\":\"00ff\"}\n";
+        assert_eq!(String::from_utf8(encode(&record)).unwrap(), text);
+        let seals = vec![SealSum { bytes: 7, crc: 9 }];
+        let manifest = Manifest { version: 3, attempt: 1, id: "00ff".to_owned(), seals };
+        let text = "hayate-ckpt 1 verdict 00000000\n{\"sealed\":{\"version\":3,\"attempt\":1,\"id\":\"00ff\",\"seals\":[{\"bytes\":7,\"crc\":9}]}}\n";
+        assert_eq!(String::from_utf8(encode(&Verdict::Sealed(manifest.clone()))).unwrap(), text);
+        let text = "hayate-ckpt 1 manifest 00000000\n{\"version\":3,\"attempt\":1,\"id\":\"00ff\",\"seals\":[{\"bytes\":7,\"crc\":9}]}\n";
+        assert_eq!(String::from_utf8(encode(&manifest)).unwrap(), text);
+        let region = SealedRegion { name: "u".to_owned(), bytes: 5, crcs: vec![77] };
+        let text = "hayate-ckpt 1 seal 00000000\n{\"rank\":2,\"regions\":[{\"name\":\"u\",\"bytes\":5,\"crcs\":[77]}]}\n";
+        assert_eq!(String::from_utf8(encode(&Seal { rank: 2, regions: vec![region] })).unwrap(), text);
+    }
+
+    #[test]
+    fn every_flipped_bit_is_an_error() {
+        let record = GroupRecord { group: "g".to_owned(), nranks: 4, id: "00".to_owned() };
+        let good = encode(&record);
+        assert_eq!(decode::<GroupRecord>("p", &good).unwrap(), record);
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            // Upper and lower case hexadecimal digits are one bit apart, and mean the same.
+            match decode::<GroupRecord>("p", &bad) {
+                Ok(read) => assert!(read == record && bad.eq_ignore_ascii_case(&good), "bit {bit}"),
+                Err(Error::Corrupt { .. } | Error::Unsupported { .. }) => {}
+                Err(e) => panic!("bit {bit}: {e}"),
+            }
+        }
+        for end in 0..good.len() {
+            assert!(decode::<GroupRecord>("p", &good[..end]).is_err(), "cut at {end}");
+        }
+        assert!(matches!(decode::<Seal>("p", &good), Err(Error::Corrupt { .. })));
+    }
+
+    #[test]
+    fn names_are_read_back() {
+        assert_eq!(parse_version(version_name(u64::MAX).as_bytes()), Some(u64::MAX));
+        assert_eq!(parse_attempt(attempt_name(7, 3).as_bytes()), Some((7, 3)));
+        assert_eq!(parse_prefix(attempt_full_name(7, 3, "ab").as_bytes()), Some((7, 3)));
+        for other in ["", "7", "0000000000000000000x", "99999999999999999999", "00000000000000000007~ab"] {
+            assert_eq!(parse_version(other.as_bytes()), None, "{other}");
+        }
+        assert_eq!(parse_attempt(attempt_full_name(7, 3, "ab").as_bytes()), None);
+    }
+
+    #[test]
+    fn bad_set_names_are_refused() {
+        for name in ["", ".", "..", "a/b", "a b", ".hidden", &"x".repeat(SET_NAME_MAX + 1)] {
+            assert!(matches!(check_set_name(name), Err(Error::Invalid(_))), "{name}");
+        }
+        check_set_name("heat-2.d_x").unwrap();
+    }
+}
