@@ -4,9 +4,9 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use fs_net::Frame;
+use fs_proto::msg::Caller;
 use fs_proto::msg::chunk::WriteChunk;
 use fs_proto::msg::name::Created;
-use fs_proto::msg::Caller;
 use fs_proto::record::RequestResult;
 use fs_proto::wire::Reader;
 use fs_proto::{Flags, Op, Status, Wire};
@@ -42,10 +42,22 @@ pub async fn run(worker: &Rc<Worker>, frame: Frame) -> OpResult<Answer> {
     } else {
         None
     };
-    match header.op {
-        Op::WriteChunk => ops::chunk::write(worker, &context, decode(body)?, &frame.bulk).map(|()| empty()),
+    let outcome = carry_out(worker, &context, body, &frame.bulk).await;
+    if outcome.is_err()
+        && header.flags.has(Flags::RETRY)
+        && let Ok(Some(answer)) = answer_again(worker, &context).await
+    {
+        // The first sending was still being decided when this one began, and found its own result in the way.
+        return Ok(answer);
+    }
+    outcome
+}
+
+async fn carry_out(worker: &Rc<Worker>, context: &Context, body: Reader, bulk: &Bytes) -> OpResult<Answer> {
+    match context.header.op {
+        Op::WriteChunk => ops::chunk::write(worker, context, decode(body)?, bulk).map(|()| empty()),
         Op::ReadChunk => ops::chunk::read(worker, decode(body)?).await,
-        _ => run_plain(worker, &context, body).await.map(|meta| (meta, Bytes::new())),
+        _ => run_plain(worker, context, body).await.map(|meta| (meta, Bytes::new())),
     }
 }
 

@@ -34,8 +34,9 @@ pub fn claim(config: &ServerConfig, dir: &Path) -> Result<(), ServerError> {
     let path = dir.join(FILE);
     match fs::read_to_string(&path) {
         Ok(text) => {
-            let found: Identity = toml::from_str(&text)
-                .map_err(|error| failed(format!("{FILE} cannot be understood ({}); restore or remove it", error.message())))?;
+            let found: Identity = toml::from_str(&text).map_err(|error| {
+                failed(format!("{FILE} cannot be understood ({}); restore or remove it", error.message()))
+            })?;
             check(&found, &mine).map_err(failed)
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -62,7 +63,10 @@ fn check(found: &Identity, mine: &Identity) -> Result<(), String> {
         ));
     }
     if found.server != mine.server {
-        return Err(format!("belongs to server {} of this cluster, not to server {}", found.server, mine.server));
+        return Err(format!(
+            "belongs to server {} of this cluster, not to server {}",
+            found.server, mine.server
+        ));
     }
     if found.engine != mine.engine {
         return Err(format!("was made with --kv {}, not with --kv {}", found.engine, mine.engine));

@@ -30,4 +30,4 @@ mod worker;
 
 pub use config::{Durability, KvKind, ServerConfig};
 pub use error::ServerError;
-pub use start::{bind, bind_with, BoundAddresses, BoundServer};
+pub use start::{BoundAddresses, BoundServer, bind, bind_with};

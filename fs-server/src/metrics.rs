@@ -4,14 +4,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use fs_proto::Op;
-use serde_json::{json, Value};
+use serde_json::{Value, json};
 
 use crate::node::Node;
 
 /// Operations are numbered below this.
 const OPS: usize = 128;
 /// Upper bounds of the latency histogram, in microseconds.
-pub const LATENCY_BOUNDS_US: [u64; 12] = [10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 100_000, 1_000_000];
+pub const LATENCY_BOUNDS_US: [u64; 12] =
+    [10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 100_000, 1_000_000];
 
 #[derive(Default)]
 struct OpCounter {
@@ -58,7 +59,8 @@ impl OpCounters {
     pub fn note(&self, op: Op, took: Duration, failed: bool) {
         let Some(counter) = self.ops.get(op as usize) else { return };
         let took_us = took.as_micros() as u64;
-        let bucket = LATENCY_BOUNDS_US.iter().position(|bound| took_us <= *bound).unwrap_or(LATENCY_BOUNDS_US.len());
+        let bucket =
+            LATENCY_BOUNDS_US.iter().position(|bound| took_us <= *bound).unwrap_or(LATENCY_BOUNDS_US.len());
         counter.count.fetch_add(1, Ordering::Relaxed);
         counter.failures.fetch_add(u64::from(failed), Ordering::Relaxed);
         counter.time_ns.fetch_add(took.as_nanos() as u64, Ordering::Relaxed);

@@ -1,25 +1,25 @@
 //! The metrics page: Prometheus text over HTTP.
 
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{header, Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use crate::error::ServerError;
-use crate::metrics::{cpu_us, resident_bytes, LATENCY_BOUNDS_US};
+use crate::metrics::{LATENCY_BOUNDS_US, cpu_us, resident_bytes};
 use crate::node::Node;
 
 /// The page's address, bound and not served yet.
@@ -64,7 +64,9 @@ impl MetricsPage {
                     let answer = page(&node, &request);
                     async move { Ok::<_, Infallible>(answer) }
                 });
-                if let Err(error) = http1::Builder::new().serve_connection(TokioIo::new(socket), service).await {
+                if let Err(error) =
+                    http1::Builder::new().serve_connection(TokioIo::new(socket), service).await
+                {
                     tracing::debug!(%error, "a reader of the metrics page went away");
                 }
             });
@@ -120,22 +122,34 @@ impl Collector for NodeCollector {
 
 fn operations(node: &Node, encoder: &mut DescriptorEncoder) -> Encoded {
     let all = node.counters.snapshot();
-    let mut counts = encoder.encode_descriptor("operations", "Operations carried out", None, MetricType::Counter)?;
+    let mut counts =
+        encoder.encode_descriptor("operations", "Operations carried out", None, MetricType::Counter)?;
     for op in &all {
         let label = [("operation", op.op.name())];
         ConstCounter::new(op.count).encode(counts.encode_family(&label)?)?;
     }
-    let mut failures = encoder.encode_descriptor("operation_failures", "Operations refused or failed", None, MetricType::Counter)?;
+    let mut failures = encoder.encode_descriptor(
+        "operation_failures",
+        "Operations refused or failed",
+        None,
+        MetricType::Counter,
+    )?;
     for op in &all {
         let label = [("operation", op.op.name())];
         ConstCounter::new(op.failures).encode(failures.encode_family(&label)?)?;
     }
-    let mut latency = encoder.encode_descriptor("operation_seconds", "Time of operations", None, MetricType::Histogram)?;
+    let mut latency =
+        encoder.encode_descriptor("operation_seconds", "Time of operations", None, MetricType::Histogram)?;
     for op in &all {
         let bounds = LATENCY_BOUNDS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::MAX]);
         let buckets: Vec<(f64, u64)> = bounds.zip(op.buckets.iter().copied()).collect();
         let label = [("operation", op.op.name())];
-        latency.encode_family(&label)?.encode_histogram::<prometheus_client::encoding::NoLabelSet>(op.time_ns as f64 / 1e9, op.count, &buckets, None)?;
+        latency.encode_family(&label)?.encode_histogram::<prometheus_client::encoding::NoLabelSet>(
+            op.time_ns as f64 / 1e9,
+            op.count,
+            &buckets,
+            None,
+        )?;
     }
     Ok(())
 }

@@ -14,8 +14,8 @@ use fs_proto::record::Mutation;
 use fs_proto::{Attr, ChunkIndex, FileKind, InodeId, ServerId};
 
 use crate::error::OpResult;
-use crate::namespace::locks::{LockKey, LockSet, Mode};
 use crate::namespace::keys;
+use crate::namespace::locks::{LockKey, LockSet, Mode};
 use crate::ops::setattr::holders;
 use crate::worker::Worker;
 
@@ -31,7 +31,9 @@ pub async fn run(worker: Rc<Worker>) {
     let mut left_over = Vec::new();
     match node.namespace.keys_of_kind(b'o', usize::MAX) {
         Ok(keys) => left_over = keys.iter().filter_map(|key| keys::split_inode(key)).collect(),
-        Err(error) => tracing::error!(message = %error.message, "orphans of before the restart could not be listed"),
+        Err(error) => {
+            tracing::error!(message = %error.message, "orphans of before the restart could not be listed")
+        }
     }
     loop {
         if !restarted || Instant::now() >= grace {

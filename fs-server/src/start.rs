@@ -9,8 +9,8 @@ use fs_proto::InodeId;
 
 use crate::config::ServerConfig;
 use crate::error::{OpError, ServerError};
-use crate::flush::queue::FlushQueue;
 use crate::flush::Flusher;
+use crate::flush::queue::FlushQueue;
 use crate::identity;
 use crate::kv;
 use crate::metrics_page::MetricsPage;
@@ -57,10 +57,14 @@ pub fn bind(config: ServerConfig) -> Result<BoundServer, ServerError> {
 pub fn bind_with(config: ServerConfig, flusher: Flusher) -> Result<BoundServer, ServerError> {
     let dir = single_store(&config)?.to_owned();
     if config.memory_bytes < MEMORY_MIN {
-        return Err(ServerError::Config(format!("a server needs at least {} MiB of memory", MEMORY_MIN >> 20)));
+        return Err(ServerError::Config(format!(
+            "a server needs at least {} MiB of memory",
+            MEMORY_MIN >> 20
+        )));
     }
     identity::claim(&config, &dir)?;
-    let chunks = store::open(&dir.join("chunks"), StoreOptions::default()).map_err(|e| store_failure(&dir, e))?;
+    let chunks =
+        store::open(&dir.join("chunks"), StoreOptions::default()).map_err(|e| store_failure(&dir, e))?;
     let share = |sixteenths: u64| config.memory_bytes / 16 * sixteenths;
     let kv = kv::open(config.kv, &dir.join("namespace"), share(KV_SHARE))?;
     let delay = Duration::from_millis(config.flush_delay_ms);
@@ -121,7 +125,11 @@ impl BoundServer {
         let node = self.node;
         let map = cluster.map().map_err(|error| ServerError::Cluster(error.to_string()))?;
         if cluster.job != node.config.job || cluster.member(node.id()).is_none() {
-            return Err(ServerError::Cluster(format!("it does not name {:?} of job {}", node.id(), node.config.job)));
+            return Err(ServerError::Cluster(format!(
+                "it does not name {:?} of job {}",
+                node.id(),
+                node.config.job
+            )));
         }
         node.join(cluster, map);
         if node.owns(InodeId::ROOT.partition()) {

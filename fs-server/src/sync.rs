@@ -3,7 +3,7 @@
 //! # Invariants
 //! - A sync that is answered began after it was asked for: what was written before is covered.
 
-use std::sync::{mpsc, Arc};
+use std::sync::{Arc, mpsc};
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use fs_net::{serve_connection, Acceptor, Handler, Identity, NetEnv, Peers, ServerIdentity, Socket};
+use fs_net::{Acceptor, Handler, Identity, NetEnv, Peers, ServerIdentity, Socket, serve_connection};
 use fs_proto::msg::session::Role;
-use tokio::signal::unix::{signal, SignalKind};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
@@ -25,7 +25,11 @@ use crate::{flush, ops, reaper};
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
 /// Runs the server's threads until it is asked to end.
-pub fn run(node: &Arc<Node>, acceptors: Vec<Acceptor>, metrics: Option<MetricsPage>) -> Result<(), ServerError> {
+pub fn run(
+    node: &Arc<Node>,
+    acceptors: Vec<Acceptor>,
+    metrics: Option<MetricsPage>,
+) -> Result<(), ServerError> {
     let mut senders = Vec::new();
     let mut threads = Vec::new();
     for index in 0..node.config.worker_count() {
@@ -129,7 +133,9 @@ async fn keep_house(
     let retold = recovery::retell_decisions(&worker);
     match (recovered, retold) {
         (Ok(0), Ok(0)) => {}
-        (Ok(prepared), Ok(decided)) => tracing::info!(prepared, decided, "transactions of before the restart are finished"),
+        (Ok(prepared), Ok(decided)) => {
+            tracing::info!(prepared, decided, "transactions of before the restart are finished")
+        }
         (Err(error), _) | (_, Err(error)) => {
             return Err(ServerError::Cluster(format!("transactions cannot be recovered: {}", error.message)));
         }

@@ -12,7 +12,7 @@ use fs_proto::{FileKind, InodeId, ServerId};
 
 use crate::error::OpResult;
 use crate::namespace::locks::{LockKey, LockSet, Mode};
-use crate::transaction::{coordinator, Plan};
+use crate::transaction::{Plan, coordinator};
 use crate::worker::Worker;
 
 /// Widens `dir` in the background if it has grown past the threshold and is narrow.
@@ -30,7 +30,9 @@ pub fn consider(worker: &Rc<Worker>, dir: InodeId, entries: u64) {
     tokio::task::spawn_local(async move {
         match widen(&worker, dir).await {
             Ok(moved) => tracing::info!(?dir, moved, "directory is wide now"),
-            Err(error) => tracing::warn!(?dir, message = %error.message, "directory could not be widened; it stays narrow"),
+            Err(error) => {
+                tracing::warn!(?dir, message = %error.message, "directory could not be widened; it stays narrow")
+            }
         }
     });
 }
@@ -40,7 +42,9 @@ async fn widen(worker: &Rc<Worker>, dir: InodeId) -> OpResult<usize> {
     let node = &worker.node;
     let me = node.id();
     let hold = node.namespace.locks().hold(LockSet::of(&[(LockKey::Inode(dir), Mode::Exclusive)])).await;
-    let Some(inode) = node.namespace.inode_in_section(dir)?.filter(|inode| !inode.attr.wide) else { return Ok(0) };
+    let Some(inode) = node.namespace.inode_in_section(dir)?.filter(|inode| !inode.attr.wide) else {
+        return Ok(0);
+    };
     let mut plan = Plan::default();
     plan.check(me, Check::DirHeld { dir });
     let mut shards: Vec<(ServerId, ShardRecord)> = node

@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use fs_net::{Frame, Handled, Handler, NetEnv, PeerInfo, Peers, Reply};
-use fs_proto::msg::session::Role;
 use fs_proto::msg::Caller;
+use fs_proto::msg::session::Role;
 use fs_proto::record::{Mutation, RequestResult};
 use fs_proto::wire::Reader;
 use fs_proto::{ClientId, Flags, Header, InodeId, Partition, Request, ServerId, Status, Wire};
@@ -85,7 +85,11 @@ impl Worker {
     }
 
     /// Asks the owner of a partition on the cluster's own behalf.
-    pub async fn ask_owner<R: Request>(self: &Rc<Self>, partition: Partition, request: &R) -> OpResult<R::Reply> {
+    pub async fn ask_owner<R: Request>(
+        self: &Rc<Self>,
+        partition: Partition,
+        request: &R,
+    ) -> OpResult<R::Reply> {
         let header = Header::request(R::OP, partition);
         self.ask_as(header, self.node.owner(partition), &Caller::ROOT, request).await
     }
@@ -151,7 +155,8 @@ impl Worker {
     /// Takes a request to where it belongs: here, or one server further.
     async fn route(self: Rc<Self>, peer: Rc<PeerInfo>, mut frame: Frame) -> Reply {
         let header = frame.header;
-        let admitted = peek_caller(&frame.meta).map_err(OpError::from).and_then(|c| self.admit(&peer, &header, &c));
+        let admitted =
+            peek_caller(&frame.meta).map_err(OpError::from).and_then(|c| self.admit(&peer, &header, &c));
         if let Err(error) = admitted {
             return refusal(&header, &error);
         }
@@ -168,7 +173,11 @@ impl Worker {
         }
         frame.header.hops = 1;
         match self.peers.call(to, frame.header, frame.meta, frame.bulk).await {
-            Ok(answer) => Reply { header: Header { tag: header.tag, ..answer.header }, meta: answer.meta, bulk: answer.bulk },
+            Ok(answer) => Reply {
+                header: Header { tag: header.tag, ..answer.header },
+                meta: answer.meta,
+                bulk: answer.bulk,
+            },
             Err(error) => refusal(&header, &OpError::from(error)),
         }
     }
@@ -209,7 +218,9 @@ impl Handler for Worker {
         Handled::Later(Box::pin(async move {
             match tokio::time::timeout(limit, task).await {
                 Ok(reply) => reply,
-                Err(_) => refusal(&header, &OpError::new(Status::TimedOut, "the server could not finish in time")),
+                Err(_) => {
+                    refusal(&header, &OpError::new(Status::TimedOut, "the server could not finish in time"))
+                }
             }
         }))
     }

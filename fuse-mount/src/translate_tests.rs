@@ -162,7 +162,7 @@ fn extended_attributes_answer_size_value_or_erange() {
 
 #[test]
 fn statfs_counts_in_blocks() {
-    let shown = capacity(&Space { total_bytes: 40_960, free_bytes: 8_191, inodes: 5 });
+    let shown = capacity(&Space { total_bytes: 40_960, free_bytes: 8_191, inodes: 5, device: 0 });
     assert_eq!(shown, Capacity { blocks: 10, free: 1, files: 6, files_free: 1 });
 }
 

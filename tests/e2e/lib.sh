@@ -43,6 +43,8 @@ begin() {
     HAYATE=$(realpath "$HAYATE")
     BOX=$(mktemp -d "${TMPDIR:-/tmp}/hayate-e2e-$1-XXXXXX")
     mkdir "$BOX/logs"
+    # Tests that change the user must get in; the secrets in it are in files of mode 0600.
+    chmod 755 "$BOX"
     unset HAYATE_CLUSTER HAYATE_LOG
     trap finish EXIT
     trap 'exit 130' INT
@@ -77,19 +79,20 @@ show_logs() {
 
 # take_down NAME: without regard to what is in it. A cluster that was taken down before costs nothing.
 take_down() {
-    local home=$BOX/$1 file=$BOX/$1/c.toml pids mount
+    local home=$BOX/$1 file=$BOX/$1/c.toml pids pid job mount
     for mount in $(awk -v box="$home/" 'index($2, box) == 1 { print $2 }' /proc/self/mounts); do
         umount -l "$mount" 2>/dev/null || fusermount3 -uz "$mount" 2>/dev/null
     done
     [ -f "$file" ] || return 0
-    pids=$(server_pids "$1")
+    pids=$(server_pids "$1") job=$(job "$1")
     timeout -k 5 $PATIENCE "$HAYATE" --cluster "$file" down --discard >/dev/null 2>&1
-    for pid in $pids; do is_ours "$pid" "$1" && kill -KILL "$pid" 2>/dev/null; done
+    for pid in $pids; do runs "$pid" "$job" && kill -KILL "$pid" 2>/dev/null; done
     return 0
 }
 
-# A process number may have been given to another since: the command line must name the cluster's job.
-is_ours() { tr '\0' ' ' <"/proc/$1/cmdline" 2>/dev/null | grep -qF "$(job "$2")"; }
+# runs PID JOB: a process number may have been given to another since, so the command line must name the cluster's job. One that
+# has ended and was not waited for has no command line.
+runs() { { tr '\0' ' ' <"/proc/$1/cmdline"; } 2>/dev/null | grep -F "$2" >/dev/null; }
 
 job() { sed -n 's/^job = "\(.*\)"$/\1/p' "$BOX/$1/c.toml"; }
 server_pids() { sed -n 's/^pid = //p' "$BOX/$1/c.toml"; }
@@ -142,15 +145,15 @@ $(sed "s|^$BOX/logs/||" <<<"$bad" | head -20)"
 
 # drain NAME: everything goes to the tier, the cluster ends, and nothing of it is left on the node.
 drain() {
-    local said home=$BOX/$1 dir pids pid
-    dir=$(run_dir "$1"); pids=$(server_pids "$1")
+    local said home=$BOX/$1 dir job pids pid
+    dir=$(run_dir "$1") job=$(job "$1") pids=$(server_pids "$1")
     keep_logs "$1"
     said=$(h "$1" down --drain 2>&1) || fail "down --drain: exit code $?: $said"
     grep -q 'nothing unsafe' <<<"$said" || fail "down --drain does not say 'nothing unsafe': $said"
     note "$(tail -1 <<<"$said")"
     ! mountpoint -q "$home/m" || fail "down --drain left the mount"
     [ ! -e "$dir" ] || fail "down --drain left $dir"
-    for pid in $pids; do [ ! -e "/proc/$pid" ] || fail "down --drain left process $pid"; done
+    for pid in $pids; do ! runs "$pid" "$job" || fail "down --drain left process $pid"; done
 }
 
 # same_tree A B WHAT: content by diff; all else (types, modes, owners, times, links, extended attributes) by rsync.

@@ -8,8 +8,8 @@ use std::thread::JoinHandle;
 
 use fs_client::{Client, ClientConfig, Route};
 use fs_net::{ClusterFile, MemberEntry, Secret};
-use fs_proto::msg::admin::ShutdownMode;
 use fs_proto::ServerId;
+use fs_proto::msg::admin::ShutdownMode;
 use fs_server::{ServerConfig, ServerError};
 use tempfile::TempDir;
 
@@ -88,8 +88,12 @@ impl Cluster {
     }
 
     fn config(&self, id: u16) -> ServerConfig {
-        let mut config =
-            ServerConfig::new(ServerId(id), self.file.job.clone(), self.file.secret.clone(), self.store_dir(id));
+        let mut config = ServerConfig::new(
+            ServerId(id),
+            self.file.job.clone(),
+            self.file.secret.clone(),
+            self.store_dir(id),
+        );
         config.workers = 2;
         config.memory_bytes = 128 << 20;
         config.wide_threshold = self.options.wide_threshold;
@@ -142,7 +146,8 @@ impl Cluster {
         let Some(thread) = self.threads[id as usize].take() else { return };
         let mut config = ClientConfig::new(self.file.clone());
         config.route = Route::Owners;
-        let asked = Client::connect(config).and_then(|client| client.shutdown(ServerId(id), ShutdownMode::Keep));
+        let asked =
+            Client::connect(config).and_then(|client| client.shutdown(ServerId(id), ShutdownMode::Keep));
         asked.expect("the server takes the request to end");
         thread.join().expect("no panic").expect("a clean end");
     }
@@ -155,7 +160,8 @@ impl Drop for Cluster {
                 self.stop(id as u16);
             } else if let Some(thread) = self.threads[id].take() {
                 let config = ClientConfig::new(self.file.clone());
-                let _ = Client::connect(config).map(|client| client.shutdown(ServerId(id as u16), ShutdownMode::Keep));
+                let _ = Client::connect(config)
+                    .map(|client| client.shutdown(ServerId(id as u16), ShutdownMode::Keep));
                 let _ = thread.join();
             }
         }

@@ -3,8 +3,17 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-const OURS: [&str; 9] =
-    ["fs-proto", "fs-net", "fs-server", "fs-client", "fuse-mount", "libio", "bench", "hayate-bench", "hayate"];
+const OURS: [&str; 9] = [
+    "fs-proto",
+    "fs-net",
+    "fs-server",
+    "fs-client",
+    "fuse-mount",
+    "libio",
+    "bench",
+    "hayate-bench",
+    "hayate",
+];
 
 /// The crates of this project among the `[dependencies]` of a manifest.
 fn dependencies(manifest: &str) -> BTreeSet<String> {

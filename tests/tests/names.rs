@@ -87,7 +87,10 @@ fn rename_replaces_refuses_and_moves_trees() {
         assert_eq!(errno(file_over_dir), libc::EISDIR);
         client.rename_path(format!("/a{i}/sub"), format!("/b{i}/moved")).expect("move a tree");
         assert_eq!(get(&client, &format!("/b{i}/moved/deep")), b"deep");
-        assert_eq!((client.stat(format!("/a{i}")).unwrap().nlink, client.stat(format!("/b{i}")).unwrap().nlink), (2, 3));
+        assert_eq!(
+            (client.stat(format!("/a{i}")).unwrap().nlink, client.stat(format!("/b{i}")).unwrap().nlink),
+            (2, 3)
+        );
         client.rename_path(format!("/a{i}"), format!("/b{i}/moved2")).expect("move an empty directory");
         let full = client.rename_path(format!("/b{i}/moved2"), format!("/b{i}/moved"));
         assert_eq!(errno(full), libc::ENOTEMPTY);
@@ -112,7 +115,11 @@ fn racing_renames_of_directories_build_no_cycle() {
         };
         let (first, second) = (into("a", "b"), into("b", "a"));
         let done = [first, second].map(|thread| thread.join().expect("no panic").is_ok());
-        assert_eq!(done.iter().filter(|ok| **ok).count(), 1, "exactly one of two opposite moves is carried out");
+        assert_eq!(
+            done.iter().filter(|ok| **ok).count(),
+            1,
+            "exactly one of two opposite moves is carried out"
+        );
         assert_eq!(cluster.client().stat(format!("/r{round}")).unwrap().nlink, 3);
     }
 }
@@ -133,7 +140,9 @@ fn a_growing_directory_becomes_wide_while_it_is_used() {
             })
         })
         .collect();
-    writers.into_iter().for_each(|writer| writer.join().expect("writer"));
+    for writer in writers {
+        writer.join().expect("writer");
+    }
     let reader = cluster.client();
     let attr = reader.stat("/wide").unwrap();
     assert!(attr.wide, "1,200 entries are above the threshold");
@@ -179,7 +188,9 @@ fn exclusive_creation_has_one_winner() {
 #[test]
 fn every_route_reaches_every_server() {
     let cluster = Cluster::start(3);
-    for (n, route) in [Route::Auto, Route::Owners, Route::Gateway(fs_proto::ServerId(2))].into_iter().enumerate() {
+    for (n, route) in
+        [Route::Auto, Route::Owners, Route::Gateway(fs_proto::ServerId(2))].into_iter().enumerate()
+    {
         let client = cluster.client_by(route);
         for i in 0..12 {
             let path = format!("/via{n}-{i}");

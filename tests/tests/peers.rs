@@ -2,8 +2,8 @@
 //! Method: the finding's own scenario on a four-server cluster in this process.
 
 use fs_client::{Client, OpenFlags, OpenOptions, Result};
-use fs_proto::msg::Caller;
 use fs_proto::InodeId;
+use fs_proto::msg::Caller;
 use hayate_tests::Cluster;
 
 fn put(client: &Client, path: &str, content: &[u8]) {
@@ -163,7 +163,11 @@ fn names_that_would_leave_the_tree_are_refused() {
     let client = cluster.client();
     let root = Caller { uid: 0, gid: 0, groups: Vec::new() };
     for name in ["../x", "a/b", "..", ".", ""] {
-        assert_eq!(errno(client.mkdir(&root, InodeId::ROOT, name.as_bytes(), 0o755)), libc::EINVAL, "{name:?}");
+        assert_eq!(
+            errno(client.mkdir(&root, InodeId::ROOT, name.as_bytes(), 0o755)),
+            libc::EINVAL,
+            "{name:?}"
+        );
     }
 }
 

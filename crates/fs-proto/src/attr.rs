@@ -1,7 +1,7 @@
 //! Attributes of inodes, and layouts of files.
 
 use crate::ids::InodeId;
-use crate::wire::{wire_enum, wire_struct, DecodeError, Reader, Wire};
+use crate::wire::{DecodeError, Reader, Wire, wire_enum, wire_struct};
 use bytes::BytesMut;
 
 /// Nanoseconds since 1970-01-01 UTC.
@@ -68,7 +68,11 @@ impl Wire for Layout {
     }
     fn get(from: &mut Reader) -> Result<Self, DecodeError> {
         let layout = Layout { placement: Wire::get(from)?, chunk_log2: Wire::get(from)? };
-        if CHUNK_LOG2.contains(&layout.chunk_log2) { Ok(layout) } else { Err(DecodeError::Invalid("chunk size")) }
+        if CHUNK_LOG2.contains(&layout.chunk_log2) {
+            Ok(layout)
+        } else {
+            Err(DecodeError::Invalid("chunk size"))
+        }
     }
 }
 

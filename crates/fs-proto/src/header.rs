@@ -93,7 +93,9 @@ pub enum HeaderError {
     #[error("not a Hayate message (bad magic number)")]
     Magic,
     /// Another version of it.
-    #[error("the peer speaks protocol version {0}, this side {PROTOCOL_VERSION}: use the same release of hayate on all nodes")]
+    #[error(
+        "the peer speaks protocol version {0}, this side {PROTOCOL_VERSION}: use the same release of hayate on all nodes"
+    )]
     Version(u16),
     /// Bits changed on the way.
     #[error("message header is damaged (checksum differs)")]

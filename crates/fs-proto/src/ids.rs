@@ -17,7 +17,6 @@ const COUNTER_BITS: u32 = 48;
 const SEQUENCE_BITS: u32 = 36;
 const COUNTER_MASK: u64 = (1 << COUNTER_BITS) - 1;
 
-
 /// A virtual node of the consistent hash: 0 to 65,535.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Partition(pub u16);

@@ -27,8 +27,8 @@ pub mod status;
 pub mod wire;
 
 pub use attr::{Attr, FileKind, Layout, Placement, TimeNs};
-pub use header::{Flags, Header, HEADER_BYTES};
-pub use ids::{ChunkIndex, ClientId, InodeId, Partition, ServerId, PARTITIONS};
+pub use header::{Flags, HEADER_BYTES, Header};
+pub use ids::{ChunkIndex, ClientId, InodeId, PARTITIONS, Partition, ServerId};
 pub use op::{Op, Request};
 pub use placement::PartitionMap;
 pub use status::Status;

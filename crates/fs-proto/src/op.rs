@@ -1,6 +1,6 @@
 //! Operation numbers, and the tie between each operation, its request and its reply.
 
-use crate::wire::{wire_enum, Wire};
+use crate::wire::{Wire, wire_enum};
 
 wire_enum! {
     /// What a request asks. Numbers are never changed or used again.
@@ -124,7 +124,14 @@ impl Op {
     pub fn is_mutation(self) -> bool {
         matches!(
             self,
-            Op::Create | Op::Mkdir | Op::Unlink | Op::Rmdir | Op::Rename | Op::Link | Op::Setxattr | Op::Removexattr
+            Op::Create
+                | Op::Mkdir
+                | Op::Unlink
+                | Op::Rmdir
+                | Op::Rename
+                | Op::Link
+                | Op::Setxattr
+                | Op::Removexattr
         )
     }
 

@@ -1,5 +1,7 @@
 //! Operations on inodes.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use fs_proto::msg::Caller;
 use fs_proto::msg::inode::{
@@ -34,7 +36,8 @@ impl Core {
             let open = self.shared.opens.get(ino);
             let stamp = open.as_ref().map(|inode| inode.stamp());
             let since = self.getattr(who, ino).await?.version;
-            let request = Publish { ino, end: size, since, mtime: Some(super::now()), sync: false, close: false };
+            let request =
+                Publish { ino, end: size, since, mtime: Some(super::now()), sync: false, close: false };
             let mut attr = self.ask(who, Target::home(ino), &request).await?;
             if let (Some(inode), Some(stamp)) = (open, stamp) {
                 attr = inode.learn(attr, stamp);
@@ -56,6 +59,13 @@ impl Core {
     /// See [`crate::Client::setattr`].
     pub async fn setattr(&self, who: &Caller, change: Setattr) -> Result<Attr> {
         let open = self.shared.opens.get(change.ino);
+        if let Some(inode) = open.as_ref().filter(|inode| inode.pending().is_dirty())
+            && (change.mtime.is_some() || change.mode.is_some())
+        {
+            // Published after the change, what was written before it would undo it: the time, and by others than root the
+            // set-id bits.
+            self.publish(inode, who, false, false, self.patience()).await?;
+        }
         let mut attr = match open {
             Some(inode) if change.size.is_some() => {
                 // A publishing under way would bring the old size back.
@@ -117,14 +127,17 @@ impl Core {
         if let Some(space) = self.shared.space() {
             return Ok(space);
         }
-        let mut sum = Space { total_bytes: 0, free_bytes: 0, inodes: 0 };
+        let mut sum = Space { total_bytes: 0, free_bytes: 0, inodes: 0, device: 0 };
+        let mut devices = BTreeSet::new();
         let view = self.shared.view();
         let asked = view.stores().iter().map(|&server| async move {
             self.ask(&self.caller, Target::Server(server), &Statfs { server }).await
         });
         window::each(asked, FAN_OUT, |space: Space| {
-            sum.total_bytes += space.total_bytes;
-            sum.free_bytes += space.free_bytes;
+            if devices.insert(space.device) {
+                sum.total_bytes += space.total_bytes;
+                sum.free_bytes += space.free_bytes;
+            }
             sum.inodes += space.inodes;
         })
         .await?;

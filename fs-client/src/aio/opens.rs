@@ -177,11 +177,11 @@ impl Core {
         holders
     }
 
-    fn patience(&self) -> Patience {
+    pub(super) fn patience(&self) -> Patience {
         Patience::up_to(self.shared.config.timeout)
     }
 
-    async fn publish(
+    pub(super) async fn publish(
         &self,
         inode: &OpenInode,
         who: &Caller,

@@ -125,7 +125,10 @@ impl World {
         match header.op {
             Op::Ping | Op::FlushNow | Op::Shutdown => Ok(Bytes::new()),
             Op::ServerStatus => Ok(format!("{{\"server\":{server}}}").to_bytes()),
-            Op::Statfs => Ok(Space { total_bytes: 100, free_bytes: 60, inodes: 5 }.to_bytes()),
+            Op::Statfs => {
+                let device = u64::from(server.0);
+                Ok(Space { total_bytes: 100, free_bytes: 60, inodes: 5, device }.to_bytes())
+            }
             Op::FlushStatus => Ok(account().to_bytes()),
             Op::Lookup => self.lookup(header, &decode(body)),
             Op::Create => self.create(header, &decode(body)),

@@ -5,8 +5,8 @@ use std::rc::Rc;
 use bytes::{BufMut, Bytes, BytesMut};
 use fs_proto::msg::inode::LEASE_MS;
 use fs_proto::msg::tier::{
-    FlushAccount, FlushChunks, FlushNote, FlushNow, FlushStatus, TierForget, TierPath, TierPlace,
-    TierState, TierView,
+    FlushAccount, FlushChunks, FlushNote, FlushNow, FlushStatus, TierForget, TierPath, TierPlace, TierState,
+    TierView,
 };
 use fs_proto::record::{InodeRecord, Mutation, TierLocation};
 use fs_proto::{FileKind, InodeId, Status};

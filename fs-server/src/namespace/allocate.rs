@@ -2,8 +2,8 @@
 //!
 //! A range is reserved in the store before any number of it is used, so that a crash skips numbers and repeats none.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use fs_proto::{InodeId, Partition, ServerId, Status};
 use parking_lot::Mutex;
@@ -29,7 +29,9 @@ pub struct Allocator {
 impl Allocator {
     /// Opens the allocator; also counts this start of the server.
     pub fn open(kv: Arc<dyn Kv>, me: ServerId) -> OpResult<Self> {
-        let fact = |name: &str| -> OpResult<Option<u64>> { kv.get(&keys::fact(name))?.map(decode_record).transpose() };
+        let fact = |name: &str| -> OpResult<Option<u64>> {
+            kv.get(&keys::fact(name))?.map(decode_record).transpose()
+        };
         let next = fact("sequence")?.unwrap_or(FIRST);
         let start = fact("starts")?.unwrap_or(0) + 1;
         let mut batch = Batch::default();

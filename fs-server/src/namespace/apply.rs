@@ -14,7 +14,7 @@ use fs_proto::record::{EntryRecord, InodeRecord, Mutation, ShardRecord};
 use fs_proto::{FileKind, InodeId, Status, TimeNs};
 
 use super::locks::{LockKey, LockSet, Mode};
-use super::{encode_record, keys, Namespace};
+use super::{Namespace, encode_record, keys};
 use crate::error::{OpError, OpResult};
 use crate::kv::Batch;
 
@@ -202,7 +202,10 @@ impl Staging<'_> {
         let inode = self.inode_mut(ino)?;
         let attr = &mut inode.attr;
         attr.ctime = ctime;
-        attr.nlink = attr.nlink.checked_add_signed(delta).ok_or(OpError::new(Status::Corrupt, "link count underflow"))?;
+        attr.nlink = attr
+            .nlink
+            .checked_add_signed(delta)
+            .ok_or(OpError::new(Status::Corrupt, "link count underflow"))?;
         if attr.nlink == 0 {
             self.orphans.push(ino);
             self.batch.put(keys::orphan(ino), encode_record(&()));
@@ -274,7 +277,8 @@ impl Staging<'_> {
             })?;
         }
         // The shared tier's copy of a directory is removed after those of its entries: until then its place is known.
-        let ghost = self.inode_mut(ino).ok().filter(|inode| inode.attr.is_dir()).and_then(|inode| inode.tier.clone());
+        let ghost =
+            self.inode_mut(ino).ok().filter(|inode| inode.attr.is_dir()).and_then(|inode| inode.tier.clone());
         if let Some(tier) = ghost {
             self.batch.put(keys::tier_ghost(ino), encode_record(&tier));
         }

@@ -137,7 +137,8 @@ struct Section<'a> {
 impl Section<'_> {
     fn stripe(&mut self, key: LockKey) -> &mut Stripe {
         let index = stripe_of(key);
-        let (_, guard) = self.guards.iter_mut().find(|(at, _)| *at == index).expect("stripe of the set is locked");
+        let (_, guard) =
+            self.guards.iter_mut().find(|(at, _)| *at == index).expect("stripe of the set is locked");
         guard
     }
 
@@ -322,7 +323,9 @@ mod tests {
         let table = Arc::new(LockTable::default());
         let a = LockKey::Inode(InodeId(1));
         let b = LockKey::Entry(InodeId(1), 9);
-        let Poll::Ready(first) = poll_once(pin!(table.hold(LockSet::of(&[(b, Mode::Exclusive)])))) else { panic!() };
+        let Poll::Ready(first) = poll_once(pin!(table.hold(LockSet::of(&[(b, Mode::Exclusive)])))) else {
+            panic!()
+        };
         let both = LockSet::of(&[(a, Mode::Exclusive), (b, Mode::Exclusive)]);
         assert!(poll_once(pin!(table.hold(both))).is_pending());
         let only_a = LockSet::of(&[(a, Mode::Exclusive)]);

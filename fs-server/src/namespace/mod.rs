@@ -17,12 +17,12 @@ pub mod permission;
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use fs_proto::placement::name_hash;
-use fs_proto::record::{EntryRecord, InodeRecord, RequestResult, ShardRecord, RECORD_VERSION};
+use fs_proto::record::{EntryRecord, InodeRecord, RECORD_VERSION, RequestResult, ShardRecord};
 use fs_proto::{Attr, ClientId, FileKind, InodeId, Layout, ServerId, Status, TimeNs, Wire};
 
 use parking_lot::Mutex;
@@ -97,7 +97,10 @@ pub fn encode_record(record: &impl Wire) -> Bytes {
 pub fn decode_record<T: Wire>(mut stored: Bytes) -> OpResult<T> {
     let damaged = |what: String| OpError::because(Status::Corrupt, what);
     if stored.first() != Some(&RECORD_VERSION) {
-        return Err(damaged(format!("record of unknown version {:?} in the namespace store", stored.first())));
+        return Err(damaged(format!(
+            "record of unknown version {:?} in the namespace store",
+            stored.first()
+        )));
     }
     let body = stored.split_off(1);
     T::from_bytes(body).map_err(|error| damaged(format!("damaged record in the namespace store: {error}")))

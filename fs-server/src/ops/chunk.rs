@@ -6,7 +6,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use fs_proto::checksum::crc;
 use fs_proto::msg::chunk::{ChunkRead, DropChunks, ReadChunk, SyncChunks, TruncateChunks, WriteChunk};
-use fs_proto::{Status, Wire, BULK_MAX};
+use fs_proto::{BULK_MAX, Status, Wire};
 
 use crate::dispatch::Answer;
 use crate::error::{OpError, OpResult};
@@ -16,7 +16,10 @@ use crate::worker::{Context, Worker};
 /// Writes a piece of a chunk, after checking that it arrived as it was sent.
 pub fn write(worker: &Rc<Worker>, _: &Context, request: WriteChunk, bulk: &Bytes) -> OpResult<()> {
     if crc(bulk) != request.crc {
-        return Err(OpError::new(Status::Corrupt, "the data changed on its way to the server; send it again"));
+        return Err(OpError::new(
+            Status::Corrupt,
+            "the data changed on its way to the server; send it again",
+        ));
     }
     let end = u64::from(request.offset) + bulk.len() as u64;
     if end > 1 << *fs_proto::attr::CHUNK_LOG2.end() {

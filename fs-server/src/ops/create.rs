@@ -7,11 +7,11 @@ use fs_proto::placement::{entry_partition, name_hash};
 use fs_proto::record::{EntryRecord, InodeRecord, Mutation};
 use fs_proto::{FileKind, InodeId, Status};
 
-use super::{directory_here, directory_in_section, lookup, valid_name, SETGID};
+use super::{SETGID, directory_here, directory_in_section, lookup, valid_name};
 use crate::error::{OpError, OpResult};
 use crate::namespace::locks::{LockKey, LockSet, Mode};
-use crate::namespace::permission::{require, SEARCH, WRITE};
-use crate::namespace::{new_inode, DirView, NewInode};
+use crate::namespace::permission::{SEARCH, WRITE, require};
+use crate::namespace::{DirView, NewInode, new_inode};
 use crate::widen;
 use crate::worker::{Context, Worker};
 
@@ -39,8 +39,7 @@ pub async fn create(worker: &Rc<Worker>, context: &Context, request: Create) -> 
         (LockKey::Inode(request.parent), Mode::Shared),
         (LockKey::Inode(ino), Mode::Exclusive),
     ]);
-    let outcome =
-        node.namespace.locks().with(&set, || make(worker, context, &request, ino)).await?;
+    let outcome = node.namespace.locks().with(&set, || make(worker, context, &request, ino)).await?;
     match outcome {
         Outcome::There(_) if request.exclusive => Err(OpError::new(Status::Exists, "file exists")),
         Outcome::There(entry) => {

@@ -21,7 +21,11 @@ pub async fn getattr(worker: &Rc<Worker>, context: &Context, request: Getattr) -
 }
 
 /// Attributes of many inodes that live here.
-pub async fn getattr_many(worker: &Rc<Worker>, context: &Context, request: GetattrMany) -> OpResult<Vec<Option<Attr>>> {
+pub async fn getattr_many(
+    worker: &Rc<Worker>,
+    context: &Context,
+    request: GetattrMany,
+) -> OpResult<Vec<Option<Attr>>> {
     let mut found = Vec::with_capacity(request.inos.len());
     for ino in request.inos {
         found.push(listed(worker, ino, context.client()).await?);

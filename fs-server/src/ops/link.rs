@@ -8,7 +8,7 @@ use fs_proto::{Attr, Status};
 
 use super::{directory_here, getattr, may_change, valid_name};
 use crate::error::{OpError, OpResult};
-use crate::transaction::{coordinator, Plan};
+use crate::transaction::{Plan, coordinator};
 use crate::worker::{Context, Worker};
 
 /// Most names of one inode.
@@ -48,7 +48,13 @@ async fn attempt(worker: &Rc<Worker>, context: &Context, request: &Link) -> OpRe
     plan.mutate(me, Mutation::TouchDir { dir, time: now, entries_delta: 1, subdirs_delta: 0 });
     plan.mutate(
         home,
-        Mutation::AdjustInode { ino, nlink_delta: 1, ctime: now, linked: Some((dir, name.clone())), unlinked: None },
+        Mutation::AdjustInode {
+            ino,
+            nlink_delta: 1,
+            ctime: now,
+            linked: Some((dir, name.clone())),
+            unlinked: None,
+        },
     );
     coordinator::run_for(worker, plan, context, ino).await
 }

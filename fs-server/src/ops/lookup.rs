@@ -7,7 +7,7 @@ use fs_proto::{Attr, InodeId};
 
 use super::{directory_here, getattr, valid_name};
 use crate::error::{OpError, OpResult};
-use crate::namespace::permission::{require, SEARCH};
+use crate::namespace::permission::{SEARCH, require};
 use crate::worker::{Context, Worker};
 
 /// Finds a name.

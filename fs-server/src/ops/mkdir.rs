@@ -7,10 +7,10 @@ use fs_proto::placement::directory_partition;
 use fs_proto::record::{Check, EntryRecord, Mutation};
 use fs_proto::{Attr, FileKind, Status};
 
-use super::{directory_here, may_change, valid_name, SETGID};
+use super::{SETGID, directory_here, may_change, valid_name};
 use crate::error::{OpError, OpResult};
-use crate::namespace::{new_inode, NewInode};
-use crate::transaction::{coordinator, Plan};
+use crate::namespace::{NewInode, new_inode};
+use crate::transaction::{Plan, coordinator};
 use crate::widen;
 use crate::worker::{Context, Worker};
 

@@ -22,11 +22,11 @@ use std::rc::Rc;
 
 use fs_proto::placement::{entry_partition, name_hash};
 use fs_proto::record::Check;
-use fs_proto::{Attr, InodeId, ServerId, Status, NAME_MAX};
+use fs_proto::{Attr, InodeId, NAME_MAX, ServerId, Status};
 
 use crate::error::{OpError, OpResult};
-use crate::namespace::locks::LockKey;
 use crate::namespace::DirView;
+use crate::namespace::locks::LockKey;
 use crate::node::Node;
 use crate::worker::{Context, Worker};
 
@@ -40,7 +40,10 @@ pub fn valid_name(name: &[u8]) -> OpResult<()> {
     }
     let reserved = matches!(name, b"" | b"." | b"..");
     if reserved || name.iter().any(|byte| matches!(byte, b'/' | 0)) {
-        return Err(OpError::new(Status::Invalid, "a file name is not empty, not . or .., and has no / or NUL"));
+        return Err(OpError::new(
+            Status::Invalid,
+            "a file name is not empty, not . or .., and has no / or NUL",
+        ));
     }
     Ok(())
 }
@@ -61,14 +64,17 @@ pub fn directory_in_section(node: &Node, parent: InodeId, name: &[u8]) -> OpResu
     let home = node.owns(parent.partition());
     match node.namespace.directory(parent, home) {
         // Told wide also when the directory is here and its part is gone: the look-up of the part settles it.
-        Ok(DirView::Wide(_)) if !node.owns(entry_partition(parent, name_hash(parent, name), true)) => Err(WIDE),
+        Ok(DirView::Wide(_)) if !node.owns(entry_partition(parent, name_hash(parent, name), true)) => {
+            Err(WIDE)
+        }
         Ok(view) => Ok(view),
         Err(error) if home && error.status == Status::NotFound && is_wide(node, parent)? => Err(WIDE),
         Err(error) => Err(error),
     }
 }
 
-const WIDE: OpError = OpError::new(Status::WideDirectory, "the directory is wide: ask the owner of the name's partition");
+const WIDE: OpError =
+    OpError::new(Status::WideDirectory, "the directory is wide: ask the owner of the name's partition");
 
 fn is_wide(node: &Node, dir: InodeId) -> OpResult<bool> {
     Ok(node.namespace.inode_in_section(dir)?.is_some_and(|inode| inode.attr.wide))

@@ -8,7 +8,7 @@ use fs_proto::{Attr, Status};
 
 use super::getattr;
 use crate::error::{OpError, OpResult};
-use crate::namespace::permission::{access_of, require, READ, WRITE};
+use crate::namespace::permission::{READ, WRITE, access_of, require};
 use crate::worker::{Context, Worker};
 
 /// Registers the client as a holder; answers fresh attributes (close-to-open consistency in one message).

@@ -2,9 +2,9 @@
 
 use std::rc::Rc;
 
+use fs_proto::Attr;
 use fs_proto::msg::inode::{PollSize, Publish};
 use fs_proto::record::{InodeRecord, Mutation};
-use fs_proto::Attr;
 
 use super::getattr;
 use crate::error::{OpError, OpResult};
@@ -34,7 +34,12 @@ pub async fn publish(worker: &Rc<Worker>, context: &Context, request: Publish) -
 
 /// How far the client's writes reach. When the file was cut since the client last heard of it, only the servers that the writes
 /// went through know which came after the cut.
-async fn true_end(worker: &Rc<Worker>, context: &Context, request: &Publish, inode: &InodeRecord) -> OpResult<u64> {
+async fn true_end(
+    worker: &Rc<Worker>,
+    context: &Context,
+    request: &Publish,
+    inode: &InodeRecord,
+) -> OpResult<u64> {
     if inode.cut_version <= request.since {
         return Ok(request.end);
     }

@@ -7,8 +7,8 @@ use fs_proto::{Flags, Status};
 
 use super::getattr;
 use crate::error::{OpError, OpResult};
-use crate::namespace::permission::{require, READ};
 use crate::namespace::DirView;
+use crate::namespace::permission::{READ, require};
 use crate::worker::{Context, Worker};
 
 /// Most entries of one page, so that it fits into a message.
@@ -40,7 +40,8 @@ pub async fn readdir(worker: &Rc<Worker>, context: &Context, request: Readdir) -
     if request.limit == 0 {
         return Err(OpError::new(Status::Invalid, "a page has at least one entry"));
     }
-    let (found, end) = node.namespace.page(request.dir, request.after, request.limit.min(PAGE_MAX) as usize)?;
+    let (found, end) =
+        node.namespace.page(request.dir, request.after, request.limit.min(PAGE_MAX) as usize)?;
     let mut entries = Vec::with_capacity(found.len());
     for (cookie, name, entry) in found {
         let local = request.plus && node.owns(entry.ino.partition());

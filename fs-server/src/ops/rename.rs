@@ -12,7 +12,7 @@ use fs_proto::{Attr, FileKind, InodeId, ServerId, Status, TimeNs};
 use super::{directory_here, entry_owner, getattr, may_change, rmdir, valid_name};
 use crate::error::{OpError, OpResult};
 use crate::node::Node;
-use crate::transaction::{coordinator, Plan};
+use crate::transaction::{Plan, coordinator};
 use crate::worker::{Context, Worker};
 
 /// Most directories between the root and any other (a path has at most 4,096 bytes, two a level).
@@ -131,7 +131,9 @@ async fn in_tree_lock(worker: &Rc<Worker>, body: impl AsyncFnOnce() -> OpResult<
     loop {
         match worker.ask_owner(root, &TreeLock { id, take: true }).await {
             Ok(()) => break,
-            Err(error) if matches!(error.status, Status::Busy | Status::Retry) => tokio::time::sleep(pause).await,
+            Err(error) if matches!(error.status, Status::Busy | Status::Retry) => {
+                tokio::time::sleep(pause).await
+            }
             Err(error) => return Err(error),
         }
         pause = (pause * 2).min(Duration::from_millis(50));
@@ -211,7 +213,7 @@ fn touch(dir: InodeId, time: TimeNs, entries_delta: i64, subdirs_delta: i32) -> 
 
 /// Moving a directory changes its "..", which needs write permission on itself.
 fn may_move(context: &Context, attr: &Attr, from: &Side, to: &Side) -> OpResult<()> {
-    use crate::namespace::permission::{access_of, require, WRITE};
+    use crate::namespace::permission::{WRITE, access_of, require};
     if context.is_checked() || !attr.is_dir() || from.dir == to.dir {
         return Ok(());
     }

@@ -9,7 +9,7 @@ use fs_proto::{Attr, FileKind, Status};
 use super::{directory_here, getattr, may_change, valid_name};
 use crate::error::{OpError, OpResult};
 use crate::node::Node;
-use crate::transaction::{coordinator, Plan};
+use crate::transaction::{Plan, coordinator};
 use crate::worker::{Context, Worker};
 
 /// Removes the directory.

@@ -14,10 +14,10 @@ use super::{ask_all, getattr};
 use crate::error::{OpError, OpResult};
 use crate::kv::Batch;
 use crate::namespace::locks::{LockKey, LockSet, Mode};
-use crate::namespace::permission::{access_of, require, require_owner, WRITE};
+use crate::namespace::permission::{WRITE, access_of, require, require_owner};
 use crate::namespace::{encode_record, keys};
 use crate::node::Node;
-use crate::transaction::{coordinator, Plan};
+use crate::transaction::{Plan, coordinator};
 use crate::worker::{Context, Worker};
 
 /// Largest file, in bytes: 8 EiB less one.
@@ -108,7 +108,8 @@ fn changed(context: &Context, request: &Setattr, attr: &Attr, now: TimeNs) -> At
     }
     if let Some(mode) = request.mode {
         attr.mode = mode & 0o7777;
-        if attr.kind != FileKind::Directory && !context.caller.is_root() && !context.caller.in_group(attr.gid) {
+        if attr.kind != FileKind::Directory && !context.caller.is_root() && !context.caller.in_group(attr.gid)
+        {
             attr.mode &= !super::SETGID;
         }
     }
@@ -231,7 +232,9 @@ pub async fn finish_cuts(worker: Rc<Worker>) {
     let namespace = &worker.node.namespace;
     let mut left = match namespace.keys_of_kind(b'z', usize::MAX) {
         Ok(keys) => keys,
-        Err(error) => return tracing::error!(message = %error.message, "interrupted cuts could not be listed"),
+        Err(error) => {
+            return tracing::error!(message = %error.message, "interrupted cuts could not be listed");
+        }
     };
     while let Some(key) = left.pop() {
         if let Err(error) = finish_cut(&worker, &key).await {
@@ -244,7 +247,8 @@ pub async fn finish_cuts(worker: Rc<Worker>) {
 
 async fn finish_cut(worker: &Rc<Worker>, key: &[u8]) -> OpResult<()> {
     let namespace = &worker.node.namespace;
-    let (Some(ino), Some((old_size, size))) = (keys::split_inode(key), namespace.record::<(u64, u64)>(key)?) else {
+    let (Some(ino), Some((old_size, size))) = (keys::split_inode(key), namespace.record::<(u64, u64)>(key)?)
+    else {
         return Ok(());
     };
     let _hold = namespace.locks().hold(LockSet::of(&[(LockKey::Inode(ino), Mode::Exclusive)])).await;

@@ -8,7 +8,7 @@ use fs_proto::{FileKind, Status};
 
 use super::{directory_here, getattr, may_change, valid_name};
 use crate::error::{OpError, OpResult};
-use crate::transaction::{coordinator, Plan};
+use crate::transaction::{Plan, coordinator};
 use crate::worker::{Context, Worker};
 
 /// Removes the name.
@@ -25,7 +25,8 @@ async fn attempt(worker: &Rc<Worker>, context: &Context, request: &Unlink) -> Op
     if entry.kind == FileKind::Directory {
         return Err(OpError::new(Status::IsDirectory, "is a directory"));
     }
-    let victim = if context.is_checked() { None } else { Some(getattr::attributes(worker, entry.ino).await?.uid) };
+    let victim =
+        if context.is_checked() { None } else { Some(getattr::attributes(worker, entry.ino).await?.uid) };
     let now = node.now();
     let home = node.owner(entry.ino.partition());
     let mut plan = Plan::default();
@@ -36,7 +37,13 @@ async fn attempt(worker: &Rc<Worker>, context: &Context, request: &Unlink) -> Op
     plan.mutate(me, Mutation::TouchDir { dir, time: now, entries_delta: -1, subdirs_delta: 0 });
     plan.mutate(
         home,
-        Mutation::AdjustInode { ino: entry.ino, nlink_delta: -1, ctime: now, linked: None, unlinked: Some((dir, name.clone())) },
+        Mutation::AdjustInode {
+            ino: entry.ino,
+            nlink_delta: -1,
+            ctime: now,
+            linked: None,
+            unlinked: Some((dir, name.clone())),
+        },
     );
     coordinator::run_for(worker, plan, context, entry.ino).await
 }

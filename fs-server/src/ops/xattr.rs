@@ -9,7 +9,7 @@ use fs_proto::{FileKind, InodeId, Status};
 
 use crate::error::{OpError, OpResult};
 use crate::namespace::locks::{LockKey, LockSet, Mode};
-use crate::namespace::permission::{access_of, require, require_owner, READ, WRITE};
+use crate::namespace::permission::{READ, WRITE, access_of, require, require_owner};
 use crate::worker::{Context, Worker};
 
 /// Longest name, in bytes (XATTR_NAME_MAX).
@@ -47,14 +47,16 @@ pub async fn set(worker: &Rc<Worker>, context: &Context, request: Setxattr) -> O
     if request.value.len() > VALUE_MAX {
         return Err(OpError::new(Status::OutOfRange, "an attribute's value has at most 65536 bytes"));
     }
-    change(worker, context, request.ino, &request.name, |inode, there| match (request.create, request.replace) {
-        (true, _) if there => Err(OpError::new(Status::Exists, "the attribute exists")),
-        (_, true) if !there => Err(NONE),
-        _ => Ok(Mutation::PutXattr {
-            ino: inode.attr.ino,
-            name: request.name.clone(),
-            value: request.value.clone(),
-        }),
+    change(worker, context, request.ino, &request.name, |inode, there| {
+        match (request.create, request.replace) {
+            (true, _) if there => Err(OpError::new(Status::Exists, "the attribute exists")),
+            (_, true) if !there => Err(NONE),
+            _ => Ok(Mutation::PutXattr {
+                ino: inode.attr.ino,
+                name: request.name.clone(),
+                value: request.value.clone(),
+            }),
+        }
     })
     .await
 }
@@ -62,7 +64,11 @@ pub async fn set(worker: &Rc<Worker>, context: &Context, request: Setxattr) -> O
 /// Removes one.
 pub async fn remove(worker: &Rc<Worker>, context: &Context, request: Removexattr) -> OpResult<()> {
     change(worker, context, request.ino, &request.name, |inode, there| {
-        if there { Ok(Mutation::DelXattr { ino: inode.attr.ino, name: request.name.clone() }) } else { Err(NONE) }
+        if there {
+            Ok(Mutation::DelXattr { ino: inode.attr.ino, name: request.name.clone() })
+        } else {
+            Err(NONE)
+        }
     })
     .await
 }
@@ -95,7 +101,11 @@ async fn change(
 fn readable(context: &Context, inode: &InodeRecord, name: &[u8]) -> OpResult<()> {
     if name.starts_with(b"user.") {
         if matches!(inode.attr.kind, FileKind::File | FileKind::Directory) {
-            return if context.is_checked() { Ok(()) } else { require(&context.caller, access_of(&inode.attr), READ) };
+            return if context.is_checked() {
+                Ok(())
+            } else {
+                require(&context.caller, access_of(&inode.attr), READ)
+            };
         }
         return Err(NONE);
     }
@@ -110,13 +120,23 @@ fn readable(context: &Context, inode: &InodeRecord, name: &[u8]) -> OpResult<()>
 
 fn writable(context: &Context, inode: &InodeRecord, name: &[u8]) -> OpResult<()> {
     if name.starts_with(b"user.hayate.") {
-        return Err(OpError::new(Status::NotSupported, "attributes user.hayate.* cannot be set in this release"));
+        return Err(OpError::new(
+            Status::NotSupported,
+            "attributes user.hayate.* cannot be set in this release",
+        ));
     }
     if name.starts_with(b"user.") {
         if !matches!(inode.attr.kind, FileKind::File | FileKind::Directory) {
-            return Err(OpError::new(Status::NotPermitted, "only files and directories have user attributes"));
+            return Err(OpError::new(
+                Status::NotPermitted,
+                "only files and directories have user attributes",
+            ));
         }
-        return if context.is_checked() { Ok(()) } else { require(&context.caller, access_of(&inode.attr), WRITE) };
+        return if context.is_checked() {
+            Ok(())
+        } else {
+            require(&context.caller, access_of(&inode.attr), WRITE)
+        };
     }
     if name.starts_with(b"trusted.") {
         let refused = OpError::new(Status::NotPermitted, "only root sets trusted attributes");

@@ -7,7 +7,7 @@ use fs_proto::msg::transaction::{Decide, Prepare, TransactionId};
 use fs_proto::record::Mutation;
 use fs_proto::{ServerId, Status};
 
-use super::{verify, Part, Plan};
+use super::{Part, Plan, verify};
 use crate::error::{OpError, OpResult};
 use crate::kv::Batch;
 use crate::namespace::locks::HoldGuard;
@@ -44,7 +44,12 @@ pub async fn run_holding(worker: &Rc<Worker>, plan: Plan, hold: HoldGuard) -> Op
 }
 
 /// For operations: remembers the request as done with `ino`.
-pub async fn run_for(worker: &Rc<Worker>, plan: Plan, context: &Context, ino: fs_proto::InodeId) -> OpResult<()> {
+pub async fn run_for(
+    worker: &Rc<Worker>,
+    plan: Plan,
+    context: &Context,
+    ino: fs_proto::InodeId,
+) -> OpResult<()> {
     run(worker, plan, context.remember(ino)).await
 }
 
@@ -111,7 +116,12 @@ async fn distributed(
     Ok(())
 }
 
-async fn prepare_own(worker: &Rc<Worker>, own: &Part, id: TransactionId, voted: &[ServerId]) -> OpResult<HoldGuard> {
+async fn prepare_own(
+    worker: &Rc<Worker>,
+    own: &Part,
+    id: TransactionId,
+    voted: &[ServerId],
+) -> OpResult<HoldGuard> {
     let hold = worker.node.namespace.locks().hold(own.lock_set()).await;
     verify(&worker.node, &own.checks).inspect_err(|_| tell(worker, id, voted.to_vec(), false))?;
     Ok(hold)

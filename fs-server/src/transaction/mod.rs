@@ -129,7 +129,9 @@ fn verify_one(node: &Node, check: &Check) -> OpResult<()> {
             require_change(caller, directory(*dir)?.access(), *victim_uid)
         }
         Check::DirNarrow { dir } => {
-            let narrow = namespace.inode_in_section(*dir)?.is_some_and(|inode| inode.attr.is_dir() && !inode.attr.wide);
+            let narrow = namespace
+                .inode_in_section(*dir)?
+                .is_some_and(|inode| inode.attr.is_dir() && !inode.attr.wide);
             if narrow { Ok(()) } else { Err(CHANGED) }
         }
     }

@@ -3,10 +3,10 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use fs_proto::msg::transaction::{Decide, Outcome, Prepare, TransactionId, TreeLock, Verdict, TREE_LOCK_MS};
+use fs_proto::msg::transaction::{Decide, Outcome, Prepare, TREE_LOCK_MS, TransactionId, TreeLock, Verdict};
 use fs_proto::{InodeId, Status};
 
-use super::{lock_set, verify, Prepared};
+use super::{Prepared, lock_set, verify};
 use crate::error::{OpError, OpResult};
 use crate::kv::Batch;
 use crate::namespace::{encode_record, keys};

@@ -3,10 +3,10 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use fs_proto::msg::transaction::{Outcome, Prepare, TransactionId, Verdict};
 use fs_proto::ServerId;
+use fs_proto::msg::transaction::{Outcome, Prepare, TransactionId, Verdict};
 
-use super::{coordinator, lock_set, participant, Prepared};
+use super::{Prepared, coordinator, lock_set, participant};
 use crate::error::OpResult;
 use crate::namespace::{decode_record, keys};
 use crate::node::Node;

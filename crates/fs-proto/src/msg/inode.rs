@@ -205,6 +205,8 @@ wire_struct! {
         pub free_bytes: u64,
         /// Inodes that exist.
         pub inodes: u64,
+        /// Which file system that is (a hash of host and device): servers that share one count it once.
+        pub device: u64,
     }
 }
 

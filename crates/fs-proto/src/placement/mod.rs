@@ -7,7 +7,7 @@ mod map;
 
 pub use map::{MapError, MapEvent, Member, PartitionMap};
 
-use crate::ids::{ChunkIndex, InodeId, Partition, PARTITIONS};
+use crate::ids::{ChunkIndex, InodeId, PARTITIONS, Partition};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 /// Hash of a name within its directory: order of listings, and partition in wide directories.

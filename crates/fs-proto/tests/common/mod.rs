@@ -216,7 +216,7 @@ structs! {
     Renew { open }
     Publish { ino, end, mtime, sync, close, since }
     PollSize { ino, forget, writers }
-    Space { total_bytes, free_bytes, inodes }
+    Space { total_bytes, free_bytes, inodes, device }
     Statfs { server }
 
     Lookup { parent, name }
