@@ -23,7 +23,9 @@ pub enum Error {
         what: String,
     },
     /// The version is committed already: use another number.
-    #[error("version {version} of checkpoint set {set:?} is committed already: use another number, or remove it")]
+    #[error(
+        "version {version} of checkpoint set {set:?} is committed already: use another number, or remove it"
+    )]
     VersionExists {
         /// The set.
         set: String,
@@ -45,7 +47,9 @@ pub enum Error {
         ours: u32,
     },
     /// A rank gave up: begin the version again, on all ranks.
-    #[error("this attempt at version {version} of checkpoint set {set:?} was given up: {reason}; begin again on all ranks")]
+    #[error(
+        "this attempt at version {version} of checkpoint set {set:?} was given up: {reason}; begin again on all ranks"
+    )]
     Aborted {
         /// The set.
         set: String,
@@ -84,7 +88,9 @@ pub enum Error {
         found: String,
     },
     /// Not committed within the time given: a rank is late or dead.
-    #[error("version {version} of checkpoint set {set:?} was not committed within {seconds} s: see whether all ranks run")]
+    #[error(
+        "version {version} of checkpoint set {set:?} was not committed within {seconds} s: see whether all ranks run"
+    )]
     TimedOut {
         /// The set.
         set: String,

@@ -229,9 +229,9 @@ pub(crate) fn parse_attempt(name: &[u8]) -> Option<(u64, u32)> {
     digits.then(|| Some((parse_version(version)?, attempt.parse().ok()?)))?
 }
 
-/// The version and attempt that any name in `attempts/` or `data/` begins with.
-pub(crate) fn parse_prefix(name: &[u8]) -> Option<(u64, u32)> {
-    parse_attempt(name.get(..27)?)
+/// The version that any name in the directories of a set begins with.
+pub(crate) fn parse_leading_version(name: &[u8]) -> Option<u64> {
+    parse_version(name.get(..20)?)
 }
 
 #[cfg(test)]
@@ -241,16 +241,16 @@ mod tests {
     #[test]
     fn documents_keep_their_bytes() {
         let record = GroupRecord { group: "job.1".to_owned(), nranks: 4, id: "00ff".to_owned() };
-        let text = "hayate-ckpt 1 group 00000000\n{\"group\":\"job.1\",\"nranks\":4,\"id\":\"00ff\"}\n";
+        let text = "hayate-ckpt 1 group c81546cb\n{\"group\":\"job.1\",\"nranks\":4,\"id\":\"00ff\"}\n";
         assert_eq!(String::from_utf8(encode(&record)).unwrap(), text);
         let seals = vec![SealSum { bytes: 7, crc: 9 }];
         let manifest = Manifest { version: 3, attempt: 1, id: "00ff".to_owned(), seals };
-        let text = "hayate-ckpt 1 verdict 00000000\n{\"sealed\":{\"version\":3,\"attempt\":1,\"id\":\"00ff\",\"seals\":[{\"bytes\":7,\"crc\":9}]}}\n";
+        let text = "hayate-ckpt 1 verdict f7aed326\n{\"sealed\":{\"version\":3,\"attempt\":1,\"id\":\"00ff\",\"seals\":[{\"bytes\":7,\"crc\":9}]}}\n";
         assert_eq!(String::from_utf8(encode(&Verdict::Sealed(manifest.clone()))).unwrap(), text);
-        let text = "hayate-ckpt 1 manifest 00000000\n{\"version\":3,\"attempt\":1,\"id\":\"00ff\",\"seals\":[{\"bytes\":7,\"crc\":9}]}\n";
+        let text = "hayate-ckpt 1 manifest 92d94263\n{\"version\":3,\"attempt\":1,\"id\":\"00ff\",\"seals\":[{\"bytes\":7,\"crc\":9}]}\n";
         assert_eq!(String::from_utf8(encode(&manifest)).unwrap(), text);
         let region = SealedRegion { name: "u".to_owned(), bytes: 5, crcs: vec![77] };
-        let text = "hayate-ckpt 1 seal 00000000\n{\"rank\":2,\"regions\":[{\"name\":\"u\",\"bytes\":5,\"crcs\":[77]}]}\n";
+        let text = "hayate-ckpt 1 seal a5c26029\n{\"rank\":2,\"regions\":[{\"name\":\"u\",\"bytes\":5,\"crcs\":[77]}]}\n";
         assert_eq!(String::from_utf8(encode(&Seal { rank: 2, regions: vec![region] })).unwrap(), text);
     }
 
@@ -279,7 +279,7 @@ mod tests {
     fn names_are_read_back() {
         assert_eq!(parse_version(version_name(u64::MAX).as_bytes()), Some(u64::MAX));
         assert_eq!(parse_attempt(attempt_name(7, 3).as_bytes()), Some((7, 3)));
-        assert_eq!(parse_prefix(attempt_full_name(7, 3, "ab").as_bytes()), Some((7, 3)));
+        assert_eq!(parse_leading_version(attempt_full_name(7, 3, "ab").as_bytes()), Some(7));
         for other in ["", "7", "0000000000000000000x", "99999999999999999999", "00000000000000000007~ab"] {
             assert_eq!(parse_version(other.as_bytes()), None, "{other}");
         }

@@ -53,6 +53,9 @@ impl RegionSums {
 
     /// Takes note of a write. The end must be at most [`crate::format::REGION_MAX_BYTES`].
     pub fn note(&mut self, mut data: &[u8], mut offset: u64) {
+        if data.is_empty() {
+            return; // As pwrite(2): nothing is extended.
+        }
         self.bytes = self.bytes.max(offset + data.len() as u64);
         self.blocks.resize_with(self.bytes.div_ceil(BLOCK_BYTES) as usize, || Block::Pieces(Vec::new()));
         while !data.is_empty() {
@@ -65,7 +68,10 @@ impl RegionSums {
     }
 
     /// The sums of all blocks. `read_back` fills its buffer with the bytes at an offset.
-    pub fn finish<E>(&self, mut read_back: impl FnMut(&mut [u8], u64) -> Result<(), E>) -> Result<Vec<u32>, E> {
+    pub fn finish<E>(
+        &self,
+        mut read_back: impl FnMut(&mut [u8], u64) -> Result<(), E>,
+    ) -> Result<Vec<u32>, E> {
         let mut sums = Vec::with_capacity(self.blocks.len());
         for (index, block) in self.blocks.iter().enumerate() {
             let offset = index as u64 * BLOCK_BYTES;
@@ -149,7 +155,7 @@ mod tests {
     /// Does the writes to a model, and answers its bytes, the sums, and how often a block was read back.
     fn run(writes: &[(u64, usize, u8)]) -> (Vec<u8>, Vec<u32>, usize) {
         let (mut model, mut sums) = (Vec::new(), RegionSums::default());
-        for &(offset, bytes, fill) in writes {
+        for &(offset, bytes, fill) in writes.iter().filter(|(_, bytes, _)| *bytes > 0) {
             let data: Vec<u8> = (0..bytes).map(|i| fill.wrapping_add(i as u8)).collect();
             let (start, end) = (offset as usize, offset as usize + bytes);
             model.resize(model.len().max(end), 0);
@@ -168,7 +174,8 @@ mod tests {
 
     #[test]
     fn pieces_in_any_order_are_combined_without_reading() {
-        let (content, sums, read) = run(&[(200, 100, 1), (0, 100, 2), (100, 100, 3), (BLOCK_BYTES - 5, 10, 4)]);
+        let (content, sums, read) =
+            run(&[(200, 100, 1), (0, 100, 2), (100, 100, 3), (BLOCK_BYTES - 5, 10, 4)]);
         assert_eq!((sums, read), (sums_of(&content), 0));
     }
 

@@ -150,9 +150,10 @@ impl Core {
     /// See [`crate::Client::rename_path`].
     pub async fn rename_path(&self, from: &[u8], to: &[u8]) -> Result<()> {
         self.walking(async |walk| {
-            let (new_parent, new_name) =
-                named(Walk::new(self, walk.is_trusting()).go(to, Last::Leave).await?, Status::Busy)?;
+            let trusting = walk.is_trusting();
             let (parent, name) = named(walk.go(from, Last::Leave).await?, Status::Busy)?;
+            let (new_parent, new_name) =
+                named(Walk::new(self, trusting).go(to, Last::Leave).await?, Status::Busy)?;
             self.rename(&self.caller, (parent, &name), (new_parent, &new_name), false, false).await
         })
         .await

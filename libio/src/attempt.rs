@@ -1,0 +1,278 @@
+//! How the ranks of a group meet, who is the last to seal, and who decides.
+//!
+//! All of it is done with names that only one can make; no rank waits for another, and no clock is asked.
+//!
+//! - *Meeting*: attempts at a version are numbered. A rank joins the newest one of its own group, or opens the next. A rank that finds
+//!   its own claim there has died or given up since: it ends that attempt and opens the next.
+//! - *Two groups*: a group's first rank ends whatever another group has open; what comes later of that group is refused.
+//! - *The last*: the ranks are leaves of a binary tree. Whoever comes first to a node stops there, whoever comes second knows that both
+//!   halves have sealed and goes on; the one who passes the root is the last. About two messages per rank, rather than
+//!   a listing of all ranks by each.
+//! - *Deciding*: the last rank writes the verdict "sealed", whoever gives up "aborted"; the first verdict holds.
+//!
+//! # Invariants
+//! - An attempt opens only after all earlier ones of its version are aborted, or sealed and pruned; so at most one is ever published
+//!   (`two_groups_on_one_version`).
+//! - Exactly one rank passes the root of a tree (`one_rank_passes_the_root`).
+
+use crate::error::{Error, Result};
+use crate::format::{self, GroupRecord, Manifest, Pruned, SetPaths, Verdict};
+use crate::register::{Disk, Placed, unique_id};
+
+/// How often joining is tried again because others opened or ended attempts meanwhile.
+const ROUNDS: usize = 1000;
+
+/// One set of one file system, seen by one group.
+#[derive(Clone)]
+pub(crate) struct Group {
+    pub disk: Disk,
+    pub set: String,
+    pub paths: SetPaths,
+    pub name: String,
+}
+
+/// An attempt at a version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Attempt {
+    pub version: u64,
+    pub number: u32,
+    pub record: GroupRecord,
+}
+
+impl Attempt {
+    pub fn full_name(&self) -> String {
+        format::attempt_full_name(self.version, self.number, &self.record.id)
+    }
+
+    pub fn verdict_name(&self) -> String {
+        format!("{}.verdict", self.full_name())
+    }
+
+    pub fn pruned_name(&self) -> String {
+        format!("{}.pruned", self.full_name())
+    }
+}
+
+impl Group {
+    pub fn data_dir(&self, attempt: &Attempt) -> String {
+        format!("{}/{}", self.paths.data, attempt.full_name())
+    }
+
+    pub fn rank_dir(&self, attempt: &Attempt, rank: u32) -> String {
+        format!("{}/r{rank}", self.data_dir(attempt))
+    }
+
+    /// The attempt at `version` that `rank` takes part in from now on.
+    pub fn join(&self, version: u64, rank: u32, nranks: u32) -> Result<Attempt> {
+        self.make_dirs()?;
+        for _ in 0..ROUNDS {
+            if self.is_committed(version)? {
+                return Err(Error::VersionExists { set: self.set.clone(), version });
+            }
+            let attempts = self.attempts_at(version)?;
+            let Some(newest) = attempts.last() else {
+                self.open(version, 1, nranks)?;
+                continue;
+            };
+            match self.verdict(newest)? {
+                None if newest.record.group == self.name => {
+                    if self.claim(newest, rank, nranks)? {
+                        return Ok(newest.clone());
+                    }
+                    self.abort(newest, &format!("rank {rank} began again"))?;
+                }
+                None => {
+                    self.refuse_superseded(&attempts)?;
+                    self.abort(newest, "another group began this version")?;
+                }
+                Some(Verdict::Aborted { .. }) => {
+                    self.refuse_superseded(&attempts)?;
+                    self.open(version, newest.number + 1, nranks)?;
+                }
+                Some(Verdict::Sealed(manifest)) => {
+                    if !self.publish(newest, &manifest)? {
+                        self.open(version, newest.number + 1, nranks)?; // It was removed.
+                    }
+                }
+            }
+        }
+        let by = "several that keep taking it from one another".to_owned();
+        Err(Error::Superseded { set: self.set.clone(), version, by })
+    }
+
+    fn make_dirs(&self) -> Result<()> {
+        let SetPaths { versions, attempts, data } = &self.paths;
+        [versions, attempts, data].into_iter().try_for_each(|dir| self.disk.make_dirs(dir))
+    }
+
+    fn is_committed(&self, version: u64) -> Result<bool> {
+        let path = format!("{}/{}", self.paths.versions, format::version_name(version));
+        Ok(self.disk.open(&path)?.is_some())
+    }
+
+    /// The attempts at a version, oldest first.
+    pub fn attempts_at(&self, version: u64) -> Result<Vec<Attempt>> {
+        let mut attempts = self.attempts()?;
+        attempts.retain(|(of, _)| *of == version);
+        let read = attempts.into_iter().filter_map(|(_, number)| self.attempt(version, number).transpose());
+        read.collect()
+    }
+
+    /// Versions and numbers of all attempts, ascending.
+    pub fn attempts(&self) -> Result<Vec<(u64, u32)>> {
+        let entries = self.disk.list(&self.paths.attempts)?;
+        let mut attempts: Vec<_> =
+            entries.iter().filter_map(|entry| format::parse_attempt(&entry.name)).collect();
+        attempts.sort_unstable();
+        Ok(attempts)
+    }
+
+    pub fn attempt(&self, version: u64, number: u32) -> Result<Option<Attempt>> {
+        let path = format!("{}/{}", self.paths.attempts, format::attempt_name(version, number));
+        let record = self.disk.read(&path)?;
+        Ok(record.map(|record| Attempt { version, number, record }))
+    }
+
+    pub fn verdict(&self, attempt: &Attempt) -> Result<Option<Verdict>> {
+        self.disk.read(&format!("{}/{}", self.paths.attempts, attempt.verdict_name()))
+    }
+
+    /// Opens an attempt, unless somebody else did.
+    fn open(&self, version: u64, number: u32, nranks: u32) -> Result<()> {
+        let record = GroupRecord { group: self.name.clone(), nranks, id: unique_id() };
+        self.disk.place(&self.paths.attempts, &format::attempt_name(version, number), &record)?;
+        Ok(())
+    }
+
+    /// Takes the rank's place; answers whether it was free.
+    fn claim(&self, attempt: &Attempt, rank: u32, nranks: u32) -> Result<bool> {
+        let theirs = attempt.record.nranks;
+        if theirs != nranks {
+            let (set, version) = (self.set.clone(), attempt.version);
+            return Err(Error::RanksDiffer { set, version, theirs, ours: nranks });
+        }
+        self.disk.claim_dir(&self.data_dir(attempt))?;
+        self.disk.claim_dir(&self.rank_dir(attempt, rank))
+    }
+
+    /// A group that had an attempt before another group's is over with this version.
+    fn refuse_superseded(&self, attempts: &[Attempt]) -> Result<()> {
+        let Some(other) = attempts.iter().rposition(|attempt| attempt.record.group != self.name) else {
+            return Ok(());
+        };
+        if attempts[..other].iter().all(|attempt| attempt.record.group != self.name) {
+            return Ok(());
+        }
+        let by = attempts[other].record.group.clone();
+        Err(Error::Superseded { set: self.set.clone(), version: attempts[other].version, by })
+    }
+
+    /// Ends an attempt, unless it ended already.
+    pub fn abort(&self, attempt: &Attempt, reason: &str) -> Result<()> {
+        let verdict = Verdict::Aborted { group: self.name.clone(), reason: reason.to_owned() };
+        self.disk.place(&self.paths.attempts, &attempt.verdict_name(), &verdict)?;
+        Ok(())
+    }
+
+    /// Ends an attempt well, unless it ended already, and makes it visible.
+    pub fn seal(&self, attempt: &Attempt, manifest: Manifest) -> Result<()> {
+        let verdict = Verdict::Sealed(manifest.clone());
+        match self.disk.place(&self.paths.attempts, &attempt.verdict_name(), &verdict)? {
+            Placed::Lost(Verdict::Aborted { group, reason }) => Err(self.given_up(attempt, group, reason)),
+            Placed::Won | Placed::Lost(Verdict::Sealed(_)) => {
+                if self.publish(attempt, &manifest)? {
+                    return Ok(());
+                }
+                let reason = "its files were removed meanwhile".to_owned();
+                Err(Error::Aborted { set: self.set.clone(), version: attempt.version, reason })
+            }
+        }
+    }
+
+    /// The error of a rank whose attempt was aborted.
+    pub fn given_up(&self, attempt: &Attempt, group: String, reason: String) -> Error {
+        let (set, version) = (self.set.clone(), attempt.version);
+        if group == self.name {
+            Error::Aborted { set, version, reason }
+        } else {
+            Error::Superseded { set, version, by: group }
+        }
+    }
+
+    /// Makes a sealed attempt visible; answers whether it is, which it is not if it is being removed.
+    fn publish(&self, attempt: &Attempt, manifest: &Manifest) -> Result<bool> {
+        if self.is_leaving(attempt)? {
+            return Ok(false);
+        }
+        let name = format::version_name(attempt.version);
+        if let Placed::Lost(other) = self.disk.place(&self.paths.versions, &name, manifest)? {
+            let ours = other.id == manifest.id;
+            let (set, version) = (self.set.clone(), attempt.version);
+            return if ours { Ok(true) } else { Err(Error::VersionExists { set, version }) };
+        }
+        if !self.is_leaving(attempt)? {
+            return Ok(true);
+        }
+        // Removed while this process slept between the look and the deed: what was made visible has no data.
+        self.disk.remove_file(&format!("{}/{name}", self.paths.versions))?;
+        Ok(false)
+    }
+
+    fn is_leaving(&self, attempt: &Attempt) -> Result<bool> {
+        let mark = format!("{}/{}", self.paths.attempts, attempt.pruned_name());
+        if self.disk.read::<Pruned>(&mark)?.is_some() {
+            return Ok(true);
+        }
+        Ok(self.attempt(attempt.version, attempt.number)?.as_ref() != Some(attempt))
+    }
+
+    /// Climbs the tree of ranks; answers whether `rank` is the last of all.
+    pub fn is_last(&self, attempt: &Attempt, rank: u32) -> Result<bool> {
+        let dir = self.data_dir(attempt);
+        climb(rank, attempt.record.nranks, |level, index| {
+            self.disk.claim_file(&format!("{dir}/t{level}.{index}"))
+        })
+    }
+}
+
+/// Climbs from leaf `rank` as long as `first` (whether nobody was at a node before) says no; answers whether it passed the root.
+fn climb(rank: u32, nranks: u32, mut first: impl FnMut(u32, u32) -> Result<bool>) -> Result<bool> {
+    let (mut index, mut width, mut level) = (rank, nranks, 0);
+    while width > 1 {
+        let alone = index == width - 1 && index % 2 == 0;
+        (index, width, level) = (index / 2, width.div_ceil(2), level + 1);
+        if !alone && first(level, index)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn one_rank_passes_the_root() {
+        for nranks in 1..70 {
+            // Any order; the one who passes must be the last of it, as all others stop before.
+            for step in [1, 7, 11] {
+                let order: Vec<u32> = (0..nranks).map(|i| (i * step) % nranks).collect();
+                if order.iter().collect::<HashSet<_>>().len() < nranks as usize {
+                    continue;
+                }
+                let mut made = HashSet::new();
+                let passed: Vec<u32> = order
+                    .iter()
+                    .copied()
+                    .filter(|rank| {
+                        climb(*rank, nranks, |level, index| Ok(made.insert((level, index)))).unwrap()
+                    })
+                    .collect();
+                assert_eq!(passed, [*order.last().unwrap()], "{nranks} ranks, step {step}");
+            }
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Files that are written once: whoever comes first decides, all others find what was decided.
+//!
+//! The content is written to a name of its own, made durable, and renamed without replacing. The price is a message more than writing
+//! in place; in return no reader, and no crash, ever sees half of one.
+//!
+//! # Invariants
+//! - Of any number of [`Disk::place`] at one path one wins, and all others get its document (`one_of_many_places_wins`).
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use fs_client::{Caller, Client, DirEntry, File, OpenOptions, Status};
+
+use crate::error::{Error, Result};
+use crate::format::{self, Document};
+
+/// Permission bits of files and directories: a checkpoint is for its owner, and for the group to read.
+const FILE_MODE: u32 = 0o640;
+const DIR_MODE: u32 = 0o750;
+
+/// How [`Disk::place`] ended.
+#[derive(Debug)]
+pub(crate) enum Placed<D> {
+    /// It is ours.
+    Won,
+    /// This was there before.
+    Lost(D),
+}
+
+/// The file system, as this library uses it.
+#[derive(Clone)]
+pub(crate) struct Disk {
+    client: Client,
+    caller: Caller,
+}
+
+impl Disk {
+    pub fn new(client: Client) -> Result<Disk> {
+        let caller = client.core()?.caller().clone();
+        Ok(Disk { client, caller })
+    }
+
+    /// Places `document` at `dir/name` unless something is there.
+    pub fn place<D: Document>(&self, dir: &str, name: &str, document: &D) -> Result<Placed<D>> {
+        let aside = format!("{name}~{}", unique_id());
+        let file = self.create(&format!("{dir}/{aside}"))?;
+        file.write_at(&format::encode(document), 0)?;
+        file.sync()?;
+        let parent = self.client.resolve(dir)?.ino;
+        let placed =
+            self.client.rename(&self.caller, parent, aside.as_bytes(), parent, name.as_bytes(), true, false);
+        match placed {
+            Ok(()) => {
+                file.sync()?; // The new name too.
+                file.close()?;
+                Ok(Placed::Won)
+            }
+            Err(e) if e.code() == Some(Status::Exists) => {
+                file.close()?;
+                self.remove_file(&format!("{dir}/{aside}"))?;
+                self.lost(dir, name)
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn lost<D: Document>(&self, dir: &str, name: &str) -> Result<Placed<D>> {
+        let path = format!("{dir}/{name}");
+        let there = self.read(&path)?;
+        there.map(Placed::Lost).ok_or_else(|| Error::corrupt(&path, "it was removed while it was looked at"))
+    }
+
+    /// The document at `path`, if there is one.
+    pub fn read<D: Document>(&self, path: &str) -> Result<Option<D>> {
+        self.read_raw(path)?.map(|text| format::decode(path, &text)).transpose()
+    }
+
+    /// The bytes at `path`, if it exists.
+    pub fn read_raw(&self, path: &str) -> Result<Option<Vec<u8>>> {
+        let Some(file) = self.open(path)? else { return Ok(None) };
+        let mut text = vec![0; file.attr()?.size as usize];
+        let read = file.read_at(&mut text, 0)?;
+        text.truncate(read);
+        Ok(Some(text))
+    }
+
+    /// Opens a file for reading, if it exists.
+    pub fn open(&self, path: &str) -> Result<Option<File>> {
+        found(self.client.open_path(path, &OpenOptions::read_only()))
+    }
+
+    /// Makes a file that must not exist, for writing and reading.
+    pub fn create(&self, path: &str) -> Result<File> {
+        let how = OpenOptions {
+            read: true,
+            write: true,
+            create_new: true,
+            mode: FILE_MODE,
+            ..OpenOptions::default()
+        };
+        Ok(self.client.open_path(path, &how)?)
+    }
+
+    /// Makes an empty file; answers whether it is new.
+    pub fn claim_file(&self, path: &str) -> Result<bool> {
+        match self.create(path) {
+            Ok(file) => {
+                file.close()?;
+                Ok(true)
+            }
+            Err(Error::FileSystem(e)) if e.code() == Some(Status::Exists) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Makes a directory; answers whether it is new.
+    pub fn claim_dir(&self, path: &str) -> Result<bool> {
+        match self.client.mkdir_path(path, DIR_MODE) {
+            Ok(_) => Ok(true),
+            Err(e) if e.code() == Some(Status::Exists) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Makes a directory and what is missing above it.
+    pub fn make_dirs(&self, path: &str) -> Result<()> {
+        self.client.mkdir_all(path, DIR_MODE)?;
+        Ok(())
+    }
+
+    /// The entries of a directory as they are now; none if it does not exist.
+    pub fn list(&self, path: &str) -> Result<Vec<DirEntry>> {
+        let Some(entries) = found(self.client.read_dir(path))? else { return Ok(Vec::new()) };
+        Ok(entries.collect::<fs_client::Result<_>>()?)
+    }
+
+    /// Removes a file. It is no error if there is none.
+    pub fn remove_file(&self, path: &str) -> Result<()> {
+        found(self.client.remove_file(path)).map(drop)
+    }
+
+    /// Removes a directory and everything below. Answers whether it is gone: somebody may be adding to it.
+    pub fn remove_tree(&self, path: &str) -> Result<bool> {
+        for entry in self.list(path)? {
+            let below = format!("{path}/{}", String::from_utf8_lossy(&entry.name));
+            if entry.kind == fs_client::FileKind::Directory {
+                self.remove_tree(&below)?;
+            } else {
+                self.remove_file(&below)?;
+            }
+        }
+        match found(self.client.remove_dir(path)) {
+            Err(Error::FileSystem(e)) if e.code() == Some(Status::NotEmpty) => Ok(false),
+            removed => removed.map(|_| true),
+        }
+    }
+}
+
+/// Nothing, instead of an error that says that there is nothing.
+fn found<T>(result: fs_client::Result<T>) -> Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        // Stale: removed between the look-up and the use.
+        Err(e) if matches!(e.code(), Some(Status::NotFound | Status::Stale)) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// 16 hexadecimal digits that nobody else has: from the system's random numbers, the process and a count.
+pub(crate) fn unique_id() -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    // Keyed at random for each instance; hashing the rest makes a forked child, which inherits the key, differ.
+    let id = RandomState::new().hash_one((
+        std::process::id(),
+        COUNT.fetch_add(1, Ordering::Relaxed),
+        std::time::SystemTime::now(),
+    ));
+    format!("{id:016x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use hayate_tests::Cluster;
+
+    use super::*;
+    use crate::format::GroupRecord;
+
+    /// Goal: a place is taken once, and all see the winner's document. Method: eight threads at one name, and again later.
+    #[test]
+    fn one_of_many_places_wins() {
+        let cluster = Cluster::start(2);
+        let disk = Disk::new(cluster.client()).unwrap();
+        disk.make_dirs("/d").unwrap();
+        let record = |nranks| GroupRecord { group: "g".repeat(5000), nranks, id: String::new() };
+        let outcomes: Vec<_> = std::thread::scope(|scope| {
+            let place = |i| disk.place("/d", "x", &record(i)).unwrap();
+            let threads: Vec<_> = (1..9).map(|i| scope.spawn(move || (i, place(i)))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let winners: Vec<_> = outcomes.iter().filter(|(_, placed)| matches!(placed, Placed::Won)).collect();
+        assert_eq!(winners.len(), 1);
+        let winner = record(winners[0].0);
+        for (_, placed) in &outcomes {
+            assert!(
+                matches!(placed, Placed::Won) || matches!(placed, Placed::Lost(there) if *there == winner)
+            );
+        }
+        assert!(matches!(disk.place("/d", "x", &record(9)), Ok(Placed::Lost(there)) if there == winner));
+        let names: Vec<_> = disk.list("/d").unwrap().into_iter().map(|entry| entry.name).collect();
+        assert_eq!(names, ["x"], "nothing is left over");
+    }
+}
