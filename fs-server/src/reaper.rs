@@ -32,7 +32,7 @@ pub async fn run(worker: Rc<Worker>) {
     match node.namespace.keys_of_kind(b'o', usize::MAX) {
         Ok(keys) => left_over = keys.iter().filter_map(|key| keys::split_inode(key)).collect(),
         Err(error) => {
-            tracing::error!(message = %error.message, "orphans of before the restart could not be listed")
+            tracing::error!(message = %error.message, "orphans of before the restart could not be listed");
         }
     }
     loop {

@@ -134,7 +134,7 @@ async fn keep_house(
     match (recovered, retold) {
         (Ok(0), Ok(0)) => {}
         (Ok(prepared), Ok(decided)) => {
-            tracing::info!(prepared, decided, "transactions of before the restart are finished")
+            tracing::info!(prepared, decided, "transactions of before the restart are finished");
         }
         (Err(error), _) | (_, Err(error)) => {
             return Err(ServerError::Cluster(format!("transactions cannot be recovered: {}", error.message)));

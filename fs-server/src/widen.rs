@@ -31,7 +31,7 @@ pub fn consider(worker: &Rc<Worker>, dir: InodeId, entries: u64) {
         match widen(&worker, dir).await {
             Ok(moved) => tracing::info!(?dir, moved, "directory is wide now"),
             Err(error) => {
-                tracing::warn!(?dir, message = %error.message, "directory could not be widened; it stays narrow")
+                tracing::warn!(?dir, message = %error.message, "directory could not be widened; it stays narrow");
             }
         }
     });

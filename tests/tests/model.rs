@@ -118,14 +118,15 @@ impl Model {
             }
             Step::Rename(from, to) => self.rename(from, to)?,
             Step::Link(from, to) => {
+                // In the order in which Linux looks.
                 self.reach(from)?;
-                self.reach(to)?;
                 let node = self.at(from).cloned().ok_or(libc::ENOENT)?;
-                if node == Node::Dir {
-                    return Err(libc::EPERM);
-                }
+                self.reach(to)?;
                 if self.at(to).is_some() {
                     return Err(libc::EEXIST);
+                }
+                if node == Node::Dir {
+                    return Err(libc::EPERM);
                 }
                 self.names.insert(to.clone(), node);
             }
@@ -221,8 +222,8 @@ fn compare(client: &Client, root: &str, model: &Model) {
 }
 
 fn path() -> impl Strategy<Value = String> {
-    prop::collection::vec(0..5u8, 1..4)
-        .prop_map(|parts| parts.iter().map(|part| format!("/n{part}")).collect())
+    let part = |number: &u8| ["/n0", "/n1", "/n2", "/n3", "/n4"][usize::from(*number)];
+    prop::collection::vec(0..5u8, 1..4).prop_map(move |parts| parts.iter().map(part).collect())
 }
 
 /// Offsets near the borders of 1 MiB chunks, and small ones.

@@ -26,6 +26,9 @@ async fn attempt(worker: &Rc<Worker>, context: &Context, request: &Link) -> OpRe
     let (me, dir, name, ino) = (node.id(), request.parent, &request.name, request.ino);
     directory_here(node, dir, name).await?;
     let attr = getattr::attributes(worker, ino).await?;
+    if node.namespace.settled_entry(dir, name).await?.is_some() {
+        return Err(OpError::new(Status::Exists, "file exists"));
+    }
     if attr.is_dir() {
         return Err(OpError::new(Status::NotPermitted, "directories have no hard links"));
     }
@@ -34,9 +37,6 @@ async fn attempt(worker: &Rc<Worker>, context: &Context, request: &Link) -> OpRe
     }
     if attr.nlink >= LINKS_MAX {
         return Err(OpError::new(Status::TooManyLinks, "too many hard links"));
-    }
-    if node.namespace.settled_entry(dir, name).await?.is_some() {
-        return Err(OpError::new(Status::Exists, "file exists"));
     }
     let (now, home) = (node.now(), node.owner(ino.partition()));
     let mut plan = Plan::default();

@@ -132,7 +132,7 @@ async fn in_tree_lock(worker: &Rc<Worker>, body: impl AsyncFnOnce() -> OpResult<
         match worker.ask_owner(root, &TreeLock { id, take: true }).await {
             Ok(()) => break,
             Err(error) if matches!(error.status, Status::Busy | Status::Retry) => {
-                tokio::time::sleep(pause).await
+                tokio::time::sleep(pause).await;
             }
             Err(error) => return Err(error),
         }
