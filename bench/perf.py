@@ -119,7 +119,7 @@ class Bed:
         bare = self.dir / "bare"
         bare.mkdir()
         # ext4 puts the directories of one parent close to each other and then walks past the inodes that were removed in
-        # the last seconds, one by one: creates of a second round would be 40 times slower. This spreads them.
+        # the last minutes, one by one: creates of a second round would be 40 times slower. This spreads them.
         subprocess.run(["chattr", "+T", bare], capture_output=True, check=False)
         self.targets.append(Target("bare", None, False, str(bare)))
         for nodes in self.options.nodes:
@@ -254,8 +254,9 @@ def one_round(bed, number, samples):
     tasks = ["-N", str(options.tasks)]
     roots = {}
     for target in targets:
-        # A fresh directory each: nothing of the last round is in anybody's cache.
-        roots[target.name] = f"{target.root}/round-{number}-{'native' if target.native else 'posix'}"
+        # A fresh directory each: nothing of the last round is in anybody's cache. The name decides where ext4 puts it, so it
+        # must not be that of an earlier run either.
+        roots[target.name] = f"{target.root}/{bed.dir.name}-{number}-{'native' if target.native else 'posix'}"
         make_dir(bed, target, roots[target.name])
     for what, switch in METADATA.items():
         for target in targets:
