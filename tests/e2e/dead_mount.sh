@@ -16,32 +16,32 @@ kill_mount() {
     [ -n "$pid" ] || fail "hayate status names no mount at $M"
     kill -KILL "$pid"
     # Until the kernel knows, at most some milliseconds.
-    timeout 10 bash -c "while stat '$M' >/dev/null 2>&1; do :; done" || fail "the mount lives on without its process"
+    timeout 10 bash -c "while stat '$M' >/dev/null 2>&1; do sleep 0.02; done" || fail "the mount lives on without its process"
 }
 
 cluster_up c
 mount_on c "$M"
 for round in 1 2 3; do
     rm -f "$BOX/stop"
-    python3 "$E2E/acked_writer.py" "$M/files$round" "$BOX/log$round" "$BOX/stop" $round >"$BOX/writer$round.out" 2>&1 & writer=$!
+    python3 "$E2E/acked_writer.py" "$M/files$round" "$BOX/acked$round" "$BOX/stop" $round >"$BOX/writer$round.out" 2>&1 & writer=$!
     CHILDREN=($writer)
     # Something must have been acknowledged before the kill.
-    timeout 60 bash -c "until [ \$(grep -c '\"end\"' '$BOX/log$round' 2>/dev/null || echo 0) -ge 3 ]; do :; done" || fail "nothing is written"
+    timeout 60 bash -c "until grep -qs '\"end\"' '$BOX/acked$round'; do sleep 0.02; done" || fail "nothing is written"
     kill_mount
     touch "$BOX/stop"
     # It gets an error, maybe one that it does not take for clean: its mount is gone.
     wait $writer || true
     CHILDREN=()
     mount_on c "$M"
-    for log in "$BOX"/log*; do
-        said=$(python3 "$E2E/acked_writer.py" --verify "$M/files${log##*/log}" "$log" 2>&1) || fail "after kill $round: $said"
+    for log in "$BOX"/acked*; do
+        said=$(python3 "$E2E/acked_writer.py" --verify "$M/files${log##*/acked}" "$log" 2>&1) || fail "after kill $round: $said"
     done
     note "after kill $round: $said"
 done
 kill_mount
 # A dead mount does not keep the cluster from being drained.
 timed "drain with a dead mount" drain c
-for log in "$BOX"/log*; do
-    said=$(python3 "$E2E/acked_writer.py" --verify "$BOX/c/tier/files${log##*/log}" "$log" 2>&1) || fail "in the tier: $said"
+for log in "$BOX"/acked*; do
+    said=$(python3 "$E2E/acked_writer.py" --verify "$BOX/c/tier/files${log##*/acked}" "$log" 2>&1) || fail "in the tier: $said"
 done
 passed
