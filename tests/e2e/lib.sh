@@ -18,8 +18,9 @@ CLUSTERS=()
 CHILDREN=()
 # Servers flush side by side, so a name may come before its directory or before the first name of its file, and a staging directory may
 # be removed, being empty, by one server while another begins. That is tried again and no fault: it stays in the account, and a drain
-# tells what lasts.
-EXPECTED_LOG=('WARN fs_server::flush: not in the shared tier yet; it is tried again .*reason="(its directory is not in the shared tier yet|another name of the file was published first.*|cannot make \\"f-[^ ]*\\" in the shared tier: No such file or directory .*)"')
+# tells what lasts. And a request that a signal interrupted has nobody left to answer.
+EXPECTED_LOG=('ERROR fuser::reply: Failed to send FUSE reply: No such file or directory'
+    'WARN fs_server::flush: not in the shared tier yet; it is tried again .*reason="(its directory is not in the shared tier yet|another name of the file was published first.*|cannot make \\"f-[^ ]*\\" in the shared tier: No such file or directory .*)"')
 
 note() { printf '   %s\n' "$*"; }
 fail() { printf 'FAIL: %s\n' "$*" >&2; exit 1; }
@@ -64,6 +65,7 @@ finish() {
     set +e
     for pid in "${CHILDREN[@]}"; do kill -KILL "$pid" 2>/dev/null; done
     for cluster in "${CLUSTERS[@]}"; do take_down "$cluster"; done
+    unmount_below "$BOX/"
     if [ $code -ne 0 ] && [ $code -ne $SKIPPED ]; then
         show_logs
     fi
@@ -80,12 +82,18 @@ show_logs() {
     done >&2
 }
 
-# take_down NAME: without regard to what is in it. A cluster that was taken down before costs nothing.
-take_down() {
-    local home=$BOX/$1 file=$BOX/$1/c.toml pids pid job mount
-    for mount in $(awk -v box="$home/" 'index($2, box) == 1 { print $2 }' /proc/self/mounts); do
+# unmount_below DIRECTORY/
+unmount_below() {
+    local mount
+    for mount in $(awk -v box="$1" 'index($2, box) == 1 { print $2 }' /proc/self/mounts); do
         umount -l "$mount" 2>/dev/null || fusermount3 -uz "$mount" 2>/dev/null
     done
+}
+
+# take_down NAME: without regard to what is in it. A cluster that was taken down before costs nothing.
+take_down() {
+    local home=$BOX/$1 file=$BOX/$1/c.toml pids pid job
+    unmount_below "$home/"
     [ -f "$file" ] || return 0
     pids=$(server_pids "$1") job=$(job "$1")
     timeout -k 5 $PATIENCE "$HAYATE" --cluster "$file" down --discard >/dev/null 2>&1
