@@ -16,7 +16,7 @@ SKIPPED=77
 PATIENCE=60
 CLUSTERS=()
 CHILDREN=()
-# Servers flush side by side, so a name may come before its directory or before the first name of its file, and a staging directory may
+# Servers flush side by side, so a name may come some seconds before its directory or before the first name of its file, and a staging directory may
 # be removed, being empty, by one server while another begins. That is tried again and no fault: it stays in the account, and a drain
 # tells what lasts. And a request that a signal interrupted has nobody left to answer.
 EXPECTED_LOG=('ERROR fuser::reply: Failed to send FUSE reply: No such file or directory'

@@ -390,7 +390,8 @@ async fn note_failure(worker: &Rc<Worker>, taken: &Taken, reason: &str) {
         } else {
             String::from_utf8_lossy(&shown).into_owned()
         };
-        tracing::warn!(%name, reason, "not in the shared tier yet; it is tried again");
+        // Escaped: a name may have line breaks and would forge log lines.
+        tracing::warn!(?name, reason, "not in the shared tier yet; it is tried again");
     }
 }
 
