@@ -329,6 +329,7 @@ impl Namespace {
         let mut batch = Batch::default();
         batch.put(keys::inode(InodeId::ROOT), encode_record(&root));
         self.kv.commit(batch)?;
+        self.adjust_inode_count(1);
         Ok(())
     }
 }

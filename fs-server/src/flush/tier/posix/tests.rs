@@ -1,3 +1,5 @@
+//! The POSIX adapter on real directories: staging, publishing, links, attributes, and what must not be followed or torn.
+
 use std::fs as std_fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
