@@ -30,7 +30,7 @@ fn the_page_counts_operations_bytes_latencies_and_pools() {
     let cluster = Cluster::start(1);
     let client = cluster.client();
     let file = client.open_path("/f", &OpenOptions::create_truncate()).expect("create");
-    file.write_at(&[7; 100_000], 0).expect("write");
+    file.write_at(&vec![7; 100_000], 0).expect("write");
     file.close().expect("close");
     let page = fetch(&cluster, "/metrics");
     assert!(page.starts_with("HTTP/1.1 200"), "{page}");
