@@ -52,6 +52,8 @@ expect_log 'WARN .*(secret|handshake|refused)'
 for pid in $(server_pids one); do kill -KILL "$pid"; done
 all_well two
 h one up --restart >/dev/null
+# It listens where it did, not for the whole network.
+! grep -h 'serving.*tcp=' "$BOX"/logs/one-server-*.log | grep -v 'tcp=127\.0\.0\.1:' || fail "a server listens on another address than 127.0.0.1"
 all_well one two
 [ -z "$user_too" ] || [ "$(hn ls)" = of-nobody ] || fail "the cluster of nobody changed"
 

@@ -187,6 +187,10 @@ fn serve_again(spec: &LaunchSpec, path: &Path, cluster: ClusterFile, member: &Me
 
 /// The address to listen on again. A name that was announced for a wildcard address may not be one to bind to.
 fn wildcard_if_other(member: &MemberEntry) -> String {
+    // An address in numbers is the one that was bound, on a loopback interface too.
+    if member.tcp.parse::<std::net::SocketAddr>().is_ok() {
+        return member.tcp.clone();
+    }
     let bindable = member.tcp.to_socket_addrs().ok().and_then(|addresses| usable(addresses.collect()));
     match (bindable, member.tcp.rsplit_once(':')) {
         (None, Some((_, port))) => format!("0.0.0.0:{port}"),
