@@ -168,6 +168,24 @@ fn a_growing_directory_becomes_wide_while_it_is_used() {
 }
 
 #[test]
+fn a_listing_after_a_rename_between_servers_shows_the_new_name() {
+    let cluster = Cluster::with(ClusterOptions { servers: 4, wide_threshold: 8, tier: false });
+    let client = cluster.client();
+    client.mkdir_path("/w", 0o755).unwrap();
+    for i in 0..40 {
+        put(&client, &format!("/w/f{i}"), b"");
+    }
+    assert!(cluster.client().stat("/w").unwrap().wide);
+    for round in 0..300 {
+        let (from, to) = (format!("f{}", round % 40), format!("g{}", round % 40));
+        let (from, to) = if round / 40 % 2 == 0 { (from, to) } else { (to, from) };
+        client.rename_path(format!("/w/{from}"), format!("/w/{to}")).expect("rename");
+        let now = names(&client, "/w");
+        assert_eq!((now.len(), now.contains(&to), now.contains(&from)), (40, true, false), "round {round}");
+    }
+}
+
+#[test]
 fn exclusive_creation_has_one_winner() {
     let cluster = Cluster::start(4);
     for round in 0..20 {

@@ -8,6 +8,7 @@ use fs_proto::{Flags, Status};
 use super::getattr;
 use crate::error::{OpError, OpResult};
 use crate::namespace::DirView;
+use crate::namespace::locks::LockKey;
 use crate::namespace::permission::{READ, require};
 use crate::worker::{Context, Worker};
 
@@ -19,6 +20,8 @@ pub async fn readdir(worker: &Rc<Worker>, context: &Context, request: Readdir) -
     let node = &worker.node;
     let home = node.owns(request.dir.partition());
     let part = context.header.flags.has(Flags::TO_SERVER);
+    // Also where only a part of the directory is: a rename that was answered may still be arriving here.
+    node.namespace.locks().settled(LockKey::Inode(request.dir)).await;
     if home {
         node.namespace.live_inode(request.dir).await?;
     }
