@@ -20,10 +20,11 @@ pub async fn readdir(worker: &Rc<Worker>, context: &Context, request: Readdir) -
     let node = &worker.node;
     let home = node.owns(request.dir.partition());
     let part = context.header.flags.has(Flags::TO_SERVER);
-    // Also where only a part of the directory is: a rename that was answered may still be arriving here.
-    node.namespace.locks().settled(LockKey::Inode(request.dir)).await;
     if home {
         node.namespace.live_inode(request.dir).await?;
+    } else {
+        // Where only a part of the directory is, too, a rename that was answered may still be arriving.
+        node.namespace.locks().settled(LockKey::Inode(request.dir)).await;
     }
     let view = match node.namespace.directory(request.dir, home) {
         Ok(view) => view,
