@@ -8,6 +8,7 @@
 //! ```
 
 use fs_proto::ids::{ChunkIndex, InodeId};
+use fs_server::kv::{self, KvKind};
 use fs_server::store::{self, ChunkKey, ChunkStore, LogStore, StoreOptions};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -130,7 +131,8 @@ fn main() -> Result<(), Failure> {
     let bytes = arguments.next().map_or(Ok(256), |a| a.parse::<usize>())? << 20;
     let rounds: usize = arguments.next().map_or(Ok(7), |a| a.parse())?;
     let dir = tempfile::tempdir_in(base)?;
-    let store = store::open(&dir.path().join("chunks"), StoreOptions::default())?;
+    let kv = kv::open(KvKind::default(), &dir.path().join("kv"), 32 << 20)?;
+    let store = store::open(&dir.path().join("chunks"), kv, StoreOptions::default())?;
     let (mut of_store, mut of_files) = (Vec::new(), Vec::new());
     for n in 0..rounds as u64 {
         let inos = [InodeId(2 * n + 1), InodeId(2 * n + 2)];

@@ -63,9 +63,11 @@ impl From<StoreError> for OpError {
         let status = match &error {
             StoreError::NoSpace => Status::NoSpace,
             StoreError::Refused => Status::ReadOnly,
-            StoreError::Corrupt { .. } => Status::Corrupt,
+            StoreError::Corrupt { .. } | StoreError::Index(KvError::Corrupt(_)) => Status::Corrupt,
             StoreError::OutOfRange { .. } => Status::Invalid,
-            StoreError::InUse(_) | StoreError::Foreign { .. } | StoreError::Io(_) => Status::Io,
+            StoreError::Index(_) | StoreError::InUse(_) | StoreError::Foreign { .. } | StoreError::Io(_) => {
+                Status::Io
+            }
         };
         OpError::because(status, error.to_string())
     }

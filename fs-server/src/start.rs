@@ -19,11 +19,12 @@ use crate::node::{Node, NodeParts};
 use crate::store::{self, StoreError, StoreOptions};
 use crate::threads;
 
-/// Shares of the memory budget, in 16ths: buffers of requests and replies, caches of the namespace store, cached inodes. The rest is
-/// left to the chunk index and to connections.
+/// Shares of the memory budget, in 16ths: buffers of requests and replies, caches of the key-value store, cached inodes, index of
+/// the chunks. The rest is left to connections.
 const BUFFER_SHARE: u64 = 6;
 const KV_SHARE: u64 = 4;
 const INODE_SHARE: u64 = 2;
+const INDEX_SHARE: u64 = 2;
 
 /// Least memory that a server works with, in bytes.
 pub const MEMORY_MIN: u64 = 64 << 20;
@@ -63,10 +64,11 @@ pub fn bind_with(config: ServerConfig, flusher: Flusher) -> Result<BoundServer, 
         )));
     }
     identity::claim(&config, &dir)?;
-    let chunks =
-        store::open(&dir.join("chunks"), StoreOptions::default()).map_err(|e| store_failure(&dir, e))?;
     let share = |sixteenths: u64| config.memory_bytes / 16 * sixteenths;
     let kv = kv::open(config.kv, &dir.join("namespace"), share(KV_SHARE))?;
+    let options = StoreOptions { index_bytes: share(INDEX_SHARE), ..StoreOptions::default() };
+    let chunks =
+        store::open(&dir.join("chunks"), Arc::clone(&kv), options).map_err(|e| store_failure(&dir, e))?;
     let delay = Duration::from_millis(config.flush_delay_ms);
     let queue = Arc::new(FlushQueue::open(Arc::clone(&kv), flusher.has_tier(), delay)?);
     let namespace = Namespace::open(kv, config.id, share(INODE_SHARE), queue).map_err(namespace_failure)?;

@@ -16,6 +16,7 @@
 //! 't' parent:u64 cookie:u64 name...   -> TierEntry          what the shared tier has under a name
 //! 'g' ino:u64                         -> TierLocation       a removed directory that the shared tier still has
 //! 'm' name...                         -> value              the server's own facts
+//! 'e', 'f'                                                  the index of the chunk store: `store/rows.rs`
 //! ```
 //! Integers are big-endian, so that keys sort by them. Values begin with [`fs_proto::record::RECORD_VERSION`].
 //! Inode numbers begin with their partition: what a partition holds is one range of 'd' and 'i'.

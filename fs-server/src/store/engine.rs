@@ -1,22 +1,27 @@
 //! The store itself: each operation of the port as reserve, write, enter into the index.
 
-use super::compact::{self, Upkeep};
+use super::compact::{self, Eagerness, Upkeep};
 use super::crc_cache::{self, CrcCache};
-use super::device;
+use super::disk::buffered::{self, BufferedDisk};
+use super::disk::{self, Disk, SegmentFile};
 use super::extent::{Extent, Place, overlapping};
 use super::format::{self, Kind, MAX_CHUNK_BYTES, MAX_REMOVED, STORE_FILE_BYTES};
-use super::index::{Deletion, Index};
+use super::index::Index;
 use super::log::{Limits, Log, Purpose, Request, Ticket};
 use super::merge;
 use super::reader::{Fault, Source};
 use super::recover;
+use super::rows::Keys;
+use super::save::Saver;
 use super::segment::Segments;
+use super::shard::{Deletion, Reach};
 use super::{ChunkKey, ChunkStore, StoreError, StoreOptions, StoreStats};
+use crate::kv::Kv;
 use fs_proto::checksum::crc;
 use fs_proto::ids::{ChunkIndex, InodeId};
 use rustix::fs::FlockOperation;
 use std::fs::{File, OpenOptions};
-use std::io::IoSlice;
+use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -26,6 +31,7 @@ use std::thread::JoinHandle;
 pub(super) struct Core {
     pub log: Log,
     pub index: Index,
+    pub saver: Saver,
     pub cache: CrcCache,
     pub upkeep: Upkeep,
     crc_failures: AtomicU64,
@@ -34,32 +40,48 @@ pub(super) struct Core {
     live_bytes: AtomicI64,
 }
 
-/// A chunk store in a directory.
+/// A chunk store on one device.
 pub struct LogStore {
     core: Arc<Core>,
     thread: Option<JoinHandle<()>>,
-    /// Carries the lock on the directory.
-    lock: File,
+    /// Carries the lock on the directory, where there is one.
+    lock: Option<File>,
 }
 
-/// Opens, or creates, the store in `dir` and begins its upkeep.
-pub fn open(dir: &Path, options: StoreOptions) -> Result<Arc<LogStore>, StoreError> {
+/// Opens, or creates, the store in `dir`, with its index in `kv`, and begins its upkeep.
+pub fn open(dir: &Path, kv: Arc<dyn Kv>, options: StoreOptions) -> Result<Arc<LogStore>, StoreError> {
     std::fs::create_dir_all(dir)?;
     let (lock, store_id) = lock_store(dir)?;
-    let (total_bytes, _) = device::space(dir)?;
+    let mut store = open_on(Arc::new(BufferedDisk::new(dir)), store_id, kv, options)?;
+    store.lock = Some(lock);
+    Ok(Arc::new(store))
+}
+
+/// As [`open`], on a disk of the caller's choice whose store has the identity `store_id`.
+pub fn open_on(
+    disk: Arc<dyn Disk>,
+    store_id: u64,
+    kv: Arc<dyn Kv>,
+    options: StoreOptions,
+) -> Result<LogStore, StoreError> {
+    let (total_bytes, _) = disk.space()?;
     let limits = Limits {
         store_id,
-        boot_id: options.boot_id.unwrap_or_else(device::boot_id),
+        boot_id: options.boot_id.unwrap_or_else(disk::boot_id),
         segment_bytes: options.segment_bytes.min(total_bytes / 32).max(64 << 10),
         reserve_bytes: options.reserve_bytes.min(total_bytes / 16),
+        align: options.align,
     };
-    let segments = Segments::new(dir, options.max_open_files);
-    let index = Index::new();
-    let recovered = recover::recover(&limits, &segments, &index)?;
+    let keys = Keys { device: options.device };
+    let (saver, saved) = Saver::open(Arc::clone(&kv), keys, store_id)?;
+    let segments = Segments::new(disk, options.max_open_files);
+    let index = Index::new(kv, keys, options.index_bytes, saved.checkpoint.chunks);
+    let recovered = recover::recover(&limits, &segments, &index, &saver, saved)?;
     let live_bytes: u64 = segments.all().iter().map(|s| s.live_bytes()).sum();
     let core = Arc::new(Core {
         log: Log::new(limits, segments, recovered.resume),
         index,
+        saver,
         cache: crc_cache::new(options.crc_cache_bytes),
         upkeep: Upkeep::default(),
         crc_failures: AtomicU64::new(recovered.damage),
@@ -70,7 +92,7 @@ pub fn open(dir: &Path, options: StoreOptions) -> Result<Arc<LogStore>, StoreErr
     let thread =
         std::thread::Builder::new().name("store-upkeep".into()).spawn(move || compact::run(&worker))?;
     core.log.wake.notify();
-    Ok(Arc::new(LogStore { core, thread: Some(thread), lock }))
+    Ok(LogStore { core, thread: Some(thread), lock: None })
 }
 
 /// Locks the directory; gives a new store its identity.
@@ -82,22 +104,21 @@ fn lock_store(dir: &Path) -> Result<(File, u64), StoreError> {
         other => other.map_err(std::io::Error::from)?,
     }
     let mut bytes = vec![0; file.metadata()?.len().min(2 * STORE_FILE_BYTES as u64) as usize];
-    device::read_padded(&file, &mut bytes, 0)?;
+    disk::read_padded(&file, &mut bytes, 0)?;
     if !bytes.is_empty() {
         let store_id = format::decode_store_file(&bytes).map_err(|why| StoreError::Foreign { path, why })?;
         return Ok((file, store_id));
     }
-    if !Segments::list_files(dir)?.is_empty() {
+    if !buffered::list(dir)?.is_empty() {
         return Err(StoreError::Foreign {
             path,
             why: "the store's identity is missing, but its segments are there",
         });
     }
     let store_id = rand::random();
-    device::write_all_at(&file, &mut [IoSlice::new(&format::encode_store_file(store_id))], 0)
-        .map_err(device::lift)?;
+    (&file).write_all(&format::encode_store_file(store_id)).map_err(disk::lift)?;
     file.sync_all()?;
-    device::sync_dir(dir)?;
+    buffered::sync_dir(dir)?;
     Ok((file, store_id))
 }
 
@@ -121,16 +142,20 @@ impl Core {
         }
     }
 
+    /// The record that holds an extent.
+    pub fn source<'a>(&self, file: &'a dyn SegmentFile, extent: &Extent) -> Source<'a> {
+        Source { file, place: extent.place, store_id: self.log.limits.store_id }
+    }
+
     /// Reads an extent's part into `out`, verified.
     pub fn read_extent(
         &self,
         key: ChunkKey,
-        file: &File,
+        file: &dyn SegmentFile,
         extent: &Extent,
         out: &mut [u8],
     ) -> Result<(), StoreError> {
-        let source = Source { file, place: extent.place, store_id: self.log.limits.store_id };
-        source.read(&self.cache, extent.start, out).map_err(|fault| match fault {
+        self.source(file, extent).read(&self.cache, extent.start, out).map_err(|fault| match fault {
             Fault::Io(error) => StoreError::Io(error),
             Fault::Corrupt => {
                 self.crc_failures.fetch_add(1, Ordering::Relaxed);
@@ -167,53 +192,89 @@ impl Core {
         let ticket = self.reserve_data(&request)?;
         ticket.write(&table, data)?;
         let new = Extent::whole(ticket.header.sequence, place_of(&ticket));
-        let mut shard = self.index.write(key.ino);
-        let extents = self.index.insert(&mut shard, key, new, &mut |id, bytes| self.book(id, bytes));
-        drop(shard);
+        let extents = self.index.edit(key)?.insert(new, &mut |id, bytes| self.book(id, bytes));
         drop(ticket);
         if extents > merge::MANY_EXTENTS {
             merge::merge(self, key);
         }
+        self.relieve()
+    }
+
+    /// After a change: has the index saved once that is due, and waits for it only when memory is used up.
+    fn relieve(&self) -> Result<(), StoreError> {
+        if self.index.is_overfull() {
+            return self.saver.save(&self.log, &self.index);
+        }
+        if self.saver.is_due(self.log.written(), &self.index) {
+            self.log.wake.notify();
+        }
         Ok(())
+    }
+
+    /// For the upkeep: saves the index if that is due.
+    pub fn save_if_due(&self) -> Result<(), StoreError> {
+        if !self.saver.is_due(self.log.written(), &self.index) {
+            return Ok(());
+        }
+        self.saver.save(&self.log, &self.index)
     }
 
     /// Writes a tombstone, whose place was given out under the shard's lock, and applies it.
-    fn delete(&self, ticket: &Ticket, data: &[u8], cuts: &[(ChunkKey, u32)]) -> Result<(), StoreError> {
+    fn delete(&self, ticket: &Ticket, data: &[u8], deletions: &[Deletion]) -> Result<(), StoreError> {
         ticket.write(&format::block_table(0, data), data)?;
         let oldest = self.log.oldest_under_way();
-        let Some((first, _)) = cuts.first() else { return Ok(()) };
-        let mut shard = self.index.write(first.ino);
-        for (key, keep) in cuts {
-            let deletion =
-                Deletion { ino: key.ino, chunk: key.chunk, keep: *keep, sequence: ticket.header.sequence };
-            self.index.delete(&mut shard, deletion, oldest, &mut |id, bytes| self.book(id, bytes));
+        for deletion in deletions {
+            let deletion = Deletion { sequence: ticket.header.sequence, ..*deletion };
+            let book = &mut |id, bytes| self.book(id, bytes);
+            self.index.delete(&deletion, oldest, book, &mut || self.relieve())?;
         }
         Ok(())
     }
 
-    fn truncate(&self, key: ChunkKey, keep: u32) -> Result<(), StoreError> {
-        let shard = self.index.read(key.ino);
-        if !shard.has_from(key.ino, key.chunk, keep) {
+    /// Cuts a file, or punches a hole.
+    fn cut(&self, kind: Kind, deletion: Deletion) -> Result<(), StoreError> {
+        let shard = self.index.hold(deletion.ino);
+        if !self.index.has_any(&shard, &deletion)? {
             return self.log.check();
         }
-        let request = deletion_request(Kind::Truncate, key, keep, &[]);
+        let key = ChunkKey { ino: deletion.ino, chunk: deletion.chunk };
+        let request = Request {
+            data_bytes: match deletion.reach {
+                Reach::Byte(to) => to - deletion.from,
+                Reach::End => 0,
+            },
+            ..deletion_request(kind, key, deletion.from, &[])
+        };
         let ticket = self.log.reserve(&request)?;
         drop(shard);
-        self.delete(&ticket, &[], &[(key, keep)])
+        self.delete(&ticket, &[], &[deletion])?;
+        drop(ticket);
+        self.relieve()
     }
 
     /// Removes inodes of one shard.
     fn remove_some(&self, inos: &[InodeId]) -> Result<(), StoreError> {
         let Some(first) = inos.first() else { return Ok(()) };
-        let shard = self.index.read(*first);
-        let held = inos.iter().filter(|ino| shard.has_from(**ino, ChunkIndex(0), 0));
-        let cuts: Vec<_> = held.map(|ino| (ChunkKey { ino: *ino, chunk: ChunkIndex(0) }, 0)).collect();
-        let Some((key, _)) = cuts.first() else { return self.log.check() };
-        let list: Vec<u8> = cuts.iter().flat_map(|(key, _)| key.ino.0.to_le_bytes()).collect();
-        let ticket = self.log.reserve(&deletion_request(Kind::Remove, *key, 0, &list))?;
+        let shard = self.index.hold(*first);
+        let mut held = Vec::new();
+        for deletion in inos.iter().map(|ino| removal(*ino)) {
+            if self.index.has_any(&shard, &deletion)? {
+                held.push(deletion);
+            }
+        }
+        let Some(one) = held.first() else { return self.log.check() };
+        let key = ChunkKey { ino: one.ino, chunk: ChunkIndex(0) };
+        let list: Vec<u8> = held.iter().flat_map(|deletion| deletion.ino.0.to_le_bytes()).collect();
+        let ticket = self.log.reserve(&deletion_request(Kind::Remove, key, 0, &list))?;
         drop(shard);
-        self.delete(&ticket, &list, &cuts)
+        self.delete(&ticket, &list, &held)?;
+        drop(ticket);
+        self.relieve()
     }
+}
+
+fn removal(ino: InodeId) -> Deletion {
+    Deletion { ino, chunk: ChunkIndex(0), from: 0, reach: Reach::End, sequence: 0 }
 }
 
 /// The place of a reserved record.
@@ -246,9 +307,9 @@ impl ChunkStore for LogStore {
     }
 
     fn read(&self, key: ChunkKey, offset: u32, out: &mut [u8]) -> Result<usize, StoreError> {
-        let mut pieces: Vec<(Extent, Arc<File>)> = Vec::new();
-        let shard = self.core.index.read(key.ino);
-        let extents = shard.extents(key);
+        let mut pieces: Vec<(Extent, Arc<dyn SegmentFile>)> = Vec::new();
+        let chunk = self.core.index.view(key)?;
+        let extents = chunk.extents();
         let chunk_end = extents.last().map_or(0, |e| e.end);
         let end = u64::from(chunk_end).min(u64::from(offset) + out.len() as u64) as u32;
         if end <= offset {
@@ -261,12 +322,12 @@ impl ChunkStore for LogStore {
             };
             pieces.push((extent.clip(offset, end), file));
         }
-        drop(shard);
+        drop(chunk);
         let mut cursor = offset;
         for (extent, file) in &pieces {
             out[(cursor - offset) as usize..(extent.start - offset) as usize].fill(0);
             let part = &mut out[(extent.start - offset) as usize..(extent.end - offset) as usize];
-            self.core.read_extent(key, file, extent, part)?;
+            self.core.read_extent(key, &**file, extent, part)?;
             cursor = extent.end;
         }
         out[(cursor - offset) as usize..(end - offset) as usize].fill(0);
@@ -275,7 +336,30 @@ impl ChunkStore for LogStore {
 
     fn truncate(&self, ino: InodeId, chunk: ChunkIndex, keep_bytes: u32) -> Result<(), StoreError> {
         check_range(keep_bytes, 0)?;
-        self.core.truncate(ChunkKey { ino, chunk }, keep_bytes)
+        let cut = Deletion { ino, chunk, from: keep_bytes, reach: Reach::End, sequence: 0 };
+        self.core.cut(Kind::Truncate, cut)
+    }
+
+    fn punch(&self, key: ChunkKey, offset: u32, len: u32) -> Result<(), StoreError> {
+        check_range(offset, len as usize)?;
+        if len == 0 {
+            return self.core.log.check();
+        }
+        let reach = Reach::Byte(offset + len);
+        self.core
+            .cut(Kind::Punch, Deletion { ino: key.ino, chunk: key.chunk, from: offset, reach, sequence: 0 })
+    }
+
+    fn ranges(&self, key: ChunkKey) -> Result<Vec<std::ops::Range<u32>>, StoreError> {
+        let chunk = self.core.index.view(key)?;
+        let mut ranges: Vec<std::ops::Range<u32>> = Vec::new();
+        for extent in chunk.extents() {
+            match ranges.last_mut() {
+                Some(last) if last.end == extent.start => last.end = extent.end,
+                _ => ranges.push(extent.start..extent.end),
+            }
+        }
+        Ok(ranges)
     }
 
     fn remove(&self, inos: &[InodeId]) -> Result<(), StoreError> {
@@ -290,7 +374,7 @@ impl ChunkStore for LogStore {
     }
 
     fn chunks(&self, ino: InodeId) -> Result<Vec<(ChunkIndex, u32)>, StoreError> {
-        Ok(self.core.index.read(ino).chunks_of(ino).collect())
+        self.core.index.chunks_of(ino)
     }
 
     fn sync(&self) -> Result<(), StoreError> {
@@ -300,7 +384,7 @@ impl ChunkStore for LogStore {
     fn stats(&self) -> StoreStats {
         let segments = self.core.log.segments.all();
         // Gauges: an unreadable file system shows as full, and the operations tell the error.
-        let (total_bytes, free_bytes) = device::space(self.core.log.segments.dir()).unwrap_or_default();
+        let (total_bytes, free_bytes) = self.core.log.segments.disk().space().unwrap_or_default();
         StoreStats {
             live_bytes: self.core.live_bytes.load(Ordering::Relaxed).max(0) as u64,
             disk_bytes: segments.iter().map(|s| s.used_bytes()).sum(),
@@ -309,29 +393,65 @@ impl ChunkStore for LogStore {
             total_bytes,
             free_bytes,
             compacted_bytes: self.core.upkeep.compacted_bytes(),
+            written_bytes: self.core.log.written().bytes,
+            index_bytes: self.core.index.cached_bytes(),
+            index_saves: self.core.saver.saves(),
             crc_failures: self.core.crc_failures.load(Ordering::Relaxed),
         }
     }
 }
 
 impl LogStore {
+    pub(super) fn core(&self) -> &Core {
+        &self.core
+    }
+
     /// Empties sparse segments and removes dead ones now, in this thread, as the upkeep thread does by itself.
     pub fn compact(&self) -> Result<(), StoreError> {
-        compact::pass(&self.core, compact::SPARSE_PERCENT).map(drop)
+        compact::pass(&self.core, compact::SPARSE_PERCENT, Eagerness::Eager).map(drop)
     }
-}
 
-impl Drop for LogStore {
-    fn drop(&mut self) {
+    /// Saves the index now, so that the next opening reads no log before this moment.
+    pub fn save(&self) -> Result<(), StoreError> {
+        self.core.saver.save(&self.core.log, &self.core.index)
+    }
+
+    /// Ends the store as a crash would: nothing is saved, synced or trimmed.
+    pub fn abandon(mut self) {
+        self.end_upkeep();
+        self.unlock();
+        std::mem::forget(self);
+    }
+
+    /// Closing is not enough: a process that is being forked elsewhere holds the descriptor a moment longer.
+    fn unlock(&mut self) {
+        if let Some(lock) = self.lock.take()
+            && let Err(error) = rustix::fs::flock(&lock, FlockOperation::Unlock)
+        {
+            tracing::warn!(%error, "cannot unlock the chunk store");
+        }
+    }
+
+    fn end_upkeep(&mut self) {
         self.core.upkeep.stop();
         self.core.log.wake.notify();
         if self.thread.take().is_some_and(|t| t.join().is_err()) {
             tracing::error!("the upkeep thread of the chunk store panicked");
         }
-        self.core.log.close();
-        // Closing is not enough: a process that is being forked elsewhere holds the descriptor a moment longer.
-        if let Err(error) = rustix::fs::flock(&self.lock, FlockOperation::Unlock) {
-            tracing::warn!(%error, "cannot unlock the chunk store");
+    }
+}
+
+impl Drop for LogStore {
+    fn drop(&mut self) {
+        self.end_upkeep();
+        // What cannot be saved is replayed by the next opening.
+        match self.save() {
+            Ok(()) | Err(StoreError::Refused) => {}
+            Err(error) => {
+                tracing::warn!(%error, "the index of the chunk store could not be saved at the end");
+            }
         }
+        self.core.log.close();
+        self.unlock();
     }
 }

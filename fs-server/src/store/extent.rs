@@ -96,22 +96,25 @@ fn push_part(merged: &mut Vec<Extent>, new: Extent, start: u32, end: u32, ledger
     }
 }
 
-/// Drops bytes from `keep` on that are older than `sequence`.
-pub(super) fn cut(extents: &mut Vec<Extent>, keep: u32, sequence: u64, ledger: &mut Ledger) {
-    let first = extents.partition_point(|e| e.end <= keep);
+/// Drops bytes of `from..to` that are older than `sequence`.
+pub(super) fn cut(extents: &mut Vec<Extent>, from: u32, to: u32, sequence: u64, ledger: &mut Ledger) {
+    let range = overlapping(extents, from, to);
     let mut kept = Vec::new();
-    for old in &extents[first..] {
+    for old in &extents[range.clone()] {
         if old.sequence > sequence {
             kept.push(*old);
             continue;
         }
-        let dead = old.clip(keep, u32::MAX);
+        let dead = old.clip(from, to);
         ledger(old.place.segment, -(dead.bytes() as i64));
-        if old.start < keep {
-            kept.push(old.clip(0, keep));
+        if old.start < from {
+            kept.push(old.clip(0, from));
+        }
+        if old.end > to {
+            kept.push(old.clip(to, u32::MAX));
         }
     }
-    extents.splice(first.., kept);
+    extents.splice(range, kept);
 }
 
 /// Whether every byte of `start..end` is read from one of `sources`.

@@ -61,7 +61,7 @@ proptest! {
         }
         let (mut model, _) = flatten(&extents);
         model[keep as usize..].iter_mut().filter(|s| **s <= sequence).for_each(|s| *s = 0);
-        cut(&mut extents, keep, sequence, &mut |segment, bytes| live[segment as usize] += bytes);
+        cut(&mut extents, keep, u32::MAX, sequence, &mut |segment, bytes| live[segment as usize] += bytes);
         prop_assert_eq!(flatten(&extents), (model, live));
     }
 

@@ -6,9 +6,9 @@
 //!
 //! store        0 8  "HAYATE-C"   8 u32 version   12 u32 zero   16 u64 store id   24 zeros   124 u32 CRC of 0 to 123
 //!
-//! segment      512 bytes of head, then records without gaps between them, each at a multiple of 512:
+//! segment      head, then records, each at the first multiple of *align* (512 or 4096) behind the one before:
 //!   head       0 8  "HAYATE-S"   8 u32 version   12 u32 segment   16 u128 boot id of the kernel that wrote it
-//!              32 zeros          508 u32 CRC of 0 to 507
+//!              32 u32 align      36 zeros        508 u32 CRC of 0 to 507
 //!
 //! record       header (64) | CRC of each block (u32 each) | zeros | data | zeros | header again (64)
 //!   header     0 u32 "HYC1"     4 u8 kind   5 u8 version   6 u16 zero
@@ -21,6 +21,7 @@
 //!              2 truncate: cut the chunk to `offset` bytes, drop later chunks; no data
 //!              3 remove: the data is a list of inodes, u64 each; `inode` is the first
 //!              4 void: nothing; `data bytes` is the length of the whole record, and only the header is there
+//!              5 punch: a hole of `data bytes` at `offset` of the chunk; no data, one unit
 //! ```
 //! Block k of a record covers the bytes of the chunk from 4096 (offset / 4096 + k), so the first and the last may be short
 //! and an aligned read touches no block that it does not need. Data begins at the first multiple of 64 after the block
@@ -46,7 +47,9 @@ pub const HEADER_BYTES: usize = 64;
 /// Most bytes that a chunk holds.
 pub const MAX_CHUNK_BYTES: u32 = 1 << *fs_proto::attr::CHUNK_LOG2.end();
 /// Version of all three formats.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
+/// What records may be aligned to: units, or what direct I/O takes everywhere.
+pub const ALIGNS: [u32; 2] = [UNIT_BYTES as u32, BLOCK_BYTES as u32];
 /// Inodes that one remove record lists at most.
 pub const MAX_REMOVED: usize = 4096;
 
@@ -87,6 +90,12 @@ pub enum Kind {
     Remove = 3,
     /// Covers what an unfinished write left.
     Void = 4,
+    /// Makes a hole in a chunk.
+    Punch = 5,
+}
+
+impl Kind {
+    const ALL: [Kind; 5] = [Kind::Data, Kind::Truncate, Kind::Remove, Kind::Void, Kind::Punch];
 }
 
 /// The header of a record.
@@ -106,7 +115,7 @@ pub struct Header {
     pub durable: Position,
     /// First byte within the chunk; for a truncation the bytes kept.
     pub offset: u32,
-    /// Bytes of data; for a void record of all of it.
+    /// Bytes of data; for a void record of all of it, for a punched hole of the hole.
     pub data_bytes: u32,
     /// CRC of the block CRCs.
     pub table_crc: u32,
@@ -143,9 +152,7 @@ impl Header {
             return None;
         }
         let header = Header {
-            kind: [Kind::Data, Kind::Truncate, Kind::Remove, Kind::Void]
-                .into_iter()
-                .find(|k| *k as u8 == from[4])?,
+            kind: Kind::ALL.into_iter().find(|k| *k as u8 == from[4])?,
             at: Position { segment: u32_at(from, 8), unit: u32_at(from, 12) },
             ino: InodeId(u64_at(from, 16)),
             chunk: ChunkIndex(u64_at(from, 24)),
@@ -161,7 +168,7 @@ impl Header {
     fn is_sane(&self) -> bool {
         let in_chunk = self.offset <= MAX_CHUNK_BYTES && self.data_bytes <= MAX_CHUNK_BYTES - self.offset;
         match self.kind {
-            Kind::Data => in_chunk && self.data_bytes > 0,
+            Kind::Data | Kind::Punch => in_chunk && self.data_bytes > 0,
             Kind::Truncate => in_chunk && self.data_bytes == 0,
             Kind::Remove => {
                 in_chunk && self.data_bytes > 0 && self.data_bytes.is_multiple_of(8) && self.offset == 0
@@ -173,7 +180,7 @@ impl Header {
     /// The shape of the record.
     pub fn shape(&self) -> Shape {
         match self.kind {
-            Kind::Void => Shape { unit: self.at.unit, offset: 0, data_bytes: 0 },
+            Kind::Void | Kind::Punch => Shape { unit: self.at.unit, offset: 0, data_bytes: 0 },
             _ => Shape { unit: self.at.unit, offset: self.offset, data_bytes: self.data_bytes },
         }
     }
@@ -193,7 +200,7 @@ impl Header {
 
     /// Whether it undoes other records.
     pub fn is_tombstone(&self) -> bool {
-        matches!(self.kind, Kind::Truncate | Kind::Remove)
+        matches!(self.kind, Kind::Truncate | Kind::Remove | Kind::Punch)
     }
 }
 
@@ -298,16 +305,22 @@ pub fn block_table(offset: u32, data: &[u8]) -> Vec<u8> {
     table
 }
 
-/// What surrounds the data of a record: the bytes before it and those after it.
-pub fn frame(header: &Header, table: &[u8], store_id: u64) -> (Vec<u8>, Vec<u8>) {
+/// What surrounds the data of a record: the bytes before it and those after it, up to a multiple of `align`.
+pub fn frame(header: &Header, table: &[u8], store_id: u64, align: u32) -> (Vec<u8>, Vec<u8>) {
     let (shape, encoded) = (header.shape(), header.encode(store_id));
     let mut front = vec![0; shape.data_at() as usize];
     front[..HEADER_BYTES].copy_from_slice(&encoded);
     front[HEADER_BYTES..HEADER_BYTES + table.len()].copy_from_slice(table);
-    let back_bytes = shape.total_bytes() as usize - front.len() - header.data_bytes as usize;
-    let mut back = vec![0; back_bytes];
-    back[back_bytes - HEADER_BYTES..].copy_from_slice(&encoded);
+    let before_bytes = front.len() + shape.data_bytes as usize;
+    let total_bytes = shape.total_bytes() as usize;
+    let mut back = vec![0; total_bytes.next_multiple_of(align as usize) - before_bytes];
+    back[total_bytes - before_bytes - HEADER_BYTES..][..HEADER_BYTES].copy_from_slice(&encoded);
     (front, back)
+}
+
+/// Where the next record begins behind `end` in a segment of `align`.
+pub fn aligned(end_unit: u32, align: u32) -> u32 {
+    end_unit.next_multiple_of(align / UNIT_BYTES as u32)
 }
 
 /// A record over `units` at `at` that says nothing.
@@ -325,23 +338,35 @@ pub fn void(at: Position, units: u32) -> Header {
     }
 }
 
-/// The head of a segment file.
-pub fn encode_segment_head(segment: u32, boot_id: u128) -> [u8; UNIT_BYTES as usize] {
+/// What the head of a segment says beside its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SegmentHead {
+    /// Boot of the kernel that wrote it.
+    pub boot_id: u128,
+    /// Records begin at multiples of so many bytes.
+    pub align: u32,
+}
+
+/// The head of segment `segment`.
+pub fn encode_segment_head(segment: u32, head: SegmentHead) -> [u8; UNIT_BYTES as usize] {
     let mut out = [0; UNIT_BYTES as usize];
     out[0..8].copy_from_slice(SEGMENT_MAGIC);
     out[8..12].copy_from_slice(&VERSION.to_le_bytes());
     out[12..16].copy_from_slice(&segment.to_le_bytes());
-    out[16..32].copy_from_slice(&boot_id.to_le_bytes());
+    out[16..32].copy_from_slice(&head.boot_id.to_le_bytes());
+    out[32..36].copy_from_slice(&head.align.to_le_bytes());
     let sum = crc(&out[..508]);
     out[508..].copy_from_slice(&sum.to_le_bytes());
     out
 }
 
-/// The boot id in the head of segment `segment`, if the head is whole.
-pub fn decode_segment_head(from: &[u8; UNIT_BYTES as usize], segment: u32) -> Option<u128> {
+/// The head of segment `segment`, if it is whole.
+pub fn decode_segment_head(from: &[u8; UNIT_BYTES as usize], segment: u32) -> Option<SegmentHead> {
     let is_head = from[..8] == *SEGMENT_MAGIC && u32_at(from, 508) == crc(&from[..508]);
     let is_this = u32_at(from, 8) == VERSION && u32_at(from, 12) == segment;
-    (is_head && is_this).then(|| u128::from_le_bytes(from[16..32].try_into().unwrap_or_default()))
+    let align = u32_at(from, 32);
+    let boot_id = u128::from_le_bytes(from[16..32].try_into().unwrap_or_default());
+    (is_head && is_this && ALIGNS.contains(&align)).then_some(SegmentHead { boot_id, align })
 }
 
 /// Length of the file `store`.

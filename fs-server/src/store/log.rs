@@ -8,16 +8,16 @@
 //! - After a failed write or sync no change is accepted: what is on the device is not known then
 //!   (`a_failed_write_refuses_changes`).
 
-use super::device;
-use super::format::{self, Header, Kind, Position, Shape, UNIT_BYTES};
+use super::disk::{self, SegmentFile};
+use super::format::{self, Header, Kind, Position, SegmentHead, Shape, UNIT_BYTES};
 use super::segment::{Segment, Segments};
 use super::{ChunkKey, StoreError};
 use parking_lot::{Condvar, Mutex};
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// What does not change while a store is open.
 #[derive(Debug, Clone, Copy)]
@@ -26,6 +26,8 @@ pub(super) struct Limits {
     pub boot_id: u128,
     pub segment_bytes: u64,
     pub reserve_bytes: u64,
+    /// What records of new segments are aligned to.
+    pub align: u32,
 }
 
 /// Who wants a place: data must leave the reserve free; deletes and compaction, which gain space, may use it.
@@ -50,9 +52,17 @@ pub(super) struct Request {
     pub sequence: Option<u64>,
 }
 
+impl Request {
+    /// Length of the record at `unit` of a segment.
+    fn units_at(&self, unit: u32) -> u32 {
+        let data_bytes = if self.kind == Kind::Punch { 0 } else { self.data_bytes };
+        Shape { unit, offset: self.offset, data_bytes }.units()
+    }
+}
+
 struct Active {
     segment: Arc<Segment>,
-    file: Arc<File>,
+    file: Arc<dyn SegmentFile>,
     next_unit: u32,
     capacity_units: u32,
     from_reserve: bool,
@@ -77,6 +87,15 @@ struct State {
 }
 
 impl State {
+    /// Everything before it is written and in the index.
+    fn applied(&self) -> Position {
+        let end = match &self.active {
+            Some(active) => Position { segment: active.segment.id, unit: active.next_unit },
+            None => Position { segment: self.next_segment, unit: 0 },
+        };
+        self.under_way.iter().map(|u| u.at).min().unwrap_or(end)
+    }
+
     /// Whether a change is under way that a copy in `shard` could get ahead of.
     fn is_in_the_way(&self, shard: usize, newest: Option<u64>) -> bool {
         let is_older = |u: &UnderWay| newest.is_some_and(|sequence| u.sequence < sequence);
@@ -97,10 +116,16 @@ impl Wake {
         self.changed.notify_one();
     }
 
-    pub fn wait(&self) {
+    /// Waits for a notification, or until `limit`.
+    pub fn wait(&self, limit: Option<Duration>) {
+        let until = limit.map(|limit| Instant::now() + limit);
         let mut pending = self.pending.lock();
         while !*pending {
-            self.changed.wait(&mut pending);
+            match until {
+                None => self.changed.wait(&mut pending),
+                Some(until) if self.changed.wait_until(&mut pending, until).timed_out() => break,
+                Some(_) => {}
+            }
         }
         *pending = false;
     }
@@ -113,6 +138,16 @@ pub(super) struct Log {
     state: Mutex<State>,
     syncing: Mutex<()>,
     refused: AtomicBool,
+    written_bytes: AtomicU64,
+    records: AtomicU64,
+}
+
+/// What was written since the store was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Written {
+    /// Bytes of segment files, frames and padding included.
+    pub bytes: u64,
+    pub records: u64,
 }
 
 /// Where a recovered log goes on.
@@ -134,8 +169,30 @@ impl Log {
             names_dirty: true,
             durable: from.durable,
         };
-        let (syncing, refused) = (Mutex::default(), AtomicBool::new(false));
-        Log { limits, segments, wake: Wake::default(), state: Mutex::new(state), syncing, refused }
+        Log {
+            limits,
+            segments,
+            wake: Wake::default(),
+            state: Mutex::new(state),
+            syncing: Mutex::default(),
+            refused: AtomicBool::new(false),
+            written_bytes: AtomicU64::new(0),
+            records: AtomicU64::new(0),
+        }
+    }
+
+    /// What was written since the opening.
+    pub fn written(&self) -> Written {
+        Written {
+            bytes: self.written_bytes.load(Ordering::Relaxed),
+            records: self.records.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Everything before the position is written and in the index; with it, the next sequence.
+    pub fn applied(&self) -> (Position, u64) {
+        let state = self.state.lock();
+        (state.applied(), state.next_sequence)
     }
 
     /// An error once changes are refused.
@@ -189,9 +246,13 @@ impl Log {
             data_bytes: request.data_bytes,
             table_crc: request.table_crc,
         };
-        active.next_unit = header.end().unit;
+        let units_before = active.next_unit;
+        active.next_unit = format::aligned(header.end().unit, self.limits.align);
         active.segment.set_units(active.next_unit);
         active.segment.add_record(&header);
+        let bytes = u64::from(active.next_unit - units_before) * UNIT_BYTES;
+        self.written_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.records.fetch_add(1, Ordering::Relaxed);
         let ticket = Ticket { log: self, segment: active.segment.clone(), file: active.file.clone(), header };
         let is_deletion = header.is_tombstone() && request.sequence.is_none();
         state.under_way.push(UnderWay { at, sequence, shard: request.shard, is_deletion });
@@ -200,13 +261,16 @@ impl Log {
 
     /// Sees to it that the active segment has room for the record and may be used for it.
     fn make_active(&self, state: &mut State, request: &Request) -> Result<(), StoreError> {
-        let units_at = |unit| Shape { unit, offset: request.offset, data_bytes: request.data_bytes }.units();
-        let Some(active) = &mut state.active else { return self.rotate(state, units_at(1), request.purpose) };
-        if active.next_unit + units_at(active.next_unit) > active.capacity_units {
-            return self.rotate(state, units_at(1), request.purpose);
+        let first = format::aligned(1, self.limits.align);
+        let end_from = |unit: u32| format::aligned(unit + request.units_at(unit), self.limits.align);
+        let Some(active) = &mut state.active else {
+            return self.rotate(state, end_from(first), request.purpose);
+        };
+        if end_from(active.next_unit) > active.capacity_units {
+            return self.rotate(state, end_from(first), request.purpose);
         }
         if active.from_reserve && request.purpose == Purpose::Data {
-            let (_, free_bytes) = device::space(self.segments.dir())?;
+            let (_, free_bytes) = self.segments.disk().space()?;
             if free_bytes < self.limits.reserve_bytes {
                 return Err(StoreError::NoSpace);
             }
@@ -215,11 +279,11 @@ impl Log {
         Ok(())
     }
 
-    /// Begins a new segment with room for a record of `units`.
+    /// Begins a new segment of at least `units`.
     fn rotate(&self, state: &mut State, units: u32, purpose: Purpose) -> Result<(), StoreError> {
-        let need_bytes = (u64::from(units) + 1) * UNIT_BYTES;
+        let need_bytes = u64::from(units) * UNIT_BYTES;
         let full_bytes = need_bytes.max(self.limits.segment_bytes / UNIT_BYTES * UNIT_BYTES);
-        let (_, free_bytes) = device::space(self.segments.dir())?;
+        let (_, free_bytes) = self.segments.disk().space()?;
         let is_tight = free_bytes < full_bytes + self.limits.reserve_bytes;
         if is_tight && purpose == Purpose::Data {
             return Err(StoreError::NoSpace);
@@ -231,23 +295,32 @@ impl Log {
             full_bytes
         };
         let id = state.next_segment;
-        let file = self.segments.create_file(id).map_err(device::lift)?;
-        let head = format::encode_segment_head(id, self.limits.boot_id);
-        let begun = device::preallocate(&file, bytes)
-            .and_then(|()| device::write_all_at(&file, &mut [IoSlice::new(&head)], 0));
-        let segment = self.segments.add(id, 1, Some(file));
+        let first = format::aligned(1, self.limits.align);
+        let file = self.segments.disk().create(id).map_err(disk::lift)?;
+        let begun = self.begin(&*file, id, bytes);
+        let segment = self.segments.add(id, first, Some(file));
         if let Err(error) = begun {
             self.segments.unlink(&segment)?;
-            return Err(device::lift(error));
+            return Err(disk::lift(error));
         }
         self.close_active(state);
         let file = self.segments.file_of(&segment)?;
         let capacity_units = (bytes / UNIT_BYTES) as u32;
         state.next_segment += 1;
         state.names_dirty = true;
-        state.active = Some(Active { segment, file, next_unit: 1, capacity_units, from_reserve: is_tight });
+        state.active =
+            Some(Active { segment, file, next_unit: first, capacity_units, from_reserve: is_tight });
         self.wake.notify();
         Ok(())
+    }
+
+    /// Takes space for a segment's file and writes its head, as long as the first record may not begin.
+    fn begin(&self, file: &dyn SegmentFile, id: u32, bytes: u64) -> io::Result<()> {
+        file.reserve(bytes)?;
+        let head = SegmentHead { boot_id: self.limits.boot_id, align: self.limits.align };
+        let mut block = vec![0; self.limits.align as usize];
+        block[..UNIT_BYTES as usize].copy_from_slice(&format::encode_segment_head(id, head));
+        file.write_at(&mut [IoSlice::new(&block)], 0)
     }
 
     /// Ends the active segment and gives back the space that it did not use.
@@ -286,7 +359,7 @@ impl Log {
             self.segments.sync(segment).map_err(|e| self.refuse(e))?;
         }
         if unsynced.has_names {
-            self.segments.sync_names().map_err(|e| self.refuse(e))?;
+            self.segments.disk().sync_names().map_err(|e| self.refuse(e))?;
         }
         let mut state = self.state.lock();
         state.durable = state.durable.max(unsynced.mark);
@@ -295,11 +368,7 @@ impl Log {
 
     fn take_unsynced(&self) -> Unsynced {
         let mut state = self.state.lock();
-        let end = match &state.active {
-            Some(active) => Position { segment: active.segment.id, unit: active.next_unit },
-            None => Position { segment: state.next_segment, unit: 0 },
-        };
-        let mark = state.under_way.iter().map(|u| u.at).min().unwrap_or(end);
+        let mark = state.applied();
         let mut segments = std::mem::take(&mut state.dirty);
         // Records under way may be in the index already, and upkeep counts on their being durable then.
         let under_way = state.under_way.iter().filter_map(|u| self.segments.get(u.at.segment));
@@ -308,9 +377,14 @@ impl Log {
     }
 
     fn refuse(&self, error: io::Error) -> StoreError {
-        self.refused.store(true, Ordering::Release);
-        tracing::error!(dir = %self.segments.dir().display(), %error, "the chunk store refuses changes from now on");
+        self.refuse_for(&error);
         StoreError::Io(error)
+    }
+
+    /// No change is accepted any more.
+    pub fn refuse_for(&self, error: &dyn std::error::Error) {
+        self.refused.store(true, Ordering::Release);
+        tracing::error!(%error, "the chunk store refuses changes from now on");
     }
 }
 
@@ -326,22 +400,23 @@ struct Unsynced {
 pub(super) struct Ticket<'a> {
     log: &'a Log,
     pub segment: Arc<Segment>,
-    file: Arc<File>,
+    file: Arc<dyn SegmentFile>,
     pub header: Header,
 }
 
 impl Ticket<'_> {
     /// Writes the record: one call to the kernel.
     pub fn write(&self, table: &[u8], data: &[u8]) -> Result<(), StoreError> {
-        let (front, back) = format::frame(&self.header, table, self.log.limits.store_id);
+        let limits = &self.log.limits;
+        let (front, back) = format::frame(&self.header, table, limits.store_id, limits.align);
         let mut parts = [IoSlice::new(&front), IoSlice::new(data), IoSlice::new(&back)];
-        device::write_all_at(&self.file, &mut parts, self.header.at.byte()).map_err(|e| self.failed(e))
+        self.file.write_at(&mut parts, self.header.at.byte()).map_err(|e| self.failed(e))
     }
 
     /// A full file system (where space cannot be taken ahead) leaves a hole, and a note that it is one; all else is a
     /// failed device.
     fn failed(&self, error: io::Error) -> StoreError {
-        if !device::is_full(&error) {
+        if !disk::is_full(&error) {
             return self.log.refuse(error);
         }
         match self.void() {
@@ -354,7 +429,7 @@ impl Ticket<'_> {
     pub fn void(&self) -> io::Result<()> {
         let void = format::void(self.header.at, self.header.units());
         let bytes = void.encode(self.log.limits.store_id);
-        device::write_all_at(&self.file, &mut [IoSlice::new(&bytes)], self.header.at.byte())
+        self.file.write_at(&mut [IoSlice::new(&bytes)], self.header.at.byte())
     }
 }
 

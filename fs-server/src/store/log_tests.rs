@@ -1,13 +1,15 @@
 //! The log with a device that fails.
 
+use super::super::disk::buffered::BufferedDisk;
 use super::*;
 use fs_proto::ids::{ChunkIndex, InodeId};
+use std::fs::File;
 
 fn log(dir: &std::path::Path) -> Log {
-    let limits = Limits { store_id: 1, boot_id: 1, segment_bytes: 64 << 10, reserve_bytes: 0 };
+    let limits = Limits { store_id: 1, boot_id: 1, segment_bytes: 64 << 10, reserve_bytes: 0, align: 512 };
     let resume =
         Resume { next_segment: 1, next_sequence: 1, durable: Position::default(), dirty: Vec::new() };
-    Log::new(limits, Segments::new(dir, 8), resume)
+    Log::new(limits, Segments::new(Arc::new(BufferedDisk::new(dir)), 8), resume)
 }
 
 fn request(data: &[u8]) -> Request {

@@ -7,6 +7,7 @@
 //! - A copy has its place given out while its sources are live and no deletion of its shard is under way, so every
 //!   deletion of its content lies behind it in the log. `compact` relies on that.
 
+use super::disk::SegmentFile;
 use super::engine::{Core, place_of};
 use super::extent::{self, Extent};
 use super::format::{self, Kind};
@@ -14,7 +15,6 @@ use super::index::Index;
 use super::log::{Purpose, Request};
 use super::{ChunkKey, StoreError};
 use fs_proto::checksum::crc;
-use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
@@ -55,14 +55,14 @@ pub(super) fn copy(core: &Core, what: &Copy) -> Result<bool, StoreError> {
     let mut data = vec![0; (last.end - first.start) as usize];
     for (source, file) in what.sources.iter().zip(files) {
         let part = &mut data[(source.start - first.start) as usize..(source.end - first.start) as usize];
-        core.read_extent(what.key, &file, source, part)?;
+        core.read_extent(what.key, &*file, source, part)?;
     }
     let table = format::block_table(first.start, &data);
     let request = what.request(&table, &data);
     let newest = request.sequence.filter(|_| what.is_merge);
     let ticket = {
-        let shard = core.index.write(what.key.ino);
-        if !extent::is_unchanged(shard.extents(what.key), first.start, last.end, what.sources) {
+        let chunk = core.index.edit(what.key)?;
+        if !extent::is_unchanged(chunk.extents(), first.start, last.end, what.sources) {
             return Ok(false);
         }
         let Some(ticket) = core.log.reserve_copy(&request, newest)? else { return Ok(false) };
@@ -70,26 +70,25 @@ pub(super) fn copy(core: &Core, what: &Copy) -> Result<bool, StoreError> {
     };
     ticket.write(&table, &data)?;
     let new = Extent::whole(ticket.header.sequence, place_of(&ticket));
-    core.index
-        .write(what.key.ino)
-        .relocate(what.key, what.sources, new, &mut |id, bytes| core.book_move(id, bytes));
+    core.index.edit(what.key)?.relocate(what.sources, new, &mut |id, bytes| core.book_move(id, bytes));
     Ok(true)
 }
 
 /// The sources' files, or `None` if they are not live any more.
-fn open_sources(core: &Core, what: &Copy) -> io::Result<Option<Vec<Arc<File>>>> {
-    let shard = core.index.read(what.key.ino);
+fn open_sources(core: &Core, what: &Copy) -> Result<Option<Vec<Arc<dyn SegmentFile>>>, StoreError> {
+    let chunk = core.index.view(what.key)?;
     let (start, end) = (what.sources[0].start, what.sources[what.sources.len() - 1].end);
-    if !extent::is_unchanged(shard.extents(what.key), start, end, what.sources) {
+    if !extent::is_unchanged(chunk.extents(), start, end, what.sources) {
         return Ok(None);
     }
-    what.sources.iter().map(|s| core.log.segments.file(s.place.segment)).collect::<io::Result<_>>().map(Some)
+    let files = what.sources.iter().map(|s| core.log.segments.file(s.place.segment));
+    Ok(Some(files.collect::<io::Result<_>>()?))
 }
 
 /// Merges small extents of a chunk. Whether it works out or not, the chunk's content stays: failures that matter show
 /// at the next change.
 pub(super) fn merge(core: &Core, key: ChunkKey) {
-    let runs = small_runs(core.index.read(key.ino).extents(key));
+    let Ok(runs) = core.index.view(key).map(|chunk| small_runs(chunk.extents())) else { return };
     let saved: usize = runs.iter().map(|run| run.len() - 1).sum();
     if saved < MANY_EXTENTS / 2 {
         return;

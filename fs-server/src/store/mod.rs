@@ -1,26 +1,27 @@
-//! The chunk store: pieces of files, kept in a log of segment files on the node's device.
+//! The chunk store: pieces of files, kept in a log of segment files on a device of the node.
 //!
 //! A write of any size and alignment becomes one record at the log's end (`format`), written by one `pwritev`
-//! outside all locks; an index in memory (`index`, `extent`) says where the bytes of each chunk are. Opening reads
-//! the records' headers and rebuilds the index (`recover`). Segments with little live data are emptied and unlinked in
-//! the background (`compact`).
+//! outside all locks; an index (`index`, `shard`, `extent`) says where the bytes of each chunk are. Its rows are in the
+//! key-value store (`rows`); what changed is saved now and then, and an opening reads the log from the last save on
+//! (`save`, `recover`). Segments with little live data are emptied and unlinked in the background (`compact`).
 //!
 //! # Invariants
 //! - A write is wholly there or not at all after a crash, and there once `write` returned if only processes died
 //!   (`tests/store`: `killed_writers_lose_nothing`, `torn_tails_keep_every_whole_record`).
-//! - What was synced survives loss of power; a later, torn write never hides it (`torn_tails_keep_every_whole_record`).
+//! - What was synced survives loss of power; a later, torn write never hides it (`any_crash_leaves_what_was_durable`).
 //! - Bytes are returned only after their CRC was verified (`tests/store`, `flipped_bits_are_never_returned`).
-//! - What the index says and what a reopening would rebuild are the same (`tests/store`, `behaves_like_the_model`).
+//! - What the index says and what a reopening would find are the same (`tests/store`, `behaves_like_the_model`).
 //! - Deleted bytes never come back, whatever segments were unlinked; the argument is in `compact`
 //!   (`tests/store`, `deleted_data_stays_deleted_through_compaction`).
-//! - Locks are taken in the order upkeep, shard of the index (one at a time), log, segment table. No data is read or
-//!   written under any but the first; files may be opened, and a new segment begun.
+//! - Locks are taken in the order upkeep, save, shard of the index (one at a time), log, segment table. No data is read
+//!   or written under any but the first two, rows under shards only as `index` says; files may be opened, and a new
+//!   segment begun.
 //!
-//! Deliberately absent: an index on disk, direct I/O, copies on other servers, knowledge of files beyond their number.
+//! Deliberately absent: copies on other servers, knowledge of files beyond their number.
 
 mod compact;
 mod crc_cache;
-mod device;
+pub mod disk;
 mod engine;
 mod extent;
 pub mod format;
@@ -29,11 +30,17 @@ mod log;
 mod merge;
 mod reader;
 mod recover;
+mod rows;
+mod save;
 mod scan;
+mod scrub;
 mod segment;
+mod shard;
 
-pub use engine::{LogStore, open};
+pub use engine::{LogStore, open, open_on};
+pub use scrub::ScrubPage;
 
+use crate::kv::KvError;
 use fs_proto::ids::{ChunkIndex, InodeId};
 use std::path::PathBuf;
 use thiserror::Error;
@@ -86,9 +93,21 @@ pub enum StoreError {
         /// Length in bytes.
         len: usize,
     },
+    /// The key-value store, which holds the index, failed.
+    #[error("index of the chunk store: {0}")]
+    Index(KvError),
     /// The operating system failed an operation.
     #[error("chunk store: {0}")]
     Io(#[from] std::io::Error),
+}
+
+impl From<KvError> for StoreError {
+    fn from(error: KvError) -> Self {
+        match error {
+            KvError::NoSpace => StoreError::NoSpace,
+            other => StoreError::Index(other),
+        }
+    }
 }
 
 /// What a store holds and takes.
@@ -108,6 +127,12 @@ pub struct StoreStats {
     pub free_bytes: u64,
     /// Live bytes that compaction has copied since the store was opened.
     pub compacted_bytes: u64,
+    /// Bytes written to segment files since the store was opened, frames, padding and copies included.
+    pub written_bytes: u64,
+    /// Bytes of memory that the index takes.
+    pub index_bytes: u64,
+    /// Times that the index was saved since the store was opened.
+    pub index_saves: u64,
     /// Checksums that did not match since the store was opened.
     pub crc_failures: u64,
 }
@@ -121,6 +146,12 @@ pub struct StoreOptions {
     pub reserve_bytes: u64,
     /// Bytes of memory for the block checksums of records that were read.
     pub crc_cache_bytes: u64,
+    /// Bytes of memory for the index: chunks in use, and those not saved yet.
+    pub index_bytes: u64,
+    /// Which of a server's devices it is: tells its rows in the key-value store apart.
+    pub device: u8,
+    /// What records are aligned to, in bytes: one of [`format::ALIGNS`].
+    pub align: u32,
     /// Segment files kept open.
     pub max_open_files: usize,
     /// Identity of the running kernel; `None` asks it. What another boot has written may be torn although its end is
@@ -134,6 +165,9 @@ impl Default for StoreOptions {
             segment_bytes: 64 << 20,
             reserve_bytes: 256 << 20,
             crc_cache_bytes: 8 << 20,
+            index_bytes: 32 << 20,
+            device: 0,
+            align: format::ALIGNS[0],
             max_open_files: 512,
             boot_id: None,
         }
@@ -149,6 +183,10 @@ pub trait ChunkStore: Send + Sync {
     fn read(&self, key: ChunkKey, offset: u32, out: &mut [u8]) -> Result<usize, StoreError>;
     /// Cuts `chunk` to `keep_bytes`, and drops all later chunks of the inode that are held here.
     fn truncate(&self, ino: InodeId, chunk: ChunkIndex, keep_bytes: u32) -> Result<(), StoreError>;
+    /// Makes a hole of `len` bytes at `offset` of a chunk. The chunk's end may come before it then.
+    fn punch(&self, key: ChunkKey, offset: u32, len: u32) -> Result<(), StoreError>;
+    /// Where a chunk has data, ascending; what is between is holes.
+    fn ranges(&self, key: ChunkKey) -> Result<Vec<std::ops::Range<u32>>, StoreError>;
     /// Drops all chunks of `inos`.
     fn remove(&self, inos: &[InodeId]) -> Result<(), StoreError>;
     /// The chunks of an inode that are held here, ascending, each with its end (the byte after its last).

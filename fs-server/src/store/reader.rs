@@ -4,11 +4,10 @@
 //! - Nothing that did not match its CRC is left in the caller's buffer (`tests/store`, `flipped_bits_are_never_returned`).
 
 use super::crc_cache::CrcCache;
-use super::device;
+use super::disk::{self, SegmentFile};
 use super::extent::Place;
 use super::format::{BlockSpan, HEADER_BYTES, Header, Shape};
 use fs_proto::checksum::{BLOCK_BYTES, crc};
-use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::sync::Arc;
 
@@ -27,7 +26,7 @@ impl From<io::Error> for Fault {
 
 /// A record in an open file.
 pub(super) struct Source<'a> {
-    pub file: &'a File,
+    pub file: &'a dyn SegmentFile,
     pub place: Place,
     pub store_id: u64,
 }
@@ -54,17 +53,31 @@ impl Source<'_> {
         Ok(data)
     }
 
+    /// If one of the record's two headers is damaged, the other, and the byte of the file where it belongs.
+    pub fn repair(&self) -> Result<Option<([u8; HEADER_BYTES], u64)>, io::Error> {
+        let at = self.place.position().byte();
+        let back_at = at + self.place.shape.total_bytes() - HEADER_BYTES as u64;
+        let (mut front, mut back) = ([0; HEADER_BYTES], [0; HEADER_BYTES]);
+        disk::read_padded(self.file, &mut front, at)?;
+        disk::read_padded(self.file, &mut back, back_at)?;
+        Ok(match (self.decode(&front), self.decode(&back)) {
+            (Some(_), None) => Some((front, back_at)),
+            (None, Some(_)) => Some((back, at)),
+            _ => None,
+        })
+    }
+
     /// The record's block CRCs, verified. Their own CRC is in the header, or, if that is damaged, in its repetition.
     fn load_table(&self) -> Result<Vec<u8>, Fault> {
         let shape = self.place.shape;
         let at = self.place.position().byte();
         let mut front = vec![0; HEADER_BYTES + 4 * shape.blocks()];
-        device::read_padded(self.file, &mut front, at)?;
+        disk::read_padded(self.file, &mut front, at)?;
         let mut header = [0; HEADER_BYTES];
         header.copy_from_slice(&front[..HEADER_BYTES]);
         let mut found = self.decode(&header);
         if found.is_none() {
-            device::read_padded(self.file, &mut header, at + shape.total_bytes() - HEADER_BYTES as u64)?;
+            disk::read_padded(self.file, &mut header, at + shape.total_bytes() - HEADER_BYTES as u64)?;
             found = self.decode(&header);
         }
         let table = front.split_off(HEADER_BYTES);
@@ -87,7 +100,7 @@ impl Source<'_> {
         let (head, tail) = (&mut head[..span.head], &mut tail[..span.tail]);
         let want = head.len() + out.len() + tail.len();
         let mut parts = [IoSliceMut::new(head), IoSliceMut::new(out), IoSliceMut::new(tail)];
-        if device::read_at(self.file, &mut parts, shape.byte_of(span.start))? < want {
+        if self.file.read_at(&mut parts, shape.byte_of(span.start))? < want {
             return Err(Fault::Corrupt);
         }
         if blocks_match(shape, &span, table, [head, out, tail]) { Ok(()) } else { Err(Fault::Corrupt) }

@@ -1,7 +1,7 @@
-//! Opening: from segment files to an index.
+//! Opening: what the last save has, and the log from its mark on.
 //!
-//! Headers of all segments are scanned. A record is *sound* if both its headers are there and it was written under this
-//! boot or lies before the durable mark. Any other is *suspect*, and its data is read:
+//! Headers of the segments that reach behind the mark are scanned. A record is *sound* if both its headers are there and
+//! it was written under this boot or lies before the durable mark. Any other is *suspect*, and its data is read:
 //!
 //! | data matches | before the durable mark | what it is | what is done |
 //! |---|---|---|---|
@@ -16,16 +16,20 @@
 //! overwrites only a header that was judged; a torn void header leaves a gap, which is judged the same.
 
 use super::ChunkKey;
-use super::device;
+use super::StoreError;
+use super::disk::SegmentFile;
 use super::extent::{Extent, Place};
 use super::format::{self, HEADER_BYTES, Header, Kind, Position};
-use super::index::{Deletion, Index};
+use super::index::Index;
 use super::log::{Limits, Resume};
 use super::reader::{Fault, Source};
+use super::rows::SegmentRow;
+use super::save::{Saved, Saver};
 use super::scan::{self, Found, Scan};
 use super::segment::{Segment, Segments};
+use super::shard::{Deletion, Reach};
 use fs_proto::ids::{ChunkIndex, InodeId};
-use std::fs::File;
+use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
@@ -37,37 +41,74 @@ pub(super) struct Recovered {
 
 struct Opened {
     segment: Arc<Segment>,
-    file: Arc<File>,
+    file: Arc<dyn SegmentFile>,
     scan: Scan,
 }
 
-/// Rebuilds `index` and the counters of `segments` from the files.
-pub(super) fn recover(limits: &Limits, segments: &Segments, index: &Index) -> io::Result<Recovered> {
-    let mut opened = Vec::new();
-    for id in Segments::list_files(segments.dir())? {
-        let segment = segments.add(id, 1, None);
-        let file = segments.file_of(&segment)?;
-        let scan = scan::scan(&file, id, limits.store_id)?;
-        opened.push(Opened { segment, file, scan });
-    }
-    let durable =
-        opened.iter().flat_map(|o| &o.scan.records).map(|r| r.header.durable).max().unwrap_or_default();
-    let mut judge = Judge { limits, durable, damage: 0, kept: Vec::new() };
+/// Brings `index` and the counters of `segments` to what the log says.
+pub(super) fn recover(
+    limits: &Limits,
+    segments: &Segments,
+    index: &Index,
+    saver: &Saver,
+    saved: Saved,
+) -> Result<Recovered, StoreError> {
+    let mark = saved.checkpoint.at;
+    let (opened, missing) = enter_segments(limits, segments, saver, mark, saved.segments)?;
+    let records = opened.iter().flat_map(|o| &o.scan.records);
+    let durable = records.map(|r| r.header.durable).max().unwrap_or_default().max(mark);
+    let mut judge = Judge { limits, durable, damage: missing, kept: Vec::new() };
     for one in &opened {
         judge.segment(one)?;
         one.segment.set_units(one.scan.end_unit);
         segments.trim(&one.segment)?;
     }
     let (damage, mut kept) = (judge.damage, judge.kept);
+    kept.retain(|h| h.at >= mark);
     kept.sort_unstable_by_key(|h| (h.sequence, h.at));
-    let damage = damage + apply(limits, segments, index, &kept)?;
-    let top_sequence = kept.last().map_or(0, |h| h.sequence);
     let top_segment = opened.last().map_or(0, |o| o.segment.id).max(durable.segment);
+    let next_sequence = kept.last().map_or(1, |h| h.sequence + 1).max(saved.checkpoint.next_sequence);
     // What was not known to be durable is synced with the first sync.
-    let is_unsafe = |o: &Opened| Position { segment: o.segment.id, unit: o.scan.end_unit } > durable;
-    let dirty = opened.into_iter().filter(is_unsafe).map(|o| o.segment).collect();
-    let resume = Resume { next_segment: top_segment + 1, next_sequence: top_sequence + 1, durable, dirty };
+    let is_unsafe = |o: &&Opened| Position { segment: o.segment.id, unit: o.scan.end_unit } > durable;
+    let dirty: Vec<_> = opened.iter().filter(is_unsafe).map(|o| o.segment.clone()).collect();
+    let mut replay = Replay { limits, segments, index, saver, unsynced: dirty.clone() };
+    let damage = damage + replay.apply(&kept)?;
+    let resume = Resume { next_segment: top_segment + 1, next_sequence, durable, dirty };
     Ok(Recovered { resume, damage })
+}
+
+/// Enters all segments, and scans those that reach behind the mark. Also returns how many are missing.
+fn enter_segments(
+    limits: &Limits,
+    segments: &Segments,
+    saver: &Saver,
+    mark: Position,
+    mut rows: BTreeMap<u32, SegmentRow>,
+) -> io::Result<(Vec<Opened>, u64)> {
+    let mut opened = Vec::new();
+    for id in segments.disk().list()? {
+        match rows.remove(&id) {
+            Some(row) if id < mark.segment => segments.add(id, 1, None).restore(&row),
+            // Unlinked before the last save; the removal of its name did not reach the device.
+            None if id < mark.segment => segments.disk().remove(id)?,
+            row => {
+                let segment = segments.add(id, 1, None);
+                row.inspect(|row| segment.restore_live(row));
+                let file = segments.file_of(&segment)?;
+                let scan = scan::scan(&*file, id, limits.store_id)?;
+                opened.push(Opened { segment, file, scan });
+            }
+        }
+    }
+    let mut missing = 0;
+    for (id, row) in rows {
+        saver.note_gone(id);
+        if row.live_bytes > 0 {
+            missing += 1;
+            tracing::error!(segment = id, bytes = row.live_bytes, "chunk store: a segment file is missing");
+        }
+    }
+    Ok((opened, missing))
 }
 
 struct Judge<'a> {
@@ -79,7 +120,8 @@ struct Judge<'a> {
 
 impl Judge<'_> {
     fn segment(&mut self, one: &Opened) -> io::Result<()> {
-        let same_boot = one.scan.boot_id == Some(self.limits.boot_id) && self.limits.boot_id != 0;
+        let boot_id = one.scan.head.map(|head| head.boot_id);
+        let same_boot = boot_id == Some(self.limits.boot_id) && self.limits.boot_id != 0;
         for (unit, units) in &one.scan.gaps {
             let at = Position { segment: one.segment.id, unit: *unit };
             if at < self.durable {
@@ -102,8 +144,8 @@ impl Judge<'_> {
 
     fn suspect(&mut self, one: &Opened, found: &Found, is_safe: bool) -> io::Result<()> {
         let header = found.header;
-        let source = source(&one.file, &header, self.limits.store_id);
-        match if header.data_bytes == 0 { Ok(Vec::new()) } else { source.read_whole() } {
+        let source = source(&*one.file, &header, self.limits.store_id);
+        match if header.shape().data_bytes == 0 { Ok(Vec::new()) } else { source.read_whole() } {
             Ok(_) => self.repair(one, found)?,
             Err(Fault::Io(error)) => return Err(error),
             Err(Fault::Corrupt) if is_safe => self.tell(header.at, "a record does not match its checksum"),
@@ -124,14 +166,14 @@ impl Judge<'_> {
         if !found.has_back {
             let at = header.end().byte() - HEADER_BYTES as u64;
             let bytes = header.encode(self.limits.store_id);
-            device::write_all_at(&one.file, &mut [IoSlice::new(&bytes)], at)?;
+            one.file.write_at(&mut [IoSlice::new(&bytes)], at)?;
         }
         Ok(())
     }
 
     fn write_header(&self, one: &Opened, header: &Header, at: Position) -> io::Result<()> {
         let bytes = header.encode(self.limits.store_id);
-        device::write_all_at(&one.file, &mut [IoSlice::new(&bytes)], at.byte())
+        one.file.write_at(&mut [IoSlice::new(&bytes)], at.byte())
     }
 
     fn tell(&mut self, at: Position, what: &str) {
@@ -141,61 +183,85 @@ impl Judge<'_> {
 }
 
 /// The data of a record.
-pub(super) fn source<'a>(file: &'a File, header: &Header, store_id: u64) -> Source<'a> {
+pub(super) fn source<'a>(file: &'a dyn SegmentFile, header: &Header, store_id: u64) -> Source<'a> {
     Source { file, place: Place { segment: header.at.segment, shape: header.shape() }, store_id }
 }
 
-/// Enters records into the index, in the order of their sequences. Returns how many were damaged.
-fn apply(limits: &Limits, segments: &Segments, index: &Index, kept: &[Header]) -> io::Result<u64> {
-    let mut damage = 0;
-    for header in kept {
-        let key = ChunkKey { ino: header.ino, chunk: header.chunk };
-        match header.kind {
-            Kind::Void => {}
-            Kind::Data => {
-                let place = Place { segment: header.at.segment, shape: header.shape() };
-                let new = Extent::whole(header.sequence, place);
-                index.insert(&mut index.write(key.ino), key, new, &mut |id, bytes| segments.book(id, bytes));
-            }
-            Kind::Truncate => {
-                delete(segments, index, key, header.offset, header.sequence);
-            }
-            Kind::Remove => match removed(limits, segments, header) {
-                Ok(inos) => inos.into_iter().for_each(|ino| {
-                    delete(segments, index, ChunkKey { ino, chunk: ChunkIndex(0) }, 0, header.sequence);
-                }),
-                Err(Fault::Io(error)) => return Err(error),
-                Err(Fault::Corrupt) => {
-                    tracing::error!(
-                        segment = header.at.segment,
-                        byte = header.at.byte(),
-                        "a list of removed files is damaged"
-                    );
-                    damage += 1;
-                    delete(
-                        segments,
-                        index,
-                        ChunkKey { ino: header.ino, chunk: ChunkIndex(0) },
-                        0,
-                        header.sequence,
-                    );
-                }
-            },
-        }
-    }
-    Ok(damage)
+/// Enters records into the index.
+struct Replay<'a> {
+    limits: &'a Limits,
+    segments: &'a Segments,
+    index: &'a Index,
+    saver: &'a Saver,
+    unsynced: Vec<Arc<Segment>>,
 }
 
-fn delete(segments: &Segments, index: &Index, key: ChunkKey, keep: u32, sequence: u64) {
-    let deletion = Deletion { ino: key.ino, chunk: key.chunk, keep, sequence };
-    let mut shard = index.write(key.ino);
-    index.delete(&mut shard, deletion, u64::MAX, &mut |id, bytes| segments.book(id, bytes));
+impl Replay<'_> {
+    /// Enters `kept`, which are in the order of their sequences. Returns how many were damaged.
+    fn apply(&mut self, kept: &[Header]) -> Result<u64, StoreError> {
+        let mut damage = 0;
+        for header in kept {
+            let key = ChunkKey { ino: header.ino, chunk: header.chunk };
+            match header.kind {
+                Kind::Void => {}
+                Kind::Data => self.insert(key, header)?,
+                Kind::Truncate => self.delete(key, header, Reach::End)?,
+                Kind::Punch => self.delete(key, header, Reach::Byte(header.offset + header.data_bytes))?,
+                Kind::Remove => damage += self.remove(header)?,
+            }
+            self.relieve()?;
+        }
+        Ok(damage)
+    }
+
+    fn insert(&self, key: ChunkKey, header: &Header) -> Result<(), StoreError> {
+        let place = Place { segment: header.at.segment, shape: header.shape() };
+        let new = Extent::whole(header.sequence, place);
+        self.index.edit(key)?.insert(new, &mut |id, bytes| self.segments.book(id, bytes));
+        Ok(())
+    }
+
+    fn delete(&mut self, key: ChunkKey, header: &Header, reach: Reach) -> Result<(), StoreError> {
+        let sequence = header.sequence;
+        let deletion = Deletion { ino: key.ino, chunk: key.chunk, from: header.offset, reach, sequence };
+        let (index, segments) = (self.index, self.segments);
+        // In the order of sequences nothing older can come: none is remembered.
+        index.delete(&deletion, u64::MAX, &mut |id, bytes| segments.book(id, bytes), &mut || self.relieve())
+    }
+
+    /// Returns 1 if the list of what is removed is damaged.
+    fn remove(&mut self, header: &Header) -> Result<u64, StoreError> {
+        let (inos, damage) = match removed(self.limits, self.segments, header) {
+            Ok(inos) => (inos, 0),
+            Err(Fault::Io(error)) => return Err(error.into()),
+            Err(Fault::Corrupt) => {
+                let (segment, byte) = (header.at.segment, header.at.byte());
+                tracing::error!(segment, byte, "a list of removed files is damaged");
+                (vec![header.ino], 1)
+            }
+        };
+        for ino in inos {
+            self.delete(ChunkKey { ino, chunk: ChunkIndex(0) }, header, Reach::End)?;
+        }
+        Ok(damage)
+    }
+
+    /// Keeps the index within its memory.
+    fn relieve(&mut self) -> Result<(), StoreError> {
+        if !self.index.wants_save() {
+            return Ok(());
+        }
+        for segment in std::mem::take(&mut self.unsynced) {
+            self.segments.sync(&segment)?;
+        }
+        self.saver.save_rows(self.segments, self.index)
+    }
 }
 
 /// The inodes that a remove record lists.
-pub(super) fn removed(limits: &Limits, segments: &Segments, header: &Header) -> Result<Vec<InodeId>, Fault> {
+fn removed(limits: &Limits, segments: &Segments, header: &Header) -> Result<Vec<InodeId>, Fault> {
     let file = segments.file(header.at.segment)?;
-    let data = source(&file, header, limits.store_id).read_whole()?;
+    let data = source(&*file, header, limits.store_id).read_whole()?;
     let (inos, _) = data.as_chunks::<8>();
     Ok(inos.iter().map(|ino| InodeId(u64::from_le_bytes(*ino))).collect())
 }

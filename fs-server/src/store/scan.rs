@@ -5,9 +5,9 @@
 //!   whatever is between records is told as a gap (`tests/store`, `torn_tails_keep_every_whole_record`).
 //! - Every step moves forward: any bytes end the scan.
 
-use super::device;
-use super::format::{self, HEADER_BYTES, Header, Kind, UNIT_BYTES};
-use std::fs::File;
+use super::disk::{self, SegmentFile};
+use super::format::{self, HEADER_BYTES, Header, Kind, SegmentHead, UNIT_BYTES};
+use fs_proto::checksum::BLOCK_BYTES;
 use std::io;
 
 /// A record as the scan found it.
@@ -23,30 +23,33 @@ pub(super) struct Found {
 /// A segment as the scan found it.
 #[derive(Debug, Default)]
 pub(super) struct Scan {
-    /// Boot of the kernel that wrote it; `None` if the head is damaged.
-    pub boot_id: Option<u128>,
+    /// `None` if it is damaged.
+    pub head: Option<SegmentHead>,
     /// Records in the order of their positions.
     pub records: Vec<Found>,
     /// What lies between records: first unit and number of units.
     pub gaps: Vec<(u32, u32)>,
-    /// The unit behind the last record.
+    /// Where a record behind the last would begin.
     pub end_unit: u32,
 }
 
 /// Scans a segment.
-pub(super) fn scan(file: &File, segment: u32, store_id: u64) -> io::Result<Scan> {
-    let mut head = [0; UNIT_BYTES as usize];
-    device::read_padded(file, &mut head, 0)?;
-    let units = file.metadata()?.len().div_ceil(UNIT_BYTES) as u32;
-    let scanner = Scanner { file, segment, store_id, units };
-    let boot_id = format::decode_segment_head(&head, segment);
-    let mut out = Scan { boot_id, end_unit: 1, ..Scan::default() };
-    let (_, mut next) = scanner.joint(1)?;
+pub(super) fn scan(file: &dyn SegmentFile, segment: u32, store_id: u64) -> io::Result<Scan> {
+    let mut bytes = [0; UNIT_BYTES as usize];
+    disk::read_padded(file, &mut bytes, 0)?;
+    let head = format::decode_segment_head(&bytes, segment);
+    // Without a head every unit is tried.
+    let align = head.map_or(UNIT_BYTES as u32, |h| h.align);
+    let units = file.bytes()?.div_ceil(UNIT_BYTES) as u32;
+    let scanner = Scanner { file, segment, store_id, units, align };
+    let begin = format::aligned(1, align);
+    let mut out = Scan { head, end_unit: begin, ..Scan::default() };
+    let (_, mut next) = scanner.joint(begin)?;
     while out.end_unit < units {
         let found = if let Some(header) = next {
             let (back, after) = scanner.joint(header.end().unit)?;
             next = after;
-            let has_back = header.kind == Kind::Void || back == Some(header);
+            let has_back = !has_repetition(&header) || back == Some(header);
             Found { header, has_front: true, has_back }
         } else {
             let Some((found, after)) = scanner.search(out.end_unit)? else { break };
@@ -57,29 +60,37 @@ pub(super) fn scan(file: &File, segment: u32, store_id: u64) -> io::Result<Scan>
         if at > out.end_unit {
             out.gaps.push((out.end_unit, at - out.end_unit));
         }
-        out.end_unit = found.header.end().unit;
+        out.end_unit = format::aligned(found.header.end().unit, align);
         out.records.push(found);
     }
     Ok(out)
 }
 
+fn has_repetition(header: &Header) -> bool {
+    header.kind != Kind::Void
+}
+
 struct Scanner<'a> {
-    file: &'a File,
+    file: &'a dyn SegmentFile,
     segment: u32,
     store_id: u64,
     units: u32,
+    align: u32,
 }
 
 /// Units looked at with one read when searching.
 const WINDOW_UNITS: u32 = 256;
 
 impl Scanner<'_> {
-    /// What is around the begin of `unit`: the repetition that ends before it, and the header that begins at it.
+    /// What is around the end of a record at `unit`: its repetition before it, and the header of the next.
     fn joint(&self, unit: u32) -> io::Result<(Option<Header>, Option<Header>)> {
-        let mut bytes = [0; 2 * HEADER_BYTES];
+        let next = format::aligned(unit, self.align);
+        let between = ((next - unit) as u64 * UNIT_BYTES) as usize;
+        let mut buffer = [0; 2 * HEADER_BYTES + BLOCK_BYTES];
+        let bytes = &mut buffer[..2 * HEADER_BYTES + between];
         let at = u64::from(unit) * UNIT_BYTES - HEADER_BYTES as u64;
-        device::read_padded(self.file, &mut bytes, at)?;
-        Ok((self.back(&bytes[..HEADER_BYTES], unit), self.front(&bytes[HEADER_BYTES..], unit)))
+        disk::read_padded(self.file, bytes, at)?;
+        Ok((self.back(&bytes[..HEADER_BYTES], unit), self.front(&bytes[HEADER_BYTES + between..], next)))
     }
 
     fn decode(&self, bytes: &[u8]) -> Option<Header> {
@@ -92,7 +103,7 @@ impl Scanner<'_> {
     }
 
     fn back(&self, bytes: &[u8], unit: u32) -> Option<Header> {
-        self.decode(bytes).filter(|h| h.kind != Kind::Void && h.end().unit == unit)
+        self.decode(bytes).filter(|h| has_repetition(h) && h.end().unit == unit)
     }
 
     /// The next record behind a place where none begins, and the header that follows it.
@@ -101,18 +112,19 @@ impl Scanner<'_> {
         let mut base = from + 1;
         while base <= self.units {
             let at = u64::from(base) * UNIT_BYTES - HEADER_BYTES as u64;
-            device::read_padded(self.file, &mut window, at)?;
+            disk::read_padded(self.file, &mut window, at)?;
             for index in 0..WINDOW_UNITS {
                 let unit = base + index;
                 let joint = &window[index as usize * UNIT_BYTES as usize..][..2 * HEADER_BYTES];
                 let (back, front) = joint.split_at(HEADER_BYTES);
                 if let Some(header) = self.back(back, unit).filter(|h| h.at.unit >= from) {
                     let found = Found { header, has_front: false, has_back: true };
-                    return Ok(Some((found, self.front(front, unit))));
+                    let (_, after) = self.joint(unit)?;
+                    return Ok(Some((found, after)));
                 }
                 if let Some(header) = self.front(front, unit) {
                     let (back, after) = self.joint(header.end().unit)?;
-                    let has_back = header.kind == Kind::Void || back == Some(header);
+                    let has_back = !has_repetition(&header) || back == Some(header);
                     return Ok(Some((Found { header, has_front: true, has_back }, after)));
                 }
             }

@@ -1,24 +1,22 @@
-//! Segment files: names, counters, open handles.
+//! Segment files: counters and open handles.
 //!
 //! # Invariants
 //! - A handle that was got under a shard's lock for an extent of that shard exists, and stays readable after the file
 //!   was unlinked: unlinking needs that no extent refers to the segment.
 //! - At most `max_open_files` handles are kept here; readers may hold more for the time of a read.
 
-use super::device;
+use super::disk::{Disk, SegmentFile};
 use super::format::{Header, Kind, UNIT_BYTES};
+use super::rows::SegmentRow;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, VecDeque};
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 /// One segment file.
 pub(super) struct Segment {
     pub id: u32,
-    path: PathBuf,
     /// Bytes of it that extents refer to.
     live_bytes: AtomicI64,
     /// Bytes that its records carried when they were written: data, and a unit for each tombstone. What is live is
@@ -27,11 +25,9 @@ pub(super) struct Segment {
     payload_bytes: AtomicU64,
     /// Units in use, the head included.
     units: AtomicU32,
-    /// Truncate and remove records in it.
-    tombstones: AtomicU32,
     /// Something in it cannot be read: compaction leaves it alone.
     damaged: AtomicBool,
-    file: Mutex<Option<Arc<File>>>,
+    file: Mutex<Option<Arc<dyn SegmentFile>>>,
 }
 
 impl Segment {
@@ -47,10 +43,6 @@ impl Segment {
         self.units.store(units, Ordering::Release);
     }
 
-    pub fn tombstones(&self) -> u32 {
-        self.tombstones.load(Ordering::Acquire)
-    }
-
     pub fn payload_bytes(&self) -> u64 {
         self.payload_bytes.load(Ordering::Acquire)
     }
@@ -59,16 +51,30 @@ impl Segment {
     pub fn add_record(&self, header: &Header) {
         let bytes = match header.kind {
             Kind::Data | Kind::Void => u64::from(header.data_bytes),
-            Kind::Truncate | Kind::Remove => UNIT_BYTES,
+            Kind::Truncate | Kind::Remove | Kind::Punch => UNIT_BYTES,
         };
         self.payload_bytes.fetch_add(bytes, Ordering::AcqRel);
-        if header.is_tombstone() {
-            self.tombstones.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// What the index keeps of it, with `live_bytes` as of the same state of the index.
+    pub fn row(&self, live_bytes: i64) -> SegmentRow {
+        SegmentRow {
+            live_bytes: live_bytes.max(0) as u64,
+            payload_bytes: self.payload_bytes(),
+            units: self.units.load(Ordering::Acquire),
         }
     }
 
-    pub fn clear_tombstones(&self) {
-        self.tombstones.store(0, Ordering::Release);
+    /// Takes over what the index kept of it.
+    pub fn restore(&self, row: &SegmentRow) {
+        self.live_bytes.store(row.live_bytes as i64, Ordering::Release);
+        self.payload_bytes.store(row.payload_bytes, Ordering::Release);
+        self.set_units(row.units);
+    }
+
+    /// The live bytes alone: the rest of a segment at the log's end is counted from its records.
+    pub fn restore_live(&self, row: &SegmentRow) {
+        self.live_bytes.store(row.live_bytes as i64, Ordering::Release);
     }
 
     pub fn is_damaged(&self) -> bool {
@@ -82,60 +88,41 @@ impl Segment {
 
 /// All segments of a store.
 pub(super) struct Segments {
-    dir: PathBuf,
+    disk: Arc<dyn Disk>,
     table: RwLock<BTreeMap<u32, Arc<Segment>>>,
     open_order: Mutex<VecDeque<u32>>,
     max_open_files: usize,
 }
 
 impl Segments {
-    pub fn new(dir: &Path, max_open_files: usize) -> Self {
+    pub fn new(disk: Arc<dyn Disk>, max_open_files: usize) -> Self {
         Segments {
-            dir: dir.to_owned(),
+            disk,
             table: RwLock::default(),
             open_order: Mutex::default(),
             max_open_files: max_open_files.max(8),
         }
     }
 
-    pub fn dir(&self) -> &Path {
-        &self.dir
-    }
-
-    /// Numbers of the segment files in the directory, ascending.
-    pub fn list_files(dir: &Path) -> io::Result<Vec<u32>> {
-        let mut ids = Vec::new();
-        for entry in std::fs::read_dir(dir)? {
-            let name = entry?.file_name();
-            let digits = name.to_str().and_then(|n| n.strip_suffix(".seg")).filter(|d| d.len() == 8);
-            ids.extend(digits.and_then(|d| u32::from_str_radix(d, 16).ok()));
-        }
-        ids.sort_unstable();
-        Ok(ids)
+    pub fn disk(&self) -> &dyn Disk {
+        &*self.disk
     }
 
     /// Enters a file that exists.
-    pub fn add(&self, id: u32, units: u32, file: Option<File>) -> Arc<Segment> {
+    pub fn add(&self, id: u32, units: u32, file: Option<Arc<dyn SegmentFile>>) -> Arc<Segment> {
         let segment = Arc::new(Segment {
             id,
-            path: self.path_of(id),
             live_bytes: AtomicI64::new(0),
             payload_bytes: AtomicU64::new(0),
             units: AtomicU32::new(units),
-            tombstones: AtomicU32::new(0),
             damaged: AtomicBool::new(false),
             file: Mutex::new(None),
         });
         self.table.write().insert(id, segment.clone());
         if let Some(file) = file {
-            self.keep(&segment, &mut segment.file.lock(), Arc::new(file));
+            self.keep(&segment, &mut segment.file.lock(), file);
         }
         segment
-    }
-
-    /// Creates the file of a new segment, open for reading and writing.
-    pub fn create_file(&self, id: u32) -> io::Result<File> {
-        OpenOptions::new().read(true).write(true).create_new(true).open(self.path_of(id))
     }
 
     pub fn get(&self, id: u32) -> Option<Arc<Segment>> {
@@ -146,23 +133,18 @@ impl Segments {
         self.table.read().values().cloned().collect()
     }
 
-    /// The lowest number in use.
-    pub fn oldest(&self) -> Option<u32> {
-        self.table.read().keys().next().copied()
-    }
-
     /// The file of a segment, opened if need be.
-    pub fn file(&self, id: u32) -> io::Result<Arc<File>> {
+    pub fn file(&self, id: u32) -> io::Result<Arc<dyn SegmentFile>> {
         let Some(segment) = self.get(id) else { return Err(io::ErrorKind::NotFound.into()) };
         self.file_of(&segment)
     }
 
-    pub fn file_of(&self, segment: &Segment) -> io::Result<Arc<File>> {
+    pub fn file_of(&self, segment: &Segment) -> io::Result<Arc<dyn SegmentFile>> {
         let mut slot = segment.file.lock();
         if let Some(file) = &*slot {
             return Ok(file.clone());
         }
-        let file = Arc::new(OpenOptions::new().read(true).write(true).open(&segment.path)?);
+        let file = self.disk.open(segment.id)?;
         self.keep(segment, &mut slot, file.clone());
         Ok(file)
     }
@@ -176,7 +158,7 @@ impl Segments {
 
     /// Forgets a segment and removes its file.
     pub fn unlink(&self, segment: &Segment) -> io::Result<()> {
-        std::fs::remove_file(&segment.path)?;
+        self.disk.remove(segment.id)?;
         self.table.write().remove(&segment.id);
         *segment.file.lock() = None;
         Ok(())
@@ -185,26 +167,18 @@ impl Segments {
     /// Gives back the space behind the last record.
     pub fn trim(&self, segment: &Segment) -> io::Result<()> {
         let file = self.file_of(segment)?;
-        if file.metadata()?.len() != segment.used_bytes() {
-            rustix::fs::ftruncate(&*file, segment.used_bytes())?;
+        if file.bytes()? != segment.used_bytes() {
+            file.cut(segment.used_bytes())?;
         }
         Ok(())
     }
 
     pub fn sync(&self, segment: &Segment) -> io::Result<()> {
-        Ok(rustix::fs::fdatasync(&*self.file_of(segment)?)?)
-    }
-
-    pub fn sync_names(&self) -> io::Result<()> {
-        device::sync_dir(&self.dir)
-    }
-
-    fn path_of(&self, id: u32) -> PathBuf {
-        self.dir.join(format!("{id:08x}.seg"))
+        self.file_of(segment)?.sync()
     }
 
     /// Keeps a handle, and lets go of the one opened first if there are too many.
-    fn keep(&self, segment: &Segment, slot: &mut Option<Arc<File>>, file: Arc<File>) {
+    fn keep(&self, segment: &Segment, slot: &mut Option<Arc<dyn SegmentFile>>, file: Arc<dyn SegmentFile>) {
         *slot = Some(file);
         let mut order = self.open_order.lock();
         order.push_back(segment.id);

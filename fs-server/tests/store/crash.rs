@@ -1,8 +1,11 @@
 //! What a crash may leave: files cut or torn behind what was synced.
 
-use crate::support::{Change, Model, Rng, apply_all, copy_dir, fast_dir, open, options, segment_files};
+use crate::support::{
+    Change, Model, Rng, abandon, apply_all, copy_dir, copy_kv, fast_dir, open, open_with, options,
+    segment_files,
+};
+use fs_server::store::StoreOptions;
 use fs_server::store::format::{self, Header};
-use fs_server::store::{self, StoreOptions};
 use std::path::Path;
 
 const INOS: u64 = 4;
@@ -34,28 +37,30 @@ fn changes() -> (Vec<Change>, Vec<Change>) {
     (synced, tail)
 }
 
-/// A store with these changes in one segment, the first ones synced. Returns the model of the synced ones and the places
-/// of the records of the others.
+/// A store with these changes in one segment, the first ones synced, killed. Returns the places of the records of the
+/// others.
 fn build(dir: &Path) -> Vec<Span> {
     let store = open(dir);
     let (synced, tail) = changes();
     apply_all(&synced, &*store);
     fs_server::store::ChunkStore::sync(&*store).unwrap();
     apply_all(&tail, &*store);
-    drop(store);
+    abandon(store);
     let files = segment_files(dir);
     assert_eq!(files.len(), 1);
-    let records = records(dir, &std::fs::read(&files[0]).unwrap());
+    let bytes = std::fs::read(&files[0]).unwrap();
+    let records = records(dir, &bytes);
+    std::fs::write(&files[0], &bytes[..records.last().unwrap().end]).unwrap();
     assert_eq!(records.len(), synced.len() + tail.len());
     records[synced.len()..].to_vec()
 }
 
-/// Where the records of a whole segment are.
+/// Where the records of a segment are.
 pub fn records(dir: &Path, bytes: &[u8]) -> Vec<Span> {
     let store_id = format::decode_store_file(&std::fs::read(dir.join("store")).unwrap()).unwrap();
     let (mut at, mut found) = (512, Vec::new());
     while at < bytes.len() {
-        let header = Header::decode(bytes[at..at + 64].try_into().unwrap(), store_id).expect("a record");
+        let Some(header) = Header::decode(bytes[at..at + 64].try_into().unwrap(), store_id) else { break };
         let end = header.end().byte() as usize;
         let data_end = at + header.shape().data_at() as usize + header.data_bytes as usize;
         found.push(Span { start: at, data_end, end });
@@ -71,7 +76,7 @@ fn boot(boot_id: u128) -> StoreOptions {
 /// Opens what is left and checks that it is the synced changes and some of the others: all in `sure`, none in `never`.
 fn check_left(dir: &Path, boot_id: u128, sure: &[bool], never: &[bool], what: &str) {
     let (synced, tail) = changes();
-    let store = store::open(dir, boot(boot_id)).unwrap();
+    let store = open_with(dir, boot(boot_id)).unwrap();
     let mut differences = Vec::new();
     for subset in 0..1_u32 << tail.len() {
         let has = |i: usize| subset & (1 << i) != 0;
@@ -99,6 +104,7 @@ fn torn_tails_keep_every_whole_record() {
     copy_dir(source.path(), dir.path());
     for cut in tail[0].start..=whole.len() {
         std::fs::write(dir.path().join(&name), &whole[..cut]).unwrap();
+        copy_kv(source.path(), dir.path());
         let sure: Vec<_> = tail.iter().map(|r| r.end <= cut).collect();
         // With its data there and only the end missing, a record is found whole by its checksums. The same if all that
         // was cut off is zero, as behind the end of a file.
@@ -146,7 +152,7 @@ fn a_store_goes_on_after_a_torn_tail() {
     let (synced, later) = changes();
     let mut model = Model::of(synced.iter().chain([&later[1], &later[3], &later[4]]));
     for boot_id in 2..6 {
-        let store = store::open(dir.path(), boot(boot_id)).unwrap();
+        let store = open_with(dir.path(), boot(boot_id)).unwrap();
         model.check(&*store, INOS);
         let change = Change::Write { ino: 3, chunk: boot_id as u64, offset: 5, len: 2_000, seed: 99 };
         change.apply(&*store).unwrap();

@@ -1,7 +1,7 @@
 //! The format, byte for byte.
 
 use fs_proto::ids::{ChunkIndex, InodeId};
-use fs_server::store::format::{self, BlockSpan, Header, Kind, Position, Shape};
+use fs_server::store::format::{self, BlockSpan, Header, Kind, Position, SegmentHead, Shape};
 
 const STORE_ID: u64 = 0x0123_4567_89ab_cdef;
 
@@ -26,7 +26,7 @@ fn golden_record() {
     let table = format::block_table(4000, &data);
     assert_eq!(hex::encode(&table), format!("{}{}", le_crc(&data[..96]), le_crc(&data[96..])));
     let header = Header { table_crc: crc32fast::hash(&table), ..header() };
-    let (front, back) = format::frame(&header, &table, STORE_ID);
+    let (front, back) = format::frame(&header, &table, STORE_ID, 512);
     let want = GOLDEN_HEADER.replace(char::is_whitespace, "");
     assert_eq!(hex::encode(&front[..64]), want);
     assert_eq!(front[64..72], table);
@@ -37,10 +37,10 @@ fn golden_record() {
 }
 
 const GOLDEN_HEADER: &str = "
-    48594331 01 01 0000 11000000 22000000
+    48594331 01 02 0000 11000000 22000000
     4400000000000033 5500000000000000
     6600000000000000 10000000 77000000
-    a00f0000 c8000000 116beb57 8636a584";
+    a00f0000 c8000000 116beb57 e2897075";
 
 fn le_crc(bytes: &[u8]) -> String {
     hex::encode(crc32fast::hash(bytes).to_le_bytes())
@@ -49,12 +49,16 @@ fn le_crc(bytes: &[u8]) -> String {
 #[test]
 fn golden_heads() {
     // Goal: so do the heads of segments and the file that identifies the store.
-    let head = format::encode_segment_head(0x11, 0x2233);
-    assert_eq!(hex::encode(&head[..32]), "4841594154452d53010000001100000033220000000000000000000000000000");
-    assert_eq!(format::decode_segment_head(&head, 0x11), Some(0x2233));
+    let said = SegmentHead { boot_id: 0x2233, align: 4096 };
+    let head = format::encode_segment_head(0x11, said);
+    assert_eq!(
+        hex::encode(&head[..36]),
+        "4841594154452d5302000000110000003322000000000000000000000000000000100000"
+    );
+    assert_eq!(format::decode_segment_head(&head, 0x11), Some(said));
     assert_eq!(format::decode_segment_head(&head, 0x12), None);
     let file = format::encode_store_file(STORE_ID);
-    assert_eq!(hex::encode(&file[..24]), "4841594154452d430100000000000000efcdab8967452301");
+    assert_eq!(hex::encode(&file[..24]), "4841594154452d430200000000000000efcdab8967452301");
     assert_eq!(format::decode_store_file(&file), Ok(STORE_ID));
     for bit in 0..file.len() * 8 {
         let mut flipped = file;

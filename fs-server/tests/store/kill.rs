@@ -1,7 +1,8 @@
 //! kill -9: the test binary runs itself as a child that changes a store and reports each change, and kills it.
 
-use crate::support::{Change, Model, Rng, open, options};
-use fs_server::store::{self, LogStore};
+use crate::support::{Change, Model, Rng, options};
+use fs_server::kv::{self, KvKind};
+use fs_server::store::{self, LogStore, StoreOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -13,6 +14,13 @@ const CHILD_FROM: &str = "HAYATE_TEST_STORE_FROM";
 const THREADS: u64 = 2;
 const INOS: u64 = 2 * THREADS;
 
+/// The store with its index in the default engine; with little memory, so that it is saved all the time.
+fn open(dir: &Path) -> Arc<LogStore> {
+    let kv = kv::open(KvKind::default(), &dir.join("kv"), 16 << 20).unwrap();
+    let options = StoreOptions { index_bytes: 4_000, ..options() };
+    store::open(&dir.join("chunks"), kv, options).unwrap()
+}
+
 /// Change number `n` of a thread. Small chunks that are overwritten all the time, so that segments die and upkeep is busy.
 fn change(thread: u64, n: u64) -> Change {
     let mut rng = Rng(thread << 40 | n);
@@ -22,6 +30,7 @@ fn change(thread: u64, n: u64) -> Change {
     match rng.below(25) {
         0 => Change::Truncate { ino, chunk, keep: offset },
         1 => Change::Remove { inos: vec![ino] },
+        2 => Change::Punch { ino, chunk, offset, len: 1 + rng.below(9_000) as u32 },
         _ => Change::Write { ino, chunk, offset, len: 1 + rng.below(9_000) as usize, seed: n },
     }
 }
@@ -35,7 +44,8 @@ fn killed_writers_lose_nothing() {
     }
     let dir = tempfile::tempdir().unwrap();
     let mut from = vec![0; THREADS as usize];
-    for kill_after in [3, 200, 1_500, 700] {
+    let more = (0..long_rounds()).map(|round| 1 + round * 37 % 900);
+    for kill_after in [3, 200, 1_500, 700].into_iter().chain(more) {
         let acknowledged = run_and_kill(dir.path(), &from, kill_after);
         let store = open(dir.path());
         for thread in 0..THREADS {
@@ -43,6 +53,11 @@ fn killed_writers_lose_nothing() {
         }
         assert_eq!(fs_server::store::ChunkStore::stats(&*store).crc_failures, 0);
     }
+}
+
+/// Further kills of the long tier.
+fn long_rounds() -> u32 {
+    std::env::var("HAYATE_TEST_KILLS").map_or(0, |rounds| rounds.parse().expect("a number of kills"))
 }
 
 /// Runs the child until it has acknowledged `kill_after` changes, kills it, and returns how many each thread has done.
@@ -70,7 +85,7 @@ fn run_and_kill(dir: &Path, from: &[u64], kill_after: u32) -> Vec<u64> {
 }
 
 fn child(dir: &Path) {
-    let store = store::open(dir, options()).unwrap();
+    let store = open(dir);
     let from: Vec<u64> = std::env::var(CHILD_FROM).unwrap().split(',').map(|n| n.parse().unwrap()).collect();
     std::thread::scope(|scope| {
         for thread in 0..THREADS {

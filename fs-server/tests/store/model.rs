@@ -1,7 +1,7 @@
 //! Any sequence of operations, with reopenings and compaction between them, against the model.
 
-use crate::support::{Change, Model, key, open};
-use fs_server::store::ChunkStore;
+use crate::support::{Change, Model, abandon, key, open, open_with, options};
+use fs_server::store::{ChunkStore, StoreOptions};
 use proptest::prelude::*;
 
 const INOS: u64 = 4;
@@ -12,7 +12,9 @@ enum Step {
     Change(Change),
     Read { ino: u64, chunk: u64, offset: u32, len: usize },
     Reopen,
+    Kill,
     Sync,
+    Save,
     Compact,
 }
 
@@ -30,14 +32,19 @@ fn step() -> impl Strategy<Value = Step> {
     let truncate =
         truncate.prop_map(|(ino, chunk, keep)| Step::Change(Change::Truncate { ino, chunk, keep }));
     let remove = proptest::collection::vec(0..INOS, 1..3);
+    let punch = (0..INOS, 0..3_u64, 0..CHUNK_BYTES, 1..9000_u32);
+    let punch = punch.prop_map(|(ino, chunk, offset, len)| Change::Punch { ino, chunk, offset, len });
     let read = (0..INOS, 0..3_u64, 0..CHUNK_BYTES, 1..9000_usize);
     prop_oneof![
         12 => write(),
         2 => truncate,
+        2 => punch.prop_map(Step::Change),
         1 => remove.prop_map(|inos| Step::Change(Change::Remove { inos })),
         6 => read.prop_map(|(ino, chunk, offset, len)| Step::Read { ino, chunk, offset, len }),
         1 => Just(Step::Reopen),
+        1 => Just(Step::Kill),
         1 => Just(Step::Sync),
+        1 => Just(Step::Save),
         1 => Just(Step::Compact),
     ]
 }
@@ -57,10 +64,12 @@ proptest! {
 
     #[test]
     fn behaves_like_the_model(steps in proptest::collection::vec(step(), 1..120)) {
-        // Goal: after every step reads agree with the model, and at every reopening all of it does, counters included.
+        // Goal: after every step reads agree with the model, and at every reopening all of it does, counters included;
+        // whether the store was closed and had saved its index, or was killed. Memory for the index is next to nothing.
         let dir = tempfile::tempdir().unwrap();
         let mut model = Model::default();
-        let mut store = open(dir.path());
+        let tight = || StoreOptions { index_bytes: 4_000, ..options() };
+        let mut store = open_with(dir.path(), tight()).unwrap();
         for step in steps {
             match step {
                 Step::Change(change) => {
@@ -69,11 +78,17 @@ proptest! {
                 }
                 Step::Read { ino, chunk, offset, len } => check_read(&model, &*store, (ino, chunk), offset, len),
                 Step::Sync => store.sync().unwrap(),
+                Step::Save => store.save().unwrap(),
                 Step::Compact => store.compact().unwrap(),
                 Step::Reopen => {
                     model.check(&*store, INOS);
                     drop(store);
-                    store = open(dir.path());
+                    store = open_with(dir.path(), tight()).unwrap();
+                    model.check(&*store, INOS);
+                }
+                Step::Kill => {
+                    abandon(store);
+                    store = open_with(dir.path(), tight()).unwrap();
                     model.check(&*store, INOS);
                 }
             }

@@ -1,7 +1,7 @@
 //! The rest of the contract, case by case.
 
-use crate::support::{Change, Model, key, open, options, pattern};
-use fs_server::store::{self, ChunkStore, StoreError};
+use crate::support::{Change, Model, key, open, open_with, options, pattern};
+use fs_server::store::{ChunkStore, StoreError};
 use std::sync::Barrier;
 
 #[test]
@@ -34,7 +34,7 @@ fn a_second_opening_says_in_use() {
     // Goal: one process at a time; after closing it can be opened again.
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    let second = store::open(dir.path(), options());
+    let second = open_with(dir.path(), options());
     assert!(matches!(second.err(), Some(StoreError::InUse(path)) if path == dir.path()));
     drop(store);
     drop(open(dir.path()));
@@ -45,10 +45,10 @@ fn what_is_not_a_store_is_refused() {
     // Goal: a directory with another file named `store`, or with segments without identity, is left alone.
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("store"), b"groceries").unwrap();
-    assert!(matches!(store::open(dir.path(), options()).err(), Some(StoreError::Foreign { .. })));
+    assert!(matches!(open_with(dir.path(), options()).err(), Some(StoreError::Foreign { .. })));
     std::fs::remove_file(dir.path().join("store")).unwrap();
     std::fs::write(dir.path().join("00000001.seg"), b"x").unwrap();
-    assert!(matches!(store::open(dir.path(), options()).err(), Some(StoreError::Foreign { .. })));
+    assert!(matches!(open_with(dir.path(), options()).err(), Some(StoreError::Foreign { .. })));
     assert_eq!(std::fs::read(dir.path().join("00000001.seg")).unwrap(), b"x");
 }
 

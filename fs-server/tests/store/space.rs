@@ -1,8 +1,8 @@
 //! A full device: a small file system of its own, for which the test must be root.
 
-use crate::support::{Change, Model, pattern};
+use crate::support::{Change, Model, open_with, pattern};
 use fs_proto::ids::InodeId;
-use fs_server::store::{self, ChunkStore, StoreError, StoreOptions};
+use fs_server::store::{ChunkStore, StoreError, StoreOptions};
 use std::path::Path;
 use std::process::Command;
 
@@ -40,7 +40,7 @@ fn a_full_device_recovers_when_space_is_freed() {
         eprintln!("skipped: mounting a small file system needs root");
         return;
     };
-    let store = store::open(mount.path(), StoreOptions::default()).unwrap();
+    let store = open_with(mount.path(), StoreOptions::default()).unwrap();
     let mut model = Model::default();
     for round in 0..4_u64 {
         let mut ino = round * 200;
@@ -63,7 +63,7 @@ fn a_full_device_recovers_when_space_is_freed() {
         model.check(&*store, 800);
     }
     drop(store);
-    let store = store::open(mount.path(), StoreOptions::default()).unwrap();
+    let store = open_with(mount.path(), StoreOptions::default()).unwrap();
     model.check(&*store, 800);
 }
 
@@ -74,7 +74,7 @@ fn deletes_work_when_the_device_was_filled_by_others() {
         eprintln!("skipped: mounting a small file system needs root");
         return;
     };
-    let store = store::open(mount.path(), StoreOptions::default()).unwrap();
+    let store = open_with(mount.path(), StoreOptions::default()).unwrap();
     let change = |ino| Change::Write { ino, chunk: 0, offset: 0, len: 300_000, seed: ino };
     (0..10).for_each(|ino| change(ino).apply(&*store).unwrap());
     let ballast = mount.path().join("ballast");

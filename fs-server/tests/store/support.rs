@@ -1,10 +1,11 @@
 //! A model of the store, and what the tests share.
 
+use crate::mem_kv::MemKv;
 use fs_proto::ids::{ChunkIndex, InodeId};
 use fs_server::store::{self, ChunkKey, ChunkStore, LogStore, StoreError, StoreOptions};
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, Mutex};
 
 /// Small segments, so that a test of a few hundred KiB sees many.
 pub const SEGMENT_BYTES: u64 = 64 << 10;
@@ -18,8 +19,26 @@ pub fn options() -> StoreOptions {
     }
 }
 
+/// The key-value stores that belong to the directories of tests.
+static KVS: LazyLock<Mutex<HashMap<PathBuf, Arc<MemKv>>>> = LazyLock::new(Mutex::default);
+
+/// The key-value store of a directory.
+pub fn kv_of(dir: &Path) -> Arc<MemKv> {
+    KVS.lock().unwrap().entry(dir.to_owned()).or_default().clone()
+}
+
+/// Opens the store in a directory, with the key-value store that belongs to it.
 pub fn open(dir: &Path) -> Arc<LogStore> {
-    store::open(dir, options()).expect("open the store")
+    open_with(dir, options()).expect("open the store")
+}
+
+pub fn open_with(dir: &Path, options: StoreOptions) -> Result<Arc<LogStore>, StoreError> {
+    store::open(dir, kv_of(dir), options)
+}
+
+/// Ends a store as a kill would.
+pub fn abandon(store: Arc<LogStore>) {
+    Arc::into_inner(store).expect("the only handle").abandon();
 }
 
 pub fn key(ino: u64, chunk: u64) -> ChunkKey {
@@ -55,6 +74,7 @@ pub enum Change {
     Write { ino: u64, chunk: u64, offset: u32, len: usize, seed: u64 },
     Truncate { ino: u64, chunk: u64, keep: u32 },
     Remove { inos: Vec<u64> },
+    Punch { ino: u64, chunk: u64, offset: u32, len: u32 },
 }
 
 impl Change {
@@ -65,6 +85,7 @@ impl Change {
             }
             Change::Truncate { ino, chunk, keep } => store.truncate(InodeId(*ino), ChunkIndex(*chunk), *keep),
             Change::Remove { inos } => store.remove(&inos.iter().map(|i| InodeId(*i)).collect::<Vec<_>>()),
+            Change::Punch { ino, chunk, offset, len } => store.punch(key(*ino, *chunk), *offset, *len),
         }
     }
 }
@@ -99,6 +120,11 @@ impl Model {
                 }
             }
             Change::Remove { inos } => self.chunks.retain(|(i, _), _| !inos.contains(i)),
+            Change::Punch { ino, chunk, offset, len } => {
+                let bytes = self.chunks.entry((*ino, *chunk)).or_default();
+                let hole = (*offset as usize).min(bytes.len())..((offset + len) as usize).min(bytes.len());
+                bytes[hole].fill(None);
+            }
         }
         for bytes in self.chunks.values_mut() {
             let end = bytes.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
@@ -115,6 +141,17 @@ impl Model {
 
     pub fn bytes(&self, ino: u64, chunk: u64) -> Vec<u8> {
         self.chunks.get(&(ino, chunk)).map_or(Vec::new(), |b| b.iter().map(|b| b.unwrap_or(0)).collect())
+    }
+
+    /// Where a chunk has data.
+    pub fn ranges(&self, ino: u64, chunk: u64) -> Vec<std::ops::Range<u32>> {
+        let bytes = self.chunks.get(&(ino, chunk)).map_or(&[][..], |b| b);
+        let mut at = 0;
+        let runs = bytes.chunk_by(|a, b| a.is_some() == b.is_some()).map(|run| {
+            at += run.len() as u32;
+            (run[0].is_some(), at - run.len() as u32..at)
+        });
+        runs.filter(|(has_data, _)| *has_data).map(|(_, range)| range).collect()
     }
 
     pub fn live_bytes(&self) -> u64 {
@@ -135,6 +172,10 @@ impl Model {
             return Some(format!("inode {ino}: chunks {have:?} and not {want:?}"));
         }
         want.into_iter().find_map(|(chunk, end)| {
+            let ranges = store.ranges(key(ino, chunk.0)).unwrap();
+            if ranges != self.ranges(ino, chunk.0) {
+                return Some(format!("inode {ino} {chunk:?}: data at {ranges:?}"));
+            }
             let mut out = vec![0xaa; end as usize + 100];
             match store.read(key(ino, chunk.0), 0, &mut out) {
                 Ok(got) if out[..got] == self.bytes(ino, chunk.0) => None,
@@ -160,13 +201,20 @@ pub fn fast_dir() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
-/// Copies the files of a store.
+/// Copies a store as a kill would have left it.
 pub fn copy_dir(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
+    copy_kv(from, to);
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
     }
+}
+
+/// Gives `to` the key-value store that `from` has.
+pub fn copy_kv(from: &Path, to: &Path) {
+    let copy = kv_of(from).after_kill();
+    KVS.lock().unwrap().insert(to.to_owned(), copy);
 }
 
 /// The segment files of a store, ascending.

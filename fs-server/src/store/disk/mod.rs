@@ -1,0 +1,64 @@
+//! The disk port: what the store needs of a device, so that tests can put one below it that tears, fails or counts.
+//!
+//! Adapters: `buffered` (files through the page cache). A test's own disk implements the same two traits.
+
+pub(super) mod buffered;
+
+use super::StoreError;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::sync::Arc;
+
+/// Segment files by number. Shared by threads; calls block for as long as the device needs.
+pub trait Disk: Send + Sync {
+    /// Numbers of the segment files that are there, ascending.
+    fn list(&self) -> io::Result<Vec<u32>>;
+    /// Makes the file of a new segment; fails if it is there.
+    fn create(&self, id: u32) -> io::Result<Arc<dyn SegmentFile>>;
+    /// Opens the file of a segment.
+    fn open(&self, id: u32) -> io::Result<Arc<dyn SegmentFile>>;
+    /// Removes the file of a segment; open handles stay readable.
+    fn remove(&self, id: u32) -> io::Result<()>;
+    /// On return files that were made or removed before stay so after a loss of power.
+    fn sync_names(&self) -> io::Result<()>;
+    /// Size and free bytes of what holds the files.
+    fn space(&self) -> io::Result<(u64, u64)>;
+}
+
+/// One open segment file.
+pub trait SegmentFile: Send + Sync {
+    /// Writes all of `parts`, one after the other, at byte `at`. After an error any part of it may be written.
+    fn write_at(&self, parts: &mut [IoSlice<'_>], at: u64) -> io::Result<()>;
+    /// Fills `parts` from byte `at`. Returns fewer bytes than they hold only at the end of the file.
+    fn read_at(&self, parts: &mut [IoSliceMut<'_>], at: u64) -> io::Result<usize>;
+    /// Makes the file `bytes` long, and takes the space where the file system can.
+    fn reserve(&self, bytes: u64) -> io::Result<()>;
+    /// Cuts the file to `bytes`.
+    fn cut(&self, bytes: u64) -> io::Result<()>;
+    /// Its length in bytes.
+    fn bytes(&self) -> io::Result<u64>;
+    /// On return what was written before stays after a loss of power.
+    fn sync(&self) -> io::Result<()>;
+}
+
+/// Fills `out` from `at`, zeros behind the end of the file.
+pub(super) fn read_padded(file: &dyn SegmentFile, out: &mut [u8], at: u64) -> io::Result<()> {
+    let got = file.read_at(&mut [IoSliceMut::new(out)], at)?;
+    out[got..].fill(0);
+    Ok(())
+}
+
+/// Sorts an I/O error: a full disk is its own case.
+pub(super) fn lift(error: io::Error) -> StoreError {
+    if is_full(&error) { StoreError::NoSpace } else { StoreError::Io(error) }
+}
+
+/// Whether an error says that the file system, or the user's part of it, is full.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
+}
+
+/// Identity of the running kernel's boot; zero, which equals no other, if it does not tell.
+pub(super) fn boot_id() -> u128 {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    u128::from_str_radix(&text.trim().replace('-', ""), 16).unwrap_or(0)
+}
