@@ -1,6 +1,6 @@
 //! Bulk buffers within a fixed budget, shared by the threads of a process.
 //!
-//! Buffers come in power-of-two size classes and are used again. When the budget is used up, [`BufferPool::get`] waits: whoever
+//! Buffers come in power-of-two size classes, aligned to pages (so that direct I/O takes them as they are), and are used again. When the budget is used up, [`BufferPool::get`] waits: whoever
 //! wants to receive stops reading, and the back-pressure reaches the sender.
 //!
 //! Two servers that forward to each other must not fill each other's pools and then wait for one another. So what is needed to
@@ -15,6 +15,7 @@
 //!
 //! The lock is held for list operations only, never while memory is allocated or freed.
 
+use aligned_vec::{AVec, ConstAlign};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
@@ -31,6 +32,10 @@ const SMALLEST_BITS: u32 = 12;
 const LARGEST_BITS: u32 = 24;
 const SIZES: usize = (LARGEST_BITS - SMALLEST_BITS + 1) as usize;
 const CLASSES: usize = 4;
+/// Alignment of buffers: what direct I/O asks for at most.
+const ALIGN: usize = 4096;
+
+type Memory = AVec<u8, ConstAlign<ALIGN>>;
 
 /// Largest buffer, in bytes.
 pub const LARGEST_BUFFER: usize = 1 << LARGEST_BITS;
@@ -86,7 +91,7 @@ struct Shared {
 struct State {
     used: usize,
     idle_bytes: usize,
-    idle: [Vec<Vec<u8>>; SIZES],
+    idle: [Vec<Memory>; SIZES],
     waiting: [VecDeque<Waiter>; CLASSES],
     granted: Vec<u64>,
     next_ticket: u64,
@@ -103,7 +108,7 @@ struct Waiter {
 
 /// A buffer of the pool; goes back when dropped. New content is the caller's to write: old content shows through.
 pub struct PoolBuffer {
-    data: Vec<u8>,
+    data: Memory,
     len: usize,
     pool: Arc<Shared>,
 }
@@ -175,17 +180,23 @@ fn bytes_of(size: usize) -> usize {
     1 << (size as u32 + SMALLEST_BITS)
 }
 
+fn new_memory(bytes: usize) -> Memory {
+    let mut memory = AVec::with_capacity(0, bytes);
+    memory.resize(bytes, 0);
+    memory
+}
+
 /// Room in the budget that is already counted as used, and an idle buffer to fill it if there was one.
 /// Made into a buffer at once, after the lock is released.
 struct Grant {
     pool: Arc<Shared>,
     size: usize,
-    data: Option<Vec<u8>>,
+    data: Option<Memory>,
 }
 
 impl Grant {
     fn buffer(mut self, len: usize) -> PoolBuffer {
-        let data = self.data.take().unwrap_or_else(|| vec![0; bytes_of(self.size)]);
+        let data = self.data.take().unwrap_or_else(|| new_memory(bytes_of(self.size)));
         PoolBuffer { data, len, pool: self.pool.clone() }
     }
 }
@@ -208,7 +219,7 @@ impl Shared {
 
     /// An idle buffer of the size if there is one. If not, idle ones of other sizes (to be freed after unlocking) make room
     /// for a new one. The bytes are counted in `used` already.
-    fn take_data(&self, state: &mut State, size: usize, evicted: &mut Vec<Vec<u8>>) -> Option<Vec<u8>> {
+    fn take_data(&self, state: &mut State, size: usize, evicted: &mut Vec<Memory>) -> Option<Memory> {
         state.peak = state.peak.max(state.used);
         let found = state.idle[size].pop();
         if found.is_some() {
@@ -222,7 +233,7 @@ impl Shared {
         found
     }
 
-    fn give_back(&self, data: Vec<u8>) {
+    fn give_back(&self, data: Memory) {
         let mut wakers = Vec::new();
         {
             let mut state = self.state.lock();
@@ -331,6 +342,11 @@ impl PoolBuffer {
         Bytes::from_owner(self)
     }
 
+    /// All of its memory, which may be longer than its content: a power of two, aligned to 4096.
+    pub fn whole_mut(&mut self) -> &mut [u8] {
+        &mut self.data
+    }
+
     /// Keeps the first `len` bytes; does nothing if there are fewer.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
@@ -364,7 +380,7 @@ impl fmt::Debug for PoolBuffer {
 
 impl Drop for PoolBuffer {
     fn drop(&mut self) {
-        self.pool.give_back(std::mem::take(&mut self.data));
+        self.pool.give_back(std::mem::replace(&mut self.data, AVec::new(0)));
     }
 }
 

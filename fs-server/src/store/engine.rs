@@ -3,6 +3,7 @@
 use super::compact::{self, Eagerness, Upkeep};
 use super::crc_cache::{self, CrcCache};
 use super::disk::buffered::{self, BufferedDisk};
+use super::disk::direct::{self, DirectDisk};
 use super::disk::{self, Disk, SegmentFile};
 use super::extent::{Extent, Place, overlapping};
 use super::format::{self, Kind, MAX_CHUNK_BYTES, MAX_REMOVED, STORE_FILE_BYTES};
@@ -15,7 +16,7 @@ use super::rows::Keys;
 use super::save::Saver;
 use super::segment::Segments;
 use super::shard::{Deletion, Reach};
-use super::{ChunkKey, ChunkStore, StoreError, StoreOptions, StoreStats};
+use super::{ChunkKey, ChunkStore, IoMode, StoreError, StoreOptions, StoreStats};
 use crate::kv::Kv;
 use fs_proto::checksum::crc;
 use fs_proto::ids::{ChunkIndex, InodeId};
@@ -34,6 +35,8 @@ pub(super) struct Core {
     pub saver: Saver,
     pub cache: CrcCache,
     pub upkeep: Upkeep,
+    /// Whether segment files are read and written past the page cache.
+    pub is_direct: bool,
     crc_failures: AtomicU64,
     dead_bytes: AtomicU64,
     /// Sum over the index. The segments' own counts do not add up to it while content moves between them.
@@ -48,13 +51,28 @@ pub struct LogStore {
     lock: Option<File>,
 }
 
-/// Opens, or creates, the store in `dir`, with its index in `kv`, and begins its upkeep.
+/// Opens, or creates, the store in `dir`, with its index in `kv`, and begins its upkeep. Where the file system does not
+/// take direct I/O, a store that should use it goes through the page cache, and says so.
 pub fn open(dir: &Path, kv: Arc<dyn Kv>, options: StoreOptions) -> Result<Arc<LogStore>, StoreError> {
     std::fs::create_dir_all(dir)?;
     let (lock, store_id) = lock_store(dir)?;
-    let mut store = open_on(Arc::new(BufferedDisk::new(dir)), store_id, kv, options)?;
+    let direct = match options.io {
+        IoMode::Buffered => None,
+        IoMode::Direct => DirectDisk::new(dir).inspect_err(|error| no_direct_io(dir, error)).ok(),
+    };
+    let mut store = match direct {
+        Some(disk) => open_with(Arc::new(disk), true, store_id, kv, &options)?,
+        None => open_with(Arc::new(BufferedDisk::new(dir)), false, store_id, kv, &options)?,
+    };
     store.lock = Some(lock);
     Ok(Arc::new(store))
+}
+
+fn no_direct_io(dir: &Path, error: &std::io::Error) {
+    tracing::warn!(
+        dir = %dir.display(), %error,
+        "no direct I/O here: the chunk store uses the page cache; choose another file system, or --io buffered"
+    );
 }
 
 /// As [`open`], on a disk of the caller's choice whose store has the identity `store_id`.
@@ -64,13 +82,23 @@ pub fn open_on(
     kv: Arc<dyn Kv>,
     options: StoreOptions,
 ) -> Result<LogStore, StoreError> {
+    open_with(disk, false, store_id, kv, &options)
+}
+
+fn open_with(
+    disk: Arc<dyn Disk>,
+    is_direct: bool,
+    store_id: u64,
+    kv: Arc<dyn Kv>,
+    options: &StoreOptions,
+) -> Result<LogStore, StoreError> {
     let (total_bytes, _) = disk.space()?;
     let limits = Limits {
         store_id,
         boot_id: options.boot_id.unwrap_or_else(disk::boot_id),
         segment_bytes: options.segment_bytes.min(total_bytes / 32).max(64 << 10),
         reserve_bytes: options.reserve_bytes.min(total_bytes / 16),
-        align: options.align,
+        align: if is_direct { direct::ALIGN as u32 } else { format::ALIGNS[0] },
     };
     let keys = Keys { device: options.device };
     let (saver, saved) = Saver::open(Arc::clone(&kv), keys, store_id)?;
@@ -84,6 +112,7 @@ pub fn open_on(
         saver,
         cache: crc_cache::new(options.crc_cache_bytes),
         upkeep: Upkeep::default(),
+        is_direct,
         crc_failures: AtomicU64::new(recovered.damage),
         dead_bytes: AtomicU64::new(0),
         live_bytes: AtomicI64::new(live_bytes as i64),
@@ -157,17 +186,20 @@ impl Core {
     ) -> Result<(), StoreError> {
         self.source(file, extent).read(&self.cache, extent.start, out).map_err(|fault| match fault {
             Fault::Io(error) => StoreError::Io(error),
-            Fault::Corrupt => {
-                self.crc_failures.fetch_add(1, Ordering::Relaxed);
-                let at = extent.place.position();
-                StoreError::Corrupt { key, segment: at.segment, byte: at.byte() }
-            }
+            Fault::Corrupt => self.corrupt(key, extent),
         })
+    }
+
+    /// Counts damage.
+    pub fn corrupt(&self, key: ChunkKey, extent: &Extent) -> StoreError {
+        self.crc_failures.fetch_add(1, Ordering::Relaxed);
+        let at = extent.place.position();
+        StoreError::Corrupt { key, segment: at.segment, byte: at.byte() }
     }
 
     /// A place for data. If the file system is full, dead segments are removed first; by this thread or by another that
     /// was before it, so it is tried again in any case.
-    fn reserve_data(&self, request: &Request) -> Result<Ticket<'_>, StoreError> {
+    pub fn reserve_data(&self, request: &Request) -> Result<Ticket<'_>, StoreError> {
         match self.log.reserve(request) {
             Err(StoreError::NoSpace) => {
                 compact::make_room(self)?;
@@ -179,18 +211,13 @@ impl Core {
 
     fn write(&self, key: ChunkKey, offset: u32, data: &[u8]) -> Result<(), StoreError> {
         let table = format::block_table(offset, data);
-        let request = Request {
-            kind: Kind::Data,
-            key,
-            offset,
-            data_bytes: data.len() as u32,
-            table_crc: crc(&table),
-            purpose: Purpose::Data,
-            shard: Index::shard_of(key.ino),
-            sequence: None,
-        };
-        let ticket = self.reserve_data(&request)?;
+        let ticket = self.reserve_data(&data_request(key, offset, data.len(), &table))?;
         ticket.write(&table, data)?;
+        self.enter(key, ticket)
+    }
+
+    /// Enters a record that was written into the index.
+    pub fn enter(&self, key: ChunkKey, ticket: Ticket<'_>) -> Result<(), StoreError> {
         let new = Extent::whole(ticket.header.sequence, place_of(&ticket));
         let extents = self.index.edit(key)?.insert(new, &mut |id, bytes| self.book(id, bytes));
         drop(ticket);
@@ -277,6 +304,20 @@ fn removal(ino: InodeId) -> Deletion {
     Deletion { ino, chunk: ChunkIndex(0), from: 0, reach: Reach::End, sequence: 0 }
 }
 
+/// The record of a write.
+pub(super) fn data_request(key: ChunkKey, offset: u32, len: usize, table: &[u8]) -> Request {
+    Request {
+        kind: Kind::Data,
+        key,
+        offset,
+        data_bytes: len as u32,
+        table_crc: crc(table),
+        purpose: Purpose::Data,
+        shard: Index::shard_of(key.ino),
+        sequence: None,
+    }
+}
+
 /// The place of a reserved record.
 pub(super) fn place_of(ticket: &Ticket) -> Place {
     Place { segment: ticket.header.at.segment, shape: ticket.header.shape() }
@@ -295,9 +336,38 @@ fn deletion_request(kind: Kind, key: ChunkKey, offset: u32, data: &[u8]) -> Requ
     }
 }
 
-fn check_range(offset: u32, len: usize) -> Result<(), StoreError> {
+pub(super) fn check_range(offset: u32, len: usize) -> Result<(), StoreError> {
     let is_inside = offset as usize + len <= MAX_CHUNK_BYTES as usize;
     if is_inside { Ok(()) } else { Err(StoreError::OutOfRange { offset, len }) }
+}
+
+/// An extent, and the file that holds it.
+pub(super) type Piece = (Extent, Arc<dyn SegmentFile>);
+
+/// What a read of `len` bytes at `offset` gets: the range up to the chunk's end, and where its data is. `None` if the
+/// chunk ends before.
+pub(super) fn read_range(
+    core: &Core,
+    key: ChunkKey,
+    offset: u32,
+    len: usize,
+) -> Result<Option<(std::ops::Range<u32>, Vec<Piece>)>, StoreError> {
+    let chunk = core.index.view(key)?;
+    let extents = chunk.extents();
+    let chunk_end = extents.last().map_or(0, |e| e.end);
+    let end = u64::from(chunk_end).min(u64::from(offset) + len as u64) as u32;
+    if end <= offset {
+        return Ok(None);
+    }
+    let mut pieces: Vec<Piece> = Vec::new();
+    for extent in &extents[overlapping(extents, offset, end)] {
+        let file = match pieces.last() {
+            Some((last, file)) if last.place.segment == extent.place.segment => file.clone(),
+            _ => core.log.segments.file(extent.place.segment)?,
+        };
+        pieces.push((extent.clip(offset, end), file));
+    }
+    Ok(Some((offset..end, pieces)))
 }
 
 impl ChunkStore for LogStore {
@@ -307,22 +377,8 @@ impl ChunkStore for LogStore {
     }
 
     fn read(&self, key: ChunkKey, offset: u32, out: &mut [u8]) -> Result<usize, StoreError> {
-        let mut pieces: Vec<(Extent, Arc<dyn SegmentFile>)> = Vec::new();
-        let chunk = self.core.index.view(key)?;
-        let extents = chunk.extents();
-        let chunk_end = extents.last().map_or(0, |e| e.end);
-        let end = u64::from(chunk_end).min(u64::from(offset) + out.len() as u64) as u32;
-        if end <= offset {
-            return Ok(0);
-        }
-        for extent in &extents[overlapping(extents, offset, end)] {
-            let file = match pieces.last() {
-                Some((last, file)) if last.place.segment == extent.place.segment => file.clone(),
-                _ => self.core.log.segments.file(extent.place.segment)?,
-            };
-            pieces.push((extent.clip(offset, end), file));
-        }
-        drop(chunk);
+        let Some((range, pieces)) = read_range(&self.core, key, offset, out.len())? else { return Ok(0) };
+        let end = range.end;
         let mut cursor = offset;
         for (extent, file) in &pieces {
             out[(cursor - offset) as usize..(extent.start - offset) as usize].fill(0);
@@ -404,6 +460,15 @@ impl ChunkStore for LogStore {
 impl LogStore {
     pub(super) fn core(&self) -> &Core {
         &self.core
+    }
+
+    pub(super) fn shared_core(&self) -> Arc<Core> {
+        Arc::clone(&self.core)
+    }
+
+    /// Whether it reads and writes past the page cache.
+    pub fn is_direct(&self) -> bool {
+        self.core.is_direct
     }
 
     /// Empties sparse segments and removes dead ones now, in this thread, as the upkeep thread does by itself.

@@ -8,6 +8,7 @@
 //! - After a failed write or sync no change is accepted: what is on the device is not known then
 //!   (`a_failed_write_refuses_changes`).
 
+use super::disk::direct::DirectFile;
 use super::disk::{self, SegmentFile};
 use super::format::{self, Header, Kind, Position, SegmentHead, Shape, UNIT_BYTES};
 use super::segment::{Segment, Segments};
@@ -407,15 +408,25 @@ pub(super) struct Ticket<'a> {
 impl Ticket<'_> {
     /// Writes the record: one call to the kernel.
     pub fn write(&self, table: &[u8], data: &[u8]) -> Result<(), StoreError> {
-        let limits = &self.log.limits;
-        let (front, back) = format::frame(&self.header, table, limits.store_id, limits.align);
+        let (front, back) = self.frame(table);
         let mut parts = [IoSlice::new(&front), IoSlice::new(data), IoSlice::new(&back)];
         self.file.write_at(&mut parts, self.header.at.byte()).map_err(|e| self.failed(e))
     }
 
+    /// What surrounds the record's data.
+    pub fn frame(&self, table: &[u8]) -> (Vec<u8>, Vec<u8>) {
+        let limits = &self.log.limits;
+        format::frame(&self.header, table, limits.store_id, limits.align)
+    }
+
+    /// The file for direct I/O, if it is one.
+    pub fn direct_file(&self) -> Option<Arc<DirectFile>> {
+        Arc::clone(&self.file).direct()
+    }
+
     /// A full file system (where space cannot be taken ahead) leaves a hole, and a note that it is one; all else is a
     /// failed device.
-    fn failed(&self, error: io::Error) -> StoreError {
+    pub fn failed(&self, error: io::Error) -> StoreError {
         if !disk::is_full(&error) {
             return self.log.refuse(error);
         }

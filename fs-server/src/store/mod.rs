@@ -21,6 +21,7 @@
 
 mod compact;
 mod crc_cache;
+mod direct_io;
 pub mod disk;
 mod engine;
 mod extent;
@@ -137,6 +138,36 @@ pub struct StoreStats {
     pub crc_failures: u64,
 }
 
+/// How segment files are read and written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum IoMode {
+    /// Through the page cache.
+    #[default]
+    Buffered,
+    /// Past it (`O_DIRECT`), by io_uring where requests come from workers.
+    Direct,
+}
+
+impl std::str::FromStr for IoMode {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "buffered" => Ok(IoMode::Buffered),
+            "direct" => Ok(IoMode::Direct),
+            other => Err(format!("I/O is `buffered` or `direct`, not `{other}`")),
+        }
+    }
+}
+
+impl std::fmt::Display for IoMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            IoMode::Buffered => "buffered",
+            IoMode::Direct => "direct",
+        })
+    }
+}
+
 /// How a store is kept.
 #[derive(Debug, Clone)]
 pub struct StoreOptions {
@@ -150,8 +181,8 @@ pub struct StoreOptions {
     pub index_bytes: u64,
     /// Which of a server's devices it is: tells its rows in the key-value store apart.
     pub device: u8,
-    /// What records are aligned to, in bytes: one of [`format::ALIGNS`].
-    pub align: u32,
+    /// How segment files are read and written.
+    pub io: IoMode,
     /// Segment files kept open.
     pub max_open_files: usize,
     /// Identity of the running kernel; `None` asks it. What another boot has written may be torn although its end is
@@ -167,7 +198,7 @@ impl Default for StoreOptions {
             crc_cache_bytes: 8 << 20,
             index_bytes: 32 << 20,
             device: 0,
-            align: format::ALIGNS[0],
+            io: IoMode::Buffered,
             max_open_files: 512,
             boot_id: None,
         }

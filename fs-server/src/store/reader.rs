@@ -68,23 +68,25 @@ impl Source<'_> {
     }
 
     /// The record's block CRCs, verified. Their own CRC is in the header, or, if that is damaged, in its repetition.
-    fn load_table(&self) -> Result<Vec<u8>, Fault> {
+    pub fn load_table(&self) -> Result<Vec<u8>, Fault> {
         let shape = self.place.shape;
         let at = self.place.position().byte();
         let mut front = vec![0; HEADER_BYTES + 4 * shape.blocks()];
         disk::read_padded(self.file, &mut front, at)?;
-        let mut header = [0; HEADER_BYTES];
-        header.copy_from_slice(&front[..HEADER_BYTES]);
-        let mut found = self.decode(&header);
-        if found.is_none() {
-            disk::read_padded(self.file, &mut header, at + shape.total_bytes() - HEADER_BYTES as u64)?;
-            found = self.decode(&header);
+        if let Some(table) = self.table_in(&front) {
+            return Ok(table.to_vec());
         }
-        let table = front.split_off(HEADER_BYTES);
-        match found {
-            Some(header) if header.table_crc == crc(&table) => Ok(table),
-            _ => Err(Fault::Corrupt),
-        }
+        let mut back = [0; HEADER_BYTES];
+        disk::read_padded(self.file, &mut back, at + shape.total_bytes() - HEADER_BYTES as u64)?;
+        front[..HEADER_BYTES].copy_from_slice(&back);
+        self.table_in(&front).map(<[u8]>::to_vec).ok_or(Fault::Corrupt)
+    }
+
+    /// The block CRCs in the begin of the record, if they match the header in it.
+    pub fn table_in<'b>(&self, front: &'b [u8]) -> Option<&'b [u8]> {
+        let (header, table) = front.split_first_chunk::<HEADER_BYTES>()?;
+        let header = self.decode(header)?;
+        (header.table_crc == crc(table)).then_some(table)
     }
 
     fn decode(&self, bytes: &[u8; HEADER_BYTES]) -> Option<Header> {
@@ -107,7 +109,7 @@ impl Source<'_> {
     }
 }
 
-fn blocks_match(shape: Shape, span: &BlockSpan, table: &[u8], parts: [&[u8]; 3]) -> bool {
+pub(super) fn blocks_match(shape: Shape, span: &BlockSpan, table: &[u8], parts: [&[u8]; 3]) -> bool {
     span.blocks.clone().all(|block| {
         let range = shape.block_range(block);
         let (from, to) = ((range.start - span.start) as usize, (range.end - span.start) as usize);

@@ -2,6 +2,7 @@
 
 mod compaction;
 mod crash;
+mod direct;
 mod flips;
 mod golden;
 mod kill;

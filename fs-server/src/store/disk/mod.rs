@@ -1,8 +1,11 @@
 //! The disk port: what the store needs of a device, so that tests can put one below it that tears, fails or counts.
 //!
-//! Adapters: `buffered` (files through the page cache). A test's own disk implements the same two traits.
+//! Adapters: `buffered` (files through the page cache) and `direct` (files past it, with `ring` for requests that must
+//! not block). A test's own disk implements the same two traits.
 
 pub(super) mod buffered;
+pub(super) mod direct;
+pub(super) mod ring;
 
 use super::StoreError;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -38,6 +41,10 @@ pub trait SegmentFile: Send + Sync {
     fn bytes(&self) -> io::Result<u64>;
     /// On return what was written before stays after a loss of power.
     fn sync(&self) -> io::Result<()>;
+    /// The file as one that `ring` can read and write, if it is.
+    fn direct(self: Arc<Self>) -> Option<Arc<direct::DirectFile>> {
+        None
+    }
 }
 
 /// Fills `out` from `at`, zeros behind the end of the file.

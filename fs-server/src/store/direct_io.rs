@@ -1,0 +1,223 @@
+//! Requests of the workers on a store in direct mode: as `engine`, but nothing blocks the thread on the device.
+//!
+//! # Invariants
+//! - A write goes on to its end when nobody waits for it any more: its place in the log counts as under way until the
+//!   device is done with it (`tests/store`, `an_abandoned_write_is_whole_or_absent`).
+//! - As everywhere, nothing that did not match its CRC is returned.
+
+use super::crc_cache;
+use super::disk::direct::{ALIGN, Aligned, DirectFile, blocks, is_aligned};
+use super::disk::ring::{self, Part};
+use super::engine::{Core, LogStore, read_range};
+use super::extent::Extent;
+use super::format::{self, HEADER_BYTES};
+use super::log::Ticket;
+use super::reader::{Fault, Source};
+use super::{ChunkKey, ChunkStore, StoreError};
+use bytes::Bytes;
+use fs_net::PoolBuffer;
+use fs_proto::checksum::BLOCK_BYTES;
+use std::io;
+use std::sync::Arc;
+
+impl LogStore {
+    /// As [`ChunkStore::write`], without blocking the thread in direct mode. Needs a `LocalSet` there.
+    pub async fn write_bytes(&self, key: ChunkKey, offset: u32, data: Bytes) -> Result<(), StoreError> {
+        if !self.core().is_direct || data.is_empty() {
+            return self.write(key, offset, &data);
+        }
+        super::engine::check_range(offset, data.len())?;
+        let core = self.shared_core();
+        // A task of its own, which nobody's impatience ends.
+        let writing = tokio::task::spawn_local(async move { write(&core, key, offset, data).await });
+        writing.await.unwrap_or_else(|gone| Err(StoreError::Io(io::Error::other(gone))))
+    }
+
+    /// As [`ChunkStore::read`] into the first `len` bytes of a buffer, which comes back with the number of bytes
+    /// read; without blocking the thread in direct mode. Needs a `LocalSet` there.
+    pub async fn read_buffer(
+        &self,
+        key: ChunkKey,
+        offset: u32,
+        len: usize,
+        mut buffer: PoolBuffer,
+    ) -> Result<(PoolBuffer, usize), StoreError> {
+        let core = self.core();
+        if !core.is_direct {
+            let got = self.read(key, offset, &mut buffer[..len])?;
+            return Ok((buffer, got));
+        }
+        let Some((range, pieces)) = read_range(core, key, offset, len)? else { return Ok((buffer, 0)) };
+        if let [(extent, file)] = &pieces[..]
+            && extent.start == range.start
+            && extent.end == range.end
+            && let Some(file) = Arc::clone(file).direct()
+        {
+            let buffer = read_one(core, key, file, extent, buffer).await?;
+            return Ok((buffer, (range.end - range.start) as usize));
+        }
+        let mut cursor = range.start;
+        for (extent, file) in pieces {
+            buffer[(cursor - offset) as usize..(extent.start - offset) as usize].fill(0);
+            let out = (extent.start - offset) as usize..(extent.end - offset) as usize;
+            match Arc::clone(&file).direct() {
+                Some(file) => read_into(core, key, file, &extent, &mut buffer[out]).await?,
+                None => core.read_extent(key, &*file, &extent, &mut buffer[out])?,
+            }
+            cursor = extent.end;
+        }
+        buffer[(cursor - offset) as usize..(range.end - offset) as usize].fill(0);
+        Ok((buffer, (range.end - offset) as usize))
+    }
+}
+
+async fn write(core: &Core, key: ChunkKey, offset: u32, data: Bytes) -> Result<(), StoreError> {
+    let table = format::block_table(offset, &data);
+    let ticket = core.reserve_data(&super::engine::data_request(key, offset, data.len(), &table))?;
+    match ticket.direct_file() {
+        Some(file) => write_record(&ticket, file, &table, data).await?,
+        None => ticket.write(&table, &data)?,
+    }
+    core.enter(key, ticket)
+}
+
+/// Writes a record. Its data goes to the device from where it is, if that is aligned, else through a copy.
+async fn write_record(
+    ticket: &Ticket<'_>,
+    file: Arc<DirectFile>,
+    table: &[u8],
+    data: Bytes,
+) -> Result<(), StoreError> {
+    let (front, back) = ticket.frame(table);
+    let whole = data.len() / BLOCK_BYTES * BLOCK_BYTES;
+    let parts = if front.len().is_multiple_of(BLOCK_BYTES) && is_aligned(&data) && whole > 0 {
+        let mut first = Aligned::new(front.len());
+        first.copy_from_slice(&front);
+        let rest = &data[whole..];
+        let mut last = Aligned::new(rest.len() + back.len());
+        last[..rest.len()].copy_from_slice(rest);
+        last[rest.len()..].copy_from_slice(&back);
+        vec![Part::Own(first), Part::Shared(data.slice(..whole)), Part::Own(last)]
+    } else {
+        let mut all = Aligned::new(front.len() + data.len() + back.len());
+        all[..front.len()].copy_from_slice(&front);
+        all[front.len()..][..data.len()].copy_from_slice(&data);
+        all[front.len() + data.len()..].copy_from_slice(&back);
+        vec![Part::Own(all)]
+    };
+    let written = ring::write(file, parts, ticket.header.at.byte()).await;
+    written.map_err(|error| ticket.failed(error))
+}
+
+/// Reads an extent's part into a buffer from its begin: in place if its blocks lie as the device wants them.
+async fn read_one(
+    core: &Core,
+    key: ChunkKey,
+    file: Arc<DirectFile>,
+    extent: &Extent,
+    mut buffer: PoolBuffer,
+) -> Result<PoolBuffer, StoreError> {
+    let len = (extent.end - extent.start) as usize;
+    let shape = extent.place.shape;
+    let at = shape.byte_of(extent.start);
+    let covers_blocks = extent.start.is_multiple_of(BLOCK_BYTES as u32)
+        && (len.is_multiple_of(BLOCK_BYTES) || extent.end == shape.offset + shape.data_bytes);
+    let (_, bytes) = blocks(at, len);
+    let is_in_place = at.is_multiple_of(ALIGN)
+        && covers_blocks
+        && bytes <= buffer.whole_mut().len()
+        && is_aligned(buffer.whole_mut());
+    if !is_in_place {
+        read_into(core, key, file, extent, &mut buffer[..len]).await?;
+        return Ok(buffer);
+    }
+    let table = table_of(core, key, &file, extent).await?;
+    let (got, part) = ring::read(Arc::clone(&file), Part::Pool(buffer, bytes), at).await;
+    let got = got?;
+    let Some(Part::Pool(mut buffer, _)) = part else { return Err(lost()) };
+    let source = core.source(&*file, extent);
+    if got < len || !source.verify(&table, extent.start, &buffer[..len]) {
+        buffer[..len].fill(0);
+        return Err(core.corrupt(key, extent));
+    }
+    Ok(buffer)
+}
+
+/// Reads an extent's part into `out` through aligned memory.
+async fn read_into(
+    core: &Core,
+    key: ChunkKey,
+    file: Arc<DirectFile>,
+    extent: &Extent,
+    out: &mut [u8],
+) -> Result<(), StoreError> {
+    let table = table_of(core, key, &file, extent).await?;
+    let shape = extent.place.shape;
+    let span = format::BlockSpan::covering(shape, extent.start, out.len());
+    let want = span.head + out.len() + span.tail;
+    let at = shape.byte_of(span.start);
+    let (memory, got) = read_blocks(&file, at, want).await?;
+    let from = (at % ALIGN) as usize;
+    let source = core.source(&*file, extent);
+    if got < from + want || !source.verify(&table, span.start, &memory[from..from + want]) {
+        return Err(core.corrupt(key, extent));
+    }
+    out.copy_from_slice(&memory[from + span.head..][..out.len()]);
+    Ok(())
+}
+
+/// The verified block CRCs of the record that holds an extent.
+async fn table_of(
+    core: &Core,
+    key: ChunkKey,
+    file: &Arc<DirectFile>,
+    extent: &Extent,
+) -> Result<crc_cache::Table, StoreError> {
+    let position = extent.place.position();
+    if let Some(table) = core.cache.get(&position) {
+        return Ok(table);
+    }
+    let source = core.source(&**file, extent);
+    let want = HEADER_BYTES + 4 * extent.place.shape.blocks();
+    let (memory, got) = read_blocks(file, position.byte(), want).await?;
+    let from = (position.byte() % ALIGN) as usize;
+    let table = match source.table_in(&memory[from.min(got)..got.min(from + want)]) {
+        Some(table) => table.into(),
+        // The header may be damaged and its repetition not: rare enough to block for.
+        None => source.load_table().map_err(|fault| lift(core, key, extent, fault))?.into(),
+    };
+    core.cache.insert(position, Arc::clone(&table));
+    Ok(table)
+}
+
+async fn read_blocks(file: &Arc<DirectFile>, at: u64, len: usize) -> Result<(Aligned, usize), StoreError> {
+    let (begin, bytes) = blocks(at, len);
+    let (got, part) = ring::read(Arc::clone(file), Part::Own(Aligned::new(bytes)), begin).await;
+    match (got?, part) {
+        (got, Some(Part::Own(memory))) => Ok((memory, got)),
+        _ => Err(lost()),
+    }
+}
+
+fn lift(core: &Core, key: ChunkKey, extent: &Extent, fault: Fault) -> StoreError {
+    match fault {
+        Fault::Io(error) => StoreError::Io(error),
+        Fault::Corrupt => core.corrupt(key, extent),
+    }
+}
+
+/// The ring gives memory back with every result.
+fn lost() -> StoreError {
+    StoreError::Io(io::Error::other("an operation came back without its memory"))
+}
+
+impl Source<'_> {
+    /// Whether whole blocks of the record from `start` of the chunk match their CRCs.
+    fn verify(&self, table: &[u8], start: u32, blocks: &[u8]) -> bool {
+        let shape = self.place.shape;
+        let span = format::BlockSpan::covering(shape, start, blocks.len());
+        span.head == 0
+            && span.tail == 0
+            && super::reader::blocks_match(shape, &span, table, [&[], blocks, &[]])
+    }
+}

@@ -1,0 +1,237 @@
+//! Direct mode: the same store through O_DIRECT, by the calls that block and by those that do not.
+
+use crate::support::{Change, Model, Rng, abandon, key, open_with, options, pattern};
+use fs_net::BufferPool;
+use fs_proto::ids::InodeId;
+use fs_server::store::{ChunkStore, IoMode, LogStore, StoreError, StoreOptions};
+use std::future::Future;
+use std::path::Path;
+use std::sync::Arc;
+use tokio::task::LocalSet;
+
+const INOS: u64 = 4;
+
+fn direct() -> StoreOptions {
+    StoreOptions { io: IoMode::Direct, segment_bytes: 4 << 20, ..options() }
+}
+
+/// Opens a store in direct mode, or says that this file system does not take it.
+fn open(dir: &Path) -> Option<Arc<LogStore>> {
+    let store = open_with(dir, direct()).unwrap();
+    if !store.is_direct() {
+        eprintln!("no direct I/O here: this test shows nothing");
+        return None;
+    }
+    Some(store)
+}
+
+fn on_a_worker<F: Future<Output = ()>>(body: F) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    LocalSet::new().block_on(&runtime, body);
+}
+
+/// A directory on the disk: file systems in memory may only seem to take direct I/O.
+fn disk_dir() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+fn random_change(rng: &mut Rng) -> Change {
+    let (ino, chunk) = (rng.below(INOS), rng.below(3));
+    // Around all that alignment may turn on: blocks, pages of records, the size from which data lies on pages.
+    let offset = match rng.below(3) {
+        0 => rng.below(50) as u32 * 4096,
+        1 => rng.below(200_000) as u32,
+        _ => 0,
+    };
+    let len = match rng.below(5) {
+        0 => 1 + rng.below(600),
+        1 => 4096 * (1 + rng.below(40)),
+        2 => 65_536 - 3 + rng.below(6),
+        3 => 1 + rng.below(300_000),
+        _ => 4096,
+    };
+    match rng.below(14) {
+        0 => Change::Truncate { ino, chunk, keep: offset },
+        1 => Change::Remove { inos: vec![ino] },
+        2 => Change::Punch { ino, chunk, offset, len: len as u32 },
+        _ => Change::Write { ino, chunk, offset, len: len as usize, seed: rng.below(u64::MAX >> 34) },
+    }
+}
+
+/// A buffer of a pool, or one that does not begin where direct I/O wants it.
+async fn bytes_of(pool: &BufferPool, data: &[u8], is_aligned: bool) -> bytes::Bytes {
+    let shift = usize::from(!is_aligned);
+    let mut buffer = pool.get(data.len() + shift).await.unwrap();
+    buffer[shift..].copy_from_slice(data);
+    buffer.freeze().slice(shift..)
+}
+
+async fn apply(store: &Arc<LogStore>, pool: &BufferPool, change: &Change, is_aligned: bool) {
+    match change {
+        Change::Write { ino, chunk, offset, len, seed } => {
+            let data = bytes_of(pool, &pattern(*seed, *len), is_aligned).await;
+            store.write_bytes(key(*ino, *chunk), *offset, data).await.unwrap();
+        }
+        other => other.apply(&**store).unwrap(),
+    }
+}
+
+async fn check_read(store: &LogStore, pool: &BufferPool, model: &Model, rng: &mut Rng) {
+    let (ino, chunk) = (rng.below(INOS), rng.below(3));
+    let all = model.bytes(ino, chunk);
+    let offset = if rng.below(2) == 0 { rng.below(60) * 4096 } else { rng.below(250_000) } as usize;
+    let len = if rng.below(2) == 0 { 4096 * (1 + rng.below(30)) } else { 1 + rng.below(200_000) } as usize;
+    let mut buffer = pool.get(len).await.unwrap();
+    buffer.fill(0xaa);
+    let (buffer, got) = store.read_buffer(key(ino, chunk), offset as u32, len, buffer).await.unwrap();
+    let want = &all[offset.min(all.len())..(offset + len).min(all.len()).max(offset.min(all.len()))];
+    assert_eq!(got, want.len(), "inode {ino} chunk {chunk} {offset} {len}");
+    assert!(buffer[..got] == *want, "inode {ino} chunk {chunk} {offset} {len}");
+}
+
+#[test]
+fn direct_mode_behaves_like_the_model() {
+    // Goal: changes and reads of every alignment by the calls of the workers agree with the model; so do the blocking
+    // calls, a reopening after a kill, and a reopening in the other mode; compaction moves what was written directly.
+    let dir = disk_dir();
+    let Some(mut store) = open(dir.path()) else { return };
+    let (mut rng, mut model) = (Rng(3), Model::default());
+    for round in 0..6 {
+        on_a_worker(async {
+            let pool = BufferPool::new(64 << 20);
+            for n in 0..120 {
+                let change = random_change(&mut rng);
+                apply(&store, &pool, &change, n % 2 == 0).await;
+                model.apply(&change);
+                check_read(&store, &pool, &model, &mut rng).await;
+            }
+        });
+        store.compact().unwrap();
+        model.check(&*store, INOS);
+        if round % 2 == 0 {
+            abandon(store);
+        } else {
+            drop(store);
+        }
+        if round == 3 {
+            let buffered = open_with(dir.path(), StoreOptions { io: IoMode::Buffered, ..direct() }).unwrap();
+            model.check(&*buffered, INOS);
+            let change = Change::Write { ino: 1, chunk: 1, offset: 77, len: 5_000, seed: 1 };
+            change.apply(&*buffered).unwrap();
+            model.apply(&change);
+        }
+        store = open(dir.path()).unwrap();
+        model.check(&*store, INOS);
+    }
+    assert_eq!(store.stats().crc_failures, 0);
+}
+
+#[test]
+fn writes_that_are_under_way_do_not_wait_for_each_other() {
+    // Goal: a hundred writes and reads of one worker are under way at once and all end as the model says.
+    let dir = disk_dir();
+    let Some(store) = open(dir.path()) else { return };
+    let mut model = Model::default();
+    on_a_worker(async {
+        let pool = BufferPool::new(64 << 20);
+        let mut tasks = tokio::task::JoinSet::new();
+        for n in 0..100_u64 {
+            let change = Change::Write { ino: n % 4, chunk: n / 4, offset: 0, len: 70_000, seed: n };
+            model.apply(&change);
+            let (store, pool) = (store.clone(), pool.clone());
+            tasks.spawn_local(async move { apply(&store, &pool, &change, true).await });
+        }
+        while let Some(done) = tasks.join_next().await {
+            done.unwrap();
+        }
+    });
+    model.check(&*store, INOS);
+}
+
+#[test]
+fn an_abandoned_write_is_whole_or_absent() {
+    // Goal: a request whose client is gone is dropped at any moment; its write is there wholly or not at all, the log
+    // goes on, and what was synced afterwards is what a reopening finds, without damage.
+    let dir = disk_dir();
+    let Some(store) = open(dir.path()) else { return };
+    on_a_worker(async {
+        let pool = BufferPool::new(64 << 20);
+        for n in 0..200_u64 {
+            let data = bytes_of(&pool, &pattern(n, 20_000), n % 2 == 0).await;
+            let mut writing = Box::pin(store.write_bytes(key(n, 0), 0, data));
+            for _ in 0..n % 4 {
+                if (&mut writing).now_or_never().await {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+            drop(writing);
+        }
+        store.sync().unwrap();
+    });
+    let last = Change::Write { ino: 1_000, chunk: 0, offset: 0, len: 10, seed: 1 };
+    last.apply(&*store).unwrap();
+    store.sync().unwrap();
+    let state = |store: &LogStore| (0..200).map(|n| whole_or_absent(store, n)).collect::<Vec<_>>();
+    let before = state(&store);
+    abandon(store);
+    let store = open(dir.path()).unwrap();
+    for (n, (was, is)) in before.iter().zip(state(&store)).enumerate() {
+        assert!(is || !was, "write {n} was there and is not");
+    }
+    assert_eq!(store.stats().crc_failures, 0);
+}
+
+trait PollOnce {
+    async fn now_or_never(self) -> bool;
+}
+
+impl<F: Future + Unpin> PollOnce for F {
+    /// Polls once; true at the end.
+    async fn now_or_never(mut self) -> bool {
+        std::future::poll_fn(|cx| std::task::Poll::Ready(std::pin::Pin::new(&mut self).poll(cx).is_ready()))
+            .await
+    }
+}
+
+fn whole_or_absent(store: &LogStore, n: u64) -> bool {
+    let mut out = vec![0; 20_000];
+    match store.read(key(n, 0), 0, &mut out).unwrap() {
+        0 => store.chunks(InodeId(n)).unwrap().is_empty().then_some(false).unwrap(),
+        got => {
+            assert!(got == 20_000 && out == pattern(n, 20_000), "write {n} is torn: {got} bytes");
+            true
+        }
+    }
+}
+
+#[test]
+fn damage_is_told_in_direct_mode() {
+    // Goal: a flipped bit in data and in both headers is Corrupt for the calls of the workers, and nothing of it is left
+    // in the buffer; with one header damaged the other serves.
+    let dir = disk_dir();
+    let Some(store) = open(dir.path()) else { return };
+    let data = pattern(1, 1 << 20);
+    for n in 0..3 {
+        store.write(key(n, 0), 0, &data).unwrap();
+    }
+    abandon(store);
+    let file = crate::support::segment_files(dir.path()).remove(0);
+    let mut bytes = std::fs::read(&file).unwrap();
+    let begin = |n: usize| 4096 + n * (4096 + (1 << 20) + 4096);
+    bytes[begin(0) + 4096 + 500_000] ^= 1;
+    bytes[begin(1) + 10] ^= 1;
+    std::fs::write(&file, &bytes).unwrap();
+    // No log is read, so that nothing is repaired by the opening.
+    let store = open(dir.path()).unwrap();
+    on_a_worker(async {
+        let pool = BufferPool::new(64 << 20);
+        let buffer = || async { pool.get(1 << 20).await.unwrap() };
+        let damaged = store.read_buffer(key(0, 0), 0, 1 << 20, buffer().await).await;
+        assert!(matches!(damaged, Err(StoreError::Corrupt { .. })));
+        for n in 1..3 {
+            let (whole, got) = store.read_buffer(key(n, 0), 0, 1 << 20, buffer().await).await.unwrap();
+            assert!(got == 1 << 20 && whole[..] == data[..], "{n}");
+        }
+    });
+}
