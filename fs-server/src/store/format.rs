@@ -46,7 +46,7 @@ pub const HEADER_BYTES: usize = 64;
 /// Most bytes that a chunk holds.
 pub const MAX_CHUNK_BYTES: u32 = 1 << *fs_proto::attr::CHUNK_LOG2.end();
 /// Version of all three formats.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Inodes that one remove record lists at most.
 pub const MAX_REMOVED: usize = 4096;
 
