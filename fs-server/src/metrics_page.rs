@@ -158,10 +158,12 @@ fn counters(node: &Node) -> Vec<(&'static str, &'static str, u64)> {
     let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let (bytes_read, bytes_written) = node.counters.bytes();
     let (pool, store) = (node.pool.stats(), node.store.stats());
-    let (flushed_files, flushed_bytes, flush_failures) = node.flusher.counts();
+    let (flushed_files, flushed_bytes) = node.namespace.published().counts();
+    let (flush_copied_bytes, flush_failures) = node.flusher.counts();
     vec![
-        ("flushed_files", "Files published in the shared tier", flushed_files),
-        ("flushed_bytes", "Bytes written to the shared tier", flushed_bytes),
+        ("flushed_files", "Files published in the shared tier, over all starts", flushed_files),
+        ("flushed_bytes", "Bytes of files published in the shared tier, over all starts", flushed_bytes),
+        ("flush_copied_bytes", "Bytes written to the shared tier, also in vain", flush_copied_bytes),
         ("flush_failures", "Attempts to flush that failed", flush_failures),
         ("chunk_read_bytes", "Bytes read from chunks", bytes_read),
         ("chunk_written_bytes", "Bytes written into chunks", bytes_written),

@@ -15,8 +15,8 @@
 //!
 //! A document (group record, verdict, pruned mark, manifest, seal) is text:
 //!
-//!   hayate-ckpt 1 <kind> <crc>\n      1: format; kind: group | verdict | pruned | manifest | seal;
-//!   <JSON>\n                          crc: CRC-32, 8 hexadecimal digits, of kind, "\n" and all bytes after the first line
+//!   hayate-ckpt 2 <kind> <crc>\n      2: format; kind: group | verdict | pruned | manifest | seal;
+//!   <JSON>\n                          crc: CRC-32C, 8 hexadecimal digits, of kind, "\n" and all bytes after the first line
 //! ```
 //!
 //! States of a version: OPEN (ranks write), SEALED (all ranks closed, verdict written), COMMITTED (manifest in `versions/`), ABORTED. A
@@ -27,6 +27,7 @@
 //!
 //! Kinds and fields are never renamed or reused. Golden test: `documents_keep_their_bytes`.
 
+use fs_proto::checksum::Crc;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -48,7 +49,7 @@ pub const SET_NAME_MAX: usize = 200;
 pub const REGION_NAME_MAX: usize = 255;
 
 const MAGIC: &str = "hayate-ckpt";
-const FORMAT: &str = "1";
+const FORMAT: &str = "2";
 
 /// What can be in a document.
 pub(crate) trait Document: Serialize + DeserializeOwned {
@@ -90,7 +91,7 @@ pub(crate) struct Manifest {
 pub(crate) struct SealSum {
     /// Bytes of the document.
     pub bytes: u64,
-    /// CRC-32 of all of them.
+    /// CRC-32C of all of them.
     pub crc: u32,
 }
 
@@ -107,7 +108,7 @@ pub(crate) struct Seal {
 pub(crate) struct SealedRegion {
     pub name: String,
     pub bytes: u64,
-    /// CRC-32 of each [`BLOCK_BYTES`]; the last block may be shorter.
+    /// CRC-32C of each [`BLOCK_BYTES`]; the last block may be shorter.
     pub crcs: Vec<u32>,
 }
 
@@ -128,7 +129,7 @@ impl Document for Seal {
 }
 
 fn body_crc(kind: &str, body: &[u8]) -> u32 {
-    let mut crc = crc32fast::Hasher::new();
+    let mut crc = Crc::new();
     crc.update(kind.as_bytes());
     crc.update(b"\n");
     crc.update(body);
@@ -241,16 +242,16 @@ mod tests {
     #[test]
     fn documents_keep_their_bytes() {
         let record = GroupRecord { group: "job.1".to_owned(), nranks: 4, id: "00ff".to_owned() };
-        let text = "hayate-ckpt 1 group c81546cb\n{\"group\":\"job.1\",\"nranks\":4,\"id\":\"00ff\"}\n";
+        let text = "hayate-ckpt 2 group 7b687233\n{\"group\":\"job.1\",\"nranks\":4,\"id\":\"00ff\"}\n";
         assert_eq!(String::from_utf8(encode(&record)).unwrap(), text);
         let seals = vec![SealSum { bytes: 7, crc: 9 }];
         let manifest = Manifest { version: 3, attempt: 1, id: "00ff".to_owned(), seals };
-        let text = "hayate-ckpt 1 verdict f7aed326\n{\"sealed\":{\"version\":3,\"attempt\":1,\"id\":\"00ff\",\"seals\":[{\"bytes\":7,\"crc\":9}]}}\n";
+        let text = "hayate-ckpt 2 verdict f5f2867d\n{\"sealed\":{\"version\":3,\"attempt\":1,\"id\":\"00ff\",\"seals\":[{\"bytes\":7,\"crc\":9}]}}\n";
         assert_eq!(String::from_utf8(encode(&Verdict::Sealed(manifest.clone()))).unwrap(), text);
-        let text = "hayate-ckpt 1 manifest 92d94263\n{\"version\":3,\"attempt\":1,\"id\":\"00ff\",\"seals\":[{\"bytes\":7,\"crc\":9}]}\n";
+        let text = "hayate-ckpt 2 manifest 94bed228\n{\"version\":3,\"attempt\":1,\"id\":\"00ff\",\"seals\":[{\"bytes\":7,\"crc\":9}]}\n";
         assert_eq!(String::from_utf8(encode(&manifest)).unwrap(), text);
         let region = SealedRegion { name: "u".to_owned(), bytes: 5, crcs: vec![77] };
-        let text = "hayate-ckpt 1 seal a5c26029\n{\"rank\":2,\"regions\":[{\"name\":\"u\",\"bytes\":5,\"crcs\":[77]}]}\n";
+        let text = "hayate-ckpt 2 seal c3442e88\n{\"rank\":2,\"regions\":[{\"name\":\"u\",\"bytes\":5,\"crcs\":[77]}]}\n";
         assert_eq!(String::from_utf8(encode(&Seal { rank: 2, regions: vec![region] })).unwrap(), text);
     }
 

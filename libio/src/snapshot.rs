@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use fs_client::{File, Status};
+use fs_proto::checksum;
 
 use crate::attempt::Group;
 use crate::checkpoints;
@@ -128,7 +129,7 @@ impl Snapshot {
         let path = format!("{}/seal", self.rank_dir(rank));
         let text = self.group.disk.read_raw(&path).map_err(|e| damage(e, &path))?;
         let text = text.ok_or_else(|| self.missing(&path))?;
-        if text.len() as u64 != sum.bytes || crc32fast::hash(&text) != sum.crc {
+        if text.len() as u64 != sum.bytes || checksum::crc(&text) != sum.crc {
             return Err(Error::corrupt(&path, "it differs from its checksum in the manifest"));
         }
         format::decode(&path, &text)
@@ -194,7 +195,7 @@ impl Stored<'_> {
         }
         let first = (offset / BLOCK_BYTES) as usize;
         for (index, block) in buf.chunks(BLOCK_BYTES as usize).enumerate() {
-            if self.region.crcs.get(first + index) != Some(&crc32fast::hash(block)) {
+            if self.region.crcs.get(first + index) != Some(&checksum::crc(block)) {
                 let from = offset + index as u64 * BLOCK_BYTES;
                 let to = from + block.len() as u64;
                 let what = format!(

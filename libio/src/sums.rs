@@ -7,6 +7,8 @@
 //! - The sums are those of the bytes that a reader gets: the latest write of every byte, zero where there was none
 //!   (`sums_are_those_of_the_bytes`).
 
+use fs_proto::checksum;
+
 use crate::format::BLOCK_BYTES;
 
 /// A run of bytes within a block.
@@ -24,9 +26,8 @@ impl Piece {
 
     /// Both, the other one directly behind this one.
     fn joined(self, next: Piece) -> Piece {
-        let mut crc = crc32fast::Hasher::new_with_initial_len(self.crc, self.bytes);
-        crc.combine(&crc32fast::Hasher::new_with_initial_len(next.crc, next.bytes));
-        Piece { start: self.start, bytes: self.bytes + next.bytes, crc: crc.finalize() }
+        let crc = checksum::combine(self.crc, next.crc, next.bytes);
+        Piece { start: self.start, bytes: self.bytes + next.bytes, crc }
     }
 }
 
@@ -61,7 +62,7 @@ impl RegionSums {
         while !data.is_empty() {
             let (index, start) = (offset / BLOCK_BYTES, offset % BLOCK_BYTES);
             let (here, rest) = data.split_at(data.len().min((BLOCK_BYTES - start) as usize));
-            let piece = Piece { start, bytes: here.len() as u64, crc: crc32fast::hash(here) };
+            let piece = Piece { start, bytes: here.len() as u64, crc: checksum::crc(here) };
             self.blocks[index as usize].note(piece);
             (data, offset) = (rest, offset + piece.bytes);
         }
@@ -81,7 +82,7 @@ impl RegionSums {
                 Block::ReadBack => {
                     let mut content = vec![0; bytes as usize];
                     read_back(&mut content, offset)?;
-                    crc32fast::hash(&content)
+                    checksum::crc(&content)
                 }
             });
         }
@@ -129,7 +130,7 @@ fn with_zeros(pieces: &[Piece], bytes: u64) -> u32 {
 
 fn zeros(start: u64, end: u64) -> Piece {
     const ZEROS: [u8; 4096] = [0; 4096];
-    let mut crc = crc32fast::Hasher::new();
+    let mut crc = checksum::Crc::new();
     let mut left = end - start;
     while left > 0 {
         let some = left.min(ZEROS.len() as u64);
@@ -149,7 +150,7 @@ mod tests {
     use super::*;
 
     fn sums_of(content: &[u8]) -> Vec<u32> {
-        content.chunks(BLOCK_BYTES as usize).map(crc32fast::hash).collect()
+        content.chunks(BLOCK_BYTES as usize).map(checksum::crc).collect()
     }
 
     /// Does the writes to a model, and answers its bytes, the sums, and how often a block was read back.

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 
 use fs_client::File;
+use fs_proto::checksum;
 
 use crate::attempt::{Attempt, Group};
 use crate::error::{Error, Result};
@@ -171,7 +172,7 @@ impl Writer {
         if read.rank != rank {
             return Err(Error::corrupt(&path, format!("it is the seal of rank {}", read.rank)));
         }
-        Ok(SealSum { bytes: seal.len() as u64, crc: crc32fast::hash(&seal) })
+        Ok(SealSum { bytes: seal.len() as u64, crc: checksum::crc(&seal) })
     }
 
     /// An error if the attempt has been given up.

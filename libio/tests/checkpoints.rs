@@ -411,7 +411,7 @@ fn an_interrupted_removal_goes_on() {
             &OpenOptions { write: true, create_new: true, ..OpenOptions::default() },
         );
         let pruned = pruned.expect("create");
-        pruned.write_at(b"hayate-ckpt 1 pruned 8d7968e5\n{}\n", 0).expect("write");
+        pruned.write_at(b"hayate-ckpt 2 pruned aa0ead5a\n{}\n", 0).expect("write");
         pruned.close().expect("close");
         for path in &steps[..done as usize] {
             client.remove_file(path).expect("remove");

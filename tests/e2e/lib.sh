@@ -123,10 +123,12 @@ cluster_up() {
     keep_logs "$name"
 }
 
-# The logs are removed with the cluster; a second name keeps them. It holds for what is appended later, too.
+# The logs are removed with the cluster; a second name keeps them. It holds for what is appended later, too. With a launcher they are in
+# the rendezvous directory, which tests call `shared`.
 keep_logs() {
     local log
-    for log in "$(run_dir "$1")"/*.log; do
+    for log in "$(run_dir "$1")"/*.log "$BOX/$1/shared"/*.log; do
+        [ -e "$log" ] || continue
         ln -f "$log" "$BOX/logs/$1-${log##*/}" 2>/dev/null || cp "$log" "$BOX/logs/$1-${log##*/}"
     done
 }

@@ -49,7 +49,7 @@ fn records_dir(job: &str) -> PathBuf {
 }
 
 fn record_path(job: &str, dir: &Path) -> PathBuf {
-    records_dir(job).join(format!("{:08x}.toml", crc32fast::hash(dir.as_os_str().as_encoded_bytes())))
+    records_dir(job).join(format!("{:08x}.toml", fs_proto::checksum::crc(dir.as_os_str().as_encoded_bytes())))
 }
 
 /// Notes that this process serves a mount at `dir`, which its command line calls `word`.

@@ -115,7 +115,7 @@ fn answer_with_version_99() -> u16 {
             if connection.read_exact(&mut request).is_ok() {
                 request[4] = 99;
                 request[12] |= 1;
-                let sum = crc32fast::hash(&request[..60]);
+                let sum = fs_proto::checksum::crc(&request[..60]);
                 request[60..].copy_from_slice(&sum.to_le_bytes());
                 // The other side may hang up at once.
                 let _ = connection.write_all(&request);

@@ -6,6 +6,7 @@ mod common;
 use common::{Sandbox, pattern, tree};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
 
 fn fill(sandbox: &Sandbox) {
     let from = sandbox.path("from");
@@ -49,6 +50,53 @@ fn tier_that_goes_away_is_told_and_nothing_stops() {
     fs::create_dir(sandbox.path("tier")).unwrap();
     sandbox.ok(&["down", "--drain"]);
     assert_eq!(fs::read_to_string(sandbox.path("tier/precious")).unwrap(), "precious");
+    sandbox.assert_nothing_left();
+}
+
+/// Files and bytes of the drain's last line: `N files, N bytes ...`.
+fn account(said: &str) -> (usize, u64) {
+    let words: Vec<&str> = said.lines().last().unwrap().split_whitespace().collect();
+    let number = |unit: &str| {
+        let at = words.iter().position(|word| word.trim_end_matches(',') == unit).unwrap();
+        words[at - 1].parse::<u64>().unwrap()
+    };
+    (number("files") as usize, number("bytes"))
+}
+
+/// Goal: the account names every file and byte of the tier once, also what was flushed before servers were killed.
+/// Method: closed files that nobody changes any more; flushing begins, and when a part has arrived all servers, or one, get SIGKILL.
+#[test]
+fn account_is_exact_after_kills() {
+    const FILES: usize = 1_200;
+    let sandbox = Sandbox::new();
+    sandbox.up(&["--nodes", "3", "--tier", &sandbox.word("tier"), "--flush-delay", "600000"]);
+    let from = sandbox.path("from");
+    fs::create_dir(&from).unwrap();
+    for index in 0..FILES {
+        // Every sixtieth has chunks on all servers.
+        let bytes = if index % 60 == 0 { 3_000_000 + index } else { index * 7 };
+        fs::write(from.join(format!("f{index}")), pattern(bytes)).unwrap();
+    }
+    sandbox.ok(&["cp", "-r", &sandbox.word("from"), "h:/run"]);
+    let arrived = || fs::read_dir(sandbox.path("tier/run")).map_or(0, Iterator::count);
+    for (part, victims) in [(FILES / 20, 0..3), (FILES / 8, 1..2), (FILES / 4, 0..3), (FILES / 2, 2..3)] {
+        // Restarted servers would wait for writers to report, but for one who asks for everything.
+        let mut flush = sandbox.hayate(&["flush", "--wait"]).stderr(Stdio::null()).spawn().unwrap();
+        common::wait_until("a part of the files in the tier", || arrived() >= part);
+        for victim in &sandbox.server_pids()[victims] {
+            common::kill(*victim, rustix::process::Signal::KILL);
+        }
+        assert!(arrived() < FILES, "the kill came after the flush: this run shows nothing");
+        common::kill(flush.id(), rustix::process::Signal::KILL);
+        flush.wait().unwrap();
+        sandbox.ok(&["up", "--restart"]);
+    }
+    let said = sandbox.ok(&["down", "--drain"]);
+    assert!(said.contains("nothing unsafe"), "{said}");
+    let flushed = tree(&sandbox.path("tier/run"));
+    assert_eq!(tree(&from), flushed);
+    let bytes = flushed.iter().map(|(_, _, content)| content.len() as u64).sum();
+    assert_eq!(account(&said), (flushed.len(), bytes), "{said}");
     sandbox.assert_nothing_left();
 }
 

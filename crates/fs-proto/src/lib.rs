@@ -35,7 +35,7 @@ pub use status::Status;
 pub use wire::{DecodeError, Wire};
 
 /// Version of the wire protocol. Peers of another version are refused at the handshake.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 
 /// Longest file name, in bytes.
 pub const NAME_MAX: usize = 255;

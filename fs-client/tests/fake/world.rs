@@ -418,6 +418,7 @@ fn account() -> FlushAccount {
         pending_bytes: 10,
         files: 0,
         bytes: 0,
+        copied_bytes: 0,
         failures: 0,
         unsafe_names: vec![],
         has_tier: true,

@@ -1,4 +1,4 @@
-//! The account of flushing: what was done, and what is not safe and why.
+//! What flushing did since the start, and what is not safe and why. What was published is counted in `published`.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,8 +17,7 @@ const HANDED: Duration = Duration::from_millis(500);
 /// Counters since the start, and what failed last.
 #[derive(Default)]
 pub struct Account {
-    files: AtomicU64,
-    bytes: AtomicU64,
+    copied_bytes: AtomicU64,
     failures: AtomicU64,
     /// Estimate of the bytes that pending names stand for.
     pub pending_bytes: AtomicU64,
@@ -27,20 +26,15 @@ pub struct Account {
 }
 
 impl Account {
-    /// A file was published.
-    pub fn note_file(&self) {
-        self.files.fetch_add(1, Ordering::Relaxed);
+    /// Bytes were written to the tier, into a copy that may be thrown away yet.
+    pub fn note_copied(&self, bytes: u64) {
+        self.copied_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Bytes were written to the tier.
-    pub fn note_bytes(&self, bytes: u64) {
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// Files, bytes and failed attempts since the start.
-    pub fn counts(&self) -> (u64, u64, u64) {
+    /// Bytes copied and failed attempts since the start.
+    pub fn counts(&self) -> (u64, u64) {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        (load(&self.files), load(&self.bytes), load(&self.failures))
+        (load(&self.copied_bytes), load(&self.failures))
     }
 
     /// An attempt failed; true if the reason is new, and so is worth a log line.
@@ -102,6 +96,6 @@ mod tests {
         assert!(account.note_failure(&item, path, "gone"));
         assert_eq!(account.unsafe_names(), [(path(), "gone".to_owned())]);
         account.note_success(&item);
-        assert_eq!((account.unsafe_names().len(), account.counts()), (0, (0, 0, 3)));
+        assert_eq!((account.unsafe_names().len(), account.counts()), (0, (0, 3)));
     }
 }

@@ -207,7 +207,7 @@ fn write_chunks(
                 break;
             }
             file.write_at(start + offset, &buffer[..got])?;
-            node.flusher.account().note_bytes(got as u64);
+            node.flusher.account().note_copied(got as u64);
             offset += got as u64;
         }
         written += offset;

@@ -8,7 +8,6 @@
 
 use std::rc::Rc;
 
-use fs_proto::FileKind;
 use fs_proto::msg::tier::TierView;
 use fs_proto::record::{EntryRecord, InodeRecord, TierLocation};
 
@@ -33,7 +32,7 @@ pub async fn publish(job: &NameJob<'_>, entry: &EntryRecord) -> FlushResult<Tier
     if let Some(other) = other.filter(|at| should_link(inode, had.as_ref(), at))
         && let Some(now) = link(job, entry, inode, other, &view, &place).await?
     {
-        return settle(job, now).await;
+        return settle(job, inode, now).await;
     }
     if let Some(had) = had {
         let known = inode.tier.as_ref().is_some_and(|at| at.tier_ino == had.tier_ino);
@@ -41,7 +40,7 @@ pub async fn publish(job: &NameJob<'_>, entry: &EntryRecord) -> FlushResult<Tier
             return Ok(had);
         }
         if let Some(now) = set_in_place(job, inode, &view, &had, &place).await? {
-            return settle(job, now).await;
+            return settle(job, inode, now).await;
         }
     }
     let first_name = inode.attr.parent == job.parent && inode.name == *job.name;
@@ -146,10 +145,7 @@ async fn copy(
         return Err(stop);
     }
     show(job, entry, &staged, place).await?;
-    if inode.attr.kind == FileKind::File {
-        worker.node.flusher.account().note_file();
-    }
-    settle(job, entry_of(inode, id)).await
+    settle(job, inode, entry_of(inode, id)).await
 }
 
 /// Whether what was copied is still what the inode holds. With `everything` a file that is being written goes as it is: each
@@ -204,8 +200,8 @@ fn entry_of(inode: &InodeRecord, tier_ino: u64) -> TierEntry {
 }
 
 /// Tells the home which copy is under the name. If the home knows another copy of this version under another name of the inode, that
-/// one stays, and this name has to become a link of it.
-async fn settle(job: &NameJob<'_>, now: TierEntry) -> FlushResult<TierEntry> {
+/// one stays, and this name has to become a link of it. `inode` is as it was when it was copied.
+async fn settle(job: &NameJob<'_>, inode: &InodeRecord, now: TierEntry) -> FlushResult<TierEntry> {
     let here = TierLocation {
         parent: job.parent,
         name: job.name.clone(),
@@ -213,7 +209,7 @@ async fn settle(job: &NameJob<'_>, now: TierEntry) -> FlushResult<TierEntry> {
         ctime: now.ctime,
         tier_ino: now.tier_ino,
     };
-    let view = remote::state(job.worker, now.ino, Some(here)).await?;
+    let view = remote::publish(job.worker, now.ino, here, inode.attr.size).await?;
     let known = view.inode.and_then(|inode| inode.tier);
     if known.is_none_or(|known| known.tier_ino == now.tier_ino || known.version > now.version) {
         return Ok(now);

@@ -21,6 +21,7 @@ mod names;
 pub mod ops;
 mod outcome;
 mod pool;
+pub mod published;
 pub mod queue;
 mod remote;
 pub mod tier;
@@ -234,15 +235,17 @@ impl Flusher {
         }
     }
 
-    /// Files published, bytes written and failed attempts since the start.
-    pub fn counts(&self) -> (u64, u64, u64) {
+    /// Bytes copied, also in vain, and failed attempts since the start.
+    pub fn counts(&self) -> (u64, u64) {
         self.account.counts()
     }
 
     /// The account for who asks.
     pub fn account_of(&self, node: &Node) -> FlushAccount {
-        let (files, bytes, failures) = self.account.counts();
+        let (copied_bytes, failures) = self.account.counts();
         let (names, inodes) = node.namespace.queue().len();
+        // Asked after the queue: what is not pending any more has been counted.
+        let (files, bytes) = node.namespace.published().counts();
         let pending_names = names as u64 + self.account.on_the_way().max(u64::from(self.is_untidy()));
         FlushAccount {
             pending_names,
@@ -250,6 +253,7 @@ impl Flusher {
             pending_bytes: if names == 0 { 0 } else { self.account.pending_bytes.load(Ordering::Relaxed) },
             files,
             bytes,
+            copied_bytes,
             failures,
             unsafe_names: self.account.unsafe_names(),
             has_tier: self.has_tier(),
@@ -270,6 +274,7 @@ impl Flusher {
             "pending_bytes": account.pending_bytes,
             "files": account.files,
             "bytes": account.bytes,
+            "copied_bytes": account.copied_bytes,
             "failures": account.failures,
             "failing": failing,
         })

@@ -148,7 +148,7 @@ pub fn place(node: &Node, dir: InodeId) -> OpResult<Option<TierLocation>> {
 pub async fn view(worker: &Rc<Worker>, request: TierState) -> OpResult<TierView> {
     let (node, ino) = (&worker.node, request.ino);
     if let Some(published) = request.published {
-        take_over(node, ino, published).await?;
+        take_over(node, ino, published, request.published_bytes).await?;
     }
     if node.flusher.takes_everything()
         && !node.opens.writers(ino).is_empty()
@@ -171,7 +171,7 @@ pub async fn view(worker: &Rc<Worker>, request: TierState) -> OpResult<TierView>
     })
 }
 
-async fn take_over(node: &Node, ino: InodeId, published: TierLocation) -> OpResult<()> {
+async fn take_over(node: &Node, ino: InodeId, published: TierLocation, bytes: u64) -> OpResult<()> {
     let namespace = &node.namespace;
     let set = LockSet::of(&[(LockKey::Inode(ino), Mode::Exclusive)]);
     namespace
@@ -188,7 +188,11 @@ async fn take_over(node: &Node, ino: InodeId, published: TierLocation) -> OpResu
                 // What changed between the making of the directory and now was dropped as not in the tier.
                 namespace.queue().note_inode(&mut batch, ino);
             }
-            namespace.commit_with(&[Mutation::SetTier { ino, tier: Some(published) }], batch)
+            let counts = inode.attr.kind == FileKind::File
+                && inode.tier.as_ref().is_none_or(|known| known.version < published.version);
+            let change = [Mutation::SetTier { ino, tier: Some(published) }];
+            let commit = |batch| namespace.commit_with(&change, batch);
+            if counts { namespace.published().count(bytes, batch, commit) } else { commit(batch) }
         })
         .await
 }

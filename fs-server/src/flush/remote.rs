@@ -20,12 +20,26 @@ use crate::worker::Worker;
 /// Directories above one that are walked for its path.
 const DEPTH_MAX: usize = 4096;
 
-/// What an inode's home knows of it; tells it of a new copy first.
+/// What an inode's home knows of it; tells it first where a directory lies.
 pub async fn state(worker: &Rc<Worker>, ino: InodeId, published: Option<TierLocation>) -> OpResult<TierView> {
-    if worker.node.owns(ino.partition()) {
-        return ops::view(worker, TierState { ino, published }).await;
+    ask(worker, TierState { ino, published, published_bytes: 0 }).await
+}
+
+/// Tells an inode's home of its copy, which has `bytes` bytes; returns what the home knows then.
+pub async fn publish(
+    worker: &Rc<Worker>,
+    ino: InodeId,
+    copy: TierLocation,
+    bytes: u64,
+) -> OpResult<TierView> {
+    ask(worker, TierState { ino, published: Some(copy), published_bytes: bytes }).await
+}
+
+async fn ask(worker: &Rc<Worker>, request: TierState) -> OpResult<TierView> {
+    if worker.node.owns(request.ino.partition()) {
+        return ops::view(worker, request).await;
     }
-    worker.ask_owner(ino.partition(), &TierState { ino, published }).await
+    worker.ask_owner(request.ino.partition(), &request).await
 }
 
 /// Where a directory lies in the tier, also one that the namespace has no more.

@@ -193,11 +193,12 @@ impl Staging<'_> {
         linked: Option<&(InodeId, Bytes)>,
         unlinked: Option<&(InodeId, Bytes)>,
     ) -> OpResult<()> {
-        if let Some(name) = unlinked {
-            self.drop_name(ino, name, linked.is_some())?;
-        }
+        let vacant = match unlinked {
+            Some(name) => self.drop_name(ino, name, linked.is_some())?,
+            None => false,
+        };
         if let Some((parent, name)) = linked {
-            self.add_name(ino, *parent, name, unlinked.is_some())?;
+            self.add_name(ino, *parent, name, vacant)?;
         }
         let inode = self.inode_mut(ino)?;
         let attr = &mut inode.attr;
@@ -213,16 +214,17 @@ impl Staging<'_> {
         Ok(())
     }
 
-    /// Takes `gone` off the names of `ino`. `replaced`: another name comes in the same change and becomes the primary one.
-    fn drop_name(&mut self, ino: InodeId, gone: &(InodeId, Bytes), replaced: bool) -> OpResult<()> {
+    /// Takes `gone` off the names of `ino`. True if it was the primary one and `replaced`: the name that comes in the same change
+    /// has to take its place.
+    fn drop_name(&mut self, ino: InodeId, gone: &(InodeId, Bytes), replaced: bool) -> OpResult<bool> {
         let inode = self.inode_mut(ino)?;
         let primary = inode.attr.parent == gone.0 && inode.name == gone.1;
         if !primary {
             self.batch.delete(keys::link(ino, gone.0, &gone.1));
-            return Ok(());
+            return Ok(false);
         }
         if replaced || inode.attr.nlink <= 1 || inode.attr.is_dir() {
-            return Ok(());
+            return Ok(replaced);
         }
         let mut next = None;
         let (from, to) = keys::range_of(b'l', ino);
@@ -235,12 +237,13 @@ impl Staging<'_> {
             let inode = self.inode_mut(ino)?;
             (inode.attr.parent, inode.name) = (parent, name);
         }
-        Ok(())
+        Ok(false)
     }
 
-    fn add_name(&mut self, ino: InodeId, parent: InodeId, name: &Bytes, replacing: bool) -> OpResult<()> {
+    /// Adds a name; as the primary one if that place is `vacant`.
+    fn add_name(&mut self, ino: InodeId, parent: InodeId, name: &Bytes, vacant: bool) -> OpResult<()> {
         let inode = self.inode_mut(ino)?;
-        let take_over = inode.attr.is_dir() || inode.attr.nlink == 0 || (replacing && inode.attr.nlink == 1);
+        let take_over = inode.attr.is_dir() || inode.attr.nlink == 0 || vacant;
         if take_over {
             (inode.attr.parent, inode.name) = (parent, name.clone());
         } else {

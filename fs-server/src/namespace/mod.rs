@@ -30,6 +30,7 @@ use parking_lot::Mutex;
 use self::allocate::Allocator;
 use self::locks::{LockKey, LockSet, LockTable, Mode};
 use crate::error::{OpError, OpResult};
+use crate::flush::published::Published;
 use crate::flush::queue::FlushQueue;
 use crate::kv::{Batch, Kv};
 
@@ -46,6 +47,7 @@ pub struct Namespace {
     inodes: quick_cache::sync::Cache<InodeId, Arc<InodeRecord>>,
     allocator: Allocator,
     queue: Arc<FlushQueue>,
+    published: Published,
     orphans: Mutex<VecDeque<InodeId>>,
     inode_count: AtomicI64,
 }
@@ -111,6 +113,7 @@ impl Namespace {
     pub fn open(kv: Arc<dyn Kv>, me: ServerId, cache_bytes: u64, queue: Arc<FlushQueue>) -> OpResult<Self> {
         Ok(Namespace {
             allocator: Allocator::open(Arc::clone(&kv), me)?,
+            published: Published::open(kv.as_ref())?,
             locks: Arc::default(),
             inodes: quick_cache::sync::Cache::new((cache_bytes / CACHED_INODE_BYTES).max(64) as usize),
             kv,
@@ -171,6 +174,11 @@ impl Namespace {
     /// What waits for flushing.
     pub fn queue(&self) -> &Arc<FlushQueue> {
         &self.queue
+    }
+
+    /// What was published in the shared tier.
+    pub fn published(&self) -> &Published {
+        &self.published
     }
 
     pub(crate) fn record<T: Wire>(&self, key: &[u8]) -> OpResult<Option<T>> {

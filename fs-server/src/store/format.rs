@@ -37,7 +37,7 @@
 //! - `durable`: all records before that position of the log had reached the device when this record was written.
 //!   So a damaged record before it is damage, one after it may be what a crash left of an unfinished write.
 
-use fs_proto::checksum::{BLOCK_BYTES, crc};
+use fs_proto::checksum::{BLOCK_BYTES, Crc, crc};
 use fs_proto::ids::{ChunkIndex, InodeId};
 
 /// Granule of positions in a segment.
@@ -398,7 +398,7 @@ pub fn decode_store_file(from: &[u8]) -> Result<u64, &'static str> {
 }
 
 fn header_crc(header: &[u8; HEADER_BYTES], store_id: u64) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
+    let mut hasher = Crc::new();
     hasher.update(&header[..60]);
     hasher.update(&store_id.to_le_bytes());
     hasher.finalize()

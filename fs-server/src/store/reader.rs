@@ -7,7 +7,7 @@ use super::crc_cache::CrcCache;
 use super::disk::{self, SegmentFile};
 use super::extent::Place;
 use super::format::{BlockSpan, HEADER_BYTES, Header, Shape};
-use fs_proto::checksum::{BLOCK_BYTES, crc};
+use fs_proto::checksum::{BLOCK_BYTES, Crc, crc};
 use std::io::{self, IoSliceMut};
 use std::sync::Arc;
 
@@ -119,7 +119,7 @@ pub(super) fn blocks_match(shape: Shape, span: &BlockSpan, table: &[u8], parts: 
 
 /// CRC of bytes `from..to` of the parts laid end to end.
 fn crc_of(parts: [&[u8]; 3], from: usize, to: usize) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
+    let mut hasher = Crc::new();
     let mut begin = 0;
     for part in parts {
         let end = begin + part.len();

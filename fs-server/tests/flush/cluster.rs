@@ -151,7 +151,9 @@ impl Cluster {
     pub fn settle(&self, client: &Client) -> Vec<FlushAccount> {
         self.wait(client, "an empty queue", |accounts| {
             accounts.iter().all(|a| a.pending_names == 0 && a.pending_dirs == 0 && a.pending_bytes == 0)
-        })
+        });
+        // Asked again: the home of a file may have been asked before it counted.
+        self.accounts(client)
     }
 
     /// As [`Cluster::settle`], in a hurry and with files that are open for writing.

@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
+use fs_proto::ServerId;
+use fs_proto::msg::tier::{FlushAccount, FlushNow};
 use fs_server::flush::tier::posix::Posix;
 use fs_server::flush::tier::{Tier, TierError, TierResult};
 
@@ -142,8 +144,7 @@ fn a_restart_in_the_middle_finishes() {
             last_work(&client);
         }
         for id in 0..2 {
-            let now = fs_proto::msg::tier::FlushNow { everything: true };
-            client.ask_server(fs_proto::ServerId(id), &now).unwrap();
+            client.ask_server(ServerId(id), &FlushNow { everything: true }).unwrap();
         }
         cluster.wait(&client, "the tier's end", |accounts| {
             calls.load(Ordering::Relaxed) > 1 + round
@@ -161,6 +162,48 @@ fn a_restart_in_the_middle_finishes() {
         cluster.drain(&client);
         cluster.compare(&client);
         assert_eq!(std::fs::read_dir(cluster.tier()).unwrap().count(), 0, "round {round}");
+    }
+}
+
+fn counted(accounts: &[FlushAccount]) -> (u64, u64) {
+    accounts.iter().fold((0, 0), |sum, account| (sum.0 + account.files, sum.1 + account.bytes))
+}
+
+#[test]
+fn what_is_published_again_counts_once() {
+    // Goal: the account is the files and bytes of the tier, wherever copying stopped, before or after a call took effect.
+    // Method: a tier that ends after so many calls, a restart that copies again; links, a rename and attributes, which copy nothing.
+    const SIZES: [usize; 4] = [0, 1, 70_000, (2 << 20) + 5];
+    let calls = Arc::new(AtomicU64::new(0));
+    let mut cluster = Cluster::start(2);
+    let mut expected = (0, 0);
+    for round in 0..24 {
+        calls.store(0, Ordering::Relaxed);
+        cluster.restart(&|tier| dying(tier, &calls, 1 + round, round % 2 == 1));
+        let client = Client::connect(&cluster.file);
+        for size in SIZES {
+            let file = client.write_file(ROOT, &format!("f{round}-{size}"), &vec![round as u8; size]);
+            client.link(file, ROOT, &format!("l{round}-{size}"));
+            expected = (expected.0 + 1, expected.1 + size as u64);
+        }
+        for id in 0..2 {
+            client.ask_server(ServerId(id), &FlushNow { everything: true }).unwrap();
+        }
+        cluster.wait(&client, "the tier's end", |accounts| {
+            calls.load(Ordering::Relaxed) > 1 + round
+                || accounts.iter().all(|a| a.pending_names + a.pending_dirs == 0)
+        });
+        drop(client);
+        cluster.restart(&plain);
+        let client = Client::connect(&cluster.file);
+        let accounts = cluster.drain(&client);
+        assert_eq!(counted(&accounts), expected, "round {round}");
+        let renamed = client.lookup(ROOT, &format!("f{round}-70000")).unwrap();
+        client.rename(ROOT, &format!("f{round}-70000"), ROOT, &format!("r{round}"));
+        client.chmod(renamed, 0o600);
+        let accounts = cluster.drain(&client);
+        cluster.compare(&client);
+        assert_eq!(counted(&accounts), expected, "round {round}, after links and attributes");
     }
 }
 

@@ -110,3 +110,18 @@ fn a_rename_over_something_replaces_it() {
     client.rename(ROOT, "full", ROOT, "empty");
     cluster.check(&client);
 }
+
+#[test]
+fn the_first_name_of_a_linked_file_moves() {
+    // Goal: after its first name moved and the further one went, the file's content is flushed under the new name.
+    let cluster = Cluster::start(2);
+    let client = Client::connect(&cluster.file);
+    let file = client.write_file(ROOT, "first", b"old");
+    client.link(file, ROOT, "further");
+    client.rename(ROOT, "first", ROOT, "moved");
+    client.unlink(ROOT, "further");
+    cluster.check(&client);
+    client.write_file(ROOT, "moved", b"new content");
+    client.chmod(file, 0o600);
+    cluster.check(&client);
+}

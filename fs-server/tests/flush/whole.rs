@@ -81,8 +81,9 @@ fn attributes_alone_copy_nothing() {
     let client = Client::connect(&cluster.file);
     let file = client.write_file(ROOT, "a", &pattern(2 << 20, 3));
     client.link(file, ROOT, "b");
-    let bytes =
-        |accounts: Vec<fs_proto::msg::tier::FlushAccount>| accounts.iter().map(|a| a.bytes).sum::<u64>();
+    let bytes = |accounts: Vec<fs_proto::msg::tier::FlushAccount>| {
+        accounts.iter().map(|a| a.copied_bytes).sum::<u64>()
+    };
     let before = bytes(cluster.check(&client));
     let ino = std::fs::metadata(cluster.at("a")).unwrap().ino();
     client.chmod(file, 0o600);
@@ -101,7 +102,7 @@ fn files_are_copied_by_all_servers_that_hold_chunks() {
     let client = Client::connect(&cluster.file);
     client.write_file(ROOT, "a", &pattern(9 << 20, 5));
     let accounts = cluster.check(&client);
-    assert!(accounts.iter().all(|account| account.bytes == 3 << 20), "{accounts:?}");
+    assert!(accounts.iter().all(|account| account.copied_bytes == 3 << 20), "{accounts:?}");
 }
 
 #[test]

@@ -3,6 +3,8 @@
 //! A block is a random base of 1 MiB combined with a word of its own: as fast as copying, so that making content does not
 //! hide the file system's speed, and yet no two blocks, and no two places in a block, are alike.
 
+use fs_proto::checksum::Crc;
+
 /// Bytes of a block, which is also the size of writes and reads.
 pub const BLOCK_BYTES: usize = 1 << 20;
 
@@ -39,9 +41,9 @@ impl Content {
         }
     }
 
-    /// CRC-32 of the first `size` bytes of file `file`.
+    /// Checksum of the first `size` bytes of file `file`.
     pub fn checksum(&self, file: u64, size: u64) -> u32 {
-        let mut hasher = crc32fast::Hasher::new();
+        let mut hasher = Crc::new();
         let mut block = vec![0; BLOCK_BYTES];
         for (index, bytes) in blocks(size) {
             self.fill(file, index, &mut block[..bytes]);

@@ -4,6 +4,7 @@ use super::burst::{DIR, Plan, PlannedFile};
 use super::content::{BLOCK_BYTES, Content, blocks, first_difference};
 use crate::error::{CliError, Result, cannot};
 use crate::{interrupt, progress};
+use fs_proto::checksum::Crc;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -44,7 +45,7 @@ fn verify_file(tier: &Path, file: &PlannedFile, content: &Content) -> Result<()>
 
 fn checksum(path: &Path) -> Result<u32> {
     let mut source = File::open(path).map_err(cannot("open", path))?;
-    let mut hasher = crc32fast::Hasher::new();
+    let mut hasher = Crc::new();
     let mut piece = vec![0; BLOCK_BYTES];
     loop {
         match source.read(&mut piece).map_err(cannot("read", path))? {

@@ -36,6 +36,8 @@ wire_struct! {
         pub ino: InodeId,
         /// The copy that was just published; absent to ask only.
         pub published: Option<TierLocation>,
+        /// Bytes of that copy, if it is of a file: what the home counts as published.
+        pub published_bytes: u64,
     }
 }
 
@@ -65,10 +67,12 @@ wire_struct! {
         pub pending_dirs: u64,
         /// Bytes of files among the pending names.
         pub pending_bytes: u64,
-        /// Files published since the server's start.
+        /// Files of this home that were published: a version of a file once, over all starts of the server.
         pub files: u64,
-        /// Bytes written to the shared tier since the server's start.
+        /// Their bytes.
         pub bytes: u64,
+        /// Bytes that this server wrote to the shared tier since its start, also into copies that were thrown away.
+        pub copied_bytes: u64,
         /// Attempts that failed since the server's start.
         pub failures: u64,
         /// Some names that failed at their last attempt, and why.

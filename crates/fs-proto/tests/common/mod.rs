@@ -240,10 +240,10 @@ structs! {
 
     FlushChunks { ino, staging, layout, size }
     TierPath { dir }
-    TierState { ino, published }
+    TierState { ino, published, published_bytes }
     TierView { inode, xattrs, writing }
     FlushStatus {}
-    FlushAccount { pending_names, pending_dirs, pending_bytes, files, bytes, failures, unsafe_names, has_tier }
+    FlushAccount { pending_names, pending_dirs, pending_bytes, files, bytes, copied_bytes, failures, unsafe_names, has_tier }
     FlushNow { everything }
     FlushNote { ino, name, had }
     TierPlace { dir }
