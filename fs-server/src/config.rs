@@ -7,6 +7,7 @@ use fs_net::Secret;
 use fs_proto::ServerId;
 
 pub use crate::kv::KvKind;
+pub use crate::store::IoMode;
 
 /// What survives when an fsync'd or closed file was promised to be safe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +38,7 @@ pub struct ServerConfig {
     pub job: String,
     /// The job's secret.
     pub secret: Secret,
-    /// Directories for metadata (the first) and chunks.
+    /// Directories for metadata (the first) and chunks (all): one a device.
     pub stores: Vec<PathBuf>,
     /// `host:port` to listen on; port 0 takes a free one.
     pub listen_tcp: String,
@@ -49,6 +50,8 @@ pub struct ServerConfig {
     pub memory_bytes: u64,
     /// Engine of the namespace.
     pub kv: KvKind,
+    /// How chunks are read and written.
+    pub io: IoMode,
     /// What fsync promises.
     pub durability: Durability,
     /// Threads that serve connections; 0 takes one per CPU, at most 8.
@@ -75,6 +78,7 @@ impl ServerConfig {
             listen_metrics: None,
             memory_bytes: 512 << 20,
             kv: KvKind::Fjall,
+            io: IoMode::default(),
             durability: Durability::Process,
             workers: 0,
             tier: None,

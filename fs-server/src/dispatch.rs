@@ -42,7 +42,7 @@ pub async fn run(worker: &Rc<Worker>, frame: Frame) -> OpResult<Answer> {
     } else {
         None
     };
-    let outcome = carry_out(worker, &context, body, &frame.bulk).await;
+    let outcome = carry_out(worker, &context, body, frame.bulk).await;
     if outcome.is_err()
         && header.flags.has(Flags::RETRY)
         && let Ok(Some(answer)) = answer_again(worker, &context).await
@@ -53,9 +53,9 @@ pub async fn run(worker: &Rc<Worker>, frame: Frame) -> OpResult<Answer> {
     outcome
 }
 
-async fn carry_out(worker: &Rc<Worker>, context: &Context, body: Reader, bulk: &Bytes) -> OpResult<Answer> {
+async fn carry_out(worker: &Rc<Worker>, context: &Context, body: Reader, bulk: Bytes) -> OpResult<Answer> {
     match context.header.op {
-        Op::WriteChunk => ops::chunk::write(worker, context, decode(body)?, bulk).map(|()| empty()),
+        Op::WriteChunk => ops::chunk::write(worker, decode(body)?, bulk).await.map(|()| empty()),
         Op::ReadChunk => ops::chunk::read(worker, decode(body)?).await,
         _ => run_plain(worker, context, body).await.map(|meta| (meta, Bytes::new())),
     }

@@ -7,6 +7,7 @@ use fs_proto::Op;
 use serde_json::{Value, json};
 
 use crate::node::Node;
+use crate::store::ChunkStore;
 
 /// Operations are numbered below this.
 const OPS: usize = 128;
@@ -135,7 +136,9 @@ pub fn status_json(node: &Node) -> String {
         "partitions": node.map().share(node.id()),
         "inodes": node.namespace.inode_count(),
         "chunks": {"bytes_live": store.live_bytes, "bytes_disk": store.disk_bytes, "count": store.chunks,
-                   "segments": store.segments, "compacted_bytes": store.compacted_bytes, "crc_failures": store.crc_failures},
+                   "segments": store.segments, "compacted_bytes": store.compacted_bytes, "written_bytes": store.written_bytes,
+                   "index_bytes": store.index_bytes, "index_saves": store.index_saves, "crc_failures": store.crc_failures,
+                   "io": node.io_modes()},
         "namespace": {"bytes_disk": kv.disk_bytes, "bytes_memory": kv.memory_bytes},
         "space": {"total": store.total_bytes, "free": store.free_bytes},
         "pools": [{"name": "buffers", "size": pool.size, "used": pool.used, "peak": pool.peak, "waits": pool.waits,

@@ -21,6 +21,7 @@ use prometheus_client::registry::Registry;
 use crate::error::ServerError;
 use crate::metrics::{LATENCY_BOUNDS_US, cpu_us, resident_bytes};
 use crate::node::Node;
+use crate::store::ChunkStore;
 
 /// The page's address, bound and not served yet.
 pub struct MetricsPage {
@@ -169,6 +170,12 @@ fn counters(node: &Node) -> Vec<(&'static str, &'static str, u64)> {
         ("chunk_written_bytes", "Bytes written into chunks", bytes_written),
         ("chunk_crc_failures", "Stored blocks that did not match their checksum", store.crc_failures),
         ("compacted_bytes", "Bytes rewritten by compaction", store.compacted_bytes),
+        (
+            "chunk_log_bytes",
+            "Bytes written to segment files, copies and frames included",
+            store.written_bytes,
+        ),
+        ("chunk_index_saves", "Times that the index of the chunks was saved", store.index_saves),
         ("messages_sent", "Messages sent", load(&node.net.messages_sent)),
         ("messages_received", "Messages received", load(&node.net.messages_received)),
         ("sent_bytes", "Bytes sent", load(&node.net.bytes_sent)),
@@ -191,6 +198,7 @@ fn gauges(node: &Node) -> Vec<(&'static str, &'static str, u64)> {
         ("inodes", "Inodes that live here", node.namespace.inode_count()),
         ("open_inodes", "Inodes that clients have open", node.opens.len() as u64),
         ("chunk_live_bytes", "Bytes of chunks that are live", store.live_bytes),
+        ("chunk_index_bytes", "Bytes of memory of the index of the chunks", store.index_bytes),
         ("chunk_disk_bytes", "Bytes of chunks on the device", store.disk_bytes),
         ("store_free_bytes", "Free bytes of the store's file system", store.free_bytes),
         ("namespace_disk_bytes", "Bytes of the namespace store on the device", kv.disk_bytes),

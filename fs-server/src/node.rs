@@ -20,7 +20,7 @@ use crate::metrics::OpCounters;
 use crate::namespace::Namespace;
 use crate::opens::OpenTable;
 use crate::sizes::PendingSizes;
-use crate::store::ChunkStore;
+use crate::store::{Devices, IoMode};
 use crate::sync::GroupSync;
 use crate::transaction::Transactions;
 
@@ -31,7 +31,7 @@ pub struct Node {
     /// Names and inodes.
     pub namespace: Namespace,
     /// Chunks.
-    pub store: Arc<dyn ChunkStore>,
+    pub store: Arc<Devices>,
     /// What clients have open.
     pub opens: OpenTable,
     /// How far writes reached that are not published yet.
@@ -65,7 +65,7 @@ pub struct NodeParts {
     /// Names and inodes.
     pub namespace: Namespace,
     /// Chunks.
-    pub store: Arc<dyn ChunkStore>,
+    pub store: Arc<Devices>,
     /// Copies in the shared tier.
     pub flusher: Flusher,
     /// Buffers of requests and replies.
@@ -143,6 +143,12 @@ impl Node {
     /// Whether fsync waits for the device.
     pub fn syncs_device(&self) -> bool {
         self.config.durability == Durability::Device
+    }
+
+    /// How each device is really read and written.
+    pub fn io_modes(&self) -> Vec<String> {
+        let mode = |direct| if direct { IoMode::Direct } else { IoMode::Buffered };
+        self.store.stores().iter().map(|store| mode(store.is_direct()).to_string()).collect()
     }
 
     /// The namespace's directory and the chunks'.

@@ -16,7 +16,7 @@ use crate::kv;
 use crate::metrics_page::MetricsPage;
 use crate::namespace::Namespace;
 use crate::node::{Node, NodeParts};
-use crate::store::{self, StoreError, StoreOptions};
+use crate::store::{ChunkStore, StoreError, StoreOptions, devices};
 use crate::threads;
 
 /// Shares of the memory budget, in 16ths: buffers of requests and replies, caches of the key-value store, cached inodes, index of
@@ -56,19 +56,19 @@ pub fn bind(config: ServerConfig) -> Result<BoundServer, ServerError> {
 
 /// As [`bind`], with a flusher to a shared tier of the caller's choice.
 pub fn bind_with(config: ServerConfig, flusher: Flusher) -> Result<BoundServer, ServerError> {
-    let dir = single_store(&config)?.to_owned();
+    let dir = check_stores(&config.stores)?.to_owned();
     if config.memory_bytes < MEMORY_MIN {
         return Err(ServerError::Config(format!(
             "a server needs at least {} MiB of memory",
             MEMORY_MIN >> 20
         )));
     }
-    identity::claim(&config, &dir)?;
+    config.stores.iter().try_for_each(|store| identity::claim(&config, store))?;
     let share = |sixteenths: u64| config.memory_bytes / 16 * sixteenths;
     let kv = kv::open(config.kv, &dir.join("namespace"), share(KV_SHARE))?;
-    let options = StoreOptions { index_bytes: share(INDEX_SHARE), ..StoreOptions::default() };
-    let chunks =
-        store::open(&dir.join("chunks"), Arc::clone(&kv), options).map_err(|e| store_failure(&dir, e))?;
+    let options = StoreOptions { index_bytes: share(INDEX_SHARE), io: config.io, ..StoreOptions::default() };
+    let chunk_dirs: Vec<_> = config.stores.iter().map(|store| store.join("chunks")).collect();
+    let chunks = devices::open(&chunk_dirs, &kv, &options).map_err(|e| store_failure(&dir, e))?;
     let delay = Duration::from_millis(config.flush_delay_ms);
     let queue = Arc::new(FlushQueue::open(Arc::clone(&kv), flusher.has_tier(), delay)?);
     let namespace = Namespace::open(kv, config.id, share(INODE_SHARE), queue).map_err(namespace_failure)?;
@@ -86,19 +86,33 @@ pub fn bind_with(config: ServerConfig, flusher: Flusher) -> Result<BoundServer, 
         metrics: metrics.as_ref().map(MetricsPage::address),
     };
     let pool = BufferPool::new(share(BUFFER_SHARE) as usize);
-    let node = Arc::new(Node::new(NodeParts { config, namespace, store: chunks, flusher, pool }));
+    let node = Arc::new(Node::new(NodeParts { config, namespace, store: Arc::new(chunks), flusher, pool }));
     Ok(BoundServer { node, acceptors: vec![tcp, unix], metrics, addresses })
 }
 
-fn single_store(config: &ServerConfig) -> Result<&Path, ServerError> {
-    match config.stores.as_slice() {
-        [one] => Ok(one),
-        [] => Err(ServerError::Config("a server needs a store directory (--store)".to_owned())),
-        [_, second, ..] => Err(ServerError::Store {
-            path: second.clone(),
-            reason: "this release takes one store directory a server; join devices below it".to_owned(),
-        }),
+/// The first directory, which holds the namespace. All must be directories of their own.
+fn check_stores(stores: &[PathBuf]) -> Result<&Path, ServerError> {
+    let Some(first) = stores.first() else {
+        return Err(ServerError::Config("a server needs a store directory (--store)".to_owned()));
+    };
+    if stores.len() > devices::MAX_DEVICES {
+        return Err(ServerError::Config(format!(
+            "a server takes at most {} store directories",
+            devices::MAX_DEVICES
+        )));
     }
+    for (number, store) in stores.iter().enumerate() {
+        if let Some(other) = stores[..number].iter().find(|o| store.starts_with(o) || o.starts_with(store)) {
+            return Err(ServerError::Store {
+                path: store.clone(),
+                reason: format!(
+                    "lies in or around {}: give each device a directory of its own",
+                    other.display()
+                ),
+            });
+        }
+    }
+    Ok(first)
 }
 
 fn store_failure(dir: &Path, error: StoreError) -> ServerError {

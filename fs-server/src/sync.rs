@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use crate::error::{OpError, OpResult};
 use crate::node::Node;
+use crate::store::ChunkStore;
 use fs_proto::Status;
 
 type Waiter = oneshot::Sender<OpResult<()>>;

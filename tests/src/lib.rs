@@ -1,5 +1,8 @@
 //! A whole cluster within the test process: several servers on threads, each with its store in a temporary directory, and clients.
 //!
+//! Servers differ in how they keep their chunks, so that every test meets all ways: odd ones use direct I/O, every third has two
+//! devices.
+//!
 //! For what needs real processes (SIGKILL, mounts, the command line) see the tests of `crates/cli` and the scripts beside this crate.
 
 use std::path::{Path, PathBuf};
@@ -10,6 +13,7 @@ use fs_client::{Client, ClientConfig, Route};
 use fs_net::{ClusterFile, MemberEntry, Secret};
 use fs_proto::ServerId;
 use fs_proto::msg::admin::ShutdownMode;
+use fs_server::config::IoMode;
 use fs_server::{ServerConfig, ServerError};
 use tempfile::TempDir;
 
@@ -94,6 +98,12 @@ impl Cluster {
             self.file.secret.clone(),
             self.store_dir(id),
         );
+        if id % 2 == 1 {
+            config.io = IoMode::Direct;
+        }
+        if id % 3 == 2 {
+            config.stores.push(self.dir.path().join(format!("store-{id}-second")));
+        }
         config.workers = 2;
         config.memory_bytes = 128 << 20;
         config.wide_threshold = self.options.wide_threshold;

@@ -23,7 +23,7 @@ use super::tier::{Attributes, Base, Make, Place, Tier, TierError, TierFile, Tier
 use crate::error::{OpError, OpResult};
 use crate::node::Node;
 use crate::ops::setattr::holders;
-use crate::store::ChunkKey;
+use crate::store::{ChunkKey, ChunkStore};
 use crate::worker::Worker;
 
 /// Most bytes of one write to the tier.

@@ -12,6 +12,7 @@ use fs_proto::placement::name_hash;
 use crate::error::OpResult;
 use crate::metrics;
 use crate::node::Node;
+use crate::store::ChunkStore;
 use crate::worker::{Context, Worker};
 
 /// The server's state as JSON.

@@ -10,12 +10,12 @@ use fs_proto::{BULK_MAX, Status, Wire};
 
 use crate::dispatch::Answer;
 use crate::error::{OpError, OpResult};
-use crate::store::ChunkKey;
+use crate::store::{ChunkKey, ChunkStore};
 use crate::worker::{Context, Worker};
 
 /// Writes a piece of a chunk, after checking that it arrived as it was sent.
-pub fn write(worker: &Rc<Worker>, _: &Context, request: WriteChunk, bulk: &Bytes) -> OpResult<()> {
-    if crc(bulk) != request.crc {
+pub async fn write(worker: &Rc<Worker>, request: WriteChunk, bulk: Bytes) -> OpResult<()> {
+    if crc(&bulk) != request.crc {
         return Err(OpError::new(
             Status::Corrupt,
             "the data changed on its way to the server; send it again",
@@ -26,8 +26,9 @@ pub fn write(worker: &Rc<Worker>, _: &Context, request: WriteChunk, bulk: &Bytes
         return Err(OpError::new(Status::Invalid, "the piece does not fit into a chunk"));
     }
     let key = ChunkKey { ino: request.ino, chunk: request.chunk };
-    worker.node.store.write(key, request.offset, bulk)?;
-    worker.node.counters.note_written(bulk.len());
+    let len = bulk.len();
+    worker.node.store.write_bytes(key, request.offset, bulk).await?;
+    worker.node.counters.note_written(len);
     Ok(())
 }
 
@@ -38,12 +39,12 @@ pub async fn read(worker: &Rc<Worker>, request: ReadChunk) -> OpResult<Answer> {
     }
     let len = request.len as usize;
     let pool = &worker.env.pool;
-    let mut buffer = match pool.try_get(len) {
+    let buffer = match pool.try_get(len) {
         Some(buffer) => buffer,
         None => pool.get(len).await.map_err(|error| OpError::because(Status::Invalid, error.to_string()))?,
     };
     let key = ChunkKey { ino: request.ino, chunk: request.chunk };
-    let filled = worker.node.store.read(key, request.offset, &mut buffer[..len])?;
+    let (mut buffer, filled) = worker.node.store.read_buffer(key, request.offset, len, buffer).await?;
     buffer.truncate(filled);
     let data = buffer.freeze();
     worker.node.counters.note_read(filled);

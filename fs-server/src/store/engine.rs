@@ -124,6 +124,13 @@ fn open_with(
     Ok(LogStore { core, thread: Some(thread), lock: None })
 }
 
+/// The identity of the store in `dir`; a new one gets one.
+pub(super) fn peek_store_id(dir: &Path) -> Result<u64, StoreError> {
+    let (lock, store_id) = lock_store(dir)?;
+    rustix::fs::flock(&lock, FlockOperation::Unlock).map_err(std::io::Error::from)?;
+    Ok(store_id)
+}
+
 /// Locks the directory; gives a new store its identity.
 fn lock_store(dir: &Path) -> Result<(File, u64), StoreError> {
     let path = dir.join("store");

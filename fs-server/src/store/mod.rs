@@ -21,6 +21,7 @@
 
 mod compact;
 mod crc_cache;
+pub mod devices;
 mod direct_io;
 pub mod disk;
 mod engine;
@@ -38,6 +39,7 @@ mod scrub;
 mod segment;
 mod shard;
 
+pub use devices::Devices;
 pub use engine::{LogStore, open, open_on};
 pub use scrub::ScrubPage;
 
@@ -136,6 +138,26 @@ pub struct StoreStats {
     pub index_saves: u64,
     /// Checksums that did not match since the store was opened.
     pub crc_failures: u64,
+}
+
+impl StoreStats {
+    /// Of two stores together.
+    #[must_use]
+    pub fn plus(self, other: StoreStats) -> StoreStats {
+        StoreStats {
+            live_bytes: self.live_bytes + other.live_bytes,
+            disk_bytes: self.disk_bytes + other.disk_bytes,
+            chunks: self.chunks + other.chunks,
+            segments: self.segments + other.segments,
+            total_bytes: self.total_bytes + other.total_bytes,
+            free_bytes: self.free_bytes + other.free_bytes,
+            compacted_bytes: self.compacted_bytes + other.compacted_bytes,
+            written_bytes: self.written_bytes + other.written_bytes,
+            index_bytes: self.index_bytes + other.index_bytes,
+            index_saves: self.index_saves + other.index_saves,
+            crc_failures: self.crc_failures + other.crc_failures,
+        }
+    }
 }
 
 /// How segment files are read and written.

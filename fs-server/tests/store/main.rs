@@ -2,6 +2,7 @@
 
 mod compaction;
 mod crash;
+mod devices;
 mod direct;
 mod flips;
 mod golden;

@@ -222,6 +222,7 @@ fn config(spec: &LaunchSpec, id: u16, stores: Vec<PathBuf>, listen: String) -> R
     config.listen_metrics = spec.options.metrics.then(|| format!("{metrics_host}:0"));
     config.memory_bytes = spec.options.memory_bytes;
     config.kv = spec.options.kv.parse().map_err(CliError::Usage)?;
+    config.io = spec.options.io.parse().map_err(CliError::Usage)?;
     config.durability = spec.options.durability.parse().map_err(CliError::Usage)?;
     config.workers = spec.options.workers;
     config.tier.clone_from(&spec.tier);

@@ -7,7 +7,7 @@ use crate::launch::{Launcher, hostfile, local, start};
 use crate::{interrupt, mounts, out, place, size};
 use clap::{Args, FromArgMatches};
 use fs_net::{ClusterFile, Secret};
-use fs_server::config::{Durability, KvKind};
+use fs_server::config::{Durability, IoMode, KvKind};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -49,6 +49,9 @@ pub struct UpArgs {
     /// Store of the namespace: fjall or sled
     #[arg(long, value_name = "ENGINE", default_value = "fjall")]
     pub kv: String,
+    /// How chunks are read and written: buffered (page cache) or direct (past it, by io_uring)
+    #[arg(long, value_name = "MODE", default_value_t = IoMode::default())]
+    pub io: IoMode,
     /// What fsync survives: process (kill -9) or device (power loss)
     #[arg(long, value_name = "LEVEL", default_value = "process")]
     pub durability: String,
@@ -186,6 +189,7 @@ pub fn spec(global: &Global, args: &UpArgs) -> Result<LaunchSpec> {
         options: ServerOptions {
             memory_bytes: args.memory,
             kv: args.kv.clone(),
+            io: args.io.to_string(),
             durability: args.durability.clone(),
             workers: args.workers,
             flush_delay_ms: args.flush_delay,

@@ -51,6 +51,8 @@ pub struct ServerOptions {
     pub memory_bytes: u64,
     /// Engine of the namespace.
     pub kv: String,
+    /// How chunks are read and written.
+    pub io: String,
     /// What fsync promises.
     pub durability: String,
     /// Threads that serve connections; 0 is automatic.
@@ -120,6 +122,7 @@ mod tests {
             options: ServerOptions {
                 memory_bytes: 1 << 29,
                 kv: "fjall".into(),
+                io: "direct".into(),
                 durability: "process".into(),
                 workers: 0,
                 flush_delay_ms: 200,
