@@ -49,16 +49,15 @@ pub fn open(dirs: &[PathBuf], kv: &Arc<dyn Kv>, options: &StoreOptions) -> Resul
         let id = super::engine::peek_store_id(dir)?;
         found.push((dir.as_path(), id));
     }
-    let known = match kv.get(&LIST_KEY)? {
-        Some(row) => decode_list(&row).ok_or_else(|| KvError::Corrupt("the list of devices".to_owned()))?,
-        None => {
-            let known = measure(&found)?;
-            let mut batch = Batch::new();
-            batch.put(LIST_KEY, encode_list(&known));
-            kv.commit(batch)?;
-            kv.sync()?;
-            known
-        }
+    let known = if let Some(row) = kv.get(&LIST_KEY)? {
+        decode_list(&row).ok_or_else(|| KvError::Corrupt("the list of devices".to_owned()))?
+    } else {
+        let known = measure(&found)?;
+        let mut batch = Batch::new();
+        batch.put(LIST_KEY, encode_list(&known));
+        kv.commit(batch)?;
+        kv.sync()?;
+        known
     };
     let ordered = match_up(&found, &known)?;
     let share = ordered.len() as u64;
@@ -124,7 +123,7 @@ fn place(weights: &[u64], key: ChunkKey) -> usize {
     bytes[..8].copy_from_slice(&key.ino.0.to_le_bytes());
     bytes[8..].copy_from_slice(&key.chunk.0.to_le_bytes());
     let all: u128 = weights.iter().map(|weight| u128::from(*weight)).sum();
-    let mut left = u128::from(xxh3_64(&bytes)) * all >> 64;
+    let mut left = (u128::from(xxh3_64(&bytes)) * all) >> 64;
     for (device, weight) in weights.iter().enumerate() {
         match left.checked_sub(u128::from(*weight)) {
             Some(rest) => left = rest,

@@ -351,14 +351,16 @@ pub(super) fn check_range(offset: u32, len: usize) -> Result<(), StoreError> {
 /// An extent, and the file that holds it.
 pub(super) type Piece = (Extent, Arc<dyn SegmentFile>);
 
-/// What a read of `len` bytes at `offset` gets: the range up to the chunk's end, and where its data is. `None` if the
-/// chunk ends before.
+/// What a read gets: the range up to the chunk's end, and where its data is.
+pub(super) type Found = (std::ops::Range<u32>, Vec<Piece>);
+
+/// Where `len` bytes at `offset` are. `None` if the chunk ends before.
 pub(super) fn read_range(
     core: &Core,
     key: ChunkKey,
     offset: u32,
     len: usize,
-) -> Result<Option<(std::ops::Range<u32>, Vec<Piece>)>, StoreError> {
+) -> Result<Option<Found>, StoreError> {
     let chunk = core.index.view(key)?;
     let extents = chunk.extents();
     let chunk_end = extents.last().map_or(0, |e| e.end);

@@ -76,9 +76,9 @@ struct Work {
 }
 
 impl Work {
-    fn new(file: Arc<DirectFile>, mut parts: Vec<Part>, at: u64, direction: Direction) -> Box<Self> {
+    fn new(file: Arc<DirectFile>, mut parts: Vec<Part>, at: u64, direction: Direction) -> Self {
         let iovecs = parts.iter_mut().map(Part::iovec).collect();
-        Box::new(Work { file, parts, iovecs, at, direction })
+        Work { file, parts, iovecs, at, direction }
     }
 
     fn entry(&self) -> squeue::Entry {
@@ -106,7 +106,7 @@ impl Work {
 }
 
 struct Slot {
-    work: Box<Work>,
+    work: Work,
     result: Option<i32>,
     waker: Option<Waker>,
     is_wanted: bool,
@@ -145,7 +145,7 @@ impl Ring {
         Ok(ring)
     }
 
-    fn start(self: &Rc<Self>, work: Box<Work>) -> io::Result<InFlight> {
+    fn start(self: &Rc<Self>, work: Work) -> io::Result<InFlight> {
         let entry = work.entry();
         let id = self.slots.borrow_mut().insert(Slot { work, result: None, waker: None, is_wanted: true });
         let entry = entry.user_data(id as u64);
