@@ -100,6 +100,8 @@ async fn run_plain(worker: &Rc<Worker>, context: &Context, body: Reader) -> OpRe
         TruncateChunks => ops::chunk::truncate,
         DropChunks => ops::chunk::remove,
         SyncChunks => ops::chunk::sync,
+        PunchChunk => ops::chunk::punch,
+        ChunkRanges => ops::chunk::ranges,
         Prepare => participant::prepare,
         Decide => participant::decide,
         Outcome => participant::outcome,
@@ -116,6 +118,7 @@ async fn run_plain(worker: &Rc<Worker>, context: &Context, body: Reader) -> OpRe
         ServerStatus => ops::admin::server_status,
         Statfs => ops::admin::statfs,
         Shutdown => ops::admin::shutdown,
+        Scrub => ops::scrub::scrub,
         Ping => ops::admin::ping,
     }
 }

@@ -1,7 +1,7 @@
 //! The command line.
 
 use crate::commands::{
-    bench, cat, cp, demo, df, down, flush, ls, mkdir, mount, rm, server, stat, status, umount, up,
+    bench, cat, cp, demo, df, down, flush, ls, mkdir, mount, rm, scrub, server, stat, status, umount, up,
 };
 use crate::error::{Result, failed};
 use crate::logging::LogFormat;
@@ -92,6 +92,8 @@ pub enum Command {
     Rm(rm::RmArgs),
     /// Copy to the shared tier now
     Flush(flush::FlushArgs),
+    /// Verify everything that the servers hold
+    Scrub(scrub::ScrubArgs),
     /// Measure, as IOR and mdtest do
     Bench(bench::BenchCommand),
     /// Show everything: four servers here, a checkpoint burst, a flush, every byte verified

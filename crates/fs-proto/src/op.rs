@@ -61,6 +61,10 @@ wire_enum! {
         DropChunks = 43,
         /// Make written chunks of an inode durable on one server.
         SyncChunks = 44,
+        /// Make a hole in a chunk.
+        PunchChunk = 45,
+        /// Where a chunk has data.
+        ChunkRanges = 46,
         /// First phase of a transaction.
         Prepare = 50,
         /// Second phase of a transaction.
@@ -95,6 +99,8 @@ wire_enum! {
         Statfs = 71,
         /// End the server.
         Shutdown = 72,
+        /// Verify a part of what the server holds.
+        Scrub = 73,
     }
 }
 

@@ -7,7 +7,9 @@ use fs_proto::attr::{Attr, FileKind, Layout};
 use fs_proto::checksum::crc;
 use fs_proto::header::HeaderError;
 use fs_proto::ids::{ChunkIndex, ClientId, InodeId, Partition, ServerId};
-use fs_proto::msg::{Caller, admin::*, chunk::*, inode::*, name::*, session::*, tier::*, transaction::*};
+use fs_proto::msg::{
+    Caller, admin::*, chunk::*, inode::*, name::*, scrub::*, session::*, tier::*, transaction::*,
+};
 use fs_proto::placement::{
     MapEvent, Member, chunk_partition, directory_partition, entry_cookie, entry_partition, name_hash,
 };
@@ -183,6 +185,9 @@ fn messages_never_change() {
         .is(Caller { uid: 1000, gid: 100, groups: vec![4, 24] }, "e803000064000000020000000400000018000000")
         .is(Shutdown { mode: ShutdownMode::Keep }, "01")
         .is(ServerStatus {}, "")
+        .is(PunchChunk { ino: FILE, chunk: ChunkIndex(9), offset: 1, len: 2 }, "070000000000341209000000000000000100000002000000")
+        .is(ChunkRanges { ino: FILE, chunk: ChunkIndex(9) }, "07000000000034120900000000000000")
+        .is(Scrub { after: Some(ScrubCursor::Chunks { device: 1, last: Some((FILE, ChunkIndex(9))) }), budget_bytes: 5 }, "0102010001070000000000341209000000000000000500000000000000")
         .is("é".to_string(), "02000000c3a9")
         .is(WriteChunk { ino: FILE, chunk: ChunkIndex(9), offset: 4096, file_end: 9 << 20, since: 5, crc: 0xdead_beef }, "070000000000341209000000000000000010000000009000000000000500000000000000efbeadde")
         .is(ReadChunk { ino: FILE, chunk: ChunkIndex(9), offset: 1, len: 2 }, "070000000000341209000000000000000100000002000000")
@@ -348,6 +353,8 @@ fn operation_numbers_are_never_reused() {
         (42, "TruncateChunks"),
         (43, "DropChunks"),
         (44, "SyncChunks"),
+        (45, "PunchChunk"),
+        (46, "ChunkRanges"),
         (50, "Prepare"),
         (51, "Decide"),
         (52, "Outcome"),
@@ -365,6 +372,7 @@ fn operation_numbers_are_never_reused() {
         (70, "ServerStatus"),
         (71, "Statfs"),
         (72, "Shutdown"),
+        (73, "Scrub"),
     ];
     let actual: Vec<(u16, String)> = Op::ALL.iter().map(|op| (*op as u16, format!("{op:?}"))).collect();
     let expected = expected.map(|(number, name): (u16, &str)| (number, name.to_string()));

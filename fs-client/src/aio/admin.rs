@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fs_proto::msg::admin::{ServerStatus, Shutdown, ShutdownMode};
+use fs_proto::msg::scrub::{Scrub, Scrubbed};
 use fs_proto::msg::session::Ping;
 use fs_proto::msg::tier::{FlushAccount, FlushNow, FlushStatus};
 use fs_proto::{Request, ServerId};
@@ -18,6 +19,9 @@ use crate::window;
 
 /// How long an answer may take.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
+
+/// How long a step of scrubbing may take: slow devices, other load.
+const SCRUB_TIME: Duration = Duration::from_secs(60);
 
 impl Core {
     async fn ask_once<R: Request>(&self, server: ServerId, request: &R, time: Duration) -> Result<R::Reply> {
@@ -55,6 +59,11 @@ impl Core {
     /// See [`crate::Client::shutdown`].
     pub async fn shutdown(&self, server: ServerId, mode: ShutdownMode) -> Result<()> {
         self.ask_once(server, &Shutdown { mode }, ANSWER_TIME).await
+    }
+
+    /// See [`crate::Client::scrub`].
+    pub async fn scrub(&self, server: ServerId, step: &Scrub) -> Result<Scrubbed> {
+        self.ask_once(server, step, SCRUB_TIME).await
     }
 
     /// See [`crate::Client::flush_status`].

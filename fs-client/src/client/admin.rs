@@ -2,6 +2,7 @@
 
 use fs_proto::ServerId;
 use fs_proto::msg::admin::ShutdownMode;
+use fs_proto::msg::scrub::{Scrub, Scrubbed};
 use fs_proto::msg::tier::FlushAccount;
 
 use super::Client;
@@ -21,6 +22,11 @@ impl Client {
     /// Ends a server.
     pub fn shutdown(&self, server: ServerId, mode: ShutdownMode) -> Result<()> {
         self.run(async |core| core.shutdown(server, mode).await)
+    }
+
+    /// Verifies a part of what a server holds; see [`Scrub`].
+    pub fn scrub(&self, server: ServerId, step: &Scrub) -> Result<Scrubbed> {
+        self.run(async |core| core.scrub(server, step).await)
     }
 
     /// What is not yet in the shared tier, for every server.

@@ -38,12 +38,15 @@ use fs_proto::{FileKind, InodeId, ServerId};
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
+pub use self::queue::FlushItem;
+pub use self::remote::path_of;
+
 use self::account::Account;
 use self::content::Shares;
 use self::dirs::Dirs;
 use self::outcome::{FlushResult, Stop};
 use self::pool::Pool;
-use self::queue::{FlushItem, FlushQueue, Taken};
+use self::queue::{FlushQueue, Taken};
 use self::tier::posix::{Posix, staged_prefix};
 use self::tier::{Base, Place, Tier, TierError, TierResult};
 use crate::config::ServerConfig;

@@ -108,7 +108,7 @@ pub async fn hand(worker: &Rc<Worker>, owner: ServerId, note: FlushNote) -> Flus
     Ok(())
 }
 
-/// The path of a name, for people; with the directory's number instead where that cannot be found out.
+/// The path of a name, for people; with an inode number instead where that cannot be found out.
 pub async fn path_of(worker: &Rc<Worker>, item: &FlushItem) -> Bytes {
     let (mut dir, mut components) = match item {
         FlushItem::Name(parent, name) => (*parent, vec![name.clone()]),
@@ -117,7 +117,7 @@ pub async fn path_of(worker: &Rc<Worker>, item: &FlushItem) -> Bytes {
     let mut start = Bytes::new();
     while dir != InodeId::ROOT && components.len() < DEPTH_MAX {
         let Ok(TierView { inode: Some(inode), .. }) = state(worker, dir, None).await else {
-            start = Bytes::from(format!("(directory {dir:?})"));
+            start = Bytes::from(format!("(inode {dir:?})"));
             break;
         };
         components.push(inode.name);

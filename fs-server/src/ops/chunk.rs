@@ -5,7 +5,9 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use fs_proto::checksum::crc;
-use fs_proto::msg::chunk::{ChunkRead, DropChunks, ReadChunk, SyncChunks, TruncateChunks, WriteChunk};
+use fs_proto::msg::chunk::{
+    ChunkRanges, ChunkRead, DropChunks, PunchChunk, ReadChunk, SyncChunks, TruncateChunks, WriteChunk,
+};
 use fs_proto::{BULK_MAX, Status, Wire};
 
 use crate::dispatch::Answer;
@@ -61,6 +63,20 @@ pub async fn truncate(worker: &Rc<Worker>, _: &Context, request: TruncateChunks)
 #[allow(clippy::unused_async)]
 pub async fn remove(worker: &Rc<Worker>, _: &Context, request: DropChunks) -> OpResult<()> {
     Ok(worker.node.store.remove(&request.inos)?)
+}
+
+/// Makes a hole in a chunk.
+#[allow(clippy::unused_async)]
+pub async fn punch(worker: &Rc<Worker>, _: &Context, request: PunchChunk) -> OpResult<()> {
+    let key = ChunkKey { ino: request.ino, chunk: request.chunk };
+    Ok(worker.node.store.punch(key, request.offset, request.len)?)
+}
+
+/// Where a chunk has data.
+#[allow(clippy::unused_async)]
+pub async fn ranges(worker: &Rc<Worker>, _: &Context, request: ChunkRanges) -> OpResult<Vec<(u32, u32)>> {
+    let ranges = worker.node.store.ranges(ChunkKey { ino: request.ino, chunk: request.chunk })?;
+    Ok(ranges.into_iter().map(|range| (range.start, range.end)).collect())
 }
 
 /// Makes what was written here durable, if that is what fsync promises.

@@ -14,6 +14,7 @@ pub mod publish;
 pub mod readdir;
 pub mod rename;
 pub mod rmdir;
+pub mod scrub;
 pub mod setattr;
 pub mod unlink;
 pub mod xattr;

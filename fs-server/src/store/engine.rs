@@ -21,6 +21,7 @@ use crate::kv::Kv;
 use fs_proto::checksum::crc;
 use fs_proto::ids::{ChunkIndex, InodeId};
 use rustix::fs::FlockOperation;
+use smallvec::SmallVec;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::path::Path;
@@ -348,11 +349,10 @@ pub(super) fn check_range(offset: u32, len: usize) -> Result<(), StoreError> {
     if is_inside { Ok(()) } else { Err(StoreError::OutOfRange { offset, len }) }
 }
 
-/// An extent, and the file that holds it.
-pub(super) type Piece = (Extent, Arc<dyn SegmentFile>);
-
+/// Mostly one: no allocation then.
+pub(super) type Pieces = SmallVec<[(Extent, Arc<dyn SegmentFile>); 2]>;
 /// What a read gets: the range up to the chunk's end, and where its data is.
-pub(super) type Found = (std::ops::Range<u32>, Vec<Piece>);
+pub(super) type Found = (std::ops::Range<u32>, Pieces);
 
 /// Where `len` bytes at `offset` are. `None` if the chunk ends before.
 pub(super) fn read_range(
@@ -368,7 +368,7 @@ pub(super) fn read_range(
     if end <= offset {
         return Ok(None);
     }
-    let mut pieces: Vec<Piece> = Vec::new();
+    let mut pieces: Pieces = Pieces::new();
     for extent in &extents[overlapping(extents, offset, end)] {
         let file = match pieces.last() {
             Some((last, file)) if last.place.segment == extent.place.segment => file.clone(),

@@ -11,6 +11,9 @@ use fs_proto::checksum::{BLOCK_BYTES, Crc, crc};
 use std::io::{self, IoSliceMut};
 use std::sync::Arc;
 
+/// Most that is read before it is verified: stays in the second level of a CPU's cache.
+const PIECE_BYTES: usize = 256 << 10;
+
 /// Why a record cannot be read.
 #[derive(Debug)]
 pub(super) enum Fault {
@@ -94,10 +97,38 @@ impl Source<'_> {
         Header::decode(bytes, self.store_id).filter(is_this)
     }
 
-    /// Reads the blocks that cover the range with one call, the ends that are not wanted aside.
+    /// Reads the blocks that cover the range: those that lie wholly in it in pieces that are verified while the CPU's
+    /// cache has them, the others through a block of their own.
     fn read_blocks(&self, table: &[u8], start: u32, out: &mut [u8]) -> Result<(), Fault> {
+        let span = BlockSpan::covering(self.place.shape, start, out.len());
+        if span.head > 0 || span.tail > 0 {
+            return self.read_ragged(table, &span, out);
+        }
+        let mut start = start;
+        for piece in out.chunks_mut(PIECE_BYTES - start as usize % BLOCK_BYTES) {
+            self.read_whole_blocks(table, start, piece)?;
+            start += piece.len() as u32;
+        }
+        Ok(())
+    }
+
+    fn read_whole_blocks(&self, table: &[u8], start: u32, out: &mut [u8]) -> Result<(), Fault> {
         let shape = self.place.shape;
-        let span = BlockSpan::covering(shape, start, out.len());
+        let got = self.file.read_at(&mut [IoSliceMut::new(out)], shape.byte_of(start))?;
+        let mut at = 0;
+        for block in shape.block_of(start)..=shape.block_of(start + out.len() as u32 - 1) {
+            let end = at + shape.block_range(block).len();
+            if got < end || table[4 * block..4 * block + 4] != crc(&out[at..end]).to_le_bytes() {
+                return Err(Fault::Corrupt);
+            }
+            at = end;
+        }
+        Ok(())
+    }
+
+    /// With one call, the ends that are not wanted aside.
+    fn read_ragged(&self, table: &[u8], span: &BlockSpan, out: &mut [u8]) -> Result<(), Fault> {
+        let shape = self.place.shape;
         let (mut head, mut tail) = ([0; BLOCK_BYTES], [0; BLOCK_BYTES]);
         let (head, tail) = (&mut head[..span.head], &mut tail[..span.tail]);
         let want = head.len() + out.len() + tail.len();
@@ -105,7 +136,7 @@ impl Source<'_> {
         if self.file.read_at(&mut parts, shape.byte_of(span.start))? < want {
             return Err(Fault::Corrupt);
         }
-        if blocks_match(shape, &span, table, [head, out, tail]) { Ok(()) } else { Err(Fault::Corrupt) }
+        if blocks_match(shape, span, table, [head, out, tail]) { Ok(()) } else { Err(Fault::Corrupt) }
     }
 }
 

@@ -1,7 +1,7 @@
 //! `hayate cat`: files to standard output.
 
 use crate::args::Global;
-use crate::error::{Result, failed};
+use crate::error::{Result, cannot, failed};
 use crate::{out, side};
 use clap::Args;
 use fs_client::OpenOptions;
@@ -26,7 +26,7 @@ pub fn run(global: &Global, args: &CatArgs) -> Result<()> {
         let file = client.open_path(&path, &OpenOptions::read_only()).map_err(failed)?;
         let mut offset = 0;
         loop {
-            let piece = file.read_bytes_at(PIECE_BYTES, offset).map_err(failed)?;
+            let piece = file.read_bytes_at(PIECE_BYTES, offset).map_err(cannot("read", &path))?;
             if piece.is_empty() {
                 break;
             }

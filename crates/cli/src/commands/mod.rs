@@ -11,6 +11,7 @@ pub mod ls;
 pub mod mkdir;
 pub mod mount;
 pub mod rm;
+pub mod scrub;
 pub mod server;
 pub mod stat;
 pub mod status;
@@ -38,6 +39,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Mkdir(args) => mkdir::run(global, &args),
         Command::Rm(args) => rm::run(global, &args),
         Command::Flush(args) => flush::run(global, &args),
+        Command::Scrub(args) => scrub::run(global, &args),
         Command::Bench(args) => bench::run(global, args),
         Command::Demo(args) => demo::run(global, &args),
     }

@@ -73,7 +73,33 @@ wire_struct! {
     }
 }
 
+wire_struct! {
+    /// Make a hole of `len` bytes at `offset` of a chunk: it reads as zeros and takes no space.
+    pub struct PunchChunk {
+        /// The file.
+        pub ino: InodeId,
+        /// The chunk.
+        pub chunk: ChunkIndex,
+        /// First byte within the chunk.
+        pub offset: u32,
+        /// Bytes.
+        pub len: u32,
+    }
+}
+
+wire_struct! {
+    /// Ask where a chunk has data. Answered by (begin, end) pairs within the chunk, ascending and apart.
+    pub struct ChunkRanges {
+        /// The file.
+        pub ino: InodeId,
+        /// The chunk.
+        pub chunk: ChunkIndex,
+    }
+}
+
 request! {
+    PunchChunk => PunchChunk -> ();
+    ChunkRanges => ChunkRanges -> Vec<(u32, u32)>;
     WriteChunk => WriteChunk -> ();
     ReadChunk => ReadChunk -> ChunkRead;
     TruncateChunks => TruncateChunks -> ();

@@ -7,6 +7,7 @@ pub mod admin;
 pub mod chunk;
 pub mod inode;
 pub mod name;
+pub mod scrub;
 pub mod session;
 pub mod tier;
 pub mod transaction;

@@ -4,7 +4,9 @@
 use bytes::Bytes;
 use fs_proto::attr::*;
 use fs_proto::ids::*;
-use fs_proto::msg::{Caller, admin::*, chunk::*, inode::*, name::*, session::*, tier::*, transaction::*};
+use fs_proto::msg::{
+    Caller, admin::*, chunk::*, inode::*, name::*, scrub::*, session::*, tier::*, transaction::*,
+};
 use fs_proto::placement::{MapEvent, Member};
 use fs_proto::record::*;
 use fs_proto::{Op, Status};
@@ -201,6 +203,12 @@ structs! {
     TruncateChunks { ino, chunk, keep_bytes }
     DropChunks { inos }
     SyncChunks { ino }
+    PunchChunk { ino, chunk, offset, len }
+    ChunkRanges { ino, chunk }
+
+    Scrub { after, budget_bytes }
+    Scrubbed { next, records, chunks, bytes, repaired, damaged }
+    Damage { ino, what }
 
     Getattr { ino }
     GetattrMany { inos }
@@ -265,6 +273,7 @@ structs! {
 
 unions! {
     SetTime { Now {} At { ns } }
+    ScrubCursor { Records { key } Chunks { device, last } }
     OpenMode { Read {} Write { via } }
     Role { Client { id } Server { id } }
     Check {

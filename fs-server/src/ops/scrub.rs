@@ -1,0 +1,108 @@
+//! Verifying what the server holds, a step at a time, on a thread of its own: first the records of the key-value store, then the
+//! chunks of each device.
+
+use std::ops::ControlFlow;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fs_proto::msg::scrub::{Damage, Scrub, ScrubCursor, Scrubbed};
+use fs_proto::{InodeId, Status};
+
+use crate::error::{OpError, OpResult};
+use crate::flush::{FlushItem, path_of};
+use crate::kv::{Kv, KvError};
+use crate::node::Node;
+use crate::store::ChunkKey;
+use crate::worker::{Context, Worker};
+
+/// Behind all keys.
+const LAST_KEY: [u8; 1] = [0xff];
+
+/// What one step found, before names are known.
+#[derive(Default)]
+struct Step {
+    next: Option<ScrubCursor>,
+    records: u64,
+    chunks: u64,
+    bytes: u64,
+    repaired: u64,
+    inodes: Vec<InodeId>,
+    others: Vec<String>,
+}
+
+/// Verifies a part of what is here.
+pub async fn scrub(worker: &Rc<Worker>, _: &Context, request: Scrub) -> OpResult<Scrubbed> {
+    let node = Arc::clone(&worker.node);
+    let step = tokio::task::spawn_blocking(move || step(&node, request))
+        .await
+        .map_err(|gone| OpError::because(Status::Io, format!("the scrub ended: {gone}")))??;
+    let mut damaged = Vec::new();
+    for ino in step.inodes {
+        let what = path_of(worker, &FlushItem::Inode(ino)).await;
+        damaged.push(Damage { ino: Some(ino), what });
+    }
+    damaged.extend(step.others.into_iter().map(|what| Damage { ino: None, what: Bytes::from(what) }));
+    let Step { next, records, chunks, bytes, repaired, .. } = step;
+    Ok(Scrubbed { next, records, chunks, bytes, repaired, damaged })
+}
+
+fn step(node: &Node, request: Scrub) -> OpResult<Step> {
+    match request.after {
+        None => records(&**node.namespace.kv(), &[], request.budget_bytes),
+        Some(ScrubCursor::Records { key }) => records(&**node.namespace.kv(), &key, request.budget_bytes),
+        Some(ScrubCursor::Chunks { device, last }) => chunks(node, device, last, request.budget_bytes),
+    }
+}
+
+/// Reads records after `after`: the key-value store verifies what it returns.
+fn records(kv: &dyn Kv, after: &[u8], budget_bytes: u64) -> OpResult<Step> {
+    let mut step = Step::default();
+    let (mut bytes, mut last) = (0, Vec::new());
+    let scanned = kv.scan(after, &LAST_KEY, &mut |key, value| {
+        if key == after {
+            return ControlFlow::Continue(());
+        }
+        step.records += 1;
+        bytes += (key.len() + value.len()) as u64;
+        if bytes < budget_bytes {
+            return ControlFlow::Continue(());
+        }
+        last = key.to_vec();
+        ControlFlow::Break(())
+    });
+    match scanned {
+        Ok(()) => {}
+        Err(KvError::Corrupt(what)) => step.others.push(what),
+        Err(other) => return Err(other.into()),
+    }
+    step.next = Some(if last.is_empty() {
+        ScrubCursor::Chunks { device: 0, last: None }
+    } else {
+        ScrubCursor::Records { key: last.into() }
+    });
+    Ok(step)
+}
+
+fn chunks(
+    node: &Node,
+    device: u16,
+    last: Option<(InodeId, fs_proto::ChunkIndex)>,
+    budget_bytes: u64,
+) -> OpResult<Step> {
+    let devices = node.store.stores().len() as u16;
+    if device >= devices {
+        return Err(OpError::new(Status::Invalid, "there is no such device"));
+    }
+    let after = last.map(|(ino, chunk)| ChunkKey { ino, chunk });
+    let page = node.store.scrub(usize::from(device), after, budget_bytes)?;
+    let mut inodes: Vec<_> = page.damaged.iter().map(|key| key.ino).collect();
+    inodes.dedup();
+    let next = match page.next {
+        Some(key) => Some(ScrubCursor::Chunks { device, last: Some((key.ino, key.chunk)) }),
+        None if device + 1 < devices => Some(ScrubCursor::Chunks { device: device + 1, last: None }),
+        None => None,
+    };
+    let (chunks, bytes, repaired) = (page.chunks, page.bytes, page.repaired);
+    Ok(Step { next, chunks, bytes, repaired, inodes, ..Step::default() })
+}
