@@ -88,21 +88,22 @@ async fn write_record(
     table: &[u8],
     data: Bytes,
 ) -> Result<(), StoreError> {
-    let (front, back) = ticket.frame(table);
+    let shape = ticket.header.shape();
+    let front_bytes = shape.data_at() as usize;
+    let record_bytes = (shape.total_bytes() as usize).next_multiple_of(BLOCK_BYTES);
     let whole = data.len() / BLOCK_BYTES * BLOCK_BYTES;
-    let parts = if front.len().is_multiple_of(BLOCK_BYTES) && is_aligned(&data) && whole > 0 {
-        let mut first = Aligned::new(front.len());
-        first.copy_from_slice(&front);
-        let rest = &data[whole..];
-        let mut last = Aligned::new(rest.len() + back.len());
-        last[..rest.len()].copy_from_slice(rest);
-        last[rest.len()..].copy_from_slice(&back);
-        vec![Part::Own(first), Part::Shared(data.slice(..whole)), Part::Own(last)]
+    let parts = if front_bytes.is_multiple_of(BLOCK_BYTES) && is_aligned(&data) && whole > 0 {
+        let (mut front, rest) = (Aligned::new(front_bytes), &data[whole..]);
+        let mut back = Aligned::new(record_bytes - front_bytes - whole);
+        back[..rest.len()].copy_from_slice(rest);
+        ticket.frame_into(table, &mut front, &mut back[rest.len()..]);
+        vec![Part::Own(front), Part::Shared(data.slice(..whole)), Part::Own(back)]
     } else {
-        let mut all = Aligned::new(front.len() + data.len() + back.len());
-        all[..front.len()].copy_from_slice(&front);
-        all[front.len()..][..data.len()].copy_from_slice(&data);
-        all[front.len() + data.len()..].copy_from_slice(&back);
+        let mut all = Aligned::new(record_bytes);
+        let (front, others) = all.split_at_mut(front_bytes);
+        let (middle, back) = others.split_at_mut(data.len());
+        middle.copy_from_slice(&data);
+        ticket.frame_into(table, front, back);
         vec![Part::Own(all)]
     };
     let written = ring::write(file, parts, ticket.header.at.byte()).await;

@@ -307,15 +307,24 @@ pub fn block_table(offset: u32, data: &[u8]) -> Vec<u8> {
 
 /// What surrounds the data of a record: the bytes before it and those after it, up to a multiple of `align`.
 pub fn frame(header: &Header, table: &[u8], store_id: u64, align: u32) -> (Vec<u8>, Vec<u8>) {
-    let (shape, encoded) = (header.shape(), header.encode(store_id));
+    let shape = header.shape();
     let mut front = vec![0; shape.data_at() as usize];
-    front[..HEADER_BYTES].copy_from_slice(&encoded);
-    front[HEADER_BYTES..HEADER_BYTES + table.len()].copy_from_slice(table);
     let before_bytes = front.len() + shape.data_bytes as usize;
-    let total_bytes = shape.total_bytes() as usize;
-    let mut back = vec![0; total_bytes.next_multiple_of(align as usize) - before_bytes];
-    back[total_bytes - before_bytes - HEADER_BYTES..][..HEADER_BYTES].copy_from_slice(&encoded);
+    let mut back = vec![0; (shape.total_bytes() as usize).next_multiple_of(align as usize) - before_bytes];
+    frame_into(header, table, store_id, &mut front, &mut back);
     (front, back)
+}
+
+/// As [`frame`], into memory of these lengths. All of it is written.
+pub fn frame_into(header: &Header, table: &[u8], store_id: u64, front: &mut [u8], back: &mut [u8]) {
+    let (shape, encoded) = (header.shape(), header.encode(store_id));
+    front[..HEADER_BYTES].copy_from_slice(&encoded);
+    front[HEADER_BYTES..][..table.len()].copy_from_slice(table);
+    front[HEADER_BYTES + table.len()..].fill(0);
+    let end = shape.total_bytes() as usize - front.len() - shape.data_bytes as usize;
+    back[..end - HEADER_BYTES].fill(0);
+    back[end - HEADER_BYTES..end].copy_from_slice(&encoded);
+    back[end..].fill(0);
 }
 
 /// Where the next record begins behind `end` in a segment of `align`.

@@ -408,15 +408,15 @@ pub(super) struct Ticket<'a> {
 impl Ticket<'_> {
     /// Writes the record: one call to the kernel.
     pub fn write(&self, table: &[u8], data: &[u8]) -> Result<(), StoreError> {
-        let (front, back) = self.frame(table);
+        let limits = &self.log.limits;
+        let (front, back) = format::frame(&self.header, table, limits.store_id, limits.align);
         let mut parts = [IoSlice::new(&front), IoSlice::new(data), IoSlice::new(&back)];
         self.file.write_at(&mut parts, self.header.at.byte()).map_err(|e| self.failed(e))
     }
 
-    /// What surrounds the record's data.
-    pub fn frame(&self, table: &[u8]) -> (Vec<u8>, Vec<u8>) {
-        let limits = &self.log.limits;
-        format::frame(&self.header, table, limits.store_id, limits.align)
+    /// Fills what surrounds the record's data.
+    pub fn frame_into(&self, table: &[u8], front: &mut [u8], back: &mut [u8]) {
+        format::frame_into(&self.header, table, self.log.limits.store_id, front, back);
     }
 
     /// The file for direct I/O, if it is one.

@@ -1,10 +1,11 @@
 //! Segment files through the page cache: plain positioned system calls.
 
 use super::{Disk, SegmentFile};
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, OFlags};
 use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, IoSliceMut};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,6 +18,13 @@ impl BufferedDisk {
     pub fn new(dir: &Path) -> Self {
         BufferedDisk { dir: dir.to_owned() }
     }
+}
+
+/// For reading and writing. Nobody looks at access times of segments.
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).custom_flags(OFlags::NOATIME.bits() as i32);
+    options
 }
 
 /// The file of segment `id` in `dir`.
@@ -61,12 +69,11 @@ impl Disk for BufferedDisk {
     }
 
     fn create(&self, id: u32) -> io::Result<Arc<dyn SegmentFile>> {
-        let options = OpenOptions::new().read(true).write(true).create_new(true).clone();
-        Ok(Arc::new(options.open(path_of(&self.dir, id))?))
+        Ok(Arc::new(options().create_new(true).open(path_of(&self.dir, id))?))
     }
 
     fn open(&self, id: u32) -> io::Result<Arc<dyn SegmentFile>> {
-        Ok(Arc::new(OpenOptions::new().read(true).write(true).open(path_of(&self.dir, id))?))
+        Ok(Arc::new(options().open(path_of(&self.dir, id))?))
     }
 
     fn remove(&self, id: u32) -> io::Result<()> {
@@ -103,7 +110,12 @@ impl SegmentFile for File {
     fn read_at(&self, parts: &mut [IoSliceMut<'_>], mut at: u64) -> io::Result<usize> {
         let (mut left, mut total) = (parts, 0);
         while !left.is_empty() {
-            match rustix::io::preadv(self, left, at) {
+            // The kernel takes a single buffer for a tenth less than a list of one.
+            let read = match &mut *left {
+                [one] => rustix::io::pread(self, &mut **one, at),
+                many => rustix::io::preadv(self, many, at),
+            };
+            match read {
                 Ok(0) => break,
                 Ok(got) => {
                     at += got as u64;

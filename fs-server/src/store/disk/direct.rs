@@ -109,7 +109,7 @@ impl DirectDisk {
 
 fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
-    options.read(true).write(true).custom_flags(OFlags::DIRECT.bits() as i32);
+    options.read(true).write(true).custom_flags((OFlags::DIRECT | OFlags::NOATIME).bits() as i32);
     options
 }
 

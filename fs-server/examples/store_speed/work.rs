@@ -1,0 +1,339 @@
+//! The same work on a store and on files.
+
+use crate::Failure;
+use crate::bare::BareFile;
+use crate::measure::{Round, measure};
+use bytes::Bytes;
+use fs_net::BufferPool;
+use fs_proto::ids::{ChunkIndex, InodeId};
+use fs_server::kv::{self, KvKind};
+use fs_server::store::{self, ChunkKey, ChunkStore, IoMode, LogStore, StoreOptions};
+use rustix::fs::Advice;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+const CHUNK_BYTES: usize = 1 << 20;
+/// The transfer size of the IO500 benchmark's hard case.
+const STRIDED_BYTES: usize = 47_008;
+const RANDOM_READS: usize = 100_000;
+const DEPTH: usize = 8;
+
+/// How both sides do their I/O.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Buffered,
+    Cold,
+    Direct,
+}
+
+impl Kind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Buffered => "buffered",
+            Kind::Cold => "buffered, cold",
+            Kind::Direct => "direct",
+        }
+    }
+
+    /// Random reads from a cold device take long: fewer of them.
+    fn random_reads(self) -> usize {
+        if self == Kind::Buffered { RANDOM_READS } else { RANDOM_READS / 10 }
+    }
+}
+
+/// Two interleaved writers: transfers come in the order 0, 2, 4, ..., 1, 3, 5, ...
+fn strided(count: usize) -> impl Iterator<Item = u64> {
+    let order = (0..count).step_by(2).chain((1..count).step_by(2));
+    order.map(|transfer| (transfer * STRIDED_BYTES) as u64)
+}
+
+fn random(bytes: usize, count: usize) -> impl Iterator<Item = u64> {
+    let mut state = 1_u64;
+    (0..count).map(move |_| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % (bytes as u64 / 4096) * 4096
+    })
+}
+
+fn sequential(bytes: usize) -> impl Iterator<Item = u64> {
+    (0..bytes as u64).step_by(CHUNK_BYTES)
+}
+
+fn mib(bytes: usize) -> f64 {
+    bytes as f64 / (1 << 20) as f64
+}
+
+/// The five steps in their order: each carries out transfers of so many bytes at these places.
+trait Target {
+    /// `file` tells the two files of a round apart.
+    fn write(&mut self, file: usize, at: &mut dyn Iterator<Item = u64>, len: usize) -> Result<(), Failure>;
+    fn read(&mut self, file: usize, at: &mut dyn Iterator<Item = u64>, len: usize) -> Result<(), Failure>;
+    /// After writes, and before reads: for the cold mode.
+    fn settle(&mut self) -> Result<(), Failure>;
+}
+
+/// Touches as much memory as the page cache will take: memory that the host of a virtual machine has not backed costs
+/// milliseconds for each MiB at its first touch.
+fn warm(bytes: usize) {
+    std::hint::black_box(vec![1_u8; bytes]);
+}
+
+fn round(target: &mut dyn Target, kind: Kind, bytes: usize) -> Result<Round, Failure> {
+    let transfers = bytes / STRIDED_BYTES;
+    let strides = mib(transfers * STRIDED_BYTES);
+    let reads = kind.random_reads();
+    let mut out = Round::default();
+    warm(bytes);
+    out[0] = measure(mib(bytes), || target.write(0, &mut sequential(bytes), CHUNK_BYTES))?;
+    target.settle()?;
+    warm(bytes);
+    out[1] = measure(mib(bytes), || target.read(0, &mut sequential(bytes), CHUNK_BYTES))?;
+    warm(bytes);
+    out[2] = measure(strides, || target.write(1, &mut strided(transfers), STRIDED_BYTES))?;
+    target.settle()?;
+    warm(bytes);
+    out[3] = measure(strides, || target.read(1, &mut strided(transfers), STRIDED_BYTES))?;
+    target.settle()?;
+    warm(bytes);
+    out[4] = measure(reads as f64 / 1e3, || target.read(0, &mut random(bytes, reads), 4096))?;
+    Ok(out)
+}
+
+pub fn of_store(kind: Kind, dir: &Path, bytes: usize) -> Result<Round, Failure> {
+    let kv = kv::open(KvKind::default(), &dir.join("kv"), 32 << 20)?;
+    let io = if kind == Kind::Direct { IoMode::Direct } else { IoMode::Buffered };
+    let store = store::open(&dir.join("chunks"), kv, StoreOptions { io, ..StoreOptions::default() })?;
+    let data: Vec<u8> = (0..CHUNK_BYTES).map(|i| (i * 31 + i / 251) as u8).collect();
+    let out = if kind == Kind::Direct {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let pool = BufferPool::new(64 << 20);
+        round(&mut DirectStore { store: store.clone(), runtime, pool, data }, kind, bytes)?
+    } else {
+        let dir = dir.join("chunks");
+        round(
+            &mut BufferedStore { store: store.clone(), data, out: vec![0; CHUNK_BYTES], kind, dir },
+            kind,
+            bytes,
+        )?
+    };
+    store.remove(&[InodeId(1), InodeId(2)])?;
+    // Neither side writes back what the other has left behind.
+    store.compact()?;
+    store.sync()?;
+    Ok(out)
+}
+
+/// The parts of a range by chunk: index, offset in the chunk, range in the buffer.
+fn parts(offset: u64, len: usize) -> impl Iterator<Item = (ChunkIndex, u32, std::ops::Range<usize>)> {
+    let mut done = 0;
+    std::iter::from_fn(move || {
+        let at = offset + done as u64;
+        let within = (at % CHUNK_BYTES as u64) as usize;
+        let part = done..len.min(done + CHUNK_BYTES - within);
+        done = part.end;
+        (!part.is_empty()).then_some((ChunkIndex(at / CHUNK_BYTES as u64), within as u32, part))
+    })
+}
+
+fn ino(file: usize) -> InodeId {
+    InodeId(file as u64 + 1)
+}
+
+struct BufferedStore {
+    store: Arc<LogStore>,
+    data: Vec<u8>,
+    out: Vec<u8>,
+    kind: Kind,
+    dir: std::path::PathBuf,
+}
+
+impl Target for BufferedStore {
+    fn write(&mut self, file: usize, at: &mut dyn Iterator<Item = u64>, len: usize) -> Result<(), Failure> {
+        for offset in at {
+            for (chunk, begin, part) in parts(offset, len) {
+                self.store.write(ChunkKey { ino: ino(file), chunk }, begin, &self.data[part])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, file: usize, at: &mut dyn Iterator<Item = u64>, len: usize) -> Result<(), Failure> {
+        for offset in at {
+            for (chunk, begin, part) in parts(offset, len) {
+                let want = part.len();
+                let key = ChunkKey { ino: ino(file), chunk };
+                assert_eq!(self.store.read(key, begin, &mut self.out[part])?, want, "short read");
+            }
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self) -> Result<(), Failure> {
+        if self.kind == Kind::Cold {
+            self.store.sync()?;
+            for entry in std::fs::read_dir(&self.dir)? {
+                forget(&File::open(entry?.path())?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Drops a file from the page cache.
+fn forget(file: &File) -> Result<(), Failure> {
+    Ok(rustix::fs::fadvise(file, 0, None, Advice::DontNeed)?)
+}
+
+struct DirectStore {
+    store: Arc<LogStore>,
+    runtime: tokio::runtime::Runtime,
+    pool: BufferPool,
+    data: Vec<u8>,
+}
+
+impl DirectStore {
+    /// Runs a task for each transfer, `DEPTH` at once.
+    fn run<F>(
+        &mut self,
+        at: &mut dyn Iterator<Item = u64>,
+        len: usize,
+        start: impl Fn(ChunkKey, u32, std::ops::Range<usize>) -> F,
+        file: usize,
+    ) -> Result<(), Failure>
+    where
+        F: Future<Output = Result<(), String>> + 'static,
+    {
+        let local = tokio::task::LocalSet::new();
+        let work = async {
+            let mut tasks = tokio::task::JoinSet::new();
+            for offset in at {
+                for (chunk, begin, part) in parts(offset, len) {
+                    if tasks.len() >= DEPTH {
+                        tasks.join_next().await.transpose()?.transpose()?;
+                    }
+                    tasks.spawn_local(start(ChunkKey { ino: ino(file), chunk }, begin, part));
+                }
+            }
+            while let Some(done) = tasks.join_next().await {
+                done??;
+            }
+            Ok::<(), Failure>(())
+        };
+        local.block_on(&self.runtime, work)
+    }
+}
+
+impl Target for DirectStore {
+    fn write(&mut self, file: usize, at: &mut dyn Iterator<Item = u64>, len: usize) -> Result<(), Failure> {
+        let (store, pool) = (self.store.clone(), self.pool.clone());
+        // As it comes from a connection: in a buffer of the pool.
+        let mut buffer = pool.try_get(self.data.len()).ok_or("no buffer")?;
+        buffer.copy_from_slice(&self.data);
+        let data = buffer.freeze();
+        let start = move |key, begin, part: std::ops::Range<usize>| {
+            let (store, data): (_, Bytes) = (store.clone(), data.slice(0..part.len()));
+            async move { store.write_bytes(key, begin, data).await.map_err(|e| e.to_string()) }
+        };
+        self.run(at, len, start, file)
+    }
+
+    fn read(&mut self, file: usize, at: &mut dyn Iterator<Item = u64>, len: usize) -> Result<(), Failure> {
+        let (store, pool) = (self.store.clone(), self.pool.clone());
+        let start = move |key, begin, part: std::ops::Range<usize>| {
+            let (store, pool) = (store.clone(), pool.clone());
+            async move {
+                let buffer = pool.get(part.len()).await.map_err(|e| e.to_string())?;
+                let read = store.read_buffer(key, begin, part.len(), buffer).await;
+                let (_, got) = read.map_err(|e| e.to_string())?;
+                if got == part.len() { Ok(()) } else { Err("short read".to_owned()) }
+            }
+        };
+        self.run(at, len, start, file)
+    }
+
+    fn settle(&mut self) -> Result<(), Failure> {
+        Ok(self.store.sync()?)
+    }
+}
+
+pub fn of_files(kind: Kind, dir: &Path, bytes: usize) -> Result<Round, Failure> {
+    std::fs::create_dir_all(dir)?;
+    let paths = ["a", "b"].map(|name| dir.join(name));
+    let out = if kind == Kind::Direct {
+        let new = |path| BareFile::new(path, bytes as u64 + (1 << 20), DEPTH);
+        round(&mut DirectFiles([new(&paths[0])?, new(&paths[1])?]), kind, bytes)?
+    } else {
+        let open = |path| File::options().read(true).write(true).create_new(true).open(path);
+        let files = [open(&paths[0])?, open(&paths[1])?];
+        let data: Vec<u8> = (0..CHUNK_BYTES).map(|i| (i * 31 + i / 251) as u8).collect();
+        round(&mut PlainFiles { files, data, out: vec![0; CHUNK_BYTES], kind }, kind, bytes)?
+    };
+    paths.iter().try_for_each(std::fs::remove_file)?;
+    Ok(out)
+}
+
+struct PlainFiles {
+    files: [File; 2],
+    data: Vec<u8>,
+    out: Vec<u8>,
+    kind: Kind,
+}
+
+impl Target for PlainFiles {
+    fn write(&mut self, file: usize, at: &mut dyn Iterator<Item = u64>, len: usize) -> Result<(), Failure> {
+        for offset in at {
+            self.files[file].write_all_at(&self.data[..len], offset)?;
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, file: usize, at: &mut dyn Iterator<Item = u64>, len: usize) -> Result<(), Failure> {
+        for offset in at {
+            self.files[file].read_exact_at(&mut self.out[..len], offset)?;
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self) -> Result<(), Failure> {
+        if self.kind == Kind::Cold {
+            for file in &self.files {
+                file.sync_data()?;
+                forget(file)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+struct DirectFiles([BareFile; 2]);
+
+impl DirectFiles {
+    fn run(
+        &mut self,
+        file: usize,
+        at: &mut dyn Iterator<Item = u64>,
+        len: usize,
+        write: bool,
+    ) -> Result<(), Failure> {
+        // What is not aligned cannot be asked of the device: the blocks around it are, which is less than a program would
+        // have to do that keeps what is beside it.
+        let len = len.next_multiple_of(4096) as u32;
+        Ok(self.0[file].run(at.map(|offset| offset / 4096 * 4096), len, write)?)
+    }
+}
+
+impl Target for DirectFiles {
+    fn write(&mut self, file: usize, at: &mut dyn Iterator<Item = u64>, len: usize) -> Result<(), Failure> {
+        self.run(file, at, len, true)
+    }
+
+    fn read(&mut self, file: usize, at: &mut dyn Iterator<Item = u64>, len: usize) -> Result<(), Failure> {
+        self.run(file, at, len, false)
+    }
+
+    fn settle(&mut self) -> Result<(), Failure> {
+        self.0.iter().try_for_each(|file| Ok(file.sync()?))
+    }
+}
