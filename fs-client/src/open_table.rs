@@ -176,6 +176,7 @@ fn nothing_known(ino: InodeId) -> Attr {
         btime: 0,
         layout: Layout::default(),
         wide: false,
+        inline: false,
         version: 0,
         parent: InodeId::default(),
     }

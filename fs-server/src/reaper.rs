@@ -17,6 +17,7 @@ use crate::error::OpResult;
 use crate::namespace::keys;
 use crate::namespace::locks::{LockKey, LockSet, Mode};
 use crate::ops::setattr::holders;
+use crate::ops::spill;
 use crate::worker::Worker;
 
 /// Orphans of one round: one message a server removes the chunks of all of them.
@@ -71,7 +72,7 @@ async fn reap(worker: &Rc<Worker>, orphans: &[InodeId]) -> OpResult<()> {
         if inode.attr.nlink > 0 {
             continue;
         }
-        for server in chunk_holders(worker, &inode.attr) {
+        for server in chunk_holders(worker, &inode.attr)? {
             chunks.entry(server).or_default().push(*ino);
         }
         gone.push(*ino);
@@ -87,10 +88,14 @@ async fn reap(worker: &Rc<Worker>, orphans: &[InodeId]) -> OpResult<()> {
     Ok(())
 }
 
-fn chunk_holders(worker: &Rc<Worker>, attr: &Attr) -> Vec<ServerId> {
-    if attr.kind != FileKind::File || attr.size == 0 {
-        return Vec::new();
+fn chunk_holders(worker: &Rc<Worker>, attr: &Attr) -> OpResult<Vec<ServerId>> {
+    let chunks = if attr.inline {
+        u64::from(spill::has_begun(worker, attr.ino)?)
+    } else {
+        attr.size.div_ceil(attr.layout.chunk_bytes())
+    };
+    if attr.kind != FileKind::File || chunks == 0 {
+        return Ok(Vec::new());
     }
-    let chunks = attr.size.div_ceil(attr.layout.chunk_bytes());
-    holders(&worker.node, attr, ChunkIndex(0), ChunkIndex(chunks))
+    Ok(holders(&worker.node, attr, ChunkIndex(0), ChunkIndex(chunks)))
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fs_net::{Acceptor, Address, BufferPool, ClusterFile, NetError};
-use fs_proto::InodeId;
+use fs_proto::{INLINE_MAX, InodeId};
 
 use crate::config::ServerConfig;
 use crate::error::{OpError, ServerError};
@@ -60,6 +60,11 @@ pub fn bind_with(config: ServerConfig, flusher: Flusher) -> Result<BoundServer, 
         return Err(ServerError::Config(format!(
             "a server needs at least {} MiB of memory",
             MEMORY_MIN >> 20
+        )));
+    }
+    if config.inline_bytes > INLINE_MAX {
+        return Err(ServerError::Config(format!(
+            "files of at most {INLINE_MAX} bytes can lie with their inodes (--inline)"
         )));
     }
     identity::claim(&config, &dir)?;

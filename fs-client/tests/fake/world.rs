@@ -74,6 +74,7 @@ impl World {
             btime: 0,
             layout: Layout { placement: Placement::Striped, chunk_log2: self.chunk_log2 },
             wide: false,
+            inline: false,
             version: 1,
             parent,
         }

@@ -8,6 +8,7 @@ pub mod chunk;
 pub mod inode;
 pub mod name;
 pub mod session;
+pub mod small;
 pub mod tier;
 pub mod transaction;
 
