@@ -21,6 +21,7 @@
 //! - A mutation keeps its (client, sequence) however often it is sent (`tests/fake/retry.rs`).
 //! - What `write_at` returned for lies at the servers; its size is published at flush, sync and close, and meanwhile the
 //!   file's home can ask for it.
+//! - A small file's content that came with its opening is trusted as long as attributes are ([`ClientConfig::attr_ttl`]), and read once.
 //! - Memory for buffers, caches and open files is bounded by [`ClientConfig::memory_bytes`].
 //!
 //! Deliberately absent: a cache of file data (the kernel has one above a mount, and servers one below), and locks between
