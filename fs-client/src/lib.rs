@@ -45,7 +45,7 @@ mod stripe;
 mod window;
 
 pub use client::{Client, ReadDir};
-pub use config::{ClientConfig, OpenFlags, OpenOptions, Route};
+pub use config::{Bring, ClientConfig, OpenFlags, OpenOptions, Route};
 pub use error::{Error, Result};
 pub use file::File;
 

@@ -110,7 +110,9 @@ fn racing_writers_leave_what_one_of_them_wrote() {
             }
             reads
         });
-        writers.into_iter().for_each(|writer| writer.join().unwrap());
+        for writer in writers {
+            writer.join().unwrap();
+        }
         done.store(true, Ordering::Relaxed);
         assert!(reader.join().unwrap() > 0);
     });

@@ -18,7 +18,7 @@ use fs_proto::{Attr, ChunkIndex, FileKind, InodeId, PARTITIONS, ServerId, Status
 use super::call::Patience;
 use super::inodes::FAN_OUT;
 use super::{Core, Handle};
-use crate::config::OpenFlags;
+use crate::config::{Bring, OpenFlags};
 use crate::error::{Error, Result};
 use crate::housekeeper::PATIENCE;
 use crate::open_table::{Left, OpenInode};
@@ -35,20 +35,20 @@ impl Core {
 
     /// See [`crate::Client::open`].
     pub async fn open(&self, who: &Caller, ino: InodeId, flags: OpenFlags) -> Result<Handle> {
-        self.open_knowing(who, ino, flags, None).await
+        self.open_bringing(who, ino, flags, Bring::Content).await
     }
 
-    /// See [`crate::Client::open_knowing`].
-    pub async fn open_knowing(
+    /// See [`crate::Client::open_bringing`].
+    pub async fn open_bringing(
         &self,
         who: &Caller,
         ino: InodeId,
         flags: OpenFlags,
-        known_version: Option<u64>,
+        bring: Bring,
     ) -> Result<Handle> {
         let (inode, announce) = self.join(ino, flags).await?;
         let handle = Handle::new(inode, who, flags);
-        let opened = self.announce_and_cut(who, &handle, announce, known_version).await;
+        let opened = self.announce_and_cut(who, &handle, announce, bring).await;
         self.keep_or_close(handle, opened).await
     }
 
@@ -74,15 +74,15 @@ impl Core {
         who: &Caller,
         handle: &Handle,
         announce: bool,
-        known_version: Option<u64>,
+        bring: Bring,
     ) -> Result<()> {
         let flags = handle.flags;
-        if announce && flags.writes() {
+        if announce && (flags.writes() || bring == Bring::Nothing) {
             let (ino, mode) = (handle.ino(), self.open_mode(flags));
             let attr = self.ask(who, Target::home(ino), &Open { ino, mode }).await?;
             self.announced(handle, &attr)?;
         } else if announce {
-            self.announce_reading(who, handle, known_version).await?;
+            self.announce_reading(who, handle, bring).await?;
         }
         if flags.truncate && flags.writes() {
             self.set_len(handle, 0).await?;
@@ -98,12 +98,8 @@ impl Core {
     }
 
     /// Takes a small file's content along.
-    async fn announce_reading(
-        &self,
-        who: &Caller,
-        handle: &Handle,
-        known_version: Option<u64>,
-    ) -> Result<()> {
+    async fn announce_reading(&self, who: &Caller, handle: &Handle, bring: Bring) -> Result<()> {
+        let known_version = if let Bring::Unless(version) = bring { Some(version) } else { None };
         let request = OpenRead { ino: handle.ino(), known_version };
         let answer =
             self.exchange(who, Target::home(request.ino), &request, Bytes::new(), self.patience()).await?;
@@ -155,7 +151,7 @@ impl Core {
         let opened = match regular {
             Ok(()) if created.fresh => Ok(()),
             // It was there: opening it checks the caller's permission.
-            Ok(()) => self.announce_and_cut(who, &handle, true, None).await,
+            Ok(()) => self.announce_and_cut(who, &handle, true, Bring::Content).await,
             Err(e) => Err(e),
         };
         Ok((self.keep_or_close(handle, opened).await?, created.fresh))

@@ -7,7 +7,7 @@ use fs_proto::msg::name::{Create, DirPage};
 use fs_proto::{Attr, InodeId};
 
 use super::Client;
-use crate::config::OpenFlags;
+use crate::config::{Bring, OpenFlags};
 use crate::error::Result;
 use crate::file::File;
 
@@ -182,16 +182,9 @@ impl Client {
         self.run(async |core| Ok(core.get_many(who, parent, names).await))
     }
 
-    /// As [`Client::open`], by somebody who has the content of `known_version` already (a page cache): a small file's content does not
-    /// come along then.
-    pub fn open_knowing(
-        &self,
-        who: &Caller,
-        ino: InodeId,
-        flags: OpenFlags,
-        known_version: Option<u64>,
-    ) -> Result<File> {
-        let handle = self.run(async |core| core.open_knowing(who, ino, flags, known_version).await)?;
+    /// As [`Client::open`], with a say in whether a small file's content comes along.
+    pub fn open_bringing(&self, who: &Caller, ino: InodeId, flags: OpenFlags, bring: Bring) -> Result<File> {
+        let handle = self.run(async |core| core.open_bringing(who, ino, flags, bring).await)?;
         Ok(File::new(self.clone(), handle))
     }
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use fs_client::{Caller, Client, Error, File, FileKind, InodeId, OpenFlags, OpenOptions, Status};
+use fs_client::{Bring, Caller, Client, Error, File, FileKind, InodeId, OpenFlags, OpenOptions, Status};
 use fs_proto::Op;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -56,15 +56,19 @@ fn a_small_file_is_two_messages_to_make_and_one_to_read() {
 }
 
 #[test]
-fn who_has_the_content_is_not_sent_it() {
+fn who_wants_no_content_is_not_sent_it() {
     let cluster = start(1);
     let client = cluster.client();
     client.put("/a", b"small", 0o644).unwrap();
     let attr = client.stat("/a").unwrap();
-    let file = client.open_knowing(&WHO, attr.ino, OpenFlags::READ, Some(attr.version)).unwrap();
-    cluster.control.take_seen();
-    assert_eq!(file.read_bytes_at(10, 0).unwrap(), "small");
-    assert_eq!(cluster.control.take_ops(), [Op::ReadInline]);
+    for bring in [Bring::Unless(attr.version), Bring::Nothing] {
+        let file = client.open_bringing(&WHO, attr.ino, OpenFlags::READ, bring).unwrap();
+        cluster.control.take_seen();
+        assert_eq!(file.read_bytes_at(10, 0).unwrap(), "small");
+        assert_eq!(cluster.control.take_ops(), [Op::ReadInline], "{bring:?}");
+        file.close().unwrap();
+        cluster.control.wait_for(Op::Release);
+    }
 }
 
 #[test]
