@@ -301,7 +301,9 @@ impl OpenInode {
     pub fn read_kept(&self, offset: u64, len: usize, ttl: Duration) -> Option<Bytes> {
         let mut state = self.state.lock();
         let content = state.content.as_ref()?;
-        let from = usize::try_from(offset).ok().filter(|from| *from < content.data.len());
+        // Of an empty file the end is what there is to read.
+        let end = content.data.len().max(1);
+        let from = usize::try_from(offset).ok().filter(|from| *from < end);
         let (Some(from), true) = (from, content.at.elapsed() < ttl) else {
             state.content = None;
             return None;
@@ -684,6 +686,9 @@ mod tests {
         assert_eq!(inode.read_kept(0, 2, MINUTE), None, "its end was read");
         open();
         assert_eq!(inode.read_kept(5, 1, MINUTE), None, "what comes after it is asked for");
+        inode.keep(table.content(b"", 3).unwrap());
+        assert_eq!(inode.read_kept(0, 9, MINUTE).unwrap(), "", "it is empty");
+        assert_eq!(inode.read_kept(0, 9, MINUTE), None);
         open();
         assert_eq!(inode.read_kept(0, 1, Duration::ZERO), None);
         open();

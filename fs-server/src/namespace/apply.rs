@@ -13,6 +13,7 @@ use fs_proto::placement::name_hash;
 use fs_proto::record::{EntryRecord, InodeRecord, Mutation, ShardRecord};
 use fs_proto::{FileKind, InodeId, Status, TimeNs};
 
+use super::inline::encoded;
 use super::locks::{LockKey, LockSet, Mode};
 use super::{Namespace, encode_record, keys};
 use crate::error::{OpError, OpResult};
@@ -123,7 +124,7 @@ impl Staging<'_> {
                 (shard.mode, shard.uid, shard.gid, shard.layout) = (*mode, *uid, *gid, *layout);
             }
             Mutation::PutInline { ino, content } => {
-                self.batch.put(keys::inline(*ino), encode_record(content));
+                self.batch.put(keys::inline(*ino), encoded(content));
             }
             Mutation::DelInline { ino } => self.batch.delete(keys::inline(*ino)),
         }

@@ -6,10 +6,10 @@
 //! - A content is not longer than its file; what it lacks is zeros.
 //! - A content whose checksum does not match is an error, never data (`damaged_content_is_an_error`).
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use fs_proto::checksum::crc;
-use fs_proto::record::InlineRecord;
-use fs_proto::{InodeId, Status};
+use fs_proto::record::{InlineRecord, RECORD_VERSION};
+use fs_proto::{InodeId, Status, Wire};
 
 use super::{Namespace, keys};
 use crate::error::{OpError, OpResult};
@@ -17,6 +17,14 @@ use crate::error::{OpError, OpResult};
 /// A content of `data`.
 pub fn content(data: Bytes) -> InlineRecord {
     InlineRecord { crc: crc(&data), data }
+}
+
+/// The stored form: as any record's, without growing on the way.
+pub fn encoded(record: &InlineRecord) -> Bytes {
+    let mut out = BytesMut::with_capacity(16 + record.data.len());
+    out.put_u8(RECORD_VERSION);
+    record.put(&mut out);
+    out.freeze()
 }
 
 /// `record`, if its bytes are those that were written.
@@ -27,21 +35,22 @@ pub fn checked(record: InlineRecord) -> OpResult<InlineRecord> {
     Err(OpError::new(Status::Corrupt, "the stored content of a small file does not match its checksum"))
 }
 
-/// `old` with `data` written at `offset`; the file has `size` bytes before.
+/// `old` with the bytes of `new`, whose checksum was verified, written at `offset`; the file has `size` bytes before.
 pub fn overwritten(
     old: Option<InlineRecord>,
     size: u64,
     offset: usize,
-    data: &Bytes,
+    new: InlineRecord,
 ) -> OpResult<InlineRecord> {
-    if offset == 0 && data.len() as u64 >= size {
-        return Ok(content(data.clone()));
+    if offset == 0 && new.data.len() as u64 >= size {
+        return Ok(new);
     }
+    let data = new.data;
     let old = old.map(checked).transpose()?.map(|record| record.data).unwrap_or_default();
     let end = offset + data.len();
     let mut whole = BytesMut::zeroed(old.len().max(end));
     whole[..old.len()].copy_from_slice(&old);
-    whole[offset..end].copy_from_slice(data);
+    whole[offset..end].copy_from_slice(&data);
     Ok(content(whole.freeze()))
 }
 
@@ -84,7 +93,7 @@ mod tests {
     #[test]
     fn writes_leave_the_rest_and_fill_holes_with_zeros() {
         let write = |old, size, offset, text: &'static str| {
-            overwritten(old, size, offset, &Bytes::from_static(text.as_bytes())).unwrap().data
+            overwritten(old, size, offset, record(text)).unwrap().data
         };
         assert_eq!(write(None, 0, 0, "abc"), "abc");
         assert_eq!(write(None, 0, 2, "abc"), "\0\0abc");
@@ -111,7 +120,7 @@ mod tests {
     fn damaged_content_is_an_error() {
         let damaged = InlineRecord { crc: 1, data: Bytes::from_static(b"abc") };
         let errors = [
-            overwritten(Some(damaged.clone()), 3, 1, &Bytes::from_static(b"x")).unwrap_err(),
+            overwritten(Some(damaged.clone()), 3, 1, record("x")).unwrap_err(),
             cut(damaged.clone(), 1).unwrap_err(),
             whole(Some(damaged), 4).unwrap_err(),
         ];

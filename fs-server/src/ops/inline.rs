@@ -67,7 +67,8 @@ fn take_over(node: &Node, context: &Context, request: &WriteInline, bulk: &Bytes
     let (size, offset) = (inode.attr.size, request.offset as usize);
     let replaces_all = offset == 0 && bulk.len() as u64 >= size;
     let old = if replaces_all { None } else { namespace.inline(request.ino)? };
-    let content = inline::overwritten(old, size, offset, bulk)?;
+    let new = InlineRecord { crc: request.crc, data: bulk.clone() };
+    let content = inline::overwritten(old, size, offset, new)?;
     let end = request.offset + bulk.len() as u64;
     let inode = written(&inode, size.max(end), request.mtime, node.now(), context);
     let attr = inode.attr.clone();

@@ -11,23 +11,22 @@ use std::rc::Rc;
 use bytes::Bytes;
 use fs_proto::msg::small::{MANY_MAX, Put, PutAnswer, PutFile, PutMany, PutManyAnswer, PutOutcome};
 use fs_proto::placement::{entry_partition, name_hash};
-use fs_proto::record::{EntryRecord, InodeRecord, Mutation};
+use fs_proto::record::{EntryRecord, InlineRecord, InodeRecord, Mutation};
 use fs_proto::{FileKind, InodeId, Status, TimeNs};
 
 use super::create::{Birth, born};
 use super::{directory_here, directory_in_section, getattr, inline, lookup, valid_name};
 use crate::error::{OpError, OpResult};
-use crate::namespace::inline::content;
 use crate::namespace::locks::{LockKey, LockSet, Mode};
 use crate::namespace::permission::{SEARCH, WRITE, access_of, require};
 use crate::namespace::{DirView, Namespace};
 use crate::widen;
 use crate::worker::{Context, Worker};
 
-/// One file of a message.
+/// One file of a message; its checksum was verified.
 struct Item {
     name: Bytes,
-    data: Bytes,
+    content: InlineRecord,
     hash: u64,
     /// What the name stood for when the locks were chosen, else the number for the file to be made.
     there: Result<EntryRecord, InodeId>,
@@ -58,7 +57,7 @@ pub async fn put(worker: &Rc<Worker>, context: &Context, request: Put, bulk: &By
     if bulk.len() as u64 > u64::from(limit) {
         return Ok(PutAnswer { outcome: PutOutcome::TooLarge {}, limit });
     }
-    let item = item(worker, parent, name, bulk.clone()).await?;
+    let item = item(worker, parent, name, InlineRecord { crc: request.crc, data: bulk.clone() }).await?;
     let common = Common { parent, mode, exclusive, now: worker.node.now() };
     let mut outcomes = carry_out(worker, context, &common, vec![item]).await?;
     match outcomes.pop() {
@@ -88,7 +87,7 @@ pub async fn put_many(
         let outcome = match inline::check(&data, file.crc) {
             Err(error) => Some(PutOutcome::Failed { status: error.status }),
             Ok(()) if data.len() as u64 > u64::from(limit) => Some(PutOutcome::TooLarge {}),
-            Ok(()) => match item(worker, parent, file.name, data).await {
+            Ok(()) => match item(worker, parent, file.name, InlineRecord { crc: file.crc, data }).await {
                 Ok(item) => {
                     items.push(item);
                     None
@@ -117,7 +116,7 @@ fn parts(files: &[PutFile], bulk: &Bytes) -> OpResult<Vec<Bytes>> {
     Ok(files.iter().map(|file| left.split_to(file.len as usize)).collect())
 }
 
-async fn item(worker: &Rc<Worker>, parent: InodeId, name: Bytes, data: Bytes) -> OpResult<Item> {
+async fn item(worker: &Rc<Worker>, parent: InodeId, name: Bytes, content: InlineRecord) -> OpResult<Item> {
     let node = &worker.node;
     valid_name(&name)?;
     let view = directory_here(node, parent, &name).await?;
@@ -128,7 +127,7 @@ async fn item(worker: &Rc<Worker>, parent: InodeId, name: Bytes, data: Bytes) ->
         let partition = entry_partition(parent, hash, matches!(view, DirView::Wide(_)));
         Err(node.namespace.allocator().inode(partition)?)
     };
-    Ok(Item { name, data, hash, there })
+    Ok(Item { name, content, hash, there })
 }
 
 async fn carry_out(
@@ -168,7 +167,7 @@ async fn carry_out(
         if let PutOutcome::There { ino, attr, .. } = outcome {
             *attr = lookup::attributes_here(worker, *ino).await?;
         } else if matches!(outcome, PutOutcome::Done { .. }) {
-            node.counters.note_written(item.data.len());
+            node.counters.note_written(item.content.data.len());
         }
     }
     Ok(plan.outcomes)
@@ -222,7 +221,7 @@ impl Plan {
             now: common.now,
         };
         let mut inode = born(worker, context, view, birth);
-        inode.attr.size = item.data.len() as u64;
+        inode.attr.size = item.content.data.len() as u64;
         let attr = inode.attr.clone();
         let entry = EntryRecord { ino, kind: FileKind::File };
         self.mutations.push(Mutation::PutEntry { parent, name, entry });
@@ -253,7 +252,8 @@ impl Plan {
         {
             return Ok(PutOutcome::Failed { status: error.status });
         }
-        let mut inode = inline::written(&inode, item.data.len() as u64, common.now, common.now, context);
+        let mut inode =
+            inline::written(&inode, item.content.data.len() as u64, common.now, common.now, context);
         inode.cut_version = inode.attr.version;
         let attr = inode.attr.clone();
         self.set_content(inode, item);
@@ -264,10 +264,10 @@ impl Plan {
         let ino = inode.attr.ino;
         self.last = ino;
         self.mutations.push(Mutation::PutInode { inode });
-        self.mutations.push(if item.data.is_empty() {
+        self.mutations.push(if item.content.data.is_empty() {
             Mutation::DelInline { ino }
         } else {
-            Mutation::PutInline { ino, content: content(item.data.clone()) }
+            Mutation::PutInline { ino, content: item.content.clone() }
         });
     }
 
