@@ -2,7 +2,8 @@
 //!
 //! # Invariants
 //! - An orphan's record stays until all its chunks are gone, so that a crash leaves nothing behind that is not known.
-//! - After a restart orphans wait for one lease: clients that have them open renew within it.
+//! - After a restart orphans wait for one lease, those of before and those of since: clients that have them open renew within it
+//!   (`tests/tests/peers.rs`, `a_file_that_is_unlinked_after_a_restart_stays_while_it_is_open`).
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -29,18 +30,15 @@ pub async fn run(worker: Rc<Worker>) {
     let node = &worker.node;
     let restarted = node.namespace.allocator().is_restart();
     let grace = Instant::now() + Duration::from_millis(u64::from(LEASE_MS));
-    let mut left_over = Vec::new();
     match node.namespace.keys_of_kind(b'o', usize::MAX) {
-        Ok(keys) => left_over = keys.iter().filter_map(|key| keys::split_inode(key)).collect(),
+        Ok(keys) => node.namespace.note_orphans(keys.iter().filter_map(|key| keys::split_inode(key))),
         Err(error) => {
             tracing::error!(message = %error.message, "orphans of before the restart could not be listed");
         }
     }
     loop {
-        if !restarted || Instant::now() >= grace {
-            node.namespace.note_orphans(std::mem::take(&mut left_over));
-        }
-        let orphans = node.namespace.take_orphans(ROUND);
+        let waits = restarted && Instant::now() < grace;
+        let orphans = if waits { Vec::new() } else { node.namespace.take_orphans(ROUND) };
         if orphans.is_empty() {
             tokio::select! {
                 () = tokio::time::sleep(PAUSE) => continue,
