@@ -9,10 +9,11 @@
 //! | [`error`] | what can go wrong, as an errno and in words |
 //! | [`client`] | the blocking interface: by inode number, by path, for operators |
 //! | [`file`] | an open file |
-//! | [`aio`] | the asynchronous core: retries, striping, wide directories, path walks |
+//! | [`aio`] | the asynchronous core: retries, striping, wide directories, path walks, whole small files |
 //! | `lane` | a thread's event loop and connections |
 //! | `router` | which server a request is sent to |
 //! | `open_table` | what this process has open, and what it wrote but did not publish |
+//! | `kept` | contents of small files that came with their opening |
 //! | `cache` | names and attributes remembered for path operations |
 //! | `housekeeper` | the thread that publishes, releases and renews in the background |
 //! | `stripe`, `dir_merge`, `path` | pure parts: ranges to chunks, pages of wide directories, path components |
@@ -36,6 +37,7 @@ mod dir_merge;
 pub mod error;
 pub mod file;
 mod housekeeper;
+mod kept;
 mod lane;
 mod open_table;
 mod path;

@@ -8,8 +8,7 @@
 //!   (`opening_waits_for_a_giving_back`).
 //! - An answer that left its server before a local change of size does not overwrite what is known (`late_answers_are_dropped`).
 //! - A content that came with an opening is read at most once, and not after anything was written or heard that is newer
-//!   (`content_is_read_once_and_not_after_a_write`); all of them together stay within their bytes
-//!   (`contents_stay_within_their_bytes`).
+//!   (`content_is_read_once_and_not_after_a_write`).
 //! - What was written stays pending until a publishing that included it succeeded (`a_failed_publishing_loses_nothing`).
 //!
 //! Locks: the table's, then an inode's; both for a few loads and stores only. Publishing and cutting an inode exclude each other
@@ -17,7 +16,6 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -30,6 +28,7 @@ use tokio::sync::Notify;
 
 use crate::config::OpenFlags;
 use crate::error::{Error, Result};
+use crate::kept::{Content, Contents};
 
 /// Estimated bytes of an open inode, with its servers to sync.
 const INODE_BYTES: usize = 640;
@@ -131,21 +130,6 @@ pub(crate) struct Pending {
 impl Pending {
     pub fn is_dirty(&self) -> bool {
         self.mtime.is_some()
-    }
-}
-
-/// A small file's content, counted against the bytes that all of them may have.
-#[derive(Debug)]
-pub(crate) struct Content {
-    data: Bytes,
-    version: u64,
-    at: Instant,
-    held: Arc<AtomicUsize>,
-}
-
-impl Drop for Content {
-    fn drop(&mut self) {
-        self.held.fetch_sub(self.data.len(), Ordering::Relaxed);
     }
 }
 
@@ -300,20 +284,11 @@ impl OpenInode {
     /// What begins beyond it has to be asked for.
     pub fn read_kept(&self, offset: u64, len: usize, ttl: Duration) -> Option<Bytes> {
         let mut state = self.state.lock();
-        let content = state.content.as_ref()?;
-        // Of an empty file the end is what there is to read.
-        let end = content.data.len().max(1);
-        let from = usize::try_from(offset).ok().filter(|from| *from < end);
-        let (Some(from), true) = (from, content.at.elapsed() < ttl) else {
-            state.content = None;
-            return None;
-        };
-        let to = from.saturating_add(len).min(content.data.len());
-        let part = content.data.slice(from..to);
-        if to == content.data.len() {
+        let (part, more) = state.content.as_ref()?.read(offset, len, ttl);
+        if !more {
             state.content = None;
         }
-        Some(part)
+        part
     }
 
     /// Bytes are about to be written beside the inode: what is kept is old.
@@ -461,9 +436,8 @@ pub(crate) struct OpenTable {
     idle: Mutex<Vec<Arc<OpenInode>>>,
     /// Dropped where nobody could wait for the closing.
     deferred: Mutex<Vec<Handle>>,
-    /// Bytes of contents that came with openings, and how many there may be.
-    kept: Arc<AtomicUsize>,
-    keep_limit: usize,
+    /// Contents that came with openings.
+    pub contents: Contents,
 }
 
 impl OpenTable {
@@ -474,8 +448,7 @@ impl OpenTable {
             inodes: Mutex::default(),
             idle: Mutex::default(),
             deferred: Mutex::default(),
-            kept: Arc::default(),
-            keep_limit: bytes / KEPT_SHARE,
+            contents: Contents::new(bytes / KEPT_SHARE),
         }
     }
 
@@ -504,15 +477,6 @@ impl OpenTable {
         let (inode, first) = (Arc::new(OpenInode::new(ino)), inodes.is_empty());
         inodes.insert(ino, inode.clone());
         Ok((inode, first))
-    }
-
-    /// A copy of a content that came with an opening, to be kept with its inode: a slice would hold the message's buffer. None if
-    /// there are too many.
-    pub fn content(&self, data: &[u8], version: u64) -> Option<Content> {
-        let before = self.kept.fetch_add(data.len(), Ordering::Relaxed);
-        let (data, held) = (Bytes::copy_from_slice(data), Arc::clone(&self.kept));
-        let content = Content { data, version, at: Instant::now(), held };
-        (before + content.data.len() <= self.keep_limit).then_some(content)
     }
 
     pub fn get(&self, ino: InodeId) -> Option<Arc<OpenInode>> {
@@ -678,7 +642,7 @@ mod tests {
         let inode = table.join(InodeId(7), true).await.unwrap().inode;
         let open = || {
             inode.announced(false, &small(5, 3), false);
-            inode.keep(table.content(b"hello", 3).unwrap());
+            inode.keep(table.contents.copy(b"hello", 3).unwrap());
         };
         open();
         assert_eq!(inode.read_kept(0, 2, MINUTE).unwrap(), "he");
@@ -686,7 +650,7 @@ mod tests {
         assert_eq!(inode.read_kept(0, 2, MINUTE), None, "its end was read");
         open();
         assert_eq!(inode.read_kept(5, 1, MINUTE), None, "what comes after it is asked for");
-        inode.keep(table.content(b"", 3).unwrap());
+        inode.keep(table.contents.copy(b"", 3).unwrap());
         assert_eq!(inode.read_kept(0, 9, MINUTE).unwrap(), "", "it is empty");
         assert_eq!(inode.read_kept(0, 9, MINUTE), None);
         open();
@@ -697,18 +661,8 @@ mod tests {
         open();
         inode.learn(small(6, 9), inode.stamp());
         assert_eq!(inode.read_kept(0, 1, MINUTE), None, "a newer version was heard of");
-        inode.keep(table.content(b"hello", 3).unwrap());
+        inode.keep(table.contents.copy(b"hello", 3).unwrap());
         assert_eq!(inode.read_kept(0, 1, MINUTE), None, "it is older than what is known");
-    }
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn contents_stay_within_their_bytes() {
-        let table = OpenTable::new(KEPT_SHARE * 10);
-        let first = table.content(b"12345678", 1);
-        assert!(first.is_some() && table.content(b"123", 1).is_none());
-        drop(first);
-        assert!(table.content(b"123", 1).is_some());
-        assert_eq!(table.kept.load(Ordering::Relaxed), 0);
     }
 
     #[tokio::test(flavor = "current_thread")]
