@@ -94,6 +94,17 @@ impl OpenFlags {
     }
 }
 
+/// Whether the content of a small file comes with its opening for reading, to be read once within [`ClientConfig::attr_ttl`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bring {
+    /// Yes: opening and reading are one message.
+    Content,
+    /// Unless it is of this version ([`fs_proto::Attr::version`]), which is at hand already.
+    Unless(u64),
+    /// No: every read shall ask.
+    Nothing,
+}
+
 /// How [`crate::Client::open_path`] opens, as in the standard library: `read`, `write`, `create` and so on, all off at first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools)] // Independent switches, as in open(2).

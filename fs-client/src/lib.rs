@@ -9,10 +9,11 @@
 //! | [`error`] | what can go wrong, as an errno and in words |
 //! | [`client`] | the blocking interface: by inode number, by path, for operators |
 //! | [`file`] | an open file |
-//! | [`aio`] | the asynchronous core: retries, striping, wide directories, path walks |
+//! | [`aio`] | the asynchronous core: retries, striping, wide directories, path walks, whole small files |
 //! | `lane` | a thread's event loop and connections |
 //! | `router` | which server a request is sent to |
 //! | `open_table` | what this process has open, and what it wrote but did not publish |
+//! | `kept` | contents of small files that came with their opening |
 //! | `cache` | names and attributes remembered for path operations |
 //! | `housekeeper` | the thread that publishes, releases and renews in the background |
 //! | `stripe`, `dir_merge`, `path` | pure parts: ranges to chunks, pages of wide directories, path components |
@@ -21,6 +22,7 @@
 //! - A mutation keeps its (client, sequence) however often it is sent (`tests/fake/retry.rs`).
 //! - What `write_at` returned for lies at the servers; its size is published at flush, sync and close, and meanwhile the
 //!   file's home can ask for it.
+//! - A small file's content that came with its opening is trusted as long as attributes are ([`ClientConfig::attr_ttl`]), and read once.
 //! - Memory for buffers, caches and open files is bounded by [`ClientConfig::memory_bytes`].
 //!
 //! Deliberately absent: a cache of file data (the kernel has one above a mount, and servers one below), and locks between
@@ -35,6 +37,7 @@ mod dir_merge;
 pub mod error;
 pub mod file;
 mod housekeeper;
+mod kept;
 mod lane;
 mod open_table;
 mod path;
@@ -44,7 +47,7 @@ mod stripe;
 mod window;
 
 pub use client::{Client, ReadDir};
-pub use config::{ClientConfig, OpenFlags, OpenOptions, Route};
+pub use config::{Bring, ClientConfig, OpenFlags, OpenOptions, Route};
 pub use error::{Error, Result};
 pub use file::File;
 

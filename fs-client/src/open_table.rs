@@ -7,6 +7,8 @@
 //! - While a giving back is under way nobody opens the inode here: the home never sees the two in the wrong order
 //!   (`opening_waits_for_a_giving_back`).
 //! - An answer that left its server before a local change of size does not overwrite what is known (`late_answers_are_dropped`).
+//! - A content that came with an opening is read at most once, and not after anything was written or heard that is newer
+//!   (`content_is_read_once_and_not_after_a_write`).
 //! - What was written stays pending until a publishing that included it succeeded (`a_failed_publishing_loses_nothing`).
 //!
 //! Locks: the table's, then an inode's; both for a few loads and stores only. Publishing and cutting an inode exclude each other
@@ -16,6 +18,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use fs_proto::msg::Caller;
 use fs_proto::msg::inode::OpenInode as OpenRecord;
 use fs_proto::msg::name::OpenMode;
@@ -25,6 +28,7 @@ use tokio::sync::Notify;
 
 use crate::config::OpenFlags;
 use crate::error::{Error, Result};
+use crate::kept::{Content, Contents};
 
 /// Estimated bytes of an open inode, with its servers to sync.
 const INODE_BYTES: usize = 640;
@@ -32,6 +36,9 @@ const INODE_BYTES: usize = 640;
 /// One `Renew` message holds all that is open at a server, so this many must fit into it.
 const INODES_MAX: usize = 256 << 10;
 const _: () = assert!(INODES_MAX * 12 + (64 << 10) < fs_proto::META_MAX as usize);
+
+/// Part of the table's bytes that contents which came with openings may take beside it.
+const KEPT_SHARE: usize = 4;
 
 /// Inodes to give back that are worth a message before their time.
 const BATCH: usize = 64;
@@ -63,7 +70,7 @@ impl Handle {
 
     /// Attributes as last heard, what was written here included.
     pub fn known_attr(&self) -> Attr {
-        self.inode.state.lock().merged()
+        self.inode.known_attr()
     }
 }
 
@@ -96,6 +103,8 @@ struct State {
     unsynced: BTreeSet<ServerId>,
     /// `unsynced` is all there is: the file was made or wholly synced here.
     tracked: bool,
+    /// A small file's content that came with the opening and was not read yet.
+    content: Option<Content>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -138,6 +147,9 @@ pub(crate) enum Left {
 impl State {
     /// Takes what the home answered. The version counts for later writes only: not for those that it may not know of yet.
     fn hear(&mut self, attr: &Attr) {
+        if self.content.as_ref().is_some_and(|content| content.version != attr.version) {
+            self.content = None;
+        }
         self.known = attr.clone();
         self.known_at = Some(Instant::now());
         if !self.pending.is_dirty() {
@@ -176,6 +188,7 @@ fn nothing_known(ino: InodeId) -> Attr {
         btime: 0,
         layout: Layout::default(),
         wide: false,
+        inline: false,
         version: 0,
         parent: InodeId::default(),
     }
@@ -194,6 +207,7 @@ impl OpenInode {
             pending: Pending::default(),
             unsynced: BTreeSet::new(),
             tracked: false,
+            content: None,
         };
         OpenInode {
             ino,
@@ -215,6 +229,7 @@ impl OpenInode {
         let wanted = if writes { Announced::Writing } else { Announced::Reading };
         // A later opening asks for attributes at its first use, as close-to-open wants.
         state.known_at = None;
+        state.content = None;
         Some(first || state.announced < wanted)
     }
 
@@ -240,6 +255,57 @@ impl OpenInode {
         }
         state.merge(&mut attr);
         attr
+    }
+
+    /// See [`Handle::known_attr`].
+    pub fn known_attr(&self) -> Attr {
+        self.state.lock().merged()
+    }
+
+    /// Whether anything was heard since the last opening.
+    pub fn is_heard_of(&self) -> bool {
+        self.state.lock().known_at.is_some()
+    }
+
+    /// Whether the content is believed to lie with the inode.
+    pub fn is_inline(&self) -> bool {
+        self.state.lock().known.inline
+    }
+
+    /// The whole content came with the opening, of the version that was heard with it.
+    pub fn keep(&self, content: Content) {
+        let mut state = self.state.lock();
+        if state.known.inline && state.known.version == content.version {
+            state.content = Some(content);
+        }
+    }
+
+    /// Up to `len` bytes from `offset` of what came with the opening, if it is younger than `ttl`; gone when the end was read.
+    /// What begins beyond it has to be asked for.
+    pub fn read_kept(&self, offset: u64, len: usize, ttl: Duration) -> Option<Bytes> {
+        let mut state = self.state.lock();
+        let (part, more) = state.content.as_ref()?.read(offset, len, ttl);
+        if !more {
+            state.content = None;
+        }
+        part
+    }
+
+    /// Bytes are about to be written beside the inode: what is kept is old.
+    pub fn forget_kept(&self) {
+        self.state.lock().content = None;
+    }
+
+    /// Bytes were written beside the inode, published with it, and the home answered `attr`; or it said that they go to chunks.
+    pub fn wrote_inline(&self, attr: &Attr) {
+        let mut state = self.state.lock();
+        state.stamp += 1;
+        state.content = None;
+        // Answers of writes at the same time may come in another order than the home took them.
+        if attr.version >= state.known.version {
+            state.hear(attr);
+        }
+        state.known.inline &= attr.inline;
     }
 
     pub fn layout(&self) -> Layout {
@@ -370,6 +436,8 @@ pub(crate) struct OpenTable {
     idle: Mutex<Vec<Arc<OpenInode>>>,
     /// Dropped where nobody could wait for the closing.
     deferred: Mutex<Vec<Handle>>,
+    /// Contents that came with openings.
+    pub contents: Contents,
 }
 
 impl OpenTable {
@@ -380,6 +448,7 @@ impl OpenTable {
             inodes: Mutex::default(),
             idle: Mutex::default(),
             deferred: Mutex::default(),
+            contents: Contents::new(bytes / KEPT_SHARE),
         }
     }
 
@@ -560,6 +629,53 @@ mod tests {
         inode.published(&inode.pending(), &attr(80));
         assert!(!inode.pending().is_dirty());
         assert_eq!(inode.take_unsynced(), Some([ServerId(1), ServerId(2)].into()));
+    }
+
+    fn small(size: u64, version: u64) -> Attr {
+        Attr { inline: true, version, ..attr(size) }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn content_is_read_once_and_not_after_a_write() {
+        const MINUTE: Duration = Duration::from_secs(60);
+        let table = OpenTable::new(1 << 20);
+        let inode = table.join(InodeId(7), true).await.unwrap().inode;
+        let open = || {
+            inode.announced(false, &small(5, 3), false);
+            inode.keep(table.contents.copy(b"hello", 3).unwrap());
+        };
+        open();
+        assert_eq!(inode.read_kept(0, 2, MINUTE).unwrap(), "he");
+        assert_eq!(inode.read_kept(1, 99, MINUTE).unwrap(), "ello");
+        assert_eq!(inode.read_kept(0, 2, MINUTE), None, "its end was read");
+        open();
+        assert_eq!(inode.read_kept(5, 1, MINUTE), None, "what comes after it is asked for");
+        inode.keep(table.contents.copy(b"", 3).unwrap());
+        assert_eq!(inode.read_kept(0, 9, MINUTE).unwrap(), "", "it is empty");
+        assert_eq!(inode.read_kept(0, 9, MINUTE), None);
+        open();
+        assert_eq!(inode.read_kept(0, 1, Duration::ZERO), None);
+        open();
+        inode.wrote_inline(&small(5, 4));
+        assert_eq!(inode.read_kept(0, 1, MINUTE), None);
+        open();
+        inode.learn(small(6, 9), inode.stamp());
+        assert_eq!(inode.read_kept(0, 1, MINUTE), None, "a newer version was heard of");
+        inode.keep(table.contents.copy(b"hello", 3).unwrap());
+        assert_eq!(inode.read_kept(0, 1, MINUTE), None, "it is older than what is known");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn answers_of_writes_may_come_in_any_order() {
+        let table = OpenTable::new(1 << 20);
+        let inode = table.join(InodeId(7), true).await.unwrap().inode;
+        inode.announced(true, &small(0, 1), true);
+        inode.wrote_inline(&small(9, 3));
+        inode.wrote_inline(&small(5, 2));
+        assert_eq!(inode.size(Duration::from_secs(9)), (9, true));
+        inode.wrote_inline(&Attr { inline: false, ..small(9, 2) });
+        assert!(!inode.is_inline(), "what has left its inode does not come back");
+        assert!(!inode.pending().is_dirty());
     }
 
     #[tokio::test(flavor = "current_thread")]

@@ -8,13 +8,13 @@
 //! Locks are held for a look-up or an insertion, never across an await.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use fs_net::{Address, ClusterFile, Identity, NetCounters, NetEnv};
 use fs_proto::msg::inode::Space;
 use fs_proto::msg::session::Role;
-use fs_proto::{ClientId, InodeId, ServerId};
+use fs_proto::{ClientId, INLINE_MAX, InodeId, ServerId};
 use parking_lot::{Mutex, RwLock};
 use quick_cache::sync::Cache;
 
@@ -56,6 +56,8 @@ pub(crate) struct Shared {
     pub buffer_bytes: usize,
     /// Tells clients of one process apart, for thread-local lanes.
     pub serial: u64,
+    /// Largest file that servers keep with its inode, as last heard from one.
+    inline_limit: AtomicU32,
     wide: Cache<InodeId, ()>,
     view: RwLock<Arc<View>>,
     refreshed: Mutex<Instant>,
@@ -104,6 +106,7 @@ impl Shared {
             keeper: Keeper::default(),
             buffer_bytes,
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
+            inline_limit: AtomicU32::new(INLINE_MAX),
             wide: Cache::new(WIDE_REMEMBERED),
             view: RwLock::new(Arc::new(view)),
             refreshed: Mutex::new(Instant::now()),
@@ -204,6 +207,16 @@ impl Shared {
         } else {
             View::new(&cluster, self.config.route)
         }
+    }
+
+    /// Bytes up to which a file is worth being sent to its inode's home.
+    pub fn inline_limit(&self) -> u64 {
+        u64::from(self.inline_limit.load(Ordering::Relaxed))
+    }
+
+    /// A server told its limit.
+    pub fn note_inline_limit(&self, bytes: u32) {
+        self.inline_limit.store(bytes.min(INLINE_MAX), Ordering::Relaxed);
     }
 
     pub fn is_wide(&self, dir: InodeId) -> bool {

@@ -62,7 +62,12 @@ pub struct ServerConfig {
     pub flush_delay_ms: u64,
     /// Entries above which a directory becomes wide.
     pub wide_threshold: u64,
+    /// Largest file in bytes that lies with its inode, at most [`fs_proto::INLINE_MAX`]; 0: none.
+    pub inline_bytes: u32,
 }
+
+/// What `inline_bytes` is unless said otherwise: measured, see `docs/decisions/0009-inline-small-files.md`.
+pub const INLINE_DEFAULT: u32 = 16 << 10;
 
 impl ServerConfig {
     /// A server with defaults for everything but its identity and place.
@@ -84,6 +89,7 @@ impl ServerConfig {
             tier: None,
             flush_delay_ms: 200,
             wide_threshold: 10_000,
+            inline_bytes: INLINE_DEFAULT,
         }
     }
 

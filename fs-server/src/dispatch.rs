@@ -27,14 +27,14 @@ fn decode<T: Wire>(mut body: Reader) -> OpResult<T> {
 
 /// Carries out the request in `frame`.
 pub async fn run(worker: &Rc<Worker>, frame: Frame) -> OpResult<Answer> {
-    let mut body = Reader::new(frame.meta);
+    let mut body = Reader::new(frame.meta.clone());
     let caller = Caller::get(&mut body)?;
     let context = Context { caller, header: frame.header };
     let header = &context.header;
     let _execution = if header.op.is_mutation() && header.client.0 != 0 {
         let execution = worker.node.begin_execution(header.client, header.sequence)?;
         if header.flags.has(Flags::RETRY)
-            && let Some(answer) = answer_again(worker, &context).await?
+            && let Some(answer) = answer_again(worker, &context, &frame.meta).await?
         {
             return Ok(answer);
         }
@@ -45,7 +45,7 @@ pub async fn run(worker: &Rc<Worker>, frame: Frame) -> OpResult<Answer> {
     let outcome = carry_out(worker, &context, body, frame.bulk).await;
     if outcome.is_err()
         && header.flags.has(Flags::RETRY)
-        && let Ok(Some(answer)) = answer_again(worker, &context).await
+        && let Ok(Some(answer)) = answer_again(worker, &context, &frame.meta).await
     {
         // The first sending was still being decided when this one began, and found its own result in the way.
         return Ok(answer);
@@ -57,8 +57,20 @@ async fn carry_out(worker: &Rc<Worker>, context: &Context, body: Reader, bulk: B
     match context.header.op {
         Op::WriteChunk => ops::chunk::write(worker, decode(body)?, bulk).await.map(|()| empty()),
         Op::ReadChunk => ops::chunk::read(worker, decode(body)?).await,
+        Op::Put => without_data(ops::put::put(worker, context, decode(body)?, &bulk).await?),
+        Op::PutMany => without_data(ops::put::put_many(worker, context, decode(body)?, &bulk).await?),
+        Op::Get => ops::get::get(worker, context, decode(body)?).await,
+        Op::GetMany => ops::get::get_many(worker, context, decode(body)?).await,
+        Op::WriteInline => without_data(ops::inline::write(worker, context, decode(body)?, &bulk).await?),
+        Op::ReadInline => ops::inline::read(worker, context, decode(body)?).await,
+        Op::OpenRead => ops::open::open_read(worker, context, decode(body)?).await,
         _ => run_plain(worker, context, body).await.map(|meta| (meta, Bytes::new())),
     }
+}
+
+#[allow(clippy::unnecessary_wraps)] // The form of all operations.
+fn without_data(reply: impl Wire) -> OpResult<Answer> {
+    Ok((reply.to_bytes(), Bytes::new()))
 }
 
 fn empty() -> Answer {
@@ -95,6 +107,7 @@ async fn run_plain(worker: &Rc<Worker>, context: &Context, body: Reader) -> OpRe
         Open => ops::open::open,
         Release => ops::open::release,
         Renew => ops::open::renew,
+        Spill => ops::spill::spill,
         Publish => ops::publish::publish,
         PollSize => ops::publish::poll_size,
         TruncateChunks => ops::chunk::truncate,
@@ -124,23 +137,27 @@ async fn run_plain(worker: &Rc<Worker>, context: &Context, body: Reader) -> OpRe
 }
 
 /// The answer to a mutation that was executed before and whose reply was lost, or None if it was not.
-async fn answer_again(worker: &Rc<Worker>, context: &Context) -> OpResult<Option<Answer>> {
+async fn answer_again(worker: &Rc<Worker>, context: &Context, meta: &Bytes) -> OpResult<Option<Answer>> {
     let header = &context.header;
     let (lane, count) = ((header.sequence >> 48) as u16, header.sequence & ((1 << 48) - 1));
     let Some(done) = worker.node.namespace.remembered(header.client, lane)? else { return Ok(None) };
     if done.count != count || done.op != header.op {
         return Ok(None);
     }
-    let meta = remembered_reply(worker, &done).await?;
+    let mut body = Reader::new(meta.clone());
+    Caller::get(&mut body)?;
+    let meta = remembered_reply(worker, &done, body).await?;
     Ok(Some((meta, Bytes::new())))
 }
 
-async fn remembered_reply(worker: &Rc<Worker>, done: &RequestResult) -> OpResult<Bytes> {
+async fn remembered_reply(worker: &Rc<Worker>, done: &RequestResult, body: Reader) -> OpResult<Bytes> {
     Ok(match done.op {
         Op::Create => {
             let attr = ops::getattr::attributes(worker, done.ino).await?;
             Created { ino: done.ino, kind: attr.kind, attr: Some(attr), fresh: true }.to_bytes()
         }
+        Op::Put => ops::put::put_before(worker, done.ino).await?.to_bytes(),
+        Op::PutMany => ops::put::put_many_before(worker, decode(body)?).await?.to_bytes(),
         Op::Mkdir | Op::Link => ops::getattr::attributes(worker, done.ino).await?.to_bytes(),
         _ => Bytes::new(),
     })

@@ -20,6 +20,7 @@ mod opens;
 mod ops;
 mod reaper;
 mod sizes;
+mod space;
 mod start;
 pub mod store;
 mod sync;

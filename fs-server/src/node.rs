@@ -20,6 +20,7 @@ use crate::metrics::OpCounters;
 use crate::namespace::Namespace;
 use crate::opens::OpenTable;
 use crate::sizes::PendingSizes;
+use crate::space::Space;
 use crate::store::{Devices, IoMode};
 use crate::sync::GroupSync;
 use crate::transaction::Transactions;
@@ -52,6 +53,8 @@ pub struct Node {
     pub started: Instant,
     /// Shared syncs of the device.
     pub group_sync: GroupSync,
+    /// Room for contents of small files.
+    pub space: Space,
     cluster: OnceLock<(ClusterFile, PartitionMap)>,
     executing: Mutex<HashMap<(ClientId, u16), u64>>,
     stop: watch::Sender<bool>,
@@ -89,6 +92,7 @@ impl Node {
             epoch: Arc::new(AtomicU64::new(0)),
             started: Instant::now(),
             group_sync: GroupSync::default(),
+            space: Space::default(),
             cluster: OnceLock::new(),
             executing: Mutex::default(),
             stop: watch::Sender::new(false),

@@ -2,7 +2,8 @@
 //!
 //! # Invariants
 //! - An orphan's record stays until all its chunks are gone, so that a crash leaves nothing behind that is not known.
-//! - After a restart orphans wait for one lease: clients that have them open renew within it.
+//! - After a restart orphans wait for one lease, those of before and those of since: clients that have them open renew within it
+//!   (`tests/tests/peers.rs`, `a_file_that_is_unlinked_after_a_restart_stays_while_it_is_open`).
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -17,6 +18,7 @@ use crate::error::OpResult;
 use crate::namespace::keys;
 use crate::namespace::locks::{LockKey, LockSet, Mode};
 use crate::ops::setattr::holders;
+use crate::ops::spill;
 use crate::worker::Worker;
 
 /// Orphans of one round: one message a server removes the chunks of all of them.
@@ -28,18 +30,15 @@ pub async fn run(worker: Rc<Worker>) {
     let node = &worker.node;
     let restarted = node.namespace.allocator().is_restart();
     let grace = Instant::now() + Duration::from_millis(u64::from(LEASE_MS));
-    let mut left_over = Vec::new();
     match node.namespace.keys_of_kind(b'o', usize::MAX) {
-        Ok(keys) => left_over = keys.iter().filter_map(|key| keys::split_inode(key)).collect(),
+        Ok(keys) => node.namespace.note_orphans(keys.iter().filter_map(|key| keys::split_inode(key))),
         Err(error) => {
             tracing::error!(message = %error.message, "orphans of before the restart could not be listed");
         }
     }
     loop {
-        if !restarted || Instant::now() >= grace {
-            node.namespace.note_orphans(std::mem::take(&mut left_over));
-        }
-        let orphans = node.namespace.take_orphans(ROUND);
+        let waits = restarted && Instant::now() < grace;
+        let orphans = if waits { Vec::new() } else { node.namespace.take_orphans(ROUND) };
         if orphans.is_empty() {
             tokio::select! {
                 () = tokio::time::sleep(PAUSE) => continue,
@@ -71,7 +70,7 @@ async fn reap(worker: &Rc<Worker>, orphans: &[InodeId]) -> OpResult<()> {
         if inode.attr.nlink > 0 {
             continue;
         }
-        for server in chunk_holders(worker, &inode.attr) {
+        for server in chunk_holders(worker, &inode.attr)? {
             chunks.entry(server).or_default().push(*ino);
         }
         gone.push(*ino);
@@ -87,10 +86,14 @@ async fn reap(worker: &Rc<Worker>, orphans: &[InodeId]) -> OpResult<()> {
     Ok(())
 }
 
-fn chunk_holders(worker: &Rc<Worker>, attr: &Attr) -> Vec<ServerId> {
-    if attr.kind != FileKind::File || attr.size == 0 {
-        return Vec::new();
+fn chunk_holders(worker: &Rc<Worker>, attr: &Attr) -> OpResult<Vec<ServerId>> {
+    let chunks = if attr.inline {
+        u64::from(spill::has_begun(worker, attr.ino)?)
+    } else {
+        attr.size.div_ceil(attr.layout.chunk_bytes())
+    };
+    if attr.kind != FileKind::File || chunks == 0 {
+        return Ok(Vec::new());
     }
-    let chunks = attr.size.div_ceil(attr.layout.chunk_bytes());
-    holders(&worker.node, attr, ChunkIndex(0), ChunkIndex(chunks))
+    Ok(holders(&worker.node, attr, ChunkIndex(0), ChunkIndex(chunks)))
 }

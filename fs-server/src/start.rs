@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fs_net::{Acceptor, Address, BufferPool, ClusterFile, NetError};
-use fs_proto::InodeId;
+use fs_proto::{INLINE_MAX, InodeId};
 
 use crate::config::ServerConfig;
 use crate::error::{OpError, ServerError};
@@ -61,6 +61,11 @@ pub fn bind_with(config: ServerConfig, flusher: Flusher) -> Result<BoundServer, 
         return Err(ServerError::Config(format!(
             "a server needs at least {} MiB of memory",
             MEMORY_MIN >> 20
+        )));
+    }
+    if config.inline_bytes > INLINE_MAX {
+        return Err(ServerError::Config(format!(
+            "files of at most {INLINE_MAX} bytes can lie with their inodes (--inline)"
         )));
     }
     config.stores.iter().try_for_each(|store| identity::claim(&config, store))?;
@@ -154,18 +159,21 @@ impl BoundServer {
         }
         tracing::info!(server = node.id().0, tcp = %self.addresses.tcp, "serving");
         let outcome = threads::run(&node, self.acceptors, self.metrics);
-        finish(&node, &self.addresses);
+        finish(node, &self.addresses);
         outcome
     }
 }
 
 /// The last things: what is promised to be there after a clean end is on the device.
-fn finish(node: &Node, addresses: &BoundAddresses) {
+fn finish(node: Arc<Node>, addresses: &BoundAddresses) {
     // A socket file that is gone already is as good.
     let _ = std::fs::remove_file(&addresses.unix);
     if node.is_discarded() {
-        for dir in node.store_dirs() {
-            if let Err(error) = std::fs::remove_dir_all(dir) {
+        let dirs = node.store_dirs().to_vec();
+        // Closed first: the namespace store's own files are removed by it, and missed with a warning.
+        drop(node);
+        for dir in dirs {
+            if let Err(error) = std::fs::remove_dir_all(&dir) {
                 tracing::error!(dir = %dir.display(), %error, "the store could not be deleted; delete it by hand");
             }
         }

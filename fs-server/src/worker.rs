@@ -81,7 +81,7 @@ impl Worker {
     /// Asks another server (or this one) on the cluster's own behalf.
     pub async fn ask<R: Request>(self: &Rc<Self>, to: ServerId, request: &R) -> OpResult<R::Reply> {
         let header = Header::request_to_server(R::OP, to);
-        self.ask_as(header, to, &Caller::ROOT, request).await
+        self.ask_as(header, to, request, Bytes::new()).await.map(|(reply, _)| reply)
     }
 
     /// Asks the owner of a partition on the cluster's own behalf.
@@ -90,39 +90,49 @@ impl Worker {
         partition: Partition,
         request: &R,
     ) -> OpResult<R::Reply> {
+        self.exchange(partition, request, Bytes::new()).await.map(|(reply, _)| reply)
+    }
+
+    /// As [`Worker::ask_owner`], with data to send and to receive.
+    pub async fn exchange<R: Request>(
+        self: &Rc<Self>,
+        partition: Partition,
+        request: &R,
+        bulk: Bytes,
+    ) -> OpResult<(R::Reply, Bytes)> {
         let header = Header::request(R::OP, partition);
-        self.ask_as(header, self.node.owner(partition), &Caller::ROOT, request).await
+        self.ask_as(header, self.node.owner(partition), request, bulk).await
     }
 
     async fn ask_as<R: Request>(
         self: &Rc<Self>,
         mut header: Header,
         to: ServerId,
-        caller: &Caller,
         request: &R,
-    ) -> OpResult<R::Reply> {
+        bulk: Bytes,
+    ) -> OpResult<(R::Reply, Bytes)> {
         self.sequence.set(self.sequence.get() + 1);
         header.sequence = self.sequence.get();
         header.epoch = self.node.map().epoch();
         header.hops = 1;
         header.deadline_ms = ASK_MS;
         let mut meta = BytesMut::with_capacity(128);
-        caller.put(&mut meta);
+        Caller::ROOT.put(&mut meta);
         request.put(&mut meta);
         let meta = meta.freeze();
-        let (status, meta) = if to == self.node.id() {
-            header.meta_bytes = meta.len() as u32;
-            let frame = Frame { header, meta, bulk: Bytes::new() };
+        let (status, meta, bulk) = if to == self.node.id() {
+            (header.meta_bytes, header.bulk_bytes) = (meta.len() as u32, bulk.len() as u32);
+            let frame = Frame { header, meta, bulk };
             // Boxed, because an operation may ask its own server again.
             let execution: Pin<Box<dyn Future<Output = Reply>>> = Box::pin(Rc::clone(self).execute(frame));
             let reply = execution.await;
-            (reply.header.status, reply.meta)
+            (reply.header.status, reply.meta, reply.bulk)
         } else {
-            let reply = self.peers.call(to, header, meta, Bytes::new()).await?;
-            (reply.header.status, reply.meta)
+            let reply = self.peers.call(to, header, meta, bulk).await?;
+            (reply.header.status, reply.meta, reply.bulk)
         };
         if status == Status::Ok {
-            return Ok(R::Reply::from_bytes(meta)?);
+            return Ok((R::Reply::from_bytes(meta)?, bulk));
         }
         Err(OpError::because(status, String::from_bytes(meta).unwrap_or_default()))
     }

@@ -20,6 +20,7 @@ fn attr(kind: FileKind, mode: u32, size: u64) -> Attr {
         btime: 0,
         layout: Layout { placement: Placement::Striped, chunk_log2: 20 },
         wide: false,
+        inline: false,
         version: 7,
         parent: InodeId::ROOT,
     }

@@ -38,6 +38,7 @@ impl Default for ClusterOptions {
 pub struct Cluster {
     dir: TempDir,
     options: ClusterOptions,
+    edit: fn(&mut ServerConfig),
     file: ClusterFile,
     threads: Vec<Option<JoinHandle<Result<(), ServerError>>>>,
 }
@@ -52,6 +53,11 @@ impl Cluster {
 
     /// Starts a cluster.
     pub fn with(options: ClusterOptions) -> Self {
+        Cluster::configured(options, |_| ())
+    }
+
+    /// Starts a cluster whose servers are configured by `edit`, besides.
+    pub fn configured(options: ClusterOptions, edit: fn(&mut ServerConfig)) -> Self {
         let dir = TempDir::with_prefix("hayate-test-").expect("a temporary directory");
         let job = format!("test-{}-{}", std::process::id(), JOBS.fetch_add(1, Ordering::Relaxed));
         let tier = options.tier.then(|| dir.path().join("tier"));
@@ -67,7 +73,7 @@ impl Cluster {
             members: Vec::new(),
             events: Vec::new(),
         };
-        let mut cluster = Cluster { dir, options, file, threads: Vec::new() };
+        let mut cluster = Cluster { dir, options, edit, file, threads: Vec::new() };
         let bound: Vec<_> = (0..cluster.options.servers)
             .map(|id| fs_server::bind(cluster.config(id)).expect("a server binds"))
             .collect();
@@ -113,6 +119,7 @@ impl Cluster {
         if let Some(member) = self.file.member(ServerId(id)) {
             config.listen_tcp.clone_from(&member.tcp);
         }
+        (self.edit)(&mut config);
         config
     }
 
@@ -149,6 +156,11 @@ impl Cluster {
         let server = fs_server::bind(self.config(id)).expect("a server binds again");
         let file = self.file.clone();
         self.threads[id as usize] = Some(std::thread::spawn(move || server.serve(file)));
+    }
+
+    /// What servers that start from now on are configured by.
+    pub fn configure(&mut self, edit: fn(&mut ServerConfig)) {
+        self.edit = edit;
     }
 
     /// Ends server `id`.

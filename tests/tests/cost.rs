@@ -252,12 +252,90 @@ fn listing(meter: &Meter, dir: InodeId) {
     });
 }
 
+/// Files whose content lies with their inode.
+fn small_files(meter: &Meter, dir: InodeId) {
+    let client = &meter.client;
+    let make = |i| {
+        client.create_open(&ROOT, dir, &name("s", i), 0o644, OpenFlags::READ_WRITE, true).expect("create").0
+    };
+    let mut files: Vec<Option<File>> = (0..TIMES).map(|i| Some(make(i))).collect();
+    let content = vec![7; SMALL];
+    meter.measure("write of a small file (4 KiB)", &data(SMALL, 2.0, 0.0), TIMES, |i| {
+        files[i].as_ref().expect("open").write_at(&content, 0).expect("write");
+    });
+    meter.measure("close after writing a small file", &plain(0.0, [0.0; 2]), TIMES, |i| {
+        files[i].take().expect("open").close().expect("close");
+    });
+    settle(meter);
+    let inos: Vec<Attr> =
+        (0..TIMES).map(|i| client.lookup(&ROOT, dir, &name("s", i)).expect("lookup")).collect();
+    let mut buf = vec![0; SMALL];
+    meter.measure("open and read of a small file", &data(SMALL, 2.0, 1.0), TIMES, |i| {
+        let file = client.open(&ROOT, inos[i].ino, OpenFlags::READ).expect("open");
+        assert_eq!(file.read_at(&mut buf, 0).expect("read"), SMALL);
+        assert_eq!(buf, content);
+    });
+    settle(meter);
+    meter.measure("put of a small file", &data(SMALL, 2.0, 0.0), TIMES, |i| {
+        client.put_at(&ROOT, dir, &name("p", i), &content, 0o644, false).expect("put")
+    });
+    meter.measure("get of a small file", &data(SMALL, 0.0, 1.0), TIMES, |i| {
+        assert_eq!(client.get_at(&ROOT, dir, &name("p", i)).expect("get"), content);
+    });
+    many_small_files(meter, dir, &content);
+}
+
+/// Closed files are given back in batches, whose messages would be counted with what comes next.
+fn settle(meter: &Meter) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let open = || {
+        (0..meter.servers)
+            .map(|id| {
+                let status = meter.asker.server_status(ServerId(id)).expect("status");
+                let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
+                status["open_inodes"].as_u64().expect("a count")
+            })
+            .sum::<u64>()
+    };
+    while open() > 0 {
+        assert!(std::time::Instant::now() < deadline, "closed files are not given back");
+        std::thread::yield_now();
+    }
+}
+
+const MANY: usize = 100;
+
+fn many_small_files(meter: &Meter, dir: InodeId, content: &[u8]) {
+    let client = &meter.client;
+    let all = |i: usize| (0..MANY).map(|n| name("m", i * MANY + n)).collect::<Vec<_>>();
+    let bound = |client_copies, server_copies| data(MANY * SMALL, client_copies, server_copies);
+    meter.measure("put of 100 small files", &bound(1.0, 0.25), 16, |i| {
+        let names = all(i);
+        let files: Vec<(&[u8], &[u8])> = names.iter().map(|name| (&name[..], content)).collect();
+        for result in client.put_many(&ROOT, dir, &files, 0o644).expect("put") {
+            result.expect("put");
+        }
+    });
+    meter.measure("get of 100 small files", &bound(1.25, 0.25), 16, |i| {
+        let names = all(i);
+        let names: Vec<&[u8]> = names.iter().map(Vec::as_slice).collect();
+        for result in client.get_many(&ROOT, dir, &names).expect("get") {
+            assert_eq!(result.expect("get"), content);
+        }
+    });
+}
+
+/// Small parts of a file in chunks.
 fn small_data(meter: &Meter, dir: InodeId) {
     let client = &meter.client;
     let make = |i| {
         client.create_open(&ROOT, dir, &name("s", i), 0o644, OpenFlags::READ_WRITE, true).expect("create").0
     };
     let mut files: Vec<Option<File>> = (0..TIMES).map(|i| Some(make(i))).collect();
+    // What a file costs once that grows out of its inode.
+    meter.measure("first write of 4 KiB beyond the limit", &twice(&data(SMALL, 2.0, 0.0)), TIMES, |i| {
+        files[i].as_ref().expect("open").write_at(&vec![7; SMALL], LARGE as u64).expect("write");
+    });
     let content = vec![7; SMALL];
     meter.measure("write of 4 KiB", &data(SMALL, 2.0, 0.0), TIMES, |i| {
         files[i].as_ref().expect("open").write_at(&content, 0).expect("write");
@@ -275,6 +353,11 @@ fn small_data(meter: &Meter, dir: InodeId) {
         assert_eq!(files[i].read_at(&mut buf, 0).expect("read"), SMALL);
         assert_eq!(buf, content);
     });
+}
+
+/// The same with a message more.
+fn twice(bound: &Bound) -> Bound {
+    Bound { messages: bound.messages + 1.0, ..*bound }
 }
 
 fn large_data(meter: &Meter, dir: InodeId) {
@@ -299,7 +382,8 @@ fn everything(label: &'static str, servers: u16, route: Route) {
     let meter = Meter::new(label, &cluster, servers, route);
     let dir = |path| meter.client.mkdir_path(path, 0o755).expect("mkdir").ino;
     names(&meter, dir("/names"));
-    small_data(&meter, dir("/small"));
+    small_files(&meter, dir("/small"));
+    small_data(&meter, dir("/parts"));
     large_data(&meter, dir("/large"));
     listing(&meter, dir("/listing"));
 }

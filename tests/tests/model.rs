@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use fs_client::{Client, ClientConfig, OpenOptions, Result, Route};
+use fs_client::{Client, ClientConfig, File, OpenOptions, Result, Route};
 use fs_proto::{FileKind, ServerId};
 use hayate_tests::{Cluster, ClusterOptions};
 use proptest::prelude::*;
@@ -15,6 +15,13 @@ use proptest::prelude::*;
 enum Step {
     Mkdir(String),
     Write(String, u64, Vec<u8>),
+    Put(String, Vec<u8>),
+    /// Opens a file and keeps it open, in one of a few places.
+    Keep(String, usize),
+    /// Writes to what is kept there, whatever became of its name.
+    WriteKept(usize, u64, Vec<u8>),
+    /// Reads so many bytes of what is kept there.
+    ReadKept(usize, u64, usize),
     Truncate(String, u64),
     Remove(String),
     Rmdir(String),
@@ -92,10 +99,20 @@ impl Model {
                     self.names.insert(path.clone(), Node::File(self.files.len() - 1));
                 }
                 let file = self.file(path)?;
-                let end = *offset as usize + data.len();
-                let content = &mut self.files[file];
-                content.resize(content.len().max(end), 0);
-                content[*offset as usize..end].copy_from_slice(data);
+                self.write(file, *offset, data);
+            }
+            Step::Put(path, data) => {
+                self.reach(path)?;
+                if self.at(path).is_none() {
+                    self.files.push(Vec::new());
+                    self.names.insert(path.clone(), Node::File(self.files.len() - 1));
+                }
+                let file = self.file(path)?;
+                self.files[file].clone_from(data);
+            }
+            Step::Keep(path, _) => {
+                self.reach(path)?;
+                self.file(path)?;
             }
             Step::Truncate(path, size) => {
                 self.reach(path)?;
@@ -130,9 +147,16 @@ impl Model {
                 }
                 self.names.insert(to.clone(), node);
             }
-            Step::Restart(_) => {}
+            Step::Restart(_) | Step::WriteKept(..) | Step::ReadKept(..) => {}
         }
         Ok(())
+    }
+
+    fn write(&mut self, file: usize, offset: u64, data: &[u8]) {
+        let end = offset as usize + data.len();
+        let content = &mut self.files[file];
+        content.resize(content.len().max(end), 0);
+        content[offset as usize..end].copy_from_slice(data);
     }
 
     fn rename(&mut self, from: &str, to: &str) -> std::result::Result<(), i32> {
@@ -176,14 +200,52 @@ fn carry_out(client: &Client, step: &Step) -> i32 {
                 file.close()
             })
         }
+        Step::Put(path, data) => client.put(path, data, 0o644).map(drop),
         Step::Truncate(path, size) => client.truncate_path(path, *size).map(drop),
         Step::Remove(path) => client.remove_file(path),
         Step::Rmdir(path) => client.remove_dir(path),
         Step::Rename(from, to) => client.rename_path(from, to),
         Step::Link(from, to) => client.link_path(from, to).map(drop),
-        Step::Restart(_) => Ok(()),
+        Step::Restart(_) | Step::Keep(..) | Step::WriteKept(..) | Step::ReadKept(..) => Ok(()),
     };
     outcome.err().map_or(0, |error| error.errno())
+}
+
+/// Files that stay open while other things happen, each with its number in the model.
+#[derive(Default)]
+struct Kept([Option<(usize, File)>; 3]);
+
+impl Kept {
+    /// Carries out what is about kept files; the errno of opening.
+    fn carry_out(&mut self, client: &Client, step: &Step, below: &Step, model: &mut Model) -> i32 {
+        match (step, below) {
+            (Step::Keep(path, place), Step::Keep(real, _)) => {
+                let options = OpenOptions { read: true, write: true, ..OpenOptions::default() };
+                match (client.open_path(real, &options), model.file(path)) {
+                    (Ok(file), Ok(number)) => self.0[*place] = Some((number, file)),
+                    (opened, _) => return opened.err().map_or(0, |error| error.errno()),
+                }
+            }
+            (Step::WriteKept(place, offset, data), _) => {
+                if let Some((number, file)) = &self.0[*place] {
+                    file.write_at(data, *offset).and_then(|()| file.flush()).expect("write");
+                    model.write(*number, *offset, data);
+                }
+            }
+            (Step::ReadKept(place, offset, len), _) => {
+                if let Some((number, file)) = &self.0[*place] {
+                    let content = &model.files[*number];
+                    let mut buf = vec![0xee; *len];
+                    let got = file.read_at(&mut buf, *offset).expect("read");
+                    let from = (*offset as usize).min(content.len());
+                    let want = &content[from..(from + len).min(content.len())];
+                    assert!(buf[..got] == *want, "{len} bytes at {offset} of a kept file: {got} came");
+                }
+            }
+            _ => {}
+        }
+        0
+    }
 }
 
 fn compare(client: &Client, root: &str, model: &Model) {
@@ -213,6 +275,7 @@ fn compare(client: &Client, root: &str, model: &Model) {
                     let mut bytes = vec![0xee; content.len()];
                     assert_eq!(opened.read_at(&mut bytes, 0).expect("read"), content.len(), "{here}");
                     assert!(bytes == *content, "content of {here}");
+                    assert!(client.get(&there).expect("get") == *content, "content of {here} by one message");
                 }
                 None => panic!("{here} is listed and should not be there"),
             }
@@ -226,17 +289,38 @@ fn path() -> impl Strategy<Value = String> {
     prop::collection::vec(0..5u8, 1..4).prop_map(move |parts| parts.iter().map(part).collect())
 }
 
-/// Offsets near the borders of 1 MiB chunks, and small ones.
+/// Bytes up to which a file lies with its inode here (the default).
+const INLINE: u64 = 16 << 10;
+
+/// Offsets near the borders of 1 MiB chunks, around the size at which files leave their inodes, and small ones.
 fn offset() -> impl Strategy<Value = u64> {
-    prop_oneof![0..100u64, (1 << 20) - 50..(1u64 << 20) + 50, (3 << 20) - 10..(3u64 << 20) + 10]
+    prop_oneof![
+        4 => 0..100u64,
+        3 => INLINE - 300..INLINE + 100,
+        1 => (1 << 20) - 50..(1u64 << 20) + 50,
+        1 => (3 << 20) - 10..(3u64 << 20) + 10
+    ]
+}
+
+/// Contents: mostly small, sometimes around the size at which files leave their inodes.
+fn data() -> impl Strategy<Value = Vec<u8>> {
+    let large = (INLINE as usize - 20..INLINE as usize + 20, any::<u8>());
+    prop_oneof![
+        9 => prop::collection::vec(any::<u8>(), 1..200),
+        1 => large.prop_map(|(len, first)| (0..len).map(|at| first.wrapping_add(at as u8)).collect())
+    ]
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let data = prop::collection::vec(any::<u8>(), 1..200);
+    let place = || 0..3usize;
     prop_oneof![
         6 => path().prop_map(Step::Mkdir),
-        8 => (path(), offset(), data).prop_map(|(path, offset, data)| Step::Write(path, offset, data)),
-        2 => (path(), offset()).prop_map(|(path, size)| Step::Truncate(path, size)),
+        8 => (path(), offset(), data()).prop_map(|(path, offset, data)| Step::Write(path, offset, data)),
+        4 => (path(), data()).prop_map(|(path, data)| Step::Put(path, data)),
+        3 => (path(), place()).prop_map(|(path, place)| Step::Keep(path, place)),
+        4 => (place(), offset(), data()).prop_map(|(place, offset, data)| Step::WriteKept(place, offset, data)),
+        2 => (place(), offset(), 1..20_000usize).prop_map(|(place, offset, len)| Step::ReadKept(place, offset, len)),
+        3 => (path(), offset()).prop_map(|(path, size)| Step::Truncate(path, size)),
         3 => path().prop_map(Step::Remove),
         2 => path().prop_map(Step::Rmdir),
         6 => (path(), path()).prop_map(|(from, to)| Step::Rename(from, to)),
@@ -268,13 +352,19 @@ fn behaves_like_the_model() {
         **round.borrow_mut() += 1;
         let root = format!("/round{}", round.borrow());
         clients[0].mkdir_path(&root, 0o755).expect("mkdir");
-        let mut model = Model::default();
+        let (mut model, mut kept) = (Model::default(), Kept::default());
         for (n, step) in steps.iter().enumerate() {
             if let Step::Restart(server) = step {
                 cluster.borrow_mut().restart(*server);
             }
             let expected = model.step(step);
-            let found = carry_out(&clients[n % 2], &below(&root, step));
+            let (client, real) = (&clients[n % 2], below(&root, step));
+            let found = match step {
+                Step::Keep(..) | Step::WriteKept(..) | Step::ReadKept(..) => {
+                    kept.carry_out(client, step, &real, &mut model)
+                }
+                _ => carry_out(client, &real),
+            };
             prop_assert_eq!(found, expected, "step {} {:?}", n, step);
         }
         compare(&clients[steps.len() % 2], &root, &model);
@@ -291,6 +381,9 @@ fn below(root: &str, step: &Step) -> Step {
     match step {
         Step::Mkdir(path) => Step::Mkdir(at(path)),
         Step::Write(path, offset, data) => Step::Write(at(path), *offset, data.clone()),
+        Step::Put(path, data) => Step::Put(at(path), data.clone()),
+        Step::Keep(path, place) => Step::Keep(at(path), *place),
+        Step::WriteKept(..) | Step::ReadKept(..) => step.clone(),
         Step::Truncate(path, size) => Step::Truncate(at(path), *size),
         Step::Remove(path) => Step::Remove(at(path)),
         Step::Rmdir(path) => Step::Rmdir(at(path)),

@@ -187,3 +187,25 @@ fn a_restarted_server_has_all_its_data_and_mounts_go_on() {
         put(&client, &format!("/after{id}"), b"goes on");
     }
 }
+
+#[test]
+fn a_file_that_is_unlinked_after_a_restart_stays_while_it_is_open() {
+    let mut cluster = Cluster::start(2);
+    let client = cluster.client();
+    for (n, size) in [100, 100_000].into_iter().enumerate() {
+        let path = format!("/f{n}");
+        put(&client, &path, &vec![7; size]);
+        let options = OpenOptions { read: true, write: true, ..OpenOptions::default() };
+        let file = client.open_path(&path, &options).unwrap();
+        // The servers do not know any more what is open: clients tell them again within a third of a lease.
+        (0..2).for_each(|id| cluster.restart(id));
+        cluster.client().remove_file(&path).unwrap();
+        // Longer than an orphan waits for the reaper, several times.
+        let until = std::time::Instant::now() + std::time::Duration::from_millis(1500);
+        while std::time::Instant::now() < until {
+            file.write_at(b"still here", 50).unwrap();
+            assert_eq!(file.read_bytes_at(10, 50).unwrap(), "still here");
+            assert_eq!(file.attr().unwrap().size as usize, size);
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! Attributes of inodes, and layouts of files.
 
 use crate::ids::InodeId;
-use crate::wire::{DecodeError, Reader, Wire, wire_enum, wire_struct};
+use crate::wire::{DecodeError, Reader, Wire, wire_enum};
 use bytes::BytesMut;
 
 /// Nanoseconds since 1970-01-01 UTC.
@@ -76,41 +76,95 @@ impl Wire for Layout {
     }
 }
 
-wire_struct! {
-    /// Attributes of an inode, as `stat` shows them and a little more.
-    pub struct Attr {
-        /// Its number.
-        pub ino: InodeId,
-        /// What it is.
-        pub kind: FileKind,
-        /// Permission, setuid, setgid and sticky bits (07777).
-        pub mode: u32,
-        /// Owner.
-        pub uid: u32,
-        /// Group.
-        pub gid: u32,
-        /// Hard links; for a directory 2 plus its subdirectories.
-        pub nlink: u32,
-        /// Device number of device nodes.
-        pub rdev: u32,
-        /// Bytes of a file, length of a symbolic link's target, entries of a directory.
-        pub size: u64,
-        /// Last access.
-        pub atime: TimeNs,
-        /// Last change of content.
-        pub mtime: TimeNs,
-        /// Last change of attributes.
-        pub ctime: TimeNs,
-        /// Birth.
-        pub btime: TimeNs,
-        /// Layout of a file; for a directory, what new files inherit.
-        pub layout: Layout,
-        /// Entries of this directory are spread over all partitions.
-        pub wide: bool,
-        /// Counts changes of content that were published.
-        pub version: u64,
-        /// Directory that the inode was last linked into.
-        pub parent: InodeId,
+/// Attributes of an inode, as `stat` shows them and a little more.
+///
+/// On the wire the fields follow in this order, `wide` and `inline` in one byte of flags.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attr {
+    /// Its number.
+    pub ino: InodeId,
+    /// What it is.
+    pub kind: FileKind,
+    /// Permission, setuid, setgid and sticky bits (07777).
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Hard links; for a directory 2 plus its subdirectories.
+    pub nlink: u32,
+    /// Device number of device nodes.
+    pub rdev: u32,
+    /// Bytes of a file, length of a symbolic link's target, entries of a directory.
+    pub size: u64,
+    /// Last access.
+    pub atime: TimeNs,
+    /// Last change of content.
+    pub mtime: TimeNs,
+    /// Last change of attributes.
+    pub ctime: TimeNs,
+    /// Birth.
+    pub btime: TimeNs,
+    /// Layout of a file; for a directory, what new files inherit.
+    pub layout: Layout,
+    /// Entries of this directory are spread over all partitions.
+    pub wide: bool,
+    /// The content of this file lies with its inode, not in chunks. Once false it stays so.
+    pub inline: bool,
+    /// Counts changes of content that were published.
+    pub version: u64,
+    /// Directory that the inode was last linked into.
+    pub parent: InodeId,
+}
+
+const WIDE: u8 = 1;
+const INLINE: u8 = 2;
+
+impl Wire for Attr {
+    fn put(&self, out: &mut BytesMut) {
+        self.ino.put(out);
+        self.kind.put(out);
+        for field in [self.mode, self.uid, self.gid, self.nlink, self.rdev] {
+            field.put(out);
+        }
+        self.size.put(out);
+        for time in [self.atime, self.mtime, self.ctime, self.btime] {
+            time.put(out);
+        }
+        self.layout.put(out);
+        let flags = if self.wide { WIDE } else { 0 } | if self.inline { INLINE } else { 0 };
+        flags.put(out);
+        self.version.put(out);
+        self.parent.put(out);
+    }
+
+    fn get(from: &mut Reader) -> Result<Self, DecodeError> {
+        let mut attr = Attr {
+            ino: Wire::get(from)?,
+            kind: Wire::get(from)?,
+            mode: Wire::get(from)?,
+            uid: Wire::get(from)?,
+            gid: Wire::get(from)?,
+            nlink: Wire::get(from)?,
+            rdev: Wire::get(from)?,
+            size: Wire::get(from)?,
+            atime: Wire::get(from)?,
+            mtime: Wire::get(from)?,
+            ctime: Wire::get(from)?,
+            btime: Wire::get(from)?,
+            layout: Wire::get(from)?,
+            wide: false,
+            inline: false,
+            version: 0,
+            parent: InodeId::default(),
+        };
+        let flags = u8::get(from)?;
+        if flags & !(WIDE | INLINE) != 0 {
+            return Err(DecodeError::Invalid("attribute flags"));
+        }
+        (attr.wide, attr.inline) = (flags & WIDE != 0, flags & INLINE != 0);
+        (attr.version, attr.parent) = (Wire::get(from)?, Wire::get(from)?);
+        Ok(attr)
     }
 }
 

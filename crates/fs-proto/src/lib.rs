@@ -43,5 +43,9 @@ pub const NAME_MAX: usize = 255;
 /// Largest `meta` part of a frame, in bytes (a widening directory's batch of entries is the largest).
 pub const META_MAX: u32 = 4 << 20;
 
+/// Most bytes of a file that can lie with its inode, whatever a server's threshold: what outgrows it is one piece of one chunk.
+pub const INLINE_MAX: u32 = 64 << 10;
+const _: () = assert!(INLINE_MAX as u64 <= 1 << *attr::CHUNK_LOG2.start());
+
 /// Largest bulk part of a frame, in bytes: the largest chunk piece that one message moves.
 pub const BULK_MAX: u32 = 16 << 20;

@@ -51,6 +51,22 @@ wire_enum! {
         Renew = 30,
         /// Attributes of many inodes of one server.
         GetattrMany = 31,
+        /// Make a small file with its content, or replace that: create, write and close.
+        Put = 32,
+        /// Name to content of a small file: lookup and read.
+        Get = 33,
+        /// [`Op::Put`] of many files of one directory and one server.
+        PutMany = 34,
+        /// [`Op::Get`] of many files of one directory and one server.
+        GetMany = 35,
+        /// Write into a small file that lies with its inode.
+        WriteInline = 36,
+        /// Read from a small file that lies with its inode.
+        ReadInline = 37,
+        /// [`Op::Open`] for reading; answers the content of a small file, too.
+        OpenRead = 38,
+        /// The content of an inode goes to chunks from now on.
+        Spill = 39,
         /// Write into a chunk.
         WriteChunk = 40,
         /// Read from a chunk.
@@ -138,6 +154,8 @@ impl Op {
                 | Op::Link
                 | Op::Setxattr
                 | Op::Removexattr
+                | Op::Put
+                | Op::PutMany
         )
     }
 

@@ -50,6 +50,16 @@ wire_struct! {
 }
 
 wire_struct! {
+    /// The content of a small file, beside its inode. It may end before the file does: zeros follow.
+    pub struct InlineRecord {
+        /// CRC of `data`.
+        pub crc: u32,
+        /// The bytes from the file's beginning.
+        pub data: Bytes,
+    }
+}
+
+wire_struct! {
     /// What a server knows of a wide directory whose home is elsewhere (or here): enough to check permissions and to merge.
     pub struct ShardRecord {
         /// The directory.
@@ -144,6 +154,10 @@ wire_union! {
         ReleaseEntry = 16 { parent: InodeId, name: Bytes },
         /// Copy of a wide directory's permissions.
         SetShardAttr = 17 { dir: InodeId, mode: u32, uid: u32, gid: u32, layout: Layout },
+        /// Set the content of a small file.
+        PutInline = 18 { ino: InodeId, content: InlineRecord },
+        /// Remove the content of a small file: it is empty, or lies in chunks now.
+        DelInline = 19 { ino: InodeId },
     }
 }
 

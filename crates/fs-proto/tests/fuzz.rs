@@ -12,7 +12,7 @@ use common::{Arbitrary, Entropy};
 use fs_proto::checksum::crc;
 use fs_proto::ids::{ChunkIndex, ClientId, InodeId, Partition, ServerId};
 use fs_proto::msg::{
-    Caller, admin::*, chunk::*, inode::*, name::*, scrub::*, session::*, tier::*, transaction::*,
+    Caller, admin::*, chunk::*, inode::*, name::*, scrub::*, session::*, small::*, tier::*, transaction::*,
 };
 use fs_proto::op::Request;
 use fs_proto::placement::{MapEvent, Member};
@@ -70,6 +70,7 @@ fn operations() -> Vec<(Op, [Kind; 2])> {
         Hello Prove Ping
         Lookup Create Mkdir Unlink Rmdir Rename Link Readdir
         Getattr GetattrMany Setattr Readlink Getxattr Setxattr Listxattr Removexattr Open Release Renew Publish PollSize Statfs
+        Put Get PutMany GetMany WriteInline ReadInline OpenRead Spill
         WriteChunk ReadChunk TruncateChunks DropChunks SyncChunks PunchChunk ChunkRanges
         Prepare Decide Outcome TreeLock GetShard
         FlushChunks TierPath TierState FlushStatus FlushNow FlushNote TierPlace TierForget
@@ -107,6 +108,9 @@ fn kinds() -> Vec<Kind> {
         TransactionId,
         TierLocation,
         InodeRecord,
+        InlineRecord,
+        PutFile,
+        PutOutcome,
         ShardRecord,
         EntryRecord,
         Check,

@@ -8,7 +8,7 @@ use fs_proto::checksum::crc;
 use fs_proto::header::HeaderError;
 use fs_proto::ids::{ChunkIndex, ClientId, InodeId, Partition, ServerId};
 use fs_proto::msg::{
-    Caller, admin::*, chunk::*, inode::*, name::*, scrub::*, session::*, tier::*, transaction::*,
+    Caller, admin::*, chunk::*, inode::*, name::*, scrub::*, session::*, small::*, tier::*, transaction::*,
 };
 use fs_proto::placement::{
     MapEvent, Member, chunk_partition, directory_partition, entry_cookie, entry_partition, name_hash,
@@ -71,6 +71,7 @@ fn attr() -> Attr {
         btime: 4,
         layout: Layout::default(),
         wide: false,
+        inline: false,
         version: 5,
         parent: DIR,
     }
@@ -193,6 +194,8 @@ fn messages_never_change() {
         .is(ReadChunk { ino: FILE, chunk: ChunkIndex(9), offset: 1, len: 2 }, "070000000000341209000000000000000100000002000000")
         .is(ChunkRead { crc: 0xdead_beef }, "efbeadde")
         .is(attr(), "070000000000341201a4010000e803000064000000010000000000000001000000010000000100000000000000feffffffffffffff030000000000000004000000000000000114000500000000000000020000000000cdab")
+        .is(Attr { inline: true, ..attr() }, "070000000000341201a4010000e803000064000000010000000000000001000000010000000100000000000000feffffffffffffff030000000000000004000000000000000114020500000000000000020000000000cdab")
+        .is(Attr { inline: true, wide: true, ..attr() }, "070000000000341201a4010000e803000064000000010000000000000001000000010000000100000000000000feffffffffffffff030000000000000004000000000000000114030500000000000000020000000000cdab")
         .is(Setattr { mode: Some(0o600), size: Some(0), mtime: Some(SetTime::Now {}), atime: Some(SetTime::At { ns: -1 }), layout: Some(Layout::default()), ..Setattr::nothing(FILE) }, "0700000000003412018001000000000100000000000000000102ffffffffffffffff010101011400")
         .is(vec![None, Some(FILE)], "0200000000010700000000003412")
         .is(Open { ino: FILE, mode: OpenMode::Write { via: Some(ServerId(3)) } }, "070000000000341202010300")
@@ -210,11 +213,54 @@ fn messages_never_change() {
 }
 
 #[test]
+fn messages_of_small_files_never_change() {
+    let there = PutOutcome::There { ino: FILE, kind: FileKind::Symlink, attr: None };
+    let file = PutFile { name: name("a"), len: 3, crc: 0xdead_beef };
+    let attr_bytes = hex(&attr().to_bytes());
+    Golden::default()
+        .is(
+            Put { parent: DIR, name: name("a"), mode: 0o600, exclusive: true, crc: 0xdead_beef },
+            "020000000000cdab01000000618001000001efbeadde",
+        )
+        .is(PutAnswer { outcome: PutOutcome::TooLarge {}, limit: 1 << 14 }, "0300400000")
+        .is(
+            PutMany { parent: DIR, mode: 0o600, files: vec![file] },
+            "020000000000cdab8001000001000000010000006103000000efbeadde",
+        )
+        .is(
+            PutManyAnswer {
+                outcomes: vec![there, PutOutcome::Failed { status: Status::IsDirectory }],
+                limit: 1,
+            },
+            "02000000020700000000003412030004040001000000",
+        )
+        .is(PutOutcome::Done { attr: attr(), fresh: true }, &format!("01{attr_bytes}01"))
+        .is(Get { parent: DIR, name: name("a") }, "020000000000cdab0100000061")
+        .is(GetMany { parent: DIR, names: vec![name("a")] }, "020000000000cdab010000000100000061")
+        .is(GetOutcome::Whole { attr: attr(), crc: 0xdead_beef }, &format!("01{attr_bytes}efbeadde"))
+        .is(GetOutcome::There { ino: FILE, kind: FileKind::File, attr: None }, "0207000000000034120100")
+        .is(GetOutcome::Failed { status: Status::NotFound }, "030100")
+        .is(GetOutcome::Left {}, "04")
+        .is(
+            WriteInline { ino: FILE, offset: 5, mtime: -2, crc: 0xdead_beef },
+            "07000000000034120500000000000000feffffffffffffffefbeadde",
+        )
+        .is(InlineWritten { attr: attr(), written: true, limit: 1 << 14 }, &format!("{attr_bytes}0100400000"))
+        .is(ReadInline { ino: FILE, offset: 5, len: 6 }, "0700000000003412050000000000000006000000")
+        .is(InlineRead { attr: attr(), crc: 0xdead_beef }, &format!("{attr_bytes}efbeadde"))
+        .is(OpenRead { ino: FILE, known_version: Some(9) }, "0700000000003412010900000000000000")
+        .is(Opened { attr: attr(), crc: Some(0xdead_beef) }, &format!("{attr_bytes}01efbeadde"))
+        .is(Spill { ino: FILE }, "0700000000003412")
+        .done();
+}
+
+#[test]
 fn records_never_change() {
     assert_eq!(RECORD_VERSION, 1);
     let result = RequestResult { count: 8, op: Op::Create, status: Status::Exists, ino: FILE };
     Golden::default()
         .is(inode(), "070000000000341201a4010000e803000064000000010000000000000001000000010000000100000000000000feffffffffffffff030000000000000004000000000000000114000500000000000000020000000000cdab01000000610000000001020000000000cdab01000000740500000000000000030000000000000099000000000000000400000000000000")
+        .is(InlineRecord { crc: 0xdead_beef, data: name("ab") }, "efbeadde020000006162")
         .is(shard(), "020000000000cdabff03000001000000020000000110ffffffffffffffff0a0000000000000003000000")
         .is(EntryRecord { ino: FILE, kind: FileKind::File }, "070000000000341201")
         .is(tier(), "020000000000cdab0100000074050000000000000003000000000000009900000000000000")
@@ -265,6 +311,8 @@ fn mutations_never_change() {
         .is(Mutation::AdoptEntry { parent: DIR, name: name("a"), entry }, "0f020000000000cdab0100000061070000000000341201")
         .is(Mutation::ReleaseEntry { parent: DIR, name: name("a") }, "10020000000000cdab0100000061")
         .is(Mutation::SetShardAttr { dir: DIR, mode: 0o755, uid: 1, gid: 2, layout }, "11020000000000cdabed01000001000000020000000114")
+        .is(Mutation::PutInline { ino: FILE, content: InlineRecord { crc: 0xdead_beef, data: name("ab") } }, "120700000000003412efbeadde020000006162")
+        .is(Mutation::DelInline { ino: FILE }, "130700000000003412")
         .done();
 }
 
@@ -348,6 +396,14 @@ fn operation_numbers_are_never_reused() {
         (29, "Publish"),
         (30, "Renew"),
         (31, "GetattrMany"),
+        (32, "Put"),
+        (33, "Get"),
+        (34, "PutMany"),
+        (35, "GetMany"),
+        (36, "WriteInline"),
+        (37, "ReadInline"),
+        (38, "OpenRead"),
+        (39, "Spill"),
         (40, "WriteChunk"),
         (41, "ReadChunk"),
         (42, "TruncateChunks"),

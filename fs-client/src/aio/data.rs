@@ -5,6 +5,7 @@
 //! # Invariants
 //! - `write_at` returns only when every piece lies at its server; then it is pending to be published (`tests/fake/data.rs`).
 //! - Bytes returned were checked against the checksum that came with them.
+//! - A file that is believed to lie with its inode is written and read there (`inline.rs`), until an answer says otherwise.
 //! - Reading beyond the size as known here asks the home, so what others wrote is seen.
 
 use bytes::{Bytes, BytesMut};
@@ -14,7 +15,6 @@ use fs_proto::msg::chunk::{ReadChunk, WriteChunk};
 use fs_proto::placement::chunk_partition;
 use fs_proto::{ServerId, Status};
 
-use super::call::Patience;
 use super::{Core, Handle, now};
 use crate::error::{Error, Result};
 use crate::router::Target;
@@ -39,6 +39,9 @@ impl Core {
                 Status::FileTooBig,
                 "the write would end beyond the largest file size",
             ));
+        }
+        if handle.inode.is_inline() && self.write_inline(handle, data, offset).await? {
+            return Ok(());
         }
         let layout = handle.inode.layout();
         let mut all = pieces(layout, offset, data.len(), self.piece_bytes).peekable();
@@ -66,14 +69,18 @@ impl Core {
             since: inode.pending().since,
             crc: crc(data),
         };
-        // A copy, because the connection may still hold the bytes when a time-out has let the caller go.
+        let bulk = self.copied(data).await?;
+        let answer = self.exchange(&handle.who, target, &request, bulk, self.patience()).await?;
+        inode.wrote(file_end, answer.server, now());
+        Ok(())
+    }
+
+    /// A copy to send, because the connection may still hold the bytes when a time-out has let the caller go.
+    pub(super) async fn copied(&self, data: &[u8]) -> Result<Bytes> {
         let mut buffer = self.shared.env.pool.get(data.len()).await.map_err(too_large)?;
         buffer.copy_from_slice(data);
         NetCounters::add(&self.shared.counters.copied_bytes, data.len() as u64);
-        let patience = Patience::up_to(self.shared.config.timeout);
-        let answer = self.exchange(&handle.who, target, &request, buffer.freeze(), patience).await?;
-        inode.wrote(file_end, answer.server, now());
-        Ok(())
+        Ok(buffer.freeze())
     }
 
     /// See [`crate::File::append`].
@@ -87,6 +94,11 @@ impl Core {
     /// See [`crate::File::read_at`].
     pub async fn read_at(&self, handle: &Handle, buf: &mut [u8], offset: u64) -> Result<usize> {
         check_readable(handle)?;
+        if let Some(bytes) = self.read_inline(handle, buf.len(), offset).await? {
+            NetCounters::add(&self.shared.counters.copied_bytes, bytes.len() as u64);
+            buf[..bytes.len()].copy_from_slice(&bytes);
+            return Ok(bytes.len());
+        }
         let (size, sure) = self.known_size(handle, offset, buf.len());
         let known = within(size, offset, buf.len());
         if sure {
@@ -136,6 +148,9 @@ impl Core {
     /// See [`crate::File::read_bytes_at`].
     pub async fn read_bytes_at(&self, handle: &Handle, len: usize, offset: u64) -> Result<Bytes> {
         check_readable(handle)?;
+        if let Some(bytes) = self.read_inline(handle, len, offset).await? {
+            return Ok(bytes);
+        }
         let (size, sure) = self.known_size(handle, offset, len);
         let known = within(size, offset, len);
         if sure {
@@ -182,8 +197,7 @@ impl Core {
         let target = Target::Partition(chunk_partition(ino, piece.chunk));
         let mut last = ServerId::default();
         for _ in 0..2 {
-            let patience = Patience::up_to(self.shared.config.timeout);
-            let answer = self.exchange(&handle.who, target, &request, Bytes::new(), patience).await?;
+            let answer = self.exchange(&handle.who, target, &request, Bytes::new(), self.patience()).await?;
             if answer.bulk.len() > piece.len as usize {
                 return Err(Error::Protocol {
                     server: answer.server,

@@ -8,10 +8,13 @@ mod admin;
 mod call;
 mod data;
 mod dirs;
+mod inline;
 mod inodes;
+mod many;
 mod names;
 mod opens;
 mod paths;
+mod small;
 mod walk;
 
 use std::cell::Cell;

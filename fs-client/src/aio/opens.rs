@@ -5,17 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use fs_net::NetCounters;
+use fs_proto::checksum::crc;
 use fs_proto::msg::Caller;
 use fs_proto::msg::chunk::SyncChunks;
 use fs_proto::msg::inode::{Open, OpenInode as OpenRecord, Publish, Release, Renew, Setattr};
 use fs_proto::msg::name::{Create, OpenMode};
+use fs_proto::msg::small::{OpenRead, Opened};
 use fs_proto::placement::chunk_partition;
 use fs_proto::{Attr, ChunkIndex, FileKind, InodeId, PARTITIONS, ServerId, Status};
 
 use super::call::Patience;
 use super::inodes::FAN_OUT;
 use super::{Core, Handle};
-use crate::config::OpenFlags;
+use crate::config::{Bring, OpenFlags};
 use crate::error::{Error, Result};
 use crate::housekeeper::PATIENCE;
 use crate::open_table::{Left, OpenInode};
@@ -32,9 +35,20 @@ impl Core {
 
     /// See [`crate::Client::open`].
     pub async fn open(&self, who: &Caller, ino: InodeId, flags: OpenFlags) -> Result<Handle> {
+        self.open_bringing(who, ino, flags, Bring::Content).await
+    }
+
+    /// See [`crate::Client::open_bringing`].
+    pub async fn open_bringing(
+        &self,
+        who: &Caller,
+        ino: InodeId,
+        flags: OpenFlags,
+        bring: Bring,
+    ) -> Result<Handle> {
         let (inode, announce) = self.join(ino, flags).await?;
         let handle = Handle::new(inode, who, flags);
-        let opened = self.announce_and_cut(who, &handle, announce, flags.truncate && flags.writes()).await;
+        let opened = self.announce_and_cut(who, &handle, announce, bring).await;
         self.keep_or_close(handle, opened).await
     }
 
@@ -55,17 +69,48 @@ impl Core {
         Err(e)
     }
 
-    async fn announce_and_cut(&self, who: &Caller, handle: &Handle, announce: bool, cut: bool) -> Result<()> {
-        let ino = handle.ino();
-        if announce {
-            let mode = self.open_mode(handle.flags);
+    async fn announce_and_cut(
+        &self,
+        who: &Caller,
+        handle: &Handle,
+        announce: bool,
+        bring: Bring,
+    ) -> Result<()> {
+        let flags = handle.flags;
+        if announce && (flags.writes() || bring == Bring::Nothing) {
+            let (ino, mode) = (handle.ino(), self.open_mode(flags));
             let attr = self.ask(who, Target::home(ino), &Open { ino, mode }).await?;
-            check_regular(attr.kind)?;
-            handle.inode.announced(handle.flags.writes(), &attr, false);
-            self.shared.cache.put_attr(&handle.known_attr());
+            self.announced(handle, &attr)?;
+        } else if announce {
+            self.announce_reading(who, handle, bring).await?;
         }
-        if cut {
+        if flags.truncate && flags.writes() {
             self.set_len(handle, 0).await?;
+        }
+        Ok(())
+    }
+
+    fn announced(&self, handle: &Handle, attr: &Attr) -> Result<()> {
+        check_regular(attr.kind)?;
+        handle.inode.announced(handle.flags.writes(), attr, false);
+        self.shared.cache.put_attr(&handle.known_attr());
+        Ok(())
+    }
+
+    /// Takes a small file's content along.
+    async fn announce_reading(&self, who: &Caller, handle: &Handle, bring: Bring) -> Result<()> {
+        let known_version = if let Bring::Unless(version) = bring { Some(version) } else { None };
+        let request = OpenRead { ino: handle.ino(), known_version };
+        let answer =
+            self.exchange(who, Target::home(request.ino), &request, Bytes::new(), self.patience()).await?;
+        let Opened { attr, crc: sum } = answer.body;
+        self.announced(handle, &attr)?;
+        // What was damaged on the way is asked for again by the first read.
+        if sum == Some(crc(&answer.bulk))
+            && let Some(content) = self.shared.opens.contents.copy(&answer.bulk, attr.version)
+        {
+            NetCounters::add(&self.shared.counters.copied_bytes, answer.bulk.len() as u64);
+            handle.inode.keep(content);
         }
         Ok(())
     }
@@ -106,7 +151,7 @@ impl Core {
         let opened = match regular {
             Ok(()) if created.fresh => Ok(()),
             // It was there: opening it checks the caller's permission.
-            Ok(()) => self.announce_and_cut(who, &handle, true, flags.truncate && flags.writes()).await,
+            Ok(()) => self.announce_and_cut(who, &handle, true, Bring::Content).await,
             Err(e) => Err(e),
         };
         Ok((self.keep_or_close(handle, opened).await?, created.fresh))
@@ -162,6 +207,9 @@ impl Core {
     /// All servers that can hold data of the file.
     fn holders(&self, handle: &Handle) -> Vec<ServerId> {
         let attr = handle.known_attr();
+        if attr.inline {
+            return Vec::new(); // The home syncs it with the inode.
+        }
         let chunks = attr.size.div_ceil(attr.layout.chunk_bytes()).min(u64::from(PARTITIONS));
         let view = self.shared.view();
         let mut holders = Vec::new();
@@ -297,7 +345,7 @@ impl Core {
 }
 
 /// Only regular files are opened here; directories are read by inode, and the rest is the kernel's.
-fn check_regular(kind: FileKind) -> Result<()> {
+pub(super) fn check_regular(kind: FileKind) -> Result<()> {
     match kind {
         FileKind::File => Ok(()),
         FileKind::Directory => Err(Error::status(Status::IsDirectory, "it is a directory")),

@@ -103,6 +103,40 @@ impl Core {
         Err(Error::status(Status::Loop, format!("more than {LINKS_MAX} symbolic links on the way")))
     }
 
+    /// See [`crate::Client::put`].
+    pub async fn put(&self, path: &[u8], data: &[u8], mode: u32) -> Result<Attr> {
+        if names_directory(path) {
+            return Err(Error::status(Status::IsDirectory, "a path that ends so names a directory"));
+        }
+        let put = self
+            .walking(async |walk| {
+                let (parent, name) = named(walk.go(path, Last::Leave).await?, Status::IsDirectory)?;
+                self.put_at(&self.caller, parent, &name, data, mode, false).await
+            })
+            .await;
+        match put {
+            Err(e) if e.code() == Some(Status::Loop) => self.put_through_link(path, data, mode).await,
+            put => put,
+        }
+    }
+
+    /// See [`crate::Client::get`].
+    pub async fn get(&self, path: &[u8]) -> Result<Bytes> {
+        if names_directory(path) {
+            return Err(Error::status(Status::IsDirectory, "a path that ends so names a directory"));
+        }
+        let got = self
+            .walking(async |walk| {
+                let (parent, name) = named(walk.go(path, Last::Leave).await?, Status::IsDirectory)?;
+                self.get_at(&self.caller, parent, &name).await
+            })
+            .await;
+        match got {
+            Err(e) if e.code() == Some(Status::Loop) => self.get_through_link(path).await,
+            got => got,
+        }
+    }
+
     /// See [`crate::Client::mkdir_path`].
     pub async fn mkdir_path(&self, path: &[u8], mode: u32) -> Result<Attr> {
         self.walking(async |walk| {

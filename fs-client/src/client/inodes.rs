@@ -7,7 +7,7 @@ use fs_proto::msg::name::{Create, DirPage};
 use fs_proto::{Attr, InodeId};
 
 use super::Client;
-use crate::config::OpenFlags;
+use crate::config::{Bring, OpenFlags};
 use crate::error::Result;
 use crate::file::File;
 
@@ -144,6 +144,48 @@ impl Client {
     /// Space of all servers together; up to a second old.
     pub fn statfs(&self) -> Result<Space> {
         self.run(async |core| core.statfs().await)
+    }
+
+    /// [`Client::put`] by directory and name; with `exclusive` fails if the name exists. A symbolic link is not followed (`ELOOP`).
+    pub fn put_at(
+        &self,
+        who: &Caller,
+        parent: InodeId,
+        name: &[u8],
+        data: &[u8],
+        mode: u32,
+        exclusive: bool,
+    ) -> Result<Attr> {
+        self.run(async |core| core.put_at(who, parent, name, data, mode, exclusive).await)
+    }
+
+    /// [`Client::get`] by directory and name. A symbolic link is not followed (`ELOOP`).
+    pub fn get_at(&self, who: &Caller, parent: InodeId, name: &[u8]) -> Result<Bytes> {
+        self.run(async |core| core.get_at(who, parent, name).await)
+    }
+
+    /// Puts many files of a directory, (name, content) each: small ones in one message for up to 128 of a server. Each has its own
+    /// result, in the order given; of files with the same name the last stays.
+    pub fn put_many(
+        &self,
+        who: &Caller,
+        parent: InodeId,
+        files: &[(&[u8], &[u8])],
+        mode: u32,
+    ) -> Result<Vec<Result<Attr>>> {
+        self.run(async |core| Ok(core.put_many(who, parent, files, mode).await))
+    }
+
+    /// Gets many files of a directory: small ones in one message for up to 128 of a server. Each has its own result, in the order
+    /// given.
+    pub fn get_many(&self, who: &Caller, parent: InodeId, names: &[&[u8]]) -> Result<Vec<Result<Bytes>>> {
+        self.run(async |core| Ok(core.get_many(who, parent, names).await))
+    }
+
+    /// As [`Client::open`], with a say in whether a small file's content comes along.
+    pub fn open_bringing(&self, who: &Caller, ino: InodeId, flags: OpenFlags, bring: Bring) -> Result<File> {
+        let handle = self.run(async |core| core.open_bringing(who, ino, flags, bring).await)?;
+        Ok(File::new(self.clone(), handle))
     }
 
     /// Opens a regular file; answers attributes as they are now (close-to-open).

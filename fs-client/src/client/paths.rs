@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use fs_proto::msg::inode::{SetTime, Setattr};
 use fs_proto::msg::name::DirEntry;
 use fs_proto::{Attr, InodeId};
@@ -45,6 +46,17 @@ impl Client {
     pub fn open_path(&self, path: impl AsRef<Path>, options: &OpenOptions) -> Result<File> {
         let handle = self.at(path.as_ref(), async |core, path| core.open_path(path, *options).await)?;
         Ok(File::new(self.clone(), handle))
+    }
+
+    /// Makes a file with this content, or replaces the content of one that is there. One message for a small file whose directory is
+    /// remembered; of a larger one others may see a part meanwhile.
+    pub fn put(&self, path: impl AsRef<Path>, data: &[u8], mode: u32) -> Result<Attr> {
+        self.at(path.as_ref(), async |core, path| core.put(path, data, mode).await)
+    }
+
+    /// All of a file. One message for a small one whose directory is remembered.
+    pub fn get(&self, path: impl AsRef<Path>) -> Result<Bytes> {
+        self.at(path.as_ref(), async |core, path| core.get(path).await)
     }
 
     /// Makes a directory.

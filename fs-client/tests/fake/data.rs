@@ -213,7 +213,7 @@ fn an_inode_is_announced_once_and_given_back_in_a_batch() {
         .collect();
     let first = client.open(&WHO, inos[0], OpenFlags::READ).unwrap();
     let second = client.open(&WHO, inos[0], OpenFlags::READ).unwrap();
-    assert_eq!(cluster.control.take_ops(), [Op::Open]);
+    assert_eq!(cluster.control.take_ops(), [Op::OpenRead]);
     let third = client.open(&WHO, inos[0], OpenFlags::WRITE).unwrap();
     let fourth = client.open(&WHO, inos[0], OpenFlags::WRITE).unwrap();
     assert_eq!(cluster.control.take_ops(), [Op::Open], "write access is added once");

@@ -5,6 +5,7 @@ mod names;
 mod paths;
 mod retry;
 mod routing;
+mod small;
 mod support;
 mod threads;
 mod world;

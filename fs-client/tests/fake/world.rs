@@ -1,6 +1,9 @@
 //! What the fake servers serve: a file system in a few maps. Placement is checked: a name must come with the partition of its
 //! entry, an inode with its home, a chunk with its own.
 
+#[path = "small_world.rs"]
+mod small;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bytes::Bytes;
@@ -15,6 +18,7 @@ use fs_proto::msg::inode::{
 use fs_proto::msg::name::{
     Create, Created, DirEntry, DirPage, Entry, Link, Lookup, Mkdir, Readdir, Rename, Rmdir, Unlink,
 };
+use fs_proto::msg::small::Spill;
 use fs_proto::msg::tier::FlushAccount;
 use fs_proto::placement::{chunk_partition, directory_partition, entry_cookie, entry_partition, name_hash};
 use fs_proto::wire::Reader;
@@ -36,6 +40,10 @@ pub struct World {
     /// Inodes whose attributes do not come along with look-ups, as if they lived elsewhere.
     pub remote: BTreeSet<InodeId>,
     pub chunk_log2: u8,
+    /// Largest file that lies with its inode; 0: none.
+    pub inline_limit: u32,
+    /// Contents of such files.
+    pub contents: HashMap<InodeId, Vec<u8>>,
     counter: u64,
 }
 
@@ -51,6 +59,8 @@ impl World {
             opens: BTreeSet::new(),
             remote: BTreeSet::new(),
             chunk_log2: 16,
+            inline_limit: 0,
+            contents: HashMap::new(),
             counter: 1,
         };
         let root = world.attr(InodeId::ROOT, FileKind::Directory, 0o755, InodeId::ROOT);
@@ -74,12 +84,13 @@ impl World {
             btime: 0,
             layout: Layout { placement: Placement::Striped, chunk_log2: self.chunk_log2 },
             wide: false,
+            inline: kind == FileKind::File && self.inline_limit > 0,
             version: 1,
             parent,
         }
     }
 
-    fn make(&mut self, partition: Partition, kind: FileKind, mode: u32, parent: InodeId) -> Attr {
+    pub fn make(&mut self, partition: Partition, kind: FileKind, mode: u32, parent: InodeId) -> Attr {
         self.counter += 1;
         let attr = self.attr(InodeId::new(partition, self.counter), kind, mode, parent);
         self.inodes.insert(attr.ino, attr.clone());
@@ -111,6 +122,12 @@ impl World {
         Caller::get(&mut body).unwrap();
         let body = body.take(body.remaining()).unwrap();
         let server = if header.flags.has(Flags::TO_SERVER) { ServerId(header.target) } else { server };
+        if matches!(header.op, Op::Get | Op::GetMany | Op::ReadInline | Op::OpenRead) {
+            return match self.small_read(header, server, body) {
+                Ok((meta, bulk)) => (Status::Ok, meta, bulk),
+                Err(status) => (status, format!("{:?} for the test", header.op).to_bytes(), Bytes::new()),
+            };
+        }
         if header.op == Op::ReadChunk {
             let bulk = self.read(header, &decode(body));
             return (Status::Ok, ChunkRead { crc: crc(&bulk) }.to_bytes(), bulk);
@@ -142,6 +159,14 @@ impl World {
             Op::WriteChunk => {
                 self.write(header, &decode(body), bulk);
                 Ok(Bytes::new())
+            }
+            Op::Put => self.put(header, decode(body), bulk),
+            Op::PutMany => Ok(self.put_many(header, server, decode(body), bulk)),
+            Op::WriteInline => self.write_inline(header, &decode(body), bulk),
+            Op::Spill => {
+                let ino = decode::<Spill>(body).ino;
+                self.spill(ino);
+                Ok(self.home(header, ino)?.to_bytes())
             }
             Op::SyncChunks => {
                 decode::<SyncChunks>(body);
@@ -202,13 +227,13 @@ impl World {
     }
 
     /// The inode, if the request came to its home.
-    fn home(&mut self, header: &Header, ino: InodeId) -> Result<&mut Attr, Status> {
+    pub fn home(&mut self, header: &Header, ino: InodeId) -> Result<&mut Attr, Status> {
         assert_eq!(header.target, ino.partition().0, "{:?} went to the wrong partition", header.op);
         self.inodes.get_mut(&ino).ok_or(Status::NotFound)
     }
 
     /// Checks that a name's request came to the right partition.
-    fn place(&self, header: &Header, parent: InodeId, name: &Bytes) -> Result<(), Status> {
+    pub fn place(&self, header: &Header, parent: InodeId, name: &Bytes) -> Result<(), Status> {
         let dir = self.inodes.get(&parent).ok_or(Status::NotFound)?;
         if !dir.is_dir() {
             return Err(Status::NotDirectory);
@@ -221,11 +246,11 @@ impl World {
         }
     }
 
-    fn find(&self, parent: InodeId, name: &Bytes) -> Result<InodeId, Status> {
+    pub fn find(&self, parent: InodeId, name: &Bytes) -> Result<InodeId, Status> {
         self.entries.get(&(parent, name.clone())).copied().ok_or(Status::NotFound)
     }
 
-    fn at_hand(&self, ino: InodeId) -> Option<Attr> {
+    pub fn at_hand(&self, ino: InodeId) -> Option<Attr> {
         self.inodes.get(&ino).filter(|_| !self.remote.contains(&ino)).cloned()
     }
 
@@ -350,6 +375,13 @@ impl World {
 
     fn setattr(&mut self, header: &Header, request: &Setattr) -> Answer {
         let ino = request.ino;
+        if let Some(size) = request.size {
+            if size > u64::from(self.inline_limit) {
+                self.spill(ino);
+            } else if let Some(content) = self.contents.get_mut(&ino) {
+                content.truncate(size as usize);
+            }
+        }
         let attr = self.home(header, ino)?;
         attr.mode = request.mode.unwrap_or(attr.mode);
         attr.uid = request.uid.unwrap_or(attr.uid);
@@ -372,6 +404,9 @@ impl World {
     fn publish(&mut self, header: &Header, request: &Publish) -> Answer {
         if request.close {
             self.opens.remove(&(header.client, request.ino));
+        }
+        if request.end > self.home(header, request.ino)?.size {
+            self.spill(request.ino);
         }
         let attr = self.home(header, request.ino)?;
         attr.size = attr.size.max(request.end);

@@ -11,9 +11,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use fs_proto::msg::small::ReadInline;
 use fs_proto::msg::tier::{FlushChunks, TierView};
 use fs_proto::record::InodeRecord;
-use fs_proto::{Attr, ChunkIndex, FileKind, InodeId, Layout, Status};
+use fs_proto::{Attr, ChunkIndex, FileKind, INLINE_MAX, InodeId, Layout, Status};
 use futures_util::future::{join_all, try_join_all};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -22,6 +23,7 @@ use super::outcome::{FlushResult, Stop};
 use super::tier::{Attributes, Base, Make, Place, Tier, TierError, TierFile, TierResult};
 use crate::error::{OpError, OpResult};
 use crate::node::Node;
+use crate::ops::inline;
 use crate::ops::setattr::holders;
 use crate::store::{ChunkKey, ChunkStore};
 use crate::worker::Worker;
@@ -94,6 +96,9 @@ async fn other(worker: &Rc<Worker>, view: &TierView, inode: &InodeRecord, place:
 
 async fn file(worker: &Rc<Worker>, view: &TierView, attr: &Attr, place: &Place) -> FlushResult<u64> {
     let node = &worker.node;
+    if attr.inline {
+        return inline_file(worker, attr, place, attributes(attr, &view.xattrs)).await;
+    }
     let chunks = attr.size.div_ceil(attr.layout.chunk_bytes());
     let servers =
         if chunks == 0 { Vec::new() } else { holders(node, attr, ChunkIndex(0), ChunkIndex(chunks)) };
@@ -119,6 +124,39 @@ async fn file(worker: &Rc<Worker>, view: &TierView, attr: &Attr, place: &Place) 
     let (place, syncs) = (place.clone(), node.syncs_device());
     node.flusher.on_tier(move |tier| finish(tier, &place, id, size, &attributes, syncs)).await?;
     Ok(id)
+}
+
+/// A file whose content lies with its inode: the home is asked for it.
+async fn inline_file(
+    worker: &Rc<Worker>,
+    attr: &Attr,
+    place: &Place,
+    attributes: Attributes,
+) -> FlushResult<u64> {
+    let node = &worker.node;
+    let request = ReadInline { ino: attr.ino, offset: 0, len: INLINE_MAX };
+    let (read, data) = worker.exchange(attr.ino.partition(), &request, Bytes::new()).await?;
+    if !read.attr.inline {
+        return Err(Stop::Wait("it changed while it was copied"));
+    }
+    inline::check(&data, read.crc)?;
+    let (own, place, size) = (Arc::clone(node), place.clone(), attr.size);
+    let fill = move |tier: &dyn Tier| {
+        let id = tier.make(&place, &Make::File { size })?;
+        // Should it be another version by now, this copy is not shown, or a later one follows.
+        let data = &data[..data.len().min(size as usize)];
+        if !data.is_empty() {
+            let file = tier.open_file(&place)?;
+            file.write_at(0, data)?;
+            own.flusher.account().note_copied(data.len() as u64);
+            if own.syncs_device() {
+                file.sync()?;
+            }
+        }
+        tier.set(&place, id, &attributes)?;
+        Ok(id)
+    };
+    Ok(node.flusher.on_tier(fill).await?)
 }
 
 /// Checks the size of a filled file and gives it its attributes.

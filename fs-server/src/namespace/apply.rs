@@ -13,6 +13,7 @@ use fs_proto::placement::name_hash;
 use fs_proto::record::{EntryRecord, InodeRecord, Mutation, ShardRecord};
 use fs_proto::{FileKind, InodeId, Status, TimeNs};
 
+use super::inline::encoded;
 use super::locks::{LockKey, LockSet, Mode};
 use super::{Namespace, encode_record, keys};
 use crate::error::{OpError, OpResult};
@@ -37,6 +38,8 @@ pub fn lock_keys(mutation: &Mutation, set: &mut LockSet) {
         | Mutation::DelXattr { ino, .. }
         | Mutation::SetTier { ino, .. }
         | Mutation::DelOrphan { ino }
+        | Mutation::PutInline { ino, .. }
+        | Mutation::DelInline { ino }
         | Mutation::SetShardAttr { dir: ino, .. } => set.add(LockKey::Inode(*ino), Mode::Exclusive),
     }
 }
@@ -120,6 +123,10 @@ impl Staging<'_> {
                 let shard = self.shard_mut(*dir)?;
                 (shard.mode, shard.uid, shard.gid, shard.layout) = (*mode, *uid, *gid, *layout);
             }
+            Mutation::PutInline { ino, content } => {
+                self.batch.put(keys::inline(*ino), encoded(content));
+            }
+            Mutation::DelInline { ino } => self.batch.delete(keys::inline(*ino)),
         }
         Ok(())
     }
@@ -278,6 +285,10 @@ impl Staging<'_> {
                 batch.delete(key);
                 ControlFlow::Continue(())
             })?;
+        }
+        if self.inode_mut(ino).is_ok_and(|inode| inode.attr.inline) {
+            self.batch.delete(keys::inline(ino));
+            self.batch.delete(keys::spill(ino));
         }
         // The shared tier's copy of a directory is removed after those of its entries: until then its place is known.
         let ghost =

@@ -7,6 +7,8 @@
 //! 'x' ino:u64 name...                 -> value              an extended attribute
 //! 's' dir:u64                         -> ShardRecord        this server's part of a wide directory
 //! 'o' ino:u64                         -> ()                 an inode without names, not removed yet
+//! 'f' ino:u64                         -> InlineRecord       content of a small file, beside its inode
+//! 'w' ino:u64                         -> ()                 content that is being moved from 'f' to chunk 0
 //! 'z' ino:u64                         -> old and new size  a cut of chunks that has begun
 //! 'r' client:u64 lane:u16             -> RequestResult      the last mutation of a client's lane
 //! 'p' coordinator:u16 number:u64      -> Prepare            a transaction that was voted for
@@ -113,6 +115,16 @@ pub fn orphan(ino: InodeId) -> Key {
 /// A cut of chunks that has begun.
 pub fn cut(ino: InodeId) -> Key {
     with_ino(b'z', ino, 0)
+}
+
+/// Content of a small file.
+pub fn inline(ino: InodeId) -> Key {
+    with_ino(b'f', ino, 0)
+}
+
+/// Content that is being moved to chunk 0.
+pub fn spill(ino: InodeId) -> Key {
+    with_ino(b'w', ino, 0)
 }
 
 /// The inode number behind a key of one inode ('i', 'o', 'z', 'a', 's').

@@ -11,6 +11,7 @@
 
 pub mod allocate;
 pub mod apply;
+pub mod inline;
 pub mod keys;
 pub mod locks;
 pub mod permission;
@@ -381,6 +382,7 @@ pub fn new_inode(new: NewInode) -> InodeRecord {
         btime: new.now,
         layout: new.layout,
         wide: false,
+        inline: false,
         version: 1,
         parent: new.parent,
     };

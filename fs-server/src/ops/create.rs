@@ -2,10 +2,11 @@
 
 use std::rc::Rc;
 
+use bytes::Bytes;
 use fs_proto::msg::name::{Create, Created};
 use fs_proto::placement::{entry_partition, name_hash};
 use fs_proto::record::{EntryRecord, InodeRecord, Mutation};
-use fs_proto::{FileKind, InodeId, Status};
+use fs_proto::{FileKind, InodeId, Layout, Status, TimeNs};
 
 use super::{SETGID, directory_here, directory_in_section, lookup, valid_name};
 use crate::error::{OpError, OpResult};
@@ -79,22 +80,25 @@ fn make(worker: &Rc<Worker>, context: &Context, request: &Create, ino: InodeId) 
     if let Some(entry) = namespace.entry(request.parent, &request.name)? {
         return Ok(Outcome::There(entry));
     }
-    let access @ (dir_mode, _, dir_gid) = view.access();
+    let access = view.access();
     if !context.is_checked() {
         require(&context.caller, access, WRITE | SEARCH)?;
     }
     let now = worker.node.now();
-    let mut inode = new_inode(NewInode {
-        ino,
-        kind: request.kind,
-        mode: request.mode,
-        uid: context.caller.uid,
-        gid: if dir_mode & SETGID != 0 { dir_gid } else { context.caller.gid },
-        parent: request.parent,
-        name: request.name.clone(),
-        layout: request.layout.unwrap_or(view.layout()),
-        now,
-    });
+    let mut inode = born(
+        worker,
+        context,
+        &view,
+        Birth {
+            ino,
+            kind: request.kind,
+            mode: request.mode,
+            parent: request.parent,
+            name: request.name.clone(),
+            layout: request.layout,
+            now,
+        },
+    );
     inode.attr.rdev = request.rdev;
     inode.attr.size = request.target.len() as u64;
     inode.target = request.target.clone();
@@ -107,4 +111,40 @@ fn make(worker: &Rc<Worker>, context: &Context, request: &Create, ino: InodeId) 
     mutations.extend(context.remember(ino));
     namespace.commit(&mutations)?;
     Ok(Outcome::Made(Box::new(inode), view.entries() + 1))
+}
+
+/// What is made.
+pub struct Birth {
+    /// Its number.
+    pub ino: InodeId,
+    /// What it is.
+    pub kind: FileKind,
+    /// Permission bits.
+    pub mode: u32,
+    /// Directory of its name.
+    pub parent: InodeId,
+    /// Its name.
+    pub name: Bytes,
+    /// Layout, if not the directory's.
+    pub layout: Option<Layout>,
+    /// Now.
+    pub now: TimeNs,
+}
+
+/// A new inode that takes from its directory and its maker what is theirs to give.
+pub fn born(worker: &Worker, context: &Context, dir: &DirView, birth: Birth) -> InodeRecord {
+    let (dir_mode, _, dir_gid) = dir.access();
+    let mut inode = new_inode(NewInode {
+        ino: birth.ino,
+        kind: birth.kind,
+        mode: birth.mode,
+        uid: context.caller.uid,
+        gid: if dir_mode & SETGID != 0 { dir_gid } else { context.caller.gid },
+        parent: birth.parent,
+        name: birth.name,
+        layout: birth.layout.unwrap_or(dir.layout()),
+        now: birth.now,
+    });
+    inode.attr.inline = birth.kind == FileKind::File && worker.node.config.inline_bytes > 0;
+    inode
 }

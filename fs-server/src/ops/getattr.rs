@@ -65,7 +65,8 @@ pub async fn attributes(worker: &Rc<Worker>, ino: InodeId) -> OpResult<Attr> {
     worker.ask_owner(ino.partition(), &Getattr { ino }).await
 }
 
-async fn home_attributes(worker: &Rc<Worker>, ino: InodeId, asker: Option<ClientId>) -> OpResult<Attr> {
+/// Attributes of an inode that lives here.
+pub async fn home_attributes(worker: &Rc<Worker>, ino: InodeId, asker: Option<ClientId>) -> OpResult<Attr> {
     let inode = worker.node.namespace.live_inode(ino).await?;
     match inode.attr.kind {
         FileKind::Directory if inode.attr.wide => merged(worker, &inode).await,
@@ -97,6 +98,10 @@ pub async fn settled(
     forget: bool,
 ) -> OpResult<Arc<InodeRecord>> {
     let ino = inode.attr.ino;
+    if inode.attr.inline {
+        // What is written to a small file is published by it.
+        return Ok(inode);
+    }
     let mut writers = worker.node.opens.writers(ino);
     writers.retain(|writer| Some(writer.client) != asker);
     if writers.is_empty() {

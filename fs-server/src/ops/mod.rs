@@ -5,17 +5,21 @@
 pub mod admin;
 pub mod chunk;
 pub mod create;
+pub mod get;
 pub mod getattr;
+pub mod inline;
 pub mod link;
 pub mod lookup;
 pub mod mkdir;
 pub mod open;
 pub mod publish;
+pub mod put;
 pub mod readdir;
 pub mod rename;
 pub mod rmdir;
 pub mod scrub;
 pub mod setattr;
+pub mod spill;
 pub mod unlink;
 pub mod xattr;
 

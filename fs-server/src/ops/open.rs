@@ -2,11 +2,14 @@
 
 use std::rc::Rc;
 
+use bytes::Bytes;
 use fs_proto::msg::inode::{Open, Release, Renew};
 use fs_proto::msg::name::OpenMode;
-use fs_proto::{Attr, Status};
+use fs_proto::msg::small::{OpenRead, Opened};
+use fs_proto::{Attr, Status, Wire};
 
-use super::getattr;
+use super::{getattr, inline};
+use crate::dispatch::Answer;
 use crate::error::{OpError, OpResult};
 use crate::namespace::permission::{READ, WRITE, access_of, require};
 use crate::worker::{Context, Worker};
@@ -25,6 +28,25 @@ pub async fn open(worker: &Rc<Worker>, context: &Context, request: Open) -> OpRe
     let inode = getattr::settled(worker, inode, Some(context.client()), false).await?;
     node.opens.open(request.ino, context.client(), &request.mode, inode.attr.version);
     Ok(inode.attr.clone())
+}
+
+/// As [`open`] for reading, with the content of a small file: opening and reading are one message.
+pub async fn open_read(worker: &Rc<Worker>, context: &Context, request: OpenRead) -> OpResult<Answer> {
+    let node = &worker.node;
+    let open = Open { ino: request.ino, mode: OpenMode::Read {} };
+    let attr = self::open(worker, context, open).await?;
+    if !attr.inline {
+        return Ok((Opened { attr, crc: None }.to_bytes(), Bytes::new()));
+    }
+    let (inode, content) = inline::snapshot(node, request.ino).await?;
+    let attr = inode.attr.clone();
+    match content.filter(|_| request.known_version != Some(attr.version)) {
+        Some(content) => {
+            node.counters.note_read(content.data.len());
+            Ok((Opened { attr, crc: Some(content.crc) }.to_bytes(), content.data))
+        }
+        None => Ok((Opened { attr, crc: None }.to_bytes(), Bytes::new())),
+    }
 }
 
 /// The client has these open no longer.

@@ -6,7 +6,7 @@ use fs_proto::Attr;
 use fs_proto::msg::inode::{PollSize, Publish};
 use fs_proto::record::{InodeRecord, Mutation};
 
-use super::getattr;
+use super::{getattr, spill};
 use crate::error::{OpError, OpResult};
 use crate::namespace::locks::{LockKey, LockSet, Mode};
 use crate::worker::{Context, Worker};
@@ -21,6 +21,10 @@ pub async fn publish(worker: &Rc<Worker>, context: &Context, request: Publish) -
     let mut attr = inode.attr.clone();
     if request.mtime.is_some() {
         let end = true_end(worker, context, &request, &inode).await?;
+        if inode.attr.inline && end > inode.attr.size {
+            // Only space that is asked for (fallocate) is published of a small file; what comes there goes to chunks.
+            spill::to_chunks(worker, request.ino).await?;
+        }
         attr = take_over(worker, context, &request, end).await?;
     }
     if request.close {

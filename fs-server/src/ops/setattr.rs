@@ -10,12 +10,12 @@ use fs_proto::record::{InodeRecord, Mutation};
 use fs_proto::{Attr, ChunkIndex, FileKind, InodeId, ServerId, Status, TimeNs};
 
 use super::publish::set_id_bits;
-use super::{ask_all, getattr};
+use super::{ask_all, getattr, inline, spill};
 use crate::error::{OpError, OpResult};
 use crate::kv::Batch;
 use crate::namespace::locks::{LockKey, LockSet, Mode};
 use crate::namespace::permission::{WRITE, access_of, require, require_owner};
-use crate::namespace::{encode_record, keys};
+use crate::namespace::{encode_record, inline as contents, keys};
 use crate::node::Node;
 use crate::transaction::{Plan, coordinator};
 use crate::worker::{Context, Worker};
@@ -176,28 +176,39 @@ async fn resize(
     // Held across the messages below: nobody sees, publishes or flushes a size between the old and the new.
     let hold = node.namespace.locks().hold(LockSet::of(&[(LockKey::Inode(ino), Mode::Exclusive)])).await;
     let current = node.namespace.inode_in_section(ino)?.ok_or(OpError::not_found())?;
-    let old_size = current.attr.size.max(inode.attr.size);
-    let mut changed = (*current).clone();
-    changed.attr.size = size;
-    changed.attr.version += 1;
-    let now = node.now();
-    (changed.attr.mtime, changed.attr.ctime) = (now, now);
-    if !context.caller.is_root() {
-        changed.attr.mode &= !set_id_bits(changed.attr.mode);
+    if current.attr.inline && size > u64::from(node.config.inline_bytes).max(current.attr.size) {
+        spill::to_chunks_held(worker, ino, &hold).await?;
     }
+    let current = node.namespace.inode_in_section(ino)?.ok_or(OpError::not_found())?;
+    let old_size = current.attr.size.max(inode.attr.size);
     let cuts = size < old_size;
+    let mut changed = inline::written(&current, size, node.now(), node.now(), context);
     let mut batch = Batch::default();
     if cuts {
         changed.cut_version = changed.attr.version;
+    }
+    let mut mutations = Vec::with_capacity(2);
+    if current.attr.inline {
+        mutations.extend(cut_content(node, ino, size)?);
+    } else if cuts {
         batch.put(keys::cut(ino), encode_record(&(old_size, size)));
     }
-    let record = Mutation::PutInode { inode: changed };
-    node.namespace.locks().with_held(hold.set(), || node.namespace.commit_with(&[record], batch))?;
-    if cuts {
+    mutations.push(Mutation::PutInode { inode: changed });
+    node.namespace.locks().with_held(hold.set(), || node.namespace.commit_with(&mutations, batch))?;
+    if cuts && !current.attr.inline {
         cut_chunks(worker, &current.attr, old_size, size).await?;
     }
     drop(hold);
     Ok(())
+}
+
+/// What becomes of a small file's content when the file gets `size` bytes.
+fn cut_content(node: &Node, ino: InodeId, size: u64) -> OpResult<Option<Mutation>> {
+    let Some(content) = node.namespace.inline(ino)? else { return Ok(None) };
+    if size == 0 {
+        return Ok(Some(Mutation::DelInline { ino }));
+    }
+    Ok(contents::cut(content, size)?.map(|content| Mutation::PutInline { ino, content }))
 }
 
 /// Cuts the chunks of a file that becomes smaller, and forgets that it had to be done.

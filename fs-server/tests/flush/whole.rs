@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use fs_proto::FileKind;
 use fs_server::flush::tier::Tier;
@@ -212,4 +213,75 @@ fn a_quiet_cluster_leaves_the_tier_alone() {
     let client = Client::connect(&cluster.file);
     cluster.check(&client);
     assert_eq!(calls.load(Ordering::Relaxed), before);
+}
+
+/// Largest file that lies with its inode.
+const LIMIT: usize = 16 << 10;
+
+#[test]
+fn small_files_are_copied_from_their_inodes_and_from_chunks_once_they_grew() {
+    // Goal: contents beside inodes arrive, whoever copies them; so do their changes, and the move to chunks. Method: sizes around the
+    // limit; moved and linked, so that a name's server is not the inode's home.
+    let cluster = Cluster::start(3);
+    let client = Client::connect(&cluster.file);
+    let dirs: Vec<_> = (0..6).map(|n| client.mkdir(ROOT, &format!("d{n}"))).collect();
+    let sizes = [0, 1, 4000, LIMIT - 1, LIMIT, LIMIT + 1];
+    let mut files = Vec::new();
+    for (n, size) in sizes.into_iter().enumerate() {
+        let ino = client.write_file(dirs[n], "f", &pattern(size, n as u8));
+        assert_eq!(client.attr(ino).inline, size <= LIMIT, "{size} bytes");
+        client.rename(dirs[n], "f", dirs[(n + 1) % 6], "moved");
+        client.link(ino, dirs[(n + 3) % 6], "linked");
+        files.push(ino);
+    }
+    cluster.check(&client);
+    for ino in &files {
+        client.write(*ino, 2, b"changed");
+        client.close(*ino, 9);
+    }
+    cluster.check(&client);
+    for (n, ino) in files.iter().enumerate() {
+        client.write(*ino, (LIMIT + n) as u64, b"grown");
+        client.close(*ino, (LIMIT + n + 5) as u64);
+        assert!(!client.attr(*ino).inline);
+    }
+    cluster.check(&client);
+    for ino in &files {
+        client.truncate(*ino, 3);
+    }
+    let accounts = cluster.check(&client);
+    assert_eq!(accounts.iter().map(|a| a.failures).sum::<u64>(), 0);
+}
+
+#[test]
+fn a_small_file_that_changes_all_the_time_is_never_seen_in_part() {
+    // Goal: what readers of the tier see of a small file is one of its contents, though it is written while it is copied. Method: bursts
+    // of changes, as long as copying takes, and of looks at the tier, until ten contents were seen.
+    let cluster = Cluster::start(2);
+    let client = Client::connect(&cluster.file);
+    let size = |round: u8| 100 + usize::from(round.wrapping_mul(97)) * 40;
+    let ino = client.write_file(ROOT, "f", &[0; 100]);
+    cluster.check(&client);
+    let mut seen = HashSet::new();
+    let deadline = Instant::now() + Duration::from_secs(90);
+    let mut round = 0u8;
+    while seen.len() < 10 {
+        assert!(Instant::now() < deadline, "copies are made meanwhile: {seen:?}");
+        for _ in 0..5 {
+            round = (round + 1) % 250;
+            // Smaller and larger in turn: a copy of one with the length of another would show.
+            client.truncate(ino, 0);
+            client.write(ino, 0, &vec![round; size(round)]);
+        }
+        let looks = Instant::now() + Duration::from_millis(30);
+        while Instant::now() < looks {
+            let content = std::fs::read(cluster.at("f")).unwrap();
+            let Some(first) = content.first() else { continue };
+            assert!(content.iter().all(|byte| byte == first), "a mixture");
+            assert_eq!(content.len(), size(*first));
+            seen.insert(*first);
+        }
+    }
+    cluster.settle(&client);
+    assert_eq!(std::fs::read(cluster.at("f")).unwrap(), vec![round; size(round)]);
 }

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fs_client::{Attr, Caller, File, InodeId, Status};
+use fs_client::{Attr, Bring, Caller, File, InodeId, Status};
 use fuser::{Errno, FileHandle, FopenFlags, WriteFlags};
 
 use super::{Adapter, ContentStamp, OpenFile};
@@ -22,7 +22,7 @@ impl Adapter {
     pub(super) fn open_file(&self, who: &Caller, ino: InodeId, flags: i32) -> Outcome<Opened> {
         let how = open_flags(flags);
         let (present, alone) = self.inodes.enter(ino.0);
-        let file = self.client.open(who, ino, how)?;
+        let file = self.client.open_bringing(who, ino, how, self.wanted_content(ino, flags))?;
         // With others the client has not asked the home, and close-to-open wants to know what is there now.
         let attr = if alone { file.known_attr() } else { file.attr()? };
         if alone && attr.nlink == 0 {
@@ -36,6 +36,14 @@ impl Adapter {
             self.drop_privileges(&file)?;
         }
         Ok(self.admit(file, present, &attr, flags))
+    }
+
+    /// Of a small file the first read of the page cache costs no message, and none at all if the cache has this content.
+    fn wanted_content(&self, ino: InodeId, flags: i32) -> Bring {
+        if is_direct(flags, self.direct_io) {
+            return Bring::Nothing;
+        }
+        self.cached.lock().get(ino.0).map_or(Bring::Content, |stamp| Bring::Unless(stamp.version))
     }
 
     /// Makes and opens a file. The kernel asks for this after a look-up that found nothing. If the file is there after all,

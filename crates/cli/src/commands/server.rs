@@ -228,6 +228,7 @@ fn config(spec: &LaunchSpec, id: u16, stores: Vec<PathBuf>, listen: String) -> R
     config.tier.clone_from(&spec.tier);
     config.flush_delay_ms = spec.options.flush_delay_ms;
     config.wide_threshold = spec.options.wide_threshold;
+    config.inline_bytes = spec.options.inline_bytes;
     Ok(config)
 }
 

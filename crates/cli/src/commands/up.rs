@@ -70,6 +70,9 @@ pub struct UpArgs {
     /// Entries above which a directory is spread over all servers
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     pub wide_threshold: u64,
+    /// Largest file that lies with its inode, in bytes, at most 64 KiB; 0: none
+    #[arg(long, value_name = "BYTES", default_value_t = fs_server::config::INLINE_DEFAULT, value_parser = clap::value_parser!(u32).range(..=i64::from(fs_proto::INLINE_MAX)))]
+    pub inline: u32,
     /// Serve no metrics pages
     #[arg(long)]
     pub no_metrics: bool,
@@ -194,6 +197,7 @@ pub fn spec(global: &Global, args: &UpArgs) -> Result<LaunchSpec> {
             workers: args.workers,
             flush_delay_ms: args.flush_delay,
             wide_threshold: args.wide_threshold,
+            inline_bytes: args.inline,
             metrics: !args.no_metrics,
             log,
             log_format: global.log_format.word().to_owned(),

@@ -61,6 +61,8 @@ pub struct ServerOptions {
     pub flush_delay_ms: u64,
     /// Entries above which a directory becomes wide.
     pub wide_threshold: u64,
+    /// Largest file in bytes that lies with its inode.
+    pub inline_bytes: u32,
     /// Serve a metrics page.
     pub metrics: bool,
     /// Log filter.
@@ -127,6 +129,7 @@ mod tests {
                 workers: 0,
                 flush_delay_ms: 200,
                 wide_threshold: 10_000,
+                inline_bytes: 16_384,
                 metrics: true,
                 log: "info".into(),
                 log_format: "human".into(),

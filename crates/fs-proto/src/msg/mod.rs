@@ -9,6 +9,7 @@ pub mod inode;
 pub mod name;
 pub mod scrub;
 pub mod session;
+pub mod small;
 pub mod tier;
 pub mod transaction;
 

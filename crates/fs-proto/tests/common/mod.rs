@@ -5,7 +5,7 @@ use bytes::Bytes;
 use fs_proto::attr::*;
 use fs_proto::ids::*;
 use fs_proto::msg::{
-    Caller, admin::*, chunk::*, inode::*, name::*, scrub::*, session::*, tier::*, transaction::*,
+    Caller, admin::*, chunk::*, inode::*, name::*, scrub::*, session::*, small::*, tier::*, transaction::*,
 };
 use fs_proto::placement::{MapEvent, Member};
 use fs_proto::record::*;
@@ -190,7 +190,7 @@ impl Arbitrary for MapEvent {
 }
 
 structs! {
-    Attr { ino, kind, mode, uid, gid, nlink, rdev, size, atime, mtime, ctime, btime, layout, wide, version, parent }
+    Attr { ino, kind, mode, uid, gid, nlink, rdev, size, atime, mtime, ctime, btime, layout, wide, inline, version, parent }
     Caller { uid, gid, groups }
     Member { id, weight }
 
@@ -226,6 +226,21 @@ structs! {
     PollSize { ino, forget, writers }
     Space { total_bytes, free_bytes, inodes, device }
     Statfs { server }
+
+    Put { parent, name, mode, exclusive, crc }
+    PutAnswer { outcome, limit }
+    PutFile { name, len, crc }
+    PutMany { parent, mode, files }
+    PutManyAnswer { outcomes, limit }
+    Get { parent, name }
+    GetMany { parent, names }
+    WriteInline { ino, offset, mtime, crc }
+    InlineWritten { attr, written, limit }
+    ReadInline { ino, offset, len }
+    InlineRead { attr, crc }
+    OpenRead { ino, known_version }
+    Opened { attr, crc }
+    Spill { ino }
 
     Lookup { parent, name }
     Entry { ino, kind, attr }
@@ -266,6 +281,7 @@ structs! {
 
     TierLocation { parent, name, version, ctime, tier_ino }
     InodeRecord { attr, name, target, tier, cut_version }
+    InlineRecord { crc, data }
     ShardRecord { dir, mode, uid, gid, layout, mtime, entries, subdirs }
     EntryRecord { ino, kind }
     RequestResult { count, op, status, ino }
@@ -276,6 +292,18 @@ unions! {
     ScrubCursor { Records { key } Chunks { device, last } }
     OpenMode { Read {} Write { via } }
     Role { Client { id } Server { id } }
+    PutOutcome {
+        Done { attr, fresh }
+        There { ino, kind, attr }
+        TooLarge {}
+        Failed { status }
+    }
+    GetOutcome {
+        Whole { attr, crc }
+        There { ino, kind, attr }
+        Failed { status }
+        Left {}
+    }
     Check {
         EntryIs { parent, name, ino }
         DirLive { dir }
@@ -303,5 +331,7 @@ unions! {
         AdoptEntry { parent, name, entry }
         ReleaseEntry { parent, name }
         SetShardAttr { dir, mode, uid, gid, layout }
+        PutInline { ino, content }
+        DelInline { ino }
     }
 }

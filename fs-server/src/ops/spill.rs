@@ -1,0 +1,93 @@
+//! A file grows out of its inode: its content goes to chunk 0, and stays in chunks from then on.
+//!
+//! ```text
+//! commit 'w'  ->  write chunk 0 (any server)  ->  commit: inode no longer inline, 'f' and 'w' gone
+//! ```
+//! A crash before the last step leaves the file inline, and maybe bytes in chunk 0 that nobody reads. They are known by 'w': the next
+//! attempt cuts the chunk first, and the reaper drops it.
+//!
+//! # Invariants
+//! - The inode is held from the first step to the last: nobody reads or writes the content meanwhile.
+//! - A file that has left its inode does not come back (clients rely on it).
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use fs_proto::checksum::crc;
+use fs_proto::msg::chunk::{SyncChunks, TruncateChunks, WriteChunk};
+use fs_proto::msg::small::Spill;
+use fs_proto::placement::chunk_partition;
+use fs_proto::record::Mutation;
+use fs_proto::{Attr, ChunkIndex, InodeId};
+
+use super::getattr;
+use crate::error::{OpError, OpResult};
+use crate::kv::Batch;
+use crate::namespace::locks::{HoldGuard, LockKey, LockSet, Mode};
+use crate::namespace::{encode_record, inline, keys};
+use crate::worker::{Context, Worker};
+
+const FIRST: ChunkIndex = ChunkIndex(0);
+
+/// A client is about to write beyond what lies with an inode.
+pub async fn spill(worker: &Rc<Worker>, context: &Context, request: Spill) -> OpResult<Attr> {
+    to_chunks(worker, request.ino).await?;
+    getattr::home_attributes(worker, request.ino, Some(context.client())).await
+}
+
+/// Moves the content to chunks, unless it is there already.
+pub async fn to_chunks(worker: &Rc<Worker>, ino: InodeId) -> OpResult<()> {
+    let set = LockSet::of(&[(LockKey::Inode(ino), Mode::Exclusive)]);
+    let hold = worker.node.namespace.locks().hold(set).await;
+    to_chunks_held(worker, ino, &hold).await
+}
+
+/// As [`to_chunks`], for the holder of the inode.
+pub async fn to_chunks_held(worker: &Rc<Worker>, ino: InodeId, hold: &HoldGuard) -> OpResult<()> {
+    let namespace = &worker.node.namespace;
+    let inode = namespace.inode_in_section(ino)?.ok_or(OpError::not_found())?;
+    if !inode.attr.inline {
+        return Ok(());
+    }
+    let mut inode = (*inode).clone();
+    inode.attr.inline = false;
+    let mut mutations = vec![Mutation::PutInode { inode }];
+    let mut batch = Batch::default();
+    if let Some(content) = namespace.inline(ino)?.filter(|content| !content.data.is_empty()) {
+        let data = inline::checked(content)?.data;
+        begin(worker, ino).await?;
+        move_out(worker, ino, data).await?;
+        mutations.push(Mutation::DelInline { ino });
+        batch.delete(keys::spill(ino));
+    }
+    namespace.locks().with_held(hold.set(), || namespace.commit_with(&mutations, batch))
+}
+
+/// Notes that chunk 0 gets bytes; takes away those of an attempt before.
+async fn begin(worker: &Rc<Worker>, ino: InodeId) -> OpResult<()> {
+    let kv = worker.node.namespace.kv();
+    if kv.get(&keys::spill(ino))?.is_some() {
+        let owner = worker.node.owner(chunk_partition(ino, FIRST));
+        return worker.ask(owner, &TruncateChunks { ino, chunk: FIRST, keep_bytes: 0 }).await;
+    }
+    let mut batch = Batch::default();
+    batch.put(keys::spill(ino), encode_record(&()));
+    Ok(kv.commit(batch)?)
+}
+
+async fn move_out(worker: &Rc<Worker>, ino: InodeId, data: Bytes) -> OpResult<()> {
+    let partition = chunk_partition(ino, FIRST);
+    let file_end = data.len() as u64;
+    let request = WriteChunk { ino, chunk: FIRST, offset: 0, file_end, since: 0, crc: crc(&data) };
+    worker.exchange(partition, &request, data).await?;
+    if worker.node.syncs_device() {
+        // What was synced with the inode must not be lost by leaving it.
+        worker.ask(worker.node.owner(partition), &SyncChunks { ino }).await?;
+    }
+    Ok(())
+}
+
+/// Whether chunk 0 of an inline file may hold bytes of a spill that did not end.
+pub fn has_begun(worker: &Worker, ino: InodeId) -> OpResult<bool> {
+    Ok(worker.node.namespace.kv().get(&keys::spill(ino))?.is_some())
+}
