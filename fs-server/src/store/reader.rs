@@ -104,10 +104,13 @@ impl Source<'_> {
         if span.head > 0 || span.tail > 0 {
             return self.read_ragged(table, &span, out);
         }
-        let mut start = start;
-        for piece in out.chunks_mut(PIECE_BYTES - start as usize % BLOCK_BYTES) {
+        let (mut start, mut rest) = (start, out);
+        while !rest.is_empty() {
+            // Every piece but the last ends with a block, wherever the record begins.
+            let len = rest.len().min(PIECE_BYTES - start as usize % BLOCK_BYTES);
+            let (piece, behind) = rest.split_at_mut(len);
             self.read_whole_blocks(table, start, piece)?;
-            start += piece.len() as u32;
+            (start, rest) = (start + len as u32, behind);
         }
         Ok(())
     }
