@@ -37,6 +37,31 @@ impl Batch {
         Batch::default()
     }
 
+    /// An empty batch with room for `changes` changes of `bytes` bytes together.
+    pub(super) fn with_capacity(changes: usize, bytes: usize) -> Self {
+        Batch { bytes: Vec::with_capacity(bytes + 4 * changes), slots: Vec::with_capacity(changes) }
+    }
+
+    /// Sets `key` to `value`, followed by what `check` says of the two.
+    pub(super) fn put_checked(&mut self, key: &[u8], value: &[u8], check: impl Fn(&[u8], &[u8]) -> [u8; 4]) {
+        let check = check(key, value);
+        self.bytes.extend_from_slice(key);
+        let key_end = self.bytes.len();
+        self.bytes.extend_from_slice(value);
+        self.bytes.extend_from_slice(&check);
+        self.slots.push(Slot { key_end, value_end: self.bytes.len(), is_delete: false });
+    }
+
+    /// Appends all of `other`, its values followed by what `check` says of them.
+    pub(super) fn append_checked(&mut self, other: &Batch, check: impl Fn(&[u8], &[u8]) -> [u8; 4]) {
+        for change in other.changes() {
+            match change {
+                Change::Put { key, value } => self.put_checked(key, value, &check),
+                Change::Delete { key } => self.delete(key),
+            }
+        }
+    }
+
     /// Sets `key` to `value`.
     pub fn put(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
         self.push(key.as_ref(), value.as_ref(), false);

@@ -2,14 +2,25 @@
 //!
 //! Its journal is buffered in the process, so every batch asks for `PersistMode::Buffer`: one `write` to the kernel.
 //! A failed journal write poisons the database until it is reopened, also after ENOSPC.
+//!
+//! Blocks of tables carry checksums that fjall compares at every read from the device. What it does not compare is
+//! compared here before it opens: `manifest.rs`, `journal.rs`.
 
+mod journal;
+mod manifest;
+
+use super::guard::Engine;
 use super::{Batch, Change, Kv, KvError, KvStats, ScanVisitor};
 use bytes::Bytes;
+use fjall::config::PinningPolicy;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
 use std::error::Error as _;
+use std::fs::{File, TryLockError};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-/// The engine seals a memtable and goes on with the next; it halts writers when this many are sealed.
+/// The engine seals a memtable and goes on with the next; it halts writers when four are sealed.
 const MEMTABLES: u64 = 5;
 const MEMTABLE_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=16 << 20;
 /// The smallest bound that the engine takes for its journals.
@@ -17,27 +28,104 @@ const JOURNAL_BYTES: u64 = 128 << 20;
 /// Flush and compaction; more threads than two would only compete with the server's own.
 const WORKERS: usize = 2;
 
+/// How fjall is set up. Those that [`FjallOptions::within`] makes are what a server uses; others are for measuring.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FjallOptions {
+    /// Blocks of tables in memory, in bytes.
+    pub block_cache_bytes: u64,
+    /// A memtable is sealed when it has this many bytes.
+    pub memtable_bytes: u64,
+    /// Whether filters and indexes of the first levels stay in memory, outside of the cache.
+    pub pins: bool,
+    /// Whether filters and indexes of all levels are cut into blocks that are cached one by one.
+    pub partitions: bool,
+}
+
+impl FjallOptions {
+    /// What a server uses with `cache_bytes` for caches and write buffers together.
+    pub fn within(cache_bytes: u64) -> Self {
+        FjallOptions {
+            // Half for blocks that are read, half for memtables: creates and deletes are as common as look-ups.
+            block_cache_bytes: cache_bytes / 2,
+            memtable_bytes: (cache_bytes / 2 / MEMTABLES)
+                .clamp(*MEMTABLE_BYTES.start(), *MEMTABLE_BYTES.end()),
+            pins: true,
+            partitions: false,
+        }
+    }
+
+    fn of_tree(&self) -> KeyspaceCreateOptions {
+        let options = KeyspaceCreateOptions::default().max_memtable_size(self.memtable_bytes);
+        let options = if self.pins {
+            options
+        } else {
+            options
+                .filter_block_pinning_policy(PinningPolicy::disabled())
+                .index_block_pinning_policy(PinningPolicy::disabled())
+        };
+        if self.partitions {
+            options
+                .filter_block_partitioning_policy(PinningPolicy::all(true))
+                .index_block_partitioning_policy(PinningPolicy::all(true))
+        } else {
+            options
+        }
+    }
+}
+
 pub(super) struct FjallKv {
     database: Database,
     tree: Keyspace,
 }
 
 impl FjallKv {
-    pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<Self, KvError> {
+    pub(super) fn open(dir: &Path, options: &FjallOptions) -> Result<Self, KvError> {
+        check_files(dir)?;
+        // Meeting what makes no sense, fjall panics here and there.
+        catch_unwind(AssertUnwindSafe(|| FjallKv::open_checked(dir, options)))
+            .unwrap_or_else(|_| Err(KvError::Corrupt(format!("{} cannot be opened", dir.display()))))
+    }
+
+    fn open_checked(dir: &Path, options: &FjallOptions) -> Result<Self, KvError> {
         let lift = |e| convert_open(e, dir);
-        // Half for blocks that are read, half for memtables: creates and deletes are as common as look-ups.
-        let memtable_bytes =
-            (cache_bytes / 2 / MEMTABLES).clamp(*MEMTABLE_BYTES.start(), *MEMTABLE_BYTES.end());
         let database = Database::builder(dir)
-            .cache_size(cache_bytes / 2)
+            .cache_size(options.block_cache_bytes)
             .max_journaling_size(JOURNAL_BYTES)
             .journal_compression(fjall::CompressionType::None)
             .worker_threads(WORKERS)
             .open()
             .map_err(lift)?;
-        let options = || KeyspaceCreateOptions::default().max_memtable_size(memtable_bytes);
-        let tree = database.keyspace("namespace", options).map_err(lift)?;
+        let tree = database.keyspace("namespace", || options.of_tree()).map_err(lift)?;
         Ok(FjallKv { database, tree })
+    }
+}
+
+/// After a close fjall's own threads hold its lock a little longer.
+const LOCK_WAIT: Duration = Duration::from_secs(1);
+const LOCK_RETRY: Duration = Duration::from_millis(10);
+
+/// Compares what fjall does not. The lock is held meanwhile: a journal that is being written looks torn.
+fn check_files(dir: &Path) -> Result<(), KvError> {
+    let lock = match File::options().read(true).write(true).open(dir.join("lock")) {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(KvError::from_io(error)),
+    };
+    let give_up = Instant::now() + LOCK_WAIT;
+    while let Err(error) = lock.try_lock() {
+        match error {
+            TryLockError::WouldBlock if Instant::now() < give_up => std::thread::sleep(LOCK_RETRY),
+            TryLockError::WouldBlock => return Err(KvError::InUse(dir.to_owned())),
+            TryLockError::Error(error) => return Err(KvError::from_io(error)),
+        }
+    }
+    manifest::check(dir)?;
+    journal::check(dir)
+}
+
+impl Engine for FjallKv {
+    fn position(&self) -> u64 {
+        self.database.seqno()
     }
 }
 

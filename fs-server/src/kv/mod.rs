@@ -4,18 +4,25 @@
 //! - A committed batch is whole or absent after a crash, and there once `commit` returned, even if the process is
 //!   killed the next moment (`tests/kv`, `acknowledged_batches_survive_kill`).
 //! - Within a batch the last operation on a key wins (`tests/kv`, `last_operation_on_a_key_wins`).
+//! - What is damaged is told, and so is what is missing (`guard.rs`).
 //! - `scan` sees a batch wholly or not at all while others commit (`tests/kv`, `scans_see_whole_batches`).
 //!
 //! Deliberately absent: transactions that read (one owner decides, then commits), several trees (keys carry a prefix),
 //! descending scans, snapshots that outlive a call.
 
 mod batch;
+mod fence;
 mod fjall;
+mod guard;
 mod sled;
+mod verify;
 
 pub use batch::{Batch, Change};
+pub use fjall::FjallOptions;
+pub use verify::KvReport;
 
 use bytes::Bytes;
+use guard::Guarded;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -74,6 +81,10 @@ pub trait Kv: Send + Sync {
     fn sync(&self) -> Result<(), KvError>;
     /// What the store takes now.
     fn stats(&self) -> KvStats;
+    /// Reads everything, and goes on behind what is damaged.
+    fn verify(&self) -> Result<KvReport, KvError> {
+        verify::walk(self, &mut |_, _| true)
+    }
 }
 
 /// Gets a key and its value; decides whether the scan goes on.
@@ -119,7 +130,22 @@ impl std::fmt::Display for KvKind {
 pub fn open(kind: KvKind, dir: &Path, cache_bytes: u64) -> Result<Arc<dyn Kv>, KvError> {
     std::fs::create_dir_all(dir).map_err(KvError::from_io)?;
     Ok(match kind {
-        KvKind::Fjall => Arc::new(fjall::FjallKv::open(dir, cache_bytes)?),
-        KvKind::Sled => Arc::new(sled::SledKv::open(dir, cache_bytes)?),
+        KvKind::Fjall => {
+            Arc::new(Guarded::open(fjall::FjallKv::open(dir, &FjallOptions::within(cache_bytes))?, dir)?)
+        }
+        KvKind::Sled => Arc::new(Guarded::open(sled::SledKv::open(dir, cache_bytes)?, dir)?),
     })
+}
+
+/// Opens fjall with options of the caller's choice, with or without the guard: for measuring (`bench/kv-engines`).
+pub fn open_fjall(dir: &Path, options: &FjallOptions, is_guarded: bool) -> Result<Arc<dyn Kv>, KvError> {
+    std::fs::create_dir_all(dir).map_err(KvError::from_io)?;
+    let engine = fjall::FjallKv::open(dir, options)?;
+    Ok(if is_guarded { Arc::new(Guarded::open(engine, dir)?) } else { Arc::new(engine) })
+}
+
+/// Opens sled without the guard: for measuring.
+pub fn open_bare_sled(dir: &Path, cache_bytes: u64) -> Result<Arc<dyn Kv>, KvError> {
+    std::fs::create_dir_all(dir).map_err(KvError::from_io)?;
+    Ok(Arc::new(sled::SledKv::open(dir, cache_bytes)?))
 }

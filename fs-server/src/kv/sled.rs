@@ -3,6 +3,7 @@
 //! sled keeps its log in buffers of the process and offers nothing between that and `flush`, which also syncs the
 //! file. So surviving a kill costs a flush for each commit here, and `sync` has nothing left to do but the same.
 
+use super::guard::Engine;
 use super::{Batch, Change, Kv, KvError, KvStats, ScanVisitor};
 use bytes::Bytes;
 use parking_lot::RwLock;
@@ -34,6 +35,8 @@ impl SledKv {
         }
     }
 }
+
+impl Engine for SledKv {}
 
 impl Kv for SledKv {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, KvError> {

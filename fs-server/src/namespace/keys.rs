@@ -18,9 +18,11 @@
 //! 't' parent:u64 cookie:u64 name...   -> TierEntry          what the shared tier has under a name
 //! 'g' ino:u64                         -> TierLocation       a removed directory that the shared tier still has
 //! 'm' name...                         -> value              the server's own facts
+//! 'k' lane:u8                         -> count, floor       the batches of a lane of commits: `kv/guard.rs`
 //! 'e', 'f'                                                  the index of the chunk store: `store/rows.rs`
 //! ```
-//! Integers are big-endian, so that keys sort by them. Values begin with [`fs_proto::record::RECORD_VERSION`].
+//! Integers are big-endian, so that keys sort by them. Values begin with [`fs_proto::record::RECORD_VERSION`]; in the
+//! engine a checksum of key and value follows them (`kv/guard.rs`).
 //! Inode numbers begin with their partition: what a partition holds is one range of 'd' and 'i'.
 
 use fs_proto::msg::transaction::TransactionId;

@@ -96,7 +96,7 @@ fn open_with(
     let (total_bytes, _) = disk.space()?;
     let limits = Limits {
         store_id,
-        boot_id: options.boot_id.unwrap_or_else(disk::boot_id),
+        boot_id: options.boot_id.unwrap_or_else(crate::boot::boot_id),
         segment_bytes: options.segment_bytes.min(total_bytes / 32).max(64 << 10),
         reserve_bytes: options.reserve_bytes.min(total_bytes / 16),
         align: if is_direct { direct::ALIGN as u32 } else { format::ALIGNS[0] },

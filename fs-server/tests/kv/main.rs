@@ -1,6 +1,7 @@
 //! The contract of the key-value port, run over every engine.
 
 mod contract;
+mod guard;
 mod kill;
 
 use fs_server::kv::{self, Kv, KvKind};

@@ -63,9 +63,3 @@ pub(super) fn lift(error: io::Error) -> StoreError {
 pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
 }
-
-/// Identity of the running kernel's boot; zero, which equals no other, if it does not tell.
-pub(super) fn boot_id() -> u128 {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    u128::from_str_radix(&text.trim().replace('-', ""), 16).unwrap_or(0)
-}
