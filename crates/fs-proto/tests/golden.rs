@@ -188,7 +188,7 @@ fn messages_never_change() {
         .is(ServerStatus {}, "")
         .is(PunchChunk { ino: FILE, chunk: ChunkIndex(9), offset: 1, len: 2 }, "070000000000341209000000000000000100000002000000")
         .is(ChunkRanges { ino: FILE, chunk: ChunkIndex(9) }, "07000000000034120900000000000000")
-        .is(Scrub { after: Some(ScrubCursor::Chunks { device: 1, last: Some((FILE, ChunkIndex(9))) }), budget_bytes: 5 }, "0102010001070000000000341209000000000000000500000000000000")
+        .is(Scrub { after: Some(ScrubCursor { device: 1, last: Some((FILE, ChunkIndex(9))) }), budget_bytes: 5 }, "01010001070000000000341209000000000000000500000000000000")
         .is("é".to_string(), "02000000c3a9")
         .is(WriteChunk { ino: FILE, chunk: ChunkIndex(9), offset: 4096, file_end: 9 << 20, since: 5, crc: 0xdead_beef }, "070000000000341209000000000000000010000000009000000000000500000000000000efbeadde")
         .is(ReadChunk { ino: FILE, chunk: ChunkIndex(9), offset: 1, len: 2 }, "070000000000341209000000000000000100000002000000")

@@ -20,8 +20,8 @@ use crate::window;
 /// How long an answer may take.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
 
-/// How long a step of scrubbing may take: slow devices, other load.
-const SCRUB_TIME: Duration = Duration::from_secs(60);
+/// How long a step of scrubbing may take: a hundred million records, slow devices, other load.
+const SCRUB_TIME: Duration = Duration::from_secs(1_800);
 
 impl Core {
     async fn ask_once<R: Request>(&self, server: ServerId, request: &R, time: Duration) -> Result<R::Reply> {

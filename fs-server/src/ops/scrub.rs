@@ -1,7 +1,6 @@
 //! Verifying what the server holds, a step at a time, on a thread of its own: first the records of the key-value store, then the
 //! chunks of each device.
 
-use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -11,13 +10,11 @@ use fs_proto::{InodeId, Status};
 
 use crate::error::{OpError, OpResult};
 use crate::flush::{FlushItem, path_of};
-use crate::kv::{Kv, KvError};
+use crate::kv::Kv;
+use crate::namespace::keys;
 use crate::node::Node;
 use crate::store::ChunkKey;
 use crate::worker::{Context, Worker};
-
-/// Behind all keys.
-const LAST_KEY: [u8; 1] = [0xff];
 
 /// What one step found, before names are known.
 #[derive(Default)]
@@ -49,38 +46,27 @@ pub async fn scrub(worker: &Rc<Worker>, _: &Context, request: Scrub) -> OpResult
 
 fn step(node: &Node, request: Scrub) -> OpResult<Step> {
     match request.after {
-        None => records(&**node.namespace.kv(), &[], request.budget_bytes),
-        Some(ScrubCursor::Records { key }) => records(&**node.namespace.kv(), &key, request.budget_bytes),
-        Some(ScrubCursor::Chunks { device, last }) => chunks(node, device, last, request.budget_bytes),
+        None => records(&**node.namespace.kv()),
+        Some(ScrubCursor { device, last }) => chunks(node, device, last, request.budget_bytes),
     }
 }
 
-/// Reads records after `after`: the key-value store verifies what it returns.
-fn records(kv: &dyn Kv, after: &[u8], budget_bytes: u64) -> OpResult<Step> {
-    let mut step = Step::default();
-    let (mut bytes, mut last) = (0, Vec::new());
-    let scanned = kv.scan(after, &LAST_KEY, &mut |key, value| {
-        if key == after {
-            return ControlFlow::Continue(());
+/// Reads all records.
+fn records(kv: &dyn Kv) -> OpResult<Step> {
+    let report = kv.verify()?;
+    let mut step = Step { records: report.keys, ..Step::default() };
+    for key in &report.damaged {
+        match keys::split_inode(key).filter(|_| keys::is_of_inode(key)) {
+            Some(ino) => step.inodes.push(ino),
+            None => step.others.push(format!("record {}", hex::encode(key))),
         }
-        step.records += 1;
-        bytes += (key.len() + value.len()) as u64;
-        if bytes < budget_bytes {
-            return ControlFlow::Continue(());
-        }
-        last = key.to_vec();
-        ControlFlow::Break(())
-    });
-    match scanned {
-        Ok(()) => {}
-        Err(KvError::Corrupt(what)) => step.others.push(what),
-        Err(other) => return Err(other.into()),
     }
-    step.next = Some(if last.is_empty() {
-        ScrubCursor::Chunks { device: 0, last: None }
-    } else {
-        ScrubCursor::Records { key: last.into() }
-    });
+    let ranges = report.unreadable.iter();
+    step.others.extend(ranges.map(|(from, to)| {
+        format!("records from {} to {} cannot be read", hex::encode(from), hex::encode(to))
+    }));
+    step.inodes.dedup();
+    step.next = Some(ScrubCursor { device: 0, last: None });
     Ok(step)
 }
 
@@ -99,8 +85,8 @@ fn chunks(
     let mut inodes: Vec<_> = page.damaged.iter().map(|key| key.ino).collect();
     inodes.dedup();
     let next = match page.next {
-        Some(key) => Some(ScrubCursor::Chunks { device, last: Some((key.ino, key.chunk)) }),
-        None if device + 1 < devices => Some(ScrubCursor::Chunks { device: device + 1, last: None }),
+        Some(key) => Some(ScrubCursor { device, last: Some((key.ino, key.chunk)) }),
+        None if device + 1 < devices => Some(ScrubCursor { device: device + 1, last: None }),
         None => None,
     };
     let (chunks, bytes, repaired) = (page.chunks, page.bytes, page.repaired);

@@ -24,7 +24,7 @@ use xxhash_rust::xxh3::xxh3_64;
 /// Most devices of a server.
 pub const MAX_DEVICES: usize = 250;
 /// Key of the list of devices: version:u8, then store id:u64 and weight:u64 of each, little-endian.
-const LIST_KEY: [u8; 3] = [b'f', 255, 0];
+const LIST_KEY: [u8; 3] = [b'v', 255, 0];
 const LIST_VERSION: u8 = 1;
 
 /// A device as the store remembers it. Its place in the list is its number in the keys of its rows.

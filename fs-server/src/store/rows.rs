@@ -3,8 +3,8 @@
 //! ```text
 //! 'e' device:u8 inode:u64 chunk:u64  -> version:u8, then for each extent, ascending:
 //!                                       start:u32 end:u32 sequence:u64 segment:u32 unit:u32 offset:u32 data bytes:u32
-//! 'f' device:u8 0                    -> Checkpoint: version:u8 store id:u64 segment:u32 unit:u32 next sequence:u64 chunks:u64
-//! 'f' device:u8 1 segment:u32        -> SegmentRow: version:u8 live bytes:u64 payload bytes:u64 units:u32
+//! 'v' device:u8 0                    -> Checkpoint: version:u8 store id:u64 segment:u32 unit:u32 next sequence:u64 chunks:u64
+//! 'v' device:u8 1 segment:u32        -> SegmentRow: version:u8 live bytes:u64 payload bytes:u64 units:u32
 //! ```
 //! Integers of keys are big-endian, so that they sort; those of values little-endian. Values carry no checksum of their
 //! own: the key-value store's port verifies one.
@@ -67,19 +67,19 @@ impl Keys {
     }
 
     pub fn checkpoint(self) -> [u8; 3] {
-        [b'f', self.device, 0]
+        [b'v', self.device, 0]
     }
 
     pub fn segment(self, id: u32) -> [u8; 7] {
         let mut out = [0; 7];
-        out[..3].copy_from_slice(&[b'f', self.device, 1]);
+        out[..3].copy_from_slice(&[b'v', self.device, 1]);
         out[3..].copy_from_slice(&id.to_be_bytes());
         out
     }
 
     /// Where the segments of the device begin and end.
     pub fn all_segments(self) -> ([u8; 3], [u8; 3]) {
-        ([b'f', self.device, 1], [b'f', self.device, 2])
+        ([b'v', self.device, 1], [b'v', self.device, 2])
     }
 
     /// The segment behind a key of `segment`.

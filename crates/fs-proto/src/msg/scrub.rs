@@ -2,21 +2,21 @@
 
 use crate::ids::{ChunkIndex, InodeId};
 use crate::op::request;
-use crate::wire::{wire_struct, wire_union};
+use crate::wire::wire_struct;
 use bytes::Bytes;
 
-wire_union! {
-    /// Up to where a server was verified.
-    pub enum ScrubCursor {
-        /// Records of the key-value store, up to this key.
-        Records = 1 { key: Bytes },
-        /// Chunks of a device, up to this one; none of them yet without.
-        Chunks = 2 { device: u16, last: Option<(InodeId, ChunkIndex)> },
+wire_struct! {
+    /// Up to where a server was verified: all records of its key-value store, and of its devices those before this one.
+    pub struct ScrubCursor {
+        /// The device that is being verified.
+        pub device: u16,
+        /// The last of its chunks that was; none yet without.
+        pub last: Option<(InodeId, ChunkIndex)>,
     }
 }
 
 wire_struct! {
-    /// Verify what comes after `after` (everything, without it), and answer after about so many bytes.
+    /// Verify what comes after `after`, and answer after about so many bytes; without it, all records of the key-value store.
     pub struct Scrub {
         /// Where the last step ended.
         pub after: Option<ScrubCursor>,

@@ -209,6 +209,7 @@ structs! {
     Scrub { after, budget_bytes }
     Scrubbed { next, records, chunks, bytes, repaired, damaged }
     Damage { ino, what }
+    ScrubCursor { device, last }
 
     Getattr { ino }
     GetattrMany { inos }
@@ -289,7 +290,6 @@ structs! {
 
 unions! {
     SetTime { Now {} At { ns } }
-    ScrubCursor { Records { key } Chunks { device, last } }
     OpenMode { Read {} Write { via } }
     Role { Client { id } Server { id } }
     PutOutcome {
