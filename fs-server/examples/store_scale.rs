@@ -195,6 +195,33 @@ fn small(place: &Place, millions: u64) -> Result<(), Failure> {
     })
 }
 
+/// Overwrites a file at random, many times what it holds: bytes written to segments for each byte of the user, and space
+/// taken for each byte that is live.
+fn churn(place: &Place, transfer: usize) -> Result<(), Failure> {
+    const FILE_BYTES: u64 = 256 << 20;
+    const TIMES: u64 = 8;
+    let (store, _) = place.open()?;
+    let data = vec![0x5a; transfer];
+    let slots = FILE_BYTES / transfer as u64;
+    let per_chunk = LARGE_BYTES as u64 / transfer as u64;
+    let mut state = 1_u64;
+    for n in 0..slots * TIMES {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let slot = if n < slots { n } else { (state >> 33) % slots };
+        store.write(key(1, slot / per_chunk), (slot % per_chunk) as u32 * transfer as u32, &data)?;
+    }
+    let stats = store.stats();
+    let user_bytes = (slots * TIMES * transfer as u64) as f64;
+    println!(
+        "| {} KiB | {:.2} | {:.2} | {:.2} |",
+        transfer >> 10,
+        stats.written_bytes as f64 / user_bytes,
+        stats.compacted_bytes as f64 / user_bytes,
+        stats.disk_bytes as f64 / stats.live_bytes as f64
+    );
+    Ok(())
+}
+
 fn main() -> Result<(), Failure> {
     let mut arguments = std::env::args().skip(1);
     let base = arguments.next().ok_or("usage: store_scale DIRECTORY [GIB] [MILLION EXTENTS]")?;
@@ -209,6 +236,10 @@ fn main() -> Result<(), Failure> {
     }
     if millions > 0 {
         small(&Place { dir: dir.path().join("small"), sparse: false }, millions)?;
+    }
+    println!("\n| random overwrites of | written per byte | of it copied | space per live byte |\n|---|---|---|---|");
+    for transfer in [4 << 10, 16 << 10, 128 << 10, 1 << 20] {
+        churn(&Place { dir: dir.path().join(format!("churn{transfer}")), sparse: false }, transfer)?;
     }
     Ok(())
 }

@@ -50,6 +50,7 @@ pub struct LogStore {
     thread: Option<JoinHandle<()>>,
     /// Carries the lock on the directory, where there is one.
     lock: Option<File>,
+    is_abandoned: bool,
 }
 
 /// Opens, or creates, the store in `dir`, with its index in `kv`, and begins its upkeep. Where the file system does not
@@ -122,7 +123,7 @@ fn open_with(
     let thread =
         std::thread::Builder::new().name("store-upkeep".into()).spawn(move || compact::run(&worker))?;
     core.log.wake.notify();
-    Ok(LogStore { core, thread: Some(thread), lock: None })
+    Ok(LogStore { core, thread: Some(thread), lock: None, is_abandoned: false })
 }
 
 /// The identity of the store in `dir`; a new one gets one.
@@ -492,9 +493,18 @@ impl LogStore {
 
     /// Ends the store as a crash would: nothing is saved, synced or trimmed.
     pub fn abandon(mut self) {
-        self.end_upkeep();
-        self.unlock();
-        std::mem::forget(self);
+        self.is_abandoned = true;
+    }
+
+    /// What cannot be saved is replayed by the next opening.
+    fn close(&self) {
+        match self.save() {
+            Ok(()) | Err(StoreError::Refused) => {}
+            Err(error) => {
+                tracing::warn!(%error, "the index of the chunk store could not be saved at the end");
+            }
+        }
+        self.core.log.close();
     }
 
     /// Closing is not enough: a process that is being forked elsewhere holds the descriptor a moment longer.
@@ -518,14 +528,9 @@ impl LogStore {
 impl Drop for LogStore {
     fn drop(&mut self) {
         self.end_upkeep();
-        // What cannot be saved is replayed by the next opening.
-        match self.save() {
-            Ok(()) | Err(StoreError::Refused) => {}
-            Err(error) => {
-                tracing::warn!(%error, "the index of the chunk store could not be saved at the end");
-            }
+        if !self.is_abandoned {
+            self.close();
         }
-        self.core.log.close();
         self.unlock();
     }
 }
