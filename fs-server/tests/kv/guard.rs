@@ -116,7 +116,7 @@ fn judge(dir: &Path, model: &Model, what: &str) -> Outcome {
     for (key, value) in model.iter().step_by(17) {
         match store.get(key) {
             Ok(found) => {
-                assert!(found.as_deref() == Some(value.as_slice()), "{what}: {key:?} is wrong or missing")
+                assert!(found.as_deref() == Some(value.as_slice()), "{what}: {key:?} is wrong or missing");
             }
             Err(_) => has_told = true,
         }
@@ -127,7 +127,7 @@ fn judge(dir: &Path, model: &Model, what: &str) -> Outcome {
 /// Where to flip in a file of this length: its ends, and the rest evenly.
 fn places(length: usize, count: usize) -> impl Iterator<Item = usize> {
     let (step, end_step) = ((length / count).max(1), (200 / count).max(1));
-    let is_end = move |at: usize| (at < 48 || at + 96 > length) && at % end_step == 0;
+    let is_end = move |at: usize| (at < 48 || at + 96 > length) && at.is_multiple_of(end_step);
     (0..length).filter(move |at| at % step == at / step % step.min(7) || is_end(*at))
 }
 
