@@ -104,16 +104,25 @@ pub fn sync_until(kv: &dyn Kv, done: &AtomicBool) -> Result<(), KvError> {
     Ok(())
 }
 
+struct Created {
+    phase: Phase,
+    growth_mib: Vec<f64>,
+    /// All below this are there.
+    files: u64,
+}
+
 /// Creates up to `files`; an engine that is too slow ends early, with what it came to.
-fn creates(kv: &dyn Kv, args: &RunArgs) -> Result<(Phase, Vec<f64>), KvError> {
+fn creates(kv: &dyn Kv, args: &RunArgs) -> Result<Created, KvError> {
     let deadline = Instant::now() + Duration::from_secs(args.seconds);
     let (made, growth) = (AtomicU64::new(0), std::sync::Mutex::new(Vec::new()));
+    let reached: [AtomicU64; THREADS as usize] = Default::default();
     let began = Instant::now();
     let mut created = phase(kv, "create", args.files, |n| {
         if Instant::now() >= deadline {
             return Ok(());
         }
         workload::create(kv, n)?;
+        reached[(n / DIR_FILES % THREADS) as usize].store(n, Ordering::Relaxed);
         let made = made.fetch_add(1, Ordering::Relaxed) + 1;
         if made.is_multiple_of((args.files / 10).max(1)) {
             growth.lock().expect("no panic").push(mib(anonymous_bytes()));
@@ -124,18 +133,17 @@ fn creates(kv: &dyn Kv, args: &RunArgs) -> Result<(Phase, Vec<f64>), KvError> {
     created.per_second = made as f64 / began.elapsed().as_secs_f64();
     created.cpu_us *= args.files as f64 / made as f64;
     created.operations = made;
-    Ok((created, growth.into_inner().expect("no panic")))
+    let least = reached.into_iter().map(AtomicU64::into_inner).min().unwrap_or(0);
+    // Whole directories of both threads, below what the slower one has reached.
+    let files = (least / (THREADS * DIR_FILES)).max(1) * THREADS * DIR_FILES;
+    Ok(Created { phase: created, growth_mib: growth.into_inner().expect("no panic"), files })
 }
 
 pub fn run(args: &RunArgs) -> Result<Outcome, KvError> {
     let load = load();
     let dir = tempfile::Builder::new().prefix("kv-engines-").tempdir_in(&args.dir)?;
     let kv = engine::open(&args.engine, dir.path(), args.cache_mib << 20)?;
-    let (created, growth_mib) = creates(&*kv, args)?;
-    // Of an engine that ended early, both threads have made about half of this.
-    let files = (created.operations / (2 * DIR_FILES) * 2 * DIR_FILES)
-        .saturating_sub(4 * DIR_FILES)
-        .max(2 * DIR_FILES);
+    let Created { phase: created, growth_mib, files } = creates(&*kv, args)?;
     let mut phases = vec![created];
     phases.extend(reads(&*kv, files, args.operations)?);
     phases.extend(changes(&*kv, files, args)?);

@@ -172,8 +172,8 @@ fn flipped_bits_are_told_or_harmless() {
 
 #[test]
 fn flips_of_sequence_numbers_are_told_or_harmless() {
-    // Goal: fjall does not check a batch's sequence number; a lower one would put an old value over a new. Every bit
-    // of the first numbers of the journal and of some behind it is flipped.
+    // Goal: fjall does not check a batch's sequence number; a lower one would put an old value over a new. The low bits and some higher
+    // ones of the first numbers of the journal, and of some behind them, are flipped.
     let source = tempfile::tempdir().unwrap();
     let model = closed_store(source.path());
     let journal =
@@ -185,8 +185,8 @@ fn flips_of_sequence_numbers_are_told_or_harmless() {
     assert!(starts.len() > 200);
     let work = tempfile::tempdir().unwrap();
     let mut told = 0;
-    for start in [starts[0], starts[1], starts[starts.len() / 2], starts[starts.len() - 1]] {
-        for bit in 0..64 {
+    for start in [starts[0], starts[1], starts[starts.len() - 20], starts[starts.len() - 1]] {
+        for bit in (0..8).chain((8..64).step_by(5)) {
             let dir = work.path().join("store");
             copy_tree(source.path(), &dir);
             let mut flipped = whole.clone();
@@ -198,7 +198,7 @@ fn flips_of_sequence_numbers_are_told_or_harmless() {
             std::fs::remove_dir_all(&dir).unwrap();
         }
     }
-    assert!(told > 100, "{told}");
+    assert!(told > 30, "{told}");
 }
 
 /// Zeroes the second half of the last journal's batches: what a file system may leave, and fjall takes for a torn end.

@@ -3,6 +3,7 @@
 mod contract;
 mod guard;
 mod kill;
+mod memory;
 
 use fs_server::kv::{self, Kv, KvKind};
 use std::ops::ControlFlow;
