@@ -237,7 +237,9 @@ fn main() -> Result<(), Failure> {
     if millions > 0 {
         small(&Place { dir: dir.path().join("small"), sparse: false }, millions)?;
     }
-    println!("\n| random overwrites of | written per byte | of it copied | space per live byte |\n|---|---|---|---|");
+    println!(
+        "\n| random overwrites of | written per byte | of it copied | space per live byte |\n|---|---|---|---|"
+    );
     for transfer in [4 << 10, 16 << 10, 128 << 10, 1 << 20] {
         churn(&Place { dir: dir.path().join(format!("churn{transfer}")), sparse: false }, transfer)?;
     }
