@@ -2,6 +2,8 @@
 # Goal: a mount whose process was killed is cleaned up by mounting again, and nothing that was closed is lost.
 # Method: SIGKILL of the mount process, idle and in the middle of writing, several times.
 . "$(dirname "$0")/lib.sh"
+# Chunks past the page cache here, through it in most other tests.
+HAYATE_E2E_IO=${HAYATE_E2E_IO:-direct}
 need python3
 need_fuse
 begin dead-mount

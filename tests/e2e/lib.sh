@@ -114,12 +114,13 @@ run_dir() { echo "/tmp/hayate-$(id -u)/$(job "$1")"; }
 # h CLUSTER COMMAND...: the program on that cluster.
 h() { local name=$1; shift; "$HAYATE" --cluster "$BOX/$name/c.toml" "$@"; }
 
-# cluster_up NAME OPTION...: NODES (four) servers and a tier, with these options more.
+# cluster_up NAME OPTION...: NODES (four) servers and a tier, with these options more. HAYATE_E2E_IO chooses how chunks are read and written.
 cluster_up() {
     local name=$1; shift
     CLUSTERS+=("$name")
     mkdir -p "$BOX/$name/tier" "$BOX/$name/m"
-    h "$name" up --nodes "${NODES:-4}" --store "$BOX/$name/store" --tier "$BOX/$name/tier" "$@" >/dev/null
+    h "$name" up --nodes "${NODES:-4}" --store "$BOX/$name/store" --tier "$BOX/$name/tier" \
+        ${HAYATE_E2E_IO:+--io "$HAYATE_E2E_IO"} "$@" >/dev/null
     keep_logs "$name"
 }
 

@@ -14,6 +14,7 @@
 //!
 //! Deliberately absent: anything about files, chunks or messages (fs-client knows), and about serving (fs-server).
 
+mod allocator;
 mod args;
 mod commands;
 mod demo;

@@ -4,7 +4,7 @@ use crate::args::Global;
 use crate::error::{CliError, Result, cannot, failed};
 use crate::launch::spec::LaunchSpec;
 use crate::launch::{self, Launcher, local, rendezvous};
-use crate::{interrupt, mounts, place, probe};
+use crate::{allocator, interrupt, mounts, place, probe};
 use clap::Args;
 use fs_net::{ClusterFile, MemberEntry, host_name};
 use fs_proto::ServerId;
@@ -41,6 +41,7 @@ pub struct ServerArgs {
 
 /// Runs the server until it is told to end.
 pub fn run(global: &Global, args: &ServerArgs) -> Result<()> {
+    allocator::use_one_arena();
     if args.detach {
         local::detach()?;
     }
