@@ -26,8 +26,8 @@ const MEMTABLES: u64 = 5;
 const MEMTABLE_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=16 << 20;
 /// The smallest bound that the engine takes for its journals.
 const JOURNAL_BYTES: u64 = 128 << 20;
-/// Flush and compaction; more threads than two would only compete with the server's own.
-const WORKERS: usize = 2;
+/// Flush and compaction. Two of them may merge for seconds; the third flushes memtables meanwhile.
+const WORKERS: usize = 3;
 
 /// How fjall is set up. Those that [`FjallOptions::within`] makes are what a server uses; others are for measuring.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,12 +105,18 @@ impl FjallKv {
 
     /// Seals a memtable that is full. fjall leaves that to its workers; while these flushed and merged, the memtable was seen to
     /// grow to 113 MiB where 6 were asked for. Sealed at once, it is the count of sealed ones that halts writers.
+    ///
+    /// Who seals may be held up by the workers for seconds. The others go on meanwhile until there is a second memtable's worth, and
+    /// then wait for it: without that it grew to 393 MiB.
     fn seal_if_full(&self) {
-        let is_full = || self.tree.tree.active_memtable().size() > self.memtable_bytes;
-        if is_full()
-            && let Some(_alone) = self.rotating.try_lock()
-            && is_full()
-        {
+        let size = || self.tree.tree.active_memtable().size();
+        let now = size();
+        if now <= self.memtable_bytes {
+            return;
+        }
+        let alone =
+            if now > 2 * self.memtable_bytes { Some(self.rotating.lock()) } else { self.rotating.try_lock() };
+        if alone.is_some() && size() > self.memtable_bytes {
             // The batch is committed, so its caller must not hear of this: a failed write poisons, and the next commit tells.
             let _ = self.tree.rotate_memtable();
         }
