@@ -10,15 +10,19 @@ use super::disk::direct::{ALIGN, Aligned, DirectFile, blocks, is_aligned};
 use super::disk::ring::{self, Part};
 use super::engine::{Core, LogStore, read_range};
 use super::extent::Extent;
-use super::format::{self, HEADER_BYTES};
+use super::format::{self, HEADER_BYTES, Position};
 use super::log::Ticket;
 use super::reader::{Fault, Source};
 use super::{ChunkKey, ChunkStore, StoreError};
 use bytes::Bytes;
 use fs_net::PoolBuffer;
 use fs_proto::checksum::BLOCK_BYTES;
+use futures_util::future::join;
 use std::io;
 use std::sync::Arc;
+
+/// A record's begin and the wanted data are read with one request if they are within so many bytes.
+const TOGETHER_BYTES: u64 = 128 << 10;
 
 impl LogStore {
     /// As [`ChunkStore::write`], without blocking the thread in direct mode. Needs a `LocalSet` there.
@@ -132,9 +136,9 @@ async fn read_one(
         read_into(core, key, file, extent, &mut buffer[..len]).await?;
         return Ok(buffer);
     }
-    let table = table_of(core, key, &file, extent).await?;
-    let (got, part) = ring::read(Arc::clone(&file), Part::Pool(buffer, bytes), at).await;
-    let got = got?;
+    let reading = ring::read(Arc::clone(&file), Part::Pool(buffer, bytes), at);
+    let (table, (got, part)) = join(table_of(core, key, &file, extent), reading).await;
+    let (table, got) = (table?, got?);
     let Some(Part::Pool(mut buffer, _)) = part else { return Err(lost()) };
     let source = core.source(&*file, extent);
     if got < len || !source.verify(&table, extent.start, &buffer[..len]) {
@@ -152,18 +156,28 @@ async fn read_into(
     extent: &Extent,
     out: &mut [u8],
 ) -> Result<(), StoreError> {
-    let table = table_of(core, key, &file, extent).await?;
-    let shape = extent.place.shape;
+    let (shape, position) = (extent.place.shape, extent.place.position());
     let span = format::BlockSpan::covering(shape, extent.start, out.len());
     let want = span.head + out.len() + span.tail;
     let at = shape.byte_of(span.start);
-    let (memory, got) = read_blocks(&file, at, want).await?;
-    let from = (at % ALIGN) as usize;
     let source = core.source(&*file, extent);
-    if got < from + want || !source.verify(&table, span.start, &memory[from..from + want]) {
+    let cached = core.cache.get(&position);
+    // With the record's begin, which has the CRCs, in one request, if it is not far.
+    let begin = position.byte();
+    let takes_all = cached.is_none() && at + want as u64 - begin <= TOGETHER_BYTES;
+    let from = if takes_all { begin } else { at };
+    let (memory, got) = read_blocks(&file, from, (at - from) as usize + want).await?;
+    let memory = &memory[((from % ALIGN) as usize).min(got)..got];
+    let table = match (cached, source.table_in(&memory[..source.front_bytes().min(memory.len())])) {
+        (Some(table), _) => table,
+        (None, Some(table)) if takes_all => core.cache_table(position, table),
+        _ => table_of(core, key, &file, extent).await?,
+    };
+    let blocks = memory.get((at - from) as usize..(at - from) as usize + want);
+    let Some(blocks) = blocks.filter(|blocks| source.verify(&table, span.start, blocks)) else {
         return Err(core.corrupt(key, extent));
-    }
-    out.copy_from_slice(&memory[from + span.head..][..out.len()]);
+    };
+    out.copy_from_slice(&blocks[span.head..][..out.len()]);
     Ok(())
 }
 
@@ -179,16 +193,17 @@ async fn table_of(
         return Ok(table);
     }
     let source = core.source(&**file, extent);
-    let want = HEADER_BYTES + 4 * extent.place.shape.blocks();
+    let want = source.front_bytes();
     let (memory, got) = read_blocks(file, position.byte(), want).await?;
     let from = (position.byte() % ALIGN) as usize;
-    let table = match source.table_in(&memory[from.min(got)..got.min(from + want)]) {
-        Some(table) => table.into(),
+    match source.table_in(&memory[from.min(got)..got.min(from + want)]) {
+        Some(table) => Ok(core.cache_table(position, table)),
         // The header may be damaged and its repetition not: rare enough to block for.
-        None => source.load_table().map_err(|fault| lift(core, key, extent, fault))?.into(),
-    };
-    core.cache.insert(position, Arc::clone(&table));
-    Ok(table)
+        None => match source.load_table() {
+            Ok(table) => Ok(core.cache_table(position, &table)),
+            Err(fault) => Err(lift(core, key, extent, fault)),
+        },
+    }
 }
 
 async fn read_blocks(file: &Arc<DirectFile>, at: u64, len: usize) -> Result<(Aligned, usize), StoreError> {
@@ -212,7 +227,21 @@ fn lost() -> StoreError {
     StoreError::Io(io::Error::other("an operation came back without its memory"))
 }
 
+impl Core {
+    /// Keeps a verified table of CRCs.
+    fn cache_table(&self, position: Position, table: &[u8]) -> crc_cache::Table {
+        let table: crc_cache::Table = table.into();
+        self.cache.insert(position, Arc::clone(&table));
+        table
+    }
+}
+
 impl Source<'_> {
+    /// Bytes of the record's header and CRCs.
+    fn front_bytes(&self) -> usize {
+        HEADER_BYTES + 4 * self.place.shape.blocks()
+    }
+
     /// Whether whole blocks of the record from `start` of the chunk match their CRCs.
     fn verify(&self, table: &[u8], start: u32, blocks: &[u8]) -> bool {
         let shape = self.place.shape;
