@@ -131,6 +131,11 @@ impl Pending {
     pub fn is_dirty(&self) -> bool {
         self.mtime.is_some()
     }
+
+    fn touch(&mut self, now: TimeNs) {
+        self.mtime = Some(now);
+        self.first.get_or_insert_with(Instant::now);
+    }
 }
 
 /// What closing a handle calls for.
@@ -323,9 +328,13 @@ impl OpenInode {
     pub fn wrote(&self, end: u64, server: ServerId, now: TimeNs) {
         let mut state = self.state.lock();
         state.pending.end = state.pending.end.max(end);
-        state.pending.mtime = Some(now);
-        state.pending.first.get_or_insert_with(Instant::now);
+        state.pending.touch(now);
         state.unsynced.insert(server);
+    }
+
+    /// The content was changed at `now`, and the home has to be told.
+    pub fn touched(&self, now: TimeNs) {
+        self.state.lock().pending.touch(now);
     }
 
     /// What is to be published now.
