@@ -1,5 +1,6 @@
 //! An open file.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -99,6 +100,46 @@ impl File {
     pub fn set_len(&self, size: u64) -> Result<()> {
         let (client, handle) = self.parts();
         client.run(async |core| core.set_len(handle, size).await)
+    }
+
+    /// Makes a hole: the bytes of `range` read as zeros and take no space. The size stays, whatever the range. As with writes, the change's
+    /// time is published at [`File::flush`], [`File::sync`] and closing.
+    ///
+    /// # Errors
+    /// `EINVAL` if the range is empty, `EFBIG` if it ends beyond the largest file size; as with writes, an error may leave a part done.
+    pub fn punch(&self, range: Range<u64>) -> Result<()> {
+        let (client, handle) = self.parts();
+        client.run(async |core| core.punch(handle, range).await)
+    }
+
+    /// [`File::punch`], and then, unless `keep_size`, makes the file at least as long as the range's end.
+    pub fn zero_range(&self, range: Range<u64>, keep_size: bool) -> Result<()> {
+        let (client, handle) = self.parts();
+        client.run(async |core| core.zero_range(handle, range, keep_size).await)
+    }
+
+    /// Makes the file, unless `keep_size`, at least as long as the range's end; what is there stays. Nothing is set aside on the servers,
+    /// whose space may go to others before it is written to.
+    ///
+    /// # Errors
+    /// As [`File::punch`]; `ENOSPC` if the servers have less free space than the part beyond the present size needs.
+    pub fn allocate(&self, range: Range<u64>, keep_size: bool) -> Result<()> {
+        let (client, handle) = self.parts();
+        client.run(async |core| core.allocate(handle, range, keep_size).await)
+    }
+
+    /// The first byte of data at or after `offset`, what was written anywhere and not published included. `None`, which is lseek(2)'s
+    /// `ENXIO`: there is none, or `offset` is not within the file. A small file that lies with its inode is all data.
+    pub fn seek_data(&self, offset: u64) -> Result<Option<u64>> {
+        let (client, handle) = self.parts();
+        client.run(async |core| core.seek_data(handle, offset).await)
+    }
+
+    /// The first byte of a hole at or after `offset`; the end of the file is one. `None`, which is lseek(2)'s `ENXIO`: `offset` is not
+    /// within the file.
+    pub fn seek_hole(&self, offset: u64) -> Result<Option<u64>> {
+        let (client, handle) = self.parts();
+        client.run(async |core| core.seek_hole(handle, offset).await)
     }
 
     /// Closes, and says whether what was written is published. With clones left this only drops one.

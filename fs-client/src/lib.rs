@@ -16,7 +16,7 @@
 //! | `kept` | contents of small files that came with their opening |
 //! | `cache` | names and attributes remembered for path operations |
 //! | `housekeeper` | the thread that publishes, releases and renews in the background |
-//! | `stripe`, `dir_merge`, `path` | pure parts: ranges to chunks, pages of wide directories, path components |
+//! | `stripe`, `data_map`, `dir_merge`, `path` | pure parts: ranges to chunks, data and holes, pages of wide directories, path components |
 //!
 //! # Invariants
 //! - A mutation keeps its (client, sequence) however often it is sent (`tests/fake/retry.rs`).
@@ -33,6 +33,7 @@ mod backoff;
 mod cache;
 pub mod client;
 pub mod config;
+mod data_map;
 mod dir_merge;
 pub mod error;
 pub mod file;

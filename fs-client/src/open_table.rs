@@ -7,6 +7,7 @@
 //! - While a giving back is under way nobody opens the inode here: the home never sees the two in the wrong order
 //!   (`opening_waits_for_a_giving_back`).
 //! - An answer that left its server before a local change of size does not overwrite what is known (`late_answers_are_dropped`).
+//! - Nor does it hide what was published while it was on its way (`an_answer_that_a_publishing_overtook_is_not_believed`).
 //! - A content that came with an opening is read at most once, and not after anything was written or heard that is newer
 //!   (`content_is_read_once_and_not_after_a_write`).
 //! - What was written stays pending until a publishing that included it succeeded (`a_failed_publishing_loses_nothing`).
@@ -131,6 +132,11 @@ impl Pending {
     pub fn is_dirty(&self) -> bool {
         self.mtime.is_some()
     }
+
+    fn touch(&mut self, now: TimeNs) {
+        self.mtime = Some(now);
+        self.first.get_or_insert_with(Instant::now);
+    }
 }
 
 /// What closing a handle calls for.
@@ -247,11 +253,14 @@ impl OpenInode {
         self.state.lock().stamp
     }
 
-    /// Takes an answer, unless the size changed here since `stamp`. Answers the attributes with what was written here.
+    /// Takes an answer, unless the size changed here since `stamp`. Answers the attributes with what was written here; should a publishing
+    /// have overtaken the answer, those that it brought, as the answer lacks what is not pending any more.
     pub fn learn(&self, mut attr: Attr, stamp: u64) -> Attr {
         let mut state = self.state.lock();
         if state.stamp == stamp {
             state.hear(&attr);
+        } else if state.known.version > attr.version {
+            attr = state.known.clone();
         }
         state.merge(&mut attr);
         attr
@@ -323,9 +332,13 @@ impl OpenInode {
     pub fn wrote(&self, end: u64, server: ServerId, now: TimeNs) {
         let mut state = self.state.lock();
         state.pending.end = state.pending.end.max(end);
-        state.pending.mtime = Some(now);
-        state.pending.first.get_or_insert_with(Instant::now);
+        state.pending.touch(now);
         state.unsynced.insert(server);
+    }
+
+    /// The content was changed at `now`, and the home has to be told.
+    pub fn touched(&self, now: TimeNs) {
+        self.state.lock().pending.touch(now);
     }
 
     /// What is to be published now.
@@ -613,6 +626,19 @@ mod tests {
         inode.settled(&attr(10));
         inode.learn(attr(100), stamp);
         assert_eq!(inode.size(Duration::from_secs(9)).0, 10);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn an_answer_that_a_publishing_overtook_is_not_believed() {
+        let table = OpenTable::new(1 << 20);
+        let inode = table.join(InodeId(7), true).await.unwrap().inode;
+        let of = |size, version| Attr { version, ..attr(size) };
+        inode.announced(true, &of(0, 1), false);
+        inode.wrote(50, ServerId(1), 5);
+        let stamp = inode.stamp();
+        inode.published(&inode.pending(), &of(50, 2));
+        assert_eq!(inode.learn(of(0, 1), stamp).size, 50);
+        assert_eq!(inode.learn(of(40, 3), stamp).size, 40, "a newer one is");
     }
 
     #[tokio::test(flavor = "current_thread")]

@@ -115,6 +115,8 @@ async fn run_plain(worker: &Rc<Worker>, context: &Context, body: Reader) -> OpRe
         SyncChunks => ops::chunk::sync,
         PunchChunk => ops::chunk::punch,
         ChunkRanges => ops::chunk::ranges,
+        ChunkMap => ops::chunk_map::chunk_map,
+        PunchInline => ops::inline::punch,
         Prepare => participant::prepare,
         Decide => participant::decide,
         Outcome => participant::outcome,

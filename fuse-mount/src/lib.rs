@@ -28,7 +28,8 @@
 //!   writes, truncation and changes of owner; programs are never started with them (`nosuid`), device nodes never opened
 //!   (`nodev`).
 //! - **Locks are local.** flock(2) and fcntl(2) locks work between the processes of one mount and are not seen by other nodes.
-//! - Sparse files are shown as data from end to end (`SEEK_HOLE` finds the end of the file), allocation as the size.
+//! - Holes can be made (fallocate(2)) and found (lseek(2)); what was written through a memory map and not synced is not data to a seek.
+//!   Allocation is shown as the size.
 //!
 //! # Invariants
 //! - An inode's number in FUSE is its number in Hayate; numbers are never used again, so the generation is always 0.

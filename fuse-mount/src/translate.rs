@@ -1,6 +1,7 @@
 //! Attributes, modes, flags and times between FUSE and Hayate. Pure.
 
 use std::ffi::OsStr;
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -227,13 +228,34 @@ pub(crate) fn capacity(space: &Space) -> Capacity {
     }
 }
 
-/// The size that fallocate(2) leads to: `None` if the file is large enough. Only plain allocation is offered.
-pub(crate) fn allocated_size(size: u64, offset: u64, length: u64, mode: i32) -> Result<Option<u64>, Errno> {
-    if mode != 0 {
-        return Err(Errno::EOPNOTSUPP);
+/// What fallocate(2) is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Allocation {
+    /// Space, and the size to have it in.
+    Space { keep_size: bool },
+    /// A hole.
+    Hole,
+    /// Zeros.
+    Zeros { keep_size: bool },
+}
+
+/// What a mode of fallocate(2) asks for; what moves data or unshares it is not offered.
+pub(crate) fn allocation(mode: i32) -> Result<Allocation, Errno> {
+    const HOLE: i32 = libc::FALLOC_FL_PUNCH_HOLE;
+    const ZEROS: i32 = libc::FALLOC_FL_ZERO_RANGE;
+    let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
+    match mode & !libc::FALLOC_FL_KEEP_SIZE {
+        0 => Ok(Allocation::Space { keep_size }),
+        HOLE if keep_size => Ok(Allocation::Hole),
+        ZEROS => Ok(Allocation::Zeros { keep_size }),
+        _ => Err(Errno::EOPNOTSUPP),
     }
+}
+
+/// A range of fallocate(2).
+pub(crate) fn file_range(offset: u64, length: u64) -> Result<Range<u64>, Errno> {
     let end = offset.checked_add(length).filter(|end| i64::try_from(*end).is_ok()).ok_or(Errno::EFBIG)?;
-    Ok((end > size).then_some(end))
+    Ok(offset..end)
 }
 
 #[cfg(test)]

@@ -168,10 +168,28 @@ fn statfs_counts_in_blocks() {
 }
 
 #[test]
-fn fallocate_only_extends() {
-    assert_eq!(allocated_size(10, 0, 10, 0), Ok(None));
-    assert_eq!(allocated_size(10, 5, 10, 0), Ok(Some(15)));
-    assert_eq!(allocated_size(0, 0, 1, libc::FALLOC_FL_KEEP_SIZE), Err(Errno::EOPNOTSUPP));
-    assert_eq!(allocated_size(0, u64::MAX, 1, 0), Err(Errno::EFBIG));
-    assert_eq!(allocated_size(0, i64::MAX as u64, 1, 0), Err(Errno::EFBIG));
+fn fallocate_allocates_punches_and_zeroes() {
+    let keep = libc::FALLOC_FL_KEEP_SIZE;
+    assert_eq!(allocation(0), Ok(Allocation::Space { keep_size: false }));
+    assert_eq!(allocation(keep), Ok(Allocation::Space { keep_size: true }));
+    assert_eq!(allocation(libc::FALLOC_FL_PUNCH_HOLE | keep), Ok(Allocation::Hole));
+    assert_eq!(allocation(libc::FALLOC_FL_ZERO_RANGE), Ok(Allocation::Zeros { keep_size: false }));
+    assert_eq!(allocation(libc::FALLOC_FL_ZERO_RANGE | keep), Ok(Allocation::Zeros { keep_size: true }));
+    let refused = [
+        libc::FALLOC_FL_PUNCH_HOLE,
+        libc::FALLOC_FL_COLLAPSE_RANGE,
+        libc::FALLOC_FL_INSERT_RANGE,
+        libc::FALLOC_FL_UNSHARE_RANGE,
+        libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_ZERO_RANGE | keep,
+        1 << 20,
+    ];
+    assert!(refused.iter().all(|mode| allocation(*mode) == Err(Errno::EOPNOTSUPP)));
+}
+
+#[test]
+fn a_range_ends_within_the_largest_file() {
+    assert_eq!(file_range(5, 10), Ok(5..15));
+    assert_eq!(file_range(i64::MAX as u64 - 1, 1), Ok(i64::MAX as u64 - 1..i64::MAX as u64));
+    assert_eq!(file_range(u64::MAX, 1), Err(Errno::EFBIG));
+    assert_eq!(file_range(i64::MAX as u64, 1), Err(Errno::EFBIG));
 }

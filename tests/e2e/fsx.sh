@@ -19,6 +19,7 @@ fsync = 0.5
 fdatasync = 0.5
 sendfile = 0.5
 posix_fallocate = 0.5
+punch_hole = 1
 copy_file_range = 0.5
 close_open = 1
 invalidate = 0.5

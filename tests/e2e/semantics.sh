@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Goal: what the kernel and programs may rely on, on one mount and between two mounts of one cluster (as on two nodes).
-# Method: semantics.py, names.py on one mount, two_mounts.py on two, read_only.py on one with --read-only; each line they print is one check.
+# Method: semantics.py, names.py on one mount, two_mounts.py and holes.py on two, read_only.py on one with --read-only; each line they print is one check.
 . "$(dirname "$0")/lib.sh"
 need python3
 is_root || skip "setuid bits, device files and other users need root"
@@ -24,6 +24,7 @@ timed "one mount" check semantics.py "$BOX/c/m"
 timed "names across servers" check names.py "$BOX/c/m"
 mounted "$BOX/c/m"
 timed "two mounts" check two_mounts.py "$BOX/c/m" "$BOX/c/other"
+timed "holes" check holes.py "$BOX/c/m" "$BOX/c/other"
 timed "read-only mount" check read_only.py "$BOX/c/m" "$BOX/c/fixed"
 mounted "$BOX/c/m"
 mounted "$BOX/c/other"

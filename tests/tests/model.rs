@@ -22,12 +22,22 @@ enum Step {
     WriteKept(usize, u64, Vec<u8>),
     /// Reads so many bytes of what is kept there.
     ReadKept(usize, u64, usize),
+    /// Zeros from an offset on, so many.
+    Zero(String, u64, u64, Zeros),
     Truncate(String, u64),
     Remove(String),
     Rmdir(String),
     Rename(String, String),
     Link(String, String),
     Restart(u16),
+}
+
+/// How zeros are made.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Zeros {
+    Punch,
+    KeepSize,
+    Reach,
 }
 
 /// What the model knows of a name: a directory, or which file.
@@ -114,6 +124,10 @@ impl Model {
                 self.reach(path)?;
                 self.file(path)?;
             }
+            Step::Zero(path, offset, len, how) => {
+                self.reach(path)?;
+                self.zero(self.file(path)?, *offset, *len, *how != Zeros::Reach);
+            }
             Step::Truncate(path, size) => {
                 self.reach(path)?;
                 let file = self.file(path)?;
@@ -159,6 +173,14 @@ impl Model {
         content[offset as usize..end].copy_from_slice(data);
     }
 
+    fn zero(&mut self, file: usize, offset: u64, len: u64, keep_size: bool) {
+        let content = &mut self.files[file];
+        let (from, to) = (offset as usize, (offset + len) as usize);
+        let size = content.len();
+        content[from.min(size)..to.min(size)].fill(0);
+        content.resize(if keep_size { size } else { size.max(to) }, 0);
+    }
+
     fn rename(&mut self, from: &str, to: &str) -> std::result::Result<(), i32> {
         self.reach(from)?;
         self.reach(to)?;
@@ -201,6 +223,14 @@ fn carry_out(client: &Client, step: &Step) -> i32 {
             })
         }
         Step::Put(path, data) => client.put(path, data, 0o644).map(drop),
+        Step::Zero(path, offset, len, how) => change(client, path, |file| {
+            let range = *offset..*offset + *len;
+            match how {
+                Zeros::Punch => file.punch(range),
+                Zeros::KeepSize => file.zero_range(range, true),
+                Zeros::Reach => file.zero_range(range, false),
+            }
+        }),
         Step::Truncate(path, size) => client.truncate_path(path, *size).map(drop),
         Step::Remove(path) => client.remove_file(path),
         Step::Rmdir(path) => client.remove_dir(path),
@@ -209,6 +239,32 @@ fn carry_out(client: &Client, step: &Step) -> i32 {
         Step::Restart(_) | Step::Keep(..) | Step::WriteKept(..) | Step::ReadKept(..) => Ok(()),
     };
     outcome.err().map_or(0, |error| error.errno())
+}
+
+/// Opens what is there, changes it and closes it.
+fn change(client: &Client, path: &str, change: impl FnOnce(&File) -> Result<()>) -> Result<()> {
+    let file = client.open_path(path, &OpenOptions { write: true, ..OpenOptions::default() })?;
+    change(&file)?;
+    file.close()
+}
+
+/// Follows data and holes from the beginning to the end: what is a hole must be zeros.
+fn follow_holes(file: &File, content: &[u8]) {
+    let end = content.len() as u64;
+    let mut at = 0;
+    while at < end {
+        let data = file.seek_data(at).expect("seek").unwrap_or(end);
+        assert!(
+            data >= at && content[at as usize..data as usize].iter().all(|byte| *byte == 0),
+            "hole {at}..{data}"
+        );
+        if data == end {
+            break;
+        }
+        at = file.seek_hole(data).expect("seek").expect("the end is a hole");
+        assert!(at > data && at <= end, "data {data}..{at} of {end}");
+    }
+    assert_eq!((file.seek_data(end).expect("seek"), file.seek_hole(end).expect("seek")), (None, None));
 }
 
 /// Files that stay open while other things happen, each with its number in the model.
@@ -275,6 +331,7 @@ fn compare(client: &Client, root: &str, model: &Model) {
                     let mut bytes = vec![0xee; content.len()];
                     assert_eq!(opened.read_at(&mut bytes, 0).expect("read"), content.len(), "{here}");
                     assert!(bytes == *content, "content of {here}");
+                    follow_holes(&opened, content);
                     assert!(client.get(&there).expect("get") == *content, "content of {here} by one message");
                 }
                 None => panic!("{here} is listed and should not be there"),
@@ -311,6 +368,15 @@ fn data() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
+/// Lengths of holes: within a chunk, or over some.
+fn hole() -> impl Strategy<Value = u64> {
+    prop_oneof![3 => 1..20_000u64, 1 => 1..4u64 << 20]
+}
+
+fn zeros() -> impl Strategy<Value = Zeros> {
+    prop_oneof![3 => Just(Zeros::Punch), 1 => Just(Zeros::KeepSize), 1 => Just(Zeros::Reach)]
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let place = || 0..3usize;
     prop_oneof![
@@ -320,6 +386,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (path(), place()).prop_map(|(path, place)| Step::Keep(path, place)),
         4 => (place(), offset(), data()).prop_map(|(place, offset, data)| Step::WriteKept(place, offset, data)),
         2 => (place(), offset(), 1..20_000usize).prop_map(|(place, offset, len)| Step::ReadKept(place, offset, len)),
+        5 => (path(), offset(), hole(), zeros()).prop_map(|(path, offset, len, how)| Step::Zero(path, offset, len, how)),
         3 => (path(), offset()).prop_map(|(path, size)| Step::Truncate(path, size)),
         3 => path().prop_map(Step::Remove),
         2 => path().prop_map(Step::Rmdir),
@@ -384,6 +451,7 @@ fn below(root: &str, step: &Step) -> Step {
         Step::Put(path, data) => Step::Put(at(path), data.clone()),
         Step::Keep(path, place) => Step::Keep(at(path), *place),
         Step::WriteKept(..) | Step::ReadKept(..) => step.clone(),
+        Step::Zero(path, offset, len, how) => Step::Zero(at(path), *offset, *len, *how),
         Step::Truncate(path, size) => Step::Truncate(at(path), *size),
         Step::Remove(path) => Step::Remove(at(path)),
         Step::Rmdir(path) => Step::Rmdir(at(path)),

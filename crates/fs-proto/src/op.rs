@@ -81,6 +81,10 @@ wire_enum! {
         PunchChunk = 45,
         /// Where a chunk has data.
         ChunkRanges = 46,
+        /// Which chunks of an inode one server holds, and where they have data.
+        ChunkMap = 47,
+        /// Make a hole in a small file that lies with its inode.
+        PunchInline = 48,
         /// First phase of a transaction.
         Prepare = 50,
         /// Second phase of a transaction.

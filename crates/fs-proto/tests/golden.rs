@@ -189,6 +189,9 @@ fn messages_never_change() {
         .is(PunchChunk { ino: FILE, chunk: ChunkIndex(9), offset: 1, len: 2 }, "070000000000341209000000000000000100000002000000")
         .is(ChunkRanges { ino: FILE, chunk: ChunkIndex(9) }, "07000000000034120900000000000000")
         .is(Scrub { after: Some(ScrubCursor { device: 1, last: Some((FILE, ChunkIndex(9))) }), budget_bytes: 5 }, "01010001070000000000341209000000000000000500000000000000")
+        .is(ChunkMap { ino: FILE, from: ChunkIndex(9), limit: 16 }, "0700000000003412090000000000000010000000")
+        .is(ChunkMapPage { chunks: vec![(ChunkIndex(9), vec![(1, 2)])], end: true }, "01000000090000000000000001000000010000000200000001")
+        .is(PunchInline { ino: FILE, offset: 1, len: 2, mtime: -1 }, "070000000000341201000000000000000200000000000000ffffffffffffffff")
         .is("é".to_string(), "02000000c3a9")
         .is(WriteChunk { ino: FILE, chunk: ChunkIndex(9), offset: 4096, file_end: 9 << 20, since: 5, crc: 0xdead_beef }, "070000000000341209000000000000000010000000009000000000000500000000000000efbeadde")
         .is(ReadChunk { ino: FILE, chunk: ChunkIndex(9), offset: 1, len: 2 }, "070000000000341209000000000000000100000002000000")
@@ -411,6 +414,8 @@ fn operation_numbers_are_never_reused() {
         (44, "SyncChunks"),
         (45, "PunchChunk"),
         (46, "ChunkRanges"),
+        (47, "ChunkMap"),
+        (48, "PunchInline"),
         (50, "Prepare"),
         (51, "Decide"),
         (52, "Outcome"),

@@ -22,10 +22,10 @@ use crate::stripe::{Piece, pieces};
 use crate::window;
 
 /// Pieces of one read or write under way at once.
-const WINDOW: usize = 16;
+pub(super) const WINDOW: usize = 16;
 
 /// End of the largest file.
-const FILE_END_MAX: u64 = i64::MAX as u64;
+pub(super) const FILE_END_MAX: u64 = i64::MAX as u64;
 
 impl Core {
     /// See [`crate::File::write_at`].

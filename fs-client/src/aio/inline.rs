@@ -4,9 +4,11 @@
 //! - What is believed to lie with its inode and does not is noticed by the answer's attributes, and goes on with chunks
 //!   (`tests/fake/small.rs`).
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use fs_proto::checksum::crc;
-use fs_proto::msg::small::{ReadInline, Spill, WriteInline};
+use fs_proto::msg::small::{PunchInline, ReadInline, Spill, WriteInline};
 use fs_proto::{Attr, INLINE_MAX, ServerId};
 
 use super::{Core, Handle, now};
@@ -29,6 +31,17 @@ impl Core {
         let bulk = self.copied(data).await?;
         handle.inode.forget_kept();
         let answer = self.exchange(&handle.who, home, &request, bulk, self.patience()).await?.body;
+        self.shared.note_inline_limit(answer.limit);
+        self.note_written(handle, answer.attr);
+        Ok(answer.written)
+    }
+
+    /// Makes a hole beside the inode. `false`: the file lies in chunks now, and nothing was done.
+    pub(super) async fn punch_inline(&self, handle: &Handle, range: &Range<u64>) -> Result<bool> {
+        let len = range.end - range.start;
+        let request = PunchInline { ino: handle.ino(), offset: range.start, len, mtime: now() };
+        handle.inode.forget_kept();
+        let answer = self.ask(&handle.who, Target::home(request.ino), &request).await?;
         self.shared.note_inline_limit(answer.limit);
         self.note_written(handle, answer.attr);
         Ok(answer.written)

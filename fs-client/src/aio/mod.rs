@@ -8,12 +8,14 @@ mod admin;
 mod call;
 mod data;
 mod dirs;
+mod holes;
 mod inline;
 mod inodes;
 mod many;
 mod names;
 mod opens;
 mod paths;
+mod seek;
 mod small;
 mod walk;
 

@@ -1,6 +1,7 @@
 //! The client against fake servers (see `support`): what it sends, how often, where to, and what it makes of faults.
 
 mod data;
+mod holes;
 mod names;
 mod paths;
 mod retry;

@@ -1,6 +1,8 @@
 //! What the fake servers serve: a file system in a few maps. Placement is checked: a name must come with the partition of its
 //! entry, an inode with its home, a chunk with its own.
 
+#[path = "holes_world.rs"]
+mod holes;
 #[path = "small_world.rs"]
 mod small;
 
@@ -162,6 +164,13 @@ impl World {
             }
             Op::Put => self.put(header, decode(body), bulk),
             Op::PutMany => Ok(self.put_many(header, server, decode(body), bulk)),
+            Op::PunchChunk => {
+                self.punch_chunk(header, &decode(body));
+                Ok(Bytes::new())
+            }
+            Op::ChunkRanges => Ok(self.chunk_ranges(header, &decode(body)).to_bytes()),
+            Op::ChunkMap => Ok(self.chunk_map(header, server, &decode(body)).to_bytes()),
+            Op::PunchInline => self.punch_inline(header, &decode(body)),
             Op::WriteInline => self.write_inline(header, &decode(body), bulk),
             Op::Spill => {
                 let ino = decode::<Spill>(body).ino;

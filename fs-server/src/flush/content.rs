@@ -6,6 +6,7 @@
 //!   (`tests/flush`, `files_are_copied_by_all_servers_that_hold_chunks`).
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,6 +31,8 @@ use crate::worker::Worker;
 
 /// Most bytes of one write to the tier.
 const PIECE: usize = 4 << 20;
+/// Holes of fewer bytes are written to the tier as zeros: a write more costs more than these.
+const HOLE_MIN: u32 = 64 << 10;
 /// Bytes of a share per thread that writes it.
 const PART: u64 = 16 << 20;
 /// Most threads that write one share.
@@ -233,24 +236,35 @@ fn write_chunks(
     buffer: &mut [u8],
 ) -> TierResult<u64> {
     let mut written = 0;
-    for (chunk, end) in chunks {
+    for (chunk, _) in chunks {
         let key = ChunkKey { ino, chunk: *chunk };
         let start = chunk.0 * layout.chunk_bytes();
-        let end = u64::from(*end).min(size - start);
-        let mut offset = 0;
-        while offset < end {
-            let want = (end - offset).min(buffer.len() as u64) as usize;
-            let got = node.store.read(key, offset as u32, &mut buffer[..want]).map_err(unreadable)?;
-            if got == 0 {
-                break;
+        for range in with_small_holes(node.store.ranges(key).map_err(unreadable)?) {
+            let end = u64::from(range.end).min(size - start);
+            let mut offset = u64::from(range.start);
+            while offset < end {
+                let want = (end - offset).min(buffer.len() as u64) as usize;
+                let got = node.store.read(key, offset as u32, &mut buffer[..want]).map_err(unreadable)?;
+                if got == 0 {
+                    break;
+                }
+                file.write_at(start + offset, &buffer[..got])?;
+                node.flusher.account().note_copied(got as u64);
+                (offset, written) = (offset + got as u64, written + got as u64);
             }
-            file.write_at(start + offset, &buffer[..got])?;
-            node.flusher.account().note_copied(got as u64);
-            offset += got as u64;
         }
-        written += offset;
     }
     Ok(written)
+}
+
+/// What is written of a chunk: its data and the zeros of small holes. A staged file is a hole as a whole at first, so large ones stay.
+fn with_small_holes(mut data: Vec<Range<u32>>) -> Vec<Range<u32>> {
+    data.dedup_by(|next, last| {
+        let joins = next.start - last.end < HOLE_MIN;
+        last.end = if joins { next.end } else { last.end };
+        joins
+    });
+    data
 }
 
 type ShareOutcome = Option<OpResult<u64>>;

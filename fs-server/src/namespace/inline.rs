@@ -6,6 +6,8 @@
 //! - A content is not longer than its file; what it lacks is zeros.
 //! - A content whose checksum does not match is an error, never data (`damaged_content_is_an_error`).
 
+use std::ops::Range;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use fs_proto::checksum::crc;
 use fs_proto::record::{InlineRecord, RECORD_VERSION};
@@ -62,6 +64,20 @@ pub fn cut(old: InlineRecord, size: u64) -> OpResult<Option<InlineRecord>> {
     Ok(Some(content(checked(old)?.data.slice(..size as usize))))
 }
 
+/// A content with a hole: cut if the hole reaches its end, as what it lacks is zeros. None if that changes nothing.
+pub fn punched(old: InlineRecord, hole: Range<u64>) -> OpResult<Option<InlineRecord>> {
+    let len = old.data.len() as u64;
+    if hole.start >= len || hole.is_empty() {
+        return Ok(None);
+    }
+    if hole.end >= len {
+        return cut(old, hole.start);
+    }
+    let mut whole = BytesMut::from(&checked(old)?.data[..]);
+    whole[hole.start as usize..hole.end as usize].fill(0);
+    Ok(Some(content(whole.freeze())))
+}
+
 /// All `size` bytes of a file, with their checksum: as stored if nothing is missing, for the reader to check.
 pub fn whole(record: Option<InlineRecord>, size: u64) -> OpResult<InlineRecord> {
     let record = record.unwrap_or_else(|| content(Bytes::new()));
@@ -114,6 +130,17 @@ mod tests {
         assert_eq!(whole(Some(record("abc")), 5).unwrap(), record("abc\0\0"));
         assert_eq!(whole(None, 1).unwrap(), record("\0"));
         assert_eq!(whole(None, 0).unwrap(), record(""));
+    }
+
+    #[test]
+    fn holes_are_zeros_and_none_are_stored_at_the_end() {
+        let punch =
+            |from, to| punched(record("abcdef"), from..to).unwrap().map(|content| content.data.to_vec());
+        assert_eq!(punch(1, 3).unwrap(), b"a\0\0def");
+        assert_eq!(punch(4, 6).unwrap(), b"abcd");
+        assert_eq!(punch(2, u64::MAX).unwrap(), b"ab");
+        assert_eq!(punch(0, 9).unwrap(), b"");
+        assert_eq!((punch(6, 9), punch(2, 2)), (None, None));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use fs_proto::msg::chunk::{
 };
 use fs_proto::{BULK_MAX, Status, Wire};
 
+use super::chunk_map;
 use crate::dispatch::Answer;
 use crate::error::{OpError, OpResult};
 use crate::store::{ChunkKey, ChunkStore};
@@ -75,8 +76,7 @@ pub async fn punch(worker: &Rc<Worker>, _: &Context, request: PunchChunk) -> OpR
 /// Where a chunk has data.
 #[allow(clippy::unused_async)]
 pub async fn ranges(worker: &Rc<Worker>, _: &Context, request: ChunkRanges) -> OpResult<Vec<(u32, u32)>> {
-    let ranges = worker.node.store.ranges(ChunkKey { ino: request.ino, chunk: request.chunk })?;
-    Ok(ranges.into_iter().map(|range| (range.start, range.end)).collect())
+    chunk_map::ranges(&worker.node, ChunkKey { ino: request.ino, chunk: request.chunk })
 }
 
 /// Makes what was written here durable, if that is what fsync promises.

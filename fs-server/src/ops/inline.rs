@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fs_proto::checksum::crc;
-use fs_proto::msg::small::{InlineRead, InlineWritten, ReadInline, WriteInline};
+use fs_proto::msg::small::{InlineRead, InlineWritten, PunchInline, ReadInline, WriteInline};
 use fs_proto::record::{InlineRecord, InodeRecord, Mutation};
 use fs_proto::{Attr, INLINE_MAX, InodeId, Status, TimeNs, Wire};
 
@@ -73,6 +73,46 @@ fn take_over(node: &Node, context: &Context, request: &WriteInline, bulk: &Bytes
     let inode = written(&inode, size.max(end), request.mtime, node.now(), context);
     let attr = inode.attr.clone();
     namespace.commit(&[Mutation::PutInode { inode }, Mutation::PutInline { ino: request.ino, content }])?;
+    Ok(Some(attr))
+}
+
+/// Makes a hole in a small file. What is stored of it becomes less, never more, so a full device does not forbid it.
+pub async fn punch(worker: &Rc<Worker>, context: &Context, request: PunchInline) -> OpResult<InlineWritten> {
+    let node = &worker.node;
+    let limit = node.config.inline_bytes;
+    let set = LockSet::of(&[(LockKey::Inode(request.ino), Mode::Exclusive)]);
+    let punched = node.namespace.locks().with(&set, || punch_held(node, context, &request)).await?;
+    let written = punched.is_some();
+    let attr = match punched {
+        Some(attr) => attr,
+        None => getattr::home_attributes(worker, request.ino, Some(context.client())).await?,
+    };
+    Ok(InlineWritten { attr, written, limit })
+}
+
+/// None if the file lies in chunks.
+fn punch_held(node: &Node, context: &Context, request: &PunchInline) -> OpResult<Option<Attr>> {
+    let (namespace, ino) = (&node.namespace, request.ino);
+    let inode = namespace.inode_in_section(ino)?.ok_or(OpError::not_found())?;
+    if !inode.attr.inline {
+        return Ok(None);
+    }
+    let hole = request.offset..request.offset.saturating_add(request.len);
+    let content = match namespace.inline(ino)? {
+        Some(content) => inline::punched(content, hole)?,
+        None => None,
+    };
+    let inode = written(&inode, inode.attr.size, request.mtime, node.now(), context);
+    let attr = inode.attr.clone();
+    let mut mutations = vec![Mutation::PutInode { inode }];
+    mutations.extend(content.map(|content| {
+        if content.data.is_empty() {
+            Mutation::DelInline { ino }
+        } else {
+            Mutation::PutInline { ino, content }
+        }
+    }));
+    namespace.commit(&mutations)?;
     Ok(Some(attr))
 }
 

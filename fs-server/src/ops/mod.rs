@@ -4,6 +4,7 @@
 
 pub mod admin;
 pub mod chunk;
+pub mod chunk_map;
 pub mod create;
 pub mod get;
 pub mod getattr;

@@ -10,7 +10,9 @@ use fuser::{Errno, FileHandle, FopenFlags, WriteFlags};
 use super::{Adapter, ContentStamp, OpenFile};
 use crate::failure::Outcome;
 use crate::open_inodes::Present;
-use crate::translate::{allocated_size, fopen_flags, is_direct, name_bytes, open_flags, without_privileges};
+use crate::translate::{
+    Allocation, allocation, file_range, fopen_flags, is_direct, name_bytes, open_flags, without_privileges,
+};
 
 /// An opening, as the kernel is told about it.
 pub(super) struct Opened {
@@ -163,16 +165,34 @@ impl Adapter {
     pub(super) fn allocate(
         &self,
         who: &Caller,
-        ino: InodeId,
         handle: FileHandle,
         offset: u64,
         length: u64,
         mode: i32,
     ) -> Outcome<()> {
-        let open = self.opened(handle)?;
-        if let Some(size) = allocated_size(open.file.attr()?.size, offset, length, mode)? {
-            self.client.extend(who, ino, size)?;
+        let (open, what) = (self.opened(handle)?, allocation(mode)?);
+        let (file, range) = (&open.file, file_range(offset, length)?);
+        if who.uid != 0 {
+            self.drop_privileges(file)?;
+        }
+        match what {
+            Allocation::Space { keep_size } => file.allocate(range, keep_size)?,
+            // The kernel drops its pages of the range after the answer.
+            Allocation::Hole => file.punch(range)?,
+            Allocation::Zeros { keep_size } => file.zero_range(range, keep_size)?,
         }
         Ok(())
+    }
+
+    /// Data or a hole at or after `offset`. What was written through a memory map and not synced is the kernel's still, and not data here.
+    pub(super) fn seek_file(&self, handle: FileHandle, offset: i64, whence: i32) -> Outcome<i64> {
+        let open = self.opened(handle)?;
+        let from = u64::try_from(offset).map_err(|_| Errno::ENXIO)?;
+        let found = match whence {
+            libc::SEEK_DATA => open.file.seek_data(from)?,
+            libc::SEEK_HOLE => open.file.seek_hole(from)?,
+            _ => return Err(Errno::EINVAL.into()),
+        };
+        Ok(found.and_then(|at| i64::try_from(at).ok()).ok_or(Errno::ENXIO)?)
     }
 }

@@ -389,13 +389,16 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let work = || self.allocate(&caller(req), inode(ino), fh, offset, length, mode);
+        let work = || self.allocate(&caller(req), fh, offset, length, mode);
         answer_empty(attempt("fallocate", ino.0, Missing::Inode, work), reply);
     }
 
-    /// `ENOSYS` makes the kernel do it itself from then on: the whole file is data, which POSIX allows.
-    fn lseek(&self, _: &Request, _: INodeNo, _: FileHandle, _offset: i64, _whence: i32, reply: ReplyLseek) {
-        reply.error(Errno::ENOSYS);
+    /// Only for data and holes; other positions are the kernel's.
+    fn lseek(&self, _: &Request, ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        match attempt("lseek", ino.0, Missing::Inode, || self.seek_file(fh, offset, whence)) {
+            Ok(at) => reply.offset(at),
+            Err(errno) => reply.error(errno),
+        }
     }
 
     /// `ENOSYS` makes the kernel copy through itself from then on.

@@ -97,7 +97,31 @@ wire_struct! {
     }
 }
 
+wire_struct! {
+    /// Ask which chunks a server holds of a file, and where they have data. Goes to a server.
+    pub struct ChunkMap {
+        /// The file.
+        pub ino: InodeId,
+        /// First chunk that is asked about.
+        pub from: ChunkIndex,
+        /// Chunks wanted; the server answers as many, or fewer.
+        pub limit: u32,
+    }
+}
+
+wire_struct! {
+    /// Answer to [`ChunkMap`].
+    pub struct ChunkMapPage {
+        /// Chunks that the server holds, ascending, each with its data as (begin, end) pairs. Those that are not listed up to the last
+        /// one are not there.
+        pub chunks: Vec<(ChunkIndex, Vec<(u32, u32)>)>,
+        /// No chunk comes after these.
+        pub end: bool,
+    }
+}
+
 request! {
+    ChunkMap => ChunkMap -> ChunkMapPage;
     PunchChunk => PunchChunk -> ();
     ChunkRanges => ChunkRanges -> Vec<(u32, u32)>;
     WriteChunk => WriteChunk -> ();

@@ -202,7 +202,22 @@ wire_struct! {
     }
 }
 
+wire_struct! {
+    /// Make a hole in a small file, as far as the file goes: its size stays. Repeating it before its answer came is harmless.
+    pub struct PunchInline {
+        /// Which.
+        pub ino: InodeId,
+        /// First byte of the hole.
+        pub offset: u64,
+        /// Bytes.
+        pub len: u64,
+        /// Time of the change, by the client's clock.
+        pub mtime: TimeNs,
+    }
+}
+
 request! {
+    PunchInline => PunchInline -> InlineWritten;
     Put => Put -> PutAnswer;
     Get => Get -> GetOutcome;
     PutMany => PutMany -> PutManyAnswer;

@@ -205,6 +205,8 @@ structs! {
     SyncChunks { ino }
     PunchChunk { ino, chunk, offset, len }
     ChunkRanges { ino, chunk }
+    ChunkMap { ino, from, limit }
+    ChunkMapPage { chunks, end }
 
     Scrub { after, budget_bytes }
     Scrubbed { next, records, chunks, bytes, repaired, damaged }
@@ -242,6 +244,7 @@ structs! {
     OpenRead { ino, known_version }
     Opened { attr, crc }
     Spill { ino }
+    PunchInline { ino, offset, len, mtime }
 
     Lookup { parent, name }
     Entry { ino, kind, attr }

@@ -1,0 +1,77 @@
+//! Which chunks of a file are here, and where they have data: what seeking for data and holes needs, many chunks in one answer.
+//!
+//! # Invariants
+//! - An answer is bounded, whatever is asked: [`CHUNKS_MAX`], and [`RANGES_MAX`] of one chunk. Where a chunk has more, its smallest holes
+//!   are told as data, never data as a hole (`the_smallest_holes_go_first`).
+
+use std::rc::Rc;
+
+use fs_proto::META_MAX;
+use fs_proto::msg::chunk::{ChunkMap, ChunkMapPage};
+
+use crate::error::OpResult;
+use crate::node::Node;
+use crate::store::{ChunkKey, ChunkStore};
+use crate::worker::{Context, Worker};
+
+/// Most chunks of one answer.
+const CHUNKS_MAX: usize = 4096;
+/// Most ranges that are told of one chunk; an answer has less than twice as many.
+const RANGES_MAX: usize = 64 << 10;
+const _: () = assert!(2 * RANGES_MAX * 8 + CHUNKS_MAX * 12 + 64 < META_MAX as usize);
+
+type Ranges = Vec<(u32, u32)>;
+
+/// A page of the chunks that are here.
+#[allow(clippy::unused_async)] // One signature for all operations.
+pub async fn chunk_map(worker: &Rc<Worker>, _: &Context, request: ChunkMap) -> OpResult<ChunkMapPage> {
+    let node = &worker.node;
+    let here = node.store.chunks(request.ino)?;
+    let first = here.partition_point(|(chunk, _)| *chunk < request.from);
+    let limit = (request.limit as usize).clamp(1, CHUNKS_MAX);
+    let (mut chunks, mut told) = (Vec::new(), 0);
+    for &(chunk, _) in here[first..].iter().take(limit) {
+        if told >= RANGES_MAX {
+            break;
+        }
+        let ranges = ranges(node, ChunkKey { ino: request.ino, chunk })?;
+        told += ranges.len();
+        chunks.push((chunk, ranges));
+    }
+    let end = first + chunks.len() == here.len();
+    Ok(ChunkMapPage { chunks, end })
+}
+
+/// Where a chunk has data.
+pub fn ranges(node: &Node, key: ChunkKey) -> OpResult<Ranges> {
+    let ranges = node.store.ranges(key)?;
+    Ok(bounded(ranges.into_iter().map(|range| (range.start, range.end)).collect(), RANGES_MAX))
+}
+
+/// At most `limit` ranges: with the smallest holes filled, until it is few enough.
+fn bounded(mut ranges: Ranges, limit: usize) -> Ranges {
+    let mut hole = 1;
+    while ranges.len() > limit.max(1) {
+        ranges.dedup_by(|next, last| {
+            let joins = next.0 - last.1 <= hole;
+            last.1 = if joins { next.1 } else { last.1 };
+            joins
+        });
+        hole *= 2;
+    }
+    ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_smallest_holes_go_first() {
+        let ranges = vec![(0, 1), (2, 10), (110, 120), (123, 130)];
+        assert_eq!(bounded(ranges.clone(), 4), ranges);
+        assert_eq!(bounded(ranges.clone(), 3), [(0, 10), (110, 120), (123, 130)]);
+        assert_eq!(bounded(ranges.clone(), 2), [(0, 10), (110, 130)]);
+        assert_eq!(bounded(ranges, 1), [(0, 130)]);
+    }
+}
