@@ -11,7 +11,7 @@
 
 use super::ChunkKey;
 use super::extent::{Extent, Place};
-use super::format::{Position, Shape};
+use super::format::{Position, Shape, u32_at, u64_at};
 use fs_proto::ids::{ChunkIndex, InodeId};
 
 /// First byte of every value.
@@ -166,14 +166,6 @@ impl SegmentRow {
             units: u32_at(from, 17),
         })
     }
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 //!   whatever becomes of who waits for it (`who_stops_waiting_leaves_nothing_behind`).
 //! - A ring ends only after all its operations have.
 //!
-//! Deliberately absent: registered files and buffers. Measured in decision 0012, they gain less than the noise here.
+//! Deliberately absent: registered files and buffers (decision 0012).
 
 use super::SegmentFile;
 use super::direct::{Aligned, DirectFile};
