@@ -12,7 +12,8 @@
 //! - Bytes are returned only after their CRC was verified (`tests/store`, `flipped_bits_are_never_returned`).
 //! - What the index says and what a reopening would find are the same (`tests/store`, `behaves_like_the_model`).
 //! - Deleted bytes never come back, whatever segments were unlinked; the argument is in `compact`
-//!   (`tests/store`, `deleted_data_stays_deleted_through_compaction`).
+//!   (`tests/store`, `deleted_data_stays_deleted_through_compaction`,
+//!   `a_tombstone_stays_while_what_it_hides_may_be_replayed`).
 //! - Locks are taken in the order upkeep, save, shard of the index (one at a time), log, segment table. No data is read
 //!   or written under any but the first two, rows under shards only as `index` says; files may be opened, and a new
 //!   segment begun.

@@ -12,5 +12,6 @@ mod model;
 mod port;
 mod power;
 mod sim_disk;
+mod slow;
 mod space;
 mod support;
