@@ -168,10 +168,11 @@ async fn read_into(
     let from = if takes_all { begin } else { at };
     let (memory, got) = read_blocks(&file, from, (at - from) as usize + want).await?;
     let memory = &memory[((from % ALIGN) as usize).min(got)..got];
-    let table = match (cached, source.table_in(&memory[..source.front_bytes().min(memory.len())])) {
+    let front = memory.get(..source.front_bytes()).filter(|_| takes_all);
+    let table = match (cached, front.and_then(|front| source.table_in(front))) {
         (Some(table), _) => table,
-        (None, Some(table)) if takes_all => core.cache_table(position, table),
-        _ => table_of(core, key, &file, extent).await?,
+        (None, Some(table)) => core.cache_table(position, table),
+        (None, None) => table_of(core, key, &file, extent).await?,
     };
     let blocks = memory.get((at - from) as usize..(at - from) as usize + want);
     let Some(blocks) = blocks.filter(|blocks| source.verify(&table, span.start, blocks)) else {
