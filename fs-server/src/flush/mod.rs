@@ -181,8 +181,8 @@ impl Flusher {
         self.doomed.lock().push(name);
     }
 
-    /// Removes from the tier what only staging needs.
-    async fn tidy(&self) -> TierResult<()> {
+    /// Removes from the tier what only staging needs; returns how often it had been used before, for [`Flusher::note_tidied`].
+    async fn tidy(&self) -> TierResult<u64> {
         let staged = self.staged.load(Ordering::Acquire);
         let doomed = std::mem::take(&mut *self.doomed.lock());
         let left = doomed.clone();
@@ -195,14 +195,13 @@ impl Flusher {
             }
             tier.rest()
         });
-        match tidied.await {
-            Ok(()) => self.tidied.store(staged, Ordering::Release),
-            Err(error) => {
-                self.doomed.lock().extend(left);
-                return Err(error);
-            }
-        }
-        Ok(())
+        tidied.await.inspect_err(|_| self.doomed.lock().extend(left))?;
+        Ok(staged)
+    }
+
+    /// All that the first `staged` uses of staging left in the tier is gone.
+    fn note_tidied(&self, staged: u64) {
+        self.tidied.store(staged, Ordering::Release);
     }
 
     /// The name in staging of a directory that had to make way.
@@ -302,7 +301,7 @@ pub async fn run(worker: Rc<Worker>) {
             estimate(&node);
             estimated = Instant::now();
         }
-        let untidy = queue.is_empty() && node.flusher.is_untidy() && !tidy(&node).await;
+        let untidy = queue.is_empty() && node.flusher.is_untidy() && !tidy(&worker).await;
         let (full, sleep) = (tasks.len() >= IN_FLIGHT, if untidy { FAILURE_PAUSES.0 } else { LONGEST_SLEEP });
         tokio::select! {
             Some(_) = tasks.join_next() => while tasks.try_join_next().is_some() {},
@@ -315,19 +314,30 @@ pub async fn run(worker: Rc<Worker>) {
 }
 
 /// Nothing waits: tidies up. False if that failed.
-async fn tidy(node: &Node) -> bool {
-    let (account, what) = (&node.flusher.account, FlushItem::Inode(Flusher::ASIDE));
-    match node.flusher.tidy().await {
+async fn tidy(worker: &Rc<Worker>) -> bool {
+    let (account, what) = (&worker.node.flusher.account, FlushItem::Inode(Flusher::ASIDE));
+    match tidy_and_touch(worker).await {
         Ok(()) => account.note_success(&what),
-        Err(error) => {
+        Err(Stop::Open | Stop::Wait(_)) => return false,
+        Err(Stop::Failed(error)) => {
             let name = || Bytes::from_static(b"(the flusher's own files in the shared tier)");
-            if account.note_failure(&what, name, &error.to_string()) {
+            if account.note_failure(&what, name, &error) {
                 tracing::warn!(%error, "what staging needed cannot be removed from the shared tier yet; it is tried again");
             }
             return false;
         }
     }
     true
+}
+
+/// Staging came and went in the tier's own directory, whose times are therefore set again. Servers do so side by side: whoever is the last
+/// to change the directory is also the last to have it set.
+async fn tidy_and_touch(worker: &Rc<Worker>) -> FlushResult<()> {
+    let flusher = &worker.node.flusher;
+    let staged = flusher.tidy().await?;
+    remote::touch(worker, InodeId::ROOT).await?;
+    flusher.note_tidied(staged);
+    Ok(())
 }
 
 /// An item that is being flushed; goes back into the queue if its task ends in any other way than by `end`.

@@ -1,5 +1,6 @@
 //! Servers in this process, on threads, in a temporary directory.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -176,6 +177,9 @@ impl Cluster {
         let namespace = crate::trees::of_namespace(client);
         let tier = crate::trees::of_directory(&self.tier());
         crate::trees::assert_same(&namespace, &tier);
+        let root = std::fs::metadata(self.tier()).unwrap();
+        let mtime = root.mtime() * 1_000_000_000 + root.mtime_nsec();
+        assert_eq!(mtime, client.attr(crate::client::ROOT).mtime, "the time of the tier's own directory");
     }
 
     /// Path in the tier.

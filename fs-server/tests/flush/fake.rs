@@ -63,7 +63,7 @@ impl<T: Tier> Tier for Fake<T> {
         self.call("remove", &at.name, || self.inner.remove(at, is_dir))
     }
     fn rest(&self) -> TierResult<()> {
-        self.inner.rest()
+        self.call("rest", b"", || self.inner.rest())
     }
     fn reset(&self) {
         self.inner.reset();

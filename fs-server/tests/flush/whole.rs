@@ -2,8 +2,9 @@
 
 use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use fs_proto::FileKind;
@@ -95,6 +96,31 @@ fn attributes_alone_copy_nothing() {
     let after = bytes(cluster.check(&client));
     assert_eq!(std::fs::metadata(cluster.at("c")).unwrap().ino(), ino);
     assert_eq!((before, after), (2 << 20, 2 << 20));
+}
+
+#[test]
+fn staging_leaves_no_trace_in_the_tiers_own_directory() {
+    // Goal: the tier's directory ends with the root's times although servers make and remove staging in it side by side.
+    // Method: after a server has put staging away, another one seems to do so, too: an entry comes and goes.
+    let path = Arc::new(OnceLock::<PathBuf>::new());
+    let wrap = |tier: Posix| -> Arc<dyn Tier> {
+        let path = Arc::clone(&path);
+        let mut fake = Fake::before(tier, |_, _| Ok(()));
+        fake.after = Box::new(move |what, _| {
+            if let Some(path) = path.get().filter(|_| what == "rest") {
+                let _staging_of_another = tempfile::tempdir_in(path).unwrap();
+            }
+            Ok(())
+        });
+        Arc::new(fake)
+    };
+    let cluster = Cluster::start_with(2, 10_000, &wrap);
+    path.set(cluster.tier()).unwrap();
+    let client = Client::connect(&cluster.file);
+    for round in 0..3 {
+        client.write_file(ROOT, &format!("f{round}"), &pattern(3 << 20, round));
+        cluster.check(&client);
+    }
 }
 
 #[test]
