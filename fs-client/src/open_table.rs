@@ -17,6 +17,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -86,6 +87,8 @@ pub(crate) struct OpenInode {
     pub settling: tokio::sync::Mutex<()>,
     /// Excludes appends of this process from each other.
     pub appending: tokio::sync::Mutex<()>,
+    /// A lock on it is lost.
+    lock_lost: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -106,6 +109,8 @@ struct State {
     tracked: bool,
     /// A small file's content that came with the opening and was not read yet.
     content: Option<Content>,
+    /// Version that a copy of the content which is kept above this client is of: as told, and counted on by the own writes.
+    copied: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -163,6 +168,13 @@ impl State {
         }
     }
 
+    /// This client changed the content, and the home counted that as version `version`: a copy is of it if nobody else came between.
+    fn count_own(&mut self, version: u64) {
+        if version == self.copied + 1 {
+            self.copied = version;
+        }
+    }
+
     fn merged(&self) -> Attr {
         let mut attr = self.known.clone();
         self.merge(&mut attr);
@@ -214,6 +226,7 @@ impl OpenInode {
             unsynced: BTreeSet::new(),
             tracked: false,
             content: None,
+            copied: 0,
         };
         OpenInode {
             ino,
@@ -221,6 +234,7 @@ impl OpenInode {
             gone: Notify::new(),
             settling: tokio::sync::Mutex::new(()),
             appending: tokio::sync::Mutex::new(()),
+            lock_lost: AtomicBool::new(false),
         }
     }
 
@@ -310,11 +324,36 @@ impl OpenInode {
         let mut state = self.state.lock();
         state.stamp += 1;
         state.content = None;
+        state.count_own(attr.version);
         // Answers of writes at the same time may come in another order than the home took them.
         if attr.version >= state.known.version {
             state.hear(attr);
         }
         state.known.inline &= attr.inline;
+    }
+
+    /// Whoever keeps a copy of the content has the one of this version.
+    pub fn set_copied(&self, version: u64) {
+        self.state.lock().copied = version;
+    }
+
+    /// Whether such a copy is of another version than `attr`; it is expected to be renewed then.
+    pub fn is_changed(&self, attr: &Attr) -> bool {
+        std::mem::replace(&mut self.state.lock().copied, attr.version) != attr.version
+    }
+
+    /// Whether a lock of the file was given to others, so that it must not be read or written.
+    pub fn is_lock_lost(&self) -> bool {
+        self.lock_lost.load(Ordering::Relaxed)
+    }
+
+    pub fn set_lock_lost(&self, lost: bool) {
+        self.lock_lost.store(lost, Ordering::Relaxed);
+    }
+
+    /// Data up to `end` was appended at these servers.
+    pub fn appended_at(&self, servers: impl IntoIterator<Item = ServerId>) {
+        self.state.lock().unsynced.extend(servers);
     }
 
     pub fn layout(&self) -> Layout {
@@ -351,6 +390,7 @@ impl OpenInode {
         let mut state = self.state.lock();
         state.stamp += 1;
         state.hear(attr);
+        state.count_own(attr.version);
         state.pending.since = attr.version; // Whatever is left was written under the home's eyes.
         if state.pending.end == what.end {
             state.pending.end = 0;
@@ -397,6 +437,12 @@ impl OpenInode {
 
     pub fn synced_wholly(&self) {
         self.state.lock().tracked = true;
+    }
+
+    /// Whether one handle is open.
+    pub fn is_last(&self) -> bool {
+        let state = self.state.lock();
+        state.readers + state.writers == 1
     }
 
     /// Counts a handle out.

@@ -7,6 +7,7 @@ use fs_net::Frame;
 use fs_proto::msg::Caller;
 use fs_proto::msg::chunk::WriteChunk;
 use fs_proto::msg::name::Created;
+use fs_proto::msg::small::Append;
 use fs_proto::record::RequestResult;
 use fs_proto::wire::Reader;
 use fs_proto::{Flags, Op, Status, Wire};
@@ -62,6 +63,7 @@ async fn carry_out(worker: &Rc<Worker>, context: &Context, body: Reader, bulk: B
         Op::Get => ops::get::get(worker, context, decode(body)?).await,
         Op::GetMany => ops::get::get_many(worker, context, decode(body)?).await,
         Op::WriteInline => without_data(ops::inline::write(worker, context, decode(body)?, &bulk).await?),
+        Op::Append => without_data(ops::append::append(worker, context, decode(body)?, &bulk).await?),
         Op::ReadInline => ops::inline::read(worker, context, decode(body)?).await,
         Op::OpenRead => ops::open::open_read(worker, context, decode(body)?).await,
         _ => run_plain(worker, context, body).await.map(|meta| (meta, Bytes::new())),
@@ -134,6 +136,12 @@ async fn run_plain(worker: &Rc<Worker>, context: &Context, body: Reader) -> OpRe
         Statfs => ops::admin::statfs,
         Shutdown => ops::admin::shutdown,
         Scrub => ops::scrub::scrub,
+        LockSet => ops::lock::set,
+        LockClear => ops::lock::clear,
+        LockTest => ops::lock::test,
+        LockCancel => ops::lock::cancel,
+        LockRenew => ops::lock::renew,
+        ClientGone => ops::lock::client_gone,
         Ping => ops::admin::ping,
     }
 }
@@ -157,6 +165,10 @@ async fn remembered_reply(worker: &Rc<Worker>, done: &RequestResult, body: Reade
         Op::Create => {
             let attr = ops::getattr::attributes(worker, done.ino).await?;
             Created { ino: done.ino, kind: attr.kind, attr: Some(attr), fresh: true }.to_bytes()
+        }
+        Op::Append => {
+            let append: Append = decode(body)?;
+            ops::append::append_before(worker, append.ino, done.ino.0).await?.to_bytes()
         }
         Op::Put => ops::put::put_before(worker, done.ino).await?.to_bytes(),
         Op::PutMany => ops::put::put_many_before(worker, decode(body)?).await?.to_bytes(),

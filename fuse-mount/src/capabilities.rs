@@ -25,16 +25,16 @@ const WANTED: InitFlags = InitFlags::FUSE_ASYNC_READ
     .union(InitFlags::FUSE_AUTO_INVAL_DATA)
     .union(InitFlags::FUSE_HANDLE_KILLPRIV_V2)
     .union(InitFlags::FUSE_CACHE_SYMLINKS)
-    .union(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP);
+    .union(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP)
+    .union(InitFlags::FUSE_POSIX_LOCKS)
+    .union(InitFlags::FUSE_FLOCK_LOCKS);
 
 /// Never asked for: the kernel would hold written data back (`WRITEBACK_CACHE`), stop telling of opens, stop applying the
-/// umask, or expect locks and ACLs that the servers do not have.
+/// umask, or expect ACLs that the servers do not have.
 const REFUSED: InitFlags = InitFlags::FUSE_WRITEBACK_CACHE
     .union(InitFlags::FUSE_NO_OPEN_SUPPORT)
     .union(InitFlags::FUSE_NO_OPENDIR_SUPPORT)
     .union(InitFlags::FUSE_DONT_MASK)
-    .union(InitFlags::FUSE_POSIX_LOCKS)
-    .union(InitFlags::FUSE_FLOCK_LOCKS)
     .union(InitFlags::FUSE_POSIX_ACL);
 
 const _: () = assert!(WANTED.intersection(REFUSED).is_empty());

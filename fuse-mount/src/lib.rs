@@ -15,6 +15,7 @@
 //! | `dir_stream` | cutting the client's large pages into the kernel's small ones |
 //! | `handles` | open files and directories |
 //! | `open_inodes` | which inodes are open, and which may have setuid bits |
+//! | `lock_desk` | the thread on which locks are waited for |
 //! | `recent` | a bounded map that forgets the oldest |
 //! | `error` | what can go wrong when mounting; `failure`: errno of operations |
 //!
@@ -22,12 +23,13 @@
 //! - Close-to-open: what was written before a close is seen by every open after it, on any node. In between, the page cache may
 //!   show data up to `attr_timeout` old; `direct_io` (or `O_DIRECT`) goes past it.
 //! - Names that do not exist are never cached; names and attributes that exist are, for `entry_timeout` and `attr_timeout`.
-//! - Files that are opened with `O_APPEND` bypass the page cache: the end of the file is asked for at each write, because
-//!   other nodes may append as well.
+//! - Files that are opened with `O_APPEND` bypass the page cache: the home of the inode chooses where each write goes, because other
+//!   nodes may append as well.
 //! - Permissions are checked by the kernel (`default_permissions`), with its cached attributes. Setuid and setgid bits fall at
 //!   writes, truncation and changes of owner; programs are never started with them (`nosuid`), device nodes never opened
 //!   (`nodev`).
-//! - **Locks are local.** flock(2) and fcntl(2) locks work between the processes of one mount and are not seen by other nodes.
+//! - flock(2) and fcntl(2) locks are those of the whole cluster. Who gets a lock sees what those before wrote under it: what was written is
+//!   published before a lock is given back, and the kernel's copy of a file that has changed is dropped before a lock is answered.
 //! - Holes can be made (fallocate(2)) and found (lseek(2)); what was written through a memory map and not synced is not data to a seek.
 //!   Allocation is shown as the size.
 //!
@@ -37,7 +39,7 @@
 //! - Memory is bounded: two tables of recent inodes, and what the applications hold open.
 //!
 //! Deliberately absent: a write-back cache (another node would not see what write(2) returned for), negative entries (another
-//! node's new file must be found at once), remote locks, POSIX ACLs (answered with `EOPNOTSUPP`).
+//! node's new file must be found at once), POSIX ACLs (answered with `EOPNOTSUPP`).
 
 mod adapter;
 mod capabilities;
@@ -48,6 +50,7 @@ mod failure;
 mod handles;
 mod kernel;
 mod live;
+mod lock_desk;
 mod open_inodes;
 pub mod options;
 mod recent;

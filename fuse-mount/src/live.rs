@@ -48,9 +48,13 @@ pub fn mount(client: Client, options: MountOptions) -> Result<Mounted, MountErro
     check_options(&client, &options)?;
     check_device()?;
     let path = check_directory(&options.mount_point)?;
-    let adapter = Adapter::new(client, &options);
+    let adapter = Adapter::new(client, &options)
+        .map_err(|e| MountError::Options(format!("no thread for locks: {e}")))?;
+    let notifier = adapter.notifier();
     let files = Arc::clone(adapter.open_files());
     let session = start(adapter, &path, &options)?;
+    // Set once, here.
+    let _ = notifier.set(session.notifier());
     let (tell, ended) = sync_channel(1);
     let run = move || {
         // Nobody may be waiting any more.

@@ -132,20 +132,16 @@ pub(crate) fn is_direct(flags: i32, always: bool) -> bool {
 
 /// What the kernel is told about an opening. `keep_cache`: the cached pages are of the file's present version.
 pub(crate) fn fopen_flags(flags: i32, always_direct: bool, keep_cache: bool) -> FopenFlags {
-    let how = open_flags(flags);
     let mut answer = FopenFlags::empty();
     if is_direct(flags, always_direct) {
         answer |= FopenFlags::FOPEN_DIRECT_IO;
-        if !how.append {
+        if !open_flags(flags).append {
             answer |= FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
         }
     } else if keep_cache {
         answer |= FopenFlags::FOPEN_KEEP_CACHE;
     }
-    if !how.writes() {
-        // Nothing to publish: spares a round trip at each close.
-        answer |= FopenFlags::FOPEN_NOFLUSH;
-    }
+    // Never FOPEN_NOFLUSH, although there is nothing to publish of a file that is open for reading: closing it gives locks back.
     answer
 }
 

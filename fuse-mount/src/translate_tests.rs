@@ -110,7 +110,7 @@ fn open_flags_follow_open_2() {
 fn the_page_cache_is_kept_only_for_unchanged_cached_files() {
     assert_eq!(fopen_flags(libc::O_RDWR, false, true), FopenFlags::FOPEN_KEEP_CACHE);
     assert_eq!(fopen_flags(libc::O_RDWR, false, false), FopenFlags::empty());
-    assert_eq!(fopen_flags(libc::O_RDONLY, false, false), FopenFlags::FOPEN_NOFLUSH);
+    assert_eq!(fopen_flags(libc::O_RDONLY, false, false), FopenFlags::empty());
     let direct = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
     assert_eq!(fopen_flags(libc::O_RDWR | libc::O_DIRECT, false, true), direct);
     assert_eq!(fopen_flags(libc::O_RDWR, true, true), direct);

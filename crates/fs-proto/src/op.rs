@@ -97,6 +97,10 @@ wire_enum! {
         TreeLock = 54,
         /// Your part of a wide directory.
         GetShard = 55,
+        /// A client's process has ended.
+        ClientGone = 56,
+        /// Write at the end of a file, wherever that is by then.
+        Append = 57,
         /// Write the chunks that you hold into a file of the shared tier.
         FlushChunks = 60,
         /// Where does this directory lie in the shared tier?
@@ -121,6 +125,16 @@ wire_enum! {
         Shutdown = 72,
         /// Verify a part of what the server holds.
         Scrub = 73,
+        /// Lock bytes of a file.
+        LockSet = 80,
+        /// Unlock bytes of a file.
+        LockClear = 81,
+        /// Who is in the way of a lock?
+        LockTest = 82,
+        /// Give up waiting for a lock.
+        LockCancel = 83,
+        /// The client lives, and after a restart of the server: claims its locks again.
+        LockRenew = 84,
     }
 }
 
@@ -143,6 +157,7 @@ impl Op {
                 | Op::FlushNote
                 | Op::TierPlace
                 | Op::TierForget
+                | Op::ClientGone
         )
     }
 
@@ -160,6 +175,7 @@ impl Op {
                 | Op::Removexattr
                 | Op::Put
                 | Op::PutMany
+                | Op::Append
         )
     }
 

@@ -255,6 +255,12 @@ impl Core {
 
     async fn close_within(&self, handle: Handle, patience: Patience) -> Result<()> {
         let inode = &handle.inode;
+        if inode.is_last()
+            && let Err(e) = self.unlock_file(&handle).await
+        {
+            // They go when the lease does, or with this process.
+            tracing::warn!(ino = ?inode.ino, error = %e, "locks of a closed file could not be given back");
+        }
         match self.shared.opens.leave(inode, handle.flags.writes()) {
             Left::Others(false) => Ok(()),
             Left::Others(true) => self.publish(inode, &handle.who, false, false, patience).await,

@@ -172,6 +172,7 @@ impl World {
             Op::ChunkMap => Ok(self.chunk_map(header, server, &decode(body)).to_bytes()),
             Op::PunchInline => self.punch_inline(header, &decode(body)),
             Op::WriteInline => self.write_inline(header, &decode(body), bulk),
+            Op::Append => self.append(header, &decode(body), bulk),
             Op::Spill => {
                 let ino = decode::<Spill>(body).ino;
                 self.spill(ino);

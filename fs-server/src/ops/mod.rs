@@ -3,6 +3,7 @@
 //! Deliberately absent: sockets and frames (`worker.rs`, `dispatch.rs`), keys and batches (`namespace/`).
 
 pub mod admin;
+pub mod append;
 pub mod chunk;
 pub mod chunk_map;
 pub mod create;
@@ -10,6 +11,7 @@ pub mod get;
 pub mod getattr;
 pub mod inline;
 pub mod link;
+pub mod lock;
 pub mod lookup;
 pub mod mkdir;
 pub mod open;

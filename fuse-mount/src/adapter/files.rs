@@ -4,8 +4,9 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fs_client::{Attr, Bring, Caller, File, InodeId, Status};
+use fs_client::{Attr, Bring, Caller, File, InodeId, LockFamily, LockRange, Status};
 use fuser::{Errno, FileHandle, FopenFlags, WriteFlags};
+use parking_lot::Mutex;
 
 use super::{Adapter, ContentStamp, OpenFile};
 use crate::failure::Outcome;
@@ -81,8 +82,10 @@ impl Adapter {
         let stamp = ContentStamp::of(attr);
         // The kernel empties the cache now or it is of this content: either way the stamp is right from here on.
         let keep_cache = self.cached.lock().replace(attr.ino.0, stamp) == Some(stamp);
+        file.set_copied(attr.version);
         let direct = is_direct(flags, self.direct_io);
-        let handle = FileHandle(self.files.insert(OpenFile { file, direct, present }));
+        let lockers = Mutex::default();
+        let handle = FileHandle(self.files.insert(OpenFile { file, direct, lockers, present }));
         Opened { handle, flags: fopen_flags(flags, self.direct_io, keep_cache) }
     }
 
@@ -94,8 +97,8 @@ impl Adapter {
         Ok(self.opened(handle)?.file.read_bytes_at(size as usize, offset)?)
     }
 
-    /// Writes everything or fails. Appends go to the end that the servers know, if the page cache does not have to agree; else
-    /// to the end that the kernel knows.
+    /// Writes everything or fails. Appends go to the end as their inode's home knows it. Answers whether the page cache has the bytes at
+    /// another place: `O_APPEND` was set after the opening (fcntl(2)), and others append, too.
     pub(super) fn write_file(
         &self,
         handle: FileHandle,
@@ -103,18 +106,17 @@ impl Adapter {
         data: &[u8],
         write_flags: WriteFlags,
         open_flags: i32,
-    ) -> Outcome<()> {
+    ) -> Outcome<bool> {
         let open = self.opened(handle)?;
         if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
             self.drop_privileges(&open.file)?;
         }
         let from_cache = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
-        if open.direct && open_flags & libc::O_APPEND != 0 && !from_cache {
-            open.file.append(data)?;
-        } else {
-            open.file.write_at(data, offset)?;
+        if open_flags & libc::O_APPEND != 0 && !from_cache {
+            return Ok(open.file.append(data)? != offset && !open.direct);
         }
-        Ok(())
+        open.file.write_at(data, offset)?;
+        Ok(false)
     }
 
     /// Clears setuid and setgid bits of a file that somebody without privileges writes, if it may have any.
@@ -137,12 +139,12 @@ impl Adapter {
         Ok(())
     }
 
-    pub(super) fn flush_file(&self, handle: FileHandle) -> Outcome<()> {
+    /// A descriptor is closed: publishes, and gives back what its process has locked.
+    pub(super) fn flush_file(&self, handle: FileHandle, owner: u64) -> Outcome<()> {
         let open = self.opened(handle)?;
-        if open.file.flags().writes() {
-            open.file.flush()?;
-        }
-        Ok(())
+        let published = if open.file.flags().writes() { open.file.flush() } else { Ok(()) };
+        open.file.unlock(LockFamily::Posix, owner, LockRange::ALL)?;
+        Ok(published?)
     }
 
     pub(super) fn sync_file(&self, handle: FileHandle) -> Outcome<()> {
@@ -152,7 +154,12 @@ impl Adapter {
     /// Closes. A failure is logged and not seen by the application, which has had its answer from the flush.
     pub(super) fn release_file(&self, handle: FileHandle) -> Outcome<()> {
         match self.files.remove(handle.0).map(Arc::try_unwrap) {
-            Some(Ok(OpenFile { file, present, .. })) => {
+            Some(Ok(OpenFile { file, lockers, present, .. })) => {
+                for (family, owner) in lockers.into_inner() {
+                    if let Err(error) = file.unlock(family, owner, LockRange::ALL) {
+                        tracing::error!(ino = file.ino().0, %error, "a lock could not be given back");
+                    }
+                }
                 let closed = file.close();
                 drop(present); // After the closing: see `OpenInodes`.
                 Ok(closed?)

@@ -1,7 +1,7 @@
 //! The table that `fuser` calls: one line of work and one of answer for each operation.
 //!
 //! Operations that are left to the library's or the kernel's defaults, on purpose: `forget` (nothing is kept for a look-up),
-//! `access` (`default_permissions`), locks (local to the kernel).
+//! `access` (`default_permissions`).
 
 use std::ffi::OsStr;
 use std::io;
@@ -14,11 +14,12 @@ use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, IoctlFlags,
     KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr,
     ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
-    ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
-    WriteFlags,
+    ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    RequestId, TimeOrNow, WriteFlags,
 };
 
 use super::dirs::Sink;
+use super::locks::LockCall;
 use super::{Adapter, GENERATION, caller, inode};
 use crate::capabilities;
 use crate::failure::{Missing, attempt};
@@ -269,13 +270,57 @@ impl Filesystem for Adapter {
     ) {
         let work = || self.write_file(fh, offset, data, write_flags, flags.0);
         match attempt("write", ino.0, Missing::Inode, work) {
-            Ok(()) => reply.written(data.len() as u32),
+            Ok(elsewhere) => {
+                reply.written(data.len() as u32);
+                if elsewhere {
+                    self.desk.forget(ino.0);
+                }
+            }
             Err(errno) => reply.error(errno),
         }
     }
 
-    fn flush(&self, _: &Request, ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
-        answer_empty(attempt("flush", ino.0, Missing::Inode, || self.flush_file(fh)), reply);
+    fn flush(&self, _: &Request, ino: INodeNo, fh: FileHandle, lock_owner: LockOwner, reply: ReplyEmpty) {
+        answer_empty(attempt("flush", ino.0, Missing::Inode, || self.flush_file(fh, lock_owner.0)), reply);
+    }
+
+    fn getlk(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        lock_owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        flock: bool,
+        reply: ReplyLock,
+    ) {
+        let call = LockCall { handle: fh, owner: lock_owner, bytes: (start, end), kind: typ, pid, flock };
+        self.get_lock(ino.0, call, reply);
+    }
+
+    fn setlk(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        lock_owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        sleep: bool,
+        flock: bool,
+        reply: ReplyEmpty,
+    ) {
+        let call = LockCall { handle: fh, owner: lock_owner, bytes: (start, end), kind: typ, pid, flock };
+        self.set_lock(req, ino.0, call, sleep, reply);
+    }
+
+    fn interrupt(&self, unique: RequestId) {
+        self.desk.interrupt(unique.0);
     }
 
     fn release(

@@ -7,17 +7,19 @@ mod dirs;
 mod files;
 mod filesystem;
 mod inodes;
+mod locks;
 mod names;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use fs_client::{Attr, Caller, Client, File, InodeId};
-use fuser::{FileAttr, Request};
+use fs_client::{Attr, Caller, Client, File, InodeId, LockFamily};
+use fuser::{FileAttr, Notifier, Request};
 use parking_lot::Mutex;
 
 use crate::dir_stream::DirStream;
 use crate::handles::Handles;
+use crate::lock_desk::LockDesk;
 use crate::open_inodes::{OpenInodes, Present};
 use crate::options::MountOptions;
 use crate::recent::Recent;
@@ -35,8 +37,20 @@ pub(crate) struct OpenFile {
     pub(crate) file: File,
     /// Opened past the page cache.
     direct: bool,
+    /// Who locked something through it.
+    lockers: Mutex<Vec<(LockFamily, u64)>>,
     /// Counted out after `file` is closed (fields are dropped in this order).
     present: Present,
+}
+
+impl OpenFile {
+    /// Notes that `owner` locks through this opening.
+    fn note_owner(&self, family: LockFamily, owner: u64) {
+        let mut lockers = self.lockers.lock();
+        if !lockers.contains(&(family, owner)) {
+            lockers.push((family, owner));
+        }
+    }
 }
 
 /// An open directory.
@@ -75,13 +89,18 @@ pub(crate) struct Adapter {
     incapable: Mutex<Recent<u64, Instant>>,
     attr_timeout: Duration,
     entry_timeout: Duration,
+    desk: LockDesk,
     direct_io: bool,
 }
 
 impl Adapter {
     /// An adapter over `client`.
-    pub(crate) fn new(client: Client, options: &MountOptions) -> Self {
-        Adapter {
+    ///
+    /// # Errors
+    /// The system's, if it gives no thread.
+    pub(crate) fn new(client: Client, options: &MountOptions) -> std::io::Result<Self> {
+        Ok(Adapter {
+            desk: LockDesk::open(&client)?,
             client,
             files: Arc::default(),
             inodes: Arc::default(),
@@ -92,7 +111,12 @@ impl Adapter {
             attr_timeout: options.attr_timeout,
             entry_timeout: options.entry_timeout,
             direct_io: options.direct_io,
-        }
+        })
+    }
+
+    /// Where the session's notifier belongs.
+    pub(crate) fn notifier(&self) -> Arc<OnceLock<Notifier>> {
+        self.desk.notifier()
     }
 
     /// The table of open files.
