@@ -195,6 +195,8 @@ fn nothing_known(ino: InodeId) -> Attr {
         layout: Layout::default(),
         wide: false,
         inline: false,
+        acl: false,
+        capable: false,
         version: 0,
         parent: InodeId::default(),
     }

@@ -27,6 +27,9 @@
 //! - Permissions are checked by the kernel (`default_permissions`), with its cached attributes. Setuid and setgid bits fall at
 //!   writes, truncation and changes of owner; programs are never started with them (`nosuid`), device nodes never opened
 //!   (`nodev`).
+//! - Access control lists are the kernel's to check and the servers' to keep: the kernel asks for them as it asks for attributes, and an inode
+//!   that has none is known by its attributes.
+//! - Copies by copy_file_range(2) are made by the servers; the kernel drops its pages of the range.
 //! - **Locks are local.** flock(2) and fcntl(2) locks work between the processes of one mount and are not seen by other nodes.
 //! - Holes can be made (fallocate(2)) and found (lseek(2)); what was written through a memory map and not synced is not data to a seek.
 //!   Allocation is shown as the size.
@@ -37,7 +40,7 @@
 //! - Memory is bounded: two tables of recent inodes, and what the applications hold open.
 //!
 //! Deliberately absent: a write-back cache (another node would not see what write(2) returned for), negative entries (another
-//! node's new file must be found at once), remote locks, POSIX ACLs (answered with `EOPNOTSUPP`).
+//! node's new file must be found at once), remote locks; files without a name (`O_TMPFILE`), which fuser does not know (`EOPNOTSUPP`).
 
 mod adapter;
 mod capabilities;
