@@ -207,6 +207,8 @@ fn nothing_known(ino: InodeId) -> Attr {
         layout: Layout::default(),
         wide: false,
         inline: false,
+        acl: false,
+        capable: false,
         version: 0,
         parent: InodeId::default(),
     }

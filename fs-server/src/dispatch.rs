@@ -5,7 +5,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use fs_net::Frame;
 use fs_proto::msg::Caller;
-use fs_proto::msg::chunk::WriteChunk;
+use fs_proto::msg::chunk::{CopyChunk, WriteChunk};
 use fs_proto::msg::name::Created;
 use fs_proto::msg::small::Append;
 use fs_proto::record::RequestResult;
@@ -116,6 +116,7 @@ async fn run_plain(worker: &Rc<Worker>, context: &Context, body: Reader) -> OpRe
         DropChunks => ops::chunk::remove,
         SyncChunks => ops::chunk::sync,
         PunchChunk => ops::chunk::punch,
+        CopyChunk => ops::copy::copy,
         ChunkRanges => ops::chunk::ranges,
         ChunkMap => ops::chunk_map::chunk_map,
         PunchInline => ops::inline::punch,
@@ -179,12 +180,16 @@ async fn remembered_reply(worker: &Rc<Worker>, done: &RequestResult, body: Reade
 
 /// Notes how far a client's write reaches when it enters the cluster here, wherever its chunk lives.
 pub fn note_write(worker: &Rc<Worker>, frame: &Frame) {
-    if frame.header.op != Op::WriteChunk {
+    let header = &frame.header;
+    if !matches!(header.op, Op::WriteChunk | Op::CopyChunk) {
         return;
     }
     let mut body = Reader::new(frame.meta.clone());
-    let write = Caller::get(&mut body).and_then(|_| WriteChunk::get(&mut body));
-    if let Ok(write) = write {
-        worker.node.sizes.note(write.ino, frame.header.client, write.since, write.file_end);
+    let reach = Caller::get(&mut body).and_then(|_| match header.op {
+        Op::CopyChunk => CopyChunk::get(&mut body).map(|copy| (copy.ino, copy.since, copy.file_end)),
+        _ => WriteChunk::get(&mut body).map(|write| (write.ino, write.since, write.file_end)),
+    });
+    if let Ok((ino, since, file_end)) = reach {
+        worker.node.sizes.note(ino, header.client, since, file_end);
     }
 }

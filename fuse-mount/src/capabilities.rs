@@ -14,6 +14,9 @@ const MAX_BACKGROUND: u16 = 128;
 /// `HANDLE_KILLPRIV_V2` moves the clearing of setuid and setgid bits from the kernel to the adapter, which does it at writes
 /// that ask for it, at truncation and at changes of owner. Without it the kernel reads the attribute `security.capability`
 /// before every write: one more round trip.
+///
+/// `POSIX_ACL` makes the kernel ask for access control lists when it checks permissions, `DONT_MASK` leaves the umask to the server, which
+/// knows whether a directory's default list takes its place.
 const WANTED: InitFlags = InitFlags::FUSE_ASYNC_READ
     .union(InitFlags::FUSE_BIG_WRITES)
     .union(InitFlags::FUSE_MAX_PAGES)
@@ -27,15 +30,14 @@ const WANTED: InitFlags = InitFlags::FUSE_ASYNC_READ
     .union(InitFlags::FUSE_CACHE_SYMLINKS)
     .union(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP)
     .union(InitFlags::FUSE_POSIX_LOCKS)
-    .union(InitFlags::FUSE_FLOCK_LOCKS);
+    .union(InitFlags::FUSE_FLOCK_LOCKS)
+    .union(InitFlags::FUSE_POSIX_ACL)
+    .union(InitFlags::FUSE_DONT_MASK);
 
-/// Never asked for: the kernel would hold written data back (`WRITEBACK_CACHE`), stop telling of opens, stop applying the
-/// umask, or expect ACLs that the servers do not have.
+/// Never asked for: the kernel would hold written data back (`WRITEBACK_CACHE`), or stop telling of opens.
 const REFUSED: InitFlags = InitFlags::FUSE_WRITEBACK_CACHE
     .union(InitFlags::FUSE_NO_OPEN_SUPPORT)
-    .union(InitFlags::FUSE_NO_OPENDIR_SUPPORT)
-    .union(InitFlags::FUSE_DONT_MASK)
-    .union(InitFlags::FUSE_POSIX_ACL);
+    .union(InitFlags::FUSE_NO_OPENDIR_SUPPORT);
 
 const _: () = assert!(WANTED.intersection(REFUSED).is_empty());
 

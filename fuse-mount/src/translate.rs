@@ -155,11 +155,11 @@ pub(crate) fn without_privileges(mode: u32) -> Option<u32> {
     (cleared != mode).then_some(cleared & 0o7777)
 }
 
-/// Whether a change makes setuid and setgid bits of a regular file fall: a new owner always, a new size unless root cut.
+/// Whether a change makes setuid and setgid bits fall of what is no directory: a new owner always, a new size unless root cut.
 pub(crate) fn drops_privileges(change: &Setattr, kind: FileKind, uid: u32) -> bool {
     let new_owner = change.uid.is_some() || change.gid.is_some();
     let cut = change.size.is_some() && uid != 0;
-    kind == FileKind::File && change.mode.is_none() && (new_owner || cut)
+    kind != FileKind::Directory && change.mode.is_none() && (new_owner || cut)
 }
 
 /// A name for the client.
@@ -194,9 +194,15 @@ pub(crate) fn xattr_list<N: AsRef<[u8]>>(names: &[N]) -> Vec<u8> {
     names.iter().flat_map(|name| name.as_ref().iter().copied().chain([0])).collect()
 }
 
-/// POSIX ACLs are not offered: said at once, so that programs do not believe in them and no server is asked.
+/// Whether an attribute is an access control list.
 pub(crate) fn is_acl(name: &[u8]) -> bool {
     name.starts_with(b"system.posix_acl_")
+}
+
+/// The supplementary groups in a process's status (proc(5)).
+pub(crate) fn supplementary_groups(status: &str) -> Vec<u32> {
+    let line = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
+    line.split_whitespace().filter_map(|gid| gid.parse().ok()).collect()
 }
 
 /// What statfs(2) shows.

@@ -21,9 +21,19 @@ fn attr(kind: FileKind, mode: u32, size: u64) -> Attr {
         layout: Layout { placement: Placement::Striped, chunk_log2: 20 },
         wide: false,
         inline: false,
+        acl: false,
+        capable: false,
         version: 7,
         parent: InodeId::ROOT,
     }
+}
+
+#[test]
+fn groups_of_a_process_are_read() {
+    let own = std::fs::read_to_string("/proc/self/status").unwrap();
+    assert!(own.contains("Groups:"));
+    assert_eq!(supplementary_groups("Name:\tx\nGroups:\t4 24 1000 \nUid:\t1\n"), [4, 24, 1000]);
+    assert_eq!(supplementary_groups("Groups:\t \n"), [0u32; 0]);
 }
 
 #[test]

@@ -125,6 +125,8 @@ wire_enum! {
         Shutdown = 72,
         /// Verify a part of what the server holds.
         Scrub = 73,
+        /// Copy a piece of a chunk that the server holds into a chunk of another file, or of the same.
+        CopyChunk = 74,
         /// Lock bytes of a file.
         LockSet = 80,
         /// Unlock bytes of a file.

@@ -14,6 +14,9 @@ use crate::error::Result;
 use crate::router::Target;
 use crate::window;
 
+/// The attribute that falls when a file is written.
+const CAPABILITY: &[u8] = b"security.capability";
+
 /// Servers asked at once.
 pub(super) const FAN_OUT: usize = 64;
 
@@ -105,6 +108,13 @@ impl Core {
         create: bool,
         replace: bool,
     ) -> Result<()> {
+        if let Some(inode) = self.shared.opens.get(ino)
+            && name == CAPABILITY
+            && inode.pending().is_dirty()
+        {
+            // Published after it, what was written before it would take it away again.
+            self.publish(&inode, who, false, false, self.patience()).await?;
+        }
         let (name, value) = (Bytes::copy_from_slice(name), Bytes::copy_from_slice(value));
         self.shared.cache.drop_attr(ino); // Its change time, and maybe its layout.
         self.ask(who, Target::home(ino), &Setxattr { ino, name, value, create, replace }).await

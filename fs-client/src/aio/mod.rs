@@ -6,6 +6,7 @@
 
 mod admin;
 mod call;
+mod copy;
 mod data;
 mod dirs;
 mod holes;

@@ -11,7 +11,7 @@ use fs_proto::{FileKind, InodeId, Status, Wire};
 use super::{directory_here, inline, lookup, valid_name};
 use crate::dispatch::Answer;
 use crate::error::{OpError, OpResult};
-use crate::namespace::permission::{READ, SEARCH, access_of, require};
+use crate::namespace::permission::{READ, SEARCH, require};
 use crate::worker::{Context, Worker};
 
 enum Found {
@@ -36,7 +36,7 @@ async fn find(worker: &Rc<Worker>, context: &Context, parent: InodeId, name: &By
     valid_name(name)?;
     let view = directory_here(node, parent, name).await?;
     if !context.is_checked() {
-        require(&context.caller, view.access(), SEARCH)?;
+        require(&context.caller, &node.namespace.dir_access(&view)?, SEARCH)?;
     }
     let entry = node.namespace.settled_entry(parent, name).await?.ok_or(OpError::not_found())?;
     let (ino, kind) = (entry.ino, entry.kind);
@@ -44,9 +44,9 @@ async fn find(worker: &Rc<Worker>, context: &Context, parent: InodeId, name: &By
         let (inode, content) = inline::snapshot(node, ino).await?;
         if let Some(content) = content {
             if !context.is_checked() {
-                require(&context.caller, access_of(&inode.attr), READ)?;
+                require(&context.caller, &node.namespace.access(&inode)?, READ)?;
             }
-            return Ok(Found::Whole(inode, content));
+            return Ok(Found::Whole(node.namespace.note_reading(inode, node.now()), content));
         }
     }
     let attr = lookup::attributes_here(worker, ino).await?;

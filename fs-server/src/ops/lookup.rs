@@ -16,7 +16,7 @@ pub async fn lookup(worker: &Rc<Worker>, context: &Context, request: Lookup) -> 
     valid_name(&request.name)?;
     let view = directory_here(node, request.parent, &request.name).await?;
     if !context.is_checked() {
-        require(&context.caller, view.access(), SEARCH)?;
+        require(&context.caller, &node.namespace.dir_access(&view)?, SEARCH)?;
     }
     let found = node.namespace.settled_entry(request.parent, &request.name).await?;
     let entry = found.ok_or(OpError::not_found())?;

@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use fs_proto::msg::inode::Getxattr;
 use fs_proto::msg::name::{Lookup, Rename};
 use fs_proto::msg::transaction::{TransactionId, TreeLock};
 use fs_proto::record::{Check, EntryRecord, Mutation};
@@ -11,6 +12,8 @@ use fs_proto::{Attr, FileKind, InodeId, ServerId, Status, TimeNs};
 
 use super::{directory_here, entry_owner, getattr, may_change, rmdir, valid_name};
 use crate::error::{OpError, OpResult};
+use crate::namespace::acl;
+use crate::namespace::permission::{Access, WRITE, require};
 use crate::node::Node;
 use crate::transaction::{Plan, coordinator};
 use crate::worker::{Context, Worker};
@@ -178,7 +181,7 @@ async fn carry_out(
         plan.check(side.server, may_change(context, side.dir, victim));
     }
     let (entry, attr) = old.there.as_ref().ok_or(OpError::not_found())?;
-    may_move(context, attr, old, new)?;
+    may_move(worker, context, attr, old, new).await?;
     move_inode(node, &mut plan, entry.ino, old, new, now);
     plan.mutate(
         new.server,
@@ -186,7 +189,7 @@ async fn carry_out(
     );
     match &new.there {
         Some((other, other_attr)) if request.exchange => {
-            may_move(context, other_attr, new, old)?;
+            may_move(worker, context, other_attr, new, old).await?;
             move_inode(node, &mut plan, other.ino, new, old, now);
             let back = Mutation::PutEntry { parent: old.dir, name: old.name.clone(), entry: other.clone() };
             plan.mutate(old.server, back);
@@ -212,12 +215,26 @@ fn touch(dir: InodeId, time: TimeNs, entries_delta: i64, subdirs_delta: i32) -> 
 }
 
 /// Moving a directory changes its "..", which needs write permission on itself.
-fn may_move(context: &Context, attr: &Attr, from: &Side, to: &Side) -> OpResult<()> {
-    use crate::namespace::permission::{WRITE, access_of, require};
+async fn may_move(
+    worker: &Rc<Worker>,
+    context: &Context,
+    attr: &Attr,
+    from: &Side,
+    to: &Side,
+) -> OpResult<()> {
     if context.is_checked() || !attr.is_dir() || from.dir == to.dir {
         return Ok(());
     }
-    require(&context.caller, access_of(attr), WRITE)
+    let mut access = Access::plain(attr.mode, attr.uid, attr.gid);
+    if attr.acl {
+        let request = Getxattr { ino: attr.ino, name: Bytes::from_static(acl::ACCESS) };
+        access.acl = match worker.ask_owner(attr.ino.partition(), &request).await {
+            Ok(list) => Some(list),
+            Err(error) if error.status == Status::NoAttribute => None,
+            Err(error) => return Err(error),
+        };
+    }
+    require(&context.caller, &access, WRITE)
 }
 
 fn move_inode(node: &Node, plan: &mut Plan, ino: InodeId, from: &Side, to: &Side, now: TimeNs) {

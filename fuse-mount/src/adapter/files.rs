@@ -15,6 +15,9 @@ use crate::translate::{
     Allocation, allocation, file_range, fopen_flags, is_direct, name_bytes, open_flags, without_privileges,
 };
 
+/// Bytes of one copy_file_range(2) at most: its caller waits, and cannot be interrupted, as long as this takes.
+const COPY_MAX: u64 = 128 << 20;
+
 /// An opening, as the kernel is told about it.
 pub(super) struct Opened {
     pub(super) handle: FileHandle,
@@ -62,7 +65,7 @@ impl Adapter {
     ) -> Outcome<(Attr, Opened)> {
         let mut how = open_flags(flags);
         how.truncate = false; // A new file is empty.
-        let made = self.client.create_open(who, parent, name_bytes(name)?, mode & 0o7777, how, true);
+        let made = self.client.create_open(who, parent, name_bytes(name)?, mode, how, true);
         let file = match made {
             Ok((file, _fresh)) => file,
             Err(e) if e.code() == Some(Status::Exists) && flags & libc::O_EXCL == 0 => {
@@ -189,6 +192,22 @@ impl Adapter {
             Allocation::Zeros { keep_size } => file.zero_range(range, keep_size)?,
         }
         Ok(())
+    }
+
+    /// Copies on the servers; answers how many bytes, at most [`COPY_MAX`].
+    pub(super) fn copy_file(
+        &self,
+        who: &Caller,
+        from: (FileHandle, u64),
+        to: (FileHandle, u64),
+        len: u64,
+    ) -> Outcome<u32> {
+        let (source, target) = (self.opened(from.0)?, self.opened(to.0)?);
+        if who.uid != 0 {
+            self.drop_privileges(&target.file)?;
+        }
+        let copied = source.file.copy_range_to(from.1, &target.file, to.1, len.min(COPY_MAX))?;
+        Ok(copied as u32)
     }
 
     /// Data or a hole at or after `offset`. What was written through a memory map and not synced is the kernel's still, and not data here.
