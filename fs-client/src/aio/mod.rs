@@ -11,6 +11,7 @@ mod dirs;
 mod holes;
 mod inline;
 mod inodes;
+mod looking;
 mod many;
 mod names;
 mod opens;
