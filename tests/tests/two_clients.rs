@@ -1,7 +1,7 @@
 //! Goal: what suites of others found wrong between two clients of one file stays right. Method: each finding's own scenario, two clients that
 //! ask always, on a cluster in this process.
 
-use fs_client::{OpenOptions, Route};
+use fs_client::{Caller, Client, OpenOptions, Route};
 use hayate_tests::Cluster;
 
 /// Found by fsx from two mounts: the writer showed its own size until it published.
@@ -72,4 +72,44 @@ fn a_name_that_always_exists_is_always_found() {
             opened.close().expect("close");
         }
     });
+}
+
+/// Found by the search for an order of calls on names: of two moves at once of one name to another both were said to have been done, because the
+/// second looked at the old name before and at the new one after the first, and took them for two names of one file.
+#[test]
+fn of_two_moves_of_one_name_one_finds_nothing() {
+    let cluster = Cluster::start(4);
+    let (one, other) = (cluster.strict_client(Route::Auto), cluster.strict_client(Route::Auto));
+    for dir in ["/x", "/y"] {
+        one.mkdir_path(dir, 0o755).unwrap();
+    }
+    for round in 0..400 {
+        one.put("/x/name", b"moved", 0o644).unwrap();
+        let done = std::thread::scope(|scope| {
+            let first = scope.spawn(|| one.rename_path("/x/name", "/y/name").is_ok());
+            let second = scope.spawn(|| other.rename_path("/x/name", "/y/name").is_ok());
+            u32::from(first.join().unwrap()) + u32::from(second.join().unwrap())
+        });
+        assert_eq!(done, 1, "round {round}");
+    }
+}
+
+/// The same of exchanges: two at once leave everything as it was.
+#[test]
+fn two_exchanges_undo_each_other() {
+    let cluster = Cluster::start(4);
+    let (one, other) = (cluster.strict_client(Route::Auto), cluster.strict_client(Route::Auto));
+    let dirs = ["/x", "/y"].map(|dir| one.mkdir_path(dir, 0o755).unwrap().ino);
+    one.put("/x/name", b"x", 0o644).unwrap();
+    one.put("/y/name", b"y", 0o644).unwrap();
+    let exchange = |client: &Client| {
+        client.rename(&Caller::ROOT, dirs[0], b"name", dirs[1], b"name", false, true).unwrap();
+    };
+    for round in 0..400 {
+        std::thread::scope(|scope| {
+            scope.spawn(|| exchange(&one));
+            scope.spawn(|| exchange(&other));
+        });
+        assert_eq!(one.get("/x/name").unwrap().as_ref(), b"x", "round {round}");
+    }
 }
