@@ -73,9 +73,12 @@ pub(crate) struct Adapter {
     parents: Mutex<Recent<u64, u64>>,
     /// Inodes that had no file capability when it was last looked: the kernel asks at writes.
     incapable: Mutex<Recent<u64, Instant>>,
+    /// Inodes without names whose opening was refused once.
+    nameless: Mutex<Recent<u64, Instant>>,
     attr_timeout: Duration,
     entry_timeout: Duration,
     direct_io: bool,
+    writeback: bool,
 }
 
 impl Adapter {
@@ -89,9 +92,11 @@ impl Adapter {
             cached: Mutex::new(Recent::new(RECENT_INODES)),
             parents: Mutex::new(Recent::new(RECENT_INODES)),
             incapable: Mutex::new(Recent::new(RECENT_INODES)),
+            nameless: Mutex::new(Recent::new(RECENT_INODES)),
             attr_timeout: options.attr_timeout,
             entry_timeout: options.entry_timeout,
-            direct_io: options.direct_io,
+            direct_io: options.past_the_page_cache(),
+            writeback: options.writeback,
         }
     }
 
