@@ -34,21 +34,24 @@ const WANTED: InitFlags = InitFlags::FUSE_ASYNC_READ
     .union(InitFlags::FUSE_POSIX_ACL)
     .union(InitFlags::FUSE_DONT_MASK);
 
-/// Never asked for: the kernel would hold written data back (`WRITEBACK_CACHE`), or stop telling of opens.
-const REFUSED: InitFlags = InitFlags::FUSE_WRITEBACK_CACHE
-    .union(InitFlags::FUSE_NO_OPEN_SUPPORT)
-    .union(InitFlags::FUSE_NO_OPENDIR_SUPPORT);
+/// Never asked for: the kernel would stop telling of opens.
+const REFUSED: InitFlags = InitFlags::FUSE_NO_OPEN_SUPPORT.union(InitFlags::FUSE_NO_OPENDIR_SUPPORT);
+
+/// Asked for only by [`crate::MountOptions::writeback`]: the kernel holds written data back.
+const WRITEBACK: InitFlags = InitFlags::FUSE_WRITEBACK_CACHE;
 
 const _: () = assert!(WANTED.intersection(REFUSED).is_empty());
+const _: () = assert!(WANTED.intersection(WRITEBACK).is_empty());
 
 /// What to ask of a kernel that offers `offered`.
-fn choose(offered: InitFlags) -> InitFlags {
-    WANTED.intersection(offered)
+fn choose(offered: InitFlags, writeback: bool) -> InitFlags {
+    let wanted = if writeback { WANTED.union(WRITEBACK) } else { WANTED };
+    wanted.intersection(offered)
 }
 
 /// Settles the session's parameters with the kernel.
-pub(crate) fn negotiate(config: &mut KernelConfig) {
-    let chosen = choose(config.capabilities());
+pub(crate) fn negotiate(config: &mut KernelConfig, writeback: bool) {
+    let chosen = choose(config.capabilities(), writeback);
     // Chosen from the offer, so none is left over.
     if let Err(left) = config.add_capabilities(chosen) {
         tracing::error!(?left, "the kernel offered capabilities and does not take them");
@@ -70,13 +73,14 @@ mod tests {
     #[test]
     fn only_what_is_offered_is_asked_for() {
         let offered = InitFlags::FUSE_ASYNC_READ | InitFlags::FUSE_WRITEBACK_CACHE;
-        assert_eq!(choose(offered), InitFlags::FUSE_ASYNC_READ);
-        assert_eq!(choose(InitFlags::empty()), InitFlags::empty());
+        assert_eq!(choose(offered, false), InitFlags::FUSE_ASYNC_READ);
+        assert_eq!(choose(offered, true), offered);
+        assert_eq!(choose(InitFlags::empty(), true), InitFlags::empty());
     }
 
     #[test]
     fn an_offer_of_everything_gets_nothing_that_is_refused() {
-        assert_eq!(choose(InitFlags::all()), WANTED);
-        assert!(choose(InitFlags::all()).intersection(REFUSED).is_empty());
+        assert_eq!(choose(InitFlags::all(), false), WANTED);
+        assert!(choose(InitFlags::all(), true).intersection(REFUSED).is_empty());
     }
 }

@@ -39,9 +39,9 @@
 //! # Invariants
 //! - An inode's number in FUSE is its number in Hayate; numbers are never used again, so the generation is always 0.
 //! - A panic in an operation answers `EIO` and does not end the mount (`failure::tests::a_panic_becomes_eio`).
-//! - Memory is bounded: two tables of recent inodes, and what the applications hold open.
+//! - Memory is bounded: four tables of recent inodes, and what the applications hold open.
 //!
-//! Deliberately absent: a write-back cache (another node would not see what write(2) returned for), negative entries (another
+//! Deliberately absent: a write-back cache unless asked for (another node would not see what write(2) returned for), negative entries (another
 //! node's new file must be found at once); files without a name (`O_TMPFILE`), which fuser does not know (`EOPNOTSUPP`).
 
 mod adapter;

@@ -125,6 +125,15 @@ pub(crate) fn open_flags(flags: i32) -> OpenFlags {
     }
 }
 
+/// Flags by which an opening is served when the kernel holds writes back: it reads around what is written to a part of a page, and finds the end
+/// for appends itself.
+pub(crate) fn held_back(flags: i32) -> i32 {
+    if open_flags(flags).writes() {
+        return flags & !(libc::O_ACCMODE | libc::O_APPEND) | libc::O_RDWR;
+    }
+    flags
+}
+
 /// Whether an opening bypasses the page cache: asked for, or for appending (see the crate's page).
 pub(crate) fn is_direct(flags: i32, always: bool) -> bool {
     always || flags & libc::O_DIRECT != 0 || open_flags(flags).append

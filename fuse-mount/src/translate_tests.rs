@@ -105,6 +105,12 @@ fn times_out_of_range_are_cut() {
 }
 
 #[test]
+fn what_the_kernel_holds_back_is_served_by_reading_handles_that_do_not_append() {
+    assert_eq!(held_back(libc::O_RDONLY | libc::O_CLOEXEC), libc::O_RDONLY | libc::O_CLOEXEC);
+    assert_eq!(held_back(libc::O_WRONLY | libc::O_APPEND | libc::O_TRUNC), libc::O_RDWR | libc::O_TRUNC);
+}
+
+#[test]
 fn open_flags_follow_open_2() {
     let append = OpenFlags { read: false, write: true, append: true, truncate: false };
     assert_eq!(open_flags(libc::O_RDONLY), OpenFlags::READ);

@@ -143,6 +143,7 @@ impl Core {
         let ((from_chunk, from_offset), (chunk, offset)) =
             (split(part.from, layouts.0), split(part.to, layouts.1));
         let file_end = part.to + part.len;
+        let writing = to.inode.begin_write();
         let request = CopyChunk {
             from: from.ino(),
             from_chunk,
@@ -152,12 +153,13 @@ impl Core {
             chunk,
             offset,
             file_end,
-            since: to.inode.pending().since,
+            since: writing.since,
         };
         let target = Target::Partition(chunk_partition(from.ino(), from_chunk));
         self.exchange(&to.who, target, &request, Bytes::new(), self.patience()).await?;
         let holder = self.shared.view().owner(Target::Partition(chunk_partition(to.ino(), chunk)));
         to.inode.wrote(file_end, holder, now());
+        drop(writing);
         Ok(())
     }
 }

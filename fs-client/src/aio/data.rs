@@ -60,17 +60,19 @@ impl Core {
         let inode = &handle.inode;
         let file_end = offset + piece.range().end as u64;
         let target = Target::Partition(chunk_partition(inode.ino, piece.chunk));
+        let writing = inode.begin_write();
         let request = WriteChunk {
             ino: inode.ino,
             chunk: piece.chunk,
             offset: piece.offset,
             file_end,
-            since: inode.pending().since,
+            since: writing.since,
             crc: crc(data),
         };
         let bulk = self.copied(data).await?;
         let answer = self.exchange(&handle.who, target, &request, bulk, self.patience()).await?;
         inode.wrote(file_end, answer.server, now());
+        drop(writing);
         Ok(())
     }
 

@@ -11,6 +11,7 @@ use fs_proto::{Attr, InodeId};
 
 use super::Core;
 use crate::error::Result;
+use crate::open_table::OpenInode;
 use crate::router::Target;
 use crate::window;
 
@@ -26,11 +27,20 @@ impl Core {
         let open = self.shared.opens.get(ino);
         let stamp = open.as_ref().map(|inode| inode.stamp());
         let mut attr = self.ask(who, Target::home(ino), &Getattr { ino }).await?;
+        if let Some(inode) = self.shared.opens.doubted(&attr) {
+            return self.settle(who, &inode).await;
+        }
         if let (Some(inode), Some(stamp)) = (open, stamp) {
             attr = inode.learn(attr, stamp);
         }
         self.note_attr(&mut attr);
         Ok(attr)
+    }
+
+    /// Attributes after the home was told what was written here.
+    pub(super) async fn settle(&self, who: &Caller, inode: &OpenInode) -> Result<Attr> {
+        self.publish(inode, who, false, false, self.patience()).await?;
+        Ok(inode.known_attr())
     }
 
     /// See [`crate::Client::extend`].

@@ -13,6 +13,7 @@ mod holes;
 mod inline;
 mod inodes;
 mod locks;
+mod looking;
 mod many;
 mod names;
 mod opens;

@@ -63,10 +63,15 @@ async fn attempt(worker: &Rc<Worker>, context: &Context, request: &Rename) -> Op
     directory_here(node, request.parent, &request.name).await?;
     let old_entry = node.namespace.settled_entry(request.parent, &request.name).await?;
     let old_entry = old_entry.ok_or(OpError::not_found())?;
-    let old_attr = getattr::attributes(worker, old_entry.ino).await?;
+    let old_attr = getattr::of_name(getattr::attributes(worker, old_entry.ino).await)?;
     let new_dir = getattr::attributes(worker, request.new_parent).await?;
     if !new_dir.is_dir() {
         return Err(OpError::new(Status::NotDirectory, "not a directory"));
+    }
+    let new = new_side(worker, &new_dir, &request.new_name).await?;
+    // What is said without a plan, which would check it, is said of one moment: the old name still was what it is when the new one was looked at.
+    if node.namespace.settled_entry(request.parent, &request.name).await?.as_ref() != Some(&old_entry) {
+        return Err(OpError::new(Status::Retry, "the name is being given to another file"));
     }
     let old = Side {
         server: node.id(),
@@ -74,7 +79,6 @@ async fn attempt(worker: &Rc<Worker>, context: &Context, request: &Rename) -> Op
         name: request.name.clone(),
         there: Some((old_entry, old_attr)),
     };
-    let new = new_side(worker, &new_dir, &request.new_name).await?;
     let ino_of = |side: &Side| side.there.as_ref().map(|(entry, _)| entry.ino);
     if ino_of(&old) == ino_of(&new) && !request.no_replace {
         // Two names of one file: POSIX says that nothing happens.
@@ -101,7 +105,7 @@ async fn new_side(worker: &Rc<Worker>, dir: &Attr, name: &Bytes) -> OpResult<Sid
         Ok(entry) => {
             let attr = match entry.attr {
                 Some(attr) => attr,
-                None => getattr::attributes(worker, entry.ino).await?,
+                None => getattr::of_name(getattr::attributes(worker, entry.ino).await)?,
             };
             Some((EntryRecord { ino: entry.ino, kind: entry.kind }, attr))
         }

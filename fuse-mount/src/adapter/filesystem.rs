@@ -100,7 +100,7 @@ impl Sink for NamesPlus<'_> {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        capabilities::negotiate(config);
+        capabilities::negotiate(config, self.writeback);
         Ok(())
     }
 

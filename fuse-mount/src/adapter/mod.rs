@@ -91,10 +91,13 @@ pub(crate) struct Adapter {
     incapable: Mutex<Recent<u64, Instant>>,
     /// Inodes that had no access control list when last heard of: the kernel asks when it checks permissions.
     without_lists: Mutex<Recent<u64, Instant>>,
+    /// Inodes without names whose opening was refused once.
+    nameless: Mutex<Recent<u64, Instant>>,
     attr_timeout: Duration,
     entry_timeout: Duration,
     desk: LockDesk,
     direct_io: bool,
+    writeback: bool,
 }
 
 impl Adapter {
@@ -113,9 +116,11 @@ impl Adapter {
             parents: Mutex::new(Recent::new(RECENT_INODES)),
             incapable: Mutex::new(Recent::new(RECENT_INODES)),
             without_lists: Mutex::new(Recent::new(RECENT_INODES)),
+            nameless: Mutex::new(Recent::new(RECENT_INODES)),
             attr_timeout: options.attr_timeout,
             entry_timeout: options.entry_timeout,
-            direct_io: options.direct_io,
+            direct_io: options.past_the_page_cache(),
+            writeback: options.writeback,
         })
     }
 
