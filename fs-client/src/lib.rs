@@ -48,7 +48,7 @@ mod stripe;
 mod window;
 
 pub use client::{Client, ReadDir};
-pub use config::{Bring, ClientConfig, OpenFlags, OpenOptions, Route};
+pub use config::{Bring, ClientConfig, OpenFlags, OpenOptions, Route, TRANSPORT_VARIABLE, Transport};
 pub use error::{Error, Result};
 pub use file::File;
 

@@ -80,7 +80,11 @@ fn on_local_runtime<R, F: Future<Output = R>>(
 }
 
 fn new_worker(node: &Arc<Node>) -> Rc<Worker> {
-    let env = Rc::new(NetEnv { pool: node.pool.clone(), counters: Arc::clone(&node.net) });
+    let env = Rc::new(NetEnv {
+        pool: node.pool.clone(),
+        counters: Arc::clone(&node.net),
+        sharing: node.sharing.clone(),
+    });
     let who = Identity {
         role: Role::Server { id: node.id() },
         job: node.config.job.clone(),

@@ -3,6 +3,7 @@
 use crate::counters::NetCounters;
 use crate::pool::BufferPool;
 use crate::secret::Secret;
+use crate::shm::ShareBudget;
 use fs_proto::msg::session::Role;
 use std::sync::Arc;
 
@@ -24,11 +25,27 @@ pub struct NetEnv {
     pub pool: BufferPool,
     /// What was sent and received.
     pub counters: Arc<NetCounters>,
+    /// Shared memory between a server and the clients of its node.
+    pub sharing: Sharing,
+}
+
+/// What this process does about shared memory on connections over Unix sockets.
+#[derive(Debug, Clone, Default)]
+pub enum Sharing {
+    /// Neither asks nor gives.
+    #[default]
+    Never,
+    /// A client: asks, and goes on over the socket if there is none.
+    Ask,
+    /// A client: asks, and does not connect to a server of this node without.
+    Insist,
+    /// A server: gives, within a budget.
+    Grant(Arc<ShareBudget>),
 }
 
 impl NetEnv {
-    /// An environment with a pool of `pool_bytes` (see [`BufferPool::new`]) and counters at zero.
+    /// An environment with a pool of `pool_bytes` (see [`BufferPool::new`]) and counters at zero, without shared memory.
     pub fn new(pool_bytes: usize) -> NetEnv {
-        NetEnv { pool: BufferPool::new(pool_bytes), counters: Arc::default() }
+        NetEnv { pool: BufferPool::new(pool_bytes), counters: Arc::default(), sharing: Sharing::Never }
     }
 }

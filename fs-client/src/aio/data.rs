@@ -69,15 +69,19 @@ impl Core {
             since: inode.pending().since,
             crc: crc(data),
         };
-        let bulk = self.copied(data).await?;
+        let bulk = self.copied(target, data).await?;
         let answer = self.exchange(&handle.who, target, &request, bulk, self.patience()).await?;
         inode.wrote(file_end, answer.server, now());
         Ok(())
     }
 
-    /// A copy to send, because the connection may still hold the bytes when a time-out has let the caller go.
-    pub(super) async fn copied(&self, data: &[u8]) -> Result<Bytes> {
-        let mut buffer = self.shared.env.pool.get(data.len()).await.map_err(too_large)?;
+    /// A copy to send to `target`, because the connection may still hold the bytes when a time-out has let the caller go. It lies in
+    /// memory shared with the server that the request goes to first, if there is some.
+    pub(super) async fn copied(&self, target: Target, data: &[u8]) -> Result<Bytes> {
+        let mut buffer = match self.shared_buffer(target, data.len()) {
+            Some(buffer) => buffer,
+            None => self.shared.env.pool.get(data.len()).await.map_err(too_large)?,
+        };
         buffer.copy_from_slice(data);
         NetCounters::add(&self.shared.counters.copied_bytes, data.len() as u64);
         Ok(buffer.freeze())
