@@ -45,7 +45,7 @@ pub use address::Address;
 pub use cluster::{ClusterError, ClusterEvent, ClusterFile, MemberEntry, default_cluster_path, host_name};
 pub use connection::Connection;
 pub use counters::NetCounters;
-pub use env::{Identity, NetEnv, Sharing};
+pub use env::{Identity, NetEnv, SPIN_DEFAULT, Sharing};
 pub use error::NetError;
 pub use frame::Frame;
 pub use peers::Peers;

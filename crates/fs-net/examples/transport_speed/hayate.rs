@@ -5,7 +5,7 @@ use crate::{Figure, Load, MIB, Way};
 use bytes::Bytes;
 use fs_net::{
     Acceptor, Address, Connection, Frame, Handled, Handler, Identity, NetCounters, NetEnv, PeerInfo, Reply,
-    Secret, ServerIdentity, ShareBudget, Sharing, serve_connection,
+    SPIN_DEFAULT, Secret, ServerIdentity, ShareBudget, Sharing, serve_connection,
 };
 use fs_proto::checksum::crc;
 use fs_proto::msg::session::Role;
@@ -42,6 +42,10 @@ impl Handler for Answer {
     }
 }
 
+fn spin(way: &str) -> Duration {
+    if way == "ShmNoSpin" { Duration::ZERO } else { SPIN_DEFAULT }
+}
+
 fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
@@ -54,7 +58,7 @@ pub fn serve(dir: &Path, way: &str) {
         let acceptor = Acceptor::bind(&listen).expect("bound");
         println!("{}", acceptor.address());
         let sharing = Sharing::Grant(ShareBudget::new(512 << 20));
-        let env = Rc::new(NetEnv { sharing, ..NetEnv::new(256 * MIB) });
+        let env = Rc::new(NetEnv { sharing, spin: spin(way), ..NetEnv::new(256 * MIB) });
         let handler = Rc::new(Answer { data: vec![3; MIB], env: env.clone() });
         let epoch = Arc::new(AtomicU64::new(1));
         let me =
@@ -95,8 +99,9 @@ pub fn measure(dir: &Path, way: Way, load: Load, depth: usize, time: Duration) -
     let (server, listens) = Server::start(&["serve", dir.to_str().expect("text"), &format!("{way:?}")]);
     let address: Address = listens.parse().expect("an address");
     LocalSet::new().block_on(&runtime(), async {
-        let sharing = if way == Way::Shm { Sharing::Insist } else { Sharing::Never };
-        let env = Rc::new(NetEnv { sharing, ..NetEnv::new(256 * MIB) });
+        let sharing = if matches!(way, Way::Shm | Way::ShmNoSpin) { Sharing::Insist } else { Sharing::Never };
+        let spin = spin(&format!("{way:?}"));
+        let env = Rc::new(NetEnv { sharing, spin, ..NetEnv::new(256 * MIB) });
         let who = Identity {
             role: Role::Client { id: ClientId(1) },
             job: "bench".into(),

@@ -6,7 +6,8 @@
 //! Client and server are processes with one thread each, as a lane of a client and a worker of a server are. The ways take turns; medians of
 //! the rounds. *64 B*: header only, there and back. *write*: the client copies 1 MiB from memory of its own to where it is sent from, the
 //! server computes its CRC. *read*: the server copies 1 MiB of its own to where it is sent from, the client copies it to its own. The bare ring does the
-//! same work with nothing else around: two futexes, no checks. CPU time is of both processes; calls are those that send and receive (without waiting).
+//! same work with nothing else around: two futexes, no checks. CPU time is of both processes; calls are the client's that send and
+//! receive (without waiting).
 
 mod bare;
 mod hayate;
@@ -18,33 +19,46 @@ use std::time::Duration;
 /// What is exchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Load {
+    /// A header there, a header back.
     Small,
+    /// 1 MiB to the server.
     Write,
+    /// 1 MiB from the server.
     Read,
 }
 
 /// One way to exchange it, as often as the time allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
+    /// The ceiling.
     Bare,
+    /// As it comes.
     Shm,
+    /// Without looking before sleeping.
+    ShmNoSpin,
+    /// Unix socket.
     Unix,
+    /// Loopback.
     Tcp,
 }
 
 /// What a round gave.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Figure {
+    /// Exchanges.
     pub per_second: f64,
+    /// Of both processes, for each.
     pub cpu_us: f64,
+    /// System calls of the client that send or receive, for each.
     pub calls: f64,
+    /// Median latency.
     pub p50_us: f64,
 }
 
 /// Length of a large payload.
 pub const MIB: usize = 1 << 20;
 
-const WAYS: [Way; 4] = [Way::Bare, Way::Shm, Way::Unix, Way::Tcp];
+const WAYS: [Way; 5] = [Way::Bare, Way::Shm, Way::ShmNoSpin, Way::Unix, Way::Tcp];
 const CASES: [(Load, usize); 6] = [
     (Load::Small, 1),
     (Load::Small, 16),

@@ -9,6 +9,7 @@ use super::record::{self, Kind};
 use super::region::{RING_BYTES, Region, Word};
 use super::session::{End, share};
 use super::side::Side;
+use super::spin::Spin;
 use crate::env::{Identity, NetEnv, Sharing};
 use crate::frame::Frame;
 use crate::handshake::{Talk, introduce};
@@ -92,7 +93,7 @@ impl Server {
         let end = share(&mut *socket, &env).await.expect("an answer").expect("memory");
         let End { region, ear, rope } = end;
         let (ear, rope) = (Ear::new(ear).expect("an ear"), Rope::new(rope).expect("a rope"));
-        let link = Link::new(region.clone(), Side::Client, ear, rope);
+        let link = Link::new(region.clone(), Side::Client, (ear, rope), Spin::new(Duration::ZERO));
         (Bare { region, link, _socket: socket }, serving)
     }
 }

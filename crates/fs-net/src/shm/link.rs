@@ -12,8 +12,10 @@ use super::bell::{Ear, Rope};
 use super::region::{Region, Word};
 use super::ring::{Consumer, Producer};
 use super::side::Side;
+use super::spin::Spin;
 use crate::error::NetError;
 use bytes::BytesMut;
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 use std::task::{Context, Poll};
@@ -28,15 +30,29 @@ pub(super) struct Link {
     rope: Rope,
     /// Our word may still say that we sleep.
     dozing: bool,
+    spin: Spin,
     /// Rings since the last time somebody asked.
     rings: u64,
 }
 
+thread_local! {
+    /// Links that were made on this thread and not dropped: an event loop's.
+    static LINKS: Cell<u32> = const { Cell::new(0) };
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        // A thread that ends has no other sessions to be kind to.
+        let _ = LINKS.try_with(|links| links.set(links.get().saturating_sub(1)));
+    }
+}
+
 impl Link {
-    pub fn new(region: Arc<Region>, side: Side, ear: Ear, rope: Rope) -> Link {
+    pub fn new(region: Arc<Region>, side: Side, (ear, rope): (Ear, Rope), spin: Spin) -> Link {
         let out = Producer::new(region.clone(), side.outward());
         let inward = Consumer::new(region.clone(), side.inward());
-        Link { region, side, out, inward, ear, rope, dozing: false, rings: 0 }
+        LINKS.set(LINKS.get() + 1);
+        Link { region, side, out, inward, ear, rope, dozing: false, spin, rings: 0 }
     }
 
     /// Appends what arrived to `taken`; returns how many bytes.
@@ -64,11 +80,23 @@ impl Link {
         }
     }
 
-    /// We are up: the peer need not ring.
+    /// We are up: the peer need not ring. To be called before anything is looked at, so that a ring of before is for something that will
+    /// be seen.
     pub fn rise(&mut self) {
+        self.ear.tidy();
+        self.wake();
+    }
+
+    fn wake(&mut self) {
         if std::mem::take(&mut self.dozing) {
             self.region.word(Word::Asleep(self.side)).store(0, Ordering::Relaxed);
         }
+    }
+
+    /// Looks a little whether something arrives, if that pays.
+    pub fn look(&mut self) -> bool {
+        let inward = &self.inward;
+        self.spin.look(LINKS.get(), || inward.has_bytes())
     }
 
     /// Pending when a ring will wake the task as soon as something arrives; ready when something has.
@@ -76,7 +104,7 @@ impl Link {
         announce(self.region.word(Word::Asleep(self.side)));
         self.dozing = true;
         if self.inward.has_bytes() {
-            self.rise();
+            self.wake();
             return Poll::Ready(Ok(()));
         }
         self.ear.poll_quiet(cx).map(|_| Err(NetError::Closed))
@@ -84,8 +112,7 @@ impl Link {
 
     /// Pending when a ring will wake the task as soon as there may be room for `bytes`; ready when there is.
     pub fn poll_room(&mut self, cx: &mut Context<'_>, bytes: usize) -> Poll<Result<(), NetError>> {
-        let word = self.region.word(Word::Starved(self.side));
-        announce(word);
+        announce(self.region.word(Word::Starved(self.side)));
         if self.out.has_room(bytes)? {
             self.region.word(Word::Starved(self.side)).store(0, Ordering::Relaxed);
             return Poll::Ready(Ok(()));

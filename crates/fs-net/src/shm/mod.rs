@@ -7,7 +7,7 @@
 //! | [`link`] | both rings, and sleeping |
 //! | [`ring`], [`record`] | one way's bytes, and what they mean |
 //! | [`arena`], [`pages`] | data by reference |
-//! | [`bell`] | waking a peer |
+//! | [`bell`], [`spin`] | waking a peer, and waiting a little before sleeping |
 //! | [`region`] | the memory itself; with [`arena`] (and a line of [`bell`]) the only unsafe code of this crate |
 //! | [`budget`] | how much memory all sessions may share |
 
@@ -21,6 +21,7 @@ mod region;
 mod ring;
 mod session;
 mod side;
+mod spin;
 mod transport;
 
 pub(crate) use arena::Block;

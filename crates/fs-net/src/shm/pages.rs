@@ -21,7 +21,7 @@ struct Block {
 pub(super) struct Pages {
     /// A bit for each page in use.
     used: Vec<u64>,
-    pages: usize,
+    total: usize,
     /// First page of the block that each used page belongs to.
     first: Vec<u32>,
     /// By first page.
@@ -35,7 +35,7 @@ impl Pages {
         let pages = bytes as usize / PAGE_BYTES;
         Pages {
             used: vec![0; pages.div_ceil(64)],
-            pages,
+            total: pages,
             first: vec![0; pages],
             blocks: vec![Block::default(); pages],
             in_use: 0,
@@ -51,7 +51,7 @@ impl Pages {
     pub fn take(&mut self, bytes: usize) -> Option<u32> {
         let want = bytes.div_ceil(PAGE_BYTES).max(1);
         let mut begin = self.next(0, true);
-        while begin + want <= self.pages {
+        while begin + want <= self.total {
             let end = self.next(begin, false);
             if end - begin >= want {
                 self.mark(begin, want, true);
@@ -85,7 +85,7 @@ impl Pages {
     /// The peer gives back what it was lent at `at`. False: it was not.
     pub fn release(&mut self, at: u32) -> bool {
         let page = at as usize / PAGE_BYTES;
-        if page >= self.pages || self.used[page / 64] >> (page % 64) & 1 == 0 {
+        if page >= self.total || self.used[page / 64] >> (page % 64) & 1 == 0 {
             return false;
         }
         let first = self.first[page] as usize;
@@ -112,12 +112,12 @@ impl Pages {
         while word < self.used.len() {
             let bits = if free { !self.used[word] } else { self.used[word] } & mask;
             if bits != 0 {
-                return (word * 64 + bits.trailing_zeros() as usize).min(self.pages);
+                return (word * 64 + bits.trailing_zeros() as usize).min(self.total);
             }
             mask = u64::MAX;
             word += 1;
         }
-        self.pages
+        self.total
     }
 
     fn mark(&mut self, begin: usize, pages: usize, used: bool) {

@@ -11,6 +11,7 @@ use super::bell::{Ear, Rope, bell};
 use super::link::Link;
 use super::region::Region;
 use super::side::Side;
+use super::spin::Spin;
 use super::transport::{InPlace, SharedTransport};
 use crate::env::{NetEnv, Sharing};
 use crate::error::NetError;
@@ -29,7 +30,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
@@ -40,9 +41,10 @@ const ANSWER_BYTES: usize = 1 << 10;
 /// Below this size a buffer in shared memory gains nothing: such parts go through the ring.
 const LEND_MIN: usize = crate::send_queue::BY_REFERENCE_BYTES;
 
-/// Buffers in the memory that is shared with a peer: what is written there need not be copied to be sent to it.
+/// Buffers in the memory that is shared with a peer: what is written there need not be copied to be sent to it. Keeps no memory by itself:
+/// when the connection has ended there are no more buffers.
 #[derive(Debug, Clone, Default)]
-pub struct Lending(Option<Arc<Arena>>);
+pub struct Lending(Option<Weak<Arena>>);
 
 impl Lending {
     /// Smaller buffers are never lent: such parts are copied through the ring.
@@ -51,13 +53,13 @@ impl Lending {
     /// A buffer of `len` bytes, if the peer shares memory with us, it has room, and it is worth it.
     pub fn buffer(&self, len: usize) -> Option<PoolBuffer> {
         let arena = self.0.as_ref().filter(|_| len >= LEND_MIN)?;
-        arena.take(len).map(|block| PoolBuffer::shared(block, len))
+        arena.upgrade()?.take(len).map(|block| PoolBuffer::shared(block, len))
     }
 
     /// Whether bytes lie in the part that the peer fills.
     #[cfg(test)]
     pub(crate) fn is_of_peer(&self, bytes: &[u8]) -> bool {
-        self.0.as_ref().is_some_and(|arena| arena.is_of_peer(bytes))
+        self.0.as_ref().and_then(Weak::upgrade).is_some_and(|arena| arena.is_of_peer(bytes))
     }
 
     /// Whether the peer shares memory with us.
@@ -92,10 +94,11 @@ impl End {
     ) -> io::Result<(Box<dyn Transport>, Lending)> {
         let (ear, rope) = (Ear::new(self.ear)?, Rope::new(self.rope)?);
         let arena = Arena::new(self.region.clone(), side.outward());
-        let link = Link::new(self.region.clone(), side, ear, rope);
+        let link = Link::new(self.region.clone(), side, (ear, rope), Spin::new(env.spin));
         let place = (self.region, side);
-        let transport = SharedTransport::new(socket, link, arena.clone(), place, in_place, env.clone());
-        Ok((Box::new(transport), Lending(Some(arena))))
+        let lending = Lending(Some(Arc::downgrade(&arena)));
+        let transport = SharedTransport::new(socket, link, arena, place, in_place, env.clone());
+        Ok((Box::new(transport), lending))
     }
 }
 

@@ -72,6 +72,10 @@ pub(super) struct SharedTransport {
     overflow: SendQueue,
     /// Let go, not yet told.
     due: Vec<u32>,
+    /// Frames sent without those received: for a client the answers that are owed to it.
+    owed: i64,
+    /// Whether frames were given out since the task last had nothing to do: who waits for them goes first.
+    gave: bool,
 }
 
 impl SharedTransport {
@@ -98,6 +102,8 @@ impl SharedTransport {
             waiting: None,
             overflow,
             due: Vec::new(),
+            owed: 0,
+            gave: false,
         }
     }
 
@@ -180,17 +186,27 @@ impl SharedTransport {
         Ok(())
     }
 
+    fn give(&mut self, frames: usize) -> Poll<Result<(), NetError>> {
+        self.owed -= frames as i64;
+        self.gave = self.side == Side::Client;
+        Poll::Ready(Ok(()))
+    }
+
     /// Puts all that it can into the ring. Answers how many bytes of room are missing, if that is what ended it.
     fn fill(&mut self, queue: &mut SendQueue) -> Result<Option<usize>, NetError> {
         while self.overflow.is_empty() {
             let Some(front) = queue.front() else { break };
             let bytes = front.bytes();
+            self.owed += 1;
             match self.put(&front)? {
                 Step::Sent => {
                     NetCounters::add(&self.env.counters.bytes_sent, bytes as u64);
                     queue.consume(bytes);
                 }
-                Step::NoRoom(missing) => return Ok(Some(missing)),
+                Step::NoRoom(missing) => {
+                    self.owed -= 1;
+                    return Ok(Some(missing));
+                }
                 Step::TooLarge => queue.move_front(&mut self.overflow),
             }
         }
@@ -252,7 +268,7 @@ impl Transport for SharedTransport {
             let new = frames.len() - before;
             if new > 0 {
                 NetCounters::add(&self.env.counters.messages_received, new as u64);
-                return Poll::Ready(Ok(()));
+                return self.give(new);
             }
             if parsed.is_pending() {
                 // A peer that dies meanwhile must be noticed: others may wait for what it holds.
@@ -263,10 +279,18 @@ impl Transport for SharedTransport {
                 NetCounters::add(&self.env.counters.bytes_received, taken as u64);
                 continue;
             }
-            if let Poll::Ready(received) = self.socket.poll_receive(cx, frames) {
-                return Poll::Ready(received);
+            if self.socket.poll_receive(cx, frames)?.is_ready() {
+                return self.give(frames.len() - before);
             }
-            ready!(self.link.poll_arrived(cx))?;
+            if std::mem::take(&mut self.gave) {
+                // Not asleep: this task runs again when those have run that it has woken, and the peer need not ring for that.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let expects = self.side == Side::Server || self.owed > 0;
+            if !(expects && self.link.look()) {
+                ready!(self.link.poll_arrived(cx))?;
+            }
         }
     }
 

@@ -8,6 +8,7 @@ use super::super::region::{ARENA_MIN, RING_BYTES};
 use super::*;
 use std::collections::HashSet;
 use std::future::poll_fn;
+use std::time::Duration;
 
 const MESSAGES: u8 = 4;
 /// Messages that the model's ring holds.
@@ -138,7 +139,8 @@ fn links() -> (Link, Link) {
     let (server_ear, client_rope) = bell(Side::Client).expect("a bell");
     let (client_ear, server_rope) = bell(Side::Server).expect("a bell");
     let link = |side, ear, rope| {
-        Link::new(region.clone(), side, Ear::new(ear).expect("an ear"), Rope::new(rope).expect("a rope"))
+        let bells = (Ear::new(ear).expect("an ear"), Rope::new(rope).expect("a rope"));
+        Link::new(region.clone(), side, bells, Spin::new(Duration::ZERO))
     };
     (link(Side::Client, client_ear, client_rope), link(Side::Server, server_ear, server_rope))
 }
@@ -146,7 +148,7 @@ fn links() -> (Link, Link) {
 fn run(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        tokio::time::timeout(std::time::Duration::from_secs(60), test).await.expect("no ring is missed");
+        tokio::time::timeout(Duration::from_secs(60), test).await.expect("no ring is missed");
     });
 }
 
@@ -190,6 +192,7 @@ fn two_threads_that_sleep_miss_nothing() {
             let mut got = 0;
             while got < ROUNDS * PIECE {
                 let mut taken = BytesMut::new();
+                emptying.rise();
                 got += emptying.take(&mut taken).expect("honest");
                 if taken.is_empty() {
                     poll_fn(|cx| emptying.poll_arrived(cx)).await.expect("no error");
