@@ -131,11 +131,12 @@ pub async fn serve_connection(socket: Socket, handler: Rc<dyn Handler>, me: Serv
     };
     transport.trust(class);
     let open = OpenConnection::new(&env.counters);
-    let mut frames = VecDeque::new();
+    let (from, mut frames) = (transport.describe(), VecDeque::new());
     let (transport, lending) = match begin(transport, class, &mut frames, &env).await {
         Ok(begun) => begun,
-        // It went away without a request, which is its right; what it did wrong instead of one is told below for later ones.
-        Err(reason) => return tracing::debug!(%reason, "connection ended before its first request"),
+        // It went away without a request, which is its right.
+        Err(NetError::Closed) => return,
+        Err(reason) => return tracing::warn!(from, %reason, "connection closed at its first request"),
     };
     let description = match &role {
         Role::Client { id } => format!("client {id:?} ({})", transport.describe()),

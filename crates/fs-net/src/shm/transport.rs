@@ -296,7 +296,10 @@ impl Transport for SharedTransport {
 
     fn poll_send(&mut self, cx: &mut Context<'_>, queue: &mut SendQueue) -> Poll<Result<(), NetError>> {
         self.link.rise();
-        self.give_back()?;
+        if !queue.is_empty() {
+            // With the next message: waking the peer for this alone would cost more than it brings.
+            self.give_back()?;
+        }
         loop {
             let missing = self.fill(queue)?;
             self.link.publish();
