@@ -189,8 +189,8 @@ impl Meter {
             |times: f64, messages: f64| roomy_bytes(times * bound.payload as f64 + messages * META_BYTES);
         at_most("bytes copied by the client", client.copied, copies(bound.client_copies, messages));
         let hops = 1.0 + f64::from(u8::from(forwarded > 0.0));
-        // A gateway passes small parts on by copying them among other messages, large ones by reference.
-        let passed_on = f64::from(u8::from(forwarded > 0.0 && bound.payload == SMALL));
+        // A gateway passes small parts on by copying them among other messages, and large answers into the memory shared with the client.
+        let passed_on = f64::from(u8::from(forwarded > 0.0));
         let server_copies = copies(hops * bound.server_copies + passed_on, 2.0 * (messages + between));
         at_most("bytes copied by the servers", servers.copied, server_copies);
         at_most("calls of the servers to send", servers.writes, roomy(hops * calls + 2.0 * between_bound));

@@ -9,6 +9,7 @@ use fs_net::{
     Acceptor, Address, Connection, NetCounters, NetEnv, Secret, ServerIdentity, Sharing, serve_connection,
 };
 use fs_proto::{Op, ServerId};
+use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,6 +23,8 @@ const KILLED: usize = 1_000;
 const AT_ONCE: usize = 8;
 const SOCKET: &str = "HAYATE_TEST_KILLED_SOCKET";
 const SECRET: &str = "HAYATE_TEST_KILLED_SECRET";
+/// What a client says when its session has begun.
+const CONNECTED: &str = "connected";
 
 /// Not a test of its own: what a client process does until it is killed.
 #[test]
@@ -34,6 +37,7 @@ fn a_client_that_asks_for_ever() {
         let address = Address::Unix(socket.into());
         let connection =
             Connection::connect(&address, &client(&secret), &env, LONG).await.expect("connected");
+        println!("\n{CONNECTED}");
         let lanes: Vec<_> =
             (0..6).map(|lane| tokio::task::spawn_local(ask(connection.clone(), lane))).collect();
         for lane in lanes {
@@ -66,7 +70,7 @@ fn spawn(socket: &std::path::Path, secret: &Secret) -> Child {
         .args(["--exact", "a_client_that_asks_for_ever", "--nocapture"])
         .env(SOCKET, socket)
         .env(SECRET, secret.to_hex())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
         .expect("a client starts")
@@ -78,8 +82,16 @@ fn slaughter(socket: &std::path::Path, secret: &Secret) {
     let mut random = 0x9E37_79B9_7F4A_7C15_u64;
     for _ in 0..KILLED {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        let life = Duration::from_micros(random >> 33 & 0x7FFF);
-        alive.push_back((spawn(socket, secret), Instant::now() + life));
+        let mut child = spawn(socket, secret);
+        // Most are killed while they ask, some while they begin.
+        let life = if random >> 62 == 0 {
+            Duration::from_micros(random >> 33 & 0x3FFF)
+        } else {
+            let said = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+            assert!(said.map_while(Result::ok).any(|line| line == CONNECTED), "a client does not connect");
+            Duration::from_micros(random >> 33 & 0xFFF)
+        };
+        alive.push_back((child, Instant::now() + life));
         while alive.len() >= AT_ONCE {
             kill_first(&mut alive);
         }

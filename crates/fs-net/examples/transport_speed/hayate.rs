@@ -75,7 +75,7 @@ async fn exchange(connection: &Connection, env: &NetEnv, load: Load, own: &RefCe
     let header = |op| Header::request(op, Partition(0));
     match load {
         Load::Small => {
-            drop(connection.call(header(Op::Ping), Bytes::new(), Bytes::new()).await.expect("an answer"))
+            drop(connection.call(header(Op::Ping), Bytes::new(), Bytes::new()).await.expect("an answer"));
         }
         Load::Write => {
             let mut buffer = connection.buffer(MIB).or_else(|| env.pool.try_get(MIB)).expect("room");
