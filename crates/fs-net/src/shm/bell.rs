@@ -79,11 +79,15 @@ impl Ear {
         }
     }
 
-    /// Pending when rings since the event loop last ran, and later ones, will wake the task. Ready only with an error of the event loop.
+    /// Pending when rings since the event loop last ran, and later ones, will wake the task. Ready only when none will come any more.
     pub fn poll_quiet(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         loop {
             match self.pipe.poll_read_ready(cx) {
                 Poll::Pending => return Poll::Pending,
+                // The end of a pipe stays, however often it is cleared.
+                Poll::Ready(Ok(heard)) if heard.ready().is_read_closed() => {
+                    return Poll::Ready(io::ErrorKind::BrokenPipe.into());
+                }
                 Poll::Ready(Ok(mut heard)) => heard.clear_ready(),
                 Poll::Ready(Err(error)) => return Poll::Ready(error),
             }
@@ -130,6 +134,18 @@ mod tests {
         (0..20_000).for_each(|_| rope.ring());
         drop(ear);
         rope.ring();
+    }
+
+    #[test]
+    fn a_bell_without_a_rope_is_an_end() {
+        run(async {
+            let (ear, rope) = bell(Side::Server).expect("a bell");
+            let mut ear = Ear::new(ear).expect("an ear");
+            assert!(poll_fn(|cx| Poll::Ready(ear.poll_quiet(cx).is_pending())).await);
+            drop(rope);
+            let end = poll_fn(|cx| ear.poll_quiet(cx)).await;
+            assert_eq!(end.kind(), io::ErrorKind::BrokenPipe);
+        });
     }
 
     /// Goal: no ring is lost, although the file is hardly ever emptied. Method: ring and sleep in turn, more often than a pipe has room; the
