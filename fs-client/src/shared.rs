@@ -22,6 +22,7 @@ use crate::cache::PathCache;
 use crate::config::{ClientConfig, Transport};
 use crate::error::{Error, Result};
 use crate::housekeeper::Keeper;
+use crate::locks::LockBook;
 use crate::open_table::OpenTable;
 use crate::router::View;
 
@@ -51,6 +52,8 @@ pub(crate) struct Shared {
     pub env: NetEnv,
     pub opens: OpenTable,
     pub cache: PathCache,
+    /// What is locked.
+    pub locks: LockBook,
     pub keeper: Keeper,
     /// Bytes of the buffer pool.
     pub buffer_bytes: usize,
@@ -108,6 +111,7 @@ impl Shared {
             env,
             opens: OpenTable::new(memory / 8 * OPEN_EIGHTHS),
             cache: PathCache::new(memory / 8 * CACHE_EIGHTHS, config.entry_ttl, config.attr_ttl),
+            locks: LockBook::default(),
             keeper: Keeper::default(),
             buffer_bytes,
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),

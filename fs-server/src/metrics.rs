@@ -156,6 +156,8 @@ pub fn status_json(node: &Node) -> String {
         "copied_bytes": net(&node.net.copied_bytes),
         "connections": net(&node.net.connections),
         "open_inodes": node.opens.len(),
+        "locks_held": node.locks.counts().0,
+        "locks_waiting": node.locks.counts().1,
         "cpu_us": cpu_us(),
         "resident_bytes": resident_bytes(),
         "memory_budget": node.config.memory_bytes,

@@ -202,6 +202,8 @@ fn gauges(node: &Node) -> Vec<(&'static str, &'static str, u64)> {
         ("connections", "Open connections", node.net.connections.load(Ordering::Relaxed)),
         ("inodes", "Inodes that live here", node.namespace.inode_count()),
         ("open_inodes", "Inodes that clients have open", node.opens.len() as u64),
+        ("locks_held", "Locks of files that clients hold", node.locks.counts().0 as u64),
+        ("locks_waiting", "Requests that wait for a lock", node.locks.counts().1 as u64),
         ("chunk_live_bytes", "Bytes of chunks that are live", store.live_bytes),
         ("chunk_index_bytes", "Bytes of memory of the index of the chunks", store.index_bytes),
         ("chunk_disk_bytes", "Bytes of chunks on the device", store.disk_bytes),

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fs_net::{Acceptor, Address, BufferPool, ClusterFile, NetError, ShareBudget, Sharing};
 use fs_proto::{INLINE_MAX, InodeId};
@@ -170,6 +170,7 @@ impl BoundServer {
             let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
             node.namespace.ensure_root(uid, gid, node.now()).map_err(namespace_failure)?;
         }
+        node.locks.recover(&node.namespace, Instant::now()).map_err(namespace_failure)?;
         tracing::info!(server = node.id().0, tcp = %self.addresses.tcp, "serving");
         let outcome = threads::run(&node, self.acceptors, self.metrics);
         finish(node, &self.addresses);

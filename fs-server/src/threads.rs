@@ -182,6 +182,9 @@ async fn tidy(worker: Rc<Worker>) {
     loop {
         tokio::time::sleep(HOUSEKEEPING).await;
         recovery::ask_about_silent(&worker).await;
+        if let Err(error) = worker.node.locks.tidy_up(&worker.node.namespace, Instant::now()) {
+            tracing::error!(message = %error.message, "records of clients with locks could not be changed");
+        }
         for ino in worker.node.opens.expire(Instant::now()) {
             tracing::debug!(?ino, "a client that had it open for writing is gone");
             // What it wrote without telling is content of no known version: flushed as a new one.

@@ -21,8 +21,9 @@ use fs_proto::msg::Caller;
 use fs_proto::msg::session::Role;
 use fs_proto::record::{Mutation, RequestResult};
 use fs_proto::wire::Reader;
-use fs_proto::{ClientId, Flags, Header, InodeId, Partition, Request, ServerId, Status, Wire};
+use fs_proto::{ClientId, Flags, Header, InodeId, Op, Partition, Request, ServerId, Status, Wire};
 
+use crate::departed;
 use crate::dispatch;
 use crate::error::{OpError, OpResult};
 use crate::node::Node;
@@ -38,6 +39,8 @@ pub struct Worker {
     pub peers: Rc<Peers>,
     /// Buffers and counters.
     pub env: Rc<NetEnv>,
+    /// Answers about locks that are kept back (`ops/lock.rs`).
+    pub parked: Cell<usize>,
     sequence: Cell<u64>,
 }
 
@@ -86,7 +89,7 @@ impl Context {
 impl Worker {
     /// A worker of `node` that reaches others through `peers`.
     pub fn new(node: Arc<Node>, peers: Rc<Peers>, env: Rc<NetEnv>) -> Rc<Self> {
-        Rc::new(Worker { node, peers, env, sequence: Cell::new(0) })
+        Rc::new(Worker { node, peers, env, parked: Cell::new(0), sequence: Cell::new(0) })
     }
 
     /// Asks another server (or this one) on the cluster's own behalf.
@@ -185,6 +188,9 @@ impl Worker {
         let to = self.destination(&header);
         if matches!(peer.role, Role::Client { .. }) {
             dispatch::note_write(&self, &frame);
+            if header.op == Op::LockSet {
+                self.node.departed.note_locker(header.client);
+            }
         }
         if to == self.node.id() {
             return self.execute(frame, peer.lending.clone()).await;
@@ -226,6 +232,10 @@ fn peek_caller(meta: &Bytes) -> Result<Caller, fs_proto::DecodeError> {
 }
 
 impl Handler for Worker {
+    fn closed(self: Rc<Self>, peer: &Rc<PeerInfo>) {
+        departed::watch(&self, peer);
+    }
+
     fn handle(self: Rc<Self>, peer: &Rc<PeerInfo>, request: Frame) -> Handled {
         let header = request.header;
         let mut task = Box::pin(self.route(Rc::clone(peer), request));

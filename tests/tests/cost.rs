@@ -376,6 +376,22 @@ fn large_data(meter: &Meter, dir: InodeId) {
         assert_eq!(file.read_at(&mut buf, (i * LARGE) as u64).expect("read"), LARGE);
     });
     assert_eq!(buf, content);
+    copies(meter, &file, times);
+}
+
+/// What is copied from file to file passes the client no more than any other message does.
+fn copies(meter: &Meter, from: &File, times: usize) {
+    let to = meter.client.create_open(&ROOT, InodeId::ROOT, b"copy", 0o644, OpenFlags::READ_WRITE, true);
+    let to = to.expect("create").0;
+    from.copy_range_to(0, &to, 0, LARGE as u64).expect("it grows out of its inode");
+    let bound = Bound { messages: 2.0, between: [0.0, 1.0], ..data(LARGE, 0.0, 0.25) };
+    let before = Counts::of_client(&meter.client);
+    meter.measure("copy of 1 MiB", &bound, times, |i| {
+        let at = (i * LARGE) as u64;
+        assert_eq!(from.copy_range_to(at, &to, at, LARGE as u64).expect("copy"), LARGE as u64);
+    });
+    let passed = Counts::of_client(&meter.client).since(before).bytes / times as f64;
+    assert!(passed < 2.0 * META_BYTES, "{passed} bytes of each copy pass the client");
 }
 
 fn everything(label: &'static str, servers: u16, route: Route) {

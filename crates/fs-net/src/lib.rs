@@ -51,5 +51,5 @@ pub use frame::Frame;
 pub use peers::Peers;
 pub use pool::{BufferClass, BufferPool, PoolBuffer, PoolStats, TooLarge};
 pub use secret::Secret;
-pub use serve::{Handled, Handler, PeerInfo, Reply, ServerIdentity, serve_connection};
+pub use serve::{Handled, Handler, MAX_RUNNING, PeerInfo, Reply, ServerIdentity, serve_connection};
 pub use shm::{Lending, ShareBudget, ShareStats};

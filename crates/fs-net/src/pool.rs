@@ -375,6 +375,11 @@ impl PoolBuffer {
         }
     }
 
+    /// As [`PoolBuffer::whole_mut`], to look at.
+    pub fn whole(&self) -> &[u8] {
+        &self.data
+    }
+
     /// Keeps the first `len` bytes; does nothing if there are fewer.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);

@@ -98,6 +98,9 @@ pub enum Handled {
 pub trait Handler: 'static {
     /// Answers one request. Must not block: other requests of the thread wait.
     fn handle(self: Rc<Self>, peer: &Rc<PeerInfo>, request: Frame) -> Handled;
+
+    /// A connection has ended; the peer may have others.
+    fn closed(self: Rc<Self>, _peer: &Rc<PeerInfo>) {}
 }
 
 /// Who this server is to those that connect.
@@ -148,6 +151,7 @@ pub async fn serve_connection(socket: Socket, handler: Rc<dyn Handler>, me: Serv
     let reason = poll_fn(|cx| session.poll_serve(cx)).await;
     session.shared.driver.take();
     drop(open);
+    session.handler.clone().closed(&session.peer);
     match reason {
         NetError::Closed => {}
         reason => tracing::warn!(peer = session.peer.description, %reason, "connection closed"),

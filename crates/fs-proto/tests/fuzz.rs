@@ -70,11 +70,12 @@ fn operations() -> Vec<(Op, [Kind; 2])> {
         Hello Prove Ping
         Lookup Create Mkdir Unlink Rmdir Rename Link Readdir
         Getattr GetattrMany Setattr Readlink Getxattr Setxattr Listxattr Removexattr Open Release Renew Publish PollSize Statfs
-        Put Get PutMany GetMany WriteInline ReadInline OpenRead Spill PunchInline
+        Put Get PutMany GetMany WriteInline ReadInline OpenRead Spill PunchInline Append
+        LockSet LockClear LockTest LockCancel LockRenew ClientGone
         WriteChunk ReadChunk TruncateChunks DropChunks SyncChunks PunchChunk ChunkRanges ChunkMap
         Prepare Decide Outcome TreeLock GetShard
         FlushChunks TierPath TierState FlushStatus FlushNow FlushNote TierPlace TierForget
-        ServerStatus Shutdown Scrub
+        ServerStatus Shutdown Scrub CopyChunk
     }
 }
 

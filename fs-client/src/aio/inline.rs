@@ -47,7 +47,7 @@ impl Core {
         Ok(answer.written)
     }
 
-    fn note_written(&self, handle: &Handle, mut attr: Attr) {
+    pub(super) fn note_written(&self, handle: &Handle, mut attr: Attr) {
         handle.inode.wrote_inline(&attr);
         self.note_attr(&mut attr);
     }

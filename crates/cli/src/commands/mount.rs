@@ -31,7 +31,7 @@ pub struct MountArgs {
     /// Say on standard output when the mount is live, and leave the session
     #[arg(long, hide = true)]
     report: bool,
-    /// How long attributes are trusted, in milliseconds; 0 asks every time
+    /// How long attributes are trusted, in milliseconds; 0 asks every time, and bypasses the page cache
     #[arg(long, value_name = "MS", default_value_t = 1000)]
     attr_timeout: u64,
     /// How long names are trusted, in milliseconds; 0 asks every time
@@ -56,6 +56,9 @@ pub struct MountArgs {
     /// Bypass the page cache
     #[arg(long)]
     direct_io: bool,
+    /// Let the kernel hold written data back until close or fsync; for files that no other node changes meanwhile
+    #[arg(long, conflicts_with = "direct_io")]
+    writeback: bool,
 }
 
 /// Mounts, in the background or until it is unmounted.
@@ -88,6 +91,7 @@ impl MountArgs {
             (self.allow_other, "--allow-other"),
             (self.read_only, "--read-only"),
             (self.direct_io, "--direct-io"),
+            (self.writeback, "--writeback"),
         ];
         words.extend(switches.iter().filter(|(on, _)| *on).map(|(_, word)| (*word).to_owned()));
         words
@@ -101,6 +105,7 @@ impl MountArgs {
         options.allow_other = self.allow_other;
         options.read_only = self.read_only;
         options.direct_io = self.direct_io;
+        options.writeback = self.writeback;
         options.fs_name = name.replace(',', "_");
         options
     }
@@ -111,6 +116,8 @@ fn serve(global: &Global, args: &MountArgs) -> Result<()> {
     let mut config = ClientConfig::load(&path).map_err(failed)?;
     config.memory_bytes = args.memory as usize;
     config.transport = args.transport;
+    config.attr_ttl = Duration::from_millis(args.attr_timeout);
+    config.entry_ttl = Duration::from_millis(args.entry_timeout);
     // `default_permissions` is always set: the kernel has checked what it lets through.
     config.checked = true;
     let dir = mounts::canonical(&args.dir)?;
