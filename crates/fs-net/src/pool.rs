@@ -368,16 +368,12 @@ impl PoolBuffer {
         }
     }
 
-    fn whole(&self) -> &[u8] {
+    /// As [`PoolBuffer::whole_mut`], to look at.
+    pub fn whole(&self) -> &[u8] {
         match &self.data {
             Home::Pool(pooled) => &pooled.data,
             Home::Shared(block) => block,
         }
-    }
-
-    /// As [`PoolBuffer::whole_mut`], to look at.
-    pub fn whole(&self) -> &[u8] {
-        &self.data
     }
 
     /// Keeps the first `len` bytes; does nothing if there are fewer.
