@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use fs_net::Frame;
+use fs_net::{Frame, Lending};
 use fs_proto::msg::Caller;
 use fs_proto::msg::chunk::{CopyChunk, WriteChunk};
 use fs_proto::msg::name::Created;
@@ -26,11 +26,11 @@ fn decode<T: Wire>(mut body: Reader) -> OpResult<T> {
     Ok(request)
 }
 
-/// Carries out the request in `frame`.
-pub async fn run(worker: &Rc<Worker>, frame: Frame) -> OpResult<Answer> {
+/// Carries out the request in `frame`; `lending` has buffers for the answer, if memory is shared with who asks.
+pub async fn run(worker: &Rc<Worker>, frame: Frame, lending: Lending) -> OpResult<Answer> {
     let mut body = Reader::new(frame.meta.clone());
     let caller = Caller::get(&mut body)?;
-    let context = Context { caller, header: frame.header };
+    let context = Context { caller, header: frame.header, lending };
     let header = &context.header;
     let _execution = if header.op.is_mutation() && header.client.0 != 0 {
         let execution = worker.node.begin_execution(header.client, header.sequence)?;
@@ -57,7 +57,7 @@ pub async fn run(worker: &Rc<Worker>, frame: Frame) -> OpResult<Answer> {
 async fn carry_out(worker: &Rc<Worker>, context: &Context, body: Reader, bulk: Bytes) -> OpResult<Answer> {
     match context.header.op {
         Op::WriteChunk => ops::chunk::write(worker, decode(body)?, bulk).await.map(|()| empty()),
-        Op::ReadChunk => ops::chunk::read(worker, decode(body)?).await,
+        Op::ReadChunk => ops::chunk::read(worker, context, decode(body)?).await,
         Op::Put => without_data(ops::put::put(worker, context, decode(body)?, &bulk).await?),
         Op::PutMany => without_data(ops::put::put_many(worker, context, decode(body)?, &bulk).await?),
         Op::Get => ops::get::get(worker, context, decode(body)?).await,

@@ -50,7 +50,7 @@ impl Core {
         let target = name_target(parent, name)?;
         self.shared.cache.drop_entry(parent, name);
         let request = Put { parent, name: Bytes::copy_from_slice(name), mode, exclusive, crc: crc(data) };
-        let bulk = self.copied(data).await?;
+        let bulk = self.copied(target, data).await?;
         let answer = self.exchange(who, target, &request, bulk, self.patience()).await?.body;
         self.shared.note_inline_limit(answer.limit);
         self.take_put(parent, name, answer.outcome)

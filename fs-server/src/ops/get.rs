@@ -83,18 +83,22 @@ pub async fn get_many(worker: &Rc<Worker>, context: &Context, request: GetMany) 
             Err(error) => GetOutcome::Failed { status: error.status },
         });
     }
-    let bulk = gathered(worker, &contents, bytes).await?;
+    let bulk = gathered(worker, context, &contents, bytes).await?;
     worker.node.counters.note_read(bytes);
     Ok((outcomes.to_bytes(), bulk))
 }
 
 /// The contents one after the other, in one buffer of the pool.
-async fn gathered(worker: &Rc<Worker>, contents: &[Bytes], bytes: usize) -> OpResult<Bytes> {
+async fn gathered(
+    worker: &Rc<Worker>,
+    context: &Context,
+    contents: &[Bytes],
+    bytes: usize,
+) -> OpResult<Bytes> {
     if bytes == 0 {
         return Ok(Bytes::new());
     }
-    let got = worker.env.pool.get(bytes).await;
-    let mut buffer = got.map_err(|error| OpError::because(Status::Invalid, error.to_string()))?;
+    let mut buffer = context.buffer(worker, bytes).await?;
     let mut at = 0;
     for content in contents {
         buffer[at..at + content.len()].copy_from_slice(content);

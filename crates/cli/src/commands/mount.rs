@@ -5,7 +5,7 @@ use crate::error::{CliError, Result, failed};
 use crate::launch::local;
 use crate::{mounts, out, size};
 use clap::Args;
-use fs_client::{Client, ClientConfig};
+use fs_client::{Client, ClientConfig, Transport};
 use fuse_mount::MountOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -43,6 +43,10 @@ pub struct MountArgs {
     /// Memory of the client
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = size::parse)]
     memory: u64,
+    /// How servers of this node are reached: shared memory if there is some else their socket (auto), shared memory or not at all (shm), their
+    /// socket (unix), or as from another node (tcp)
+    #[arg(long, value_name = "HOW", env = fs_client::TRANSPORT_VARIABLE, default_value = "auto")]
+    transport: Transport,
     /// Let other users use it
     #[arg(long)]
     allow_other: bool,
@@ -81,6 +85,7 @@ impl MountArgs {
             format!("--entry-timeout={}", self.entry_timeout),
             format!("--threads={}", self.threads),
             format!("--memory={}", self.memory),
+            format!("--transport={}", self.transport),
         ];
         let switches = [
             (self.allow_other, "--allow-other"),
@@ -110,6 +115,7 @@ fn serve(global: &Global, args: &MountArgs) -> Result<()> {
     let path = global.cluster_path()?;
     let mut config = ClientConfig::load(&path).map_err(failed)?;
     config.memory_bytes = args.memory as usize;
+    config.transport = args.transport;
     config.attr_ttl = Duration::from_millis(args.attr_timeout);
     config.entry_ttl = Duration::from_millis(args.entry_timeout);
     // `default_permissions` is always set: the kernel has checked what it lets through.
