@@ -100,7 +100,7 @@ fn listen(to: String, cut: Arc<AtomicBool>) -> u16 {
 
 fn pass(mut from: TcpStream, mut to: TcpStream, cut: &AtomicBool) {
     from.set_read_timeout(Some(Duration::from_millis(50))).expect("a time-out");
-    let mut bytes = [0; 64 << 10];
+    let mut bytes = vec![0; 64 << 10];
     while !cut.load(Ordering::Acquire) {
         match from.read(&mut bytes) {
             Ok(0) => break,
