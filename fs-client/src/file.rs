@@ -180,6 +180,19 @@ impl File {
         client.run(async |core| core.allocate(handle, range, keep_size).await)
     }
 
+    /// Copies `len` bytes from `from` to `start` of the file `to`, or fewer at this one's end; answers how many. The bytes go from server to
+    /// server, and holes are copied as holes; small files, which lie with their inodes, pass this client. As with writes, size and time of `to`
+    /// are published at [`File::flush`], [`File::sync`] and closing.
+    ///
+    /// # Errors
+    /// `EINVAL` if both are one file and the ranges overlap, `EFBIG` if the copy would end beyond the largest file size; as with writes, an
+    /// error may leave a part done.
+    pub fn copy_range_to(&self, from: u64, to: &File, start: u64, len: u64) -> Result<u64> {
+        let (client, handle) = self.parts();
+        let (_, target) = to.parts();
+        client.run(async |core| core.copy_range(handle, from, target, start, len).await)
+    }
+
     /// The first byte of data at or after `offset`, what was written anywhere and not published included. `None`, which is lseek(2)'s
     /// `ENXIO`: there is none, or `offset` is not within the file. A small file that lies with its inode is all data.
     pub fn seek_data(&self, offset: u64) -> Result<Option<u64>> {

@@ -49,7 +49,7 @@ mod stripe;
 mod window;
 
 pub use client::{Client, ReadDir};
-pub use config::{Bring, ClientConfig, OpenFlags, OpenOptions, Route};
+pub use config::{Bring, ClientConfig, OpenFlags, OpenOptions, Route, TRANSPORT_VARIABLE, Transport};
 pub use error::{Error, LockFailure, Result};
 pub use file::File;
 pub use locks::{LockWish, Locked};

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use fs_net::{Address, ClusterFile, Identity, NetCounters, NetEnv};
+use fs_net::{Address, ClusterFile, Identity, NetCounters, NetEnv, Sharing};
 use fs_proto::msg::inode::Space;
 use fs_proto::msg::session::Role;
 use fs_proto::{ClientId, INLINE_MAX, InodeId, ServerId};
@@ -19,7 +19,7 @@ use parking_lot::{Mutex, RwLock};
 use quick_cache::sync::Cache;
 
 use crate::cache::PathCache;
-use crate::config::ClientConfig;
+use crate::config::{ClientConfig, Transport};
 use crate::error::{Error, Result};
 use crate::housekeeper::Keeper;
 use crate::locks::LockBook;
@@ -99,7 +99,12 @@ impl Shared {
     pub fn new(config: ClientConfig) -> Result<Arc<Shared>> {
         let memory = config.memory_bytes.max(MEMORY_MIN);
         let buffer_bytes = memory / 8 * BUFFER_EIGHTHS;
-        let env = NetEnv::new(buffer_bytes);
+        let mut env = NetEnv::new(buffer_bytes);
+        env.sharing = match config.transport {
+            Transport::Auto => Sharing::Ask,
+            Transport::Shm => Sharing::Insist,
+            Transport::Unix | Transport::Tcp => Sharing::Never,
+        };
         let view = View::new(&config.cluster, config.route)?;
         Ok(Arc::new(Shared {
             counters: env.counters.clone(),
@@ -179,7 +184,8 @@ impl Shared {
     }
 
     pub fn address(&self, server: ServerId) -> Option<Address> {
-        self.view.read().address(server)
+        let view = self.view.read();
+        if self.config.transport == Transport::Tcp { view.tcp_address(server) } else { view.address(server) }
     }
 
     /// Looks again who the members are and which of them run here. Not more often than every [`REFRESH_PAUSE`].

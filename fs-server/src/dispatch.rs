@@ -3,9 +3,9 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use fs_net::Frame;
+use fs_net::{Frame, Lending};
 use fs_proto::msg::Caller;
-use fs_proto::msg::chunk::WriteChunk;
+use fs_proto::msg::chunk::{CopyChunk, WriteChunk};
 use fs_proto::msg::name::Created;
 use fs_proto::msg::small::Append;
 use fs_proto::record::RequestResult;
@@ -26,11 +26,11 @@ fn decode<T: Wire>(mut body: Reader) -> OpResult<T> {
     Ok(request)
 }
 
-/// Carries out the request in `frame`.
-pub async fn run(worker: &Rc<Worker>, frame: Frame) -> OpResult<Answer> {
+/// Carries out the request in `frame`; `lending` has buffers for the answer, if memory is shared with who asks.
+pub async fn run(worker: &Rc<Worker>, frame: Frame, lending: Lending) -> OpResult<Answer> {
     let mut body = Reader::new(frame.meta.clone());
     let caller = Caller::get(&mut body)?;
-    let context = Context { caller, header: frame.header };
+    let context = Context { caller, header: frame.header, lending };
     let header = &context.header;
     let _execution = if header.op.is_mutation() && header.client.0 != 0 {
         let execution = worker.node.begin_execution(header.client, header.sequence)?;
@@ -57,7 +57,7 @@ pub async fn run(worker: &Rc<Worker>, frame: Frame) -> OpResult<Answer> {
 async fn carry_out(worker: &Rc<Worker>, context: &Context, body: Reader, bulk: Bytes) -> OpResult<Answer> {
     match context.header.op {
         Op::WriteChunk => ops::chunk::write(worker, decode(body)?, bulk).await.map(|()| empty()),
-        Op::ReadChunk => ops::chunk::read(worker, decode(body)?).await,
+        Op::ReadChunk => ops::chunk::read(worker, context, decode(body)?).await,
         Op::Put => without_data(ops::put::put(worker, context, decode(body)?, &bulk).await?),
         Op::PutMany => without_data(ops::put::put_many(worker, context, decode(body)?, &bulk).await?),
         Op::Get => ops::get::get(worker, context, decode(body)?).await,
@@ -116,6 +116,7 @@ async fn run_plain(worker: &Rc<Worker>, context: &Context, body: Reader) -> OpRe
         DropChunks => ops::chunk::remove,
         SyncChunks => ops::chunk::sync,
         PunchChunk => ops::chunk::punch,
+        CopyChunk => ops::copy::copy,
         ChunkRanges => ops::chunk::ranges,
         ChunkMap => ops::chunk_map::chunk_map,
         PunchInline => ops::inline::punch,
@@ -179,12 +180,16 @@ async fn remembered_reply(worker: &Rc<Worker>, done: &RequestResult, body: Reade
 
 /// Notes how far a client's write reaches when it enters the cluster here, wherever its chunk lives.
 pub fn note_write(worker: &Rc<Worker>, frame: &Frame) {
-    if frame.header.op != Op::WriteChunk {
+    let header = &frame.header;
+    if !matches!(header.op, Op::WriteChunk | Op::CopyChunk) {
         return;
     }
     let mut body = Reader::new(frame.meta.clone());
-    let write = Caller::get(&mut body).and_then(|_| WriteChunk::get(&mut body));
-    if let Ok(write) = write {
-        worker.node.sizes.note(write.ino, frame.header.client, write.since, write.file_end);
+    let reach = Caller::get(&mut body).and_then(|_| match header.op {
+        Op::CopyChunk => CopyChunk::get(&mut body).map(|copy| (copy.ino, copy.since, copy.file_end)),
+        _ => WriteChunk::get(&mut body).map(|write| (write.ino, write.since, write.file_end)),
+    });
+    if let Ok((ino, since, file_end)) = reach {
+        worker.node.sizes.note(ino, header.client, since, file_end);
     }
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use fs_net::{BufferPool, ClusterFile, NetCounters};
+use fs_net::{BufferPool, ClusterFile, NetCounters, ShareStats, Sharing};
 use fs_proto::{ClientId, Partition, PartitionMap, ServerId, Status, TimeNs};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -53,6 +53,8 @@ pub struct Node {
     pub net: Arc<NetCounters>,
     /// Buffers of requests and replies.
     pub pool: BufferPool,
+    /// Memory shared with clients of this node.
+    pub sharing: Sharing,
     /// The cluster's epoch.
     pub epoch: Arc<AtomicU64>,
     /// When it started.
@@ -79,9 +81,19 @@ pub struct NodeParts {
     pub flusher: Flusher,
     /// Buffers of requests and replies.
     pub pool: BufferPool,
+    /// Memory shared with clients of this node.
+    pub sharing: Sharing,
 }
 
 impl Node {
+    /// Figures of the memory shared with clients of this node.
+    pub fn share_stats(&self) -> ShareStats {
+        match &self.sharing {
+            Sharing::Grant(budget) => budget.stats(),
+            Sharing::Never | Sharing::Ask | Sharing::Insist => ShareStats::default(),
+        }
+    }
+
     /// A node that does not know its cluster yet.
     pub fn new(parts: NodeParts) -> Self {
         let lease = Duration::from_millis(u64::from(parts.config.lock_lease_ms));
@@ -98,6 +110,7 @@ impl Node {
             counters: OpCounters::default(),
             net: Arc::default(),
             pool: parts.pool,
+            sharing: parts.sharing,
             epoch: Arc::new(AtomicU64::new(0)),
             started: Instant::now(),
             group_sync: GroupSync::default(),

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use fs_net::{Acceptor, Handler, Identity, NetEnv, Peers, ServerIdentity, Socket, serve_connection};
+use fs_net::{
+    Acceptor, Handler, Identity, NetEnv, Peers, SPIN_DEFAULT, ServerIdentity, Socket, serve_connection,
+};
 use fs_proto::msg::session::Role;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -80,7 +82,12 @@ fn on_local_runtime<R, F: Future<Output = R>>(
 }
 
 fn new_worker(node: &Arc<Node>) -> Rc<Worker> {
-    let env = Rc::new(NetEnv { pool: node.pool.clone(), counters: Arc::clone(&node.net) });
+    let env = Rc::new(NetEnv {
+        pool: node.pool.clone(),
+        counters: Arc::clone(&node.net),
+        sharing: node.sharing.clone(),
+        spin: SPIN_DEFAULT,
+    });
     let who = Identity {
         role: Role::Server { id: node.id() },
         job: node.config.job.clone(),

@@ -30,16 +30,19 @@
 //!   (`nodev`).
 //! - flock(2) and fcntl(2) locks are those of the whole cluster. Who gets a lock sees what those before wrote under it: what was written is
 //!   published before a lock is given back, and the kernel's copy of a file that has changed is dropped before a lock is answered.
+//! - Access control lists are the kernel's to check and the servers' to keep: the kernel asks for them as it asks for attributes, and an inode
+//!   that has none is known by its attributes.
+//! - Copies by copy_file_range(2) are made by the servers; the kernel drops its pages of the range.
 //! - Holes can be made (fallocate(2)) and found (lseek(2)); what was written through a memory map and not synced is not data to a seek.
 //!   Allocation is shown as the size.
 //!
 //! # Invariants
 //! - An inode's number in FUSE is its number in Hayate; numbers are never used again, so the generation is always 0.
 //! - A panic in an operation answers `EIO` and does not end the mount (`failure::tests::a_panic_becomes_eio`).
-//! - Memory is bounded: two tables of recent inodes, and what the applications hold open.
+//! - Memory is bounded: four tables of recent inodes, and what the applications hold open.
 //!
-//! Deliberately absent: a write-back cache (another node would not see what write(2) returned for), negative entries (another
-//! node's new file must be found at once), POSIX ACLs (answered with `EOPNOTSUPP`).
+//! Deliberately absent: a write-back cache unless asked for (another node would not see what write(2) returned for), negative entries (another
+//! node's new file must be found at once); files without a name (`O_TMPFILE`), which fuser does not know (`EOPNOTSUPP`).
 
 mod adapter;
 mod capabilities;

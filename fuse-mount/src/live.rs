@@ -78,6 +78,9 @@ fn check_options(client: &Client, options: &MountOptions) -> Result<(), MountErr
     if options.threads == 0 {
         return refuse("at least one thread is needed");
     }
+    if options.writeback && options.past_the_page_cache() {
+        return refuse("writeback needs the page cache, which an attr_timeout of 0 and direct_io bypass");
+    }
     if options.fs_name.is_empty() || options.fs_name.contains([',', '\\', '\0', '\n']) {
         return refuse("the file system's name must not be empty, nor hold commas, backslashes or line ends");
     }

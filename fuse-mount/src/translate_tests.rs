@@ -21,9 +21,19 @@ fn attr(kind: FileKind, mode: u32, size: u64) -> Attr {
         layout: Layout { placement: Placement::Striped, chunk_log2: 20 },
         wide: false,
         inline: false,
+        acl: false,
+        capable: false,
         version: 7,
         parent: InodeId::ROOT,
     }
+}
+
+#[test]
+fn groups_of_a_process_are_read() {
+    let own = std::fs::read_to_string("/proc/self/status").unwrap();
+    assert!(own.contains("Groups:"));
+    assert_eq!(supplementary_groups("Name:\tx\nGroups:\t4 24 1000 \nUid:\t1\n"), [4, 24, 1000]);
+    assert_eq!(supplementary_groups("Groups:\t \n"), [0u32; 0]);
 }
 
 #[test]
@@ -92,6 +102,12 @@ fn times_out_of_range_are_cut() {
     assert_eq!(time_from_fuser(as_fuser_gives_it(i64::MIN / 2, 0)), TimeNs::MIN);
     // The extremes can be shown, too.
     assert!(system_time(TimeNs::MIN) < system_time(TimeNs::MAX));
+}
+
+#[test]
+fn what_the_kernel_holds_back_is_served_by_reading_handles_that_do_not_append() {
+    assert_eq!(held_back(libc::O_RDONLY | libc::O_CLOEXEC), libc::O_RDONLY | libc::O_CLOEXEC);
+    assert_eq!(held_back(libc::O_WRONLY | libc::O_APPEND | libc::O_TRUNC), libc::O_RDWR | libc::O_TRUNC);
 }
 
 #[test]

@@ -11,6 +11,8 @@ wire_enum! {
         Prove = 2,
         /// Nothing; answers that the server lives.
         Ping = 3,
+        /// First request of a client on the server's node: share memory with me.
+        Share = 4,
         /// Name to inode.
         Lookup = 10,
         /// Make a file, symbolic link, pipe, socket or device node.
@@ -125,6 +127,8 @@ wire_enum! {
         Shutdown = 72,
         /// Verify a part of what the server holds.
         Scrub = 73,
+        /// Copy a piece of a chunk that the server holds into a chunk of another file, or of the same.
+        CopyChunk = 74,
         /// Lock bytes of a file.
         LockSet = 80,
         /// Unlock bytes of a file.
@@ -177,6 +181,11 @@ impl Op {
                 | Op::PutMany
                 | Op::Append
         )
+    }
+
+    /// Whether the bulk part of a request is one piece of data that nothing looks into, but for its checksum.
+    pub fn has_plain_data(self) -> bool {
+        matches!(self, Op::WriteChunk)
     }
 
     /// The name that logs and metrics show.

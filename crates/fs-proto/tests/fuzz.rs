@@ -76,7 +76,7 @@ fn operations() -> Vec<(Op, [Kind; 2])> {
         WriteChunk ReadChunk TruncateChunks DropChunks SyncChunks PunchChunk ChunkRanges ChunkMap
         Prepare Decide Outcome TreeLock GetShard
         FlushChunks TierPath TierState FlushStatus FlushNow FlushNote TierPlace TierForget
-        ServerStatus Shutdown Scrub
+        ServerStatus Shutdown Scrub CopyChunk
     }
 }
 

@@ -74,6 +74,8 @@ fn attr() -> Attr {
         layout: Layout::default(),
         wide: false,
         inline: false,
+        acl: false,
+        capable: false,
         version: 5,
         parent: DIR,
     }
@@ -194,6 +196,10 @@ fn messages_never_change() {
         .is(ChunkMap { ino: FILE, from: ChunkIndex(9), limit: 16 }, "0700000000003412090000000000000010000000")
         .is(ChunkMapPage { chunks: vec![(ChunkIndex(9), vec![(1, 2)])], end: true }, "01000000090000000000000001000000010000000200000001")
         .is(PunchInline { ino: FILE, offset: 1, len: 2, mtime: -1 }, "070000000000341201000000000000000200000000000000ffffffffffffffff")
+        .is(
+            CopyChunk { from: FILE, from_chunk: ChunkIndex(9), from_offset: 1, len: 2, ino: DIR, chunk: ChunkIndex(8), offset: 3, file_end: 9 << 20, since: 5 },
+            "070000000000341209000000000000000100000002000000020000000000cdab08000000000000000300000000009000000000000500000000000000",
+        )
         .is("é".to_string(), "02000000c3a9")
         .is(WriteChunk { ino: FILE, chunk: ChunkIndex(9), offset: 4096, file_end: 9 << 20, since: 5, crc: 0xdead_beef }, "070000000000341209000000000000000010000000009000000000000500000000000000efbeadde")
         .is(ReadChunk { ino: FILE, chunk: ChunkIndex(9), offset: 1, len: 2 }, "070000000000341209000000000000000100000002000000")
@@ -201,6 +207,8 @@ fn messages_never_change() {
         .is(attr(), "070000000000341201a4010000e803000064000000010000000000000001000000010000000100000000000000feffffffffffffff030000000000000004000000000000000114000500000000000000020000000000cdab")
         .is(Attr { inline: true, ..attr() }, "070000000000341201a4010000e803000064000000010000000000000001000000010000000100000000000000feffffffffffffff030000000000000004000000000000000114020500000000000000020000000000cdab")
         .is(Attr { inline: true, wide: true, ..attr() }, "070000000000341201a4010000e803000064000000010000000000000001000000010000000100000000000000feffffffffffffff030000000000000004000000000000000114030500000000000000020000000000cdab")
+        .is(Attr { acl: true, ..attr() }, "070000000000341201a4010000e803000064000000010000000000000001000000010000000100000000000000feffffffffffffff030000000000000004000000000000000114040500000000000000020000000000cdab")
+        .is(Attr { capable: true, ..attr() }, "070000000000341201a4010000e803000064000000010000000000000001000000010000000100000000000000feffffffffffffff030000000000000004000000000000000114080500000000000000020000000000cdab")
         .is(Setattr { mode: Some(0o600), size: Some(0), mtime: Some(SetTime::Now {}), atime: Some(SetTime::At { ns: -1 }), layout: Some(Layout::default()), ..Setattr::nothing(FILE) }, "0700000000003412018001000000000100000000000000000102ffffffffffffffff010101011400")
         .is(vec![None, Some(FILE)], "0200000000010700000000003412")
         .is(Open { ino: FILE, mode: OpenMode::Write { via: Some(ServerId(3)) } }, "070000000000341202010300")
@@ -377,6 +385,7 @@ const OPERATIONS: &[(u16, &str)] = &[
     (1, "Hello"),
     (2, "Prove"),
     (3, "Ping"),
+    (4, "Share"),
     (10, "Lookup"),
     (11, "Create"),
     (12, "Mkdir"),
@@ -434,6 +443,7 @@ const OPERATIONS: &[(u16, &str)] = &[
     (71, "Statfs"),
     (72, "Shutdown"),
     (73, "Scrub"),
+    (74, "CopyChunk"),
     (80, "LockSet"),
     (81, "LockClear"),
     (82, "LockTest"),

@@ -9,7 +9,7 @@
 //! - Reading beyond the size as known here asks the home, so what others wrote is seen.
 
 use bytes::{Bytes, BytesMut};
-use fs_net::NetCounters;
+use fs_net::{NetCounters, PoolBuffer};
 use fs_proto::checksum::crc;
 use fs_proto::msg::chunk::{ReadChunk, WriteChunk};
 use fs_proto::msg::small::Append;
@@ -60,23 +60,33 @@ impl Core {
         let inode = &handle.inode;
         let file_end = offset + piece.range().end as u64;
         let target = Target::Partition(chunk_partition(inode.ino, piece.chunk));
+        let writing = inode.begin_write();
         let request = WriteChunk {
             ino: inode.ino,
             chunk: piece.chunk,
             offset: piece.offset,
             file_end,
-            since: inode.pending().since,
+            since: writing.since,
             crc: crc(data),
         };
-        let bulk = self.copied(data).await?;
+        let bulk = self.copied(target, data).await?;
         let answer = self.exchange(&handle.who, target, &request, bulk, self.patience()).await?;
         inode.wrote(file_end, answer.server, now());
+        drop(writing);
         Ok(())
     }
 
-    /// A copy to send, because the connection may still hold the bytes when a time-out has let the caller go.
-    pub(super) async fn copied(&self, data: &[u8]) -> Result<Bytes> {
-        let mut buffer = self.shared.env.pool.get(data.len()).await.map_err(too_large)?;
+    /// A buffer for what is sent to `target`: in memory shared with the server that the request goes to first, if there is some.
+    pub(super) async fn send_buffer(&self, target: Target, len: usize) -> Result<PoolBuffer> {
+        match self.shared_buffer(target, len) {
+            Some(buffer) => Ok(buffer),
+            None => self.shared.env.pool.get(len).await.map_err(too_large),
+        }
+    }
+
+    /// A copy to send to `target`, because the connection may still hold the bytes when a time-out has let the caller go.
+    pub(super) async fn copied(&self, target: Target, data: &[u8]) -> Result<Bytes> {
+        let mut buffer = self.send_buffer(target, data.len()).await?;
         buffer.copy_from_slice(data);
         NetCounters::add(&self.shared.counters.copied_bytes, data.len() as u64);
         Ok(buffer.freeze())

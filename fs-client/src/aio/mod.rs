@@ -6,12 +6,14 @@
 
 mod admin;
 mod call;
+mod copy;
 mod data;
 mod dirs;
 mod holes;
 mod inline;
 mod inodes;
 mod locks;
+mod looking;
 mod many;
 mod names;
 mod opens;

@@ -86,6 +86,8 @@ impl World {
             btime: 0,
             layout: Layout { placement: Placement::Striped, chunk_log2: self.chunk_log2 },
             wide: false,
+            acl: false,
+            capable: false,
             inline: kind == FileKind::File && self.inline_limit > 0,
             version: 1,
             parent,

@@ -1,11 +1,11 @@
 //! The chunk store beside plain files: what do records, checksums and the index cost?
 //!
 //! Store and file take turns (A B A B ...) in one process, so that both see the same machine; figures are medians of the rounds, with
-//! the ratio of the rates and the CPU time of either. Four comparisons:
+//! the ratio of the rates and the CPU time of either. Three comparisons:
 //!
 //! | | store | beside it |
 //! |---|---|---|
-//! | `buffered` | `--io buffered`, one thread | `pwrite`, `pread` of a file in the page cache |
+//! | `buffered` | `--io buffered`, one thread, 8 writes at once as a server's worker has them | `pwrite`, `pread` of a file in the page cache |
 //! | `buffered, cold` | the same, synced, the page cache dropped before reads | the same |
 //! | `direct` | `--io direct`, 8 requests under way | a file opened with `O_DIRECT`, 8 requests under way by io_uring |
 //!

@@ -4,7 +4,6 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use fs_proto::checksum::crc;
 use fs_proto::msg::chunk::{
     ChunkRanges, ChunkRead, DropChunks, PunchChunk, ReadChunk, SyncChunks, TruncateChunks, WriteChunk,
 };
@@ -13,12 +12,14 @@ use fs_proto::{BULK_MAX, Status, Wire};
 use super::chunk_map;
 use crate::dispatch::Answer;
 use crate::error::{OpError, OpResult};
-use crate::store::{ChunkKey, ChunkStore};
+use crate::store::{BlockSums, ChunkData, ChunkKey, ChunkStore, ChunkWrite};
 use crate::worker::{Context, Worker};
 
 /// Writes a piece of a chunk, after checking that it arrived as it was sent.
 pub async fn write(worker: &Rc<Worker>, request: WriteChunk, bulk: Bytes) -> OpResult<()> {
-    if crc(&bulk) != request.crc {
+    // One pass over the data: the record's sums make the message's.
+    let sums = BlockSums::of(request.offset, &bulk);
+    if sums.crc() != request.crc {
         return Err(OpError::new(
             Status::Corrupt,
             "the data changed on its way to the server; send it again",
@@ -30,28 +31,22 @@ pub async fn write(worker: &Rc<Worker>, request: WriteChunk, bulk: Bytes) -> OpR
     }
     let key = ChunkKey { ino: request.ino, chunk: request.chunk };
     let len = bulk.len();
-    worker.node.store.write_bytes(key, request.offset, bulk).await?;
+    worker.node.store.write_bytes(ChunkWrite { key, offset: request.offset, data: bulk, sums }).await?;
     worker.node.counters.note_written(len);
     Ok(())
 }
 
 /// Reads a piece of a chunk.
-pub async fn read(worker: &Rc<Worker>, request: ReadChunk) -> OpResult<Answer> {
+pub async fn read(worker: &Rc<Worker>, context: &Context, request: ReadChunk) -> OpResult<Answer> {
     if request.len > BULK_MAX {
         return Err(OpError::new(Status::Invalid, "a read moves at most 16 MiB"));
     }
     let len = request.len as usize;
-    let pool = &worker.env.pool;
-    let buffer = match pool.try_get(len) {
-        Some(buffer) => buffer,
-        None => pool.get(len).await.map_err(|error| OpError::because(Status::Invalid, error.to_string()))?,
-    };
+    let buffer = context.buffer(worker, len).await?;
     let key = ChunkKey { ino: request.ino, chunk: request.chunk };
-    let (mut buffer, filled) = worker.node.store.read_buffer(key, request.offset, len, buffer).await?;
-    buffer.truncate(filled);
-    let data = buffer.freeze();
-    worker.node.counters.note_read(filled);
-    Ok((ChunkRead { crc: crc(&data) }.to_bytes(), data))
+    let ChunkData { data, crc } = worker.node.store.read_buffer(key, request.offset, len, buffer).await?;
+    worker.node.counters.note_read(data.len());
+    Ok((ChunkRead { crc }.to_bytes(), data))
 }
 
 /// Cuts a file's chunks here.

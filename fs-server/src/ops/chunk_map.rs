@@ -26,11 +26,11 @@ type Ranges = Vec<(u32, u32)>;
 #[allow(clippy::unused_async)] // One signature for all operations.
 pub async fn chunk_map(worker: &Rc<Worker>, _: &Context, request: ChunkMap) -> OpResult<ChunkMapPage> {
     let node = &worker.node;
-    let here = node.store.chunks(request.ino)?;
-    let first = here.partition_point(|(chunk, _)| *chunk < request.from);
     let limit = (request.limit as usize).clamp(1, CHUNKS_MAX);
+    // One more than is told says whether there are more.
+    let here = node.store.chunks_from(request.ino, request.from, limit + 1)?;
     let (mut chunks, mut told) = (Vec::new(), 0);
-    for &(chunk, _) in here[first..].iter().take(limit) {
+    for &(chunk, _) in here.iter().take(limit) {
         if told >= RANGES_MAX {
             break;
         }
@@ -38,7 +38,7 @@ pub async fn chunk_map(worker: &Rc<Worker>, _: &Context, request: ChunkMap) -> O
         told += ranges.len();
         chunks.push((chunk, ranges));
     }
-    let end = first + chunks.len() == here.len();
+    let end = chunks.len() == here.len();
     Ok(ChunkMapPage { chunks, end })
 }
 

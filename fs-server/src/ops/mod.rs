@@ -6,6 +6,7 @@ pub mod admin;
 pub mod append;
 pub mod chunk;
 pub mod chunk_map;
+pub mod copy;
 pub mod create;
 pub mod get;
 pub mod getattr;

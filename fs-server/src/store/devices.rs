@@ -11,9 +11,8 @@
 use super::disk::buffered;
 use super::engine::LogStore;
 use super::scrub::ScrubPage;
-use super::{ChunkKey, ChunkStore, StoreError, StoreOptions, StoreStats};
+use super::{ChunkData, ChunkKey, ChunkStore, ChunkWrite, StoreError, StoreOptions, StoreStats};
 use crate::kv::{Batch, Kv, KvError};
-use bytes::Bytes;
 use fs_net::PoolBuffer;
 use fs_proto::ids::{ChunkIndex, InodeId};
 use std::ops::Range;
@@ -147,8 +146,8 @@ impl Devices {
     }
 
     /// As [`LogStore::write_bytes`].
-    pub async fn write_bytes(&self, key: ChunkKey, offset: u32, data: Bytes) -> Result<(), StoreError> {
-        self.of(key).write_bytes(key, offset, data).await
+    pub async fn write_bytes(&self, write: ChunkWrite) -> Result<(), StoreError> {
+        self.of(write.key).write_bytes(write).await
     }
 
     /// As [`LogStore::read_buffer`].
@@ -158,7 +157,7 @@ impl Devices {
         offset: u32,
         len: usize,
         buffer: PoolBuffer,
-    ) -> Result<(PoolBuffer, usize), StoreError> {
+    ) -> Result<ChunkData, StoreError> {
         self.of(key).read_buffer(key, offset, len, buffer).await
     }
 
@@ -210,12 +209,18 @@ impl ChunkStore for Devices {
         self.on_all(|store| store.remove(inos))
     }
 
-    fn chunks(&self, ino: InodeId) -> Result<Vec<(ChunkIndex, u32)>, StoreError> {
+    fn chunks_from(
+        &self,
+        ino: InodeId,
+        from: ChunkIndex,
+        limit: usize,
+    ) -> Result<Vec<(ChunkIndex, u32)>, StoreError> {
         let mut all = Vec::new();
         for store in &self.stores {
-            all.extend(store.chunks(ino)?);
+            all.extend(store.chunks_from(ino, from, limit)?);
         }
         all.sort_unstable();
+        all.truncate(limit);
         Ok(all)
     }
 

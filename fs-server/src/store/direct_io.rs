@@ -1,185 +1,282 @@
-//! Requests of the workers on a store in direct mode: as `engine`, but nothing blocks the thread on the device.
+//! Requests of the workers: as `engine`, but small writes are gathered, data is in buffers of the pool, and in direct mode
+//! nothing blocks the thread on the device.
 //!
 //! # Invariants
 //! - A write goes on to its end when nobody waits for it any more: its place in the log counts as under way until the
 //!   device is done with it (`tests/store`, `an_abandoned_write_is_whole_or_absent`).
-//! - As everywhere, nothing that did not match its CRC is returned.
+//! - As everywhere, nothing that did not match its CRC is returned (`tests/store`, `damage_is_told_in_direct_mode`).
+//! - The CRC that comes with data is of exactly that data (`tests/store`, `sums_are_those_of_what_was_read`).
 
 use super::crc_cache;
-use super::disk::direct::{ALIGN, Aligned, DirectFile, blocks, is_aligned};
+use super::disk::direct::{ALIGN, Aligned, DirectFile, blocks};
 use super::disk::ring::{self, Part};
-use super::engine::{Core, LogStore, read_range};
+use super::engine::{self, Core, LogStore, Made, read_range};
 use super::extent::Extent;
-use super::format::{self, HEADER_BYTES, Position};
-use super::log::Ticket;
-use super::reader::{Fault, Source};
-use super::{ChunkKey, ChunkStore, StoreError};
+use super::format::{BlockSpan, HEADER_BYTES, Position};
+use super::gather;
+use super::group::{self, ChunkWrite};
+use super::reader::{self, Fault, Source};
+use super::{ChunkKey, StoreError};
 use bytes::Bytes;
 use fs_net::PoolBuffer;
-use fs_proto::checksum::BLOCK_BYTES;
 use futures_util::future::join;
+use futures_util::stream::{self, StreamExt};
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// A record's begin and the wanted data are read with one request if they are within so many bytes.
 const TOGETHER_BYTES: u64 = 128 << 10;
+/// Parts of one read that are read at once.
+const PARTS: usize = 8;
+
+/// What a read gives.
+#[derive(Debug, Clone, Default)]
+pub struct ChunkData {
+    /// The content.
+    pub data: Bytes,
+    /// Its CRC.
+    pub crc: u32,
+}
 
 impl LogStore {
-    /// As [`ChunkStore::write`], without blocking the thread in direct mode. Needs a `LocalSet` there.
-    pub async fn write_bytes(&self, key: ChunkKey, offset: u32, data: Bytes) -> Result<(), StoreError> {
-        if !self.core().is_direct || data.is_empty() {
-            return self.write(key, offset, &data);
+    /// As [`ChunkStore::write`](super::ChunkStore::write), of data whose sums are known; without blocking the thread in
+    /// direct mode. Small writes that come at the same time are written together. Needs a `LocalSet`.
+    pub async fn write_bytes(&self, write: ChunkWrite) -> Result<(), StoreError> {
+        engine::check_range(write.offset, write.data.len())?;
+        if write.data.is_empty() {
+            return self.core().log.check();
         }
-        super::engine::check_range(offset, data.len())?;
         let core = self.shared_core();
+        if write.data.len() < gather::GATHERED_BELOW {
+            return gather::write(&core, write).await;
+        }
+        if !core.is_direct {
+            return core.write(write.key, write.offset, &write.data, &write.sums);
+        }
         // A task of its own, which nobody's impatience ends.
-        let writing = tokio::task::spawn_local(async move { write(&core, key, offset, data).await });
-        writing.await.unwrap_or_else(|gone| Err(StoreError::Io(io::Error::other(gone))))
+        let writing = tokio::task::spawn_local(async move { group::write(&core, &[write]).await });
+        let mut outcomes = writing.await.map_err(|gone| StoreError::Io(io::Error::other(gone)))?;
+        outcomes.pop().unwrap_or(Ok(()))
     }
 
-    /// As [`ChunkStore::read`] into the first `len` bytes of a buffer, which comes back with the number of bytes
-    /// read; without blocking the thread in direct mode. Needs a `LocalSet` there.
+    /// Writes pieces in groups, by calls that block. Returns how each ended.
+    pub fn write_many(&self, writes: &[ChunkWrite]) -> Vec<Result<(), StoreError>> {
+        let mut outcomes = Vec::with_capacity(writes.len());
+        while outcomes.len() < writes.len() {
+            let rest = &writes[outcomes.len()..];
+            outcomes.extend(group::write_now(self.core(), &rest[..rest.len().min(group::GROUP_RECORDS)]));
+        }
+        outcomes
+    }
+
+    /// Up to `len` bytes at `offset` of a chunk, fewer if it ends before, in a buffer of at least that length; without
+    /// blocking the thread in direct mode. Needs a `LocalSet` there.
     pub async fn read_buffer(
         &self,
         key: ChunkKey,
         offset: u32,
         len: usize,
         mut buffer: PoolBuffer,
-    ) -> Result<(PoolBuffer, usize), StoreError> {
+    ) -> Result<ChunkData, StoreError> {
         let core = self.core();
         if !core.is_direct {
-            let got = self.read(key, offset, &mut buffer[..len])?;
-            return Ok((buffer, got));
+            let (got, crc) = core.read(key, offset, &mut buffer[..len])?;
+            return Ok(ChunkData { data: first(buffer, got), crc });
         }
-        let Some((range, pieces)) = read_range(core, key, offset, len)? else { return Ok((buffer, 0)) };
+        let Some((range, pieces)) = read_range(core, key, offset, len)? else {
+            return Ok(ChunkData::default());
+        };
         if let [(extent, file)] = &pieces[..]
-            && extent.start == range.start
-            && extent.end == range.end
+            && (extent.start, extent.end) == (range.start, range.end)
             && let Some(file) = Arc::clone(file).direct()
         {
-            let buffer = read_one(core, key, file, extent, buffer).await?;
-            return Ok((buffer, (range.end - range.start) as usize));
-        }
-        let mut cursor = range.start;
-        for (extent, file) in pieces {
-            buffer[(cursor - offset) as usize..(extent.start - offset) as usize].fill(0);
-            let out = (extent.start - offset) as usize..(extent.end - offset) as usize;
-            match Arc::clone(&file).direct() {
-                Some(file) => read_into(core, key, file, &extent, &mut buffer[out]).await?,
-                None => core.read_extent(key, &*file, &extent, &mut buffer[out])?,
+            let plan = Plan::of(core, extent);
+            if plan.blocks().1 <= buffer.whole().len() {
+                let part = Part::Pool(buffer, plan.blocks().1);
+                let (part, found, crc) = read_verified(core, key, &file, plan, part).await?;
+                return Ok(ChunkData { data: part_of(part, found), crc });
             }
-            cursor = extent.end;
         }
-        buffer[(cursor - offset) as usize..(range.end - offset) as usize].fill(0);
-        Ok((buffer, (range.end - offset) as usize))
+        let crc = read_parts(core, key, offset, &pieces, &mut buffer[..range.len()]).await?;
+        Ok(ChunkData { data: first(buffer, range.len()), crc })
     }
 }
 
-async fn write(core: &Core, key: ChunkKey, offset: u32, data: Bytes) -> Result<(), StoreError> {
-    let table = format::block_table(offset, &data);
-    let ticket = core.reserve_data(&super::engine::data_request(key, offset, data.len(), &table))?;
-    match ticket.direct_file() {
-        Some(file) => write_record(&ticket, file, &table, data).await?,
-        None => ticket.write(&table, &data)?,
+fn first(mut buffer: PoolBuffer, len: usize) -> Bytes {
+    buffer.truncate(len);
+    buffer.freeze()
+}
+
+/// The bytes of a part, which goes back to the pool when they are dropped if it is of one.
+fn part_of(part: Part, range: Range<usize>) -> Bytes {
+    match part {
+        Part::Pool(buffer, _) => Bytes::from_owner(Whole(buffer)).slice(range),
+        Part::Own(memory) => Bytes::copy_from_slice(&memory[range]),
+        Part::Shared(bytes) => bytes.slice(range),
     }
-    core.enter(key, ticket)
 }
 
-/// Writes a record. Its data goes to the device from where it is, if that is aligned, else through a copy.
-async fn write_record(
-    ticket: &Ticket<'_>,
-    file: Arc<DirectFile>,
-    table: &[u8],
-    data: Bytes,
-) -> Result<(), StoreError> {
-    let shape = ticket.header.shape();
-    let front_bytes = shape.data_at() as usize;
-    let record_bytes = (shape.total_bytes() as usize).next_multiple_of(BLOCK_BYTES);
-    let whole = data.len() / BLOCK_BYTES * BLOCK_BYTES;
-    let parts = if front_bytes.is_multiple_of(BLOCK_BYTES) && is_aligned(&data) && whole > 0 {
-        let (mut front, rest) = (Aligned::new(front_bytes), &data[whole..]);
-        let mut back = Aligned::new(record_bytes - front_bytes - whole);
-        back[..rest.len()].copy_from_slice(rest);
-        ticket.frame_into(table, &mut front, &mut back[rest.len()..]);
-        vec![Part::Own(front), Part::Shared(data.slice(..whole)), Part::Own(back)]
-    } else {
-        let mut all = Aligned::new(record_bytes);
-        let (front, others) = all.split_at_mut(front_bytes);
-        let (middle, back) = others.split_at_mut(data.len());
-        middle.copy_from_slice(&data);
-        ticket.frame_into(table, front, back);
-        vec![Part::Own(all)]
-    };
-    let written = ring::write(file, parts, ticket.header.at.byte()).await;
-    written.map_err(|error| ticket.failed(error))
+/// All memory of a buffer: what is wanted may lie behind the length that was asked of the pool.
+struct Whole(PoolBuffer);
+
+impl AsRef<[u8]> for Whole {
+    fn as_ref(&self) -> &[u8] {
+        self.0.whole()
+    }
 }
 
-/// Reads an extent's part into a buffer from its begin: in place if its blocks lie as the device wants them.
-async fn read_one(
+/// Reads extents into `out`, which begins at `offset` of the chunk, several at once. Returns the CRC of all.
+async fn read_parts(
     core: &Core,
     key: ChunkKey,
-    file: Arc<DirectFile>,
-    extent: &Extent,
-    mut buffer: PoolBuffer,
-) -> Result<PoolBuffer, StoreError> {
-    let len = (extent.end - extent.start) as usize;
-    let shape = extent.place.shape;
-    let at = shape.byte_of(extent.start);
-    let covers_blocks = extent.start.is_multiple_of(BLOCK_BYTES as u32)
-        && (len.is_multiple_of(BLOCK_BYTES) || extent.end == shape.offset + shape.data_bytes);
-    let (_, bytes) = blocks(at, len);
-    let is_in_place = at.is_multiple_of(ALIGN)
-        && covers_blocks
-        && bytes <= buffer.whole_mut().len()
-        && is_aligned(buffer.whole_mut());
-    if !is_in_place {
-        read_into(core, key, file, extent, &mut buffer[..len]).await?;
-        return Ok(buffer);
-    }
-    let reading = ring::read(Arc::clone(&file), Part::Pool(buffer, bytes), at);
-    let (table, (got, part)) = join(table_of(core, key, &file, extent), reading).await;
-    let (table, got) = (table?, got?);
-    let Some(Part::Pool(mut buffer, _)) = part else { return Err(lost()) };
-    let source = core.source(&*file, extent);
-    if got < len || !source.verify(&table, extent.start, &buffer[..len]) {
-        buffer[..len].fill(0);
-        return Err(core.corrupt(key, extent));
-    }
-    Ok(buffer)
-}
-
-/// Reads an extent's part into `out` through aligned memory.
-async fn read_into(
-    core: &Core,
-    key: ChunkKey,
-    file: Arc<DirectFile>,
-    extent: &Extent,
+    offset: u32,
+    pieces: &engine::Pieces,
     out: &mut [u8],
-) -> Result<(), StoreError> {
-    let (shape, position) = (extent.place.shape, extent.place.position());
-    let span = format::BlockSpan::covering(shape, extent.start, out.len());
-    let want = span.head + out.len() + span.tail;
-    let at = shape.byte_of(span.start);
-    let source = core.source(&*file, extent);
-    let cached = core.cache.get(&position);
-    // With the record's begin, which has the CRCs, in one request, if it is not far.
-    let begin = position.byte();
-    let takes_all = cached.is_none() && at + want as u64 - begin <= TOGETHER_BYTES;
-    let from = if takes_all { begin } else { at };
-    let (memory, got) = read_blocks(&file, from, (at - from) as usize + want).await?;
-    let memory = &memory[((from % ALIGN) as usize).min(got)..got];
-    let front = memory.get(..source.front_bytes()).filter(|_| takes_all);
-    let table = match (cached, front.and_then(|front| source.table_in(front))) {
-        (Some(table), _) => table,
-        (None, Some(table)) => core.cache_table(position, table),
-        (None, None) => table_of(core, key, &file, extent).await?,
+) -> Result<u32, StoreError> {
+    let reads = pieces.iter().map(|(extent, file)| async move {
+        match Arc::clone(file).direct() {
+            Some(file) => {
+                let plan = Plan::of(core, extent);
+                let part = Part::Own(Aligned::new(plan.blocks().1));
+                read_verified(core, key, &file, plan, part).await
+            }
+            None => read_blocking(core, key, &**file, extent),
+        }
+    });
+    let mut reads = stream::iter(reads).buffered(PARTS);
+    let end = out.len();
+    let mut made = Made::new(out);
+    for (extent, _) in pieces {
+        let Some(read) = reads.next().await else { return Err(lost()) };
+        let (part, found, sum) = read?;
+        made.skip_to((extent.start - offset) as usize);
+        made.fill(found.len(), |to| {
+            to.copy_from_slice(&part.bytes()[found.clone()]);
+            Ok::<_, StoreError>(sum)
+        })?;
+    }
+    made.skip_to(end);
+    Ok(made.sum)
+}
+
+fn read_blocking(
+    core: &Core,
+    key: ChunkKey,
+    file: &dyn super::disk::SegmentFile,
+    extent: &Extent,
+) -> Result<Verified, StoreError> {
+    let len = (extent.end - extent.start) as usize;
+    let mut memory = Aligned::new(len);
+    let sum = core.read_extent(key, file, extent, &mut memory[..len])?;
+    Ok((Part::Own(memory), 0..len, sum))
+}
+
+/// Carries out a plan with memory for its blocks. Returns the memory, where in it the wanted bytes are, and their CRC.
+async fn read_verified(
+    core: &Core,
+    key: ChunkKey,
+    file: &Arc<DirectFile>,
+    plan: Plan,
+    main: Part,
+) -> Result<Verified, StoreError> {
+    let extent = &plan.extent;
+    let front = plan.front_bytes();
+    let parts = (front > 0).then(|| Part::Own(Aligned::new(front))).into_iter().chain([main]).collect();
+    let reading = ring::read(Arc::clone(file), parts, plan.blocks().0 - front as u64);
+    let (table, (got, mut parts)) = match &plan.table {
+        TableFrom::Memory(table) => (Some(Arc::clone(table)), reading.await),
+        TableFrom::Here => (None, reading.await),
+        TableFrom::Elsewhere => {
+            let (table, read) = join(table_of(core, key, file, extent), reading).await;
+            (Some(table?), read)
+        }
     };
-    let blocks = memory.get((at - from) as usize..(at - from) as usize + want);
-    let Some(blocks) = blocks.filter(|blocks| source.verify(&table, span.start, blocks)) else {
-        return Err(core.corrupt(key, extent));
+    let got = got?.saturating_sub(front);
+    let Some(main) = parts.pop() else { return Err(lost()) };
+    let table = match table.or_else(|| plan.table_in(core, file, parts.first().unwrap_or(&main))) {
+        Some(table) => table,
+        None => table_of(core, key, file, extent).await?,
     };
-    out.copy_from_slice(&blocks[span.head..][..out.len()]);
-    Ok(())
+    match plan.verify(&table, main.bytes(), got) {
+        Some((found, sum)) => Ok((main, found, sum)),
+        None => Err(core.corrupt(key, extent)),
+    }
+}
+
+/// Memory, where in it the wanted bytes are, and their CRC.
+type Verified = (Part, Range<usize>, u32);
+
+/// Where the block CRCs for a read come from.
+enum TableFrom {
+    Memory(crc_cache::Table),
+    /// The same request.
+    Here,
+    /// One of its own.
+    Elsewhere,
+}
+
+/// How an extent's part is read.
+struct Plan {
+    extent: Extent,
+    span: BlockSpan,
+    /// Byte of the file where the first block of the record that is wanted begins.
+    wanted_at: u64,
+    /// From which byte on how many are read.
+    from: u64,
+    bytes: usize,
+    /// Where the request begins: before `from` if the record's begin comes into memory of its own.
+    begin: u64,
+    table: TableFrom,
+}
+
+impl Plan {
+    fn of(core: &Core, extent: &Extent) -> Plan {
+        let shape = extent.place.shape;
+        let len = (extent.end - extent.start) as usize;
+        let span = BlockSpan::covering(shape, extent.start, len);
+        let (record, wanted_at) = (extent.place.position().byte(), shape.byte_of(span.start));
+        let want = span.head + len + span.tail;
+        let end = wanted_at + want as u64;
+        let is_on_blocks = record.is_multiple_of(ALIGN) && wanted_at.is_multiple_of(ALIGN);
+        let (from, begin, table) = match core.cache.get(&extent.place.position()) {
+            Some(table) => (wanted_at, wanted_at, TableFrom::Memory(table)),
+            None if span.start == shape.offset && is_on_blocks => (wanted_at, record, TableFrom::Here),
+            None if end - record <= TOGETHER_BYTES => (record, record, TableFrom::Here),
+            None => (wanted_at, wanted_at, TableFrom::Elsewhere),
+        };
+        Plan { extent: *extent, span, wanted_at, from, bytes: (end - from) as usize, begin, table }
+    }
+
+    /// First byte and number of bytes of what is read into the main memory.
+    fn blocks(&self) -> (u64, usize) {
+        blocks(self.from, self.bytes)
+    }
+
+    /// Bytes of the record's begin that come into memory of their own.
+    fn front_bytes(&self) -> usize {
+        (self.from - self.begin) as usize
+    }
+
+    /// The record's block CRCs, from memory that has its begin.
+    fn table_in(&self, core: &Core, file: &Arc<DirectFile>, part: &Part) -> Option<crc_cache::Table> {
+        let source = core.source(&**file, &self.extent);
+        let skipped = (self.begin % ALIGN) as usize;
+        let front = part.bytes().get(skipped..skipped + source.front_bytes())?;
+        source.table_in(front).map(|table| core.cache_table(self.extent.place.position(), table))
+    }
+
+    /// Where the wanted bytes are in the main memory, of which `got` were read, and their CRC, if they match.
+    fn verify(&self, table: &[u8], memory: &[u8], got: usize) -> Option<(Range<usize>, u32)> {
+        let at = (self.wanted_at - self.blocks().0) as usize;
+        let wanted =
+            at + self.span.head..at + self.span.head + (self.extent.end - self.extent.start) as usize;
+        let all = memory.get(..got)?.get(at..wanted.end + self.span.tail)?;
+        let (head, rest) = all.split_at(self.span.head);
+        let (middle, tail) = rest.split_at(wanted.len());
+        let sum = reader::verify(self.extent.place.shape, &self.span, table, [head, middle, tail])?;
+        Some((wanted, sum))
+    }
 }
 
 /// The verified block CRCs of the record that holds an extent.
@@ -195,31 +292,19 @@ async fn table_of(
     }
     let source = core.source(&**file, extent);
     let want = source.front_bytes();
-    let (memory, got) = read_blocks(file, position.byte(), want).await?;
-    let from = (position.byte() % ALIGN) as usize;
-    match source.table_in(&memory[from.min(got)..got.min(from + want)]) {
+    let (begin, bytes) = blocks(position.byte(), want);
+    let (got, mut parts) = ring::read(Arc::clone(file), vec![Part::Own(Aligned::new(bytes))], begin).await;
+    let got = got?;
+    let Some(part) = parts.pop() else { return Err(lost()) };
+    let from = (position.byte() - begin) as usize;
+    match source.table_in(&part.bytes()[from.min(got)..got.min(from + want)]) {
         Some(table) => Ok(core.cache_table(position, table)),
         // The header may be damaged and its repetition not: rare enough to block for.
         None => match source.load_table() {
             Ok(table) => Ok(core.cache_table(position, &table)),
-            Err(fault) => Err(lift(core, key, extent, fault)),
+            Err(Fault::Io(error)) => Err(StoreError::Io(error)),
+            Err(Fault::Corrupt) => Err(core.corrupt(key, extent)),
         },
-    }
-}
-
-async fn read_blocks(file: &Arc<DirectFile>, at: u64, len: usize) -> Result<(Aligned, usize), StoreError> {
-    let (begin, bytes) = blocks(at, len);
-    let (got, part) = ring::read(Arc::clone(file), Part::Own(Aligned::new(bytes)), begin).await;
-    match (got?, part) {
-        (got, Some(Part::Own(memory))) => Ok((memory, got)),
-        _ => Err(lost()),
-    }
-}
-
-fn lift(core: &Core, key: ChunkKey, extent: &Extent, fault: Fault) -> StoreError {
-    match fault {
-        Fault::Io(error) => StoreError::Io(error),
-        Fault::Corrupt => core.corrupt(key, extent),
     }
 }
 
@@ -241,14 +326,5 @@ impl Source<'_> {
     /// Bytes of the record's header and CRCs.
     fn front_bytes(&self) -> usize {
         HEADER_BYTES + 4 * self.place.shape.blocks()
-    }
-
-    /// Whether whole blocks of the record from `start` of the chunk match their CRCs.
-    fn verify(&self, table: &[u8], start: u32, blocks: &[u8]) -> bool {
-        let shape = self.place.shape;
-        let span = format::BlockSpan::covering(shape, start, blocks.len());
-        span.head == 0
-            && span.tail == 0
-            && super::reader::blocks_match(shape, &span, table, [&[], blocks, &[]])
     }
 }

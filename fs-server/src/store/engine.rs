@@ -6,7 +6,7 @@ use super::disk::buffered::{self, BufferedDisk};
 use super::disk::direct::{self, DirectDisk};
 use super::disk::{self, Disk, SegmentFile};
 use super::extent::{Extent, Place, overlapping};
-use super::format::{self, Kind, MAX_CHUNK_BYTES, MAX_REMOVED, STORE_FILE_BYTES};
+use super::format::{self, BlockSums, Kind, MAX_CHUNK_BYTES, MAX_REMOVED, STORE_FILE_BYTES, UNIT_BYTES};
 use super::index::Index;
 use super::log::{Limits, Log, Purpose, Request, Ticket};
 use super::merge;
@@ -18,7 +18,7 @@ use super::segment::Segments;
 use super::shard::{Deletion, Reach};
 use super::{ChunkKey, ChunkStore, IoMode, StoreError, StoreOptions, StoreStats};
 use crate::kv::Kv;
-use fs_proto::checksum::crc;
+use fs_proto::checksum::{combine, crc};
 use fs_proto::ids::{ChunkIndex, InodeId};
 use rustix::fs::FlockOperation;
 use smallvec::SmallVec;
@@ -28,6 +28,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::thread::JoinHandle;
+
+/// From this length on a record's block sums are kept when it is written: for shorter ones a read finds them beside the data.
+const KEPT_SUMS_FROM: u32 = 64 << 10;
 
 /// What the operations, the merging of extents and the upkeep thread share.
 pub(super) struct Core {
@@ -77,14 +80,15 @@ fn no_direct_io(dir: &Path, error: &std::io::Error) {
     );
 }
 
-/// As [`open`], on a disk of the caller's choice whose store has the identity `store_id`.
+/// As [`open`], on a disk of the caller's choice whose store has the identity `store_id`. In direct mode records are laid
+/// out for it, whatever the disk is.
 pub fn open_on(
     disk: Arc<dyn Disk>,
     store_id: u64,
     kv: Arc<dyn Kv>,
     options: StoreOptions,
 ) -> Result<LogStore, StoreError> {
-    open_with(disk, false, store_id, kv, &options)
+    open_with(disk, options.io == IoMode::Direct, store_id, kv, &options)
 }
 
 fn open_with(
@@ -100,7 +104,7 @@ fn open_with(
         boot_id: options.boot_id.unwrap_or_else(crate::boot::boot_id),
         segment_bytes: options.segment_bytes.min(total_bytes / 32).max(64 << 10),
         reserve_bytes: options.reserve_bytes.min(total_bytes / 16),
-        align: if is_direct { direct::ALIGN as u32 } else { format::ALIGNS[0] },
+        align: if is_direct { direct::ALIGN as u32 } else { UNIT_BYTES as u32 },
     };
     let keys = Keys { device: options.device };
     let (saver, saved) = Saver::open(Arc::clone(&kv), keys, store_id)?;
@@ -185,18 +189,32 @@ impl Core {
         Source { file, place: extent.place, store_id: self.log.limits.store_id }
     }
 
-    /// Reads an extent's part into `out`, verified.
+    /// Reads an extent's part into `out`, verified. Returns its CRC.
     pub fn read_extent(
         &self,
         key: ChunkKey,
         file: &dyn SegmentFile,
         extent: &Extent,
         out: &mut [u8],
-    ) -> Result<(), StoreError> {
+    ) -> Result<u32, StoreError> {
         self.source(file, extent).read(&self.cache, extent.start, out).map_err(|fault| match fault {
             Fault::Io(error) => StoreError::Io(error),
             Fault::Corrupt => self.corrupt(key, extent),
         })
+    }
+
+    /// As [`ChunkStore::read`], with the CRC of what was read.
+    pub fn read(&self, key: ChunkKey, offset: u32, out: &mut [u8]) -> Result<(usize, u32), StoreError> {
+        let Some((range, pieces)) = read_range(self, key, offset, out.len())? else { return Ok((0, 0)) };
+        let mut made = Made::new(&mut out[..range.len()]);
+        for (extent, file) in &pieces {
+            made.skip_to((extent.start - offset) as usize);
+            made.fill((extent.end - extent.start) as usize, |part| {
+                self.read_extent(key, &**file, extent, part)
+            })?;
+        }
+        made.skip_to(range.len());
+        Ok((range.len(), made.sum))
     }
 
     /// Counts damage.
@@ -218,15 +236,18 @@ impl Core {
         }
     }
 
-    fn write(&self, key: ChunkKey, offset: u32, data: &[u8]) -> Result<(), StoreError> {
-        let table = format::block_table(offset, data);
-        let ticket = self.reserve_data(&data_request(key, offset, data.len(), &table))?;
-        ticket.write(&table, data)?;
-        self.enter(key, ticket)
+    /// Writes a record on its own, by a call that blocks.
+    pub fn write(&self, key: ChunkKey, offset: u32, data: &[u8], sums: &BlockSums) -> Result<(), StoreError> {
+        let ticket = self.reserve_data(&data_request(key, offset, data.len(), sums.table()))?;
+        ticket.write(sums.table(), data)?;
+        self.enter(key, ticket, sums)
     }
 
     /// Enters a record that was written into the index.
-    pub fn enter(&self, key: ChunkKey, ticket: Ticket<'_>) -> Result<(), StoreError> {
+    pub fn enter(&self, key: ChunkKey, ticket: Ticket<'_>, sums: &BlockSums) -> Result<(), StoreError> {
+        if ticket.header.data_bytes >= KEPT_SUMS_FROM {
+            self.cache.insert(ticket.header.at, sums.table().into());
+        }
         let new = Extent::whole(ticket.header.sequence, place_of(&ticket));
         let extents = self.index.edit(key)?.insert(new, &mut |id, bytes| self.book(id, bytes));
         drop(ticket);
@@ -257,7 +278,7 @@ impl Core {
 
     /// Writes a tombstone, whose place was given out under the shard's lock, and applies it.
     fn delete(&self, ticket: &Ticket, data: &[u8], deletions: &[Deletion]) -> Result<(), StoreError> {
-        ticket.write(&format::block_table(0, data), data)?;
+        ticket.write(BlockSums::of(0, data).table(), data)?;
         let oldest = self.log.oldest_under_way();
         for deletion in deletions {
             let deletion = Deletion { sequence: ticket.header.sequence, ..*deletion };
@@ -338,7 +359,7 @@ fn deletion_request(kind: Kind, key: ChunkKey, offset: u32, data: &[u8]) -> Requ
         key,
         offset,
         data_bytes: data.len() as u32,
-        table_crc: crc(&format::block_table(0, data)),
+        table_crc: crc(BlockSums::of(0, data).table()),
         purpose: Purpose::Upkeep,
         shard: Index::shard_of(key.ino),
         sequence: None,
@@ -348,6 +369,38 @@ fn deletion_request(kind: Kind, key: ChunkKey, offset: u32, data: &[u8]) -> Requ
 pub(super) fn check_range(offset: u32, len: usize) -> Result<(), StoreError> {
     let is_inside = offset as usize + len <= MAX_CHUNK_BYTES as usize;
     if is_inside { Ok(()) } else { Err(StoreError::OutOfRange { offset, len }) }
+}
+
+/// What a read gives, made from its begin to its end, with its CRC.
+pub(super) struct Made<'a> {
+    out: &'a mut [u8],
+    done: usize,
+    pub sum: u32,
+}
+
+impl<'a> Made<'a> {
+    pub fn new(out: &'a mut [u8]) -> Self {
+        Made { out, done: 0, sum: 0 }
+    }
+
+    /// Zeros up to `to`: a hole.
+    pub fn skip_to(&mut self, to: usize) {
+        if to > self.done {
+            let hole = &mut self.out[self.done..to];
+            hole.fill(0);
+            self.sum = combine(self.sum, crc(hole), hole.len() as u64);
+            self.done = to;
+        }
+    }
+
+    /// The next `len` bytes, from who fills them and says their CRC.
+    pub fn fill<E>(&mut self, len: usize, from: impl FnOnce(&mut [u8]) -> Result<u32, E>) -> Result<(), E> {
+        let sum = from(&mut self.out[self.done..self.done + len])?;
+        // Mostly the first and only part.
+        self.sum = if self.done == 0 { sum } else { combine(self.sum, sum, len as u64) };
+        self.done += len;
+        Ok(())
+    }
 }
 
 /// Mostly one: no allocation then.
@@ -383,21 +436,14 @@ pub(super) fn read_range(
 impl ChunkStore for LogStore {
     fn write(&self, key: ChunkKey, offset: u32, data: &[u8]) -> Result<(), StoreError> {
         check_range(offset, data.len())?;
-        if data.is_empty() { self.core.log.check() } else { self.core.write(key, offset, data) }
+        if data.is_empty() {
+            return self.core.log.check();
+        }
+        self.core.write(key, offset, data, &BlockSums::of(offset, data))
     }
 
     fn read(&self, key: ChunkKey, offset: u32, out: &mut [u8]) -> Result<usize, StoreError> {
-        let Some((range, pieces)) = read_range(&self.core, key, offset, out.len())? else { return Ok(0) };
-        let end = range.end;
-        let mut cursor = offset;
-        for (extent, file) in &pieces {
-            out[(cursor - offset) as usize..(extent.start - offset) as usize].fill(0);
-            let part = &mut out[(extent.start - offset) as usize..(extent.end - offset) as usize];
-            self.core.read_extent(key, &**file, extent, part)?;
-            cursor = extent.end;
-        }
-        out[(cursor - offset) as usize..(end - offset) as usize].fill(0);
-        Ok((end - offset) as usize)
+        self.core.read(key, offset, out).map(|(got, _)| got)
     }
 
     fn truncate(&self, ino: InodeId, chunk: ChunkIndex, keep_bytes: u32) -> Result<(), StoreError> {
@@ -439,8 +485,13 @@ impl ChunkStore for LogStore {
         Ok(())
     }
 
-    fn chunks(&self, ino: InodeId) -> Result<Vec<(ChunkIndex, u32)>, StoreError> {
-        self.core.index.chunks_of(ino)
+    fn chunks_from(
+        &self,
+        ino: InodeId,
+        from: ChunkIndex,
+        limit: usize,
+    ) -> Result<Vec<(ChunkIndex, u32)>, StoreError> {
+        self.core.index.chunks_from(ino, from, limit)
     }
 
     fn sync(&self) -> Result<(), StoreError> {

@@ -6,9 +6,9 @@
 //!
 //! store        0 8  "HAYATE-C"   8 u32 version   12 u32 zero   16 u64 store id   24 zeros   124 u32 CRC of 0 to 123
 //!
-//! segment      head, then records, each at the first multiple of *align* (512 or 4096) behind the one before:
+//! segment      head (one unit), then records, each at the unit where the one before ends:
 //!   head       0 8  "HAYATE-S"   8 u32 version   12 u32 segment   16 u128 boot id of the kernel that wrote it
-//!              32 u32 align      36 zeros        508 u32 CRC of 0 to 507
+//!              32 zeros          508 u32 CRC of 0 to 507
 //!
 //! record       header (64) | CRC of each block (u32 each) | zeros | data | zeros | header again (64)
 //!   header     0 u32 "HYC1"     4 u8 kind   5 u8 version   6 u16 zero
@@ -27,9 +27,14 @@
 //! and an aligned read touches no block that it does not need. Data begins at the first multiple of 64 after the block
 //! CRCs; from 64 KiB of data on, at the first multiple of 4096 within the segment.
 //!
+//! Records that are written together (a *group*) follow each other directly. Where direct I/O wants whole blocks of 4096
+//! bytes, a void record fills the last block of a group, and that of the head.
+//!
 //! Why it is so:
 //! - The header is repeated at the end because a killed `pwritev` leaves a prefix: the end is there only if all is. And
 //!   a record whose header is damaged is found, and repaired, from its end.
+//! - There is nothing between records, so that whatever is missing is seen to be. Records of a group are on their own
+//!   otherwise: a torn group loses those that the tear hit.
 //! - A record names its own place, and its CRC covers the store id, which users never see: no data that happens to
 //!   look like a record, and no record of another store, is taken for one.
 //! - `sequence` orders contents: of two records for the same byte the higher wins, and of equal ones the one later in the
@@ -37,19 +42,19 @@
 //! - `durable`: all records before that position of the log had reached the device when this record was written.
 //!   So a damaged record before it is damage, one after it may be what a crash left of an unfinished write.
 
-use fs_proto::checksum::{BLOCK_BYTES, Crc, crc};
+use fs_proto::checksum::{BLOCK_BYTES, Crc, combine, crc};
 use fs_proto::ids::{ChunkIndex, InodeId};
 
 /// Granule of positions in a segment.
 pub const UNIT_BYTES: u64 = 512;
+/// Where the first record begins: behind the head.
+pub const FIRST_UNIT: u32 = 1;
 /// Length of a record's header.
 pub const HEADER_BYTES: usize = 64;
 /// Most bytes that a chunk holds.
 pub const MAX_CHUNK_BYTES: u32 = 1 << *fs_proto::attr::CHUNK_LOG2.end();
 /// Version of all three formats.
-pub const VERSION: u32 = 2;
-/// What records may be aligned to: units, or what direct I/O takes everywhere.
-pub const ALIGNS: [u32; 2] = [UNIT_BYTES as u32, BLOCK_BYTES as u32];
+pub const VERSION: u32 = 3;
 /// Inodes that one remove record lists at most.
 pub const MAX_REMOVED: usize = 4096;
 
@@ -294,15 +299,37 @@ fn block_count(offset: u32, data_bytes: u32) -> usize {
     }
 }
 
-/// The block CRCs of data at `offset`, encoded.
-pub fn block_table(offset: u32, data: &[u8]) -> Vec<u8> {
-    let first = (BLOCK_BYTES - offset as usize % BLOCK_BYTES).min(data.len());
-    let (head, rest) = data.split_at(first);
-    let mut table = Vec::with_capacity(4 * block_count(offset, data.len() as u32));
-    for block in std::iter::once(head).filter(|h| !h.is_empty()).chain(rest.chunks(BLOCK_BYTES)) {
-        table.extend_from_slice(&crc(block).to_le_bytes());
+/// The CRCs of the blocks of some data of a chunk, and of all of it: what is computed once serves message and record.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct BlockSums {
+    table: Vec<u8>,
+    whole: u32,
+}
+
+impl BlockSums {
+    /// Of data at `offset` of a chunk.
+    pub fn of(offset: u32, data: &[u8]) -> Self {
+        let first = (BLOCK_BYTES - offset as usize % BLOCK_BYTES).min(data.len());
+        let (head, rest) = data.split_at(first);
+        let mut sums = BlockSums::default();
+        sums.table.reserve_exact(4 * block_count(offset, data.len() as u32));
+        for block in std::iter::once(head).filter(|h| !h.is_empty()).chain(rest.chunks(BLOCK_BYTES)) {
+            let sum = crc(block);
+            sums.table.extend_from_slice(&sum.to_le_bytes());
+            sums.whole = combine(sums.whole, sum, block.len() as u64);
+        }
+        sums
     }
-    table
+
+    /// The blocks' CRCs, encoded.
+    pub fn table(&self) -> &[u8] {
+        &self.table
+    }
+
+    /// CRC of all the data.
+    pub fn crc(&self) -> u32 {
+        self.whole
+    }
 }
 
 /// What surrounds the data of a record: the bytes before it and those after it, up to a multiple of `align`.
@@ -310,7 +337,9 @@ pub fn frame(header: &Header, table: &[u8], store_id: u64, align: u32) -> (Vec<u
     let shape = header.shape();
     let mut front = vec![0; shape.data_at() as usize];
     let before_bytes = front.len() + shape.data_bytes as usize;
-    let mut back = vec![0; (shape.total_bytes() as usize).next_multiple_of(align as usize) - before_bytes];
+    let record_end = (u64::from(header.at.unit) * UNIT_BYTES + shape.total_bytes()) as usize;
+    let end = record_end.next_multiple_of(align as usize) - record_end + shape.total_bytes() as usize;
+    let mut back = vec![0; end - before_bytes];
     frame_into(header, table, store_id, &mut front, &mut back);
     (front, back)
 }
@@ -322,12 +351,24 @@ pub fn frame_into(header: &Header, table: &[u8], store_id: u64, front: &mut [u8]
     front[HEADER_BYTES..][..table.len()].copy_from_slice(table);
     front[HEADER_BYTES + table.len()..].fill(0);
     let end = shape.total_bytes() as usize - front.len() - shape.data_bytes as usize;
-    back[..end - HEADER_BYTES].fill(0);
-    back[end - HEADER_BYTES..end].copy_from_slice(&encoded);
-    back[end..].fill(0);
+    let (back, filling) = back.split_at_mut(end);
+    let zeros = back.len() - HEADER_BYTES;
+    back[..zeros].fill(0);
+    back[zeros..].copy_from_slice(&encoded);
+    fill_up(header.end(), store_id, filling);
 }
 
-/// Where the next record begins behind `end` in a segment of `align`.
+/// Makes units at `at` a void record, if there are any.
+pub fn fill_up(at: Position, store_id: u64, units: &mut [u8]) {
+    if units.is_empty() {
+        return;
+    }
+    units.fill(0);
+    let void = void(at, (units.len() as u64 / UNIT_BYTES) as u32);
+    units[..HEADER_BYTES].copy_from_slice(&void.encode(store_id));
+}
+
+/// The first unit from `end_unit` on that is a multiple of `align` bytes.
 pub fn aligned(end_unit: u32, align: u32) -> u32 {
     end_unit.next_multiple_of(align / UNIT_BYTES as u32)
 }
@@ -347,35 +388,25 @@ pub fn void(at: Position, units: u32) -> Header {
     }
 }
 
-/// What the head of a segment says beside its number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SegmentHead {
-    /// Boot of the kernel that wrote it.
-    pub boot_id: u128,
-    /// Records begin at multiples of so many bytes.
-    pub align: u32,
-}
-
-/// The head of segment `segment`.
-pub fn encode_segment_head(segment: u32, head: SegmentHead) -> [u8; UNIT_BYTES as usize] {
+/// The head of segment `segment`, written by the kernel of boot `boot_id`.
+pub fn encode_segment_head(segment: u32, boot_id: u128) -> [u8; UNIT_BYTES as usize] {
     let mut out = [0; UNIT_BYTES as usize];
     out[0..8].copy_from_slice(SEGMENT_MAGIC);
     out[8..12].copy_from_slice(&VERSION.to_le_bytes());
     out[12..16].copy_from_slice(&segment.to_le_bytes());
-    out[16..32].copy_from_slice(&head.boot_id.to_le_bytes());
-    out[32..36].copy_from_slice(&head.align.to_le_bytes());
+    out[16..32].copy_from_slice(&boot_id.to_le_bytes());
     let sum = crc(&out[..508]);
     out[508..].copy_from_slice(&sum.to_le_bytes());
     out
 }
 
-/// The head of segment `segment`, if it is whole.
-pub fn decode_segment_head(from: &[u8; UNIT_BYTES as usize], segment: u32) -> Option<SegmentHead> {
+/// The boot that wrote segment `segment`, if its head is whole.
+pub fn decode_segment_head(from: &[u8; UNIT_BYTES as usize], segment: u32) -> Option<u128> {
     let is_head = from[..8] == *SEGMENT_MAGIC && u32_at(from, 508) == crc(&from[..508]);
     let is_this = u32_at(from, 8) == VERSION && u32_at(from, 12) == segment;
-    let align = u32_at(from, 32);
+    let is_sane = from[32..508].iter().all(|byte| *byte == 0);
     let boot_id = u128::from_le_bytes(from[16..32].try_into().unwrap_or_default());
-    (is_head && is_this && ALIGNS.contains(&align)).then_some(SegmentHead { boot_id, align })
+    (is_head && is_this && is_sane).then_some(boot_id)
 }
 
 /// Length of the file `store`.

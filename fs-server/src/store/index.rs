@@ -215,30 +215,46 @@ impl Index {
         }
     }
 
-    /// The chunks of an inode and their ends, ascending.
-    pub fn chunks_of(&self, ino: InodeId) -> Result<Vec<(ChunkIndex, u32)>, StoreError> {
+    /// Up to `limit` chunks of an inode from `from` on and their ends, ascending.
+    pub fn chunks_from(
+        &self,
+        ino: InodeId,
+        from: ChunkIndex,
+        limit: usize,
+    ) -> Result<Vec<(ChunkIndex, u32)>, StoreError> {
         let shard = self.hold(ino);
-        let (first, last) = whole(ino);
-        let mut found: BTreeMap<ChunkIndex, u32> = BTreeMap::new();
-        let mut fault = None;
-        self.scan(first, last, &mut |key, row| match decode(key, row) {
-            Ok(extents) => {
-                found.insert(key.chunk, end_of(&extents));
-                ControlFlow::Continue(())
+        let (first, last) = (ChunkKey { ino, chunk: from }, whole(ino).1);
+        let in_memory = |extents: &[Extent]| (!extents.is_empty()).then(|| end_of(extents));
+        let mut newer =
+            shard.range(first, last).map(|(key, extents)| (key.chunk, in_memory(extents))).peekable();
+        let (mut found, mut fault) = (Vec::new(), None);
+        let mut add = |chunk, end: Option<u32>| found.extend(end.map(|end| (chunk, end)));
+        let mut count = 0;
+        self.scan(first, last, &mut |key, row| {
+            // What is in memory comes in its turn, and instead of the row.
+            while let Some((chunk, end)) = newer.next_if(|(chunk, _)| *chunk < key.chunk) {
+                add(chunk, end);
+                count += usize::from(end.is_some());
             }
-            Err(error) => {
-                fault = Some(error);
-                ControlFlow::Break(())
-            }
+            let end = match newer.next_if(|(chunk, _)| *chunk == key.chunk) {
+                Some((_, end)) => end,
+                None => match decode(key, row) {
+                    Ok(extents) => Some(end_of(&extents)),
+                    Err(error) => {
+                        fault = Some(error);
+                        None
+                    }
+                },
+            };
+            add(key.chunk, end);
+            count += usize::from(end.is_some());
+            if count < limit && fault.is_none() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
-        for (key, extents) in shard.range(first, last) {
-            if extents.is_empty() {
-                found.remove(&key.chunk);
-            } else {
-                found.insert(key.chunk, end_of(extents));
-            }
+        if count < limit {
+            newer.for_each(|(chunk, end)| add(chunk, end));
         }
-        fault.map_or_else(|| Ok(found.into_iter().collect()), Err)
+        found.truncate(limit);
+        fault.map_or(Ok(found), Err)
     }
 
     /// Up to `limit` chunks after `after`, ascending by inode and chunk, as the rows have them.

@@ -98,7 +98,7 @@ fn a_late_write_does_not_undo_a_removal() {
     index.edit(at).unwrap().insert(data(5, 40, 100), &mut ledger);
     assert_eq!(spans(&index, at), [(0, 40, 4), (40, 50, 5), (80, 90, 7)]);
     index.edit(later).unwrap().insert(data(5, 0, 10), &mut ledger);
-    assert_eq!(index.chunks_of(at.ino).unwrap(), [(at.chunk, 90)]);
+    assert_eq!(index.chunks_from(at.ino, ChunkIndex(0), usize::MAX).unwrap(), [(at.chunk, 90)]);
     delete(&index, cut(at, 10, Reach::Byte(20), 9), 7, &mut ledger);
     index.edit(at).unwrap().insert(data(8, 5, 30), &mut ledger);
     assert_eq!(
@@ -115,7 +115,7 @@ fn a_late_write_does_not_undo_a_removal() {
 #[test]
 fn what_was_let_go_comes_back() {
     // Goal: chunks far beyond the budget come and go, saved now and then; each is always as it was last written, whether
-    // it is in memory, only a row, or newer than its row. What segments gain is what the rows say.
+    // it is in memory, only a row, or newer than its row, also in a listing from anywhere on. What segments gain is what the rows say.
     let rows: Arc<Rows> = Arc::default();
     let index = index(&rows, 40_000);
     let mut want: BTreeMap<u64, (u32, u32, u64)> = BTreeMap::new();
@@ -137,14 +137,20 @@ fn what_was_let_go_comes_back() {
         }
         let probe = n * 104_729 % 1_000;
         assert_eq!(spans(&index, key(1, probe)).first(), want.get(&probe), "chunk {probe} after {n}");
+        if n % 50 == 0 {
+            let limit = n as usize % 70;
+            let page: Vec<_> =
+                want.range(probe..).take(limit).map(|(chunk, span)| (ChunkIndex(*chunk), span.1)).collect();
+            assert_eq!(index.chunks_from(InodeId(1), ChunkIndex(probe), limit).unwrap(), page);
+        }
     }
     live += save(&index, &rows, generation + 1).get(&1).copied().unwrap_or(0);
     assert_eq!(live, want.values().map(|(start, end, _)| i64::from(end - start)).sum::<i64>());
     let ends: Vec<_> = want.iter().map(|(chunk, (_, end, _))| (ChunkIndex(*chunk), *end)).collect();
-    assert_eq!(index.chunks_of(InodeId(1)).unwrap(), ends);
+    assert_eq!(index.chunks_from(InodeId(1), ChunkIndex(0), usize::MAX).unwrap(), ends);
     assert_eq!(index.chunk_count(), want.len() as u64);
     let again = super::tests::index(&rows, 40_000);
-    assert_eq!(again.chunks_of(InodeId(1)).unwrap(), ends);
+    assert_eq!(again.chunks_from(InodeId(1), ChunkIndex(0), usize::MAX).unwrap(), ends);
 }
 
 #[test]
@@ -193,7 +199,7 @@ fn a_large_file_is_removed_page_by_page() {
     assert!(index.has_any(&index.hold(InodeId(7)), &all).unwrap());
     index.delete(&all, 6_000, &mut |_, bytes| live += bytes, &mut relief).unwrap();
     assert!(reliefs >= 3, "{reliefs}");
-    assert!(index.chunks_of(InodeId(7)).unwrap().is_empty());
+    assert!(index.chunks_from(InodeId(7), ChunkIndex(0), usize::MAX).unwrap().is_empty());
     assert!(!index.has_any(&index.hold(InodeId(7)), &all).unwrap());
     assert_eq!((live, index.chunk_count()), (10, 1));
     save(&index, &rows, 20_000);

@@ -10,7 +10,7 @@
 
 use super::disk::direct::DirectFile;
 use super::disk::{self, SegmentFile};
-use super::format::{self, Header, Kind, Position, SegmentHead, Shape, UNIT_BYTES};
+use super::format::{self, FIRST_UNIT, Header, Kind, Position, Shape, UNIT_BYTES};
 use super::segment::{Segment, Segments};
 use super::{ChunkKey, StoreError};
 use parking_lot::{Condvar, Mutex};
@@ -27,7 +27,7 @@ pub(super) struct Limits {
     pub boot_id: u128,
     pub segment_bytes: u64,
     pub reserve_bytes: u64,
-    /// What records of new segments are aligned to.
+    /// What writes are multiples of.
     pub align: u32,
 }
 
@@ -228,12 +228,34 @@ impl Log {
         !self.state.lock().is_in_the_way(shard, newest)
     }
 
+    /// Gives out places that follow each other, for as many of `requests` as the segment has room for, but at least for
+    /// the first.
+    pub fn reserve_group(&self, requests: &[Request]) -> Result<Vec<Ticket<'_>>, StoreError> {
+        self.check()?;
+        let mut state = self.state.lock();
+        let mut tickets: Vec<Ticket> = Vec::with_capacity(requests.len());
+        for request in requests {
+            if tickets.is_empty() {
+                self.make_active(&mut state, request)?;
+            } else if !state.active.as_ref().is_some_and(|active| self.has_room(active, request)) {
+                break;
+            }
+            tickets.push(self.put(&mut state, request)?);
+        }
+        self.end_group(&mut state);
+        Ok(tickets)
+    }
+
     fn place(&self, state: &mut State, request: &Request) -> Result<Ticket<'_>, StoreError> {
         self.make_active(state, request)?;
+        let ticket = self.put(state, request)?;
+        self.end_group(state);
+        Ok(ticket)
+    }
+
+    /// Places a record in the active segment, where `make_active` has seen to room for it.
+    fn put(&self, state: &mut State, request: &Request) -> Result<Ticket<'_>, StoreError> {
         let sequence = request.sequence.unwrap_or(state.next_sequence);
-        state.next_sequence += u64::from(request.sequence.is_none());
-        let durable = state.durable;
-        // `make_active` has just seen to it.
         let Some(active) = &mut state.active else { return Err(StoreError::Refused) };
         let at = Position { segment: active.segment.id, unit: active.next_unit };
         let header = Header {
@@ -242,34 +264,43 @@ impl Log {
             ino: request.key.ino,
             chunk: request.key.chunk,
             sequence,
-            durable,
+            durable: state.durable,
             offset: request.offset,
             data_bytes: request.data_bytes,
             table_crc: request.table_crc,
         };
-        let units_before = active.next_unit;
-        active.next_unit = format::aligned(header.end().unit, self.limits.align);
-        active.segment.set_units(active.next_unit);
+        active.next_unit = header.end().unit;
         active.segment.add_record(&header);
-        let bytes = u64::from(active.next_unit - units_before) * UNIT_BYTES;
-        self.written_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.written_bytes.fetch_add(u64::from(header.units()) * UNIT_BYTES, Ordering::Relaxed);
         self.records.fetch_add(1, Ordering::Relaxed);
         let ticket = Ticket { log: self, segment: active.segment.clone(), file: active.file.clone(), header };
+        state.next_sequence += u64::from(request.sequence.is_none());
         let is_deletion = header.is_tombstone() && request.sequence.is_none();
         state.under_way.push(UnderWay { at, sequence, shard: request.shard, is_deletion });
         Ok(ticket)
     }
 
+    /// What comes next begins where a write may: the rest of the block belongs to the write of the last record.
+    fn end_group(&self, state: &mut State) {
+        let Some(active) = &mut state.active else { return };
+        let end = format::aligned(active.next_unit, self.limits.align);
+        self.written_bytes.fetch_add(u64::from(end - active.next_unit) * UNIT_BYTES, Ordering::Relaxed);
+        active.next_unit = end;
+        active.segment.set_units(end);
+    }
+
+    fn has_room(&self, active: &Active, request: &Request) -> bool {
+        let end = active.next_unit + request.units_at(active.next_unit);
+        format::aligned(end, self.limits.align) <= active.capacity_units
+    }
+
     /// Sees to it that the active segment has room for the record and may be used for it.
     fn make_active(&self, state: &mut State, request: &Request) -> Result<(), StoreError> {
-        let first = format::aligned(1, self.limits.align);
-        let end_from = |unit: u32| format::aligned(unit + request.units_at(unit), self.limits.align);
-        let Some(active) = &mut state.active else {
-            return self.rotate(state, end_from(first), request.purpose);
+        let Some(active) = state.active.as_mut().filter(|active| self.has_room(active, request)) else {
+            let first = self.first_unit();
+            let end = format::aligned(first + request.units_at(first), self.limits.align);
+            return self.rotate(state, end, request.purpose);
         };
-        if end_from(active.next_unit) > active.capacity_units {
-            return self.rotate(state, end_from(first), request.purpose);
-        }
         if active.from_reserve && request.purpose == Purpose::Data {
             let (_, free_bytes) = self.segments.disk().space()?;
             if free_bytes < self.limits.reserve_bytes {
@@ -296,7 +327,7 @@ impl Log {
             full_bytes
         };
         let id = state.next_segment;
-        let first = format::aligned(1, self.limits.align);
+        let first = self.first_unit();
         let file = self.segments.disk().create(id).map_err(disk::lift)?;
         let begun = self.begin(&*file, id, bytes);
         let segment = self.segments.add(id, first, Some(file));
@@ -315,12 +346,17 @@ impl Log {
         Ok(())
     }
 
-    /// Takes space for a segment's file and writes its head, as long as the first record may not begin.
+    fn first_unit(&self) -> u32 {
+        format::aligned(FIRST_UNIT, self.limits.align)
+    }
+
+    /// Takes space for a segment's file and writes its head.
     fn begin(&self, file: &dyn SegmentFile, id: u32, bytes: u64) -> io::Result<()> {
         file.reserve(bytes)?;
-        let head = SegmentHead { boot_id: self.limits.boot_id, align: self.limits.align };
         let mut block = vec![0; self.limits.align as usize];
-        block[..UNIT_BYTES as usize].copy_from_slice(&format::encode_segment_head(id, head));
+        let (head, filling) = block.split_at_mut(UNIT_BYTES as usize);
+        head.copy_from_slice(&format::encode_segment_head(id, self.limits.boot_id));
+        format::fill_up(Position { segment: id, unit: FIRST_UNIT }, self.limits.store_id, filling);
         file.write_at(&mut [IoSlice::new(&block)], 0)
     }
 
@@ -384,7 +420,9 @@ impl Log {
 
     /// No change is accepted any more.
     pub fn refuse_for(&self, error: &dyn std::error::Error) {
-        self.refused.store(true, Ordering::Release);
+        if self.refused.swap(true, Ordering::AcqRel) {
+            return;
+        }
         tracing::error!(%error, "the chunk store refuses changes from now on");
     }
 }
@@ -408,10 +446,24 @@ pub(super) struct Ticket<'a> {
 impl Ticket<'_> {
     /// Writes the record: one call to the kernel.
     pub fn write(&self, table: &[u8], data: &[u8]) -> Result<(), StoreError> {
-        let limits = &self.log.limits;
-        let (front, back) = format::frame(&self.header, table, limits.store_id, limits.align);
+        let (front, back) = self.frame(table, self.log.limits.align);
         let mut parts = [IoSlice::new(&front), IoSlice::new(data), IoSlice::new(&back)];
-        self.file.write_at(&mut parts, self.header.at.byte()).map_err(|e| self.failed(e))
+        self.write_parts(&mut parts).map_err(|e| self.failed(e))
+    }
+
+    /// Writes what begins with this record.
+    pub fn write_parts(&self, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+        self.file.write_at(parts, self.header.at.byte())
+    }
+
+    /// What surrounds the record's data, up to a multiple of `align`.
+    pub fn frame(&self, table: &[u8], align: u32) -> (Vec<u8>, Vec<u8>) {
+        format::frame(&self.header, table, self.log.limits.store_id, align)
+    }
+
+    /// What the write of a group that ends with this record has to be a multiple of.
+    pub fn align(&self) -> u32 {
+        self.log.limits.align
     }
 
     /// Fills what surrounds the record's data.

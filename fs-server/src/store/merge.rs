@@ -10,7 +10,7 @@
 use super::disk::SegmentFile;
 use super::engine::{Core, place_of};
 use super::extent::{self, Extent};
-use super::format::{self, Kind};
+use super::format::{BlockSums, Kind};
 use super::index::Index;
 use super::log::{Purpose, Request};
 use super::{ChunkKey, StoreError};
@@ -57,8 +57,8 @@ pub(super) fn copy(core: &Core, what: &Copy) -> Result<bool, StoreError> {
         let part = &mut data[(source.start - first.start) as usize..(source.end - first.start) as usize];
         core.read_extent(what.key, &*file, source, part)?;
     }
-    let table = format::block_table(first.start, &data);
-    let request = what.request(&table, &data);
+    let sums = BlockSums::of(first.start, &data);
+    let request = what.request(sums.table(), &data);
     let newest = request.sequence.filter(|_| what.is_merge);
     let ticket = {
         let chunk = core.index.edit(what.key)?;
@@ -68,7 +68,7 @@ pub(super) fn copy(core: &Core, what: &Copy) -> Result<bool, StoreError> {
         let Some(ticket) = core.log.reserve_copy(&request, newest)? else { return Ok(false) };
         ticket
     };
-    ticket.write(&table, &data)?;
+    ticket.write(sums.table(), &data)?;
     let new = Extent::whole(ticket.header.sequence, place_of(&ticket));
     core.index.edit(what.key)?.relocate(what.sources, new, &mut |id, bytes| core.book_move(id, bytes));
     Ok(true)

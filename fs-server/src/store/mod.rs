@@ -1,7 +1,7 @@
 //! The chunk store: pieces of files, kept in a log of segment files on a device of the node.
 //!
 //! A write of any size and alignment becomes one record at the log's end (`format`), written by one `pwritev`
-//! outside all locks; an index (`index`, `shard`, `extent`) says where the bytes of each chunk are. Its rows are in the
+//! outside all locks, small ones together with others (`group`, `gather`); an index (`index`, `shard`, `extent`) says where the bytes of each chunk are. Its rows are in the
 //! key-value store (`rows`); what changed is saved now and then, and an opening reads the log from the last save on
 //! (`save`, `recover`). Segments with little live data are emptied and unlinked in the background (`compact`).
 //!
@@ -28,6 +28,8 @@ pub mod disk;
 mod engine;
 mod extent;
 pub mod format;
+mod gather;
+mod group;
 mod index;
 mod log;
 mod merge;
@@ -41,7 +43,10 @@ mod segment;
 mod shard;
 
 pub use devices::Devices;
+pub use direct_io::ChunkData;
 pub use engine::{LogStore, open, open_on};
+pub use format::BlockSums;
+pub use group::ChunkWrite;
 pub use scrub::ScrubPage;
 
 use crate::kv::KvError;
@@ -243,8 +248,18 @@ pub trait ChunkStore: Send + Sync {
     fn ranges(&self, key: ChunkKey) -> Result<Vec<std::ops::Range<u32>>, StoreError>;
     /// Drops all chunks of `inos`.
     fn remove(&self, inos: &[InodeId]) -> Result<(), StoreError>;
-    /// The chunks of an inode that are held here, ascending, each with its end (the byte after its last).
-    fn chunks(&self, ino: InodeId) -> Result<Vec<(ChunkIndex, u32)>, StoreError>;
+    /// Up to `limit` chunks of an inode from `from` on that are held here, ascending, each with its end (the byte after its
+    /// last). Costs what it returns, not what the file has.
+    fn chunks_from(
+        &self,
+        ino: InodeId,
+        from: ChunkIndex,
+        limit: usize,
+    ) -> Result<Vec<(ChunkIndex, u32)>, StoreError>;
+    /// All chunks of an inode that are held here.
+    fn chunks(&self, ino: InodeId) -> Result<Vec<(ChunkIndex, u32)>, StoreError> {
+        self.chunks_from(ino, ChunkIndex(0), usize::MAX)
+    }
     /// On return every change that had returned before the call survives loss of power.
     fn sync(&self) -> Result<(), StoreError>;
     /// What it holds and takes now.

@@ -7,7 +7,7 @@ use super::crc_cache::CrcCache;
 use super::disk::{self, SegmentFile};
 use super::extent::Place;
 use super::format::{BlockSpan, HEADER_BYTES, Header, Shape};
-use fs_proto::checksum::{BLOCK_BYTES, Crc, crc};
+use fs_proto::checksum::{BLOCK_BYTES, combine, crc};
 use std::io::{self, IoSliceMut};
 use std::sync::Arc;
 
@@ -35,8 +35,8 @@ pub(super) struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// Fills `out` with the record's bytes from `start` of the chunk.
-    pub fn read(&self, cache: &CrcCache, start: u32, out: &mut [u8]) -> Result<(), Fault> {
+    /// Fills `out` with the record's bytes from `start` of the chunk. Returns their CRC.
+    pub fn read(&self, cache: &CrcCache, start: u32, out: &mut [u8]) -> Result<u32, Fault> {
         let position = self.place.position();
         let table = if let Some(table) = cache.get(&position) {
             table
@@ -99,38 +99,41 @@ impl Source<'_> {
 
     /// Reads the blocks that cover the range: those that lie wholly in it in pieces that are verified while the CPU's
     /// cache has them, the others through a block of their own.
-    fn read_blocks(&self, table: &[u8], start: u32, out: &mut [u8]) -> Result<(), Fault> {
+    fn read_blocks(&self, table: &[u8], start: u32, out: &mut [u8]) -> Result<u32, Fault> {
         let span = BlockSpan::covering(self.place.shape, start, out.len());
         if span.head > 0 || span.tail > 0 {
             return self.read_ragged(table, &span, out);
         }
-        let (mut start, mut rest) = (start, out);
+        let (mut start, mut rest, mut sum) = (start, out, 0);
         while !rest.is_empty() {
             // Every piece but the last ends with a block, wherever the record begins.
             let len = rest.len().min(PIECE_BYTES - start as usize % BLOCK_BYTES);
             let (piece, behind) = rest.split_at_mut(len);
-            self.read_whole_blocks(table, start, piece)?;
+            sum = self.read_whole_blocks(table, start, piece, sum)?;
             (start, rest) = (start + len as u32, behind);
         }
-        Ok(())
+        Ok(sum)
     }
 
-    fn read_whole_blocks(&self, table: &[u8], start: u32, out: &mut [u8]) -> Result<(), Fault> {
+    /// Returns the CRC of what `sum` is of and these blocks together.
+    fn read_whole_blocks(&self, table: &[u8], start: u32, out: &mut [u8], sum: u32) -> Result<u32, Fault> {
         let shape = self.place.shape;
         let got = self.file.read_at(&mut [IoSliceMut::new(out)], shape.byte_of(start))?;
-        let mut at = 0;
+        let (mut at, mut sum) = (0, sum);
         for block in shape.block_of(start)..=shape.block_of(start + out.len() as u32 - 1) {
             let end = at + shape.block_range(block).len();
-            if got < end || table[4 * block..4 * block + 4] != crc(&out[at..end]).to_le_bytes() {
+            let own = if got < end { return Err(Fault::Corrupt) } else { crc(&out[at..end]) };
+            if table[4 * block..4 * block + 4] != own.to_le_bytes() {
                 return Err(Fault::Corrupt);
             }
+            sum = combine(sum, own, (end - at) as u64);
             at = end;
         }
-        Ok(())
+        Ok(sum)
     }
 
     /// With one call, the ends that are not wanted aside.
-    fn read_ragged(&self, table: &[u8], span: &BlockSpan, out: &mut [u8]) -> Result<(), Fault> {
+    fn read_ragged(&self, table: &[u8], span: &BlockSpan, out: &mut [u8]) -> Result<u32, Fault> {
         let shape = self.place.shape;
         let (mut head, mut tail) = ([0; BLOCK_BYTES], [0; BLOCK_BYTES]);
         let (head, tail) = (&mut head[..span.head], &mut tail[..span.tail]);
@@ -139,28 +142,39 @@ impl Source<'_> {
         if self.file.read_at(&mut parts, shape.byte_of(span.start))? < want {
             return Err(Fault::Corrupt);
         }
-        if blocks_match(shape, span, table, [head, out, tail]) { Ok(()) } else { Err(Fault::Corrupt) }
+        verify(shape, span, table, [head, out, tail]).ok_or(Fault::Corrupt)
     }
 }
 
-pub(super) fn blocks_match(shape: Shape, span: &BlockSpan, table: &[u8], parts: [&[u8]; 3]) -> bool {
-    span.blocks.clone().all(|block| {
+/// The CRC of the second of `parts`, which laid end to end are the blocks of `span`, if all blocks match theirs.
+pub(super) fn verify(shape: Shape, span: &BlockSpan, table: &[u8], parts: [&[u8]; 3]) -> Option<u32> {
+    let mut sum = 0;
+    for block in span.blocks.clone() {
         let range = shape.block_range(block);
         let (from, to) = ((range.start - span.start) as usize, (range.end - span.start) as usize);
-        table[4 * block..4 * block + 4] == crc_of(parts, from, to).to_le_bytes()
-    })
+        let [head, middle, tail] = within(parts, from, to);
+        let own = crc(middle);
+        let whole = if head.is_empty() && tail.is_empty() {
+            own
+        } else {
+            let begin = combine(crc(head), own, middle.len() as u64);
+            combine(begin, crc(tail), tail.len() as u64)
+        };
+        if table[4 * block..4 * block + 4] != whole.to_le_bytes() {
+            return None;
+        }
+        sum = combine(sum, own, middle.len() as u64);
+    }
+    Some(sum)
 }
 
-/// CRC of bytes `from..to` of the parts laid end to end.
-fn crc_of(parts: [&[u8]; 3], from: usize, to: usize) -> u32 {
-    let mut hasher = Crc::new();
+/// What of the parts laid end to end is in bytes `from..to`.
+fn within(parts: [&[u8]; 3], from: usize, to: usize) -> [&[u8]; 3] {
     let mut begin = 0;
-    for part in parts {
-        let end = begin + part.len();
-        if from < end && to > begin {
-            hasher.update(&part[from.max(begin) - begin..to.min(end) - begin]);
-        }
-        begin = end;
-    }
-    hasher.finalize()
+    parts.map(|part| {
+        let at = |place: usize| place.clamp(begin, begin + part.len()) - begin;
+        let here = &part[at(from)..at(to)];
+        begin += part.len();
+        here
+    })
 }

@@ -120,8 +120,7 @@ struct Judge<'a> {
 
 impl Judge<'_> {
     fn segment(&mut self, one: &Opened) -> io::Result<()> {
-        let boot_id = one.scan.head.map(|head| head.boot_id);
-        let same_boot = boot_id == Some(self.limits.boot_id) && self.limits.boot_id != 0;
+        let same_boot = one.scan.boot_id == Some(self.limits.boot_id) && self.limits.boot_id != 0;
         for (unit, units) in &one.scan.gaps {
             let at = Position { segment: one.segment.id, unit: *unit };
             if at < self.durable {

@@ -6,8 +6,9 @@
 //! - Every step moves forward: any bytes end the scan.
 
 use super::disk::{self, SegmentFile};
-use super::format::{self, HEADER_BYTES, Header, Kind, SegmentHead, UNIT_BYTES};
+use super::format::{self, HEADER_BYTES, Header, Kind, UNIT_BYTES};
 use fs_proto::checksum::BLOCK_BYTES;
+use std::cell::RefCell;
 use std::io;
 
 /// A record as the scan found it.
@@ -23,8 +24,8 @@ pub(super) struct Found {
 /// A segment as the scan found it.
 #[derive(Debug, Default)]
 pub(super) struct Scan {
-    /// `None` if it is damaged.
-    pub head: Option<SegmentHead>,
+    /// The boot that wrote it; `None` if its head is damaged.
+    pub boot_id: Option<u128>,
     /// Records in the order of their positions.
     pub records: Vec<Found>,
     /// What lies between records: first unit and number of units.
@@ -37,13 +38,11 @@ pub(super) struct Scan {
 pub(super) fn scan(file: &dyn SegmentFile, segment: u32, store_id: u64) -> io::Result<Scan> {
     let mut bytes = [0; UNIT_BYTES as usize];
     disk::read_padded(file, &mut bytes, 0)?;
-    let head = format::decode_segment_head(&bytes, segment);
-    // Without a head every unit is tried.
-    let align = head.map_or(UNIT_BYTES as u32, |h| h.align);
+    let boot_id = format::decode_segment_head(&bytes, segment);
     let units = file.bytes()?.div_ceil(UNIT_BYTES) as u32;
-    let scanner = Scanner { file, segment, store_id, units, align };
-    let begin = format::aligned(1, align);
-    let mut out = Scan { head, end_unit: begin, ..Scan::default() };
+    let scanner = Scanner { file, segment, store_id, units, window: RefCell::default() };
+    let begin = format::FIRST_UNIT;
+    let mut out = Scan { boot_id, end_unit: begin, ..Scan::default() };
     let (_, mut next) = scanner.joint(begin)?;
     while out.end_unit < units {
         let found = if let Some(header) = next {
@@ -60,7 +59,7 @@ pub(super) fn scan(file: &dyn SegmentFile, segment: u32, store_id: u64) -> io::R
         if at > out.end_unit {
             out.gaps.push((out.end_unit, at - out.end_unit));
         }
-        out.end_unit = format::aligned(found.header.end().unit, align);
+        out.end_unit = found.header.end().unit;
         out.records.push(found);
     }
     Ok(out)
@@ -75,8 +74,12 @@ struct Scanner<'a> {
     segment: u32,
     store_id: u64,
     units: u32,
-    align: u32,
+    /// What was read last, and from where: a void record that fills up a block is beside the record before it.
+    window: RefCell<(u64, Vec<u8>)>,
 }
+
+/// Bytes of the window: the block in which a record ends, and the begin of the next.
+const WINDOW_BYTES: usize = 2 * BLOCK_BYTES;
 
 /// Units looked at with one read when searching.
 const WINDOW_UNITS: u32 = 256;
@@ -84,13 +87,16 @@ const WINDOW_UNITS: u32 = 256;
 impl Scanner<'_> {
     /// What is around the end of a record at `unit`: its repetition before it, and the header of the next.
     fn joint(&self, unit: u32) -> io::Result<(Option<Header>, Option<Header>)> {
-        let next = format::aligned(unit, self.align);
-        let between = ((next - unit) as u64 * UNIT_BYTES) as usize;
-        let mut buffer = [0; 2 * HEADER_BYTES + BLOCK_BYTES];
-        let bytes = &mut buffer[..2 * HEADER_BYTES + between];
         let at = u64::from(unit) * UNIT_BYTES - HEADER_BYTES as u64;
-        disk::read_padded(self.file, bytes, at)?;
-        Ok((self.back(&bytes[..HEADER_BYTES], unit), self.front(&bytes[HEADER_BYTES + between..], next)))
+        let (from, bytes) = &mut *self.window.borrow_mut();
+        if at < *from || at + 2 * HEADER_BYTES as u64 > *from + bytes.len() as u64 {
+            *from = at / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
+            bytes.resize(WINDOW_BYTES, 0);
+            disk::read_padded(self.file, bytes, *from)?;
+        }
+        let joint = &bytes[(at - *from) as usize..][..2 * HEADER_BYTES];
+        let (back, front) = joint.split_at(HEADER_BYTES);
+        Ok((self.back(back, unit), self.front(front, unit)))
     }
 
     fn decode(&self, bytes: &[u8]) -> Option<Header> {
@@ -119,8 +125,7 @@ impl Scanner<'_> {
                 let (back, front) = joint.split_at(HEADER_BYTES);
                 if let Some(header) = self.back(back, unit).filter(|h| h.at.unit >= from) {
                     let found = Found { header, has_front: false, has_back: true };
-                    let (_, after) = self.joint(unit)?;
-                    return Ok(Some((found, after)));
+                    return Ok(Some((found, self.front(front, unit))));
                 }
                 if let Some(header) = self.front(front, unit) {
                     let (back, after) = self.joint(header.end().unit)?;

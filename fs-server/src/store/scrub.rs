@@ -102,7 +102,7 @@ fn check_extent(
         }
         let len = (extent.end - start).min(PIECE_BYTES) as usize;
         match core.read_extent(key, &*file, &extent.clip(start, start + len as u32), &mut piece[..len]) {
-            Ok(()) => {}
+            Ok(_) => {}
             Err(StoreError::Corrupt { .. }) => return Ok(!is_live()?),
             Err(other) => return Err(other),
         }

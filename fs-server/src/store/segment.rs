@@ -8,6 +8,7 @@
 use super::disk::{Disk, SegmentFile};
 use super::format::{Header, Kind, UNIT_BYTES};
 use super::rows::SegmentRow;
+use fs_proto::checksum::BLOCK_BYTES;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -50,6 +51,8 @@ impl Segment {
     /// Counts a record that was placed in it.
     pub fn add_record(&self, header: &Header) {
         let bytes = match header.kind {
+            // What fills up a block goes with the record before it.
+            Kind::Void if u64::from(header.data_bytes) < BLOCK_BYTES as u64 => 0,
             Kind::Data | Kind::Void => u64::from(header.data_bytes),
             Kind::Truncate | Kind::Remove | Kind::Punch => UNIT_BYTES,
         };

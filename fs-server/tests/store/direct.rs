@@ -1,9 +1,13 @@
 //! Direct mode: the same store through O_DIRECT, by the calls that block and by those that do not.
 
 use crate::support::{Change, Model, Rng, abandon, key, open_with, options, pattern};
+use bytes::Bytes;
 use fs_net::BufferPool;
+use fs_proto::checksum::crc;
 use fs_proto::ids::InodeId;
-use fs_server::store::{ChunkStore, IoMode, LogStore, StoreError, StoreOptions};
+use fs_server::store::{
+    BlockSums, ChunkKey, ChunkStore, ChunkWrite, IoMode, LogStore, StoreError, StoreOptions,
+};
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
@@ -59,18 +63,22 @@ fn random_change(rng: &mut Rng) -> Change {
 }
 
 /// A buffer of a pool, or one that does not begin where direct I/O wants it.
-async fn bytes_of(pool: &BufferPool, data: &[u8], is_aligned: bool) -> bytes::Bytes {
+async fn bytes_of(pool: &BufferPool, data: &[u8], is_aligned: bool) -> Bytes {
     let shift = usize::from(!is_aligned);
     let mut buffer = pool.get(data.len() + shift).await.unwrap();
     buffer[shift..].copy_from_slice(data);
     buffer.freeze().slice(shift..)
 }
 
+fn write_of(key: ChunkKey, offset: u32, data: Bytes) -> ChunkWrite {
+    ChunkWrite { key, offset, sums: BlockSums::of(offset, &data), data }
+}
+
 async fn apply(store: &Arc<LogStore>, pool: &BufferPool, change: &Change, is_aligned: bool) {
     match change {
         Change::Write { ino, chunk, offset, len, seed } => {
             let data = bytes_of(pool, &pattern(*seed, *len), is_aligned).await;
-            store.write_bytes(key(*ino, *chunk), *offset, data).await.unwrap();
+            store.write_bytes(write_of(key(*ino, *chunk), *offset, data)).await.unwrap();
         }
         other => other.apply(&**store).unwrap(),
     }
@@ -83,10 +91,11 @@ async fn check_read(store: &LogStore, pool: &BufferPool, model: &Model, rng: &mu
     let len = if rng.below(2) == 0 { 4096 * (1 + rng.below(30)) } else { 1 + rng.below(200_000) } as usize;
     let mut buffer = pool.get(len).await.unwrap();
     buffer.fill(0xaa);
-    let (buffer, got) = store.read_buffer(key(ino, chunk), offset as u32, len, buffer).await.unwrap();
+    let read = store.read_buffer(key(ino, chunk), offset as u32, len, buffer).await.unwrap();
     let want = &all[offset.min(all.len())..(offset + len).min(all.len()).max(offset.min(all.len()))];
-    assert_eq!(got, want.len(), "inode {ino} chunk {chunk} {offset} {len}");
-    assert!(buffer[..got] == *want, "inode {ino} chunk {chunk} {offset} {len}");
+    assert_eq!(read.data.len(), want.len(), "inode {ino} chunk {chunk} {offset} {len}");
+    assert!(read.data == *want, "inode {ino} chunk {chunk} {offset} {len}");
+    assert_eq!(read.crc, crc(want), "inode {ino} chunk {chunk} {offset} {len}");
 }
 
 #[test]
@@ -136,7 +145,13 @@ fn writes_that_are_under_way_do_not_wait_for_each_other() {
         let pool = BufferPool::new(64 << 20);
         let mut tasks = tokio::task::JoinSet::new();
         for n in 0..100_u64 {
-            let change = Change::Write { ino: n % 4, chunk: n / 4, offset: 0, len: 70_000, seed: n };
+            let change = Change::Write {
+                ino: n % 4,
+                chunk: n / 4,
+                offset: 0,
+                len: if n % 3 == 0 { 70_000 } else { 9_000 + n as usize },
+                seed: n,
+            };
             model.apply(&change);
             let (store, pool) = (store.clone(), pool.clone());
             tasks.spawn_local(async move { apply(&store, &pool, &change, true).await });
@@ -149,6 +164,59 @@ fn writes_that_are_under_way_do_not_wait_for_each_other() {
 }
 
 #[test]
+fn small_writes_share_blocks() {
+    // Goal: writes of one worker that come at the same time are written together: a hundred of 600 bytes take no block
+    // each, as they would alone.
+    let dir = disk_dir();
+    let Some(store) = open(dir.path()) else { return };
+    let before = store.stats().written_bytes;
+    let mut model = Model::default();
+    on_a_worker(async {
+        let pool = BufferPool::new(64 << 20);
+        let mut tasks = tokio::task::JoinSet::new();
+        for n in 0..100_u64 {
+            let change = Change::Write { ino: 1, chunk: n, offset: 7, len: 600, seed: n };
+            model.apply(&change);
+            let (store, pool) = (store.clone(), pool.clone());
+            tasks.spawn_local(async move { apply(&store, &pool, &change, true).await });
+        }
+        while let Some(done) = tasks.join_next().await {
+            done.unwrap();
+        }
+    });
+    model.check(&*store, INOS);
+    let taken = store.stats().written_bytes - before;
+    assert!(taken <= 100 * 1024 + 2 * 4096, "{taken} bytes of log");
+    abandon(store);
+    model.check(&*open(dir.path()).unwrap(), INOS);
+}
+
+#[test]
+fn sums_are_those_of_what_was_read() {
+    // Goal: in both modes the CRC that comes with a read is of its bytes, holes and blocks that are read in part included.
+    for io in [IoMode::Buffered, IoMode::Direct] {
+        let dir = disk_dir();
+        let store = open_with(dir.path(), StoreOptions { io, ..direct() }).unwrap();
+        for (n, begin) in [(0, 10), (1, 300_000), (2, 340_007), (3, 500_000)] {
+            store.write(key(1, 0), begin, &pattern(n, 100_001)).unwrap();
+        }
+        let mut all = vec![0; 600_001];
+        assert_eq!(store.read(key(1, 0), 0, &mut all).unwrap(), all.len());
+        on_a_worker(async {
+            let (pool, mut rng) = (BufferPool::new(64 << 20), Rng(9));
+            for _ in 0..200 {
+                let from = rng.below(600_000) as usize;
+                let to = (from + 1 + rng.below(400_000) as usize).min(all.len());
+                let buffer = pool.get(to - from).await.unwrap();
+                let read = store.read_buffer(key(1, 0), from as u32, to - from, buffer).await.unwrap();
+                assert!(read.data == all[from..to] && read.crc == crc(&all[from..to]), "{io} {from}..{to}");
+            }
+            assert_eq!(pool.stats().used, 0, "a buffer did not come back");
+        });
+    }
+}
+
+#[test]
 fn an_abandoned_write_is_whole_or_absent() {
     // Goal: a request whose client is gone is dropped at any moment; its write is there wholly or not at all, the log
     // goes on, and what was synced afterwards is what a reopening finds, without damage.
@@ -158,7 +226,7 @@ fn an_abandoned_write_is_whole_or_absent() {
         let pool = BufferPool::new(64 << 20);
         for n in 0..200_u64 {
             let data = bytes_of(&pool, &pattern(n, 20_000), n % 2 == 0).await;
-            let mut writing = Box::pin(store.write_bytes(key(n, 0), 0, data));
+            let mut writing = Box::pin(store.write_bytes(write_of(key(n, 0), 0, data)));
             for _ in 0..n % 4 {
                 if (&mut writing).now_or_never().await {
                     break;
@@ -230,8 +298,8 @@ fn damage_is_told_in_direct_mode() {
         let damaged = store.read_buffer(key(0, 0), 0, 1 << 20, buffer().await).await;
         assert!(matches!(damaged, Err(StoreError::Corrupt { .. })));
         for n in 1..3 {
-            let (whole, got) = store.read_buffer(key(n, 0), 0, 1 << 20, buffer().await).await.unwrap();
-            assert!(got == 1 << 20 && whole[..] == data[..], "{n}");
+            let read = store.read_buffer(key(n, 0), 0, 1 << 20, buffer().await).await.unwrap();
+            assert!(read.data == data && read.crc == crc(&data), "{n}");
         }
     });
 }

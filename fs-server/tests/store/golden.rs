@@ -1,7 +1,8 @@
 //! The format, byte for byte.
 
 use fs_proto::ids::{ChunkIndex, InodeId};
-use fs_server::store::format::{self, BlockSpan, Header, Kind, Position, SegmentHead, Shape};
+use fs_server::store::BlockSums;
+use fs_server::store::format::{self, BlockSpan, Header, Kind, Position, Shape};
 
 const STORE_ID: u64 = 0x0123_4567_89ab_cdef;
 
@@ -23,13 +24,15 @@ fn header() -> Header {
 fn golden_record() {
     // Goal: the bytes of a record never change unnoticed. 200 bytes at 4000 touch two blocks.
     let data = [0x5a; 200];
-    let table = format::block_table(4000, &data);
-    assert_eq!(hex::encode(&table), format!("{}{}", le_crc(&data[..96]), le_crc(&data[96..])));
-    let header = Header { table_crc: fs_proto::checksum::crc(&table), ..header() };
-    let (front, back) = format::frame(&header, &table, STORE_ID, 512);
+    let sums = BlockSums::of(4000, &data);
+    let table = sums.table();
+    assert_eq!(sums.crc(), fs_proto::checksum::crc(&data));
+    assert_eq!(hex::encode(table), format!("{}{}", le_crc(&data[..96]), le_crc(&data[96..])));
+    let header = Header { table_crc: fs_proto::checksum::crc(table), ..header() };
+    let (front, back) = format::frame(&header, table, STORE_ID, 512);
     let want = GOLDEN_HEADER.replace(char::is_whitespace, "");
     assert_eq!(hex::encode(&front[..64]), want);
-    assert_eq!(front[64..72], table);
+    assert_eq!(front[64..72], *table);
     assert_eq!((front.len(), back.len()), (128, 512 - 128 - 200));
     assert_eq!(hex::encode(&back[back.len() - 64..]), want);
     assert!(front[72..].iter().chain(&back[..back.len() - 64]).all(|b| *b == 0));
@@ -37,28 +40,41 @@ fn golden_record() {
 }
 
 const GOLDEN_HEADER: &str = "
-    48594331 01 02 0000 11000000 22000000
+    48594331 01 03 0000 11000000 22000000
     4400000000000033 5500000000000000
     6600000000000000 10000000 77000000
-    a00f0000 c8000000 0b3b9574 b138c472";
+    a00f0000 c8000000 0b3b9574 f49a22f6";
 
 fn le_crc(bytes: &[u8]) -> String {
     hex::encode(fs_proto::checksum::crc(bytes).to_le_bytes())
 }
 
 #[test]
+fn what_fills_a_block_is_a_void_record() {
+    // Goal: nothing but records lies behind a record, up to the end of the write; the filling is as long as it has to be.
+    let header = Header { at: Position { segment: 0x11, unit: 0x23 }, ..header() };
+    let sums = BlockSums::of(4000, &[0x5a; 200]);
+    let (front, back) = format::frame(&header, sums.table(), STORE_ID, 4096);
+    let end = header.end();
+    assert_eq!((end.byte() + back.len() as u64 + 128 + 200 - 512) % 4096, 0);
+    let filling = &back[512 - front.len() - 200..];
+    let void = Header::decode(filling[..64].try_into().unwrap(), STORE_ID).unwrap();
+    assert_eq!((void.kind, void.at, u64::from(void.units()) * 512), (Kind::Void, end, filling.len() as u64));
+    assert!(filling[64..].iter().all(|byte| *byte == 0));
+}
+
+#[test]
 fn golden_heads() {
     // Goal: so do the heads of segments and the file that identifies the store.
-    let said = SegmentHead { boot_id: 0x2233, align: 4096 };
-    let head = format::encode_segment_head(0x11, said);
+    let head = format::encode_segment_head(0x11, 0x2233);
     assert_eq!(
         hex::encode(&head[..36]),
-        "4841594154452d5302000000110000003322000000000000000000000000000000100000"
+        "4841594154452d5303000000110000003322000000000000000000000000000000000000"
     );
-    assert_eq!(format::decode_segment_head(&head, 0x11), Some(said));
+    assert_eq!(format::decode_segment_head(&head, 0x11), Some(0x2233));
     assert_eq!(format::decode_segment_head(&head, 0x12), None);
     let file = format::encode_store_file(STORE_ID);
-    assert_eq!(hex::encode(&file[..24]), "4841594154452d430200000000000000efcdab8967452301");
+    assert_eq!(hex::encode(&file[..24]), "4841594154452d430300000000000000efcdab8967452301");
     assert_eq!(format::decode_store_file(&file), Ok(STORE_ID));
     for bit in 0..file.len() * 8 {
         let mut flipped = file;

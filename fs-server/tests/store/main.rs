@@ -6,6 +6,7 @@ mod devices;
 mod direct;
 mod flips;
 mod golden;
+mod group;
 mod kill;
 mod mem_kv;
 mod model;

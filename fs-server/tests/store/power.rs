@@ -2,8 +2,8 @@
 
 use crate::mem_kv::MemKv;
 use crate::sim_disk::SimDisk;
-use crate::support::{Change, Model, Rng, options};
-use fs_server::store::{self, ChunkStore, LogStore, StoreOptions};
+use crate::support::{Change, Model, Rng, options, piece};
+use fs_server::store::{self, ChunkStore, IoMode, LogStore, StoreOptions};
 use proptest::prelude::*;
 use std::sync::Arc;
 
@@ -16,6 +16,8 @@ const STORE_ID: u64 = 77;
 #[derive(Debug, Clone)]
 enum Step {
     Change(Change),
+    /// Writes by one call.
+    Group(Vec<Change>),
     Sync,
     SyncKv,
     Save,
@@ -24,16 +26,22 @@ enum Step {
     PowerLoss(u64),
 }
 
-fn step() -> impl Strategy<Value = Step> {
-    let at = || (0..INOS, 0..CHUNKS, 0..9_000_u32);
+fn at() -> impl Strategy<Value = (u64, u64, u32)> {
+    (0..INOS, 0..CHUNKS, 0..9_000_u32)
+}
+
+fn write() -> impl Strategy<Value = Change> {
     let len = prop_oneof![1..700_usize, Just(4096), 1..9_000_usize];
-    let write = (at(), len, any::<u64>()).prop_map(|((ino, chunk, offset), len, seed)| Change::Write {
+    (at(), len, any::<u64>()).prop_map(|((ino, chunk, offset), len, seed)| Change::Write {
         ino,
         chunk,
         offset,
         len,
         seed,
-    });
+    })
+}
+
+fn step() -> impl Strategy<Value = Step> {
     let truncate = at().prop_map(|(ino, chunk, keep)| Change::Truncate { ino, chunk, keep });
     let punch = (at(), 1..5_000_u32).prop_map(|((ino, chunk, offset), len)| Change::Punch {
         ino,
@@ -42,9 +50,10 @@ fn step() -> impl Strategy<Value = Step> {
         len,
     });
     let remove = (0..INOS).prop_map(|ino| Change::Remove { inos: vec![ino] });
-    let change = prop_oneof![10 => write, 2 => truncate, 2 => punch, 1 => remove];
+    let change = prop_oneof![10 => write(), 2 => truncate, 2 => punch, 1 => remove];
     prop_oneof![
-        16 => change.prop_map(Step::Change),
+        14 => change.prop_map(Step::Change),
+        4 => proptest::collection::vec(write(), 2..6).prop_map(Step::Group),
         2 => Just(Step::Sync),
         1 => Just(Step::SyncKv),
         2 => Just(Step::Save),
@@ -58,6 +67,7 @@ fn step() -> impl Strategy<Value = Step> {
 struct World {
     disk: Arc<SimDisk>,
     kv: Arc<MemKv>,
+    io: IoMode,
     boot_id: u128,
     store: Option<LogStore>,
     durable: Model,
@@ -72,17 +82,18 @@ fn ino_of(change: &Change) -> u64 {
 }
 
 impl World {
-    fn new() -> World {
+    fn new(io: IoMode) -> World {
         let (disk, kv) = (SimDisk::new(), MemKv::new());
-        let mut world =
-            World { disk, kv, boot_id: 1, store: None, durable: Model::default(), unsynced: Vec::new() };
+        let durable = Model::default();
+        let mut world = World { disk, kv, io, boot_id: 1, store: None, durable, unsynced: Vec::new() };
         world.open();
         world
     }
 
     fn open(&mut self) {
         // Hardly any memory and small segments: the index is saved and read all the time.
-        let options = StoreOptions { boot_id: Some(self.boot_id), index_bytes: 2_000, ..options() };
+        let options =
+            StoreOptions { boot_id: Some(self.boot_id), index_bytes: 2_000, io: self.io, ..options() };
         let opened = store::open_on(self.disk.clone(), STORE_ID, self.kv.clone(), options);
         self.store = Some(opened.expect("a crash never keeps a store from opening"));
     }
@@ -103,13 +114,28 @@ impl World {
         self.unsynced.clear();
     }
 
-    fn change(&mut self, change: Change) {
-        let of_ino = self.unsynced.iter().filter(|c| ino_of(c) == ino_of(&change)).count();
-        if of_ino == UNSYNCED {
+    /// Keeps few enough changes unsynced.
+    fn make_room_for(&mut self, changes: &[Change]) {
+        let is_full = (0..INOS).any(|ino| {
+            let of_ino = |c: &&Change| ino_of(c) == ino;
+            self.unsynced.iter().chain(changes).filter(of_ino).count() > UNSYNCED
+        });
+        if is_full {
             self.sync();
         }
+    }
+
+    fn change(&mut self, change: Change) {
+        self.make_room_for(std::slice::from_ref(&change));
         change.apply(self.store()).unwrap();
         self.unsynced.push(change);
+    }
+
+    fn write_group(&mut self, changes: Vec<Change>) {
+        self.make_room_for(&changes);
+        let pieces: Vec<_> = changes.iter().map(piece).collect();
+        self.store().write_many(&pieces).into_iter().for_each(|written| written.unwrap());
+        self.unsynced.extend(changes);
     }
 
     fn kill(&mut self) {
@@ -156,6 +182,7 @@ impl World {
     fn run(&mut self, step: Step) {
         match step {
             Step::Change(change) => self.change(change),
+            Step::Group(changes) => self.write_group(changes),
             Step::Sync => self.sync(),
             Step::SyncKv => fs_server::kv::Kv::sync(&*self.kv).unwrap(),
             Step::Save => self.store().save().unwrap(),
@@ -175,11 +202,15 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
 
     #[test]
-    fn any_crash_leaves_what_was_durable(steps in proptest::collection::vec(step(), 1..100)) {
+    fn any_crash_leaves_what_was_durable(
+        steps in proptest::collection::vec(step(), 1..100),
+        is_direct in any::<bool>(),
+    ) {
         // Goal: what was synced is there after every loss of power, each later change wholly or not at all, never
         // anything else; after a kill everything is there. Unsynced writes tear by sectors and survive in any
-        // subset, names come and go, the key-value store loses any tail of its unsynced batches. Crash upon crash.
-        let mut world = World::new();
+        // subset, names come and go, the key-value store loses any tail of its unsynced batches. Crash upon crash. Records
+        // alone and in groups, laid out for the page cache and for direct I/O.
+        let mut world = World::new(if is_direct { IoMode::Direct } else { IoMode::Buffered });
         for step in steps {
             world.run(step);
         }

@@ -4,6 +4,7 @@ use crate::support::Rng;
 use fs_server::store::disk::{Disk, SegmentFile};
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice, IoSliceMut};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Bytes that a device writes wholly or not at all.
@@ -23,7 +24,7 @@ struct Content {
 }
 
 #[derive(Default)]
-pub struct SimFile(Mutex<Content>);
+pub struct SimFile(Mutex<Content>, Arc<AtomicI32>);
 
 #[derive(Default)]
 struct Names {
@@ -31,8 +32,9 @@ struct Names {
     synced: BTreeMap<u32, Arc<SimFile>>,
 }
 
+/// The second is the error that the next write ends with, if it is not zero.
 #[derive(Default)]
-pub struct SimDisk(Mutex<Names>);
+pub struct SimDisk(Mutex<Names>, Arc<AtomicI32>);
 
 fn put(bytes: &mut Vec<u8>, at: u64, data: &[u8]) {
     let end = at as usize + data.len();
@@ -42,7 +44,12 @@ fn put(bytes: &mut Vec<u8>, at: u64, data: &[u8]) {
 
 impl SimFile {
     fn new(content: Vec<u8>) -> Arc<SimFile> {
-        Arc::new(SimFile(Mutex::new(Content { now: content.clone(), synced: content, ..Content::default() })))
+        SimFile::failing(content, Arc::default())
+    }
+
+    fn failing(content: Vec<u8>, failure: Arc<AtomicI32>) -> Arc<SimFile> {
+        let content = Content { now: content.clone(), synced: content, ..Content::default() };
+        Arc::new(SimFile(Mutex::new(content), failure))
     }
 
     /// What a loss of power leaves: of each unsynced write any of its sectors, the last one torn as likely as not.
@@ -77,13 +84,18 @@ impl SimDisk {
         Arc::default()
     }
 
+    /// Lets the next write end with an error of the system.
+    pub fn fail_next(&self, errno: i32) {
+        self.1.store(errno, Ordering::SeqCst);
+    }
+
     /// What is there after a kill of the process: all that was written.
     pub fn after_kill(&self) -> Arc<SimDisk> {
         let names = self.0.lock().unwrap();
         let copy =
             |(id, file): (&u32, &Arc<SimFile>)| (*id, SimFile::new(file.0.lock().unwrap().now.clone()));
         let now: BTreeMap<_, _> = names.now.iter().map(copy).collect();
-        Arc::new(SimDisk(Mutex::new(Names { synced: now.clone(), now })))
+        Arc::new(SimDisk(Mutex::new(Names { synced: now.clone(), now }), Arc::default()))
     }
 
     /// What is there after a loss of power.
@@ -100,7 +112,7 @@ impl SimDisk {
                 now.insert(*id, file.after_power_loss(rng));
             }
         }
-        Arc::new(SimDisk(Mutex::new(Names { synced: now.clone(), now })))
+        Arc::new(SimDisk(Mutex::new(Names { synced: now.clone(), now }), Arc::default()))
     }
 }
 
@@ -110,7 +122,7 @@ impl Disk for SimDisk {
     }
 
     fn create(&self, id: u32) -> io::Result<Arc<dyn SegmentFile>> {
-        let file = SimFile::new(Vec::new());
+        let file = SimFile::failing(Vec::new(), Arc::clone(&self.1));
         match self.0.lock().unwrap().now.insert(id, Arc::clone(&file)) {
             None => Ok(file),
             Some(_) => Err(io::ErrorKind::AlreadyExists.into()),
@@ -143,6 +155,10 @@ impl Disk for SimDisk {
 
 impl SegmentFile for SimFile {
     fn write_at(&self, parts: &mut [IoSlice<'_>], at: u64) -> io::Result<()> {
+        let errno = self.1.swap(0, Ordering::SeqCst);
+        if errno != 0 {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
         let data: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
         let mut content = self.0.lock().unwrap();
         put(&mut content.now, at, &data);

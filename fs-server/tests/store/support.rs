@@ -2,7 +2,9 @@
 
 use crate::mem_kv::MemKv;
 use fs_proto::ids::{ChunkIndex, InodeId};
-use fs_server::store::{self, ChunkKey, ChunkStore, LogStore, StoreError, StoreOptions};
+use fs_server::store::{
+    self, BlockSums, ChunkKey, ChunkStore, ChunkWrite, LogStore, StoreError, StoreOptions,
+};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex};
@@ -87,6 +89,18 @@ impl Change {
             Change::Remove { inos } => store.remove(&inos.iter().map(|i| InodeId(*i)).collect::<Vec<_>>()),
             Change::Punch { ino, chunk, offset, len } => store.punch(key(*ino, *chunk), *offset, *len),
         }
+    }
+}
+
+/// The piece that a write puts.
+pub fn piece(change: &Change) -> ChunkWrite {
+    let Change::Write { ino, chunk, offset, len, seed } = change else { panic!("{change:?} is no write") };
+    let data = pattern(*seed, *len);
+    ChunkWrite {
+        key: key(*ino, *chunk),
+        offset: *offset,
+        sums: BlockSums::of(*offset, &data),
+        data: data.into(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fs_client::{Attr, Bring, Caller, File, InodeId, LockFamily, LockRange, Status};
@@ -12,8 +13,14 @@ use super::{Adapter, ContentStamp, OpenFile};
 use crate::failure::Outcome;
 use crate::open_inodes::Present;
 use crate::translate::{
-    Allocation, allocation, file_range, fopen_flags, is_direct, name_bytes, open_flags, without_privileges,
+    Allocation, allocation, file_range, fopen_flags, held_back, is_direct, name_bytes, open_flags,
+    without_privileges,
 };
+
+/// Bytes of one copy_file_range(2) at most: its caller waits, and cannot be interrupted, as long as this takes.
+const COPY_MAX: u64 = 128 << 20;
+/// The kernel comes again at once.
+const SECOND_ATTEMPT: Duration = Duration::from_secs(1);
 
 /// An opening, as the kernel is told about it.
 pub(super) struct Opened {
@@ -23,13 +30,13 @@ pub(super) struct Opened {
 
 impl Adapter {
     pub(super) fn open_file(&self, who: &Caller, ino: InodeId, flags: i32) -> Outcome<Opened> {
+        let flags = self.served_flags(flags);
         let how = open_flags(flags);
         let (present, alone) = self.inodes.enter(ino.0);
         let file = self.client.open_bringing(who, ino, how, self.wanted_content(ino, flags))?;
         // With others the client has not asked the home, and close-to-open wants to know what is there now.
         let attr = if alone { file.known_attr() } else { file.attr()? };
-        if alone && attr.nlink == 0 {
-            // Reached by a name in the kernel's cache that another node removed, not by /proc/self/fd of an open file.
+        if attr.nlink == 0 && (alone || self.is_first_attempt(ino)) {
             return Err(Errno::from_i32(libc::ESTALE).into());
         }
         if without_privileges(attr.mode).is_some() {
@@ -39,6 +46,23 @@ impl Adapter {
             self.drop_privileges(&file)?;
         }
         Ok(self.admit(file, present, &attr, flags))
+    }
+
+    /// An inode without names is opened by a name in the kernel's cache that another node removed, or by /proc/self/fd of an open file, and
+    /// nothing tells which. `ESTALE` makes the kernel look the name up again, and come again if there is none to look up.
+    fn is_first_attempt(&self, ino: InodeId) -> bool {
+        let mut nameless = self.nameless.lock();
+        if nameless.get(ino.0).is_some_and(|when| when.elapsed() < SECOND_ATTEMPT) {
+            nameless.forget(ino.0);
+            return false;
+        }
+        nameless.put(ino.0, Instant::now());
+        true
+    }
+
+    /// The flags that an opening is served by.
+    fn served_flags(&self, flags: i32) -> i32 {
+        if self.writeback { held_back(flags) } else { flags }
     }
 
     /// Of a small file the first read of the page cache costs no message, and none at all if the cache has this content.
@@ -60,9 +84,10 @@ impl Adapter {
         mode: u32,
         flags: i32,
     ) -> Outcome<(Attr, Opened)> {
+        let flags = self.served_flags(flags);
         let mut how = open_flags(flags);
         how.truncate = false; // A new file is empty.
-        let made = self.client.create_open(who, parent, name_bytes(name)?, mode & 0o7777, how, true);
+        let made = self.client.create_open(who, parent, name_bytes(name)?, mode, how, true);
         let file = match made {
             Ok((file, _fresh)) => file,
             Err(e) if e.code() == Some(Status::Exists) && flags & libc::O_EXCL == 0 => {
@@ -189,6 +214,22 @@ impl Adapter {
             Allocation::Zeros { keep_size } => file.zero_range(range, keep_size)?,
         }
         Ok(())
+    }
+
+    /// Copies on the servers; answers how many bytes, at most [`COPY_MAX`].
+    pub(super) fn copy_file(
+        &self,
+        who: &Caller,
+        from: (FileHandle, u64),
+        to: (FileHandle, u64),
+        len: u64,
+    ) -> Outcome<u32> {
+        let (source, target) = (self.opened(from.0)?, self.opened(to.0)?);
+        if who.uid != 0 {
+            self.drop_privileges(&target.file)?;
+        }
+        let copied = source.file.copy_range_to(from.1, &target.file, to.1, len.min(COPY_MAX))?;
+        Ok(copied as u32)
     }
 
     /// Data or a hole at or after `offset`. What was written through a memory map and not synced is the kernel's still, and not data here.

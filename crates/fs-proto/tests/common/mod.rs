@@ -192,7 +192,7 @@ impl Arbitrary for MapEvent {
 }
 
 structs! {
-    Attr { ino, kind, mode, uid, gid, nlink, rdev, size, atime, mtime, ctime, btime, layout, wide, inline, version, parent }
+    Attr { ino, kind, mode, uid, gid, nlink, rdev, size, atime, mtime, ctime, btime, layout, wide, inline, acl, capable, version, parent }
     Caller { uid, gid, groups }
     Member { id, weight }
 
@@ -206,6 +206,7 @@ structs! {
     DropChunks { inos }
     SyncChunks { ino }
     PunchChunk { ino, chunk, offset, len }
+    CopyChunk { from, from_chunk, from_offset, len, ino, chunk, offset, file_end, since }
     ChunkRanges { ino, chunk }
     ChunkMap { ino, from, limit }
     ChunkMapPage { chunks, end }

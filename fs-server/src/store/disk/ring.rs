@@ -51,11 +51,12 @@ impl Part {
         libc::iovec { iov_base: base.cast(), iov_len: len }
     }
 
-    fn bytes(&self) -> &[u8] {
+    /// What the kernel reads or fills.
+    pub fn bytes(&self) -> &[u8] {
         match self {
             Part::Own(memory) => memory,
             Part::Shared(bytes) => bytes,
-            Part::Pool(buffer, _) => buffer,
+            Part::Pool(buffer, len) => &buffer.whole()[..*len],
         }
     }
 }
@@ -284,19 +285,16 @@ pub(in super::super) async fn write(file: Arc<DirectFile>, parts: Vec<Part>, at:
     written.map(drop)
 }
 
-/// Fills `part`, aligned and as long as blocks, from `at`. Returns it with the number of bytes there were.
+/// Fills `parts`, aligned and each as long as blocks, one after the other from `at`. Returns them with the number of bytes
+/// there were.
 pub(in super::super) async fn read(
     file: Arc<DirectFile>,
-    part: Part,
+    parts: Vec<Part>,
     at: u64,
-) -> (io::Result<usize>, Option<Part>) {
-    let started = Ring::here().and_then(|ring| ring.start(Work::new(file, vec![part], at, Direction::Read)));
-    match started {
-        Ok(operation) => {
-            let (got, mut parts) = operation.await;
-            (got, parts.pop())
-        }
-        Err(error) => (Err(error), None),
+) -> (io::Result<usize>, Vec<Part>) {
+    match Ring::here().and_then(|ring| ring.start(Work::new(file, parts, at, Direction::Read))) {
+        Ok(operation) => operation.await,
+        Err(error) => (Err(error), Vec::new()),
     }
 }
 

@@ -36,12 +36,12 @@ fn many_operations_at_once_end_each_with_its_own() {
         }
         let reads = (0..blocks).map(|n| {
             let file = file.clone();
-            tokio::task::spawn_local(async move { (n, read(file, block(0), n * 4096).await) })
+            tokio::task::spawn_local(async move { (n, read(file, vec![block(0)], n * 4096).await) })
         });
         for done in reads.collect::<Vec<_>>() {
-            let (n, (got, part)) = done.await.unwrap();
+            let (n, (got, parts)) = done.await.unwrap();
             assert_eq!(got.unwrap(), 4096);
-            assert!(part.unwrap().bytes().iter().all(|b| *b == n as u8), "block {n}");
+            assert!(parts[0].bytes().iter().all(|b| *b == n as u8), "block {n}");
         }
     });
 }
@@ -66,8 +66,8 @@ fn who_stops_waiting_leaves_nothing_behind() {
             assert!(std::time::Instant::now() < limit, "{} slots stay", ring.slots.borrow().len());
             tokio::task::yield_now().await;
         }
-        let (got, part) = read(file, block(0), 49 * 4096).await;
-        assert_eq!((got.unwrap(), part.unwrap().bytes()[0]), (4096, 7));
+        let (got, parts) = read(file, vec![block(0)], 49 * 4096).await;
+        assert_eq!((got.unwrap(), parts[0].bytes()[0]), (4096, 7));
     });
 }
 
