@@ -62,7 +62,9 @@ fn race(path: &'static str, len: fn(u32) -> usize, records: u32) {
             })
         })
         .collect();
-    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    for thread in threads {
+        thread.join().unwrap();
+    }
     check(&content(&cluster.client(), path), 4, records);
 }
 
@@ -83,7 +85,7 @@ fn appends_and_writes_of_one_handle() {
     let client = cluster.client();
     let options = OpenOptions { append: true, read: true, ..APPEND };
     let file = client.open_path("/f", &options).unwrap();
-    file.write_at(&[1; 50_000], 0).unwrap();
+    file.write_at(&vec![1; 50_000], 0).unwrap();
     // What it wrote and did not publish counts.
     assert_eq!(file.append(b"tail").unwrap(), 50_000);
     file.set_len(10).unwrap();

@@ -100,7 +100,7 @@ fn listen(to: String, cut: Arc<AtomicBool>) -> u16 {
 
 fn pass(mut from: TcpStream, mut to: TcpStream, cut: &AtomicBool) {
     from.set_read_timeout(Some(Duration::from_millis(50))).expect("a time-out");
-    let mut bytes = [0; 64 << 10];
+    let mut bytes = vec![0; 64 << 10];
     while !cut.load(Ordering::Acquire) {
         match from.read(&mut bytes) {
             Ok(0) => break,
@@ -289,7 +289,9 @@ fn a_restarted_server_gets_its_locks_back() {
     let paths = ["/f0", "/f1", "/f2", "/f3", "/f4"];
     let a: Vec<File> = paths.iter().map(|path| open(&one, path)).collect();
     let b: Vec<File> = paths.iter().map(|path| open(&two, path)).collect();
-    a.iter().for_each(|file| assert!(is_had(&file.lock(&whole(1)))));
+    for file in &a {
+        assert!(is_had(&file.lock(&whole(1))));
+    }
     let waits: Vec<_> = b.iter().map(|file| wait_for(file, whole(1))).collect();
     until("they are in the queue", || waiting(&cluster) == 5);
     (0..2).for_each(|id| cluster.restart(id));

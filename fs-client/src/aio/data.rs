@@ -96,6 +96,8 @@ impl Core {
     pub async fn append(&self, handle: &Handle, data: &[u8]) -> Result<u64> {
         check_writable(handle)?;
         let _alone = handle.inode.appending.lock().await;
+        // The home asks the others how far they wrote; what was written here it has to be told.
+        self.flush(handle).await?;
         let part_bytes = self.piece_bytes.min(fs_proto::BULK_MAX) as usize;
         let mut parts = data.chunks(part_bytes);
         let Some(first) = parts.next() else { return Ok(handle.known_attr().size) };

@@ -105,9 +105,9 @@ async fn to_chunks(
 ) -> OpResult<(Attr, u64)> {
     let (node, ino) = (&worker.node, request.ino);
     spill::to_chunks(worker, ino).await?;
-    // Counts what others, and the asker by other means, wrote and did not publish.
+    // Counts what others wrote and did not publish. The asker has published.
     let inode = node.namespace.live_inode(ino).await?;
-    getattr::settled(worker, inode, None, false).await?;
+    getattr::settled(worker, inode, Some(context.client()), false).await?;
     let set = LockSet::of(&[(LockKey::Inode(ino), Mode::Exclusive)]);
     let hold = node.namespace.locks().hold(set).await;
     let inode = node.namespace.inode_in_section(ino)?.ok_or(OpError::not_found())?;
