@@ -79,7 +79,7 @@ fn set_xattrs(
         match changed {
             Ok(()) | Err(Errno::NODATA) => {}
             Err(Errno::OPNOTSUPP | Errno::PERM | Errno::TOOBIG) => {
-                refused = Some(Bytes::copy_from_slice(name))
+                refused = Some(Bytes::copy_from_slice(name));
             }
             // ext4 says so of more than a block holds. It never will, and the file must not wait for it.
             Err(Errno::NOSPC) if large => refused = Some(Bytes::copy_from_slice(name)),
