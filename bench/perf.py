@@ -133,7 +133,8 @@ class Bed:
         cluster = Cluster(nodes, self.dir / f"cluster-{nodes}.toml", self.dir / f"mnt-{nodes}")
         self.clusters.append(cluster)
         store = self.dir / f"store-{nodes}"
-        run([self.hayate, "--cluster", cluster.file, "up", "--nodes", str(nodes), "--store", store, "--name", f"perf{nodes}"])
+        memory = ["--memory", self.options.memory] if self.options.memory else []
+        run([self.hayate, "--cluster", cluster.file, "up", "--nodes", str(nodes), "--store", store, "--name", f"perf{nodes}", *memory])
         text = cluster.file.read_text()
         cluster.server_pids = [int(pid) for pid in re.findall(r"^pid\s*=\s*(\d+)", text, re.M)]
         assert len(cluster.server_pids) == nodes, f"{cluster.file} names {len(cluster.server_pids)} servers"
@@ -394,14 +395,20 @@ def commit():
     return name + (" with changes" if dirty else "")
 
 
-def conditions(bed, others):
+def conditions_of_machine(bed):
     cpus = len(os.sched_getaffinity(0))
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / (1 << 30)
     kind = run(["findmnt", "-n", "-o", "FSTYPE", "-T", str(bed.dir)]).strip()
+    return (
+        f"Regime `{bed.options.regime}`; {cpus} CPU{'s' if cpus > 1 else ''} ({platform.machine()}), {memory:.0f} GiB, Linux "
+        f"{platform.release()}, stores and bare directory on {kind}; commit {commit()}; {time.strftime('%Y-%m-%d')}."
+    )
+
+
+def conditions(bed, others):
     o = bed.options
     return (
-        f"Regime `{o.regime}`; {cpus} CPU{'s' if cpus > 1 else ''} ({platform.machine()}), {memory:.0f} GiB, Linux "
-        f"{platform.release()}, stores and bare directory on {kind}; commit {commit()}; {time.strftime('%Y-%m-%d')}.\n"
+        f"{conditions_of_machine(bed)}\n"
         f"{o.tasks} tasks, {o.files:,} empty files each in one directory, {o.mib} MiB by transfers of 1 MiB; {o.rounds} rounds"
         f"{f' (the least disturbed of {o.of})' if (o.of or 0) > o.rounds else ''}; "
         f"median (smallest to largest). Meanwhile other programs and the kernel's own threads used "
@@ -445,6 +452,7 @@ def parse_options():
     parser.add_argument("--tasks", type=int, default=2)
     parser.add_argument("--files", type=int, default=4000, help="files of each task")
     parser.add_argument("--mib", type=int, default=512, help="MiB of all tasks together")
+    parser.add_argument("--memory", help="budget of each server")
     parser.add_argument("--no-mount", action="store_true", help="without mounts")
     parser.add_argument("--update", metavar="FILE", help="put the tables into this document")
     options = parser.parse_args()

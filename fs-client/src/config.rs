@@ -2,7 +2,9 @@
 
 use fs_net::ClusterFile;
 use fs_proto::ServerId;
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
@@ -20,6 +22,47 @@ pub enum Route {
     Owners,
 }
 
+/// How messages reach servers of the same node. Other nodes are always reached by TCP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Transport {
+    /// Shared memory if the server has some to give, else its Unix socket.
+    #[default]
+    Auto,
+    /// Shared memory, or not at all.
+    Shm,
+    /// The Unix socket.
+    Unix,
+    /// TCP, as from another node.
+    Tcp,
+}
+
+impl FromStr for Transport {
+    type Err = String;
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "auto" => Ok(Transport::Auto),
+            "shm" => Ok(Transport::Shm),
+            "unix" => Ok(Transport::Unix),
+            "tcp" => Ok(Transport::Tcp),
+            other => Err(format!("a transport is auto, shm, unix or tcp, not `{other}`")),
+        }
+    }
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Transport::Auto => "auto",
+            Transport::Shm => "shm",
+            Transport::Unix => "unix",
+            Transport::Tcp => "tcp",
+        })
+    }
+}
+
+/// Variable of the environment that [`ClientConfig::load`] takes the transport from.
+pub const TRANSPORT_VARIABLE: &str = "HAYATE_TRANSPORT";
+
 /// What a client needs to know, with defaults for all but the cluster.
 #[derive(Debug, Clone)]
 pub struct ClientConfig {
@@ -29,6 +72,8 @@ pub struct ClientConfig {
     pub cluster_path: Option<PathBuf>,
     /// See [`Route`].
     pub route: Route,
+    /// See [`Transport`].
+    pub transport: Transport,
     /// How long attributes are trusted by path operations, and sizes by reads. Zero asks every time. Default 1 s.
     pub attr_ttl: Duration,
     /// How long names are trusted by path operations. Zero asks every time. Default 1 s.
@@ -48,6 +93,7 @@ impl ClientConfig {
             cluster,
             cluster_path: None,
             route: Route::Auto,
+            transport: Transport::default(),
             attr_ttl: Duration::from_secs(1),
             entry_ttl: Duration::from_secs(1),
             timeout: Duration::from_secs(60),
@@ -56,13 +102,19 @@ impl ClientConfig {
         }
     }
 
-    /// Defaults for the cluster whose file is `path`; the file is read again when members change.
+    /// Defaults for the cluster whose file is `path`; the file is read again when members change. The environment's `HAYATE_TRANSPORT`
+    /// (auto, shm, unix or tcp) chooses the transport.
     ///
     /// # Errors
     /// [`Error::Cluster`] if the file is missing, damaged or open to others.
     pub fn load(path: &Path) -> Result<Self> {
         let cluster = ClusterFile::load(path).map_err(|e| Error::Cluster(e.to_string()))?;
-        Ok(ClientConfig { cluster_path: Some(path.to_owned()), ..ClientConfig::new(cluster) })
+        let mut config = ClientConfig { cluster_path: Some(path.to_owned()), ..ClientConfig::new(cluster) };
+        if let Ok(text) = std::env::var(TRANSPORT_VARIABLE) {
+            config.transport =
+                text.parse().map_err(|e| Error::Cluster(format!("{TRANSPORT_VARIABLE}: {e}")))?;
+        }
+        Ok(config)
     }
 }
 

@@ -77,6 +77,9 @@ pub enum Error {
         /// How many are allowed.
         limit: usize,
     },
+    /// A lock cannot be had, or is lost.
+    #[error("{0}")]
+    Lock(LockFailure),
     /// A blocking call was made on a thread that runs an event loop.
     #[error("a blocking call of fs-client was made inside an event loop: use fs_client::aio there")]
     InsideEventLoop,
@@ -88,6 +91,20 @@ pub enum Error {
         /// Why not.
         cause: String,
     },
+}
+
+/// What is wrong with a lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum LockFailure {
+    /// Waiting for it would never end.
+    #[error("whoever holds the bytes waits for this lock's owner")]
+    Deadlock,
+    /// The server keeps no more.
+    #[error("the server has no room for another lock")]
+    TooMany,
+    /// It was given to others.
+    #[error("locks of the file are lost, so it cannot be read or written: unlock or close it")]
+    Lost,
 }
 
 fn prefix(path: Option<&String>) -> String {
@@ -119,11 +136,12 @@ impl Error {
             Error::Status { status, .. } => status.errno(),
             Error::Unavailable { .. } => libc::ETIMEDOUT,
             Error::Rejected { .. } => libc::EACCES,
-            Error::Corrupt { .. } | Error::Protocol { .. } => libc::EIO,
+            Error::Corrupt { .. } | Error::Protocol { .. } | Error::Lock(LockFailure::Lost) => libc::EIO,
             Error::Cluster(_) => libc::EINVAL,
             Error::NotOpenFor(_) => libc::EBADF,
             Error::Limit { .. } => libc::ENFILE,
-            Error::InsideEventLoop => libc::EDEADLK,
+            Error::Lock(LockFailure::TooMany) => libc::ENOLCK,
+            Error::InsideEventLoop | Error::Lock(LockFailure::Deadlock) => libc::EDEADLK,
             Error::System { .. } => libc::EAGAIN,
         }
     }

@@ -1,16 +1,19 @@
 //! An open file.
 
+use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use fs_proto::lock::{HeldLock, LockFamily, LockRange};
 use fs_proto::{Attr, InodeId};
 
-use crate::aio::Handle;
+use crate::aio::{Core, Handle};
 use crate::client::Client;
 use crate::config::OpenFlags;
 use crate::error::Result;
 use crate::lane;
+use crate::locks::{LockWish, Locked};
 
 /// An open file. Clones share the opening; the last one that goes closes it.
 ///
@@ -77,11 +80,60 @@ impl File {
         client.run(async |core| core.write_at(handle, data, offset).await)
     }
 
-    /// Writes at the end and answers where that was. Appends of this process do not overlap; those of other processes may
-    /// (there are no locks between clients).
+    /// Writes at the end, wherever that is by then, and answers where that was. Of all appends, from whichever node, each of up to 16 MiB
+    /// lies whole behind the one before; it is published with its answer.
     pub fn append(&self, data: &[u8]) -> Result<u64> {
         let (client, handle) = self.parts();
         client.run(async |core| core.append(handle, data).await)
+    }
+
+    /// Locks bytes if nobody is in the way. Everything that the holders before wrote is seen from then on. One message.
+    ///
+    /// # Errors
+    /// [`crate::Error::Lock`] if the server has no room.
+    pub fn try_lock(&self, wish: &LockWish) -> Result<Locked> {
+        let (client, handle) = self.parts();
+        client.run(async |core| core.try_lock(handle, wish).await)
+    }
+
+    /// As [`File::try_lock`], waiting for its turn.
+    ///
+    /// # Errors
+    /// Also if waiting would never end.
+    pub fn lock(&self, wish: &LockWish) -> Result<Locked> {
+        let (client, handle) = self.parts();
+        client.run(async |core| core.lock(handle, wish, std::future::pending()).await)
+    }
+
+    /// As [`File::lock`], on the caller's event loop, given up when `give_up` ends.
+    pub async fn lock_on(
+        &self,
+        core: &Core,
+        wish: &LockWish,
+        give_up: impl Future<Output = ()>,
+    ) -> Result<Locked> {
+        core.lock(self.parts().1, wish, give_up).await
+    }
+
+    /// Unlocks bytes, after what was written is published. No message if the owner has none.
+    pub fn unlock(&self, family: LockFamily, owner: u64, range: LockRange) -> Result<()> {
+        let (client, handle) = self.parts();
+        client.run(async |core| core.unlock(handle, family, owner, range).await)
+    }
+
+    /// What is in the way of a wish, and whether it is this client's.
+    pub fn test_lock(&self, wish: &LockWish) -> Result<Option<(HeldLock, bool)>> {
+        let (client, handle) = self.parts();
+        let held = async |core: &Core| {
+            let held = core.test_lock(handle, wish).await?;
+            Ok(held.map(|held| (held, core.is_own(&held))))
+        };
+        client.run(held)
+    }
+
+    /// Tells that whoever keeps a copy of the content has the one of `version`: see [`Locked::Yes`].
+    pub fn set_copied(&self, version: u64) {
+        self.parts().1.inode.set_copied(version);
     }
 
     /// Publishes size and time of what was written: what close(2) does for each descriptor.
@@ -126,6 +178,19 @@ impl File {
     pub fn allocate(&self, range: Range<u64>, keep_size: bool) -> Result<()> {
         let (client, handle) = self.parts();
         client.run(async |core| core.allocate(handle, range, keep_size).await)
+    }
+
+    /// Copies `len` bytes from `from` to `start` of the file `to`, or fewer at this one's end; answers how many. The bytes go from server to
+    /// server, and holes are copied as holes; small files, which lie with their inodes, pass this client. As with writes, size and time of `to`
+    /// are published at [`File::flush`], [`File::sync`] and closing.
+    ///
+    /// # Errors
+    /// `EINVAL` if both are one file and the ranges overlap, `EFBIG` if the copy would end beyond the largest file size; as with writes, an
+    /// error may leave a part done.
+    pub fn copy_range_to(&self, from: u64, to: &File, start: u64, len: u64) -> Result<u64> {
+        let (client, handle) = self.parts();
+        let (_, target) = to.parts();
+        client.run(async |core| core.copy_range(handle, from, target, start, len).await)
     }
 
     /// The first byte of data at or after `offset`, what was written anywhere and not published included. `None`, which is lseek(2)'s

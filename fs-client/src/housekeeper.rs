@@ -126,7 +126,7 @@ fn disown(running: &mut Option<Running>) -> bool {
 fn wait(bell: &Bell, shared: &Shared) -> bool {
     let mut rung = bell.lock();
     if !rung.wake && !rung.stop {
-        rung = if shared.opens.is_empty() {
+        rung = if shared.opens.is_empty() && shared.locks.is_idle() {
             bell.changed.wait(rung).unwrap_or_else(PoisonError::into_inner)
         } else {
             bell.changed.wait_timeout(rung, TICK).unwrap_or_else(PoisonError::into_inner).0
@@ -160,6 +160,9 @@ fn run(bell: &Bell, shared: &Arc<Shared>, renew_first: bool) {
 
 async fn round(core: &Core, last: bool, renew: bool) {
     let patience = if last { LAST_PATIENCE } else { PATIENCE };
+    if !last {
+        core.renew_locks(patience).await;
+    }
     core.close_deferred(patience).await;
     core.release_idle(patience).await;
     core.publish_overdue(if last { Duration::ZERO } else { PUBLISH_AGE }, patience).await;

@@ -14,6 +14,7 @@
 //! | `router` | which server a request is sent to |
 //! | `open_table` | what this process has open, and what it wrote but did not publish |
 //! | `kept` | contents of small files that came with their opening |
+//! | `locks` | what this process has locked |
 //! | `cache` | names and attributes remembered for path operations |
 //! | `housekeeper` | the thread that publishes, releases and renews in the background |
 //! | `stripe`, `data_map`, `dir_merge`, `path` | pure parts: ranges to chunks, data and holes, pages of wide directories, path components |
@@ -25,8 +26,7 @@
 //! - A small file's content that came with its opening is trusted as long as attributes are ([`ClientConfig::attr_ttl`]), and read once.
 //! - Memory for buffers, caches and open files is bounded by [`ClientConfig::memory_bytes`].
 //!
-//! Deliberately absent: a cache of file data (the kernel has one above a mount, and servers one below), and locks between
-//! clients.
+//! Deliberately absent: a cache of file data (the kernel has one above a mount, and servers one below).
 
 pub mod aio;
 mod backoff;
@@ -40,6 +40,7 @@ pub mod file;
 mod housekeeper;
 mod kept;
 mod lane;
+mod locks;
 mod open_table;
 mod path;
 mod router;
@@ -48,11 +49,13 @@ mod stripe;
 mod window;
 
 pub use client::{Client, ReadDir};
-pub use config::{Bring, ClientConfig, OpenFlags, OpenOptions, Route};
-pub use error::{Error, Result};
+pub use config::{Bring, ClientConfig, OpenFlags, OpenOptions, Route, TRANSPORT_VARIABLE, Transport};
+pub use error::{Error, LockFailure, Result};
 pub use file::File;
+pub use locks::{LockWish, Locked};
 
 pub use fs_net::{ClusterFile, NetCounters};
+pub use fs_proto::lock::{HeldLock, LOCK_END, LockFamily, LockKind, LockOwner, LockRange};
 pub use fs_proto::msg::Caller;
 pub use fs_proto::msg::admin::ShutdownMode;
 pub use fs_proto::msg::inode::{SetTime, Setattr, Space};

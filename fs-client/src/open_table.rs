@@ -10,6 +10,9 @@
 //! - Nor does it hide what was published while it was on its way (`an_answer_that_a_publishing_overtook_is_not_believed`).
 //! - A content that came with an opening is read at most once, and not after anything was written or heard that is newer
 //!   (`content_is_read_once_and_not_after_a_write`).
+//! - The version that writes are sent with does not move on while the end of one may lie at the servers with an older version: they take a newer
+//!   one to say that all before is published (`the_version_of_writes_waits_for_those_under_way`).
+//! - What was written here does not hide that somebody else cut the file since (`what_was_written_before_a_cut_is_doubted`).
 //! - What was written stays pending until a publishing that included it succeeded (`a_failed_publishing_loses_nothing`).
 //!
 //! Locks: the table's, then an inode's; both for a few loads and stores only. Publishing and cutting an inode exclude each other
@@ -17,6 +20,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -86,6 +90,8 @@ pub(crate) struct OpenInode {
     pub settling: tokio::sync::Mutex<()>,
     /// Excludes appends of this process from each other.
     pub appending: tokio::sync::Mutex<()>,
+    /// A lock on it is lost.
+    lock_lost: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -100,12 +106,16 @@ struct State {
     /// Counts local changes of size.
     stamp: u64,
     pending: Pending,
+    /// Writes under way.
+    writing: u32,
     /// Servers that hold data which was not synced since.
     unsynced: BTreeSet<ServerId>,
     /// `unsynced` is all there is: the file was made or wholly synced here.
     tracked: bool,
     /// A small file's content that came with the opening and was not read yet.
     content: Option<Content>,
+    /// Version that a copy of the content which is kept above this client is of: as told, and counted on by the own writes.
+    copied: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -159,7 +169,21 @@ impl State {
         self.known = attr.clone();
         self.known_at = Some(Instant::now());
         if !self.pending.is_dirty() {
-            self.pending.since = attr.version;
+            self.move_on(attr.version);
+        }
+    }
+
+    /// Later writes follow this version, if all earlier ones are published.
+    fn move_on(&mut self, version: u64) {
+        if self.writing == 0 && self.pending.end == 0 {
+            self.pending.since = version;
+        }
+    }
+
+    /// This client changed the content, and the home counted that as version `version`: a copy is of it if nobody else came between.
+    fn count_own(&mut self, version: u64) {
+        if version == self.copied + 1 {
+            self.copied = version;
         }
     }
 
@@ -195,6 +219,8 @@ fn nothing_known(ino: InodeId) -> Attr {
         layout: Layout::default(),
         wide: false,
         inline: false,
+        acl: false,
+        capable: false,
         version: 0,
         parent: InodeId::default(),
     }
@@ -211,9 +237,11 @@ impl OpenInode {
             known_at: None,
             stamp: 0,
             pending: Pending::default(),
+            writing: 0,
             unsynced: BTreeSet::new(),
             tracked: false,
             content: None,
+            copied: 0,
         };
         OpenInode {
             ino,
@@ -221,6 +249,7 @@ impl OpenInode {
             gone: Notify::new(),
             settling: tokio::sync::Mutex::new(()),
             appending: tokio::sync::Mutex::new(()),
+            lock_lost: AtomicBool::new(false),
         }
     }
 
@@ -271,6 +300,14 @@ impl OpenInode {
         self.state.lock().merged()
     }
 
+    /// Whether only the home can tell how large the file is: what was written here reaches further than it answered, but somebody changed
+    /// the file since, perhaps by cutting it.
+    fn doubts(&self, answered: &Attr) -> bool {
+        let state = self.state.lock();
+        let pending = &state.pending;
+        pending.is_dirty() && pending.end > answered.size && pending.since < answered.version
+    }
+
     /// Whether anything was heard since the last opening.
     pub fn is_heard_of(&self) -> bool {
         self.state.lock().known_at.is_some()
@@ -310,11 +347,36 @@ impl OpenInode {
         let mut state = self.state.lock();
         state.stamp += 1;
         state.content = None;
+        state.count_own(attr.version);
         // Answers of writes at the same time may come in another order than the home took them.
         if attr.version >= state.known.version {
             state.hear(attr);
         }
         state.known.inline &= attr.inline;
+    }
+
+    /// Whoever keeps a copy of the content has the one of this version.
+    pub fn set_copied(&self, version: u64) {
+        self.state.lock().copied = version;
+    }
+
+    /// Whether such a copy is of another version than `attr`; it is expected to be renewed then.
+    pub fn is_changed(&self, attr: &Attr) -> bool {
+        std::mem::replace(&mut self.state.lock().copied, attr.version) != attr.version
+    }
+
+    /// Whether a lock of the file was given to others, so that it must not be read or written.
+    pub fn is_lock_lost(&self) -> bool {
+        self.lock_lost.load(Ordering::Relaxed)
+    }
+
+    pub fn set_lock_lost(&self, lost: bool) {
+        self.lock_lost.store(lost, Ordering::Relaxed);
+    }
+
+    /// Data up to `end` was appended at these servers.
+    pub fn appended_at(&self, servers: impl IntoIterator<Item = ServerId>) {
+        self.state.lock().unsynced.extend(servers);
     }
 
     pub fn layout(&self) -> Layout {
@@ -326,6 +388,13 @@ impl OpenInode {
         let state = self.state.lock();
         let fresh = state.known_at.is_some_and(|at| at.elapsed() < ttl);
         (state.known.size.max(state.pending.end), fresh)
+    }
+
+    /// A write to chunks begins. Drop the answer when it has ended, after [`OpenInode::wrote`].
+    pub fn begin_write(&self) -> Writing<'_> {
+        let mut state = self.state.lock();
+        state.writing += 1;
+        Writing { inode: self, since: state.pending.since }
     }
 
     /// Data up to `end` lies at `server` now.
@@ -351,10 +420,11 @@ impl OpenInode {
         let mut state = self.state.lock();
         state.stamp += 1;
         state.hear(attr);
-        state.pending.since = attr.version; // Whatever is left was written under the home's eyes.
+        state.count_own(attr.version);
         if state.pending.end == what.end {
             state.pending.end = 0;
         }
+        state.move_on(attr.version);
         if state.pending.mtime == what.mtime {
             state.pending.mtime = None;
             state.pending.first = None;
@@ -379,7 +449,8 @@ impl OpenInode {
         let mut state = self.state.lock();
         state.stamp += 1;
         state.hear(attr);
-        state.pending.since = attr.version; // What was written before the own cut does not count any more.
+        // What was written before the own cut does not count any more.
+        state.move_on(attr.version);
     }
 
     /// Takes the servers to sync; `None` if only the file's size tells.
@@ -397,6 +468,12 @@ impl OpenInode {
 
     pub fn synced_wholly(&self) {
         self.state.lock().tracked = true;
+    }
+
+    /// Whether one handle is open.
+    pub fn is_last(&self) -> bool {
+        let state = self.state.lock();
+        state.readers + state.writers == 1
     }
 
     /// Counts a handle out.
@@ -428,6 +505,19 @@ impl OpenInode {
             Announced::Writing | Announced::Reading => OpenMode::Read {},
         };
         Some(OpenRecord { ino: self.ino, mode })
+    }
+}
+
+/// A write under way.
+pub(crate) struct Writing<'a> {
+    inode: &'a OpenInode,
+    /// The version that it follows.
+    pub since: u64,
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        self.inode.state.lock().writing -= 1;
     }
 }
 
@@ -505,6 +595,11 @@ impl OpenTable {
         if let Some(inode) = self.get(attr.ino) {
             inode.state.lock().merge(attr);
         }
+    }
+
+    /// The inode of these attributes, if its home must be told what was written before its size is known. See [`OpenInode::doubts`].
+    pub fn doubted(&self, answered: &Attr) -> Option<Arc<OpenInode>> {
+        self.get(answered.ino).filter(|inode| inode.doubts(answered))
     }
 
     /// Counts a handle out. See [`Left`] for what is to follow.
@@ -639,6 +734,38 @@ mod tests {
         inode.published(&inode.pending(), &of(50, 2));
         assert_eq!(inode.learn(of(0, 1), stamp).size, 50);
         assert_eq!(inode.learn(of(40, 3), stamp).size, 40, "a newer one is");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn the_version_of_writes_waits_for_those_under_way() {
+        let table = OpenTable::new(1 << 20);
+        let inode = table.join(InodeId(7), true).await.unwrap().inode;
+        let of = |size, version| Attr { version, ..attr(size) };
+        inode.announced(true, &of(0, 1), false);
+        let far = inode.begin_write();
+        inode.learn(of(10, 2), inode.stamp());
+        inode.published(&inode.pending(), &of(10, 3));
+        assert_eq!(inode.begin_write().since, far.since, "the end of the other is not published");
+        inode.wrote(90, ServerId(1), 5);
+        drop(far);
+        inode.learn(of(10, 4), inode.stamp());
+        assert_eq!(inode.begin_write().since, 1);
+        inode.published(&inode.pending(), &of(90, 5));
+        assert_eq!(inode.begin_write().since, 5);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_was_written_before_a_cut_is_doubted() {
+        let table = OpenTable::new(1 << 20);
+        let inode = table.join(InodeId(7), true).await.unwrap().inode;
+        let of = |size, version| Attr { version, ..attr(size) };
+        inode.announced(true, &of(0, 1), false);
+        inode.wrote(50, ServerId(1), 5);
+        assert!(table.doubted(&of(0, 1)).is_none(), "nobody else changed it");
+        assert!(table.doubted(&of(60, 2)).is_none(), "it is larger anyway");
+        assert!(table.doubted(&of(10, 2)).is_some());
+        inode.published(&inode.pending(), &of(10, 3));
+        assert!(table.doubted(&of(10, 4)).is_none(), "the home has decided");
     }
 
     #[tokio::test(flavor = "current_thread")]

@@ -43,7 +43,8 @@ impl Target {
 #[derive(Debug, Clone)]
 pub(crate) struct View {
     map: Arc<PartitionMap>,
-    addresses: HashMap<ServerId, Address>,
+    /// The best address from here, and the TCP address.
+    addresses: HashMap<ServerId, [Address; 2]>,
     local: Vec<ServerId>,
     stores: Vec<ServerId>,
     members: Vec<ServerId>,
@@ -73,9 +74,9 @@ impl View {
             let Some(entry) = cluster.member(*id) else { continue };
             if ClusterFile::is_local(entry) {
                 local.push(*id);
-                addresses.insert(*id, entry.unix_address());
+                addresses.insert(*id, [entry.unix_address(), entry.tcp_address()]);
             } else {
-                addresses.insert(*id, entry.tcp_address());
+                addresses.insert(*id, [entry.tcp_address(), entry.tcp_address()]);
             }
         }
         let (gateway, always) = match route {
@@ -97,7 +98,11 @@ impl View {
     }
 
     pub fn address(&self, server: ServerId) -> Option<Address> {
-        self.addresses.get(&server).cloned()
+        self.addresses.get(&server).map(|[best, _]| best.clone())
+    }
+
+    pub fn tcp_address(&self, server: ServerId) -> Option<Address> {
+        self.addresses.get(&server).map(|[_, tcp]| tcp.clone())
     }
 
     /// All members, pure gateways included.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use fs_net::{Address, ClusterFile, Identity, NetCounters, NetEnv};
+use fs_net::{Address, ClusterFile, Identity, NetCounters, NetEnv, Sharing};
 use fs_proto::msg::inode::Space;
 use fs_proto::msg::session::Role;
 use fs_proto::{ClientId, INLINE_MAX, InodeId, ServerId};
@@ -19,9 +19,10 @@ use parking_lot::{Mutex, RwLock};
 use quick_cache::sync::Cache;
 
 use crate::cache::PathCache;
-use crate::config::ClientConfig;
+use crate::config::{ClientConfig, Transport};
 use crate::error::{Error, Result};
 use crate::housekeeper::Keeper;
+use crate::locks::LockBook;
 use crate::open_table::OpenTable;
 use crate::router::View;
 
@@ -51,6 +52,8 @@ pub(crate) struct Shared {
     pub env: NetEnv,
     pub opens: OpenTable,
     pub cache: PathCache,
+    /// What is locked.
+    pub locks: LockBook,
     pub keeper: Keeper,
     /// Bytes of the buffer pool.
     pub buffer_bytes: usize,
@@ -96,13 +99,19 @@ impl Shared {
     pub fn new(config: ClientConfig) -> Result<Arc<Shared>> {
         let memory = config.memory_bytes.max(MEMORY_MIN);
         let buffer_bytes = memory / 8 * BUFFER_EIGHTHS;
-        let env = NetEnv::new(buffer_bytes);
+        let mut env = NetEnv::new(buffer_bytes);
+        env.sharing = match config.transport {
+            Transport::Auto => Sharing::Ask,
+            Transport::Shm => Sharing::Insist,
+            Transport::Unix | Transport::Tcp => Sharing::Never,
+        };
         let view = View::new(&config.cluster, config.route)?;
         Ok(Arc::new(Shared {
             counters: env.counters.clone(),
             env,
             opens: OpenTable::new(memory / 8 * OPEN_EIGHTHS),
             cache: PathCache::new(memory / 8 * CACHE_EIGHTHS, config.entry_ttl, config.attr_ttl),
+            locks: LockBook::default(),
             keeper: Keeper::default(),
             buffer_bytes,
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
@@ -175,7 +184,8 @@ impl Shared {
     }
 
     pub fn address(&self, server: ServerId) -> Option<Address> {
-        self.view.read().address(server)
+        let view = self.view.read();
+        if self.config.transport == Transport::Tcp { view.tcp_address(server) } else { view.address(server) }
     }
 
     /// Looks again who the members are and which of them run here. Not more often than every [`REFRESH_PAUSE`].

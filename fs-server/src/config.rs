@@ -64,7 +64,12 @@ pub struct ServerConfig {
     pub wide_threshold: u64,
     /// Largest file in bytes that lies with its inode, at most [`fs_proto::INLINE_MAX`]; 0: none.
     pub inline_bytes: u32,
+    /// How long a client may be silent before what it locked is given to others, in milliseconds.
+    pub lock_lease_ms: u32,
 }
+
+/// What `lock_lease_ms` is unless said otherwise: `docs/decisions/0013-locks.md`.
+pub const LOCK_LEASE_DEFAULT_MS: u32 = 30_000;
 
 /// What `inline_bytes` is unless said otherwise: measured, see `docs/decisions/0009-inline-small-files.md`.
 pub const INLINE_DEFAULT: u32 = 16 << 10;
@@ -90,6 +95,7 @@ impl ServerConfig {
             flush_delay_ms: 200,
             wide_threshold: 10_000,
             inline_bytes: INLINE_DEFAULT,
+            lock_lease_ms: LOCK_LEASE_DEFAULT_MS,
         }
     }
 

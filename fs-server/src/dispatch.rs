@@ -3,10 +3,11 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use fs_net::Frame;
+use fs_net::{Frame, Lending};
 use fs_proto::msg::Caller;
-use fs_proto::msg::chunk::WriteChunk;
+use fs_proto::msg::chunk::{CopyChunk, WriteChunk};
 use fs_proto::msg::name::Created;
+use fs_proto::msg::small::Append;
 use fs_proto::record::RequestResult;
 use fs_proto::wire::Reader;
 use fs_proto::{Flags, Op, Status, Wire};
@@ -25,11 +26,11 @@ fn decode<T: Wire>(mut body: Reader) -> OpResult<T> {
     Ok(request)
 }
 
-/// Carries out the request in `frame`.
-pub async fn run(worker: &Rc<Worker>, frame: Frame) -> OpResult<Answer> {
+/// Carries out the request in `frame`; `lending` has buffers for the answer, if memory is shared with who asks.
+pub async fn run(worker: &Rc<Worker>, frame: Frame, lending: Lending) -> OpResult<Answer> {
     let mut body = Reader::new(frame.meta.clone());
     let caller = Caller::get(&mut body)?;
-    let context = Context { caller, header: frame.header };
+    let context = Context { caller, header: frame.header, lending };
     let header = &context.header;
     let _execution = if header.op.is_mutation() && header.client.0 != 0 {
         let execution = worker.node.begin_execution(header.client, header.sequence)?;
@@ -56,12 +57,13 @@ pub async fn run(worker: &Rc<Worker>, frame: Frame) -> OpResult<Answer> {
 async fn carry_out(worker: &Rc<Worker>, context: &Context, body: Reader, bulk: Bytes) -> OpResult<Answer> {
     match context.header.op {
         Op::WriteChunk => ops::chunk::write(worker, decode(body)?, bulk).await.map(|()| empty()),
-        Op::ReadChunk => ops::chunk::read(worker, decode(body)?).await,
+        Op::ReadChunk => ops::chunk::read(worker, context, decode(body)?).await,
         Op::Put => without_data(ops::put::put(worker, context, decode(body)?, &bulk).await?),
         Op::PutMany => without_data(ops::put::put_many(worker, context, decode(body)?, &bulk).await?),
         Op::Get => ops::get::get(worker, context, decode(body)?).await,
         Op::GetMany => ops::get::get_many(worker, context, decode(body)?).await,
         Op::WriteInline => without_data(ops::inline::write(worker, context, decode(body)?, &bulk).await?),
+        Op::Append => without_data(ops::append::append(worker, context, decode(body)?, &bulk).await?),
         Op::ReadInline => ops::inline::read(worker, context, decode(body)?).await,
         Op::OpenRead => ops::open::open_read(worker, context, decode(body)?).await,
         _ => run_plain(worker, context, body).await.map(|meta| (meta, Bytes::new())),
@@ -114,6 +116,7 @@ async fn run_plain(worker: &Rc<Worker>, context: &Context, body: Reader) -> OpRe
         DropChunks => ops::chunk::remove,
         SyncChunks => ops::chunk::sync,
         PunchChunk => ops::chunk::punch,
+        CopyChunk => ops::copy::copy,
         ChunkRanges => ops::chunk::ranges,
         ChunkMap => ops::chunk_map::chunk_map,
         PunchInline => ops::inline::punch,
@@ -134,6 +137,12 @@ async fn run_plain(worker: &Rc<Worker>, context: &Context, body: Reader) -> OpRe
         Statfs => ops::admin::statfs,
         Shutdown => ops::admin::shutdown,
         Scrub => ops::scrub::scrub,
+        LockSet => ops::lock::set,
+        LockClear => ops::lock::clear,
+        LockTest => ops::lock::test,
+        LockCancel => ops::lock::cancel,
+        LockRenew => ops::lock::renew,
+        ClientGone => ops::lock::client_gone,
         Ping => ops::admin::ping,
     }
 }
@@ -158,6 +167,10 @@ async fn remembered_reply(worker: &Rc<Worker>, done: &RequestResult, body: Reade
             let attr = ops::getattr::attributes(worker, done.ino).await?;
             Created { ino: done.ino, kind: attr.kind, attr: Some(attr), fresh: true }.to_bytes()
         }
+        Op::Append => {
+            let append: Append = decode(body)?;
+            ops::append::append_before(worker, append.ino, done.ino.0).await?.to_bytes()
+        }
         Op::Put => ops::put::put_before(worker, done.ino).await?.to_bytes(),
         Op::PutMany => ops::put::put_many_before(worker, decode(body)?).await?.to_bytes(),
         Op::Mkdir | Op::Link => ops::getattr::attributes(worker, done.ino).await?.to_bytes(),
@@ -167,12 +180,16 @@ async fn remembered_reply(worker: &Rc<Worker>, done: &RequestResult, body: Reade
 
 /// Notes how far a client's write reaches when it enters the cluster here, wherever its chunk lives.
 pub fn note_write(worker: &Rc<Worker>, frame: &Frame) {
-    if frame.header.op != Op::WriteChunk {
+    let header = &frame.header;
+    if !matches!(header.op, Op::WriteChunk | Op::CopyChunk) {
         return;
     }
     let mut body = Reader::new(frame.meta.clone());
-    let write = Caller::get(&mut body).and_then(|_| WriteChunk::get(&mut body));
-    if let Ok(write) = write {
-        worker.node.sizes.note(write.ino, frame.header.client, write.since, write.file_end);
+    let reach = Caller::get(&mut body).and_then(|_| match header.op {
+        Op::CopyChunk => CopyChunk::get(&mut body).map(|copy| (copy.ino, copy.since, copy.file_end)),
+        _ => WriteChunk::get(&mut body).map(|write| (write.ino, write.since, write.file_end)),
+    });
+    if let Ok((ino, since, file_end)) = reach {
+        worker.node.sizes.note(ino, header.client, since, file_end);
     }
 }

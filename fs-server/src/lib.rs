@@ -8,11 +8,13 @@
 
 mod boot;
 pub mod config;
+mod departed;
 mod dispatch;
 pub mod error;
 pub mod flush;
 mod identity;
 pub mod kv;
+mod locks;
 pub mod metrics;
 mod metrics_page;
 pub mod namespace;

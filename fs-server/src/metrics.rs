@@ -123,7 +123,7 @@ pub fn resident_bytes() -> u64 {
 pub fn status_json(node: &Node) -> String {
     let store = node.store.stats();
     let kv = node.namespace.kv().stats();
-    let pool = node.pool.stats();
+    let (pool, share) = (node.pool.stats(), node.share_stats());
     let (bytes_read, bytes_written) = node.counters.bytes();
     let operations: serde_json::Map<String, Value> =
         node.counters.snapshot().into_iter().map(|op| (op.op.name(), json!(op.count))).collect();
@@ -143,6 +143,7 @@ pub fn status_json(node: &Node) -> String {
         "space": {"total": store.total_bytes, "free": store.free_bytes},
         "pools": [{"name": "buffers", "size": pool.size, "used": pool.used, "peak": pool.peak, "waits": pool.waits,
                    "wait_ns": pool.wait_ns}],
+        "shared_memory": {"size": share.size, "used": share.used, "sessions": share.sessions, "refused": share.refused},
         "operations": operations,
         "bytes_read": bytes_read,
         "bytes_written": bytes_written,
@@ -155,6 +156,8 @@ pub fn status_json(node: &Node) -> String {
         "copied_bytes": net(&node.net.copied_bytes),
         "connections": net(&node.net.connections),
         "open_inodes": node.opens.len(),
+        "locks_held": node.locks.counts().0,
+        "locks_waiting": node.locks.counts().1,
         "cpu_us": cpu_us(),
         "resident_bytes": resident_bytes(),
         "memory_budget": node.config.memory_bytes,

@@ -6,16 +6,18 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use fs_net::{BufferPool, ClusterFile, NetCounters};
+use fs_net::{BufferPool, ClusterFile, NetCounters, ShareStats, Sharing};
 use fs_proto::{ClientId, Partition, PartitionMap, ServerId, Status, TimeNs};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::config::{Durability, ServerConfig};
+use crate::departed::Departed;
 use crate::error::{OpError, OpResult};
 use crate::flush::Flusher;
+use crate::locks::LockTable;
 use crate::metrics::OpCounters;
 use crate::namespace::Namespace;
 use crate::opens::OpenTable;
@@ -37,6 +39,10 @@ pub struct Node {
     pub opens: OpenTable,
     /// How far writes reached that are not published yet.
     pub sizes: PendingSizes,
+    /// Locks of files that live here.
+    pub locks: LockTable,
+    /// Clients of this node that lock, to be missed when their process ends.
+    pub departed: Departed,
     /// Transactions between servers.
     pub transactions: Transactions,
     /// Copies in the shared tier.
@@ -47,6 +53,8 @@ pub struct Node {
     pub net: Arc<NetCounters>,
     /// Buffers of requests and replies.
     pub pool: BufferPool,
+    /// Memory shared with clients of this node.
+    pub sharing: Sharing,
     /// The cluster's epoch.
     pub epoch: Arc<AtomicU64>,
     /// When it started.
@@ -73,22 +81,36 @@ pub struct NodeParts {
     pub flusher: Flusher,
     /// Buffers of requests and replies.
     pub pool: BufferPool,
+    /// Memory shared with clients of this node.
+    pub sharing: Sharing,
 }
 
 impl Node {
+    /// Figures of the memory shared with clients of this node.
+    pub fn share_stats(&self) -> ShareStats {
+        match &self.sharing {
+            Sharing::Grant(budget) => budget.stats(),
+            Sharing::Never | Sharing::Ask | Sharing::Insist => ShareStats::default(),
+        }
+    }
+
     /// A node that does not know its cluster yet.
     pub fn new(parts: NodeParts) -> Self {
+        let lease = Duration::from_millis(u64::from(parts.config.lock_lease_ms));
         Node {
             config: parts.config,
             namespace: parts.namespace,
             store: parts.store,
             opens: OpenTable::default(),
             sizes: PendingSizes::default(),
+            locks: LockTable::new(session(), lease),
+            departed: Departed::default(),
             transactions: Transactions::default(),
             flusher: parts.flusher,
             counters: OpCounters::default(),
             net: Arc::default(),
             pool: parts.pool,
+            sharing: parts.sharing,
             epoch: Arc::new(AtomicU64::new(0)),
             started: Instant::now(),
             group_sync: GroupSync::default(),
@@ -195,6 +217,12 @@ impl Node {
     pub fn is_stopping(&self) -> bool {
         *self.stop.borrow()
     }
+}
+
+/// A number of this run of the server: later runs have others.
+fn session() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    (since.as_nanos() as u64).max(1)
 }
 
 /// A mutation that runs; ends when dropped.

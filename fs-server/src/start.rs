@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use fs_net::{Acceptor, Address, BufferPool, ClusterFile, NetError};
+use fs_net::{Acceptor, Address, BufferPool, ClusterFile, NetError, ShareBudget, Sharing};
 use fs_proto::{INLINE_MAX, InodeId};
 
 use crate::config::ServerConfig;
@@ -19,9 +19,10 @@ use crate::node::{Node, NodeParts};
 use crate::store::{ChunkStore, StoreError, StoreOptions, devices};
 use crate::threads;
 
-/// Shares of the memory budget, in 16ths: buffers of requests and replies, caches of the key-value store, cached inodes, index of
-/// the chunks. The rest is left to connections.
-const BUFFER_SHARE: u64 = 6;
+/// Shares of the memory budget, in 16ths: buffers of requests and replies, memory shared with clients of the node, caches of the key-value
+/// store, cached inodes, index of the chunks. The rest is left to connections.
+const BUFFER_SHARE: u64 = 5;
+const CLIENT_SHARE: u64 = 2;
 const KV_SHARE: u64 = 4;
 const INODE_SHARE: u64 = 2;
 const INDEX_SHARE: u64 = 2;
@@ -91,8 +92,20 @@ pub fn bind_with(config: ServerConfig, flusher: Flusher) -> Result<BoundServer, 
         metrics: metrics.as_ref().map(MetricsPage::address),
     };
     let pool = BufferPool::new(share(BUFFER_SHARE) as usize);
-    let node = Arc::new(Node::new(NodeParts { config, namespace, store: Arc::new(chunks), flusher, pool }));
+    let sharing = if overcommit_is_strict() {
+        Sharing::Never
+    } else {
+        Sharing::Grant(ShareBudget::new(share(CLIENT_SHARE)))
+    };
+    let store = Arc::new(chunks);
+    let node = Arc::new(Node::new(NodeParts { config, namespace, store, flusher, pool, sharing }));
     Ok(BoundServer { node, acceptors: vec![tcp, unix], metrics, addresses })
+}
+
+/// Whether the kernel counts every page before it gives it. Then memory that a client punched holes into might be missing when the server
+/// touches it, which would end the server.
+fn overcommit_is_strict() -> bool {
+    std::fs::read_to_string("/proc/sys/vm/overcommit_memory").is_ok_and(|mode| mode.trim() == "2")
 }
 
 /// The first directory, which holds the namespace. All must be directories of their own.
@@ -157,6 +170,7 @@ impl BoundServer {
             let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
             node.namespace.ensure_root(uid, gid, node.now()).map_err(namespace_failure)?;
         }
+        node.locks.recover(&node.namespace, Instant::now()).map_err(namespace_failure)?;
         tracing::info!(server = node.id().0, tcp = %self.addresses.tcp, "serving");
         let outcome = threads::run(&node, self.acceptors, self.metrics);
         finish(node, &self.addresses);

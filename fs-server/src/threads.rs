@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use fs_net::{Acceptor, Handler, Identity, NetEnv, Peers, ServerIdentity, Socket, serve_connection};
+use fs_net::{
+    Acceptor, Handler, Identity, NetEnv, Peers, SPIN_DEFAULT, ServerIdentity, Socket, serve_connection,
+};
 use fs_proto::msg::session::Role;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -80,7 +82,12 @@ fn on_local_runtime<R, F: Future<Output = R>>(
 }
 
 fn new_worker(node: &Arc<Node>) -> Rc<Worker> {
-    let env = Rc::new(NetEnv { pool: node.pool.clone(), counters: Arc::clone(&node.net) });
+    let env = Rc::new(NetEnv {
+        pool: node.pool.clone(),
+        counters: Arc::clone(&node.net),
+        sharing: node.sharing.clone(),
+        spin: SPIN_DEFAULT,
+    });
     let who = Identity {
         role: Role::Server { id: node.id() },
         job: node.config.job.clone(),
@@ -175,6 +182,9 @@ async fn tidy(worker: Rc<Worker>) {
     loop {
         tokio::time::sleep(HOUSEKEEPING).await;
         recovery::ask_about_silent(&worker).await;
+        if let Err(error) = worker.node.locks.tidy_up(&worker.node.namespace, Instant::now()) {
+            tracing::error!(message = %error.message, "records of clients with locks could not be changed");
+        }
         for ino in worker.node.opens.expire(Instant::now()) {
             tracing::debug!(?ino, "a client that had it open for writing is gone");
             // What it wrote without telling is content of no known version: flushed as a new one.

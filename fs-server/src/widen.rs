@@ -11,6 +11,7 @@ use fs_proto::record::{Check, Mutation, ShardRecord};
 use fs_proto::{FileKind, InodeId, ServerId};
 
 use crate::error::OpResult;
+use crate::namespace::access::{Lists, shard_mode};
 use crate::namespace::locks::{LockKey, LockSet, Mode};
 use crate::transaction::{Plan, coordinator};
 use crate::worker::Worker;
@@ -52,7 +53,8 @@ async fn widen(worker: &Rc<Worker>, dir: InodeId) -> OpResult<usize> {
         .into_iter()
         .map(|server| {
             let attr = &inode.attr;
-            let (mode, uid, gid, layout, mtime) = (attr.mode, attr.uid, attr.gid, attr.layout, attr.mtime);
+            let (uid, gid, layout, mtime) = (attr.uid, attr.gid, attr.layout, attr.mtime);
+            let mode = shard_mode(attr);
             (server, ShardRecord { dir, mode, uid, gid, layout, mtime, entries: 0, subdirs: 0 })
         })
         .collect();
@@ -70,7 +72,11 @@ async fn widen(worker: &Rc<Worker>, dir: InodeId) -> OpResult<usize> {
             plan.mutate(owner, Mutation::AdoptEntry { parent: dir, name, entry });
         }
     }
+    let lists = node.namespace.lists(dir, inode.attr.acl)?.changes(dir, &Lists::default());
     for (server, shard) in shards {
+        for list in lists.iter().filter(|_| server != me) {
+            plan.mutate(server, list.clone());
+        }
         plan.mutate(server, Mutation::PutShard { shard });
     }
     plan.mutate(me, Mutation::SetWide { dir });

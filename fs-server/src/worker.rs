@@ -16,13 +16,14 @@ use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use fs_net::{Frame, Handled, Handler, NetEnv, PeerInfo, Peers, Reply};
+use fs_net::{Frame, Handled, Handler, Lending, NetEnv, PeerInfo, Peers, PoolBuffer, Reply};
 use fs_proto::msg::Caller;
 use fs_proto::msg::session::Role;
 use fs_proto::record::{Mutation, RequestResult};
 use fs_proto::wire::Reader;
-use fs_proto::{ClientId, Flags, Header, InodeId, Partition, Request, ServerId, Status, Wire};
+use fs_proto::{ClientId, Flags, Header, InodeId, Op, Partition, Request, ServerId, Status, Wire};
 
+use crate::departed;
 use crate::dispatch;
 use crate::error::{OpError, OpResult};
 use crate::node::Node;
@@ -38,6 +39,8 @@ pub struct Worker {
     pub peers: Rc<Peers>,
     /// Buffers and counters.
     pub env: Rc<NetEnv>,
+    /// Answers about locks that are kept back (`ops/lock.rs`).
+    pub parked: Cell<usize>,
     sequence: Cell<u64>,
 }
 
@@ -48,9 +51,20 @@ pub struct Context {
     pub caller: Caller,
     /// The header.
     pub header: Header,
+    /// Buffers for the answer in memory that is shared with who asks.
+    pub lending: Lending,
 }
 
 impl Context {
+    /// A buffer of `len` bytes for the answer, where it need not be copied again if that can be.
+    pub async fn buffer(&self, worker: &Worker, len: usize) -> OpResult<PoolBuffer> {
+        if let Some(buffer) = self.lending.buffer(len).or_else(|| worker.env.pool.try_get(len)) {
+            return Ok(buffer);
+        }
+        let got = worker.env.pool.get(len).await;
+        got.map_err(|error| OpError::because(Status::Invalid, error.to_string()))
+    }
+
     /// Whether the kernel has checked permissions already.
     pub fn is_checked(&self) -> bool {
         self.header.flags.has(Flags::CHECKED) || self.caller.is_root()
@@ -75,7 +89,7 @@ impl Context {
 impl Worker {
     /// A worker of `node` that reaches others through `peers`.
     pub fn new(node: Arc<Node>, peers: Rc<Peers>, env: Rc<NetEnv>) -> Rc<Self> {
-        Rc::new(Worker { node, peers, env, sequence: Cell::new(0) })
+        Rc::new(Worker { node, peers, env, parked: Cell::new(0), sequence: Cell::new(0) })
     }
 
     /// Asks another server (or this one) on the cluster's own behalf.
@@ -124,7 +138,8 @@ impl Worker {
             (header.meta_bytes, header.bulk_bytes) = (meta.len() as u32, bulk.len() as u32);
             let frame = Frame { header, meta, bulk };
             // Boxed, because an operation may ask its own server again.
-            let execution: Pin<Box<dyn Future<Output = Reply>>> = Box::pin(Rc::clone(self).execute(frame));
+            let execution: Pin<Box<dyn Future<Output = Reply>>> =
+                Box::pin(Rc::clone(self).execute(frame, Lending::default()));
             let reply = execution.await;
             (reply.header.status, reply.meta, reply.bulk)
         } else {
@@ -173,9 +188,12 @@ impl Worker {
         let to = self.destination(&header);
         if matches!(peer.role, Role::Client { .. }) {
             dispatch::note_write(&self, &frame);
+            if header.op == Op::LockSet && peer.credentials.is_some() {
+                self.node.departed.note_locker(header.client);
+            }
         }
         if to == self.node.id() {
-            return self.execute(frame).await;
+            return self.execute(frame, peer.lending.clone()).await;
         }
         if header.hops > 0 {
             let text = "this server does not own the partition: the sender's map is of another epoch";
@@ -193,10 +211,10 @@ impl Worker {
     }
 
     /// Carries a request out on this server.
-    pub async fn execute(self: Rc<Self>, frame: Frame) -> Reply {
+    pub async fn execute(self: Rc<Self>, frame: Frame, lending: Lending) -> Reply {
         let header = frame.header;
         let began = Instant::now();
-        let outcome = dispatch::run(&self, frame).await;
+        let outcome = dispatch::run(&self, frame, lending).await;
         self.node.counters.note(header.op, began.elapsed(), outcome.is_err());
         match outcome {
             Ok((meta, bulk)) => Reply::ok(&header, meta, bulk),
@@ -214,6 +232,10 @@ fn peek_caller(meta: &Bytes) -> Result<Caller, fs_proto::DecodeError> {
 }
 
 impl Handler for Worker {
+    fn closed(self: Rc<Self>, peer: &Rc<PeerInfo>) {
+        departed::watch(&self, peer);
+    }
+
     fn handle(self: Rc<Self>, peer: &Rc<PeerInfo>, request: Frame) -> Handled {
         let header = request.header;
         let mut task = Box::pin(self.route(Rc::clone(peer), request));

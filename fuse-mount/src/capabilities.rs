@@ -14,6 +14,9 @@ const MAX_BACKGROUND: u16 = 128;
 /// `HANDLE_KILLPRIV_V2` moves the clearing of setuid and setgid bits from the kernel to the adapter, which does it at writes
 /// that ask for it, at truncation and at changes of owner. Without it the kernel reads the attribute `security.capability`
 /// before every write: one more round trip.
+///
+/// `POSIX_ACL` makes the kernel ask for access control lists when it checks permissions, `DONT_MASK` leaves the umask to the server, which
+/// knows whether a directory's default list takes its place.
 const WANTED: InitFlags = InitFlags::FUSE_ASYNC_READ
     .union(InitFlags::FUSE_BIG_WRITES)
     .union(InitFlags::FUSE_MAX_PAGES)
@@ -25,28 +28,30 @@ const WANTED: InitFlags = InitFlags::FUSE_ASYNC_READ
     .union(InitFlags::FUSE_AUTO_INVAL_DATA)
     .union(InitFlags::FUSE_HANDLE_KILLPRIV_V2)
     .union(InitFlags::FUSE_CACHE_SYMLINKS)
-    .union(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP);
-
-/// Never asked for: the kernel would hold written data back (`WRITEBACK_CACHE`), stop telling of opens, stop applying the
-/// umask, or expect locks and ACLs that the servers do not have.
-const REFUSED: InitFlags = InitFlags::FUSE_WRITEBACK_CACHE
-    .union(InitFlags::FUSE_NO_OPEN_SUPPORT)
-    .union(InitFlags::FUSE_NO_OPENDIR_SUPPORT)
-    .union(InitFlags::FUSE_DONT_MASK)
+    .union(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP)
     .union(InitFlags::FUSE_POSIX_LOCKS)
     .union(InitFlags::FUSE_FLOCK_LOCKS)
-    .union(InitFlags::FUSE_POSIX_ACL);
+    .union(InitFlags::FUSE_POSIX_ACL)
+    .union(InitFlags::FUSE_DONT_MASK);
+
+/// Never asked for: the kernel would stop telling of opens.
+const REFUSED: InitFlags = InitFlags::FUSE_NO_OPEN_SUPPORT.union(InitFlags::FUSE_NO_OPENDIR_SUPPORT);
+
+/// Asked for only by [`crate::MountOptions::writeback`]: the kernel holds written data back.
+const WRITEBACK: InitFlags = InitFlags::FUSE_WRITEBACK_CACHE;
 
 const _: () = assert!(WANTED.intersection(REFUSED).is_empty());
+const _: () = assert!(WANTED.intersection(WRITEBACK).is_empty());
 
 /// What to ask of a kernel that offers `offered`.
-fn choose(offered: InitFlags) -> InitFlags {
-    WANTED.intersection(offered)
+fn choose(offered: InitFlags, writeback: bool) -> InitFlags {
+    let wanted = if writeback { WANTED.union(WRITEBACK) } else { WANTED };
+    wanted.intersection(offered)
 }
 
 /// Settles the session's parameters with the kernel.
-pub(crate) fn negotiate(config: &mut KernelConfig) {
-    let chosen = choose(config.capabilities());
+pub(crate) fn negotiate(config: &mut KernelConfig, writeback: bool) {
+    let chosen = choose(config.capabilities(), writeback);
     // Chosen from the offer, so none is left over.
     if let Err(left) = config.add_capabilities(chosen) {
         tracing::error!(?left, "the kernel offered capabilities and does not take them");
@@ -68,13 +73,14 @@ mod tests {
     #[test]
     fn only_what_is_offered_is_asked_for() {
         let offered = InitFlags::FUSE_ASYNC_READ | InitFlags::FUSE_WRITEBACK_CACHE;
-        assert_eq!(choose(offered), InitFlags::FUSE_ASYNC_READ);
-        assert_eq!(choose(InitFlags::empty()), InitFlags::empty());
+        assert_eq!(choose(offered, false), InitFlags::FUSE_ASYNC_READ);
+        assert_eq!(choose(offered, true), offered);
+        assert_eq!(choose(InitFlags::empty(), true), InitFlags::empty());
     }
 
     #[test]
     fn an_offer_of_everything_gets_nothing_that_is_refused() {
-        assert_eq!(choose(InitFlags::all()), WANTED);
-        assert!(choose(InitFlags::all()).intersection(REFUSED).is_empty());
+        assert_eq!(choose(InitFlags::all(), false), WANTED);
+        assert!(choose(InitFlags::all(), true).intersection(REFUSED).is_empty());
     }
 }

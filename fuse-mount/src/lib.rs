@@ -15,6 +15,7 @@
 //! | `dir_stream` | cutting the client's large pages into the kernel's small ones |
 //! | `handles` | open files and directories |
 //! | `open_inodes` | which inodes are open, and which may have setuid bits |
+//! | `lock_desk` | the thread on which locks are waited for |
 //! | `recent` | a bounded map that forgets the oldest |
 //! | `error` | what can go wrong when mounting; `failure`: errno of operations |
 //!
@@ -22,22 +23,26 @@
 //! - Close-to-open: what was written before a close is seen by every open after it, on any node. In between, the page cache may
 //!   show data up to `attr_timeout` old; `direct_io` (or `O_DIRECT`) goes past it.
 //! - Names that do not exist are never cached; names and attributes that exist are, for `entry_timeout` and `attr_timeout`.
-//! - Files that are opened with `O_APPEND` bypass the page cache: the end of the file is asked for at each write, because
-//!   other nodes may append as well.
+//! - Files that are opened with `O_APPEND` bypass the page cache: the home of the inode chooses where each write goes, because other
+//!   nodes may append as well.
 //! - Permissions are checked by the kernel (`default_permissions`), with its cached attributes. Setuid and setgid bits fall at
 //!   writes, truncation and changes of owner; programs are never started with them (`nosuid`), device nodes never opened
 //!   (`nodev`).
-//! - **Locks are local.** flock(2) and fcntl(2) locks work between the processes of one mount and are not seen by other nodes.
+//! - flock(2) and fcntl(2) locks are those of the whole cluster. Who gets a lock sees what those before wrote under it: what was written is
+//!   published before a lock is given back, and the kernel's copy of a file that has changed is dropped before a lock is answered.
+//! - Access control lists are the kernel's to check and the servers' to keep: the kernel asks for them as it asks for attributes, and an inode
+//!   that has none is known by its attributes.
+//! - Copies by copy_file_range(2) are made by the servers; the kernel drops its pages of the range.
 //! - Holes can be made (fallocate(2)) and found (lseek(2)); what was written through a memory map and not synced is not data to a seek.
 //!   Allocation is shown as the size.
 //!
 //! # Invariants
 //! - An inode's number in FUSE is its number in Hayate; numbers are never used again, so the generation is always 0.
 //! - A panic in an operation answers `EIO` and does not end the mount (`failure::tests::a_panic_becomes_eio`).
-//! - Memory is bounded: two tables of recent inodes, and what the applications hold open.
+//! - Memory is bounded: four tables of recent inodes, and what the applications hold open.
 //!
-//! Deliberately absent: a write-back cache (another node would not see what write(2) returned for), negative entries (another
-//! node's new file must be found at once), remote locks, POSIX ACLs (answered with `EOPNOTSUPP`).
+//! Deliberately absent: a write-back cache unless asked for (another node would not see what write(2) returned for), negative entries (another
+//! node's new file must be found at once); files without a name (`O_TMPFILE`), which fuser does not know (`EOPNOTSUPP`).
 
 mod adapter;
 mod capabilities;
@@ -48,6 +53,7 @@ mod failure;
 mod handles;
 mod kernel;
 mod live;
+mod lock_desk;
 mod open_inodes;
 pub mod options;
 mod recent;

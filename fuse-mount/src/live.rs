@@ -48,9 +48,13 @@ pub fn mount(client: Client, options: MountOptions) -> Result<Mounted, MountErro
     check_options(&client, &options)?;
     check_device()?;
     let path = check_directory(&options.mount_point)?;
-    let adapter = Adapter::new(client, &options);
+    let adapter = Adapter::new(client, &options)
+        .map_err(|e| MountError::Options(format!("no thread for locks: {e}")))?;
+    let notifier = adapter.notifier();
     let files = Arc::clone(adapter.open_files());
     let session = start(adapter, &path, &options)?;
+    // Set once, here.
+    let _ = notifier.set(session.notifier());
     let (tell, ended) = sync_channel(1);
     let run = move || {
         // Nobody may be waiting any more.
@@ -73,6 +77,9 @@ fn check_options(client: &Client, options: &MountOptions) -> Result<(), MountErr
     }
     if options.threads == 0 {
         return refuse("at least one thread is needed");
+    }
+    if options.writeback && options.past_the_page_cache() {
+        return refuse("writeback needs the page cache, which an attr_timeout of 0 and direct_io bypass");
     }
     if options.fs_name.is_empty() || options.fs_name.contains([',', '\\', '\0', '\n']) {
         return refuse("the file system's name must not be empty, nor hold commas, backslashes or line ends");

@@ -9,7 +9,9 @@ use std::time::Duration;
 pub struct MountOptions {
     /// Where: an empty directory.
     pub mount_point: PathBuf,
-    /// How long the kernel trusts attributes. Zero asks every time.
+    /// How long the kernel trusts attributes. Zero asks every time, and bypasses the page cache for all files: the kernel drops its
+    /// pages when it hears of another time of change, which the writer on another node publishes only later. The client should have the
+    /// same time-outs ([`fs_client::ClientConfig::attr_ttl`]).
     pub attr_timeout: Duration,
     /// How long the kernel trusts names. Zero asks every time.
     pub entry_timeout: Duration,
@@ -25,6 +27,9 @@ pub struct MountOptions {
     pub read_only: bool,
     /// Bypass the page cache for all files.
     pub direct_io: bool,
+    /// Let the kernel hold written data back until close, fsync or its own time. For files that no other node changes meanwhile: the kernel then
+    /// believes its own sizes and times, and until then what write(2) returned for is lost with this node.
+    pub writeback: bool,
 }
 
 impl MountOptions {
@@ -40,6 +45,12 @@ impl MountOptions {
             fs_name: "hayate".to_owned(),
             read_only: false,
             direct_io: false,
+            writeback: false,
         }
+    }
+
+    /// Whether all files bypass the page cache.
+    pub(crate) fn past_the_page_cache(&self) -> bool {
+        self.direct_io || self.attr_timeout.is_zero()
     }
 }

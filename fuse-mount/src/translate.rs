@@ -125,6 +125,15 @@ pub(crate) fn open_flags(flags: i32) -> OpenFlags {
     }
 }
 
+/// Flags by which an opening is served when the kernel holds writes back: it reads around what is written to a part of a page, and finds the end
+/// for appends itself.
+pub(crate) fn held_back(flags: i32) -> i32 {
+    if open_flags(flags).writes() {
+        return flags & !(libc::O_ACCMODE | libc::O_APPEND) | libc::O_RDWR;
+    }
+    flags
+}
+
 /// Whether an opening bypasses the page cache: asked for, or for appending (see the crate's page).
 pub(crate) fn is_direct(flags: i32, always: bool) -> bool {
     always || flags & libc::O_DIRECT != 0 || open_flags(flags).append
@@ -132,20 +141,16 @@ pub(crate) fn is_direct(flags: i32, always: bool) -> bool {
 
 /// What the kernel is told about an opening. `keep_cache`: the cached pages are of the file's present version.
 pub(crate) fn fopen_flags(flags: i32, always_direct: bool, keep_cache: bool) -> FopenFlags {
-    let how = open_flags(flags);
     let mut answer = FopenFlags::empty();
     if is_direct(flags, always_direct) {
         answer |= FopenFlags::FOPEN_DIRECT_IO;
-        if !how.append {
+        if !open_flags(flags).append {
             answer |= FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
         }
     } else if keep_cache {
         answer |= FopenFlags::FOPEN_KEEP_CACHE;
     }
-    if !how.writes() {
-        // Nothing to publish: spares a round trip at each close.
-        answer |= FopenFlags::FOPEN_NOFLUSH;
-    }
+    // Never FOPEN_NOFLUSH, although there is nothing to publish of a file that is open for reading: closing it gives locks back.
     answer
 }
 
@@ -159,11 +164,11 @@ pub(crate) fn without_privileges(mode: u32) -> Option<u32> {
     (cleared != mode).then_some(cleared & 0o7777)
 }
 
-/// Whether a change makes setuid and setgid bits of a regular file fall: a new owner always, a new size unless root cut.
+/// Whether a change makes setuid and setgid bits fall of what is no directory: a new owner always, a new size unless root cut.
 pub(crate) fn drops_privileges(change: &Setattr, kind: FileKind, uid: u32) -> bool {
     let new_owner = change.uid.is_some() || change.gid.is_some();
     let cut = change.size.is_some() && uid != 0;
-    kind == FileKind::File && change.mode.is_none() && (new_owner || cut)
+    kind != FileKind::Directory && change.mode.is_none() && (new_owner || cut)
 }
 
 /// A name for the client.
@@ -198,9 +203,15 @@ pub(crate) fn xattr_list<N: AsRef<[u8]>>(names: &[N]) -> Vec<u8> {
     names.iter().flat_map(|name| name.as_ref().iter().copied().chain([0])).collect()
 }
 
-/// POSIX ACLs are not offered: said at once, so that programs do not believe in them and no server is asked.
+/// Whether an attribute is an access control list.
 pub(crate) fn is_acl(name: &[u8]) -> bool {
     name.starts_with(b"system.posix_acl_")
+}
+
+/// The supplementary groups in a process's status (proc(5)).
+pub(crate) fn supplementary_groups(status: &str) -> Vec<u32> {
+    let line = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
+    line.split_whitespace().filter_map(|gid| gid.parse().ok()).collect()
 }
 
 /// What statfs(2) shows.

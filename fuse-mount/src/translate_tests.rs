@@ -21,9 +21,19 @@ fn attr(kind: FileKind, mode: u32, size: u64) -> Attr {
         layout: Layout { placement: Placement::Striped, chunk_log2: 20 },
         wide: false,
         inline: false,
+        acl: false,
+        capable: false,
         version: 7,
         parent: InodeId::ROOT,
     }
+}
+
+#[test]
+fn groups_of_a_process_are_read() {
+    let own = std::fs::read_to_string("/proc/self/status").unwrap();
+    assert!(own.contains("Groups:"));
+    assert_eq!(supplementary_groups("Name:\tx\nGroups:\t4 24 1000 \nUid:\t1\n"), [4, 24, 1000]);
+    assert_eq!(supplementary_groups("Groups:\t \n"), [0u32; 0]);
 }
 
 #[test]
@@ -95,6 +105,12 @@ fn times_out_of_range_are_cut() {
 }
 
 #[test]
+fn what_the_kernel_holds_back_is_served_by_reading_handles_that_do_not_append() {
+    assert_eq!(held_back(libc::O_RDONLY | libc::O_CLOEXEC), libc::O_RDONLY | libc::O_CLOEXEC);
+    assert_eq!(held_back(libc::O_WRONLY | libc::O_APPEND | libc::O_TRUNC), libc::O_RDWR | libc::O_TRUNC);
+}
+
+#[test]
 fn open_flags_follow_open_2() {
     let append = OpenFlags { read: false, write: true, append: true, truncate: false };
     assert_eq!(open_flags(libc::O_RDONLY), OpenFlags::READ);
@@ -110,7 +126,7 @@ fn open_flags_follow_open_2() {
 fn the_page_cache_is_kept_only_for_unchanged_cached_files() {
     assert_eq!(fopen_flags(libc::O_RDWR, false, true), FopenFlags::FOPEN_KEEP_CACHE);
     assert_eq!(fopen_flags(libc::O_RDWR, false, false), FopenFlags::empty());
-    assert_eq!(fopen_flags(libc::O_RDONLY, false, false), FopenFlags::FOPEN_NOFLUSH);
+    assert_eq!(fopen_flags(libc::O_RDONLY, false, false), FopenFlags::empty());
     let direct = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
     assert_eq!(fopen_flags(libc::O_RDWR | libc::O_DIRECT, false, true), direct);
     assert_eq!(fopen_flags(libc::O_RDWR, true, true), direct);

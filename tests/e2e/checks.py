@@ -34,6 +34,9 @@ def as_nobody(call):
             os.setuid(NOBODY)
             call()
             os._exit(0)
+        except OSError as error:
+            print(f"     by nobody: {error}", flush=True)
+            os._exit(1)
         except BaseException:
             traceback.print_exc()
             os._exit(1)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Goal: ordinary programs work on a mount: git, cargo, sqlite3, rsync.
+# Goal: ordinary programs work on a mount: git, cargo, sqlite3, rsync. Long: git with all that is in cargo's registry, and cargo building all of Hayate.
 # Method: each does a job whose result it can check itself; then the cluster is drained, and the tier must be what the mount showed.
 . "$(dirname "$0")/lib.sh"
 need git sqlite3 rsync tar python3 cargo
@@ -28,8 +28,19 @@ PYTHON
         g -C "$BOX/origin" add -A
         g -C "$BOX/origin" commit -qm "round $round"
     done
+    [ -z "${HAYATE_TEST_LONG:-}" ] || add_the_registry
     g -C "$BOX/origin" tag -a -m "a tag" v1
     note "repository of $(g -C "$BOX/origin" count-objects -v | awk '/^count|^in-pack/ { n += $2 } END { print n }') objects"
+}
+
+# What cargo has unpacked here: tens of thousands of files.
+add_the_registry() {
+    local registry=${CARGO_HOME:-$HOME/.cargo}/registry/src
+    [ -d "$registry" ] || fail "cargo has no registry at $registry"
+    mkdir "$BOX/origin/registry"
+    tar -C "$registry" --exclude=.git --exclude=.gitignore --exclude=.gitattributes -cf - . | tar -C "$BOX/origin/registry" -xf -
+    g -C "$BOX/origin" add -A -f
+    g -C "$BOX/origin" commit -qm "the registry"
 }
 
 try_git() {
@@ -80,6 +91,18 @@ RUST
     [ "$("$M/target/debug/small")" = 43 ] || fail "cargo did not see a change"
 }
 
+# A part of this very program; long: all of it.
+try_own_build() {
+    local part=fs-proto said
+    [ -z "${HAYATE_TEST_LONG:-}" ] || part=hayate
+    mkdir "$M/own"
+    tar -C "$ROOT" --exclude=./target --exclude=./.git -cf - . | tar -C "$M/own" -xf -
+    said=$(cd "$M/own" && CARGO_TARGET_DIR=$M/own-target cargo build -q --offline -p $part 2>&1) || fail "cargo build -p $part: $said"
+    # Times must be kept so well that nothing is built again.
+    said=$(cd "$M/own" && CARGO_TARGET_DIR=$M/own-target cargo build --offline -v -p $part 2>&1)
+    ! grep -E '^ *(Compiling|Dirty)' <<<"$said" || fail "cargo builds again what has not changed"
+}
+
 try_sqlite() {
     local mode=$1 db=$M/$1.db
     sqlite3 "$db" >/dev/null <<SQL
@@ -117,6 +140,7 @@ cluster_up c
 mount_on c "$M"
 timed "git" try_git
 timed "cargo" try_cargo
+timed "cargo, a crate of Hayate itself" try_own_build
 timed "sqlite3, journal" try_sqlite delete
 timed "sqlite3, write-ahead log" try_sqlite wal
 timed "rsync" try_rsync

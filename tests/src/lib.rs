@@ -8,6 +8,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use fs_client::{Client, ClientConfig, Route};
 use fs_net::{ClusterFile, MemberEntry, Secret};
@@ -148,6 +149,13 @@ impl Cluster {
     /// A client with the usual route.
     pub fn client(&self) -> Client {
         self.client_by(Route::Auto)
+    }
+
+    /// A client that trusts nothing that it heard before.
+    pub fn strict_client(&self, route: Route) -> Client {
+        let mut config = ClientConfig::new(self.file.clone());
+        (config.attr_ttl, config.entry_ttl, config.route) = (Duration::ZERO, Duration::ZERO, route);
+        Client::connect(config).expect("a client connects")
     }
 
     /// Ends server `id` and starts it again on its store and its addresses.

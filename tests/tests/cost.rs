@@ -189,8 +189,8 @@ impl Meter {
             |times: f64, messages: f64| roomy_bytes(times * bound.payload as f64 + messages * META_BYTES);
         at_most("bytes copied by the client", client.copied, copies(bound.client_copies, messages));
         let hops = 1.0 + f64::from(u8::from(forwarded > 0.0));
-        // A gateway passes small parts on by copying them among other messages, large ones by reference.
-        let passed_on = f64::from(u8::from(forwarded > 0.0 && bound.payload == SMALL));
+        // A gateway passes small parts on by copying them among other messages, and large answers into the memory shared with the client.
+        let passed_on = f64::from(u8::from(forwarded > 0.0));
         let server_copies = copies(hops * bound.server_copies + passed_on, 2.0 * (messages + between));
         at_most("bytes copied by the servers", servers.copied, server_copies);
         at_most("calls of the servers to send", servers.writes, roomy(hops * calls + 2.0 * between_bound));
@@ -309,7 +309,8 @@ fn many_small_files(meter: &Meter, dir: InodeId, content: &[u8]) {
     let client = &meter.client;
     let all = |i: usize| (0..MANY).map(|n| name("m", i * MANY + n)).collect::<Vec<_>>();
     let bound = |client_copies, server_copies| data(MANY * SMALL, client_copies, server_copies);
-    meter.measure("put of 100 small files", &bound(1.0, 0.25), 16, |i| {
+    // What the server looks into it copies out of shared memory first.
+    meter.measure("put of 100 small files", &bound(1.0, 1.25), 16, |i| {
         let names = all(i);
         let files: Vec<(&[u8], &[u8])> = names.iter().map(|name| (&name[..], content)).collect();
         for result in client.put_many(&ROOT, dir, &files, 0o644).expect("put") {
@@ -375,6 +376,22 @@ fn large_data(meter: &Meter, dir: InodeId) {
         assert_eq!(file.read_at(&mut buf, (i * LARGE) as u64).expect("read"), LARGE);
     });
     assert_eq!(buf, content);
+    copies(meter, &file, times);
+}
+
+/// What is copied from file to file passes the client no more than any other message does.
+fn copies(meter: &Meter, from: &File, times: usize) {
+    let to = meter.client.create_open(&ROOT, InodeId::ROOT, b"copy", 0o644, OpenFlags::READ_WRITE, true);
+    let to = to.expect("create").0;
+    from.copy_range_to(0, &to, 0, LARGE as u64).expect("it grows out of its inode");
+    let bound = Bound { messages: 2.0, between: [0.0, 1.0], ..data(LARGE, 0.0, 0.25) };
+    let before = Counts::of_client(&meter.client);
+    meter.measure("copy of 1 MiB", &bound, times, |i| {
+        let at = (i * LARGE) as u64;
+        assert_eq!(from.copy_range_to(at, &to, at, LARGE as u64).expect("copy"), LARGE as u64);
+    });
+    let passed = Counts::of_client(&meter.client).since(before).bytes / times as f64;
+    assert!(passed < 2.0 * META_BYTES, "{passed} bytes of each copy pass the client");
 }
 
 fn everything(label: &'static str, servers: u16, route: Route) {

@@ -11,12 +11,14 @@
 
 use crate::address::Address;
 use crate::counters::{NetCounters, OpenConnection};
-use crate::env::{Identity, NetEnv};
+use crate::env::{Identity, NetEnv, Sharing};
 use crate::error::NetError;
 use crate::frame::Frame;
 use crate::handshake::{Talk, introduce};
 use crate::pool::BufferClass;
+use crate::pool::PoolBuffer;
 use crate::send_queue::SendQueue;
+use crate::shm::{self, Lending};
 use crate::stream::dial;
 use crate::transport::Transport;
 use bytes::Bytes;
@@ -44,6 +46,7 @@ struct Handle {
     shared: Rc<Shared>,
     server: ServerId,
     epoch: u64,
+    lending: Lending,
 }
 
 struct Shared {
@@ -181,12 +184,25 @@ impl Connection {
     }
 
     async fn open(address: &Address, who: &Identity, env: &Rc<NetEnv>) -> Result<Connection, NetError> {
-        let mut transport = dial(address, env).await?;
+        let transport = dial(address, env).await?;
+        Connection::over(transport, who, env).await
+    }
+
+    /// As [`Connection::connect`], on a transport that is open already.
+    pub(crate) async fn over(
+        mut transport: Box<dyn Transport>,
+        who: &Identity,
+        env: &Rc<NetEnv>,
+    ) -> Result<Connection, NetError> {
         let talk = Talk::new(&mut *transport, SendQueue::new(env.counters.clone()));
         let (server, epoch) = introduce(talk, who).await.inspect_err(|_| {
             NetCounters::add(&env.counters.handshake_failures, 1);
         })?;
         transport.trust(BufferClass::PeerReply);
+        let (transport, lending) = match &env.sharing {
+            Sharing::Ask | Sharing::Insist => shm::ask(transport, env).await?,
+            Sharing::Never | Sharing::Grant(_) => (transport, Lending::default()),
+        };
         let shared = Rc::new(Shared {
             queue: RefCell::new(SendQueue::new(env.counters.clone())),
             calls: RefCell::default(),
@@ -194,8 +210,8 @@ impl Connection {
             ended: RefCell::new(None),
         });
         let open = OpenConnection::new(&env.counters);
-        tokio::task::spawn_local(drive(shared.clone(), transport, address.clone(), open));
-        Ok(Connection(Rc::new(Handle { shared, server, epoch })))
+        tokio::task::spawn_local(drive(shared.clone(), transport, open));
+        Ok(Connection(Rc::new(Handle { shared, server, epoch, lending })))
     }
 
     /// Sends a request and waits for its answer, at most `header.deadline_ms` if that is not 0. The tag and the lengths of the
@@ -215,6 +231,23 @@ impl Connection {
         }
         let limit = Duration::from_millis(header.deadline_ms.into());
         tokio::time::timeout(limit, answer).await.unwrap_or(Err(NetError::TimedOut))
+    }
+
+    /// A buffer of `len` bytes in the memory that is shared with the server, if there is such memory, it has room, and it is worth
+    /// it: what is sent from there is not copied.
+    pub fn buffer(&self, len: usize) -> Option<PoolBuffer> {
+        self.0.lending.buffer(len)
+    }
+
+    /// Whether bytes lie in the part of the shared memory that the server fills.
+    #[cfg(test)]
+    pub(crate) fn lies_in_shared_memory(&self, bytes: &[u8]) -> bool {
+        self.0.lending.is_of_peer(bytes)
+    }
+
+    /// Whether messages go through shared memory.
+    pub fn is_shared(&self) -> bool {
+        self.0.lending.is_shared()
     }
 
     /// The server at the other end, as it proved in the handshake.
@@ -299,16 +332,11 @@ impl Shared {
 }
 
 /// The task of a connection.
-async fn drive(
-    shared: Rc<Shared>,
-    mut transport: Box<dyn Transport>,
-    address: Address,
-    open: OpenConnection,
-) {
+async fn drive(shared: Rc<Shared>, mut transport: Box<dyn Transport>, open: OpenConnection) {
     let mut frames = VecDeque::new();
     let reason = poll_fn(|cx| shared.poll_exchange(cx, &mut *transport, &mut frames)).await;
     if matches!(reason, NetError::Protocol(_) | NetError::WrongVersion(_)) {
-        tracing::error!(%address, %reason, "connection to a server closed");
+        tracing::error!(peer = transport.describe(), %reason, "connection to a server closed");
     }
     drop(transport);
     drop(open);

@@ -3,8 +3,10 @@
 use crate::counters::NetCounters;
 use crate::pool::BufferPool;
 use crate::secret::Secret;
+use crate::shm::ShareBudget;
 use fs_proto::msg::session::Role;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Who this process is to the servers that it connects to.
 #[derive(Debug, Clone)]
@@ -24,11 +26,37 @@ pub struct NetEnv {
     pub pool: BufferPool,
     /// What was sent and received.
     pub counters: Arc<NetCounters>,
+    /// Shared memory between a server and the clients of its node.
+    pub sharing: Sharing,
+    /// How long at most a side of such a connection looks for a message before it sleeps; it learns whether that pays.
+    pub spin: Duration,
+}
+
+/// What [`NetEnv::spin`] is unless said otherwise: measured, see docs/performance.md.
+pub const SPIN_DEFAULT: Duration = Duration::from_micros(10);
+
+/// What this process does about shared memory on connections over Unix sockets.
+#[derive(Debug, Clone, Default)]
+pub enum Sharing {
+    /// Neither asks nor gives.
+    #[default]
+    Never,
+    /// A client: asks, and goes on over the socket if there is none.
+    Ask,
+    /// A client: asks, and does not connect to a server of this node without.
+    Insist,
+    /// A server: gives, within a budget.
+    Grant(Arc<ShareBudget>),
 }
 
 impl NetEnv {
-    /// An environment with a pool of `pool_bytes` (see [`BufferPool::new`]) and counters at zero.
+    /// An environment with a pool of `pool_bytes` (see [`BufferPool::new`]) and counters at zero, without shared memory.
     pub fn new(pool_bytes: usize) -> NetEnv {
-        NetEnv { pool: BufferPool::new(pool_bytes), counters: Arc::default() }
+        NetEnv {
+            pool: BufferPool::new(pool_bytes),
+            counters: Arc::default(),
+            sharing: Sharing::Never,
+            spin: SPIN_DEFAULT,
+        }
     }
 }

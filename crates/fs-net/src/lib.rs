@@ -15,8 +15,10 @@
 //! | [`peers`] | connections to servers by number |
 //! | [`acceptor`] | listeners |
 //! | [`serve`] | the answering side |
+//! | `shm` | sessions over shared memory on one node |
 //!
-//! Connections stand on a small private port, `transport`: byte streams are its first adapters, shared memory and RDMA the next.
+//! Connections stand on a small private port, `transport`: byte streams and shared memory are its adapters, RDMA the
+//! next.
 //!
 //! Deliberately absent: retries and routing (fs-client and fs-server decide), the meaning of messages, threads and runtimes.
 
@@ -34,6 +36,7 @@ pub mod pool;
 pub mod secret;
 mod send_queue;
 pub mod serve;
+mod shm;
 mod stream;
 mod transport;
 
@@ -42,10 +45,11 @@ pub use address::Address;
 pub use cluster::{ClusterError, ClusterEvent, ClusterFile, MemberEntry, default_cluster_path, host_name};
 pub use connection::Connection;
 pub use counters::NetCounters;
-pub use env::{Identity, NetEnv};
+pub use env::{Identity, NetEnv, SPIN_DEFAULT, Sharing};
 pub use error::NetError;
 pub use frame::Frame;
 pub use peers::Peers;
 pub use pool::{BufferClass, BufferPool, PoolBuffer, PoolStats, TooLarge};
 pub use secret::Secret;
-pub use serve::{Handled, Handler, PeerInfo, Reply, ServerIdentity, serve_connection};
+pub use serve::{Handled, Handler, MAX_RUNNING, PeerInfo, Reply, ServerIdentity, serve_connection};
+pub use shm::{Lending, ShareBudget, ShareStats};

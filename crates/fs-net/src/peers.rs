@@ -11,6 +11,7 @@ use crate::connection::Connection;
 use crate::env::{Identity, NetEnv};
 use crate::error::NetError;
 use crate::frame::Frame;
+use crate::pool::PoolBuffer;
 use bytes::Bytes;
 use fs_proto::{Header, ServerId};
 use std::cell::RefCell;
@@ -82,6 +83,14 @@ impl Peers {
             None => self.connection(to).await?,
         };
         connection.call(header, meta, bulk).await
+    }
+
+    /// A buffer of `len` bytes in memory shared with server `to`, if there is a connection that has one.
+    pub fn buffer(&self, to: ServerId, len: usize) -> Option<PoolBuffer> {
+        match self.links.borrow().get(&to) {
+            Some(Link::Open(connection)) if !connection.is_closed() => connection.buffer(len),
+            _ => None,
+        }
     }
 
     /// The connection to server `to`, opened if need be.

@@ -15,6 +15,7 @@
 //!
 //! The lock is held for list operations only, never while memory is allocated or freed.
 
+use crate::shm::Block;
 use aligned_vec::{AVec, ConstAlign};
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -106,10 +107,21 @@ struct Waiter {
     waker: Waker,
 }
 
-/// A buffer of the pool; goes back when dropped. New content is the caller's to write: old content shows through.
+/// A buffer of the pool, or of memory shared with a peer; goes back when dropped. New content is the caller's to write: old content
+/// shows through.
 pub struct PoolBuffer {
-    data: Memory,
+    data: Home,
     len: usize,
+}
+
+/// Where a buffer lies.
+enum Home {
+    Pool(Pooled),
+    Shared(Block),
+}
+
+struct Pooled {
+    data: Memory,
     pool: Arc<Shared>,
 }
 
@@ -197,7 +209,7 @@ struct Grant {
 impl Grant {
     fn buffer(mut self, len: usize) -> PoolBuffer {
         let data = self.data.take().unwrap_or_else(|| new_memory(bytes_of(self.size)));
-        PoolBuffer { data, len, pool: self.pool.clone() }
+        PoolBuffer { data: Home::Pool(Pooled { data, pool: self.pool.clone() }), len }
     }
 }
 
@@ -337,19 +349,31 @@ impl Drop for Wait {
 }
 
 impl PoolBuffer {
+    /// The first `len` bytes of a block of shared memory.
+    pub(crate) fn shared(block: Block, len: usize) -> PoolBuffer {
+        assert!(len <= block.len());
+        PoolBuffer { data: Home::Shared(block), len }
+    }
+
     /// The content as shared bytes; the buffer goes back to the pool when the last of them is dropped.
     pub fn freeze(self) -> Bytes {
         Bytes::from_owner(self)
     }
 
-    /// All of its memory, which may be longer than its content: a power of two, aligned to 4096.
+    /// All of its memory, which may be longer than its content: a multiple of 4096, aligned to it.
     pub fn whole_mut(&mut self) -> &mut [u8] {
-        &mut self.data
+        match &mut self.data {
+            Home::Pool(pooled) => &mut pooled.data,
+            Home::Shared(block) => block,
+        }
     }
 
     /// As [`PoolBuffer::whole_mut`], to look at.
     pub fn whole(&self) -> &[u8] {
-        &self.data
+        match &self.data {
+            Home::Pool(pooled) => &pooled.data,
+            Home::Shared(block) => block,
+        }
     }
 
     /// Keeps the first `len` bytes; does nothing if there are fewer.
@@ -367,23 +391,24 @@ impl AsRef<[u8]> for PoolBuffer {
 impl Deref for PoolBuffer {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        &self.data[..self.len]
+        &self.whole()[..self.len]
     }
 }
 
 impl DerefMut for PoolBuffer {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.data[..self.len]
+        let len = self.len;
+        &mut self.whole_mut()[..len]
     }
 }
 
 impl fmt::Debug for PoolBuffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PoolBuffer({} of {} bytes)", self.len, self.data.len())
+        write!(f, "PoolBuffer({} of {} bytes)", self.len, self.whole().len())
     }
 }
 
-impl Drop for PoolBuffer {
+impl Drop for Pooled {
     fn drop(&mut self) {
         self.pool.give_back(std::mem::replace(&mut self.data, AVec::new(0)));
     }

@@ -16,7 +16,9 @@ use std::io::IoSlice;
 use std::sync::Arc;
 
 /// Parts from this size on are sent by reference: below, a copy is cheaper than a scatter entry.
-const BY_REFERENCE_BYTES: usize = 8 << 10;
+pub(crate) const BY_REFERENCE_BYTES: usize = 8 << 10;
+/// Where in a header the lengths of meta and bulk are.
+const LENGTHS: std::ops::Range<usize> = 40..48;
 /// Scatter entries of one write.
 pub(crate) const MAX_SLICES: usize = 64;
 /// Sent bytes of the staging buffer are given up when they are this many.
@@ -28,6 +30,23 @@ const KEEP_BYTES: usize = 1 << 20;
 struct Part {
     at: usize,
     bytes: Bytes,
+}
+
+/// The first frame of a queue, of which nothing has left.
+pub(crate) struct Front<'a> {
+    /// Header, and the parts that are not below.
+    pub staged: &'a [u8],
+    /// A large encoded body; it comes after the header.
+    pub meta: Option<&'a Bytes>,
+    /// A large bulk part.
+    pub bulk: Option<&'a Bytes>,
+}
+
+impl Front<'_> {
+    /// Length of the frame.
+    pub fn bytes(&self) -> usize {
+        self.staged.len() + self.meta.map_or(0, Bytes::len) + self.bulk.map_or(0, Bytes::len)
+    }
 }
 
 /// The queue.
@@ -107,6 +126,37 @@ impl SendQueue {
             count += 1;
         }
         count
+    }
+
+    /// The first frame. Must not be mixed with partial writes.
+    pub(crate) fn front(&self) -> Option<Front<'_>> {
+        let rest = &self.staged[self.sent..];
+        let lengths = rest.get(LENGTHS)?;
+        let length = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|i| lengths[at + i])) as usize;
+        let mut parts = self.parts.iter();
+        let mut staged = fs_proto::HEADER_BYTES;
+        let mut part = |len: usize| {
+            if len >= BY_REFERENCE_BYTES {
+                return parts.next().map(|part| &part.bytes);
+            }
+            staged += len;
+            None
+        };
+        let (meta, bulk) = (part(length(0)), part(length(4)));
+        Some(Front { staged: &rest[..staged], meta, bulk })
+    }
+
+    /// Moves the first frame to the end of another queue.
+    pub(crate) fn move_front(&mut self, to: &mut SendQueue) {
+        let Some(front) = self.front() else { return };
+        let bytes = front.bytes();
+        let (header, small) = front.staged.split_at(fs_proto::HEADER_BYTES);
+        to.staged.extend_from_slice(header);
+        to.parts.extend(front.meta.map(|bytes| Part { at: to.staged.len(), bytes: bytes.clone() }));
+        to.staged.extend_from_slice(small);
+        to.parts.extend(front.bulk.map(|bytes| Part { at: to.staged.len(), bytes: bytes.clone() }));
+        to.pending += bytes;
+        self.consume(bytes);
     }
 
     /// The first `n` bytes have left.
@@ -208,6 +258,39 @@ mod tests {
             }
             prop_assert_eq!(queue.pending(), expected.len());
             prop_assert!(drained(&mut queue, &steps) == expected);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+        /// Goal: a frame moved to another queue leaves it as it would have left this. Method: random sizes; every other frame moves.
+        #[test]
+        fn moved_frames_keep_their_bytes(sizes in prop::collection::vec((0..20_000usize, 0..20_000usize), 1..30)) {
+            let (mut from, mut to) = (SendQueue::new(Arc::default()), SendQueue::new(Arc::default()));
+            let (mut moved, mut consumed) = (SendQueue::new(Arc::default()), Vec::new());
+            for (i, &(meta, bulk)) in sizes.iter().enumerate() {
+                let (meta, bulk) = (Bytes::from(vec![i as u8; meta]), Bytes::from(vec![!(i as u8); bulk]));
+                let header = Header::request(Op::Ping, Partition(i as u16));
+                from.push(header, meta.clone(), bulk.clone()).expect("sizes are allowed");
+                if i % 2 == 0 {
+                    moved.push(header, meta, bulk).expect("sizes are allowed");
+                } else {
+                    consumed.push(fs_proto::HEADER_BYTES + meta.len() + bulk.len());
+                }
+            }
+            let mut consumed = consumed.into_iter();
+            for i in 0..sizes.len() {
+                if i % 2 == 0 {
+                    from.move_front(&mut to);
+                } else {
+                    let bytes = from.front().expect("a frame").bytes();
+                    prop_assert_eq!(Some(bytes), consumed.next());
+                    from.consume(bytes);
+                }
+            }
+            prop_assert!(from.is_empty() && from.front().is_none());
+            prop_assert_eq!(to.pending(), moved.pending());
+            prop_assert!(drained(&mut to, &[10_000]) == drained(&mut moved, &[10_000]));
         }
     }
 

@@ -19,11 +19,12 @@ use crate::handshake::{Talk, admit};
 use crate::pool::BufferClass;
 use crate::secret::Secret;
 use crate::send_queue::SendQueue;
+use crate::shm::{self, Lending};
 use crate::stream::adopt;
 use crate::transport::Transport;
 use bytes::Bytes;
 use fs_proto::msg::session::Role;
-use fs_proto::{Flags, Header, ServerId, Status, Wire};
+use fs_proto::{Flags, Header, Op, ServerId, Status, Wire};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -57,6 +58,8 @@ pub struct PeerInfo {
     pub credentials: Option<(u32, u32, i32)>,
     /// Who and where, for people.
     pub description: String,
+    /// Buffers for answers, in memory that is shared with the peer.
+    pub lending: Lending,
 }
 
 /// An answer. The header's tag, flags and lengths are set when it is sent; `Header::reply` makes a fitting one.
@@ -95,6 +98,9 @@ pub enum Handled {
 pub trait Handler: 'static {
     /// Answers one request. Must not block: other requests of the thread wait.
     fn handle(self: Rc<Self>, peer: &Rc<PeerInfo>, request: Frame) -> Handled;
+
+    /// A connection has ended; the peer may have others.
+    fn closed(self: Rc<Self>, _peer: &Rc<PeerInfo>) {}
 }
 
 /// Who this server is to those that connect.
@@ -127,21 +133,44 @@ pub async fn serve_connection(socket: Socket, handler: Rc<dyn Handler>, me: Serv
         Role::Server { .. } => BufferClass::PeerRequest,
     };
     transport.trust(class);
+    let open = OpenConnection::new(&env.counters);
+    let (from, mut frames) = (transport.describe(), VecDeque::new());
+    let (transport, lending) = match begin(transport, class, &mut frames, &env).await {
+        Ok(begun) => begun,
+        // It went away without a request, which is its right.
+        Err(NetError::Closed) => return,
+        Err(reason) => return tracing::warn!(from, %reason, "connection closed at its first request"),
+    };
     let description = match &role {
         Role::Client { id } => format!("client {id:?} ({})", transport.describe()),
         Role::Server { id } => format!("server {id} ({})", transport.describe()),
     };
-    let peer = Rc::new(PeerInfo { role, credentials: transport.credentials(), description });
-    let open = OpenConnection::new(&env.counters);
+    let peer = Rc::new(PeerInfo { role, credentials: transport.credentials(), description, lending });
     let shared = Rc::new(Shared::new(&env));
-    let mut session = Session { transport, handler, peer, shared, frames: VecDeque::new(), stall: None };
+    let mut session = Session { transport, handler, peer, shared, frames, stall: None };
     let reason = poll_fn(|cx| session.poll_serve(cx)).await;
     session.shared.driver.take();
     drop(open);
+    session.handler.clone().closed(&session.peer);
     match reason {
         NetError::Closed => {}
         reason => tracing::warn!(peer = session.peer.description, %reason, "connection closed"),
     }
+}
+
+/// The first frames, and the transport to go on with: shared memory, if the first is the wish for it and there is some.
+async fn begin(
+    mut transport: Box<dyn Transport>,
+    class: BufferClass,
+    frames: &mut VecDeque<Frame>,
+    env: &Rc<NetEnv>,
+) -> Result<(Box<dyn Transport>, Lending), NetError> {
+    poll_fn(|cx| transport.poll_receive(cx, frames)).await?;
+    if frames.len() != 1 || frames[0].header.op != Op::Share {
+        return Ok((transport, Lending::default()));
+    }
+    let request = frames.pop_front().ok_or(NetError::Closed)?.header;
+    shm::grant(transport, &request, class, env).await
 }
 
 /// The handshake, with its time limit. None: refused, counted and logged.

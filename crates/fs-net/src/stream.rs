@@ -10,6 +10,7 @@ use crate::pool::BufferClass;
 use crate::send_queue::{MAX_SLICES, SendQueue};
 use crate::transport::{Credentials, Transport};
 use socket2::{SockRef, TcpKeepalive};
+use std::any::Any;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -81,7 +82,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> StreamTransport<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Transport for StreamTransport<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Transport for StreamTransport<S> {
     fn poll_receive(
         &mut self,
         cx: &mut Context<'_>,
@@ -119,6 +120,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport for StreamTransport<S> {
 
     fn credentials(&self) -> Option<Credentials> {
         self.credentials
+    }
+
+    fn unix(&self) -> Option<&UnixStream> {
+        (&self.stream as &dyn Any).downcast_ref()
     }
 
     fn describe(&self) -> String {

@@ -1,7 +1,7 @@
 //! The port that a connection stands on: frames in, batches of frames out.
 //!
-//! Byte streams (TCP, Unix sockets) are the first adapters ([`crate::stream`]); a shared memory ring or RDMA verbs implement the
-//! same five functions and bring frames whose bulk part lies in their own memory.
+//! Byte streams (TCP, Unix sockets) are the first adapters ([`crate::stream`]), shared memory ([`crate::shm`]) is the second: its frames'
+//! bulk parts lie in its own memory. RDMA verbs would implement the same functions.
 
 use crate::error::NetError;
 use crate::frame::Frame;
@@ -9,6 +9,7 @@ use crate::pool::BufferClass;
 use crate::send_queue::SendQueue;
 use std::collections::VecDeque;
 use std::task::{Context, Poll};
+use tokio::net::UnixStream;
 
 /// User, group and process number of a peer on this node, as the kernel says.
 pub(crate) type Credentials = (u32, u32, i32);
@@ -30,6 +31,11 @@ pub(crate) trait Transport {
 
     /// Who is at the other end, if the kernel knows.
     fn credentials(&self) -> Option<Credentials>;
+
+    /// The Unix socket under it, if that is all it is.
+    fn unix(&self) -> Option<&UnixStream> {
+        None
+    }
 
     /// Where the other end is, for people.
     fn describe(&self) -> String;

@@ -76,10 +76,25 @@ impl Wire for Layout {
     }
 }
 
+/// Where the umask begins in the `mode` of a request that makes something.
+const UMASK_SHIFT: u32 = 16;
+
+/// The mode of a request that makes something, with a umask that is still to be applied: a default access control list of the directory,
+/// which only its server knows, takes the umask's place.
+pub fn with_umask(mode: u32, umask: u32) -> u32 {
+    (mode & 0o7777) | (umask & 0o777) << UMASK_SHIFT
+}
+
+/// Mode and umask of a request that makes something.
+pub fn split_umask(asked: u32) -> (u32, u32) {
+    (asked & 0o7777, asked >> UMASK_SHIFT & 0o777)
+}
+
 /// Attributes of an inode, as `stat` shows them and a little more.
 ///
-/// On the wire the fields follow in this order, `wide` and `inline` in one byte of flags.
+/// On the wire the fields follow in this order, `wide`, `inline`, `acl` and `capable` in one byte of flags.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // Facts that do not depend on each other.
 pub struct Attr {
     /// Its number.
     pub ino: InodeId,
@@ -111,6 +126,10 @@ pub struct Attr {
     pub wide: bool,
     /// The content of this file lies with its inode, not in chunks. Once false it stays so.
     pub inline: bool,
+    /// It has an access control list, for itself or for what is made in it.
+    pub acl: bool,
+    /// It has a file capability (`security.capability`), which falls when its content or its owner changes.
+    pub capable: bool,
     /// Counts changes of content that were published.
     pub version: u64,
     /// Directory that the inode was last linked into.
@@ -119,6 +138,8 @@ pub struct Attr {
 
 const WIDE: u8 = 1;
 const INLINE: u8 = 2;
+const ACL: u8 = 4;
+const CAPABLE: u8 = 8;
 
 impl Wire for Attr {
     fn put(&self, out: &mut BytesMut) {
@@ -132,8 +153,9 @@ impl Wire for Attr {
             time.put(out);
         }
         self.layout.put(out);
-        let flags = if self.wide { WIDE } else { 0 } | if self.inline { INLINE } else { 0 };
-        flags.put(out);
+        let flag = |set, bit| if set { bit } else { 0 };
+        let flags = flag(self.wide, WIDE) | flag(self.inline, INLINE);
+        (flags | flag(self.acl, ACL) | flag(self.capable, CAPABLE)).put(out);
         self.version.put(out);
         self.parent.put(out);
     }
@@ -155,14 +177,17 @@ impl Wire for Attr {
             layout: Wire::get(from)?,
             wide: false,
             inline: false,
+            acl: false,
+            capable: false,
             version: 0,
             parent: InodeId::default(),
         };
         let flags = u8::get(from)?;
-        if flags & !(WIDE | INLINE) != 0 {
+        if flags & !(WIDE | INLINE | ACL | CAPABLE) != 0 {
             return Err(DecodeError::Invalid("attribute flags"));
         }
         (attr.wide, attr.inline) = (flags & WIDE != 0, flags & INLINE != 0);
+        (attr.acl, attr.capable) = (flags & ACL != 0, flags & CAPABLE != 0);
         (attr.version, attr.parent) = (Wire::get(from)?, Wire::get(from)?);
         Ok(attr)
     }

@@ -13,12 +13,14 @@
 //! | [`attr`] | attributes and layouts |
 //! | [`record`] | mutations of the namespace, as logged and as sent in transactions |
 //! | [`placement`] | the consistent hash: partition to server, name and chunk to partition |
+//! | [`lock`] | who holds which bytes of a file |
 //! | [`checksum`] | the CRC of headers, chunks and records |
 
 pub mod attr;
 pub mod checksum;
 pub mod header;
 pub mod ids;
+pub mod lock;
 pub mod msg;
 pub mod op;
 pub mod placement;

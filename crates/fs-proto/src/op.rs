@@ -11,6 +11,8 @@ wire_enum! {
         Prove = 2,
         /// Nothing; answers that the server lives.
         Ping = 3,
+        /// First request of a client on the server's node: share memory with me.
+        Share = 4,
         /// Name to inode.
         Lookup = 10,
         /// Make a file, symbolic link, pipe, socket or device node.
@@ -97,6 +99,10 @@ wire_enum! {
         TreeLock = 54,
         /// Your part of a wide directory.
         GetShard = 55,
+        /// A client's process has ended.
+        ClientGone = 56,
+        /// Write at the end of a file, wherever that is by then.
+        Append = 57,
         /// Write the chunks that you hold into a file of the shared tier.
         FlushChunks = 60,
         /// Where does this directory lie in the shared tier?
@@ -121,6 +127,18 @@ wire_enum! {
         Shutdown = 72,
         /// Verify a part of what the server holds.
         Scrub = 73,
+        /// Copy a piece of a chunk that the server holds into a chunk of another file, or of the same.
+        CopyChunk = 74,
+        /// Lock bytes of a file.
+        LockSet = 80,
+        /// Unlock bytes of a file.
+        LockClear = 81,
+        /// Who is in the way of a lock?
+        LockTest = 82,
+        /// Give up waiting for a lock.
+        LockCancel = 83,
+        /// The client lives, and after a restart of the server: claims its locks again.
+        LockRenew = 84,
     }
 }
 
@@ -143,6 +161,7 @@ impl Op {
                 | Op::FlushNote
                 | Op::TierPlace
                 | Op::TierForget
+                | Op::ClientGone
         )
     }
 
@@ -160,7 +179,13 @@ impl Op {
                 | Op::Removexattr
                 | Op::Put
                 | Op::PutMany
+                | Op::Append
         )
+    }
+
+    /// Whether the bulk part of a request is one piece of data that nothing looks into, but for its checksum.
+    pub fn has_plain_data(self) -> bool {
+        matches!(self, Op::WriteChunk)
     }
 
     /// The name that logs and metrics show.

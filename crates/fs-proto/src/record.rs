@@ -59,12 +59,15 @@ wire_struct! {
     }
 }
 
+/// In [`ShardRecord::mode`]: the directory has access control lists, of which copies lie beside the record.
+pub const SHARD_ACL: u32 = 1 << 16;
+
 wire_struct! {
     /// What a server knows of a wide directory whose home is elsewhere (or here): enough to check permissions and to merge.
     pub struct ShardRecord {
         /// The directory.
         pub dir: InodeId,
-        /// Permission bits of the directory.
+        /// Permission bits of the directory, and [`SHARD_ACL`].
         pub mode: u32,
         /// Owner of the directory.
         pub uid: u32,

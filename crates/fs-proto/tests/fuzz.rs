@@ -12,7 +12,8 @@ use common::{Arbitrary, Entropy};
 use fs_proto::checksum::crc;
 use fs_proto::ids::{ChunkIndex, ClientId, InodeId, Partition, ServerId};
 use fs_proto::msg::{
-    Caller, admin::*, chunk::*, inode::*, name::*, scrub::*, session::*, small::*, tier::*, transaction::*,
+    Caller, admin::*, chunk::*, inode::*, lock::*, name::*, scrub::*, session::*, small::*, tier::*,
+    transaction::*,
 };
 use fs_proto::op::Request;
 use fs_proto::placement::{MapEvent, Member};
@@ -70,11 +71,12 @@ fn operations() -> Vec<(Op, [Kind; 2])> {
         Hello Prove Ping
         Lookup Create Mkdir Unlink Rmdir Rename Link Readdir
         Getattr GetattrMany Setattr Readlink Getxattr Setxattr Listxattr Removexattr Open Release Renew Publish PollSize Statfs
-        Put Get PutMany GetMany WriteInline ReadInline OpenRead Spill PunchInline
+        Put Get PutMany GetMany WriteInline ReadInline OpenRead Spill PunchInline Append
+        LockSet LockClear LockTest LockCancel LockRenew ClientGone
         WriteChunk ReadChunk TruncateChunks DropChunks SyncChunks PunchChunk ChunkRanges ChunkMap
         Prepare Decide Outcome TreeLock GetShard
         FlushChunks TierPath TierState FlushStatus FlushNow FlushNote TierPlace TierForget
-        ServerStatus Shutdown Scrub
+        ServerStatus Shutdown Scrub CopyChunk
     }
 }
 

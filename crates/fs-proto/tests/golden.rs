@@ -7,8 +7,10 @@ use fs_proto::attr::{Attr, FileKind, Layout};
 use fs_proto::checksum::crc;
 use fs_proto::header::HeaderError;
 use fs_proto::ids::{ChunkIndex, ClientId, InodeId, Partition, ServerId};
+use fs_proto::lock::{HeldLock, LockFamily, LockKind, LockOwner, LockRange};
 use fs_proto::msg::{
-    Caller, admin::*, chunk::*, inode::*, name::*, scrub::*, session::*, small::*, tier::*, transaction::*,
+    Caller, admin::*, chunk::*, inode::*, lock::*, name::*, scrub::*, session::*, small::*, tier::*,
+    transaction::*,
 };
 use fs_proto::placement::{
     MapEvent, Member, chunk_partition, directory_partition, entry_cookie, entry_partition, name_hash,
@@ -72,6 +74,8 @@ fn attr() -> Attr {
         layout: Layout::default(),
         wide: false,
         inline: false,
+        acl: false,
+        capable: false,
         version: 5,
         parent: DIR,
     }
@@ -192,6 +196,10 @@ fn messages_never_change() {
         .is(ChunkMap { ino: FILE, from: ChunkIndex(9), limit: 16 }, "0700000000003412090000000000000010000000")
         .is(ChunkMapPage { chunks: vec![(ChunkIndex(9), vec![(1, 2)])], end: true }, "01000000090000000000000001000000010000000200000001")
         .is(PunchInline { ino: FILE, offset: 1, len: 2, mtime: -1 }, "070000000000341201000000000000000200000000000000ffffffffffffffff")
+        .is(
+            CopyChunk { from: FILE, from_chunk: ChunkIndex(9), from_offset: 1, len: 2, ino: DIR, chunk: ChunkIndex(8), offset: 3, file_end: 9 << 20, since: 5 },
+            "070000000000341209000000000000000100000002000000020000000000cdab08000000000000000300000000009000000000000500000000000000",
+        )
         .is("é".to_string(), "02000000c3a9")
         .is(WriteChunk { ino: FILE, chunk: ChunkIndex(9), offset: 4096, file_end: 9 << 20, since: 5, crc: 0xdead_beef }, "070000000000341209000000000000000010000000009000000000000500000000000000efbeadde")
         .is(ReadChunk { ino: FILE, chunk: ChunkIndex(9), offset: 1, len: 2 }, "070000000000341209000000000000000100000002000000")
@@ -199,6 +207,8 @@ fn messages_never_change() {
         .is(attr(), "070000000000341201a4010000e803000064000000010000000000000001000000010000000100000000000000feffffffffffffff030000000000000004000000000000000114000500000000000000020000000000cdab")
         .is(Attr { inline: true, ..attr() }, "070000000000341201a4010000e803000064000000010000000000000001000000010000000100000000000000feffffffffffffff030000000000000004000000000000000114020500000000000000020000000000cdab")
         .is(Attr { inline: true, wide: true, ..attr() }, "070000000000341201a4010000e803000064000000010000000000000001000000010000000100000000000000feffffffffffffff030000000000000004000000000000000114030500000000000000020000000000cdab")
+        .is(Attr { acl: true, ..attr() }, "070000000000341201a4010000e803000064000000010000000000000001000000010000000100000000000000feffffffffffffff030000000000000004000000000000000114040500000000000000020000000000cdab")
+        .is(Attr { capable: true, ..attr() }, "070000000000341201a4010000e803000064000000010000000000000001000000010000000100000000000000feffffffffffffff030000000000000004000000000000000114080500000000000000020000000000cdab")
         .is(Setattr { mode: Some(0o600), size: Some(0), mtime: Some(SetTime::Now {}), atime: Some(SetTime::At { ns: -1 }), layout: Some(Layout::default()), ..Setattr::nothing(FILE) }, "0700000000003412018001000000000100000000000000000102ffffffffffffffff010101011400")
         .is(vec![None, Some(FILE)], "0200000000010700000000003412")
         .is(Open { ino: FILE, mode: OpenMode::Write { via: Some(ServerId(3)) } }, "070000000000341202010300")
@@ -422,6 +432,8 @@ fn operation_numbers_are_never_reused() {
         (53, "PollSize"),
         (54, "TreeLock"),
         (55, "GetShard"),
+        (56, "ClientGone"),
+        (57, "Append"),
         (60, "FlushChunks"),
         (61, "TierPath"),
         (62, "TierState"),
@@ -434,12 +446,68 @@ fn operation_numbers_are_never_reused() {
         (71, "Statfs"),
         (72, "Shutdown"),
         (73, "Scrub"),
+        (74, "CopyChunk"),
+        (80, "LockSet"),
+        (81, "LockClear"),
+        (82, "LockTest"),
+        (83, "LockCancel"),
+        (84, "LockRenew"),
     ];
     let actual: Vec<(u16, String)> = Op::ALL.iter().map(|op| (*op as u16, format!("{op:?}"))).collect();
     let expected = expected.map(|(number, name): (u16, &str)| (number, name.to_string()));
     assert_eq!(actual, expected);
     assert_unique(actual.iter().map(|(number, _)| *number).chain(retired));
     assert!(actual.iter().all(|(number, _)| *number != 0), "0 is what a forgotten field would be");
+}
+
+#[test]
+fn lock_messages() {
+    let range = LockRange { first: 3, last: 9 };
+    let count = LockCount { serial: 8, settled: 6, session: 4 };
+    let owner = LockOwner { client: ClientId(2), number: 5 };
+    let holder = HeldLock { owner, range, kind: LockKind::Write, pid: 77 };
+    let (ino, number) = (FILE, 5);
+    let claim = LockClaim { ino, family: LockFamily::Flock, owner: 5, range, kind: LockKind::Read, pid: 77 };
+    let attr_bytes = hex(&attr().to_bytes());
+    let answer = |outcome| LockAnswer { outcome, session: 4, lease_ms: 30_000 };
+    let (family, kind) = (LockFamily::Posix, LockKind::Write);
+    Golden::default()
+        .is(
+            LockSet { ino, family, owner: number, range, kind, pid: 77, wait_ms: Some(15_000), count },
+            "070000000000341201050000000000000003000000000000000900000000000000024d00000001983a0000080000000000000006000000000000000400000000000000",
+        )
+        .is(
+            LockClear { ino, family, owner: number, range, count },
+            "070000000000341201050000000000000003000000000000000900000000000000080000000000000006000000000000000400000000000000",
+        )
+        .is(LockTest { ino, family, owner: number, range, kind }, "07000000000034120105000000000000000300000000000000090000000000000002")
+        .is(LockCancel { ino, serial: 8 }, "07000000000034120800000000000000")
+        .is(
+            LockRenew { session: 4, claims: vec![claim], more: true, leave: false },
+            "040000000000000001000000070000000000341202050000000000000003000000000000000900000000000000014d0000000100",
+        )
+        .is(answer(LockOutcome::Granted { attr: attr() }), &format!("01{attr_bytes}040000000000000030750000"))
+        .is(answer(LockOutcome::Cleared {}), "02040000000000000030750000")
+        .is(
+            answer(LockOutcome::Conflict { holder }),
+            "030200000000000000050000000000000003000000000000000900000000000000024d000000040000000000000030750000",
+        )
+        .is(answer(LockOutcome::Waiting {}), "04040000000000000030750000")
+        .is(answer(LockOutcome::Cancelled {}), "05040000000000000030750000")
+        .is(answer(LockOutcome::Deadlock {}), "06040000000000000030750000")
+        .is(answer(LockOutcome::TooMany {}), "07040000000000000030750000")
+        .is(answer(LockOutcome::Restarted {}), "08040000000000000030750000")
+        .is(answer(LockOutcome::Lost {}), "09040000000000000030750000")
+        .is(
+            LockRenewed { standing: LockStanding::Known { refused: vec![1] }, session: 4, lease_ms: 30_000 },
+            "010100000001000000040000000000000030750000",
+        )
+        .is(LockStanding::Restarted {}, "02")
+        .is(LockStanding::Lost {}, "03")
+        .is(ClientGone { client: ClientId(2) }, "0200000000000000")
+        .is(Append { ino, mtime: -2, crc: 0xdead_beef }, "0700000000003412feffffffffffffffefbeadde")
+        .is(Appended { attr: attr(), offset: 5, limit: 1 << 14 }, &format!("{attr_bytes}050000000000000000400000"))
+        .done();
 }
 
 /// Numbers of statuses. Append only, as above.

@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use fs_net::{Frame, NetError};
+use fs_net::{Frame, NetError, PoolBuffer};
 use fs_proto::msg::Caller;
 use fs_proto::{ClientId, Flags, Header, Op, Request, ServerId, Status, Wire};
 
@@ -15,6 +15,9 @@ use super::Core;
 use crate::backoff::Backoff;
 use crate::error::{Error, Result};
 use crate::router::Target;
+
+/// Below this size it is not looked whether a buffer could lie in shared memory: there is none for so little.
+const SHARED_MIN: usize = fs_net::Lending::MIN_BYTES;
 
 /// How long to insist.
 #[derive(Debug, Clone, Copy)]
@@ -107,6 +110,16 @@ impl Core {
         let (frame, server) = self.send_until_answered(&mut sending).await?;
         let body = R::Reply::from_bytes(frame.meta).map_err(|e| Error::undecodable(server, &e))?;
         Ok(Answer { body, bulk: frame.bulk, server })
+    }
+
+    /// A buffer of `len` bytes in the memory shared with the first hop of a request, if there is such memory and room.
+    pub(super) fn shared_buffer(&self, target: Target, len: usize) -> Option<PoolBuffer> {
+        if len < SHARED_MIN {
+            return None;
+        }
+        let view = self.shared.view();
+        let owner = view.owner(target.settle(|dir| self.shared.is_wide(dir)));
+        self.peers.buffer(view.first_hop(owner), len)
     }
 
     fn next_sequence(&self) -> u64 {

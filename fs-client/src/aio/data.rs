@@ -9,14 +9,15 @@
 //! - Reading beyond the size as known here asks the home, so what others wrote is seen.
 
 use bytes::{Bytes, BytesMut};
-use fs_net::NetCounters;
+use fs_net::{NetCounters, PoolBuffer};
 use fs_proto::checksum::crc;
 use fs_proto::msg::chunk::{ReadChunk, WriteChunk};
+use fs_proto::msg::small::Append;
 use fs_proto::placement::chunk_partition;
 use fs_proto::{ServerId, Status};
 
 use super::{Core, Handle, now};
-use crate::error::{Error, Result};
+use crate::error::{Error, LockFailure, Result};
 use crate::router::Target;
 use crate::stripe::{Piece, pieces};
 use crate::window;
@@ -30,9 +31,7 @@ pub(super) const FILE_END_MAX: u64 = i64::MAX as u64;
 impl Core {
     /// See [`crate::File::write_at`].
     pub async fn write_at(&self, handle: &Handle, data: &[u8], offset: u64) -> Result<()> {
-        if !handle.flags.writes() {
-            return Err(Error::NotOpenFor("writing"));
-        }
+        check_writable(handle)?;
         let end = offset.checked_add(data.len() as u64).filter(|end| *end <= FILE_END_MAX);
         if end.is_none() {
             return Err(Error::status(
@@ -61,23 +60,33 @@ impl Core {
         let inode = &handle.inode;
         let file_end = offset + piece.range().end as u64;
         let target = Target::Partition(chunk_partition(inode.ino, piece.chunk));
+        let writing = inode.begin_write();
         let request = WriteChunk {
             ino: inode.ino,
             chunk: piece.chunk,
             offset: piece.offset,
             file_end,
-            since: inode.pending().since,
+            since: writing.since,
             crc: crc(data),
         };
-        let bulk = self.copied(data).await?;
+        let bulk = self.copied(target, data).await?;
         let answer = self.exchange(&handle.who, target, &request, bulk, self.patience()).await?;
         inode.wrote(file_end, answer.server, now());
+        drop(writing);
         Ok(())
     }
 
-    /// A copy to send, because the connection may still hold the bytes when a time-out has let the caller go.
-    pub(super) async fn copied(&self, data: &[u8]) -> Result<Bytes> {
-        let mut buffer = self.shared.env.pool.get(data.len()).await.map_err(too_large)?;
+    /// A buffer for what is sent to `target`: in memory shared with the server that the request goes to first, if there is some.
+    pub(super) async fn send_buffer(&self, target: Target, len: usize) -> Result<PoolBuffer> {
+        match self.shared_buffer(target, len) {
+            Some(buffer) => Ok(buffer),
+            None => self.shared.env.pool.get(len).await.map_err(too_large),
+        }
+    }
+
+    /// A copy to send to `target`, because the connection may still hold the bytes when a time-out has let the caller go.
+    pub(super) async fn copied(&self, target: Target, data: &[u8]) -> Result<Bytes> {
+        let mut buffer = self.send_buffer(target, data.len()).await?;
         buffer.copy_from_slice(data);
         NetCounters::add(&self.shared.counters.copied_bytes, data.len() as u64);
         Ok(buffer.freeze())
@@ -85,10 +94,38 @@ impl Core {
 
     /// See [`crate::File::append`].
     pub async fn append(&self, handle: &Handle, data: &[u8]) -> Result<u64> {
+        check_writable(handle)?;
         let _alone = handle.inode.appending.lock().await;
-        let end = self.file_attr(handle).await?.size;
-        self.write_at(handle, data, end).await?;
-        Ok(end)
+        let part_bytes = self.piece_bytes.min(fs_proto::BULK_MAX) as usize;
+        let mut parts = data.chunks(part_bytes);
+        let Some(first) = parts.next() else { return Ok(handle.known_attr().size) };
+        let offset = self.append_part(handle, first).await?;
+        for part in parts {
+            self.append_part(handle, part).await?;
+        }
+        Ok(offset)
+    }
+
+    /// The home writes at the end as it is then: one message, and nobody sees the part before it is whole.
+    async fn append_part(&self, handle: &Handle, data: &[u8]) -> Result<u64> {
+        let inode = &handle.inode;
+        let request = Append { ino: inode.ino, mtime: now(), crc: crc(data) };
+        let bulk = self.copied(data).await?;
+        inode.forget_kept();
+        let home = Target::home(inode.ino);
+        let answer = self.exchange(&handle.who, home, &request, bulk, self.patience()).await?.body;
+        self.shared.note_inline_limit(answer.limit);
+        inode.wrote_inline(&answer.attr);
+        if !answer.attr.inline {
+            let view = self.shared.view();
+            let written = pieces(inode.layout(), answer.offset, data.len(), self.piece_bytes);
+            inode.appended_at(
+                written.map(|piece| view.owner(Target::Partition(chunk_partition(inode.ino, piece.chunk)))),
+            );
+        }
+        let mut attr = answer.attr;
+        self.note_attr(&mut attr);
+        Ok(answer.offset)
     }
 
     /// See [`crate::File::read_at`].
@@ -215,7 +252,22 @@ impl Core {
 }
 
 fn check_readable(handle: &Handle) -> Result<()> {
-    if handle.flags.read { Ok(()) } else { Err(Error::NotOpenFor("reading")) }
+    if !handle.flags.read {
+        return Err(Error::NotOpenFor("reading"));
+    }
+    check_locks(handle)
+}
+
+fn check_writable(handle: &Handle) -> Result<()> {
+    if !handle.flags.writes() {
+        return Err(Error::NotOpenFor("writing"));
+    }
+    check_locks(handle)
+}
+
+/// Whoever believes to hold a lock and does not must neither read nor write under it.
+fn check_locks(handle: &Handle) -> Result<()> {
+    if handle.inode.is_lock_lost() { Err(Error::Lock(LockFailure::Lost)) } else { Ok(()) }
 }
 
 /// How many of `len` bytes from `offset` lie below `size`.

@@ -66,7 +66,7 @@ impl Core {
     }
 
     /// Makes a file that had `size` bytes at least `end` bytes long; cuts nothing.
-    async fn reach(&self, handle: &Handle, size: u64, end: u64) -> Result<()> {
+    pub(super) async fn reach(&self, handle: &Handle, size: u64, end: u64) -> Result<()> {
         if size < end {
             self.extend(&handle.who, handle.ino(), end).await?;
         }
@@ -87,7 +87,7 @@ impl Core {
         Ok(size)
     }
 
-    async fn punch_chunks(&self, handle: &Handle, range: Range<u64>) -> Result<()> {
+    pub(super) async fn punch_chunks(&self, handle: &Handle, range: Range<u64>) -> Result<()> {
         let log2 = handle.inode.layout().chunk_log2;
         let (first, to) = (range.start >> log2, ((range.end - 1) >> log2) + 1);
         if to - first <= FEW.max(4 * self.shared.view().stores().len()) as u64 {

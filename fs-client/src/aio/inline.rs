@@ -28,7 +28,7 @@ impl Core {
             return Ok(false);
         }
         let request = WriteInline { ino, offset, mtime: now(), crc: crc(data) };
-        let bulk = self.copied(data).await?;
+        let bulk = self.copied(home, data).await?;
         handle.inode.forget_kept();
         let answer = self.exchange(&handle.who, home, &request, bulk, self.patience()).await?.body;
         self.shared.note_inline_limit(answer.limit);
@@ -47,7 +47,7 @@ impl Core {
         Ok(answer.written)
     }
 
-    fn note_written(&self, handle: &Handle, mut attr: Attr) {
+    pub(super) fn note_written(&self, handle: &Handle, mut attr: Attr) {
         handle.inode.wrote_inline(&attr);
         self.note_attr(&mut attr);
     }

@@ -11,8 +11,12 @@ use fs_proto::{Attr, InodeId};
 
 use super::Core;
 use crate::error::Result;
+use crate::open_table::OpenInode;
 use crate::router::Target;
 use crate::window;
+
+/// The attribute that falls when a file is written.
+const CAPABILITY: &[u8] = b"security.capability";
 
 /// Servers asked at once.
 pub(super) const FAN_OUT: usize = 64;
@@ -23,11 +27,20 @@ impl Core {
         let open = self.shared.opens.get(ino);
         let stamp = open.as_ref().map(|inode| inode.stamp());
         let mut attr = self.ask(who, Target::home(ino), &Getattr { ino }).await?;
+        if let Some(inode) = self.shared.opens.doubted(&attr) {
+            return self.settle(who, &inode).await;
+        }
         if let (Some(inode), Some(stamp)) = (open, stamp) {
             attr = inode.learn(attr, stamp);
         }
         self.note_attr(&mut attr);
         Ok(attr)
+    }
+
+    /// Attributes after the home was told what was written here.
+    pub(super) async fn settle(&self, who: &Caller, inode: &OpenInode) -> Result<Attr> {
+        self.publish(inode, who, false, false, self.patience()).await?;
+        Ok(inode.known_attr())
     }
 
     /// See [`crate::Client::extend`].
@@ -105,6 +118,13 @@ impl Core {
         create: bool,
         replace: bool,
     ) -> Result<()> {
+        if let Some(inode) = self.shared.opens.get(ino)
+            && name == CAPABILITY
+            && inode.pending().is_dirty()
+        {
+            // Published after it, what was written before it would take it away again.
+            self.publish(&inode, who, false, false, self.patience()).await?;
+        }
         let (name, value) = (Bytes::copy_from_slice(name), Bytes::copy_from_slice(value));
         self.shared.cache.drop_attr(ino); // Its change time, and maybe its layout.
         self.ask(who, Target::home(ino), &Setxattr { ino, name, value, create, replace }).await

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use fs_net::NetCounters;
 use fs_proto::checksum::crc;
 use fs_proto::msg::Caller;
@@ -120,17 +120,19 @@ impl Core {
         server: ServerId,
         batch: &[usize],
     ) -> Result<Vec<Step<Attr>>> {
-        let mut data = BytesMut::new();
+        let target = Target::Server(server);
+        let bytes = batch.iter().map(|at| files[*at].1.len()).sum();
+        let (mut data, mut end) = (self.send_buffer(target, bytes).await?, 0);
         let mut request = PutMany { parent, mode, files: Vec::with_capacity(batch.len()) };
         for &at in batch {
             let (name, content) = files[at];
             self.shared.cache.drop_entry(parent, name);
-            data.extend_from_slice(content);
+            data[end..end + content.len()].copy_from_slice(content);
+            end += content.len();
             let (name, len) = (Bytes::copy_from_slice(name), content.len() as u32);
             request.files.push(PutFile { name, len, crc: crc(content) });
         }
         NetCounters::add(&self.shared.counters.copied_bytes, data.len() as u64);
-        let target = Target::Server(server);
         let answer = self.exchange(who, target, &request, data.freeze(), self.patience()).await?;
         self.shared.note_inline_limit(answer.body.limit);
         check_count(answer.server, answer.body.outcomes.len(), batch.len())?;

@@ -6,11 +6,14 @@
 
 mod admin;
 mod call;
+mod copy;
 mod data;
 mod dirs;
 mod holes;
 mod inline;
 mod inodes;
+mod locks;
+mod looking;
 mod many;
 mod names;
 mod opens;
@@ -54,6 +57,7 @@ impl Core {
     pub(crate) fn new(shared: &Arc<Shared>) -> Result<Rc<Core>> {
         let (seat, forked) = shared.take_seat()?;
         if forked {
+            shared.locks.forget_all();
             shared.keeper.start(shared)?;
         }
         let addresses = shared.clone();

@@ -8,6 +8,7 @@ use fs_proto::placement::name_hash;
 use fs_proto::{Attr, InodeId, NAME_MAX, Status};
 
 use super::Core;
+use super::looking::{Look, is_gone, looking};
 use crate::error::{Error, Result};
 use crate::router::Target;
 
@@ -31,10 +32,16 @@ impl Core {
     pub async fn lookup(&self, who: &Caller, parent: InodeId, name: &[u8]) -> Result<Attr> {
         let target = name_target(parent, name)?;
         let request = Lookup { parent, name: Bytes::copy_from_slice(name) };
-        let entry = self.ask(who, target, &request).await?;
-        let attr = self.attr_or_ask(who, entry.ino, entry.attr).await?;
-        self.shared.cache.put_entry(parent, name, entry.ino, entry.kind);
-        Ok(attr)
+        looking(async || {
+            let entry = self.ask(who, target, &request).await?;
+            let attr = match self.attr_or_ask(who, entry.ino, entry.attr).await {
+                Err(e) if is_gone(&e) => return Ok(Look::Gone(e)),
+                attr => attr?,
+            };
+            self.shared.cache.put_entry(parent, name, entry.ino, entry.kind);
+            Ok(Look::At(attr))
+        })
+        .await
     }
 
     /// Attributes that came along, or else asked for; with what was written here.
@@ -43,6 +50,9 @@ impl Core {
             Some(attr) => attr,
             None => self.ask(who, Target::home(ino), &Getattr { ino }).await?,
         };
+        if let Some(inode) = self.shared.opens.doubted(&attr) {
+            return self.settle(who, &inode).await;
+        }
         self.note_attr(&mut attr);
         Ok(attr)
     }

@@ -17,6 +17,7 @@ use fs_proto::{Attr, ChunkIndex, FileKind, InodeId, PARTITIONS, ServerId, Status
 
 use super::call::Patience;
 use super::inodes::FAN_OUT;
+use super::looking::{Look, is_gone, looking};
 use super::{Core, Handle};
 use crate::config::{Bring, OpenFlags};
 use crate::error::{Error, Result};
@@ -136,12 +137,24 @@ impl Core {
             layout: None,
             open: Some(self.open_mode(flags)),
         };
-        let created = self.send_create(who, &what).await?;
+        looking(async || self.create_or_look(who, &what, flags).await).await
+    }
+
+    async fn create_or_look(
+        &self,
+        who: &Caller,
+        what: &Create,
+        flags: OpenFlags,
+    ) -> Result<Look<(Handle, bool)>> {
+        let created = self.send_create(who, what).await?;
         let regular = check_regular(created.kind);
         let Some(attr) = created.attr else {
             // Its inode lives elsewhere, so nobody counts it as open yet.
             regular?;
-            return Ok((self.open(who, created.ino, flags).await?, false));
+            return match self.open(who, created.ino, flags).await {
+                Err(e) if is_gone(&e) => Ok(Look::Gone(e)),
+                opened => Ok(Look::At((opened?, false))),
+            };
         };
         // The home counts it as open now. Whatever comes, that is given back by closing.
         let (inode, _) = self.join(attr.ino, flags).await?;
@@ -154,7 +167,7 @@ impl Core {
             Ok(()) => self.announce_and_cut(who, &handle, true, Bring::Content).await,
             Err(e) => Err(e),
         };
-        Ok((self.keep_or_close(handle, opened).await?, created.fresh))
+        Ok(Look::At((self.keep_or_close(handle, opened).await?, created.fresh)))
     }
 
     /// See [`crate::File::attr`].
@@ -255,6 +268,12 @@ impl Core {
 
     async fn close_within(&self, handle: Handle, patience: Patience) -> Result<()> {
         let inode = &handle.inode;
+        if inode.is_last()
+            && let Err(e) = self.unlock_file(&handle).await
+        {
+            // They go when the lease does, or with this process.
+            tracing::warn!(ino = ?inode.ino, error = %e, "locks of a closed file could not be given back");
+        }
         match self.shared.opens.leave(inode, handle.flags.writes()) {
             Left::Others(false) => Ok(()),
             Left::Others(true) => self.publish(inode, &handle.who, false, false, patience).await,

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use fs_proto::msg::name::Create;
 use fs_proto::{Attr, FileKind, InodeId, Status};
 
+use super::looking::{Look, is_gone, looking};
 use super::walk::{End, Last, Walk};
 use super::{Core, Handle};
 use crate::config::OpenOptions;
@@ -13,14 +14,21 @@ use crate::error::{Error, Result};
 use crate::path::{LINKS_MAX, components, names_directory};
 
 impl Core {
-    /// Does `op` with remembered names, and once more without if that failed because of one.
+    /// Does `op` with remembered names, and again without if that failed because of one, or because the file that its walk came to was
+    /// removed or replaced before it was asked for.
     async fn walking<T>(&self, op: impl AsyncFn(&mut Walk<'_>) -> Result<T>) -> Result<T> {
-        let mut walk = Walk::new(self, true);
-        let done = op(&mut walk).await;
-        match &done {
-            Err(e) if walk.remembered && leads_nowhere(e) => op(&mut Walk::new(self, false)).await,
-            _ => done,
-        }
+        let mut trusting = true;
+        looking(async || {
+            let mut walk = Walk::new(self, trusting);
+            trusting = false;
+            match op(&mut walk).await {
+                Err(e) if walk.remembered && leads_nowhere(&e) || walk.arrived && is_gone(&e) => {
+                    Ok(Look::Gone(e))
+                }
+                done => done.map(Look::At),
+            }
+        })
+        .await
     }
 
     /// The inode that a path leads to.

@@ -9,8 +9,9 @@ use bytes::Bytes;
 use fs_proto::checksum::crc;
 use fs_proto::msg::Caller;
 use fs_proto::msg::small::{Get, GetOutcome, Put, PutOutcome};
-use fs_proto::{Attr, FileKind, InodeId, ServerId, Status};
+use fs_proto::{Attr, FileKind, InodeId, Status};
 
+use super::looking::{Look, is_gone, looking};
 use super::names::name_target;
 use super::opens::check_regular;
 use super::{Core, Handle};
@@ -49,7 +50,7 @@ impl Core {
         let target = name_target(parent, name)?;
         self.shared.cache.drop_entry(parent, name);
         let request = Put { parent, name: Bytes::copy_from_slice(name), mode, exclusive, crc: crc(data) };
-        let bulk = self.copied(data).await?;
+        let bulk = self.copied(target, data).await?;
         let answer = self.exchange(who, target, &request, bulk, self.patience()).await?.body;
         self.shared.note_inline_limit(answer.limit);
         self.take_put(parent, name, answer.outcome)
@@ -107,20 +108,27 @@ impl Core {
     pub async fn get_at(&self, who: &Caller, parent: InodeId, name: &[u8]) -> Result<Bytes> {
         let target = name_target(parent, name)?;
         let request = Get { parent, name: Bytes::copy_from_slice(name) };
-        let mut last = (InodeId::default(), ServerId::default());
-        for _ in 0..2 {
+        let mut damaged = false;
+        looking(async || {
             let answer = self.exchange(who, target, &request, Bytes::new(), self.patience()).await?;
             match self.take_found(parent, name, answer.body, &answer.bulk)? {
-                Taken::Whole => return Ok(answer.bulk),
-                Taken::Openly(ino) => return self.get_openly(who, ino).await,
-                Taken::Damaged(ino) => last = (ino, answer.server),
+                Taken::Whole => Ok(Look::At(answer.bulk)),
+                Taken::Openly(ino) => match self.get_openly(who, ino).await {
+                    Err(e) if is_gone(&e) => Ok(Look::Gone(e)),
+                    got => got.map(Look::At),
+                },
+                Taken::Damaged(ino) => {
+                    let corrupt = Error::Corrupt { ino, offset: 0, server: answer.server };
+                    // Damage on the way is read once more.
+                    if std::mem::replace(&mut damaged, true) { Err(corrupt) } else { Ok(Look::Gone(corrupt)) }
+                }
                 Taken::Left => {
                     let what = "no room for one small file".to_owned();
-                    return Err(Error::Protocol { server: answer.server, what });
+                    Err(Error::Protocol { server: answer.server, what })
                 }
             }
-        }
-        Err(Error::Corrupt { ino: last.0, offset: 0, server: last.1 })
+        })
+        .await
     }
 
     /// Takes what was found of one file; `bulk` is its part of the data.

@@ -40,6 +40,8 @@ pub(super) struct Walk<'a> {
     trusting: bool,
     /// Whether the last step used one: then its inode may be gone.
     pub remembered: bool,
+    /// Whether it came to an inode at its end: if that is gone when it is asked for, the name may stand for another one by now.
+    pub arrived: bool,
     /// Attributes that came with the last step.
     pub attr: Option<Attr>,
     /// From the root to where the walk is.
@@ -49,7 +51,15 @@ pub(super) struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     pub fn new(core: &'a Core, trusting: bool) -> Self {
-        Walk { core, trusting, remembered: false, attr: None, dirs: vec![InodeId::ROOT], links: 0 }
+        Walk {
+            core,
+            trusting,
+            remembered: false,
+            arrived: false,
+            attr: None,
+            dirs: vec![InodeId::ROOT],
+            links: 0,
+        }
     }
 
     /// Walks from where it is (the root, at first).
@@ -81,7 +91,10 @@ impl<'a> Walk<'a> {
                     }
                     left.extend(components(&target));
                 }
-                _ if left.is_empty() && !directory => return Ok(End::At(ino, kind)),
+                _ if left.is_empty() && !directory => {
+                    self.arrived = true;
+                    return Ok(End::At(ino, kind));
+                }
                 _ => {
                     let name = String::from_utf8_lossy(&name);
                     return Err(Error::status(Status::NotDirectory, format!("{name:?} is not a directory")));
@@ -113,6 +126,8 @@ impl<'a> Walk<'a> {
         self.remembered = false;
         let target = name_target(parent, name)?;
         let mut entry = core.ask(&core.caller, target, &Lookup { parent, name: name.clone() }).await?;
+        // Where only the home can tell the size, who needs it asks.
+        entry.attr.take_if(|attr| core.shared.opens.doubted(attr).is_some());
         if let Some(attr) = &mut entry.attr {
             core.note_attr(attr);
         }

@@ -86,6 +86,8 @@ impl World {
             btime: 0,
             layout: Layout { placement: Placement::Striped, chunk_log2: self.chunk_log2 },
             wide: false,
+            acl: false,
+            capable: false,
             inline: kind == FileKind::File && self.inline_limit > 0,
             version: 1,
             parent,
@@ -172,6 +174,7 @@ impl World {
             Op::ChunkMap => Ok(self.chunk_map(header, server, &decode(body)).to_bytes()),
             Op::PunchInline => self.punch_inline(header, &decode(body)),
             Op::WriteInline => self.write_inline(header, &decode(body), bulk),
+            Op::Append => self.append(header, &decode(body), bulk),
             Op::Spill => {
                 let ino = decode::<Spill>(body).ino;
                 self.spill(ino);

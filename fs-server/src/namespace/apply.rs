@@ -15,9 +15,12 @@ use fs_proto::{FileKind, InodeId, Status, TimeNs};
 
 use super::inline::encoded;
 use super::locks::{LockKey, LockSet, Mode};
-use super::{Namespace, encode_record, keys};
+use super::{Namespace, acl, encode_record, keys};
 use crate::error::{OpError, OpResult};
 use crate::kv::Batch;
+
+/// The attribute that makes a program privileged: it goes when an inode is put that is not [`fs_proto::Attr::capable`] any more.
+pub const CAPABILITY: &[u8] = b"security.capability";
 
 /// The keys that a mutation changes, for locking.
 pub fn lock_keys(mutation: &Mutation, set: &mut LockSet) {
@@ -104,15 +107,18 @@ impl Staging<'_> {
             }
             Mutation::DelShard { dir } => {
                 self.shards.insert(*dir, None);
+                for name in [acl::ACCESS, acl::DEFAULT] {
+                    self.batch.delete(keys::xattr(*dir, name));
+                }
             }
             Mutation::SetWide { dir } => self.inode_mut(*dir)?.attr.wide = true,
             Mutation::PutXattr { ino, name, value } => {
                 self.batch.put(keys::xattr(*ino, name), encode_record(value));
-                self.note_inode(*ino)?;
+                self.note_if_here(*ino)?;
             }
             Mutation::DelXattr { ino, name } => {
                 self.batch.delete(keys::xattr(*ino, name));
-                self.note_inode(*ino)?;
+                self.note_if_here(*ino)?;
             }
             Mutation::SetTier { ino, tier } => self.inode_mut(*ino)?.tier.clone_from(tier),
             Mutation::Remember { client, lane, result } => {
@@ -159,7 +165,12 @@ impl Staging<'_> {
 
     fn put_inode(&mut self, inode: &InodeRecord) -> OpResult<()> {
         let ino = inode.attr.ino;
-        let fresh = !self.inodes.contains_key(&ino) && self.namespace.inode_in_section(ino)?.is_none();
+        let before =
+            if self.inodes.contains_key(&ino) { None } else { self.namespace.inode_in_section(ino)? };
+        let fresh = before.is_none() && !self.inodes.contains_key(&ino);
+        if before.is_some_and(|before| before.attr.capable) && !inode.attr.capable {
+            self.batch.delete(keys::xattr(ino, CAPABILITY));
+        }
         self.inodes.insert(ino, Some(inode.clone()));
         if !fresh {
             return self.note_inode(ino);
@@ -186,6 +197,18 @@ impl Staging<'_> {
             self.namespace.queue.note_inode(&mut self.batch, ino);
         }
         Ok(())
+    }
+
+    /// As [`Self::note_inode`], of an inode that may live elsewhere: a wide directory, of which a part and its lists are here.
+    fn note_if_here(&mut self, ino: InodeId) -> OpResult<()> {
+        match self.inode_mut(ino) {
+            Ok(_) => self.note_inode(ino),
+            Err(error) if error.status == Status::NotFound => {
+                self.inodes.remove(&ino);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn is_narrow_here(&self, dir: InodeId) -> OpResult<bool> {

@@ -18,6 +18,7 @@
 //! 't' parent:u64 cookie:u64 name...   -> TierEntry          what the shared tier has under a name
 //! 'g' ino:u64                         -> TierLocation       a removed directory that the shared tier still has
 //! 'm' name...                         -> value              the server's own facts
+//! 'j' client:u64                      -> ()                 a client that may hold locks of files here
 //! 'k' lane:u8                         -> count, floor       the batches of a lane of commits: `kv/guard.rs`
 //! 'e', 'v'                                                  the index of the chunk store: `store/rows.rs`
 //! ```
@@ -95,6 +96,18 @@ pub fn range_of(kind: u8, ino: InodeId) -> (Key, Key) {
 /// All keys of a kind, as a range.
 pub fn range_of_kind(kind: u8) -> (Key, Key) {
     (vec![kind], vec![kind + 1])
+}
+
+/// A client that may hold locks.
+pub fn lock_client(client: ClientId) -> Key {
+    let mut key = vec![b'j'];
+    key.extend_from_slice(&client.0.to_be_bytes());
+    key
+}
+
+/// The client of such a key.
+pub fn split_lock_client(key: &[u8]) -> Option<ClientId> {
+    Some(ClientId(u64::from_be_bytes(key.get(1..9)?.try_into().ok()?)))
 }
 
 /// An extended attribute.

@@ -3,14 +3,17 @@
 //! # Invariants
 //! - Every change goes through [`Namespace::commit`], as one atomic batch of mutations (`apply.rs`), by somebody who holds the
 //!   stripes of the keys it touches.
-//! - The inode cache never holds what the store does not: it is filled and changed under the inode's stripe only
+//! - The inode cache never holds what the store does not, but for times of reading (`atime.rs`): it is filled and changed under the inode's stripe only
 //!   (`cache_is_never_older_than_the_store`).
 //! - An inode number is handed out once, also across restarts (`numbers_are_not_reused_after_reopen`).
 //!
 //! Deliberately absent: messages and other servers (`ops/`, `transaction/`), and paths: names are (directory, name).
 
+pub mod access;
+pub mod acl;
 pub mod allocate;
 pub mod apply;
+pub mod atime;
 pub mod inline;
 pub mod keys;
 pub mod locks;
@@ -23,7 +26,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use fs_proto::placement::name_hash;
-use fs_proto::record::{EntryRecord, InodeRecord, RECORD_VERSION, RequestResult, ShardRecord};
+use fs_proto::record::{EntryRecord, InodeRecord, RECORD_VERSION, RequestResult, SHARD_ACL, ShardRecord};
 use fs_proto::{Attr, ClientId, FileKind, InodeId, Layout, ServerId, Status, TimeNs, Wire};
 
 use parking_lot::Mutex;
@@ -63,11 +66,27 @@ pub enum DirView {
 }
 
 impl DirView {
+    /// The directory.
+    pub fn ino(&self) -> InodeId {
+        match self {
+            DirView::Narrow(inode) => inode.attr.ino,
+            DirView::Wide(shard) => shard.dir,
+        }
+    }
+
     /// Permission bits, owner and group.
-    pub fn access(&self) -> (u32, u32, u32) {
+    pub fn owner(&self) -> (u32, u32, u32) {
         match self {
             DirView::Narrow(inode) => (inode.attr.mode, inode.attr.uid, inode.attr.gid),
-            DirView::Wide(shard) => (shard.mode, shard.uid, shard.gid),
+            DirView::Wide(shard) => (shard.mode & 0o7777, shard.uid, shard.gid),
+        }
+    }
+
+    /// Whether it has access control lists.
+    pub fn has_acl(&self) -> bool {
+        match self {
+            DirView::Narrow(inode) => inode.attr.acl,
+            DirView::Wide(shard) => shard.mode & SHARD_ACL != 0,
         }
     }
 
@@ -383,6 +402,8 @@ pub fn new_inode(new: NewInode) -> InodeRecord {
         layout: new.layout,
         wide: false,
         inline: false,
+        acl: false,
+        capable: false,
         version: 1,
         parent: new.parent,
     };

@@ -1,8 +1,10 @@
-//! Who may do what, by owner, group and mode bits.
+//! Who may do what, by owner, group, mode bits and access control list.
 
+use bytes::Bytes;
 use fs_proto::msg::Caller;
 use fs_proto::{Attr, Status};
 
+use super::acl;
 use crate::error::{OpError, OpResult};
 
 /// Read permission.
@@ -13,26 +15,58 @@ pub const WRITE: u32 = 2;
 pub const SEARCH: u32 = 1;
 
 const STICKY: u32 = 0o1000;
+const GROUP_CLASS: u32 = 0o070;
 
-/// Denies unless `caller` has all of `want` on an object of this mode, owner and group. Root needs nothing.
-pub fn require(caller: &Caller, (mode, uid, gid): (u32, u32, u32), want: u32) -> OpResult<()> {
+/// What decides who may use an object.
+#[derive(Debug, Clone)]
+pub struct Access {
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Its access control list, if it has one.
+    pub acl: Option<Bytes>,
+}
+
+impl Access {
+    /// Without an access control list.
+    pub fn plain(mode: u32, uid: u32, gid: u32) -> Self {
+        Access { mode, uid, gid, acl: None }
+    }
+}
+
+/// Denies unless `caller` has all of `want` on an object. Root needs nothing.
+pub fn require(caller: &Caller, access: &Access, want: u32) -> OpResult<()> {
+    if may(caller, access, want) {
+        Ok(())
+    } else {
+        Err(OpError::new(Status::AccessDenied, "permission denied"))
+    }
+}
+
+fn may(caller: &Caller, access: &Access, want: u32) -> bool {
+    let Access { mode, uid, gid, acl } = access;
     let granted = if caller.is_root() {
         READ | WRITE | SEARCH
-    } else if caller.uid == uid {
+    } else if caller.uid == *uid {
         mode >> 6
-    } else if caller.in_group(gid) {
+    } else if let Some(list) = acl.as_ref().filter(|_| mode & GROUP_CLASS != 0) {
+        // Linux does not look at a list that its mask, the group's bits, makes mean nothing.
+        return acl::permits(list, caller, *gid, want);
+    } else if caller.in_group(*gid) {
         mode >> 3
     } else {
-        mode
+        *mode
     };
-    if granted & want == want { Ok(()) } else { Err(OpError::new(Status::AccessDenied, "permission denied")) }
+    granted & want == want
 }
 
 /// Denies unless `caller` may change entries of a directory; with the sticky bit, those that stand for an inode of `victim_uid`.
-pub fn require_change(caller: &Caller, dir: (u32, u32, u32), victim_uid: Option<u32>) -> OpResult<()> {
+pub fn require_change(caller: &Caller, dir: &Access, victim_uid: Option<u32>) -> OpResult<()> {
     require(caller, dir, WRITE | SEARCH)?;
-    let (mode, owner, _) = dir;
-    let bound = mode & STICKY != 0 && !caller.is_root() && caller.uid != owner;
+    let bound = dir.mode & STICKY != 0 && !caller.is_root() && caller.uid != dir.uid;
     match victim_uid {
         Some(victim) if bound && victim != caller.uid => {
             Err(OpError::new(Status::NotPermitted, "the directory is sticky and the file is another user's"))
@@ -49,11 +83,6 @@ pub fn require_owner(caller: &Caller, attr: &Attr) -> OpResult<()> {
     Err(OpError::new(Status::NotPermitted, "only the owner may do this"))
 }
 
-/// Mode, owner and group of an inode, as [`require`] takes them.
-pub fn access_of(attr: &Attr) -> (u32, u32, u32) {
-    (attr.mode, attr.uid, attr.gid)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -65,16 +94,16 @@ mod tests {
     #[test]
     fn the_first_class_that_fits_decides() {
         // Owner denied although others may: POSIX looks at one class only.
-        assert!(require(&user(1, 1, &[]), (0o077, 1, 1), READ).is_err());
-        assert!(require(&user(2, 1, &[]), (0o070, 1, 1), READ).is_ok());
-        assert!(require(&user(2, 9, &[1]), (0o040, 1, 1), READ).is_ok());
-        assert!(require(&user(2, 9, &[8]), (0o640, 1, 1), READ).is_err());
-        assert!(require(&Caller::ROOT, (0, 1, 1), READ | WRITE).is_ok());
+        assert!(require(&user(1, 1, &[]), &Access::plain(0o077, 1, 1), READ).is_err());
+        assert!(require(&user(2, 1, &[]), &Access::plain(0o070, 1, 1), READ).is_ok());
+        assert!(require(&user(2, 9, &[1]), &Access::plain(0o040, 1, 1), READ).is_ok());
+        assert!(require(&user(2, 9, &[8]), &Access::plain(0o640, 1, 1), READ).is_err());
+        assert!(require(&Caller::ROOT, &Access::plain(0, 1, 1), READ | WRITE).is_ok());
     }
 
     #[test]
     fn sticky_directories_protect_the_files_of_others() {
-        let dir = (0o1777, 5, 5);
+        let dir = &Access::plain(0o1777, 5, 5);
         assert!(require_change(&user(1, 1, &[]), dir, Some(1)).is_ok());
         assert!(require_change(&user(1, 1, &[]), dir, Some(2)).is_err());
         assert!(require_change(&user(5, 1, &[]), dir, Some(2)).is_ok());

@@ -37,16 +37,12 @@ pub async fn write(worker: &Rc<Worker>, request: WriteChunk, bulk: Bytes) -> OpR
 }
 
 /// Reads a piece of a chunk.
-pub async fn read(worker: &Rc<Worker>, request: ReadChunk) -> OpResult<Answer> {
+pub async fn read(worker: &Rc<Worker>, context: &Context, request: ReadChunk) -> OpResult<Answer> {
     if request.len > BULK_MAX {
         return Err(OpError::new(Status::Invalid, "a read moves at most 16 MiB"));
     }
     let len = request.len as usize;
-    let pool = &worker.env.pool;
-    let buffer = match pool.try_get(len) {
-        Some(buffer) => buffer,
-        None => pool.get(len).await.map_err(|error| OpError::because(Status::Invalid, error.to_string()))?,
-    };
+    let buffer = context.buffer(worker, len).await?;
     let key = ChunkKey { ino: request.ino, chunk: request.chunk };
     let ChunkData { data, crc } = worker.node.store.read_buffer(key, request.offset, len, buffer).await?;
     worker.node.counters.note_read(data.len());

@@ -10,6 +10,7 @@ use fs_proto::{FileKind, InodeId, Layout, Status, TimeNs};
 
 use super::{SETGID, directory_here, directory_in_section, lookup, valid_name};
 use crate::error::{OpError, OpResult};
+use crate::namespace::access::Lists;
 use crate::namespace::locks::{LockKey, LockSet, Mode};
 use crate::namespace::permission::{SEARCH, WRITE, require};
 use crate::namespace::{DirView, NewInode, new_inode};
@@ -18,6 +19,7 @@ use crate::worker::{Context, Worker};
 
 /// Longest target of a symbolic link, in bytes (PATH_MAX without the end).
 const TARGET_MAX: usize = 4095;
+const GROUP_EXECUTION: u32 = 0o010;
 
 enum Outcome {
     Made(Box<InodeRecord>, u64),
@@ -80,12 +82,11 @@ fn make(worker: &Rc<Worker>, context: &Context, request: &Create, ino: InodeId) 
     if let Some(entry) = namespace.entry(request.parent, &request.name)? {
         return Ok(Outcome::There(entry));
     }
-    let access = view.access();
     if !context.is_checked() {
-        require(&context.caller, access, WRITE | SEARCH)?;
+        require(&context.caller, &namespace.dir_access(&view)?, WRITE | SEARCH)?;
     }
     let now = worker.node.now();
-    let mut inode = born(
+    let (mut inode, lists) = born(
         worker,
         context,
         &view,
@@ -98,7 +99,7 @@ fn make(worker: &Rc<Worker>, context: &Context, request: &Create, ino: InodeId) 
             layout: request.layout,
             now,
         },
-    );
+    )?;
     inode.attr.rdev = request.rdev;
     inode.attr.size = request.target.len() as u64;
     inode.target = request.target.clone();
@@ -108,6 +109,7 @@ fn make(worker: &Rc<Worker>, context: &Context, request: &Create, ino: InodeId) 
         Mutation::PutInode { inode: inode.clone() },
         Mutation::TouchDir { dir: request.parent, time: now, entries_delta: 1, subdirs_delta: 0 },
     ];
+    mutations.extend(lists);
     mutations.extend(context.remember(ino));
     namespace.commit(&mutations)?;
     Ok(Outcome::Made(Box::new(inode), view.entries() + 1))
@@ -119,7 +121,7 @@ pub struct Birth {
     pub ino: InodeId,
     /// What it is.
     pub kind: FileKind,
-    /// Permission bits.
+    /// Permission bits, maybe with a umask ([`fs_proto::attr::with_umask`]).
     pub mode: u32,
     /// Directory of its name.
     pub parent: InodeId,
@@ -131,20 +133,35 @@ pub struct Birth {
     pub now: TimeNs,
 }
 
-/// A new inode that takes from its directory and its maker what is theirs to give.
-pub fn born(worker: &Worker, context: &Context, dir: &DirView, birth: Birth) -> InodeRecord {
-    let (dir_mode, _, dir_gid) = dir.access();
+/// A new inode that takes from its directory and its maker what is theirs to give, and the changes that give it its access control lists.
+pub fn born(
+    worker: &Worker,
+    context: &Context,
+    dir: &DirView,
+    birth: Birth,
+) -> OpResult<(InodeRecord, Vec<Mutation>)> {
+    let (dir_mode, _, dir_gid) = dir.owner();
+    let inherits = dir_mode & SETGID != 0;
+    let (mut mode, lists) = worker.node.namespace.born(dir, birth.kind, birth.mode)?;
+    if birth.kind == FileKind::Directory {
+        mode |= if inherits { SETGID } else { 0 };
+    } else if inherits && !context.is_checked() && !context.caller.in_group(dir_gid) {
+        // Nobody makes programs that run as a group that is not his.
+        mode &= if mode & GROUP_EXECUTION == 0 { u32::MAX } else { !SETGID };
+    }
     let mut inode = new_inode(NewInode {
         ino: birth.ino,
         kind: birth.kind,
-        mode: birth.mode,
+        mode,
         uid: context.caller.uid,
-        gid: if dir_mode & SETGID != 0 { dir_gid } else { context.caller.gid },
+        gid: if inherits { dir_gid } else { context.caller.gid },
         parent: birth.parent,
         name: birth.name,
         layout: birth.layout.unwrap_or(dir.layout()),
         now: birth.now,
     });
     inode.attr.inline = birth.kind == FileKind::File && worker.node.config.inline_bytes > 0;
-    inode
+    inode.attr.acl = lists.any();
+    let changes = lists.changes(birth.ino, &Lists::default());
+    Ok((inode, changes))
 }

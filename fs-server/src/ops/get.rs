@@ -8,10 +8,11 @@ use fs_proto::msg::small::{Get, GetMany, GetOutcome, MANY_BYTES, MANY_MAX};
 use fs_proto::record::{InlineRecord, InodeRecord};
 use fs_proto::{FileKind, InodeId, Status, Wire};
 
-use super::{directory_here, inline, lookup, valid_name};
+use super::{directory_here, getattr, inline, lookup, valid_name};
 use crate::dispatch::Answer;
 use crate::error::{OpError, OpResult};
-use crate::namespace::permission::{READ, SEARCH, access_of, require};
+use crate::namespace::permission::{READ, SEARCH, require};
+use crate::transaction::coordinator;
 use crate::worker::{Context, Worker};
 
 enum Found {
@@ -36,17 +37,22 @@ async fn find(worker: &Rc<Worker>, context: &Context, parent: InodeId, name: &By
     valid_name(name)?;
     let view = directory_here(node, parent, name).await?;
     if !context.is_checked() {
-        require(&context.caller, view.access(), SEARCH)?;
+        require(&context.caller, &node.namespace.dir_access(&view)?, SEARCH)?;
     }
+    coordinator::retrying(async || find_in(worker, context, parent, name).await).await
+}
+
+async fn find_in(worker: &Rc<Worker>, context: &Context, parent: InodeId, name: &Bytes) -> OpResult<Found> {
+    let node = &worker.node;
     let entry = node.namespace.settled_entry(parent, name).await?.ok_or(OpError::not_found())?;
     let (ino, kind) = (entry.ino, entry.kind);
     if kind == FileKind::File && node.owns(ino.partition()) {
-        let (inode, content) = inline::snapshot(node, ino).await?;
+        let (inode, content) = getattr::of_name(inline::snapshot(node, ino).await)?;
         if let Some(content) = content {
             if !context.is_checked() {
-                require(&context.caller, access_of(&inode.attr), READ)?;
+                require(&context.caller, &node.namespace.access(&inode)?, READ)?;
             }
-            return Ok(Found::Whole(inode, content));
+            return Ok(Found::Whole(node.namespace.note_reading(inode, node.now()), content));
         }
     }
     let attr = lookup::attributes_here(worker, ino).await?;
@@ -77,18 +83,22 @@ pub async fn get_many(worker: &Rc<Worker>, context: &Context, request: GetMany) 
             Err(error) => GetOutcome::Failed { status: error.status },
         });
     }
-    let bulk = gathered(worker, &contents, bytes).await?;
+    let bulk = gathered(worker, context, &contents, bytes).await?;
     worker.node.counters.note_read(bytes);
     Ok((outcomes.to_bytes(), bulk))
 }
 
 /// The contents one after the other, in one buffer of the pool.
-async fn gathered(worker: &Rc<Worker>, contents: &[Bytes], bytes: usize) -> OpResult<Bytes> {
+async fn gathered(
+    worker: &Rc<Worker>,
+    context: &Context,
+    contents: &[Bytes],
+    bytes: usize,
+) -> OpResult<Bytes> {
     if bytes == 0 {
         return Ok(Bytes::new());
     }
-    let got = worker.env.pool.get(bytes).await;
-    let mut buffer = got.map_err(|error| OpError::because(Status::Invalid, error.to_string()))?;
+    let mut buffer = context.buffer(worker, bytes).await?;
     let mut at = 0;
     for content in contents {
         buffer[at..at + content.len()].copy_from_slice(content);

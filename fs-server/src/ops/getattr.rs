@@ -65,6 +65,15 @@ pub async fn attributes(worker: &Rc<Worker>, ino: InodeId) -> OpResult<Attr> {
     worker.ask_owner(ino.partition(), &Getattr { ino }).await
 }
 
+/// What became of a question to the inode that a name stood for: if that is gone, the name has been removed or given to another file since, and
+/// it has to be looked at again. That the inode is not there does not say that the name is not.
+pub fn of_name<T>(answer: OpResult<T>) -> OpResult<T> {
+    answer.map_err(|error| match error.status {
+        Status::NotFound => OpError::new(Status::Retry, "the name is being given to another file"),
+        _ => error,
+    })
+}
+
 /// Attributes of an inode that lives here.
 pub async fn home_attributes(worker: &Rc<Worker>, ino: InodeId, asker: Option<ClientId>) -> OpResult<Attr> {
     let inode = worker.node.namespace.live_inode(ino).await?;

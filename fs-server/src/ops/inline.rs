@@ -122,6 +122,7 @@ pub fn written(inode: &InodeRecord, size: u64, mtime: TimeNs, now: TimeNs, conte
     let attr = &mut inode.attr;
     attr.size = size;
     attr.version += 1;
+    attr.capable = false;
     (attr.mtime, attr.ctime) = (mtime, now);
     if !context.caller.is_root() {
         attr.mode &= !set_id_bits(attr.mode);

@@ -7,9 +7,9 @@ use fs_proto::placement::directory_partition;
 use fs_proto::record::{Check, EntryRecord, Mutation};
 use fs_proto::{Attr, FileKind, Status};
 
-use super::{SETGID, directory_here, may_change, valid_name};
+use super::create::{Birth, born};
+use super::{directory_here, may_change, valid_name};
 use crate::error::{OpError, OpResult};
-use crate::namespace::{NewInode, new_inode};
 use crate::transaction::{Plan, coordinator};
 use crate::widen;
 use crate::worker::{Context, Worker};
@@ -28,19 +28,16 @@ async fn attempt(worker: &Rc<Worker>, context: &Context, request: &Mkdir) -> OpR
     }
     let now = node.now();
     let partition = directory_partition(request.parent, &request.name, now as u64);
-    let (dir_mode, _, dir_gid) = view.access();
-    let inherits = dir_mode & SETGID != 0;
-    let inode = new_inode(NewInode {
+    let birth = Birth {
         ino: node.namespace.allocator().inode(partition)?,
         kind: FileKind::Directory,
-        mode: request.mode | if inherits { SETGID } else { 0 },
-        uid: context.caller.uid,
-        gid: if inherits { dir_gid } else { context.caller.gid },
+        mode: request.mode,
         parent: request.parent,
         name: request.name.clone(),
-        layout: view.layout(),
+        layout: None,
         now,
-    });
+    };
+    let (inode, lists) = born(worker, context, &view, birth)?;
     let attr = inode.attr.clone();
     let (me, dir, name) = (node.id(), request.parent, request.name.clone());
     let mut plan = Plan::default();
@@ -49,7 +46,9 @@ async fn attempt(worker: &Rc<Worker>, context: &Context, request: &Mkdir) -> OpR
     let entry = EntryRecord { ino: attr.ino, kind: FileKind::Directory };
     plan.mutate(me, Mutation::PutEntry { parent: dir, name, entry });
     plan.mutate(me, Mutation::TouchDir { dir, time: now, entries_delta: 1, subdirs_delta: 1 });
-    plan.mutate(node.owner(partition), Mutation::PutInode { inode });
+    for mutation in [Mutation::PutInode { inode }].into_iter().chain(lists) {
+        plan.mutate(node.owner(partition), mutation);
+    }
     coordinator::run_for(worker, plan, context, attr.ino).await?;
     widen::consider(worker, dir, view.entries() + 1);
     Ok(attr)

@@ -3,13 +3,16 @@
 //! Deliberately absent: sockets and frames (`worker.rs`, `dispatch.rs`), keys and batches (`namespace/`).
 
 pub mod admin;
+pub mod append;
 pub mod chunk;
 pub mod chunk_map;
+pub mod copy;
 pub mod create;
 pub mod get;
 pub mod getattr;
 pub mod inline;
 pub mod link;
+pub mod lock;
 pub mod lookup;
 pub mod mkdir;
 pub mod open;

@@ -11,7 +11,7 @@ use fs_proto::{Attr, Status, Wire};
 use super::{getattr, inline};
 use crate::dispatch::Answer;
 use crate::error::{OpError, OpResult};
-use crate::namespace::permission::{READ, WRITE, access_of, require};
+use crate::namespace::permission::{READ, WRITE, require};
 use crate::worker::{Context, Worker};
 
 /// Registers the client as a holder; answers fresh attributes (close-to-open consistency in one message).
@@ -23,9 +23,11 @@ pub async fn open(worker: &Rc<Worker>, context: &Context, request: Open) -> OpRe
         return Err(OpError::new(Status::IsDirectory, "is a directory"));
     }
     if !context.is_checked() {
-        require(&context.caller, access_of(&inode.attr), if writes { WRITE } else { READ })?;
+        let access = node.namespace.access(&inode)?;
+        require(&context.caller, &access, if writes { WRITE } else { READ })?;
     }
     let inode = getattr::settled(worker, inode, Some(context.client()), false).await?;
+    let inode = if writes { inode } else { node.namespace.note_reading(inode, node.now()) };
     node.opens.open(request.ino, context.client(), &request.mode, inode.attr.version);
     Ok(inode.attr.clone())
 }

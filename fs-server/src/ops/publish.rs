@@ -63,6 +63,7 @@ async fn take_over(worker: &Rc<Worker>, context: &Context, request: &Publish, en
             let attr = &mut changed.attr;
             attr.size = attr.size.max(end);
             attr.version += 1;
+            attr.capable = false;
             attr.mtime = request.mtime.unwrap_or(attr.mtime);
             attr.ctime = worker.node.now();
             if !context.caller.is_root() {

@@ -18,7 +18,7 @@ use super::create::{Birth, born};
 use super::{directory_here, directory_in_section, getattr, inline, lookup, valid_name};
 use crate::error::{OpError, OpResult};
 use crate::namespace::locks::{LockKey, LockSet, Mode};
-use crate::namespace::permission::{SEARCH, WRITE, access_of, require};
+use crate::namespace::permission::{SEARCH, WRITE, require};
 use crate::namespace::{DirView, Namespace};
 use crate::widen;
 use crate::worker::{Context, Worker};
@@ -148,7 +148,7 @@ async fn carry_out(
     let work = || {
         let view = directory_in_section(node, common.parent, &first.name)?;
         if !context.is_checked() {
-            require(&context.caller, view.access(), SEARCH)?;
+            require(&context.caller, &node.namespace.dir_access(&view)?, SEARCH)?;
         }
         let mut plan = Plan::default();
         for item in &items {
@@ -165,7 +165,8 @@ async fn carry_out(
     }
     for (item, outcome) in items.iter().zip(&mut plan.outcomes) {
         if let PutOutcome::There { ino, attr, .. } = outcome {
-            *attr = lookup::attributes_here(worker, *ino).await?;
+            // Who needs them asks; the file may be gone by now, and what was put is put.
+            *attr = lookup::attributes_here(worker, *ino).await.unwrap_or_default();
         } else if matches!(outcome, PutOutcome::Done { .. }) {
             node.counters.note_written(item.content.data.len());
         }
@@ -184,7 +185,7 @@ impl Plan {
     ) -> OpResult<()> {
         let now = worker.node.namespace.entry(common.parent, &item.name)?;
         let outcome = match (now, &item.there) {
-            (None, Err(ino)) => self.make(worker, context, common, view, item, *ino),
+            (None, Err(ino)) => self.make(worker, context, common, view, item, *ino)?,
             (Some(_), _) if common.exclusive => PutOutcome::Failed { status: Status::Exists },
             (Some(entry), Ok(seen)) if entry == *seen => {
                 self.replace(worker, context, common, item, &entry)?
@@ -204,11 +205,12 @@ impl Plan {
         view: &DirView,
         item: &Item,
         ino: InodeId,
-    ) -> PutOutcome {
+    ) -> OpResult<PutOutcome> {
+        let access = worker.node.namespace.dir_access(view)?;
         if !context.is_checked()
-            && let Err(error) = require(&context.caller, view.access(), WRITE | SEARCH)
+            && let Err(error) = require(&context.caller, &access, WRITE | SEARCH)
         {
-            return PutOutcome::Failed { status: error.status };
+            return Ok(PutOutcome::Failed { status: error.status });
         }
         let (parent, name) = (common.parent, item.name.clone());
         let birth = Birth {
@@ -220,14 +222,15 @@ impl Plan {
             layout: None,
             now: common.now,
         };
-        let mut inode = born(worker, context, view, birth);
+        let (mut inode, lists) = born(worker, context, view, birth)?;
         inode.attr.size = item.content.data.len() as u64;
         let attr = inode.attr.clone();
         let entry = EntryRecord { ino, kind: FileKind::File };
         self.mutations.push(Mutation::PutEntry { parent, name, entry });
         self.set_content(inode, item);
+        self.mutations.extend(lists);
         self.made += 1;
-        PutOutcome::Done { attr, fresh: true }
+        Ok(PutOutcome::Done { attr, fresh: true })
     }
 
     fn replace(
@@ -248,7 +251,7 @@ impl Plan {
             return Ok(there);
         }
         if !context.is_checked()
-            && let Err(error) = require(&context.caller, access_of(&inode.attr), WRITE)
+            && let Err(error) = require(&context.caller, &node.namespace.access(&inode)?, WRITE)
         {
             return Ok(PutOutcome::Failed { status: error.status });
         }

@@ -1,6 +1,7 @@
 //! A page of a directory: entries in the order of cookies, so that a page goes on where the last ended, whatever changed meanwhile.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use fs_proto::msg::name::{DirEntry, DirPage, Readdir};
 use fs_proto::{Flags, Status};
@@ -35,7 +36,10 @@ pub async fn readdir(worker: &Rc<Worker>, context: &Context, request: Readdir) -
         Err(error) => return Err(error),
     };
     if !context.is_checked() {
-        require(&context.caller, view.access(), READ)?;
+        require(&context.caller, &node.namespace.dir_access(&view)?, READ)?;
+    }
+    if let (DirView::Narrow(inode), 0) = (&view, request.after) {
+        node.namespace.note_reading(Arc::clone(inode), node.now());
     }
     let wide = matches!(view, DirView::Wide(_));
     if wide && !part {

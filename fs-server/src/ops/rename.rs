@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use fs_proto::msg::inode::Getxattr;
 use fs_proto::msg::name::{Lookup, Rename};
 use fs_proto::msg::transaction::{TransactionId, TreeLock};
 use fs_proto::record::{Check, EntryRecord, Mutation};
@@ -11,6 +12,8 @@ use fs_proto::{Attr, FileKind, InodeId, ServerId, Status, TimeNs};
 
 use super::{directory_here, entry_owner, getattr, may_change, rmdir, valid_name};
 use crate::error::{OpError, OpResult};
+use crate::namespace::acl;
+use crate::namespace::permission::{Access, WRITE, require};
 use crate::node::Node;
 use crate::transaction::{Plan, coordinator};
 use crate::worker::{Context, Worker};
@@ -60,10 +63,15 @@ async fn attempt(worker: &Rc<Worker>, context: &Context, request: &Rename) -> Op
     directory_here(node, request.parent, &request.name).await?;
     let old_entry = node.namespace.settled_entry(request.parent, &request.name).await?;
     let old_entry = old_entry.ok_or(OpError::not_found())?;
-    let old_attr = getattr::attributes(worker, old_entry.ino).await?;
+    let old_attr = getattr::of_name(getattr::attributes(worker, old_entry.ino).await)?;
     let new_dir = getattr::attributes(worker, request.new_parent).await?;
     if !new_dir.is_dir() {
         return Err(OpError::new(Status::NotDirectory, "not a directory"));
+    }
+    let new = new_side(worker, &new_dir, &request.new_name).await?;
+    // What is said without a plan, which would check it, is said of one moment: the old name still was what it is when the new one was looked at.
+    if node.namespace.settled_entry(request.parent, &request.name).await?.as_ref() != Some(&old_entry) {
+        return Err(OpError::new(Status::Retry, "the name is being given to another file"));
     }
     let old = Side {
         server: node.id(),
@@ -71,7 +79,6 @@ async fn attempt(worker: &Rc<Worker>, context: &Context, request: &Rename) -> Op
         name: request.name.clone(),
         there: Some((old_entry, old_attr)),
     };
-    let new = new_side(worker, &new_dir, &request.new_name).await?;
     let ino_of = |side: &Side| side.there.as_ref().map(|(entry, _)| entry.ino);
     if ino_of(&old) == ino_of(&new) && !request.no_replace {
         // Two names of one file: POSIX says that nothing happens.
@@ -98,7 +105,7 @@ async fn new_side(worker: &Rc<Worker>, dir: &Attr, name: &Bytes) -> OpResult<Sid
         Ok(entry) => {
             let attr = match entry.attr {
                 Some(attr) => attr,
-                None => getattr::attributes(worker, entry.ino).await?,
+                None => getattr::of_name(getattr::attributes(worker, entry.ino).await)?,
             };
             Some((EntryRecord { ino: entry.ino, kind: entry.kind }, attr))
         }
@@ -178,7 +185,7 @@ async fn carry_out(
         plan.check(side.server, may_change(context, side.dir, victim));
     }
     let (entry, attr) = old.there.as_ref().ok_or(OpError::not_found())?;
-    may_move(context, attr, old, new)?;
+    may_move(worker, context, attr, old, new).await?;
     move_inode(node, &mut plan, entry.ino, old, new, now);
     plan.mutate(
         new.server,
@@ -186,7 +193,7 @@ async fn carry_out(
     );
     match &new.there {
         Some((other, other_attr)) if request.exchange => {
-            may_move(context, other_attr, new, old)?;
+            may_move(worker, context, other_attr, new, old).await?;
             move_inode(node, &mut plan, other.ino, new, old, now);
             let back = Mutation::PutEntry { parent: old.dir, name: old.name.clone(), entry: other.clone() };
             plan.mutate(old.server, back);
@@ -212,12 +219,26 @@ fn touch(dir: InodeId, time: TimeNs, entries_delta: i64, subdirs_delta: i32) -> 
 }
 
 /// Moving a directory changes its "..", which needs write permission on itself.
-fn may_move(context: &Context, attr: &Attr, from: &Side, to: &Side) -> OpResult<()> {
-    use crate::namespace::permission::{WRITE, access_of, require};
+async fn may_move(
+    worker: &Rc<Worker>,
+    context: &Context,
+    attr: &Attr,
+    from: &Side,
+    to: &Side,
+) -> OpResult<()> {
     if context.is_checked() || !attr.is_dir() || from.dir == to.dir {
         return Ok(());
     }
-    require(&context.caller, access_of(attr), WRITE)
+    let mut access = Access::plain(attr.mode, attr.uid, attr.gid);
+    if attr.acl {
+        let request = Getxattr { ino: attr.ino, name: Bytes::from_static(acl::ACCESS) };
+        access.acl = match worker.ask_owner(attr.ino.partition(), &request).await {
+            Ok(list) => Some(list),
+            Err(error) if error.status == Status::NoAttribute => None,
+            Err(error) => return Err(error),
+        };
+    }
+    require(&context.caller, &access, WRITE)
 }
 
 fn move_inode(node: &Node, plan: &mut Plan, ino: InodeId, from: &Side, to: &Side, now: TimeNs) {

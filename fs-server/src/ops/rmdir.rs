@@ -29,7 +29,7 @@ async fn attempt(worker: &Rc<Worker>, context: &Context, request: &Rmdir) -> OpR
     if entry.kind != FileKind::Directory {
         return Err(OpError::new(Status::NotDirectory, "not a directory"));
     }
-    let victim = getattr::attributes(worker, entry.ino).await?;
+    let victim = getattr::of_name(getattr::attributes(worker, entry.ino).await)?;
     let now = node.now();
     let mut plan = Plan::default();
     plan.check(me, Check::EntryIs { parent: dir, name: name.clone(), ino: Some(entry.ino) });

@@ -10,11 +10,12 @@ use fs_proto::record::{InodeRecord, Mutation};
 use fs_proto::{Attr, ChunkIndex, FileKind, InodeId, ServerId, Status, TimeNs};
 
 use super::publish::set_id_bits;
-use super::{ask_all, getattr, inline, spill};
+use super::{ask_all, getattr, inline, spill, xattr};
 use crate::error::{OpError, OpResult};
 use crate::kv::Batch;
+use crate::namespace::access::shard_mode;
 use crate::namespace::locks::{LockKey, LockSet, Mode};
-use crate::namespace::permission::{WRITE, access_of, require, require_owner};
+use crate::namespace::permission::{Access, WRITE, require, require_owner};
 use crate::namespace::{encode_record, inline as contents, keys};
 use crate::node::Node;
 use crate::transaction::{Plan, coordinator};
@@ -26,7 +27,7 @@ pub const FILE_MAX: u64 = i64::MAX as u64;
 /// Carries the change out.
 pub async fn setattr(worker: &Rc<Worker>, context: &Context, request: Setattr) -> OpResult<Attr> {
     let inode = worker.node.namespace.live_inode(request.ino).await?;
-    allowed(context, &request, &inode.attr)?;
+    allowed(worker, context, &request, &inode)?;
     if let Some(size) = request.size {
         resize(worker, context, &request, size, inode).await?;
     }
@@ -40,7 +41,8 @@ fn inode_wide(worker: &Rc<Worker>, ino: InodeId) -> OpResult<bool> {
     Ok(worker.node.namespace.inode(ino)?.is_some_and(|inode| inode.attr.wide))
 }
 
-fn allowed(context: &Context, request: &Setattr, attr: &Attr) -> OpResult<()> {
+fn allowed(worker: &Worker, context: &Context, request: &Setattr, inode: &InodeRecord) -> OpResult<()> {
+    let attr = &inode.attr;
     if request.size.is_some_and(|size| size > FILE_MAX) {
         return Err(OpError::new(Status::FileTooBig, "the largest file has 2^63 - 1 bytes"));
     }
@@ -55,14 +57,15 @@ fn allowed(context: &Context, request: &Setattr, attr: &Attr) -> OpResult<()> {
     if context.is_checked() {
         return Ok(());
     }
+    let access = worker.node.namespace.access(inode)?;
     if request.size.is_some() && !request.by_handle {
-        require(&context.caller, access_of(attr), WRITE)?;
+        require(&context.caller, &access, WRITE)?;
     }
     if request.mode.is_some() || request.layout.is_some() {
         require_owner(&context.caller, attr)?;
     }
     change_of_owner(context, request, attr)?;
-    times(context, request, attr)
+    times(context, request, attr, &access)
 }
 
 fn change_of_owner(context: &Context, request: &Setattr, attr: &Attr) -> OpResult<()> {
@@ -77,14 +80,14 @@ fn change_of_owner(context: &Context, request: &Setattr, attr: &Attr) -> OpResul
     Ok(())
 }
 
-fn times(context: &Context, request: &Setattr, attr: &Attr) -> OpResult<()> {
+fn times(context: &Context, request: &Setattr, attr: &Attr, access: &Access) -> OpResult<()> {
     let fixed = |time: &Option<SetTime>| matches!(time, Some(SetTime::At { .. }));
     if fixed(&request.atime) || (fixed(&request.mtime) && request.size.is_none()) {
         return require_owner(&context.caller, attr);
     }
     let touched = request.atime.is_some() || request.mtime.is_some();
     if touched && request.size.is_none() && require_owner(&context.caller, attr).is_err() {
-        return require(&context.caller, access_of(attr), WRITE);
+        return require(&context.caller, access, WRITE);
     }
     Ok(())
 }
@@ -102,14 +105,15 @@ fn changed(context: &Context, request: &Setattr, attr: &Attr, now: TimeNs) -> At
     if request.uid.is_some() || request.gid.is_some() {
         attr.uid = request.uid.unwrap_or(attr.uid);
         attr.gid = request.gid.unwrap_or(attr.gid);
-        if attr.kind == FileKind::File && !context.caller.is_root() {
+        attr.capable = false;
+        if attr.kind != FileKind::Directory && !context.caller.is_root() {
             attr.mode &= !set_id_bits(attr.mode);
         }
     }
     if let Some(mode) = request.mode {
         attr.mode = mode & 0o7777;
-        if attr.kind != FileKind::Directory && !context.caller.is_root() && !context.caller.in_group(attr.gid)
-        {
+        // The kernel has done this for a mount, and knows all groups of its callers.
+        if !context.is_checked() && !context.caller.in_group(attr.gid) {
             attr.mode &= !super::SETGID;
         }
     }
@@ -134,7 +138,11 @@ async fn change(worker: &Rc<Worker>, context: &Context, request: &Setattr) -> Op
             let mut inode = (*inode).clone();
             inode.attr = changed(context, request, &inode.attr, worker.node.now());
             let attr = inode.attr.clone();
-            namespace.commit(&[Mutation::PutInode { inode }])?;
+            let mut mutations = vec![Mutation::PutInode { inode }];
+            if request.mode.is_some() {
+                mutations.extend(xattr::list_after_chmod(namespace, &attr)?);
+            }
+            namespace.commit(&mutations)?;
             Ok(attr)
         })
         .await
@@ -150,17 +158,29 @@ async fn change_wide(worker: &Rc<Worker>, context: &Context, request: &Setattr) 
         let node = &worker.node;
         let mut inode = (*node.namespace.live_inode(request.ino).await?).clone();
         inode.attr = changed(context, request, &inode.attr, node.now());
-        let (dir, attr) = (request.ino, inode.attr.clone());
-        let mut plan = Plan::default();
-        plan.mutate(node.id(), Mutation::PutInode { inode });
-        for server in node.stores() {
-            let (mode, uid, gid, layout) = (attr.mode, attr.uid, attr.gid, attr.layout);
-            plan.mutate(server, Mutation::SetShardAttr { dir, mode, uid, gid, layout });
-        }
-        coordinator::run(worker, plan, None).await
+        let list = match request.mode {
+            Some(_) => xattr::list_after_chmod(&node.namespace, &inode.attr)?,
+            None => None,
+        };
+        coordinator::run(worker, everywhere(node, inode, list.as_slice()), None).await
     })
     .await?;
     getattr::attributes(worker, request.ino).await
+}
+
+/// The change of a wide directory's attributes and lists at its home and in all its parts.
+pub fn everywhere(node: &Node, inode: InodeRecord, lists: &[Mutation]) -> Plan {
+    let (dir, attr) = (inode.attr.ino, inode.attr.clone());
+    let mut plan = Plan::default();
+    plan.mutate(node.id(), Mutation::PutInode { inode });
+    for server in node.stores() {
+        let (mode, uid, gid, layout) = (shard_mode(&attr), attr.uid, attr.gid, attr.layout);
+        plan.mutate(server, Mutation::SetShardAttr { dir, mode, uid, gid, layout });
+        for list in lists {
+            plan.mutate(server, list.clone());
+        }
+    }
+    plan
 }
 
 async fn resize(

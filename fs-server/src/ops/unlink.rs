@@ -25,8 +25,11 @@ async fn attempt(worker: &Rc<Worker>, context: &Context, request: &Unlink) -> Op
     if entry.kind == FileKind::Directory {
         return Err(OpError::new(Status::IsDirectory, "is a directory"));
     }
-    let victim =
-        if context.is_checked() { None } else { Some(getattr::attributes(worker, entry.ino).await?.uid) };
+    let victim = if context.is_checked() {
+        None
+    } else {
+        Some(getattr::of_name(getattr::attributes(worker, entry.ino).await)?.uid)
+    };
     let now = node.now();
     let home = node.owner(entry.ino.partition());
     let mut plan = Plan::default();

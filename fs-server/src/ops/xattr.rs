@@ -1,15 +1,20 @@
-//! Extended attributes.
+//! Extended attributes. Access control lists are two of them, and change with the mode (`namespace/acl.rs`).
 
 use std::rc::Rc;
 
 use bytes::Bytes;
 use fs_proto::msg::inode::{Getxattr, Listxattr, Removexattr, Setxattr};
 use fs_proto::record::{InodeRecord, Mutation};
-use fs_proto::{FileKind, InodeId, Status};
+use fs_proto::{Attr, FileKind, InodeId, Status};
 
+use super::SETGID;
+use super::setattr::everywhere;
 use crate::error::{OpError, OpResult};
+use crate::namespace::apply::CAPABILITY;
 use crate::namespace::locks::{LockKey, LockSet, Mode};
-use crate::namespace::permission::{READ, WRITE, access_of, require, require_owner};
+use crate::namespace::permission::{READ, WRITE, require, require_owner};
+use crate::namespace::{Namespace, acl};
+use crate::transaction::coordinator;
 use crate::worker::{Context, Worker};
 
 /// Longest name, in bytes (XATTR_NAME_MAX).
@@ -20,6 +25,10 @@ const VALUE_MAX: usize = 65_536;
 const LAYOUT: &[u8] = b"user.hayate.layout";
 
 const NONE: OpError = OpError::new(Status::NoAttribute, "no such attribute");
+const KINDS: OpError = OpError::new(
+    Status::NotSupported,
+    "attributes are user.*, trusted.*, security.* and the two access control lists",
+);
 
 /// Value of one.
 pub async fn get(worker: &Rc<Worker>, context: &Context, request: Getxattr) -> OpResult<Bytes> {
@@ -28,7 +37,7 @@ pub async fn get(worker: &Rc<Worker>, context: &Context, request: Getxattr) -> O
         let layout = inode.attr.layout;
         return Ok(Bytes::from(format!("striped chunk={}", layout.chunk_bytes())));
     }
-    readable(context, &inode, &request.name)?;
+    readable(worker, context, &inode, &request.name)?;
     worker.node.namespace.xattr(request.ino, &request.name)?.ok_or(NONE)
 }
 
@@ -47,6 +56,9 @@ pub async fn set(worker: &Rc<Worker>, context: &Context, request: Setxattr) -> O
     if request.value.len() > VALUE_MAX {
         return Err(OpError::new(Status::OutOfRange, "an attribute's value has at most 65536 bytes"));
     }
+    if matches!(&request.name[..], acl::ACCESS | acl::DEFAULT) {
+        return set_list(worker, context, request.ino, &request.name, acl::validated(&request.value)?).await;
+    }
     change(worker, context, request.ino, &request.name, |inode, there| {
         match (request.create, request.replace) {
             (true, _) if there => Err(OpError::new(Status::Exists, "the attribute exists")),
@@ -63,6 +75,9 @@ pub async fn set(worker: &Rc<Worker>, context: &Context, request: Setxattr) -> O
 
 /// Removes one.
 pub async fn remove(worker: &Rc<Worker>, context: &Context, request: Removexattr) -> OpResult<()> {
+    if matches!(&request.name[..], acl::ACCESS | acl::DEFAULT) {
+        return set_list(worker, context, request.ino, &request.name, None).await;
+    }
     change(worker, context, request.ino, &request.name, |inode, there| {
         if there {
             Ok(Mutation::DelXattr { ino: inode.attr.ino, name: request.name.clone() })
@@ -86,11 +101,14 @@ async fn change(
         .locks()
         .with(&set, || {
             let inode = namespace.inode_in_section(ino)?.ok_or(OpError::not_found())?;
-            writable(context, &inode, name)?;
+            writable(worker, context, &inode, name)?;
             let there = namespace.xattr(ino, name)?.is_some();
             let mutation = decide(&inode, there)?;
             let mut touched = (*inode).clone();
             touched.attr.ctime = worker.node.now();
+            if *name == CAPABILITY {
+                touched.attr.capable = matches!(mutation, Mutation::PutXattr { .. });
+            }
             let mut mutations = vec![mutation, Mutation::PutInode { inode: touched }];
             mutations.extend(context.remember(ino));
             namespace.commit(&mutations)
@@ -98,13 +116,83 @@ async fn change(
         .await
 }
 
-fn readable(context: &Context, inode: &InodeRecord, name: &[u8]) -> OpResult<()> {
+/// Sets a list or takes it away; the mode follows an access list.
+async fn set_list(
+    worker: &Rc<Worker>,
+    context: &Context,
+    ino: InodeId,
+    name: &[u8],
+    list: Option<Bytes>,
+) -> OpResult<()> {
+    let namespace = &worker.node.namespace;
+    let hold = namespace.locks().hold(LockSet::of(&[(LockKey::Inode(ino), Mode::Exclusive)])).await;
+    let before = namespace.inode_in_section(ino)?.ok_or(OpError::not_found())?;
+    let (inode, lists) = with_list(worker, context, &before, name, list)?;
+    if inode.attr.wide {
+        let mut plan = everywhere(&worker.node, inode, &lists);
+        if let Some(done) = context.remember(ino) {
+            plan.mutate(worker.node.id(), done);
+        }
+        return coordinator::run_holding(worker, plan, hold).await;
+    }
+    let mut mutations = vec![Mutation::PutInode { inode }];
+    mutations.extend(lists);
+    mutations.extend(context.remember(ino));
+    namespace.locks().with_held(hold.set(), || namespace.commit(&mutations))
+}
+
+/// The inode with another list of one kind, and the changes beside it.
+fn with_list(
+    worker: &Worker,
+    context: &Context,
+    before: &InodeRecord,
+    name: &[u8],
+    list: Option<Bytes>,
+) -> OpResult<(InodeRecord, Vec<Mutation>)> {
+    let (mut inode, ino) = (before.clone(), before.attr.ino);
+    let attr = &mut inode.attr;
+    require_owner(&context.caller, attr)?;
+    if attr.kind == FileKind::Symlink {
+        return Err(OpError::new(Status::NotSupported, "symbolic links have no access control lists"));
+    }
+    if name == acl::DEFAULT && !attr.is_dir() && list.is_some() {
+        return Err(OpError::new(Status::AccessDenied, "only directories have default access control lists"));
+    }
+    let had = worker.node.namespace.lists(ino, attr.acl)?;
+    let mut has = had.clone();
+    if name == acl::DEFAULT {
+        has.default = list;
+    } else {
+        has.access = list.and_then(|list| {
+            let (bits, more) = acl::mode_of(&list);
+            attr.mode = attr.mode & !0o777 | bits;
+            if !context.caller.is_root() && !context.caller.in_group(attr.gid) {
+                attr.mode &= !SETGID;
+            }
+            more.then_some(list)
+        });
+    }
+    (attr.acl, attr.ctime) = (has.any(), worker.node.now());
+    Ok((inode, has.changes(ino, &had)))
+}
+
+/// The change of the access list of an inode that got the mode in `attr`, if it has one.
+pub fn list_after_chmod(namespace: &Namespace, attr: &Attr) -> OpResult<Option<Mutation>> {
+    let list = namespace.lists(attr.ino, attr.acl)?.access;
+    Ok(list.map(|list| Mutation::PutXattr {
+        ino: attr.ino,
+        name: Bytes::from_static(acl::ACCESS),
+        value: acl::with_mode(&list, attr.mode),
+    }))
+}
+
+fn readable(worker: &Worker, context: &Context, inode: &InodeRecord, name: &[u8]) -> OpResult<()> {
     if name.starts_with(b"user.") {
         if matches!(inode.attr.kind, FileKind::File | FileKind::Directory) {
             return if context.is_checked() {
                 Ok(())
             } else {
-                require(&context.caller, access_of(&inode.attr), READ)
+                require(&context.caller, &worker.node.namespace.access(inode)?, READ)
             };
         }
         return Err(NONE);
@@ -112,13 +200,13 @@ fn readable(context: &Context, inode: &InodeRecord, name: &[u8]) -> OpResult<()>
     if name.starts_with(b"trusted.") {
         return if context.caller.is_root() { Ok(()) } else { Err(NONE) };
     }
-    if name.starts_with(b"security.") {
+    if name.starts_with(b"security.") || matches!(name, acl::ACCESS | acl::DEFAULT) {
         return Ok(());
     }
-    Err(OpError::new(Status::NotSupported, "attributes are user.*, trusted.* and security.*"))
+    Err(KINDS)
 }
 
-fn writable(context: &Context, inode: &InodeRecord, name: &[u8]) -> OpResult<()> {
+fn writable(worker: &Worker, context: &Context, inode: &InodeRecord, name: &[u8]) -> OpResult<()> {
     if name.starts_with(b"user.hayate.") {
         return Err(OpError::new(
             Status::NotSupported,
@@ -135,7 +223,7 @@ fn writable(context: &Context, inode: &InodeRecord, name: &[u8]) -> OpResult<()>
         return if context.is_checked() {
             Ok(())
         } else {
-            require(&context.caller, access_of(&inode.attr), WRITE)
+            require(&context.caller, &worker.node.namespace.access(inode)?, WRITE)
         };
     }
     if name.starts_with(b"trusted.") {
@@ -145,5 +233,5 @@ fn writable(context: &Context, inode: &InodeRecord, name: &[u8]) -> OpResult<()>
     if name.starts_with(b"security.") {
         return require_owner(&context.caller, &inode.attr);
     }
-    Err(OpError::new(Status::NotSupported, "attributes are user.*, trusted.* and security.*"))
+    Err(KINDS)
 }

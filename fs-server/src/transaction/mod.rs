@@ -126,7 +126,7 @@ fn verify_one(node: &Node, check: &Check) -> OpResult<()> {
             if alive { Ok(()) } else { Err(CHANGED) }
         }
         Check::DirWritable { dir, caller, victim_uid } => {
-            require_change(caller, directory(*dir)?.access(), *victim_uid)
+            require_change(caller, &namespace.dir_access(&directory(*dir)?)?, *victim_uid)
         }
         Check::DirNarrow { dir } => {
             let narrow = namespace

@@ -2,17 +2,25 @@
 
 use std::ffi::OsStr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use fs_client::{Attr, Bring, Caller, File, InodeId, Status};
+use fs_client::{Attr, Bring, Caller, File, InodeId, LockFamily, LockRange, Status};
 use fuser::{Errno, FileHandle, FopenFlags, WriteFlags};
+use parking_lot::Mutex;
 
 use super::{Adapter, ContentStamp, OpenFile};
 use crate::failure::Outcome;
 use crate::open_inodes::Present;
 use crate::translate::{
-    Allocation, allocation, file_range, fopen_flags, is_direct, name_bytes, open_flags, without_privileges,
+    Allocation, allocation, file_range, fopen_flags, held_back, is_direct, name_bytes, open_flags,
+    without_privileges,
 };
+
+/// Bytes of one copy_file_range(2) at most: its caller waits, and cannot be interrupted, as long as this takes.
+const COPY_MAX: u64 = 128 << 20;
+/// The kernel comes again at once.
+const SECOND_ATTEMPT: Duration = Duration::from_secs(1);
 
 /// An opening, as the kernel is told about it.
 pub(super) struct Opened {
@@ -22,13 +30,13 @@ pub(super) struct Opened {
 
 impl Adapter {
     pub(super) fn open_file(&self, who: &Caller, ino: InodeId, flags: i32) -> Outcome<Opened> {
+        let flags = self.served_flags(flags);
         let how = open_flags(flags);
         let (present, alone) = self.inodes.enter(ino.0);
         let file = self.client.open_bringing(who, ino, how, self.wanted_content(ino, flags))?;
         // With others the client has not asked the home, and close-to-open wants to know what is there now.
         let attr = if alone { file.known_attr() } else { file.attr()? };
-        if alone && attr.nlink == 0 {
-            // Reached by a name in the kernel's cache that another node removed, not by /proc/self/fd of an open file.
+        if attr.nlink == 0 && (alone || self.is_first_attempt(ino)) {
             return Err(Errno::from_i32(libc::ESTALE).into());
         }
         if without_privileges(attr.mode).is_some() {
@@ -38,6 +46,23 @@ impl Adapter {
             self.drop_privileges(&file)?;
         }
         Ok(self.admit(file, present, &attr, flags))
+    }
+
+    /// An inode without names is opened by a name in the kernel's cache that another node removed, or by /proc/self/fd of an open file, and
+    /// nothing tells which. `ESTALE` makes the kernel look the name up again, and come again if there is none to look up.
+    fn is_first_attempt(&self, ino: InodeId) -> bool {
+        let mut nameless = self.nameless.lock();
+        if nameless.get(ino.0).is_some_and(|when| when.elapsed() < SECOND_ATTEMPT) {
+            nameless.forget(ino.0);
+            return false;
+        }
+        nameless.put(ino.0, Instant::now());
+        true
+    }
+
+    /// The flags that an opening is served by.
+    fn served_flags(&self, flags: i32) -> i32 {
+        if self.writeback { held_back(flags) } else { flags }
     }
 
     /// Of a small file the first read of the page cache costs no message, and none at all if the cache has this content.
@@ -59,9 +84,10 @@ impl Adapter {
         mode: u32,
         flags: i32,
     ) -> Outcome<(Attr, Opened)> {
+        let flags = self.served_flags(flags);
         let mut how = open_flags(flags);
         how.truncate = false; // A new file is empty.
-        let made = self.client.create_open(who, parent, name_bytes(name)?, mode & 0o7777, how, true);
+        let made = self.client.create_open(who, parent, name_bytes(name)?, mode, how, true);
         let file = match made {
             Ok((file, _fresh)) => file,
             Err(e) if e.code() == Some(Status::Exists) && flags & libc::O_EXCL == 0 => {
@@ -81,8 +107,10 @@ impl Adapter {
         let stamp = ContentStamp::of(attr);
         // The kernel empties the cache now or it is of this content: either way the stamp is right from here on.
         let keep_cache = self.cached.lock().replace(attr.ino.0, stamp) == Some(stamp);
+        file.set_copied(attr.version);
         let direct = is_direct(flags, self.direct_io);
-        let handle = FileHandle(self.files.insert(OpenFile { file, direct, present }));
+        let lockers = Mutex::default();
+        let handle = FileHandle(self.files.insert(OpenFile { file, direct, lockers, present }));
         Opened { handle, flags: fopen_flags(flags, self.direct_io, keep_cache) }
     }
 
@@ -94,8 +122,8 @@ impl Adapter {
         Ok(self.opened(handle)?.file.read_bytes_at(size as usize, offset)?)
     }
 
-    /// Writes everything or fails. Appends go to the end that the servers know, if the page cache does not have to agree; else
-    /// to the end that the kernel knows.
+    /// Writes everything or fails. Appends go to the end as their inode's home knows it. Answers whether the page cache has the bytes at
+    /// another place: `O_APPEND` was set after the opening (fcntl(2)), and others append, too.
     pub(super) fn write_file(
         &self,
         handle: FileHandle,
@@ -103,18 +131,17 @@ impl Adapter {
         data: &[u8],
         write_flags: WriteFlags,
         open_flags: i32,
-    ) -> Outcome<()> {
+    ) -> Outcome<bool> {
         let open = self.opened(handle)?;
         if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
             self.drop_privileges(&open.file)?;
         }
         let from_cache = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
-        if open.direct && open_flags & libc::O_APPEND != 0 && !from_cache {
-            open.file.append(data)?;
-        } else {
-            open.file.write_at(data, offset)?;
+        if open_flags & libc::O_APPEND != 0 && !from_cache {
+            return Ok(open.file.append(data)? != offset && !open.direct);
         }
-        Ok(())
+        open.file.write_at(data, offset)?;
+        Ok(false)
     }
 
     /// Clears setuid and setgid bits of a file that somebody without privileges writes, if it may have any.
@@ -137,12 +164,12 @@ impl Adapter {
         Ok(())
     }
 
-    pub(super) fn flush_file(&self, handle: FileHandle) -> Outcome<()> {
+    /// A descriptor is closed: publishes, and gives back what its process has locked.
+    pub(super) fn flush_file(&self, handle: FileHandle, owner: u64) -> Outcome<()> {
         let open = self.opened(handle)?;
-        if open.file.flags().writes() {
-            open.file.flush()?;
-        }
-        Ok(())
+        let published = if open.file.flags().writes() { open.file.flush() } else { Ok(()) };
+        open.file.unlock(LockFamily::Posix, owner, LockRange::ALL)?;
+        Ok(published?)
     }
 
     pub(super) fn sync_file(&self, handle: FileHandle) -> Outcome<()> {
@@ -152,7 +179,12 @@ impl Adapter {
     /// Closes. A failure is logged and not seen by the application, which has had its answer from the flush.
     pub(super) fn release_file(&self, handle: FileHandle) -> Outcome<()> {
         match self.files.remove(handle.0).map(Arc::try_unwrap) {
-            Some(Ok(OpenFile { file, present, .. })) => {
+            Some(Ok(OpenFile { file, lockers, present, .. })) => {
+                for (family, owner) in lockers.into_inner() {
+                    if let Err(error) = file.unlock(family, owner, LockRange::ALL) {
+                        tracing::error!(ino = file.ino().0, %error, "a lock could not be given back");
+                    }
+                }
                 let closed = file.close();
                 drop(present); // After the closing: see `OpenInodes`.
                 Ok(closed?)
@@ -182,6 +214,22 @@ impl Adapter {
             Allocation::Zeros { keep_size } => file.zero_range(range, keep_size)?,
         }
         Ok(())
+    }
+
+    /// Copies on the servers; answers how many bytes, at most [`COPY_MAX`].
+    pub(super) fn copy_file(
+        &self,
+        who: &Caller,
+        from: (FileHandle, u64),
+        to: (FileHandle, u64),
+        len: u64,
+    ) -> Outcome<u32> {
+        let (source, target) = (self.opened(from.0)?, self.opened(to.0)?);
+        if who.uid != 0 {
+            self.drop_privileges(&target.file)?;
+        }
+        let copied = source.file.copy_range_to(from.1, &target.file, to.1, len.min(COPY_MAX))?;
+        Ok(copied as u32)
     }
 
     /// Data or a hole at or after `offset`. What was written through a memory map and not synced is the kernel's still, and not data here.

@@ -1,7 +1,7 @@
 //! The table that `fuser` calls: one line of work and one of answer for each operation.
 //!
 //! Operations that are left to the library's or the kernel's defaults, on purpose: `forget` (nothing is kept for a look-up),
-//! `access` (`default_permissions`), locks (local to the kernel).
+//! `access` (`default_permissions`).
 
 use std::ffi::OsStr;
 use std::io;
@@ -14,16 +14,18 @@ use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, IoctlFlags,
     KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr,
     ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
-    ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
-    WriteFlags,
+    ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    RequestId, TimeOrNow, WriteFlags,
 };
 
 use super::dirs::Sink;
-use super::{Adapter, GENERATION, caller, inode};
+use super::locks::LockCall;
+use super::{Adapter, GENERATION, caller, inode, xattr_caller};
 use crate::capabilities;
 use crate::failure::{Missing, attempt};
 use crate::translate::{STATFS_BLOCK, XattrAnswer, directory_stub, file_type, set_time, xattr_answer};
 use fs_proto::NAME_MAX;
+use fs_proto::attr::with_umask;
 
 impl Adapter {
     fn answer_entry(&self, result: Result<Attr, Errno>, reply: ReplyEntry) {
@@ -98,7 +100,7 @@ impl Sink for NamesPlus<'_> {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        capabilities::negotiate(config);
+        capabilities::negotiate(config, self.writeback);
         Ok(())
     }
 
@@ -157,16 +159,16 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let work = || self.make_node(&caller(req), inode(parent), name, mode, rdev);
+        let work = || self.make_node(&caller(req), inode(parent), name, (mode, umask), rdev);
         self.answer_entry(attempt("mknod", parent.0, Missing::Name, work), reply);
     }
 
-    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
-        let work = || self.make_dir(&caller(req), inode(parent), name, mode);
+    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        let work = || self.make_dir(&caller(req), inode(parent), name, with_umask(mode, umask));
         self.answer_entry(attempt("mkdir", parent.0, Missing::Name, work), reply);
     }
 
@@ -219,11 +221,11 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let work = || self.create_file(&caller(req), inode(parent), name, mode, flags);
+        let work = || self.create_file(&caller(req), inode(parent), name, with_umask(mode, umask), flags);
         match attempt("create", parent.0, Missing::Name, work) {
             Ok((attr, opened)) => {
                 reply.created(
@@ -269,13 +271,57 @@ impl Filesystem for Adapter {
     ) {
         let work = || self.write_file(fh, offset, data, write_flags, flags.0);
         match attempt("write", ino.0, Missing::Inode, work) {
-            Ok(()) => reply.written(data.len() as u32),
+            Ok(elsewhere) => {
+                reply.written(data.len() as u32);
+                if elsewhere {
+                    self.desk.forget(ino.0);
+                }
+            }
             Err(errno) => reply.error(errno),
         }
     }
 
-    fn flush(&self, _: &Request, ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
-        answer_empty(attempt("flush", ino.0, Missing::Inode, || self.flush_file(fh)), reply);
+    fn flush(&self, _: &Request, ino: INodeNo, fh: FileHandle, lock_owner: LockOwner, reply: ReplyEmpty) {
+        answer_empty(attempt("flush", ino.0, Missing::Inode, || self.flush_file(fh, lock_owner.0)), reply);
+    }
+
+    fn getlk(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        lock_owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        flock: bool,
+        reply: ReplyLock,
+    ) {
+        let call = LockCall { handle: fh, owner: lock_owner, bytes: (start, end), kind: typ, pid, flock };
+        self.get_lock(ino.0, call, reply);
+    }
+
+    fn setlk(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        lock_owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        sleep: bool,
+        flock: bool,
+        reply: ReplyEmpty,
+    ) {
+        let call = LockCall { handle: fh, owner: lock_owner, bytes: (start, end), kind: typ, pid, flock };
+        self.set_lock(req, ino.0, call, sleep, reply);
+    }
+
+    fn interrupt(&self, unique: RequestId) {
+        self.desk.interrupt(unique.0);
     }
 
     fn release(
@@ -360,7 +406,7 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let work = || self.set_xattr(&caller(req), inode(ino), name, value, flags);
+        let work = || self.set_xattr(&xattr_caller(req, name), inode(ino), name, value, flags);
         answer_empty(attempt("setxattr", ino.0, Missing::Inode, work), reply);
     }
 
@@ -401,21 +447,24 @@ impl Filesystem for Adapter {
         }
     }
 
-    /// `ENOSYS` makes the kernel copy through itself from then on.
     fn copy_file_range(
         &self,
-        _: &Request,
+        req: &Request,
         _ino_in: INodeNo,
-        _fh_in: FileHandle,
-        _offset_in: u64,
-        _ino_out: INodeNo,
-        _fh_out: FileHandle,
-        _offset_out: u64,
-        _len: u64,
+        fh_in: FileHandle,
+        offset_in: u64,
+        ino_out: INodeNo,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        reply.error(Errno::ENOSYS);
+        let work = || self.copy_file(&caller(req), (fh_in, offset_in), (fh_out, offset_out), len);
+        match attempt("copy_file_range", ino_out.0, Missing::Inode, work) {
+            Ok(copied) => reply.written(copied),
+            Err(errno) => reply.error(errno),
+        }
     }
 
     fn ioctl(

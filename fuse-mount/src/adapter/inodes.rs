@@ -50,8 +50,8 @@ impl Adapter {
     }
 
     pub(super) fn xattr(&self, who: &Caller, ino: InodeId, name: &OsStr) -> Outcome<Bytes> {
-        if is_acl(name.as_bytes()) {
-            return Err(Errno::EOPNOTSUPP.into());
+        if is_acl(name.as_bytes()) && self.is_without_lists(ino) {
+            return Err(Errno::ENODATA.into());
         }
         let of_capability = name.as_bytes() == CAPABILITY;
         if of_capability && self.is_incapable(ino) {
@@ -76,19 +76,14 @@ impl Adapter {
         value: &[u8],
         flags: i32,
     ) -> Outcome<()> {
-        if is_acl(name.as_bytes()) {
-            return Err(Errno::EOPNOTSUPP.into());
-        }
         let (create, replace) = (flags & libc::XATTR_CREATE != 0, flags & libc::XATTR_REPLACE != 0);
         let set = self.client.setxattr(who, ino, name.as_bytes(), value, create, replace);
         self.incapable.lock().forget(ino.0);
+        self.without_lists.lock().forget(ino.0);
         Ok(set?)
     }
 
     pub(super) fn remove_xattr(&self, who: &Caller, ino: InodeId, name: &OsStr) -> Outcome<()> {
-        if is_acl(name.as_bytes()) {
-            return Err(Errno::EOPNOTSUPP.into());
-        }
         Ok(self.client.removexattr(who, ino, name.as_bytes())?)
     }
 }

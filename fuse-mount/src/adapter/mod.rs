@@ -7,21 +7,25 @@ mod dirs;
 mod files;
 mod filesystem;
 mod inodes;
+mod locks;
 mod names;
 
-use std::sync::Arc;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use fs_client::{Attr, Caller, Client, File, InodeId};
-use fuser::{FileAttr, Request};
+use fs_client::{Attr, Caller, Client, File, InodeId, LockFamily};
+use fuser::{FileAttr, Notifier, Request};
 use parking_lot::Mutex;
 
 use crate::dir_stream::DirStream;
 use crate::handles::Handles;
+use crate::lock_desk::LockDesk;
 use crate::open_inodes::{OpenInodes, Present};
 use crate::options::MountOptions;
 use crate::recent::Recent;
-use crate::translate::{file_attr, without_privileges};
+use crate::translate::{file_attr, is_acl, supplementary_groups, without_privileges};
 
 /// Inodes of which the page cache's version, or the parent, is remembered: each about 50 bytes, twice.
 const RECENT_INODES: usize = 32_768;
@@ -35,8 +39,20 @@ pub(crate) struct OpenFile {
     pub(crate) file: File,
     /// Opened past the page cache.
     direct: bool,
+    /// Who locked something through it.
+    lockers: Mutex<Vec<(LockFamily, u64)>>,
     /// Counted out after `file` is closed (fields are dropped in this order).
     present: Present,
+}
+
+impl OpenFile {
+    /// Notes that `owner` locks through this opening.
+    fn note_owner(&self, family: LockFamily, owner: u64) {
+        let mut lockers = self.lockers.lock();
+        if !lockers.contains(&(family, owner)) {
+            lockers.push((family, owner));
+        }
+    }
 }
 
 /// An open directory.
@@ -73,15 +89,25 @@ pub(crate) struct Adapter {
     parents: Mutex<Recent<u64, u64>>,
     /// Inodes that had no file capability when it was last looked: the kernel asks at writes.
     incapable: Mutex<Recent<u64, Instant>>,
+    /// Inodes that had no access control list when last heard of: the kernel asks when it checks permissions.
+    without_lists: Mutex<Recent<u64, Instant>>,
+    /// Inodes without names whose opening was refused once.
+    nameless: Mutex<Recent<u64, Instant>>,
     attr_timeout: Duration,
     entry_timeout: Duration,
+    desk: LockDesk,
     direct_io: bool,
+    writeback: bool,
 }
 
 impl Adapter {
     /// An adapter over `client`.
-    pub(crate) fn new(client: Client, options: &MountOptions) -> Self {
-        Adapter {
+    ///
+    /// # Errors
+    /// The system's, if it gives no thread.
+    pub(crate) fn new(client: Client, options: &MountOptions) -> std::io::Result<Self> {
+        Ok(Adapter {
+            desk: LockDesk::open(&client)?,
             client,
             files: Arc::default(),
             inodes: Arc::default(),
@@ -89,10 +115,18 @@ impl Adapter {
             cached: Mutex::new(Recent::new(RECENT_INODES)),
             parents: Mutex::new(Recent::new(RECENT_INODES)),
             incapable: Mutex::new(Recent::new(RECENT_INODES)),
+            without_lists: Mutex::new(Recent::new(RECENT_INODES)),
+            nameless: Mutex::new(Recent::new(RECENT_INODES)),
             attr_timeout: options.attr_timeout,
             entry_timeout: options.entry_timeout,
-            direct_io: options.direct_io,
-        }
+            direct_io: options.past_the_page_cache(),
+            writeback: options.writeback,
+        })
+    }
+
+    /// Where the session's notifier belongs.
+    pub(crate) fn notifier(&self) -> Arc<OnceLock<Notifier>> {
+        self.desk.notifier()
     }
 
     /// The table of open files.
@@ -107,12 +141,21 @@ impl Adapter {
         } else if without_privileges(attr.mode).is_some() {
             self.inodes.suspect(attr.ino.0);
         }
+        if !attr.acl {
+            self.without_lists.lock().put(attr.ino.0, Instant::now());
+        }
         file_attr(attr)
     }
 
     /// Notes that an inode has no file capability now.
     fn note_incapable(&self, ino: InodeId) {
         self.incapable.lock().put(ino.0, Instant::now());
+    }
+
+    /// Whether an inode had no access control list within the attributes' time-out.
+    fn is_without_lists(&self, ino: InodeId) -> bool {
+        let heard = self.without_lists.lock().get(ino.0);
+        heard.is_some_and(|when| when.elapsed() < self.attr_timeout)
     }
 
     /// Whether an inode had no file capability within the attributes' time-out.
@@ -130,6 +173,18 @@ impl Adapter {
 /// On whose behalf. Without supplementary groups: FUSE does not pass them, and the kernel has checked permissions.
 fn caller(req: &Request) -> Caller {
     Caller { uid: req.uid(), gid: req.gid(), groups: Vec::new() }
+}
+
+/// On whose behalf an attribute is set: for an access control list with the supplementary groups, as only a member of the group keeps the
+/// set-group-id bit.
+fn xattr_caller(req: &Request, name: &OsStr) -> Caller {
+    let mut who = caller(req);
+    if who.uid != 0 && is_acl(name.as_bytes()) {
+        // Nobody to read of has ended meanwhile, and needs no answer.
+        let status = std::fs::read_to_string(format!("/proc/{}/status", req.pid())).unwrap_or_default();
+        who.groups = supplementary_groups(&status);
+    }
+    who
 }
 
 /// FUSE's number of an inode, as Hayate's.

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 
 use bytes::Bytes;
 use fs_client::{Attr, Caller, Create, FileKind, InodeId};
+use fs_proto::attr::with_umask;
 use fuser::{Errno, RenameFlags};
 
 use super::Adapter;
@@ -23,12 +24,12 @@ impl Adapter {
         who: &Caller,
         parent: InodeId,
         name: &OsStr,
-        mode: u32,
+        (mode, umask): (u32, u32),
         rdev: u32,
     ) -> Outcome<Attr> {
         let kind = node_kind(mode)?;
         let rdev = if matches!(kind, FileKind::CharDevice | FileKind::BlockDevice) { rdev } else { 0 };
-        self.make(who, Create { kind, mode: mode & 0o7777, rdev, ..new_entry(parent, name)? })
+        self.make(who, Create { kind, mode: with_umask(mode, umask), rdev, ..new_entry(parent, name)? })
     }
 
     pub(super) fn make_symlink(
@@ -51,7 +52,7 @@ impl Adapter {
     }
 
     pub(super) fn make_dir(&self, who: &Caller, parent: InodeId, name: &OsStr, mode: u32) -> Outcome<Attr> {
-        Ok(self.client.mkdir(who, parent, name_bytes(name)?, mode & 0o7777)?)
+        Ok(self.client.mkdir(who, parent, name_bytes(name)?, mode)?)
     }
 
     pub(super) fn remove(&self, who: &Caller, parent: InodeId, name: &OsStr) -> Outcome<()> {

@@ -5,7 +5,7 @@ use crate::error::{CliError, Result, failed};
 use crate::launch::local;
 use crate::{mounts, out, size};
 use clap::Args;
-use fs_client::{Client, ClientConfig};
+use fs_client::{Client, ClientConfig, Transport};
 use fuse_mount::MountOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -31,7 +31,7 @@ pub struct MountArgs {
     /// Say on standard output when the mount is live, and leave the session
     #[arg(long, hide = true)]
     report: bool,
-    /// How long attributes are trusted, in milliseconds; 0 asks every time
+    /// How long attributes are trusted, in milliseconds; 0 asks every time, and bypasses the page cache
     #[arg(long, value_name = "MS", default_value_t = 1000)]
     attr_timeout: u64,
     /// How long names are trusted, in milliseconds; 0 asks every time
@@ -43,6 +43,10 @@ pub struct MountArgs {
     /// Memory of the client
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = size::parse)]
     memory: u64,
+    /// How servers of this node are reached: shared memory if there is some else their socket (auto), shared memory or not at all (shm), their
+    /// socket (unix), or as from another node (tcp)
+    #[arg(long, value_name = "HOW", env = fs_client::TRANSPORT_VARIABLE, default_value = "auto")]
+    transport: Transport,
     /// Let other users use it
     #[arg(long)]
     allow_other: bool,
@@ -52,6 +56,9 @@ pub struct MountArgs {
     /// Bypass the page cache
     #[arg(long)]
     direct_io: bool,
+    /// Let the kernel hold written data back until close or fsync; for files that no other node changes meanwhile
+    #[arg(long, conflicts_with = "direct_io")]
+    writeback: bool,
 }
 
 /// Mounts, in the background or until it is unmounted.
@@ -78,11 +85,13 @@ impl MountArgs {
             format!("--entry-timeout={}", self.entry_timeout),
             format!("--threads={}", self.threads),
             format!("--memory={}", self.memory),
+            format!("--transport={}", self.transport),
         ];
         let switches = [
             (self.allow_other, "--allow-other"),
             (self.read_only, "--read-only"),
             (self.direct_io, "--direct-io"),
+            (self.writeback, "--writeback"),
         ];
         words.extend(switches.iter().filter(|(on, _)| *on).map(|(_, word)| (*word).to_owned()));
         words
@@ -96,6 +105,7 @@ impl MountArgs {
         options.allow_other = self.allow_other;
         options.read_only = self.read_only;
         options.direct_io = self.direct_io;
+        options.writeback = self.writeback;
         options.fs_name = name.replace(',', "_");
         options
     }
@@ -105,6 +115,9 @@ fn serve(global: &Global, args: &MountArgs) -> Result<()> {
     let path = global.cluster_path()?;
     let mut config = ClientConfig::load(&path).map_err(failed)?;
     config.memory_bytes = args.memory as usize;
+    config.transport = args.transport;
+    config.attr_ttl = Duration::from_millis(args.attr_timeout);
+    config.entry_ttl = Duration::from_millis(args.entry_timeout);
     // `default_permissions` is always set: the kernel has checked what it lets through.
     config.checked = true;
     let dir = mounts::canonical(&args.dir)?;

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use fs_net::{
     Acceptor, Address, Connection, Frame, Handled, Handler, Identity, NetEnv, NetError, PeerInfo, Reply,
-    Secret, ServerIdentity, serve_connection,
+    Secret, ServerIdentity, ShareBudget, ShareStats, Sharing, serve_connection,
 };
 use fs_proto::msg::session::Role;
 use fs_proto::{ClientId, Header, Op, Partition, ServerId};
@@ -72,9 +72,12 @@ pub struct Server {
 
 impl Server {
     pub fn start(id: u16, listen: &Address, secret: &Secret) -> Server {
+        Server::start_in(server_env(), id, listen, secret)
+    }
+
+    pub fn start_in(env: Rc<NetEnv>, id: u16, listen: &Address, secret: &Secret) -> Server {
         let acceptor = Acceptor::bind(listen).expect("bound");
         let address = acceptor.address().clone();
-        let env = Rc::new(NetEnv::new(256 << 20));
         let echo = Rc::new(Echo::default());
         let me = ServerIdentity {
             id: ServerId(id),
@@ -116,8 +119,27 @@ pub fn client(secret: &Secret) -> Identity {
     Identity { role: Role::Client { id: ClientId(77) }, job: JOB.into(), secret: secret.clone() }
 }
 
+thread_local! {
+    /// Whether clients of this test ask for shared memory.
+    static SHARED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// A client's; with shared memory, and never without, where [`over_all`] tries that.
 pub fn env() -> Rc<NetEnv> {
-    Rc::new(NetEnv::new(256 << 20))
+    let sharing = if SHARED.get() { Sharing::Insist } else { Sharing::Never };
+    Rc::new(NetEnv { sharing, ..NetEnv::new(256 << 20) })
+}
+
+pub fn server_env() -> Rc<NetEnv> {
+    Rc::new(NetEnv { sharing: Sharing::Grant(ShareBudget::new(256 << 20)), ..NetEnv::new(256 << 20) })
+}
+
+/// Figures of the memory that a server shares.
+pub fn share_stats(env: &NetEnv) -> ShareStats {
+    match &env.sharing {
+        Sharing::Grant(budget) => budget.stats(),
+        _ => ShareStats::default(),
+    }
 }
 
 pub fn request(op: Op) -> Header {
@@ -144,4 +166,13 @@ pub fn over_all<F: Future<Output = ()>>(test: impl Fn(Address) -> F) {
     let dir = TempDir::new().expect("a directory");
     run(test(Address::Unix(dir.path().join("s.sock"))));
     run(test(Address::Tcp("127.0.0.1:0".into())));
+    over_shared_memory(test);
+}
+
+/// Runs a test over shared memory.
+pub fn over_shared_memory<F: Future<Output = ()>>(test: impl Fn(Address) -> F) {
+    let dir = TempDir::new().expect("a directory");
+    SHARED.set(true);
+    run(test(Address::Unix(dir.path().join("s.sock"))));
+    SHARED.set(false);
 }

@@ -88,6 +88,31 @@ wire_struct! {
 }
 
 wire_struct! {
+    /// Copy a piece of a chunk into a chunk, holes as holes; what lies beyond the source's end is one. Goes to the source chunk's partition, whose
+    /// server sends the bytes on.
+    pub struct CopyChunk {
+        /// File that is copied from.
+        pub from: InodeId,
+        /// Chunk of it.
+        pub from_chunk: ChunkIndex,
+        /// First byte within that chunk.
+        pub from_offset: u32,
+        /// Bytes.
+        pub len: u32,
+        /// File that is copied to.
+        pub ino: InodeId,
+        /// Chunk of it.
+        pub chunk: ChunkIndex,
+        /// First byte within that chunk.
+        pub offset: u32,
+        /// End of the copy within its file, as in [`WriteChunk`].
+        pub file_end: u64,
+        /// As in [`WriteChunk`].
+        pub since: u64,
+    }
+}
+
+wire_struct! {
     /// Ask where a chunk has data. Answered by (begin, end) pairs within the chunk, ascending and apart.
     pub struct ChunkRanges {
         /// The file.
@@ -123,6 +148,7 @@ wire_struct! {
 request! {
     ChunkMap => ChunkMap -> ChunkMapPage;
     PunchChunk => PunchChunk -> ();
+    CopyChunk => CopyChunk -> ();
     ChunkRanges => ChunkRanges -> Vec<(u32, u32)>;
     WriteChunk => WriteChunk -> ();
     ReadChunk => ReadChunk -> ChunkRead;

@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod chunk;
 pub mod inode;
+pub mod lock;
 pub mod name;
 pub mod scrub;
 pub mod session;

@@ -38,7 +38,7 @@ wire_struct! {
         pub name: Bytes,
         /// What to make.
         pub kind: FileKind,
-        /// Permission bits, umask already applied.
+        /// Permission bits; a umask that is not applied yet: see [`crate::attr::with_umask`].
         pub mode: u32,
         /// Device number of device nodes.
         pub rdev: u32,
@@ -84,7 +84,7 @@ wire_struct! {
         pub parent: InodeId,
         /// Name in it.
         pub name: Bytes,
-        /// Permission bits, umask already applied.
+        /// Permission bits; a umask that is not applied yet: see [`crate::attr::with_umask`].
         pub mode: u32,
     }
 }

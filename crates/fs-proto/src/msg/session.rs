@@ -63,8 +63,22 @@ wire_struct! {
     pub struct Ping {}
 }
 
+wire_struct! {
+    /// Share memory with me. First request of a connection over a Unix socket; any answer but `Ok` leaves it as it is.
+    pub struct Share {}
+}
+
+wire_struct! {
+    /// Answer to [`Share`]. Three descriptors come with it: the sealed memory, the end that the client hears, the end that it rings.
+    pub struct Shared {
+        /// Bytes of each of the two arenas: a power of two.
+        pub arena_bytes: u32,
+    }
+}
+
 request! {
     Hello => Hello -> Challenge;
     Prove => Prove -> Welcome;
     Ping => Ping -> ();
+    Share => Share -> Shared;
 }

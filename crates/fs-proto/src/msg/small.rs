@@ -141,6 +141,30 @@ wire_struct! {
 }
 
 wire_struct! {
+    /// Write the frame's bulk part at the end of a file, small or not. Of appends from anywhere each lies whole behind the one before.
+    pub struct Append {
+        /// File.
+        pub ino: InodeId,
+        /// Time of the write.
+        pub mtime: TimeNs,
+        /// CRC of the bulk part, from the writer's memory.
+        pub crc: u32,
+    }
+}
+
+wire_struct! {
+    /// Answer to [`Append`].
+    pub struct Appended {
+        /// Attributes as they are now.
+        pub attr: Attr,
+        /// Where the bytes lie.
+        pub offset: u64,
+        /// See [`PutAnswer::limit`].
+        pub limit: u32,
+    }
+}
+
+wire_struct! {
     /// Answer to [`WriteInline`].
     pub struct InlineWritten {
         /// Attributes as they are now.
@@ -226,4 +250,5 @@ request! {
     ReadInline => ReadInline -> InlineRead;
     OpenRead => OpenRead -> Opened;
     Spill => Spill -> Attr;
+    Append => Append -> Appended;
 }

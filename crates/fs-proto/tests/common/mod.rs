@@ -4,8 +4,10 @@
 use bytes::Bytes;
 use fs_proto::attr::*;
 use fs_proto::ids::*;
+use fs_proto::lock::{HeldLock, LockFamily, LockKind, LockOwner, LockRange};
 use fs_proto::msg::{
-    Caller, admin::*, chunk::*, inode::*, name::*, scrub::*, session::*, small::*, tier::*, transaction::*,
+    Caller, admin::*, chunk::*, inode::*, lock::*, name::*, scrub::*, session::*, small::*, tier::*,
+    transaction::*,
 };
 use fs_proto::placement::{MapEvent, Member};
 use fs_proto::record::*;
@@ -99,7 +101,7 @@ macro_rules! enums {
         }
     )*};
 }
-enums!(FileKind, Placement, Op, Status, ShutdownMode, Verdict);
+enums!(LockFamily, LockKind, FileKind, Placement, Op, Status, ShutdownMode, Verdict);
 
 /// All fields must be listed: a new one does not compile until it is here.
 macro_rules! structs {
@@ -190,7 +192,7 @@ impl Arbitrary for MapEvent {
 }
 
 structs! {
-    Attr { ino, kind, mode, uid, gid, nlink, rdev, size, atime, mtime, ctime, btime, layout, wide, inline, version, parent }
+    Attr { ino, kind, mode, uid, gid, nlink, rdev, size, atime, mtime, ctime, btime, layout, wide, inline, acl, capable, version, parent }
     Caller { uid, gid, groups }
     Member { id, weight }
 
@@ -204,6 +206,7 @@ structs! {
     DropChunks { inos }
     SyncChunks { ino }
     PunchChunk { ino, chunk, offset, len }
+    CopyChunk { from, from_chunk, from_offset, len, ino, chunk, offset, file_end, since }
     ChunkRanges { ino, chunk }
     ChunkMap { ino, from, limit }
     ChunkMapPage { chunks, end }
@@ -244,6 +247,23 @@ structs! {
     OpenRead { ino, known_version }
     Opened { attr, crc }
     Spill { ino }
+    Append { ino, mtime, crc }
+    Appended { attr, offset, limit }
+
+    LockRange { first, last }
+    LockOwner { client, number }
+    HeldLock { owner, range, kind, pid }
+    LockCount { serial, settled, session }
+    LockSet { ino, family, owner, range, kind, pid, wait_ms, count }
+    LockClear { ino, family, owner, range, count }
+    LockTest { ino, family, owner, range, kind }
+    LockCancel { ino, serial }
+    LockClaim { ino, family, owner, range, kind, pid }
+    LockRenew { session, claims, more, leave }
+    LockAnswer { outcome, session, lease_ms }
+    LockRenewed { standing, session, lease_ms }
+    ClientGone { client }
+
     PunchInline { ino, offset, len, mtime }
 
     Lookup { parent, name }
@@ -292,6 +312,22 @@ structs! {
 }
 
 unions! {
+    LockOutcome {
+        Granted { attr }
+        Cleared {}
+        Conflict { holder }
+        Waiting {}
+        Cancelled {}
+        Deadlock {}
+        TooMany {}
+        Restarted {}
+        Lost {}
+    }
+    LockStanding {
+        Known { refused }
+        Restarted {}
+        Lost {}
+    }
     SetTime { Now {} At { ns } }
     OpenMode { Read {} Write { via } }
     Role { Client { id } Server { id } }

@@ -12,6 +12,9 @@ use rustix::io::{self, Errno};
 
 use super::super::Attributes;
 
+/// Attributes of so many bytes do not fit into an inode of many file systems.
+const MUCH: usize = 2 << 10;
+
 /// Room for a value, and for the list of names (the kernel's limits).
 const XATTR_MAX: usize = 64 << 10;
 
@@ -46,6 +49,7 @@ fn set_xattrs(
     is_root: bool,
 ) -> io::Result<Option<Bytes>> {
     let wanted: BTreeMap<&[u8], &[u8]> = wanted.iter().map(|(name, value)| (&name[..], &value[..])).collect();
+    let large = wanted.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() > MUCH;
     let have = list(target)?;
     let surplus = have.iter().filter(|name| !wanted.contains_key(&name[..]) && is_removable(name));
     let mut changes: Vec<(&[u8], Option<&[u8]>)> = surplus.map(|name| (&name[..], None)).collect();
@@ -74,7 +78,11 @@ fn set_xattrs(
         };
         match changed {
             Ok(()) | Err(Errno::NODATA) => {}
-            Err(Errno::OPNOTSUPP | Errno::PERM) => refused = Some(Bytes::copy_from_slice(name)),
+            Err(Errno::OPNOTSUPP | Errno::PERM | Errno::TOOBIG) => {
+                refused = Some(Bytes::copy_from_slice(name))
+            }
+            // ext4 says so of more than a block holds. It never will, and the file must not wait for it.
+            Err(Errno::NOSPC) if large => refused = Some(Bytes::copy_from_slice(name)),
             Err(error) => return Err(error),
         }
     }
@@ -82,7 +90,11 @@ fn set_xattrs(
 }
 
 fn is_removable(name: &[u8]) -> bool {
-    name.starts_with(b"user.") || name.starts_with(b"trusted.")
+    name.starts_with(b"user.") || name.starts_with(b"trusted.") || is_list(name)
+}
+
+fn is_list(name: &[u8]) -> bool {
+    name.starts_with(b"system.posix_acl_")
 }
 
 fn is_equal(target: &str, name: &[u8], wanted: Option<&[u8]>) -> bool {

@@ -1,0 +1,328 @@
+//! The transport port over shared memory.
+//!
+//! Small frames are copied into the ring; a large bulk part lies in an arena and only its place is sent: the place where it lies already
+//! ([`Arena::take`] was asked for a buffer), or one that it is copied to. What fits neither goes over the session's socket, which stays
+//! open: it also tells when the peer dies.
+//!
+//! # Invariants
+//! - Frames come out as they were sent, by whichever way; between the two ways their order is not kept, as answers have none
+//!   (`tests/calls.rs`, `tests/shared.rs`).
+//! - Whatever the peer writes into the memory, this side answers with frames or an error, never a panic or an access out of bounds
+//!   (`tests/shared.rs`, `any_bytes_in_a_ring_are_survived`).
+//! - While a pool buffer is waited for, nothing is taken from the ring.
+
+use super::arena::{Arena, Lent, Releases};
+use super::link::Link;
+use super::record::{self, HEAD_BYTES, Kind, Record};
+use super::region::{RING_BYTES, Region};
+use super::side::Side;
+use crate::counters::NetCounters;
+use crate::env::NetEnv;
+use crate::error::NetError;
+use crate::frame::Frame;
+use crate::pool::{BufferClass, PoolBuffer, TooLarge};
+use crate::send_queue::{Front, SendQueue};
+use crate::transport::{Credentials, Transport};
+use bytes::{Bytes, BytesMut};
+use fs_proto::{HEADER_BYTES, Header, Op};
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+/// Which bulk parts are read where the peer put them, and not copied first.
+pub(super) type InPlace = fn(Op) -> bool;
+
+type BufferWait = Pin<Box<dyn Future<Output = Result<PoolBuffer, TooLarge>>>>;
+
+/// A frame whose bulk part waits for a buffer to be copied to.
+struct Waiting {
+    header: Header,
+    meta: Bytes,
+    lent: Lent,
+    buffer: BufferWait,
+}
+
+/// What became of the first frame of a queue.
+enum Step {
+    Sent,
+    /// The ring has no room for so many bytes.
+    NoRoom(usize),
+    /// It is for the socket.
+    TooLarge,
+}
+
+/// A session over shared memory.
+pub(super) struct SharedTransport {
+    socket: Box<dyn Transport>,
+    link: Link,
+    region: Arc<Region>,
+    side: Side,
+    arena: Arc<Arena>,
+    releases: Arc<Releases>,
+    env: Rc<NetEnv>,
+    class: BufferClass,
+    in_place: InPlace,
+    /// Copied out of the ring, not yet made into frames.
+    taken: BytesMut,
+    waiting: Option<Waiting>,
+    /// What goes over the socket.
+    overflow: SendQueue,
+    /// Let go, not yet told.
+    due: Vec<u32>,
+    /// Frames sent without those received: for a client the answers that are owed to it.
+    owed: i64,
+    /// Whether frames were given out since the task last had nothing to do: who waits for them goes first.
+    gave: bool,
+}
+
+impl SharedTransport {
+    pub fn new(
+        socket: Box<dyn Transport>,
+        link: Link,
+        arena: Arc<Arena>,
+        (region, side): (Arc<Region>, Side),
+        in_place: InPlace,
+        env: Rc<NetEnv>,
+    ) -> SharedTransport {
+        let overflow = SendQueue::new(env.counters.clone());
+        SharedTransport {
+            socket,
+            link,
+            region,
+            side,
+            arena,
+            releases: Arc::default(),
+            env,
+            class: BufferClass::ClientRequest,
+            in_place,
+            taken: BytesMut::new(),
+            waiting: None,
+            overflow,
+            due: Vec::new(),
+            owed: 0,
+            gave: false,
+        }
+    }
+
+    /// Makes frames of what was taken. Pending only while a pool buffer is waited for.
+    fn poll_parse(
+        &mut self,
+        cx: &mut Context<'_>,
+        frames: &mut VecDeque<Frame>,
+    ) -> Poll<Result<(), NetError>> {
+        loop {
+            if let Some(waiting) = &mut self.waiting {
+                let buffer = ready!(waiting.buffer.as_mut().poll(cx))?;
+                frames.extend(self.waiting.take().map(|waiting| waiting.copied(buffer)));
+            }
+            match record::next(&mut self.taken)? {
+                None => return Poll::Ready(Ok(())),
+                Some(record) => self.accept(record, frames)?,
+            }
+        }
+    }
+
+    fn accept(&mut self, record: Record, frames: &mut VecDeque<Frame>) -> Result<(), NetError> {
+        if record.kind == Kind::GivenBack {
+            let known = record.body.is_empty() && self.arena.release(record.offset);
+            return if known {
+                Ok(())
+            } else {
+                Err(NetError::protocol("something given back that was not lent"))
+            };
+        }
+        let mut body = record.body;
+        let raw = body.first_chunk::<HEADER_BYTES>().ok_or_else(|| NetError::protocol("half a header"))?;
+        let header = Header::decode(raw).map_err(NetError::protocol)?;
+        drop(body.split_to(HEADER_BYTES));
+        let (meta_bytes, bulk_bytes) = (header.meta_bytes as usize, header.bulk_bytes as usize);
+        let inline_bytes = if record.kind == Kind::Frame { bulk_bytes } else { 0 };
+        if body.len() != meta_bytes + inline_bytes {
+            return Err(NetError::protocol("a message of another length than its header says"));
+        }
+        let meta = body.split_to(meta_bytes);
+        if record.kind == Kind::Frame {
+            frames.push_back(Frame { header, meta, bulk: body });
+            return Ok(());
+        }
+        let way = self.side.inward();
+        let lent = Lent::new(&self.region, way, record.offset, header.bulk_bytes, &self.releases)
+            .ok_or_else(|| NetError::protocol("data outside of the shared memory"))?;
+        NetCounters::add(&self.env.counters.bytes_received, bulk_bytes as u64);
+        if (self.in_place)(header.op) {
+            frames.push_back(Frame { header, meta, bulk: lent.in_place() });
+        } else {
+            self.copy(header, meta, lent, frames);
+        }
+        Ok(())
+    }
+
+    /// Takes a private copy of what was lent, now or when there is a buffer.
+    fn copy(&mut self, header: Header, meta: Bytes, lent: Lent, frames: &mut VecDeque<Frame>) {
+        NetCounters::add(&self.env.counters.copied_bytes, header.bulk_bytes.into());
+        let (pool, class, len) = (self.env.pool.clone(), self.class, header.bulk_bytes as usize);
+        let now = pool.try_get_for(class, len);
+        let buffer: BufferWait = Box::pin(async move { pool.get_for(class, len).await });
+        let waiting = Waiting { header, meta, lent, buffer };
+        match now {
+            Some(buffer) => frames.push_back(waiting.copied(buffer)),
+            None => self.waiting = Some(waiting),
+        }
+    }
+
+    /// Tells the peer what was let go, as far as there is room.
+    fn give_back(&mut self) -> Result<(), NetError> {
+        self.releases.drain_into(&mut self.due);
+        while let Some(at) = self.due.last() {
+            if !self.link.has_room(HEAD_BYTES)? {
+                break;
+            }
+            self.link.put(&record::head(Kind::GivenBack, 0, *at));
+            self.due.pop();
+        }
+        Ok(())
+    }
+
+    fn give(&mut self, frames: usize) -> Poll<Result<(), NetError>> {
+        self.owed -= frames as i64;
+        self.gave = self.side == Side::Client;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Puts all that it can into the ring. Answers how many bytes of room are missing, if that is what ended it.
+    fn fill(&mut self, queue: &mut SendQueue) -> Result<Option<usize>, NetError> {
+        while self.overflow.is_empty() {
+            let Some(front) = queue.front() else { break };
+            let bytes = front.bytes();
+            self.owed += 1;
+            match self.put(&front)? {
+                Step::Sent => {
+                    NetCounters::add(&self.env.counters.bytes_sent, bytes as u64);
+                    queue.consume(bytes);
+                }
+                Step::NoRoom(missing) => {
+                    self.owed -= 1;
+                    return Ok(Some(missing));
+                }
+                Step::TooLarge => queue.move_front(&mut self.overflow),
+            }
+        }
+        Ok(None)
+    }
+
+    fn put(&mut self, front: &Front<'_>) -> Result<Step, NetError> {
+        let meta = front.meta.map_or(&[][..], |bytes| bytes);
+        let body = front.staged.len() + meta.len();
+        if HEAD_BYTES + body > RING_BYTES {
+            return Ok(Step::TooLarge);
+        }
+        if !self.link.has_room(HEAD_BYTES + body)? {
+            return Ok(Step::NoRoom(HEAD_BYTES + body));
+        }
+        let (kind, offset) = match front.bulk {
+            None => (Kind::Frame, 0),
+            Some(bulk) => match self.lend(bulk) {
+                None => return Ok(Step::TooLarge),
+                Some(at) => (Kind::FrameByReference, at),
+            },
+        };
+        self.link.put(&record::head(kind, body, offset));
+        let (header, rest) = front.staged.split_at(HEADER_BYTES);
+        self.link.put(header);
+        self.link.put(meta);
+        self.link.put(rest);
+        Ok(Step::Sent)
+    }
+
+    /// Brings a bulk part into the arena, if it is not there, and lends it. `None`: there is no room.
+    fn lend(&self, bulk: &Bytes) -> Option<u32> {
+        if let Some(at) = self.arena.lend(bulk) {
+            return Some(at);
+        }
+        let mut block = self.arena.take(bulk.len())?;
+        block[..bulk.len()].copy_from_slice(bulk);
+        NetCounters::add(&self.env.counters.copied_bytes, bulk.len() as u64);
+        self.arena.lend(&Bytes::from_owner(block).slice(..bulk.len()))
+    }
+}
+
+impl Waiting {
+    fn copied(self, mut buffer: PoolBuffer) -> Frame {
+        self.lent.copy_to(&mut buffer);
+        Frame { header: self.header, meta: self.meta, bulk: buffer.freeze() }
+    }
+}
+
+impl Transport for SharedTransport {
+    fn poll_receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        frames: &mut VecDeque<Frame>,
+    ) -> Poll<Result<(), NetError>> {
+        let before = frames.len();
+        loop {
+            let parsed = self.poll_parse(cx, frames)?;
+            let new = frames.len() - before;
+            if new > 0 {
+                NetCounters::add(&self.env.counters.messages_received, new as u64);
+                return self.give(new);
+            }
+            if parsed.is_pending() {
+                // A peer that dies meanwhile must be noticed: others may wait for what it holds.
+                return self.socket.poll_receive(cx, frames);
+            }
+            let taken = self.link.take(&mut self.taken)?;
+            if taken > 0 {
+                NetCounters::add(&self.env.counters.bytes_received, taken as u64);
+                continue;
+            }
+            if self.socket.poll_receive(cx, frames)?.is_ready() {
+                return self.give(frames.len() - before);
+            }
+            if std::mem::take(&mut self.gave) {
+                // Not asleep: this task runs again when those have run that it has woken, and the peer need not ring for that.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let expects = self.side == Side::Server || self.owed > 0;
+            if !(expects && self.link.look()) {
+                ready!(self.link.poll_arrived(cx))?;
+            }
+        }
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>, queue: &mut SendQueue) -> Poll<Result<(), NetError>> {
+        self.link.rise();
+        if !queue.is_empty() {
+            // With the next message: waking the peer for this alone would cost more than it brings.
+            self.give_back()?;
+        }
+        loop {
+            let missing = self.fill(queue)?;
+            self.link.publish();
+            NetCounters::add(&self.env.counters.write_calls, self.link.take_rings());
+            ready!(self.socket.poll_send(cx, &mut self.overflow))?;
+            match missing {
+                Some(bytes) => ready!(self.link.poll_room(cx, bytes))?,
+                None if queue.is_empty() => return Poll::Ready(Ok(())),
+                None => {}
+            }
+        }
+    }
+
+    fn trust(&mut self, class: BufferClass) {
+        self.class = class;
+        self.socket.trust(class);
+    }
+
+    fn credentials(&self) -> Option<Credentials> {
+        self.socket.credentials()
+    }
+
+    fn describe(&self) -> String {
+        format!("{}, shared memory", self.socket.describe())
+    }
+}

@@ -1,0 +1,114 @@
+//! Goal: whatever sequence of operations several clients carry out, the cluster answers and looks as a small model in memory does.
+//! Method: generated sequences (shrunk on failure, replayable by the seed that a failure names) on a three-server cluster whose directories
+//! become wide at six entries, through two clients without caches in turn, or two mounts that ask always, with restarts of servers in
+//! between; after each sequence the whole tree is compared. `HAYATE_MODEL_CASES`: how many sequences; `HAYATE_MODEL_SEED`: which.
+
+mod access;
+mod by_client;
+mod by_mount;
+mod reference;
+mod steps;
+
+use std::cell::{Cell, RefCell};
+use std::time::Duration;
+
+use access::{Access, Kept, agrees, compare};
+use by_mount::AtMount;
+use fs_client::{Client, ClientConfig, Route};
+use fs_proto::ServerId;
+use fuse_mount::{MountOptions, Mounted};
+use hayate_tests::{Cluster, ClusterOptions};
+use proptest::prelude::*;
+use proptest::test_runner::{RngSeed, TestRunner};
+use reference::Model;
+use steps::Step;
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().and_then(|number| number.parse().ok())
+}
+
+fn cluster() -> Cluster {
+    Cluster::with(ClusterOptions { servers: 3, wide_threshold: 6, tier: false })
+}
+
+/// A client that asks always.
+fn strict(cluster: &Cluster, route: Route, checked: bool) -> Client {
+    let mut config = ClientConfig::new(cluster.file().clone());
+    (config.attr_ttl, config.entry_ttl, config.route) = (Duration::ZERO, Duration::ZERO, route);
+    config.checked = checked;
+    Client::connect(config).expect("a client connects")
+}
+
+/// Runs sequences by `sides` in turn, each in a directory of its own.
+fn follow<A: Access>(cluster: &RefCell<Cluster>, sides: &[A], cases: u32) {
+    let cases = number("HAYATE_MODEL_CASES").map_or(cases, |cases| cases as u32);
+    let seed = number("HAYATE_MODEL_SEED").unwrap_or_else(rand::random);
+    let mut runner = TestRunner::new(ProptestConfig {
+        cases,
+        failure_persistence: None,
+        max_shrink_iters: 200,
+        rng_seed: RngSeed::Fixed(seed),
+        ..ProptestConfig::default()
+    });
+    let round = Cell::new(0);
+    let outcome = runner.run(&prop::collection::vec(steps::step(), 1..80), |sequence| {
+        round.set(round.get() + 1);
+        let root = format!("/round{}", round.get());
+        sides[0].attempt(&Step::Mkdir(root.clone())).expect("mkdir");
+        let (mut model, mut kept) = (Model::default(), Kept::default());
+        for (n, step) in sequence.iter().enumerate() {
+            if let Step::Restart(server) = step {
+                cluster.borrow_mut().restart(*server);
+            }
+            let expected = model.step(step);
+            let found = kept.step(&sides[n % sides.len()], &root, step, &mut model);
+            prop_assert!(agrees::<A>(step, expected, found), "step {n} {step:?}: {found}, not {expected}");
+        }
+        compare(&sides[sequence.len() % sides.len()], &root, &model);
+        Ok(())
+    });
+    if let Err(error) = outcome {
+        panic!("HAYATE_MODEL_SEED={seed}: {error}");
+    }
+}
+
+#[test]
+fn behaves_like_the_model() {
+    let cluster = cluster();
+    let sides = [strict(&cluster, Route::Auto, false), strict(&cluster, Route::Gateway(ServerId(1)), false)];
+    follow(&RefCell::new(cluster), &sides, 24);
+}
+
+/// Two mounts; None where there is no FUSE, or the user may not mount.
+fn mounts(cluster: &Cluster, dir: &std::path::Path) -> Option<Vec<(Mounted, AtMount)>> {
+    let one = |route, name: &str| {
+        let at = dir.join(name);
+        std::fs::create_dir(&at).expect("a directory");
+        let mut options = MountOptions::new(&at);
+        (options.attr_timeout, options.entry_timeout) = (Duration::ZERO, Duration::ZERO);
+        match fuse_mount::mount(strict(cluster, route, true), options) {
+            Ok(mounted) => Some((mounted, AtMount(at))),
+            Err(error) => {
+                println!("{error}: this test shows nothing here");
+                None
+            }
+        }
+    };
+    Some(vec![one(Route::Auto, "one")?, one(Route::Gateway(ServerId(1)), "other")?])
+}
+
+#[test]
+fn mounts_behave_like_the_model() {
+    let cluster = RefCell::new(cluster());
+    let dir = tempfile::TempDir::with_prefix("hayate-model-").expect("a directory");
+    let Some(mounts) = mounts(&cluster.borrow(), dir.path()) else { return };
+    let (mounted, sides): (Vec<_>, Vec<_>) = mounts.into_iter().unzip();
+    // Unmounted whatever comes; a directory that is still mounted must not be removed through.
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| follow(&cluster, &sides, 16)));
+    for mounted in mounted {
+        mounted.unmount().expect("unmounted");
+    }
+    if let Err(panic) = outcome {
+        std::panic::resume_unwind(panic);
+    }
+}
