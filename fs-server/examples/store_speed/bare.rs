@@ -32,9 +32,15 @@ impl BareFile {
         Ok(BareFile { file, ring: IoUring::new(64)?, buffers: (0..depth).map(|_| buffer()).collect() })
     }
 
-    /// Carries out one request for each position: `len` bytes, written or read.
-    pub fn run(&mut self, mut at: impl Iterator<Item = u64>, len: u32, write: bool) -> io::Result<()> {
-        let mut free: Vec<usize> = (0..self.buffers.len()).collect();
+    /// Carries out one request for each position: bytes, and how many at once; written or read.
+    pub fn run(
+        &mut self,
+        mut at: impl Iterator<Item = u64>,
+        (len, depth): (u32, usize),
+        write: bool,
+    ) -> io::Result<()> {
+        let mut free: Vec<usize> = (0..depth.min(self.buffers.len())).collect();
+        let all = free.len();
         loop {
             while let Some(slot) = free.pop() {
                 let Some(offset) = at.next() else {
@@ -43,7 +49,7 @@ impl BareFile {
                 };
                 self.push(slot, offset, len, write)?;
             }
-            if free.len() == self.buffers.len() {
+            if free.len() == all {
                 return Ok(());
             }
             self.ring.submit_and_wait(1)?;

@@ -5,9 +5,9 @@
 //!
 //! | | store | beside it |
 //! |---|---|---|
-//! | `buffered` | `--io buffered`, one thread, 8 writes at once as a server's worker has them | `pwrite`, `pread` of a file in the page cache |
+//! | `buffered` | `--io buffered`, one thread, 32 writers of small records at once, as a server's worker has them | `pwrite`, `pread` of a file in the page cache |
 //! | `buffered, cold` | the same, synced, the page cache dropped before reads | the same |
-//! | `direct` | `--io direct`, 8 requests under way | a file opened with `O_DIRECT`, 8 requests under way by io_uring |
+//! | `direct` | `--io direct`, 8 requests under way, 32 of strided records | a file opened with `O_DIRECT`, as many under way by io_uring |
 //!
 //! ```text
 //! cargo run --release -p fs-server --example store_speed -- DIRECTORY [MIB per round] [rounds]

@@ -18,7 +18,14 @@ const CHUNK_BYTES: usize = 1 << 20;
 /// The transfer size of the IO500 benchmark's hard case.
 const STRIDED_BYTES: usize = 47_008;
 const RANDOM_READS: usize = 100_000;
+/// Requests of a mebibyte or of 4 KiB that are under way at once.
 const DEPTH: usize = 8;
+/// Writers and readers of the strided file, each with one transfer under way.
+const STRIDED_DEPTH: usize = 32;
+
+fn depth(len: usize) -> usize {
+    if len == STRIDED_BYTES { STRIDED_DEPTH } else { DEPTH }
+}
 
 /// How both sides do their I/O.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,33 +81,33 @@ trait Target {
     fn settle(&mut self) -> Result<(), Failure>;
 }
 
-/// Touches as much memory as the page cache will take: memory that the host of a virtual machine has not backed costs
-/// milliseconds for each MiB at its first touch.
-///
-/// By a thread with a name, so that a profiler can leave it out.
-fn warm(bytes: usize) {
-    let touch = move || drop(std::hint::black_box(vec![1_u8; bytes]));
-    let thread = std::thread::Builder::new().name("warm".to_owned()).spawn(touch);
-    thread.expect("a thread").join().expect("touching memory");
+/// Touches as much memory as the page cache will take, by what it takes it in: memory that the host of a virtual machine
+/// has not backed, or has been given back, costs milliseconds for each MiB at its first touch, and free memory in large
+/// pieces is what is given back.
+fn warm(dir: &Path, bytes: usize) -> Result<(), Failure> {
+    let mut file = tempfile::tempfile_in(dir)?;
+    let piece = vec![1; CHUNK_BYTES];
+    (0..bytes / CHUNK_BYTES).try_for_each(|_| std::io::Write::write_all(&mut file, &piece))?;
+    Ok(())
 }
 
-fn round(target: &mut dyn Target, kind: Kind, bytes: usize) -> Result<Round, Failure> {
+fn round(target: &mut dyn Target, dir: &Path, kind: Kind, bytes: usize) -> Result<Round, Failure> {
     let transfers = bytes / STRIDED_BYTES;
     let strides = mib(transfers * STRIDED_BYTES);
     let reads = kind.random_reads();
     let mut out = Round::default();
-    warm(bytes);
+    warm(dir, bytes)?;
     out[0] = measure(mib(bytes), || target.write(0, &mut sequential(bytes), CHUNK_BYTES))?;
     target.settle()?;
-    warm(bytes);
+    warm(dir, bytes)?;
     out[1] = measure(mib(bytes), || target.read(0, &mut sequential(bytes), CHUNK_BYTES))?;
-    warm(bytes);
+    warm(dir, bytes)?;
     out[2] = measure(strides, || target.write(1, &mut strided(transfers), STRIDED_BYTES))?;
     target.settle()?;
-    warm(bytes);
+    warm(dir, bytes)?;
     out[3] = measure(strides, || target.read(1, &mut strided(transfers), STRIDED_BYTES))?;
     target.settle()?;
-    warm(bytes);
+    warm(dir, bytes)?;
     out[4] = measure(reads as f64 / 1e3, || target.read(0, &mut random(bytes, reads), 4096))?;
     Ok(out)
 }
@@ -117,10 +124,11 @@ pub fn of_store(kind: Kind, dir: &Path, bytes: usize) -> Result<Round, Failure> 
         data,
     };
     let out = if kind == Kind::Direct {
-        round(&mut DirectStore(worker), kind, bytes)?
+        round(&mut DirectStore(worker), dir, kind, bytes)?
     } else {
-        let dir = dir.join("chunks");
-        round(&mut BufferedStore { worker, out: vec![0; CHUNK_BYTES], kind, dir }, kind, bytes)?
+        let chunks = dir.join("chunks");
+        let mut store = BufferedStore { worker, out: vec![0; CHUNK_BYTES], kind, dir: chunks };
+        round(&mut store, dir, kind, bytes)?
     };
     store.remove(&[InodeId(1), InodeId(2)])?;
     // Neither side writes back what the other has left behind.
@@ -193,7 +201,7 @@ struct Worker {
 }
 
 impl Worker {
-    /// Runs a task for each transfer, `DEPTH` at once.
+    /// Runs a task for each transfer, several at once.
     fn run<F>(
         &mut self,
         at: &mut dyn Iterator<Item = u64>,
@@ -209,7 +217,7 @@ impl Worker {
             let mut tasks = tokio::task::JoinSet::new();
             for offset in at {
                 for (chunk, begin, part) in parts(offset, len) {
-                    if tasks.len() >= DEPTH {
+                    if tasks.len() >= depth(len) {
                         tasks.join_next().await.transpose()?.transpose()?;
                     }
                     tasks.spawn_local(start(ChunkKey { ino: ino(file), chunk }, begin, part));
@@ -270,13 +278,13 @@ pub fn of_files(kind: Kind, dir: &Path, bytes: usize) -> Result<Round, Failure> 
     std::fs::create_dir_all(dir)?;
     let paths = ["a", "b"].map(|name| dir.join(name));
     let out = if kind == Kind::Direct {
-        let new = |path| BareFile::new(path, bytes as u64 + (1 << 20), DEPTH);
-        round(&mut DirectFiles([new(&paths[0])?, new(&paths[1])?]), kind, bytes)?
+        let new = |path| BareFile::new(path, bytes as u64 + (1 << 20), STRIDED_DEPTH);
+        round(&mut DirectFiles([new(&paths[0])?, new(&paths[1])?]), dir, kind, bytes)?
     } else {
         let open = |path| File::options().read(true).write(true).create_new(true).open(path);
         let files = [open(&paths[0])?, open(&paths[1])?];
         let data: Vec<u8> = (0..CHUNK_BYTES).map(|i| (i * 31 + i / 251) as u8).collect();
-        round(&mut PlainFiles { files, data, out: vec![0; CHUNK_BYTES], kind }, kind, bytes)?
+        round(&mut PlainFiles { files, data, out: vec![0; CHUNK_BYTES], kind }, dir, kind, bytes)?
     };
     paths.iter().try_for_each(std::fs::remove_file)?;
     Ok(out)
@@ -327,8 +335,8 @@ impl DirectFiles {
     ) -> Result<(), Failure> {
         // What is not aligned cannot be asked of the device: the blocks around it are, which is less than a program would
         // have to do that keeps what is beside it.
-        let len = len.next_multiple_of(4096) as u32;
-        Ok(self.0[file].run(at.map(|offset| offset / 4096 * 4096), len, write)?)
+        let request = (len.next_multiple_of(4096) as u32, depth(len));
+        Ok(self.0[file].run(at.map(|offset| offset / 4096 * 4096), request, write)?)
     }
 }
 

@@ -28,7 +28,7 @@
 //! CRCs; from 64 KiB of data on, at the first multiple of 4096 within the segment.
 //!
 //! Records that are written together (a *group*) follow each other directly. Where direct I/O wants whole blocks of 4096
-//! bytes, a void record fills the last block of a group, and that of the head.
+//! bytes, a void record fills the last block of a group, of the head, and of what is before a record of 16 KiB and more.
 //!
 //! Why it is so:
 //! - The header is repeated at the end because a killed `pwritev` leaves a prefix: the end is there only if all is. And

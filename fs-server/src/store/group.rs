@@ -95,13 +95,15 @@ fn finish(core: &Core, tickets: Vec<Ticket>, writes: &[ChunkWrite], written: io:
 
 /// One call to the kernel, from where the data is.
 fn write_blocking(tickets: &[Ticket], writes: &[ChunkWrite]) -> io::Result<()> {
-    let last = tickets.len() - 1;
-    let align = |number| if number == last { tickets[0].align() } else { 1 };
+    let next = tickets[1..].iter().map(|ticket| Some(ticket.header.at)).chain([None]);
     let frames: Vec<_> = tickets
         .iter()
         .zip(writes)
-        .enumerate()
-        .map(|(number, (ticket, write))| ticket.frame(write.sums.table(), align(number)))
+        .zip(next)
+        .map(|((ticket, write), next)| {
+            let ends_here = next == Some(ticket.header.end());
+            ticket.frame(write.sums.table(), if ends_here { 1 } else { ticket.align() })
+        })
         .collect();
     let mut parts = Vec::with_capacity(3 * tickets.len());
     for ((front, back), write) in frames.iter().zip(writes) {
@@ -149,8 +151,8 @@ fn together(tickets: &[Ticket], writes: &[ChunkWrite]) -> Aligned {
     let mut rest = &mut all[..];
     for (number, (ticket, write)) in tickets.iter().zip(writes).enumerate() {
         let shape = ticket.header.shape();
-        let is_last = number + 1 == tickets.len();
-        let here = if is_last { rest.len() } else { shape.total_bytes() as usize };
+        let next = tickets.get(number + 1).map(|next| next.header.at.byte());
+        let here = next.map_or(rest.len(), |next| (next - ticket.header.at.byte()) as usize);
         let (record, behind) = rest.split_at_mut(here);
         let (front, others) = record.split_at_mut(shape.data_at() as usize);
         let (data, back) = others.split_at_mut(write.data.len());

@@ -31,6 +31,17 @@ pub(super) struct Limits {
     pub align: u32,
 }
 
+/// From this length on a record begins with a block in direct mode: reading it takes a block less, and no two readers of
+/// neighbours ask the device for the same block, which costs a fifth of the rate.
+const ON_BLOCKS_FROM: u32 = 16 << 10;
+
+impl Limits {
+    /// Where a record begins whose place is at `unit` or behind.
+    fn begin_of(&self, request: &Request, unit: u32) -> u32 {
+        if request.data_bytes < ON_BLOCKS_FROM { unit } else { format::aligned(unit, self.align) }
+    }
+}
+
 /// Who wants a place: data must leave the reserve free; deletes and compaction, which gain space, may use it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
@@ -257,7 +268,8 @@ impl Log {
     fn put(&self, state: &mut State, request: &Request) -> Result<Ticket<'_>, StoreError> {
         let sequence = request.sequence.unwrap_or(state.next_sequence);
         let Some(active) = &mut state.active else { return Err(StoreError::Refused) };
-        let at = Position { segment: active.segment.id, unit: active.next_unit };
+        let begin = self.limits.begin_of(request, active.next_unit);
+        let at = Position { segment: active.segment.id, unit: begin };
         let header = Header {
             kind: request.kind,
             at,
@@ -269,9 +281,10 @@ impl Log {
             data_bytes: request.data_bytes,
             table_crc: request.table_crc,
         };
+        let units = header.end().unit - active.next_unit;
+        self.written_bytes.fetch_add(u64::from(units) * UNIT_BYTES, Ordering::Relaxed);
         active.next_unit = header.end().unit;
         active.segment.add_record(&header);
-        self.written_bytes.fetch_add(u64::from(header.units()) * UNIT_BYTES, Ordering::Relaxed);
         self.records.fetch_add(1, Ordering::Relaxed);
         let ticket = Ticket { log: self, segment: active.segment.clone(), file: active.file.clone(), header };
         state.next_sequence += u64::from(request.sequence.is_none());
@@ -290,7 +303,8 @@ impl Log {
     }
 
     fn has_room(&self, active: &Active, request: &Request) -> bool {
-        let end = active.next_unit + request.units_at(active.next_unit);
+        let begin = self.limits.begin_of(request, active.next_unit);
+        let end = begin + request.units_at(begin);
         format::aligned(end, self.limits.align) <= active.capacity_units
     }
 

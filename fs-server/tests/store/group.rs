@@ -24,12 +24,18 @@ fn write_all(store: &LogStore, changes: &[Change]) -> Vec<Result<(), StoreError>
     store.write_many(&changes.iter().map(piece).collect::<Vec<_>>())
 }
 
+fn write_well(store: &LogStore, changes: &[Change]) {
+    for written in write_all(store, changes) {
+        written.unwrap();
+    }
+}
+
 fn check_failure(io: IoMode, errno: i32, is_failure: fn(&StoreError) -> bool, goes_on: bool) {
     let (disk, kv) = (SimDisk::new(), MemKv::new());
     let options = StoreOptions { io, ..options() };
     let store = store::open_on(disk.clone(), STORE_ID, kv.clone(), options.clone()).unwrap();
     let mut model = Model::of(&writes(1));
-    write_all(&store, &writes(1)).into_iter().for_each(|written| written.unwrap());
+    write_well(&store, &writes(1));
     disk.fail_next(errno);
     for outcome in write_all(&store, &writes(100)) {
         assert!(is_failure(&outcome.unwrap_err()));
@@ -42,7 +48,9 @@ fn check_failure(io: IoMode, errno: i32, is_failure: fn(&StoreError) -> bool, go
         }
     }
     if goes_on {
-        writes(200).iter().for_each(|change| model.apply(change));
+        for change in writes(200) {
+            model.apply(&change);
+        }
     }
     store.abandon();
     let again: Arc<SimDisk> = disk.after_kill();
@@ -68,7 +76,7 @@ fn a_group_that_does_not_fit_goes_on_in_the_next_segment() {
         let store = store::open_on(disk.clone(), STORE_ID, kv.clone(), options.clone()).unwrap();
         let write = |n: u64| Change::Write { ino: n % INOS, chunk: n / 9, offset: 11, len: 5_000, seed: n };
         let changes: Vec<_> = (0..60).map(write).collect();
-        write_all(&store, &changes).into_iter().for_each(|written| written.unwrap());
+        write_well(&store, &changes);
         let model = Model::of(&changes);
         model.check(&store, INOS);
         store.abandon();

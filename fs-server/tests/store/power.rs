@@ -134,7 +134,9 @@ impl World {
     fn write_group(&mut self, changes: Vec<Change>) {
         self.make_room_for(&changes);
         let pieces: Vec<_> = changes.iter().map(piece).collect();
-        self.store().write_many(&pieces).into_iter().for_each(|written| written.unwrap());
+        for written in self.store().write_many(&pieces) {
+            written.unwrap();
+        }
         self.unsynced.extend(changes);
     }
 
