@@ -136,14 +136,12 @@ impl Error {
             Error::Status { status, .. } => status.errno(),
             Error::Unavailable { .. } => libc::ETIMEDOUT,
             Error::Rejected { .. } => libc::EACCES,
-            Error::Corrupt { .. } | Error::Protocol { .. } => libc::EIO,
+            Error::Corrupt { .. } | Error::Protocol { .. } | Error::Lock(LockFailure::Lost) => libc::EIO,
             Error::Cluster(_) => libc::EINVAL,
             Error::NotOpenFor(_) => libc::EBADF,
             Error::Limit { .. } => libc::ENFILE,
-            Error::Lock(LockFailure::Deadlock) => libc::EDEADLK,
             Error::Lock(LockFailure::TooMany) => libc::ENOLCK,
-            Error::Lock(LockFailure::Lost) => libc::EIO,
-            Error::InsideEventLoop => libc::EDEADLK,
+            Error::InsideEventLoop | Error::Lock(LockFailure::Deadlock) => libc::EDEADLK,
             Error::System { .. } => libc::EAGAIN,
         }
     }

@@ -188,7 +188,7 @@ impl Worker {
         let to = self.destination(&header);
         if matches!(peer.role, Role::Client { .. }) {
             dispatch::note_write(&self, &frame);
-            if header.op == Op::LockSet {
+            if header.op == Op::LockSet && peer.credentials.is_some() {
                 self.node.departed.note_locker(header.client);
             }
         }

@@ -1,6 +1,6 @@
 //! From errors and panics of operations to errno: the only place.
 
-use fs_client::{Error, Status};
+use fs_client::{Error, LockFailure, Status};
 use fuser::Errno;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -92,7 +92,7 @@ fn is_ordinary(e: &Error) -> bool {
                 | Status::Unauthenticated
                 | Status::TierFailed
         ),
-        None => matches!(e, Error::NotOpenFor(_)),
+        None => matches!(e, Error::NotOpenFor(_) | Error::Lock(LockFailure::Deadlock)),
     }
 }
 

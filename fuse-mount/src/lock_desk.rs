@@ -75,16 +75,15 @@ impl Interrupts {
     }
 
     fn interrupt(&mut self, unique: u64) {
-        match self.waiting.remove(&unique) {
+        if let Some(tell) = self.waiting.remove(&unique) {
             // It may have been answered just now.
-            Some(tell) => drop(tell.send(())),
-            None => {
-                if self.early.len() == EARLY_MAX {
-                    self.early.pop_front();
-                }
-                self.early.push_back(unique);
-            }
+            let _ = tell.send(());
+            return;
         }
+        if self.early.len() == EARLY_MAX {
+            self.early.pop_front();
+        }
+        self.early.push_back(unique);
     }
 }
 

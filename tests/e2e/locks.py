@@ -326,15 +326,12 @@ def rates():
 
 
 def appends():
-    """Records of odd sizes by four processes on two mounts; some of them set O_APPEND after the opening."""
+    """Records of odd sizes by four processes on two mounts."""
     for name, sizes, count in [("log", [1, 17, 300, 4097], 150), ("log-large", [50_001, 131_072, 300_003], 12)]:
         fresh(name)
 
         def write(writer, mount):
-            late = writer == 3
-            file = opened(mount + name, os.O_WRONLY | (0 if late else os.O_APPEND))
-            if late:
-                fcntl.fcntl(file, fcntl.F_SETFL, os.O_APPEND)
+            file = opened(mount + name, os.O_WRONLY | os.O_APPEND)
             for number in range(count):
                 size = sizes[(number + writer) % len(sizes)]
                 head = b"<%d %d %d>" % (writer, number, size)
@@ -359,6 +356,29 @@ def appends():
         print(f"     {name}: {4 * count / took:.0f} appends a second, 4 processes on 2 mounts", flush=True)
 
 
+def late_appends():
+    """O_APPEND that is set after the opening: the kernel sends a write in pieces, of which none may overwrite another."""
+    name = fresh("log-late")
+    count, size = 60, 5000
+
+    def write(writer, mount):
+        file = opened(mount + name, os.O_WRONLY)
+        fcntl.fcntl(file, fcntl.F_SETFL, os.O_APPEND)
+        for _ in range(count):
+            os.write(file, bytes([65 + writer]) * size)
+        os.close(file)
+
+    children = [Child(lambda w=w: write(w, MOUNTS[w])).go() for w in range(2)]
+    failed = [child.result() for child in children]
+    for child in children:
+        child.end()
+    for mount in MOUNTS[:2]:
+        with open(mount + name, "rb") as file:
+            content = file.read()
+        found = (len(content), content.count(b"A"), content.count(b"B"))
+        check("nothing is lost when O_APPEND is set later", found == (2 * count * size, count * size, count * size), (found, failed))
+
+
 def records(content, count):
     following, at = [0] * 4, 0
     while at < len(content):
@@ -372,6 +392,6 @@ def records(content, count):
     return following == [count] * 4
 
 
-for part in [ranges, families, waiting, many_waiters, interruption, deadlock, killed_holder, coherence, rates, appends]:
+for part in [ranges, families, waiting, many_waiters, interruption, deadlock, killed_holder, coherence, rates, appends, late_appends]:
     part()
 finish()

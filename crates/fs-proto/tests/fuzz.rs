@@ -12,7 +12,8 @@ use common::{Arbitrary, Entropy};
 use fs_proto::checksum::crc;
 use fs_proto::ids::{ChunkIndex, ClientId, InodeId, Partition, ServerId};
 use fs_proto::msg::{
-    Caller, admin::*, chunk::*, inode::*, name::*, scrub::*, session::*, small::*, tier::*, transaction::*,
+    Caller, admin::*, chunk::*, inode::*, lock::*, name::*, scrub::*, session::*, small::*, tier::*,
+    transaction::*,
 };
 use fs_proto::op::Request;
 use fs_proto::placement::{MapEvent, Member};

@@ -12,6 +12,8 @@
 use std::ops::Range;
 use std::rc::Rc;
 
+use bytes::Bytes;
+
 use fs_proto::checksum::crc;
 use fs_proto::msg::chunk::{CopyChunk, PunchChunk, WriteChunk};
 use fs_proto::placement::chunk_partition;
@@ -78,11 +80,9 @@ async fn move_data(
     let len = (data.end - data.start) as usize;
     let pool = &worker.env.pool;
     let buffer = pool.get(len).await.map_err(|error| OpError::because(Status::Invalid, error.to_string()))?;
-    let (mut buffer, filled) = worker.node.store.read_buffer(from, data.start, len, buffer).await?;
-    buffer.truncate(len);
-    buffer[filled..].fill(0); // Cut since it was looked at.
-    let bytes = buffer.freeze();
-    worker.node.counters.note_read(filled);
+    let read = worker.node.store.read_buffer(from, data.start, len, buffer).await?;
+    worker.node.counters.note_read(read.data.len());
+    let (bytes, sum) = if read.data.len() == len { (read.data, read.crc) } else { padded(&read.data, len) };
     let (ino, chunk) = (request.ino, request.chunk);
     let write = WriteChunk {
         ino,
@@ -90,9 +90,17 @@ async fn move_data(
         offset: place(request, data.start),
         file_end: request.file_end,
         since: request.since,
-        crc: crc(&bytes),
+        crc: sum,
     };
     worker.exchange(chunk_partition(ino, chunk), &write, bytes).await.map(drop)
+}
+
+/// The source was cut since its ranges were looked at: what is gone reads as zeros.
+fn padded(data: &[u8], len: usize) -> (Bytes, u32) {
+    let mut whole = vec![0; len];
+    whole[..data.len()].copy_from_slice(data);
+    let sum = crc(&whole);
+    (whole.into(), sum)
 }
 
 #[cfg(test)]

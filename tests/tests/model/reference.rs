@@ -68,37 +68,6 @@ impl Model {
                 }
                 self.names.insert(path.clone(), Node::Dir);
             }
-            Step::Write(path, offset, data) => {
-                self.reach(path)?;
-                if self.at(path).is_none() {
-                    self.files.push(Vec::new());
-                    self.names.insert(path.clone(), Node::File(self.files.len() - 1));
-                }
-                let file = self.file(path)?;
-                self.write(file, *offset, data);
-            }
-            Step::Put(path, data) => {
-                self.reach(path)?;
-                if self.at(path).is_none() {
-                    self.files.push(Vec::new());
-                    self.names.insert(path.clone(), Node::File(self.files.len() - 1));
-                }
-                let file = self.file(path)?;
-                self.files[file].clone_from(data);
-            }
-            Step::Keep(path, _) => {
-                self.reach(path)?;
-                self.file(path)?;
-            }
-            Step::Zero(path, offset, len, how) => {
-                self.reach(path)?;
-                self.zero(self.file(path)?, *offset, *len, *how != Zeros::Reach);
-            }
-            Step::Truncate(path, size) => {
-                self.reach(path)?;
-                let file = self.file(path)?;
-                self.files[file].resize(*size as usize, 0);
-            }
             Step::Remove(path) => {
                 self.reach(path)?;
                 self.file(path)?;
@@ -115,29 +84,72 @@ impl Model {
             }
             Step::Rename(from, to) => self.rename(from, to)?,
             Step::Exchange(from, to) => self.exchange(from, to)?,
+            Step::Link(from, to) => self.link(from, to)?,
+            Step::Restart(_) | Step::WriteKept(..) | Step::ReadKept(..) => {}
+            _ => self.attempt_with_file(step)?,
+        }
+        Ok(())
+    }
+
+    /// What is about the content of a file, and its extended attributes.
+    fn attempt_with_file(&mut self, step: &Step) -> std::result::Result<(), i32> {
+        match step {
+            Step::Write(path, offset, data) => {
+                let file = self.file_made(path)?;
+                self.write(file, *offset, data);
+            }
+            Step::Put(path, data) => {
+                let file = self.file_made(path)?;
+                self.files[file].clone_from(data);
+            }
+            Step::Keep(path, _) => {
+                self.file_reached(path)?;
+            }
+            Step::Zero(path, offset, len, how) => {
+                self.zero(self.file_reached(path)?, *offset, *len, *how != Zeros::Reach);
+            }
+            Step::Truncate(path, size) => {
+                let file = self.file_reached(path)?;
+                self.files[file].resize(*size as usize, 0);
+            }
             Step::SetXattr(path, name, value) => {
-                self.reach(path)?;
-                self.xattrs.insert((self.file(path)?, *name), value.clone());
+                self.xattrs.insert((self.file_reached(path)?, *name), value.clone());
             }
             Step::RemoveXattr(path, name) => {
-                self.reach(path)?;
-                self.xattrs.remove(&(self.file(path)?, *name)).ok_or(libc::ENODATA)?;
+                self.xattrs.remove(&(self.file_reached(path)?, *name)).ok_or(libc::ENODATA)?;
             }
-            Step::Link(from, to) => {
-                // In the order in which Linux looks.
-                self.reach(from)?;
-                let node = self.at(from).cloned().ok_or(libc::ENOENT)?;
-                self.reach(to)?;
-                if self.at(to).is_some() {
-                    return Err(libc::EEXIST);
-                }
-                if node == Node::Dir {
-                    return Err(libc::EPERM);
-                }
-                self.names.insert(to.clone(), node);
-            }
-            Step::Restart(_) | Step::WriteKept(..) | Step::ReadKept(..) => {}
+            _ => unreachable!("{step:?} is about names"),
         }
+        Ok(())
+    }
+
+    fn file_reached(&self, path: &str) -> std::result::Result<usize, i32> {
+        self.reach(path)?;
+        self.file(path)
+    }
+
+    /// The file of a path, made if there is nothing.
+    fn file_made(&mut self, path: &str) -> std::result::Result<usize, i32> {
+        self.reach(path)?;
+        if self.at(path).is_none() {
+            self.files.push(Vec::new());
+            self.names.insert(path.to_owned(), Node::File(self.files.len() - 1));
+        }
+        self.file(path)
+    }
+
+    fn link(&mut self, from: &str, to: &str) -> std::result::Result<(), i32> {
+        // In the order in which Linux looks.
+        self.reach(from)?;
+        let node = self.at(from).cloned().ok_or(libc::ENOENT)?;
+        self.reach(to)?;
+        if self.at(to).is_some() {
+            return Err(libc::EEXIST);
+        }
+        if node == Node::Dir {
+            return Err(libc::EPERM);
+        }
+        self.names.insert(to.to_owned(), node);
         Ok(())
     }
 
@@ -201,8 +213,13 @@ impl Model {
     /// Takes a name and all below it out, by what follows the name.
     fn take(&mut self, path: &str) -> Vec<(String, Node)> {
         let inside = format!("{path}/");
-        let all = self.names.extract_if(.., |name, _| name == path || name.starts_with(&inside));
-        all.map(|(name, node)| (name[path.len()..].to_owned(), node)).collect()
+        let all = self.names.keys().filter(|name| *name == path || name.starts_with(&inside));
+        let all: Vec<String> = all.cloned().collect();
+        let taken = all.into_iter().map(|name| {
+            let node = self.names.remove(&name).expect("listed just now");
+            (name[path.len()..].to_owned(), node)
+        });
+        taken.collect()
     }
 
     fn put_below(&mut self, path: &str, all: Vec<(String, Node)>) {

@@ -22,6 +22,7 @@ use fs_client::{Client, ClientConfig, Route};
 use fs_proto::ServerId;
 use history::{Came, History};
 use porcupine_rs::{Model, Operation};
+use registers::{Place, Registers};
 use rustix::process::Signal;
 
 const SERVERS: u16 = 4;
@@ -59,15 +60,19 @@ fn kill_servers(sandbox: &Sandbox) {
         std::thread::sleep(Duration::from_millis(400 + 130 * (kill as u64 % 5)));
         let pid = sandbox.server_pids()[kill % usize::from(SERVERS)];
         common::kill(pid, Signal::KILL);
+        // Else it might be found alive, and nothing be restarted.
+        common::wait_until("the killed server is gone", || {
+            sandbox.processes().iter().all(|(other, _)| *other != pid)
+        });
         sandbox.ok(&["up", "--restart"]);
     }
     std::thread::sleep(Duration::from_millis(400));
 }
 
 /// Runs `work` by all clients, each told its number and a value of its own for each call, until all kills are over.
-fn all_at_once<T: Send>(sandbox: &Sandbox, begin: impl Fn(Client) -> T, work: impl Fn(&T, u32, u64) + Sync) {
+fn all_at_once<T: Send>(sandbox: &Sandbox, begin: impl Fn(u32) -> T, work: impl Fn(&T, u32, u64) + Sync) {
     let (over, values) = (AtomicBool::new(false), AtomicU64::new(1));
-    let all: Vec<T> = (0..CLIENTS).map(|number| begin(client(sandbox, number))).collect();
+    let all: Vec<T> = (0..CLIENTS).map(begin).collect();
     std::thread::scope(|scope| {
         for (number, own) in (0..).zip(all) {
             let (over, values, work) = (&over, &values, &work);
@@ -96,7 +101,7 @@ fn names(apart: bool, what: &str) {
         (names::Places::make(&client(&sandbox, 0), OBJECTS, apart), History::new(OBJECTS));
     all_at_once(
         &sandbox,
-        |client| client,
+        |number| client(&sandbox, number),
         |client, number, value| {
             names::call(client, number, &places, &history, value);
         },
@@ -116,22 +121,44 @@ fn names_of_two_servers_are_linearizable() {
     names(true, "names of two servers");
 }
 
+/// Registers of a file that each client has open as `open` does it.
+fn registers<R: Registers + Send + Sync>(sandbox: &Sandbox, place: Place, open: impl Fn(u32) -> R) {
+    place.make(&client(sandbox, 0));
+    let history = History::new(registers::REGISTERS);
+    all_at_once(sandbox, open, |file, number, value| {
+        registers::call(file, place, number, &history, value);
+    });
+    assert_answered(&history, place.path);
+    history.assert_linearizable(place.path);
+}
+
 #[test]
 fn registers_are_linearizable() {
     let sandbox = Sandbox::new();
     sandbox.up(&["--nodes", &SERVERS.to_string()]);
     for place in registers::PLACES {
-        place.make(&client(&sandbox, 0));
-        let history = History::new(registers::REGISTERS);
-        all_at_once(
-            &sandbox,
-            |client| place.open(&client),
-            |file, number, value| {
-                registers::call(file, place, number, &history, value);
-            },
-        );
-        assert_answered(&history, place.path);
-        history.assert_linearizable(place.path);
+        registers(&sandbox, place, |number| place.open(&client(&sandbox, number)));
+    }
+    sandbox.ok(&["down", "--discard"]);
+}
+
+#[test]
+fn registers_are_linearizable_by_mounts_that_ask_always() {
+    if !common::can_mount() {
+        return println!("no FUSE here: this test shows nothing");
+    }
+    let sandbox = Sandbox::new();
+    sandbox.up(&["--nodes", &SERVERS.to_string()]);
+    let mounts = ["one", "other"].map(|name| {
+        std::fs::create_dir(sandbox.path(name)).unwrap();
+        sandbox.ok(&["mount", &sandbox.word(name), "--attr-timeout", "0", "--entry-timeout", "0"]);
+        sandbox.path(name)
+    });
+    for place in registers::PLACES {
+        registers(&sandbox, place, |number| {
+            let path = mounts[number as usize % mounts.len()].join(place.path.trim_start_matches('/'));
+            std::fs::File::options().read(true).write(true).open(path).unwrap()
+        });
     }
     sandbox.ok(&["down", "--discard"]);
 }

@@ -1,6 +1,8 @@
 //! Registers: eight bytes each of a file that all have open; some in chunks of several servers, some beside the inode.
 
-use fs_client::{Client, Error, File, OpenOptions};
+use std::os::unix::fs::FileExt;
+
+use fs_client::{Client, File, OpenOptions};
 use porcupine_rs::{Model, Operation};
 use rand::RngExt;
 
@@ -78,25 +80,49 @@ impl Place {
     }
 }
 
-/// One call of a client, recorded. `value` is of this call only.
-pub fn call(file: &File, place: Place, number: u32, history: &History<Register>, value: u64) {
-    history.record(number, |register| {
-        let at = register as u64 * place.distance;
-        if rand::rng().random_range(0..3) == 0 {
-            let came =
-                if file.write_at(&value.to_le_bytes(), at).is_ok() { Came::Answer } else { Came::Nothing };
-            return (Op::Write(register, value), came);
-        }
-        match read(file, at) {
-            Ok(value) => (Op::Read(register, Some(value)), Came::Answer),
-            Err(_) => (Op::Read(register, None), Came::Nothing),
-        }
-    });
+/// An open file of registers: by the client library, or by a mount.
+pub trait Registers {
+    /// Writes one; None if no answer came.
+    fn store(&self, at: u64, value: u64) -> Option<()>;
+    /// Reads one.
+    fn load(&self, at: u64) -> Option<u64>;
 }
 
-fn read(file: &File, at: u64) -> Result<u64, Error> {
-    let mut bytes = [0; 8];
-    let came = file.read_at(&mut bytes, at)?;
-    assert_eq!(came, bytes.len(), "the file is longer");
-    Ok(u64::from_le_bytes(bytes))
+impl Registers for File {
+    fn store(&self, at: u64, value: u64) -> Option<()> {
+        self.write_at(&value.to_le_bytes(), at).ok()
+    }
+
+    fn load(&self, at: u64) -> Option<u64> {
+        let mut bytes = [0; 8];
+        let came = self.read_at(&mut bytes, at).ok()?;
+        assert_eq!(came, bytes.len(), "the file is longer");
+        Some(u64::from_le_bytes(bytes))
+    }
+}
+
+impl Registers for std::fs::File {
+    fn store(&self, at: u64, value: u64) -> Option<()> {
+        self.write_all_at(&value.to_le_bytes(), at).ok()
+    }
+
+    fn load(&self, at: u64) -> Option<u64> {
+        let mut bytes = [0; 8];
+        self.read_exact_at(&mut bytes, at).ok()?;
+        Some(u64::from_le_bytes(bytes))
+    }
+}
+
+/// One call of a client, recorded. `value` is of this call only.
+pub fn call(file: &impl Registers, place: Place, number: u32, history: &History<Register>, value: u64) {
+    history.record(number, |register| {
+        let at = register as u64 * place.distance;
+        let came = |answered: bool| if answered { Came::Answer } else { Came::Nothing };
+        if rand::rng().random_range(0..3) == 0 {
+            let stored = file.store(at, value);
+            return (Op::Write(register, value), came(stored.is_some()));
+        }
+        let loaded = file.load(at);
+        (Op::Read(register, loaded), came(loaded.is_some()))
+    });
 }
