@@ -110,9 +110,9 @@ impl Core {
     async fn append_part(&self, handle: &Handle, data: &[u8]) -> Result<u64> {
         let inode = &handle.inode;
         let request = Append { ino: inode.ino, mtime: now(), crc: crc(data) };
-        let bulk = self.copied(data).await?;
-        inode.forget_kept();
         let home = Target::home(inode.ino);
+        let bulk = self.copied(home, data).await?;
+        inode.forget_kept();
         let answer = self.exchange(&handle.who, home, &request, bulk, self.patience()).await?.body;
         self.shared.note_inline_limit(answer.limit);
         inode.wrote_inline(&answer.attr);
