@@ -64,7 +64,9 @@ impl Server {
     /// A socket that the server serves, and the task that does.
     fn connect(&self) -> (Socket, JoinHandle<()>) {
         let (ours, theirs) = UnixStream::pair().expect("a pair");
-        [&ours, &theirs].iter().for_each(|socket| socket.set_nonblocking(true).expect("nonblocking"));
+        for socket in [&ours, &theirs] {
+            socket.set_nonblocking(true).expect("nonblocking");
+        }
         let serving = serve_connection(
             Socket::Unix(theirs),
             Rc::new(Mirror::default()),

@@ -190,7 +190,7 @@ mod tests {
         region.word(Word::Tail(Way::TO_SERVER)).store(RING_BYTES as u32 + 1, Ordering::Relaxed);
         assert!(matches!(consumer.take(&mut BytesMut::new()), Err(NetError::Protocol(_))));
         let mut producer = Producer::new(region.clone(), Way::TO_CLIENT);
-        producer.put(&[0; RING_BYTES]);
+        producer.put(&vec![0; RING_BYTES]);
         for head in [RING_BYTES as u32 + 1, u32::MAX] {
             region.word(Word::Head(Way::TO_CLIENT)).store(head, Ordering::Relaxed);
             assert!(matches!(producer.has_room(1), Err(NetError::Protocol(_))));

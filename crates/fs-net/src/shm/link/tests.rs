@@ -51,11 +51,11 @@ enum Mistake {
 }
 
 impl Model {
-    fn can_work(&self, side: usize) -> bool {
+    fn can_work(self, side: usize) -> bool {
         if side == 0 { self.sent < self.taken + ROOM } else { self.taken < self.sent }
     }
 
-    fn is_finished(&self, side: usize) -> bool {
+    fn is_finished(self, side: usize) -> bool {
         if side == 0 { self.sent == MESSAGES } else { self.taken == MESSAGES }
     }
 
@@ -207,7 +207,7 @@ fn two_threads_that_sleep_miss_nothing() {
             // This link's event loop is the other thread's; waiting for room is tried in `tests/shared.rs`.
             std::thread::yield_now();
         }
-        filling.put(&[7; PIECE]);
+        filling.put(&vec![7; PIECE]);
         filling.publish();
     }
     server.1.recv().expect("all arrived");
