@@ -284,6 +284,8 @@ structs! {
     Prove { proof }
     Welcome { epoch }
     Ping {}
+    Share {}
+    Shared { arena_bytes }
 
     FlushChunks { ino, staging, layout, size }
     TierPath { dir }
