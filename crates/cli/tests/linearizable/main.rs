@@ -12,6 +12,7 @@ mod common;
 mod history;
 mod names;
 mod registers;
+mod restarter;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,6 +24,7 @@ use fs_proto::ServerId;
 use history::{Came, History};
 use porcupine_rs::{Model, Operation};
 use registers::{Place, Registers};
+use restarter::Restarter;
 use rustix::process::Signal;
 
 const SERVERS: u16 = 4;
@@ -60,7 +62,7 @@ fn has_ended(pid: u32) -> bool {
 }
 
 /// Kills a server at a time and starts it again.
-fn kill_servers(sandbox: &Sandbox) {
+fn kill_servers(sandbox: &Sandbox, restarter: &mut Restarter) {
     let kills = if std::env::var_os("HAYATE_TEST_LONG").is_some() { 10 * KILLS } else { KILLS };
     for kill in 0..kills {
         // When the next is killed; nothing is waited for.
@@ -69,7 +71,7 @@ fn kill_servers(sandbox: &Sandbox) {
         common::kill(pid, Signal::KILL);
         // Else it might be found alive, and nothing be restarted.
         common::wait_until("the killed server is gone", || has_ended(pid));
-        sandbox.ok(&["up", "--restart"]);
+        restarter.restart();
     }
     std::thread::sleep(Duration::from_millis(400));
 }
@@ -77,6 +79,7 @@ fn kill_servers(sandbox: &Sandbox) {
 /// Runs `work` by all clients, each told its number and a value of its own for each call, until all kills are over.
 fn all_at_once<T: Send>(sandbox: &Sandbox, begin: impl Fn(u32) -> T, work: impl Fn(&T, u32, u64) + Sync) {
     let (over, values) = (AtomicBool::new(false), AtomicU64::new(1));
+    let mut restarter = Restarter::begin(sandbox);
     let all: Vec<T> = (0..CLIENTS).map(begin).collect();
     std::thread::scope(|scope| {
         for (number, own) in (0..).zip(all) {
@@ -87,7 +90,7 @@ fn all_at_once<T: Send>(sandbox: &Sandbox, begin: impl Fn(u32) -> T, work: impl 
                 }
             });
         }
-        kill_servers(sandbox);
+        kill_servers(sandbox, &mut restarter);
         over.store(true, Ordering::Relaxed);
     });
 }
