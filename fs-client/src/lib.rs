@@ -41,6 +41,7 @@ mod housekeeper;
 mod kept;
 mod lane;
 mod locks;
+mod open_inode;
 mod open_table;
 mod path;
 mod router;

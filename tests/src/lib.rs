@@ -10,13 +10,24 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use fs_client::{Client, ClientConfig, Route};
+use fs_client::{Client, ClientConfig, File, OpenOptions, Route};
 use fs_net::{ClusterFile, MemberEntry, Secret};
 use fs_proto::ServerId;
 use fs_proto::msg::admin::ShutdownMode;
 use fs_server::config::IoMode;
 use fs_server::{ServerConfig, ServerError};
 use tempfile::TempDir;
+
+/// Opens a file for reading and writing; makes it if it is not there.
+pub fn open(client: &Client, path: &str) -> File {
+    let options = OpenOptions { read: true, write: true, create: true, ..OpenOptions::default() };
+    client.open_path(path, &options).expect("open")
+}
+
+/// Bytes without a zero among them.
+pub fn full(len: u64, seed: u8) -> Vec<u8> {
+    (0..len).map(|at| 1 + ((at / 7) as u8 ^ seed) % 250).collect()
+}
 
 /// How a cluster differs from the usual.
 #[derive(Debug, Clone)]

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use fs_client::{Attr, Caller, Client, ClientConfig, Create, FileKind, InodeId, OpenFlags, Setattr};
+use fs_client::{Attr, Caller, Client, Create, FileKind, InodeId, OpenFlags, Route, Setattr};
 use hayate_tests::{Cluster, ClusterOptions};
 
 const ROOT: Caller = Caller::ROOT;
@@ -31,13 +31,6 @@ fn list(entries: &[(u16, u16, u32)]) -> Bytes {
 /// u::rwx u:7:<user> g::--- m::rwx o::---
 fn for_user_7(perm: u16) -> Bytes {
     list(&[(1, 7, NO_ID), (2, perm, 7), (4, 0, NO_ID), (16, 7, NO_ID), (32, 0, NO_ID)])
-}
-
-/// A client that trusts nothing that it heard before.
-fn strict(cluster: &Cluster) -> Client {
-    let mut config = ClientConfig::new(cluster.file().clone());
-    (config.attr_ttl, config.entry_ttl) = (Duration::ZERO, Duration::ZERO);
-    Client::connect(config).expect("a client connects")
 }
 
 fn set(client: &Client, who: &Caller, ino: InodeId, name: &[u8], value: &[u8]) -> Result<(), i32> {
@@ -68,7 +61,7 @@ fn file(client: &Client, path: &str, mode: u32) -> InodeId {
 #[test]
 fn lists_come_and_go() {
     let mut cluster = Cluster::start(3);
-    let client = strict(&cluster);
+    let client = cluster.strict_client(Route::Auto);
     let ino = file(&client, "/f", 0o700);
     assert!(!may(&client, &user(7), ino, OpenFlags::READ));
     assert_eq!(set(&client, &user(7), ino, ACCESS, &for_user_7(7)), Err(libc::EPERM));
@@ -97,7 +90,7 @@ fn lists_come_and_go() {
 #[test]
 fn what_is_no_list_and_what_has_none_is_refused() {
     let cluster = Cluster::start(2);
-    let client = strict(&cluster);
+    let client = cluster.strict_client(Route::Auto);
     let ino = file(&client, "/f", 0o640);
     assert_eq!(set(&client, &ROOT, ino, ACCESS, b"nonsense"), Err(libc::EINVAL));
     assert_eq!(set(&client, &ROOT, ino, DEFAULT, &for_user_7(7)), Err(libc::EACCES));
@@ -131,7 +124,7 @@ fn make(client: &Client, who: &Caller, parent: InodeId, name: &str, mode: u32) -
 #[test]
 fn a_directory_gives_its_default_list() {
     let cluster = Cluster::start(3);
-    let client = strict(&cluster);
+    let client = cluster.strict_client(Route::Auto);
     let dir = client.mkdir_path("/d", 0o755).unwrap().ino;
     let masked = |mode| fs_proto::attr::with_umask(mode, 0o077);
     assert_eq!(make(&client, &ROOT, dir, "before", masked(0o666)).unwrap().mode, 0o600);
@@ -153,7 +146,7 @@ fn a_directory_gives_its_default_list() {
 #[test]
 fn a_wide_directory_has_its_lists_everywhere() {
     let cluster = Cluster::with(ClusterOptions { wide_threshold: 32, ..ClusterOptions::default() });
-    let client = strict(&cluster);
+    let client = cluster.strict_client(Route::Auto);
     let dir = client.mkdir_path("/wide", 0o700).unwrap().ino;
     set(&client, &ROOT, dir, ACCESS, &for_user_7(7)).expect("set while narrow");
     set(&client, &ROOT, dir, DEFAULT, &for_user_7(6)).expect("set while narrow");
@@ -184,7 +177,7 @@ fn a_wide_directory_has_its_lists_everywhere() {
 #[test]
 fn the_set_group_id_bit_is_for_members() {
     let cluster = Cluster::start(2);
-    let client = strict(&cluster);
+    let client = cluster.strict_client(Route::Auto);
     let ino = file(&client, "/f", 0o755);
     let (member, other) = (Caller { uid: 7, gid: 7, groups: vec![50] }, user(7));
     let give = Setattr { uid: Some(7), gid: Some(50), ..Setattr::nothing(ino) };
@@ -207,7 +200,7 @@ fn the_set_group_id_bit_is_for_members() {
 #[test]
 fn reading_writes_nothing() {
     let mut cluster = Cluster::start(1);
-    let client = strict(&cluster);
+    let client = cluster.strict_client(Route::Auto);
     for (path, size) in [("/small", 100), ("/large", 1 << 20)] {
         client.put(path, &vec![7; size], 0o644).expect("put");
         let written = client.stat(path).unwrap();

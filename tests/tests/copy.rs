@@ -1,31 +1,13 @@
 //! Goal: a copy made by the servers is what a copy through the client would be. Method: files over several chunks and servers, ranges that are
 //! aligned and that are not, against models in memory, through several clients.
 
-use std::time::Duration;
-
-use fs_client::{Client, ClientConfig, File, OpenOptions, Route};
+use fs_client::{File, Route};
 use fs_proto::ServerId;
-use hayate_tests::Cluster;
+use hayate_tests::{Cluster, full, open};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 const CHUNK: u64 = 1 << 20;
-
-/// A client that trusts nothing that it heard before.
-fn strict(cluster: &Cluster, route: Route) -> Client {
-    let mut config = ClientConfig::new(cluster.file().clone());
-    (config.attr_ttl, config.entry_ttl, config.route) = (Duration::ZERO, Duration::ZERO, route);
-    Client::connect(config).expect("a client connects")
-}
-
-fn open(client: &Client, path: &str) -> File {
-    let options = OpenOptions { read: true, write: true, create: true, ..OpenOptions::default() };
-    client.open_path(path, &options).expect("open")
-}
-
-fn full(len: u64, seed: u8) -> Vec<u8> {
-    (0..len).map(|at| 1 + ((at / 7) as u8 ^ seed) % 250).collect()
-}
 
 fn assert_is(file: &File, model: &[u8], what: &str) {
     assert_eq!(file.attr().unwrap().size, model.len() as u64, "{what}: size");
@@ -49,7 +31,7 @@ fn copied(from: &[u8], at: u64, to: &mut Vec<u8>, start: u64, len: u64) -> u64 {
 #[test]
 fn copies_of_any_range_are_right() {
     let cluster = Cluster::start(4);
-    let (one, two) = (strict(&cluster, Route::Auto), strict(&cluster, Route::Gateway(ServerId(2))));
+    let (one, two) = (cluster.strict_client(Route::Auto), cluster.strict_client(Route::Gateway(ServerId(2))));
     let (a, b) = (open(&one, "/a"), open(&one, "/b"));
     let mut models = [full(5 * CHUNK + 321, 1), full(2 * CHUNK + 5, 2)];
     a.write_at(&models[0], 0).unwrap();
@@ -84,7 +66,7 @@ fn copies_of_any_range_are_right() {
 #[test]
 fn holes_are_copied_as_holes() {
     let cluster = Cluster::start(3);
-    let client = strict(&cluster, Route::Auto);
+    let client = cluster.strict_client(Route::Auto);
     let (a, b) = (open(&client, "/a"), open(&client, "/b"));
     let mut model = full(4 * CHUNK, 3);
     a.write_at(&model, 0).unwrap();
@@ -112,7 +94,7 @@ fn holes_are_copied_as_holes() {
 #[test]
 fn a_hole_of_exbibytes_is_copied_at_once() {
     let cluster = Cluster::start(3);
-    let client = strict(&cluster, Route::Auto);
+    let client = cluster.strict_client(Route::Auto);
     let (a, b) = (open(&client, "/a"), open(&client, "/b"));
     let last = i64::MAX as u64 - 10;
     a.write_at(b"beginning", 0).unwrap();
@@ -129,7 +111,7 @@ fn a_hole_of_exbibytes_is_copied_at_once() {
 #[test]
 fn small_files_grow_out_of_their_inodes() {
     let cluster = Cluster::start(3);
-    let client = strict(&cluster, Route::Auto);
+    let client = cluster.strict_client(Route::Auto);
     let (small, large, copy) = (open(&client, "/small"), open(&client, "/large"), open(&client, "/copy"));
     small.write_at(b"small", 0).unwrap();
     large.write_at(&full(2 * CHUNK, 6), 0).unwrap();
@@ -148,7 +130,7 @@ fn small_files_grow_out_of_their_inodes() {
 #[test]
 fn what_makes_no_sense_is_refused() {
     let cluster = Cluster::start(2);
-    let client = strict(&cluster, Route::Auto);
+    let client = cluster.strict_client(Route::Auto);
     let file = open(&client, "/f");
     file.write_at(&full(CHUNK, 7), 0).unwrap();
     let errno = |result: fs_client::Result<u64>| result.unwrap_err().errno();
@@ -165,7 +147,7 @@ fn what_makes_no_sense_is_refused() {
 fn servers_that_copy_to_each_other_end() {
     let cluster = Cluster::start(2);
     let files: Vec<u64> = (0..8).collect();
-    let client = strict(&cluster, Route::Auto);
+    let client = cluster.strict_client(Route::Auto);
     for n in &files {
         open(&client, &format!("/f{n}")).write_at(&full(16 * CHUNK, *n as u8), 0).unwrap();
     }
@@ -187,7 +169,7 @@ fn servers_that_copy_to_each_other_end() {
 #[test]
 fn a_copy_that_is_not_published_is_seen_by_others() {
     let cluster = Cluster::start(3);
-    let (one, two) = (strict(&cluster, Route::Auto), strict(&cluster, Route::Auto));
+    let (one, two) = (cluster.strict_client(Route::Auto), cluster.strict_client(Route::Auto));
     let (a, b) = (open(&one, "/a"), open(&one, "/b"));
     a.write_at(&full(3 * CHUNK, 8), 0).unwrap();
     b.write_at(&full(CHUNK, 9), 0).unwrap();

@@ -7,28 +7,11 @@ use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
-use fs_client::{Client, ClientConfig, File, OpenOptions, Route};
+use fs_client::{Client, File, OpenOptions, Route};
 use fs_proto::ServerId;
-use hayate_tests::{Cluster, ClusterOptions};
+use hayate_tests::{Cluster, ClusterOptions, full, open};
 
 const CHUNK: u64 = 1 << 20;
-
-/// A client that trusts nothing that it heard before.
-fn strict(cluster: &Cluster, route: Route) -> Client {
-    let mut config = ClientConfig::new(cluster.file().clone());
-    (config.attr_ttl, config.entry_ttl, config.route) = (Duration::ZERO, Duration::ZERO, route);
-    Client::connect(config).expect("a client connects")
-}
-
-fn open(client: &Client, path: &str) -> File {
-    let options = OpenOptions { read: true, write: true, create: true, ..OpenOptions::default() };
-    client.open_path(path, &options).expect("open")
-}
-
-/// Bytes without a zero among them.
-fn full(len: u64, seed: u8) -> Vec<u8> {
-    (0..len).map(|at| 1 + ((at / 7) as u8 ^ seed) % 250).collect()
-}
 
 /// Goes from data to data: the holes on the way, the end of the file included if it is one.
 fn holes(file: &File) -> Vec<Range<u64>> {
@@ -73,7 +56,7 @@ fn live_bytes(cluster: &Cluster) -> u64 {
 #[test]
 fn holes_in_the_middle_across_chunks_and_beyond_the_end() {
     let mut cluster = Cluster::start(4);
-    let (one, two) = (strict(&cluster, Route::Auto), strict(&cluster, Route::Gateway(ServerId(2))));
+    let (one, two) = (cluster.strict_client(Route::Auto), cluster.strict_client(Route::Gateway(ServerId(2))));
     let (file, other) = (open(&one, "/f"), open(&two, "/f"));
     let size = 12 * CHUNK + 12_345;
     let mut model = full(size, 3);
@@ -113,7 +96,7 @@ fn holes_in_the_middle_across_chunks_and_beyond_the_end() {
 #[test]
 fn a_hole_changes_time_and_version_as_a_write() {
     let cluster = Cluster::start(3);
-    let (client, other) = (cluster.client(), strict(&cluster, Route::Auto));
+    let (client, other) = (cluster.client(), cluster.strict_client(Route::Auto));
     for (path, size) in [("/small", 1000), ("/large", 3 * CHUNK)] {
         let file = open(&client, path);
         file.write_at(&full(size, 1), 0).unwrap();
@@ -130,7 +113,7 @@ fn a_hole_changes_time_and_version_as_a_write() {
 #[test]
 fn cuts_holes_and_writes_follow_each_other() {
     let cluster = Cluster::start(3);
-    let (one, two) = (strict(&cluster, Route::Auto), strict(&cluster, Route::Auto));
+    let (one, two) = (cluster.strict_client(Route::Auto), cluster.strict_client(Route::Auto));
     let (file, other) = (open(&one, "/f"), open(&two, "/f"));
     let mut model = full(4 * CHUNK, 9);
     file.write_at(&model, 0).unwrap();
@@ -155,7 +138,7 @@ fn cuts_holes_and_writes_follow_each_other() {
 #[test]
 fn what_somebody_else_wrote_and_did_not_publish_is_data() {
     let cluster = Cluster::start(3);
-    let (one, two) = (strict(&cluster, Route::Auto), strict(&cluster, Route::Auto));
+    let (one, two) = (cluster.strict_client(Route::Auto), cluster.strict_client(Route::Auto));
     let (file, other) = (open(&one, "/f"), open(&two, "/f"));
     file.write_at(&[7; 100], 30 * CHUNK).unwrap();
     assert_eq!(other.seek_data(0).unwrap(), Some(30 * CHUNK));
@@ -212,7 +195,7 @@ fn the_largest_file_is_searched_and_punched_at_once() {
 #[test]
 fn small_files_have_zeros_for_holes() {
     let cluster = Cluster::start(3);
-    let (one, two) = (strict(&cluster, Route::Auto), strict(&cluster, Route::Auto));
+    let (one, two) = (cluster.strict_client(Route::Auto), cluster.strict_client(Route::Auto));
     let (file, other) = (open(&one, "/f"), open(&two, "/f"));
     let mut model = full(1000, 5);
     file.write_at(&model, 0).unwrap();

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use fs_client::{Caller, Client, ClientConfig, OpenFlags, OpenOptions, Result};
+use fs_client::{Caller, Client, OpenFlags, OpenOptions, Result, Route};
 use fs_net::{Connection, Identity, NetEnv};
 use fs_proto::checksum::crc;
 use fs_proto::msg::chunk::{ReadChunk, WriteChunk};
@@ -21,13 +21,6 @@ use hayate_tests::{Cluster, ClusterOptions};
 const INLINE: usize = 16 << 10;
 const ROOT: Caller = Caller::ROOT;
 
-/// A client that trusts nothing that it heard before.
-fn strict(cluster: &Cluster) -> Client {
-    let mut config = ClientConfig::new(cluster.file().clone());
-    (config.attr_ttl, config.entry_ttl) = (Duration::ZERO, Duration::ZERO);
-    Client::connect(config).expect("a client connects")
-}
-
 fn errno<T>(result: Result<T>) -> i32 {
     result.err().map_or(0, |error| error.errno())
 }
@@ -39,7 +32,7 @@ fn is_inline(client: &Client, path: &str) -> bool {
 #[test]
 fn files_leave_their_inodes_at_the_limit_and_stay_outside() {
     let cluster = Cluster::start(4);
-    let (client, other) = (strict(&cluster), strict(&cluster));
+    let (client, other) = (cluster.strict_client(Route::Auto), cluster.strict_client(Route::Auto));
     for i in 0..8 {
         let path = format!("/f{i}");
         client.put(&path, &[1; INLINE], 0o644).unwrap();
@@ -61,7 +54,7 @@ fn files_leave_their_inodes_at_the_limit_and_stay_outside() {
 #[test]
 fn sizes_are_set_within_and_beyond_the_limit() {
     let cluster = Cluster::start(3);
-    let (client, other) = (strict(&cluster), strict(&cluster));
+    let (client, other) = (cluster.strict_client(Route::Auto), cluster.strict_client(Route::Auto));
     client.put("/f", b"abcdef", 0o644).unwrap();
     let mut model = b"abcdef".to_vec();
     for size in [3, 100, 50, INLINE, 2, INLINE + 1, 4, 3 << 20, 1] {
@@ -79,14 +72,14 @@ fn sizes_are_set_within_and_beyond_the_limit() {
 #[test]
 fn racing_writers_leave_what_one_of_them_wrote() {
     let cluster = Cluster::start(2);
-    strict(&cluster).put("/f", &[0; 5000], 0o644).unwrap();
+    cluster.strict_client(Route::Auto).put("/f", &[0; 5000], 0o644).unwrap();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let writers: Vec<_> = (1..=3u8)
             .map(|id| {
                 let cluster = &cluster;
                 scope.spawn(move || {
-                    let client = strict(cluster);
+                    let client = cluster.strict_client(Route::Auto);
                     for round in 0..150usize {
                         client.put("/f", &vec![id; 3000 + 1000 * usize::from(id) + round], 0o644).unwrap();
                     }
@@ -94,7 +87,7 @@ fn racing_writers_leave_what_one_of_them_wrote() {
             })
             .collect();
         let reader = scope.spawn(|| {
-            let client = strict(&cluster);
+            let client = cluster.strict_client(Route::Auto);
             let mut reads = 0;
             while !done.load(Ordering::Relaxed) {
                 let content = client.get("/f").unwrap();
@@ -124,12 +117,12 @@ fn nothing_is_lost_when_a_file_grows_out_under_writers() {
     for round in 0..12u64 {
         let path = format!("/f{round}");
         let slot = 128;
-        strict(&cluster).put(&path, b"", 0o644).unwrap();
+        cluster.strict_client(Route::Auto).put(&path, b"", 0o644).unwrap();
         std::thread::scope(|scope| {
             for id in 0..4u64 {
                 let (cluster, path) = (&cluster, &path);
                 scope.spawn(move || {
-                    let client = strict(cluster);
+                    let client = cluster.strict_client(Route::Auto);
                     let options = OpenOptions { read: true, write: true, ..OpenOptions::default() };
                     let file = client.open_path(path, &options).unwrap();
                     for n in 0..40u64 {
@@ -144,7 +137,7 @@ fn nothing_is_lost_when_a_file_grows_out_under_writers() {
                 });
             }
         });
-        let content = strict(&cluster).get(&path).unwrap();
+        let content = cluster.strict_client(Route::Auto).get(&path).unwrap();
         assert_eq!(content.len() as u64, 160 * slot);
         for (at, part) in content.chunks(slot as usize).enumerate() {
             let (n, id) = (at / 4, at % 4);
@@ -161,7 +154,7 @@ fn contents_survive_restarts_and_other_limits() {
     let options = || ClusterOptions { servers: 2, ..ClusterOptions::default() };
     let mut cluster = Cluster::configured(options(), |_| ());
     let content = |i: usize| vec![i as u8; i * 400];
-    let client = strict(&cluster);
+    let client = cluster.strict_client(Route::Auto);
     for i in 0..20 {
         client.mkdir_path(format!("/d{i}"), 0o755).unwrap();
         client.put(format!("/d{i}/f"), &content(i), 0o644).unwrap();
@@ -183,7 +176,10 @@ fn contents_survive_restarts_and_other_limits() {
                 expected.push(0);
             }
             expected[0] = b'x';
-            assert!(strict(&cluster).get(&path).unwrap() == expected, "{path} written in round {round}");
+            assert!(
+                cluster.strict_client(Route::Auto).get(&path).unwrap() == expected,
+                "{path} written in round {round}"
+            );
             client.put(&path, &content(i), 0o644).unwrap();
         }
     }
@@ -194,18 +190,18 @@ fn contents_survive_restarts_and_other_limits() {
 fn without_inline_files_everything_lies_in_chunks() {
     let options = ClusterOptions { servers: 2, ..ClusterOptions::default() };
     let cluster = Cluster::configured(options, |config| config.inline_bytes = 0);
-    let client = strict(&cluster);
+    let client = cluster.strict_client(Route::Auto);
     client.put("/f", b"abc", 0o644).unwrap();
     client.put("/g", b"abc", 0o644).unwrap();
     assert!(!is_inline(&client, "/f") && !is_inline(&client, "/g"));
-    assert_eq!(strict(&cluster).get("/g").unwrap(), "abc");
+    assert_eq!(cluster.strict_client(Route::Auto).get("/g").unwrap(), "abc");
 }
 
 #[test]
 fn many_files_are_put_into_directories_that_widen_meanwhile() {
     let options = ClusterOptions { servers: 4, wide_threshold: 100, tier: false };
     let cluster = Cluster::with(options);
-    let client = strict(&cluster);
+    let client = cluster.strict_client(Route::Auto);
     let dir = client.mkdir_path("/d", 0o755).unwrap().ino;
     let content = |i: usize| format!("{i}").repeat(1 + i % 700).into_bytes();
     let files: Vec<(String, Vec<u8>)> = (0..1500).map(|i| (format!("f{i}"), content(i))).collect();
@@ -222,13 +218,13 @@ fn many_files_are_put_into_directories_that_widen_meanwhile() {
         std::thread::yield_now();
     }
     // A client that does not know it yet.
-    let other = strict(&cluster);
+    let other = cluster.strict_client(Route::Auto);
     let names: Vec<&[u8]> = files.iter().map(|(name, _)| name.as_bytes()).collect();
     let got = other.get_many(&ROOT, dir, &names).unwrap();
     for ((name, data), got) in files.iter().zip(got) {
         assert!(got.unwrap() == *data, "{name}");
     }
-    let ignorant = strict(&cluster);
+    let ignorant = cluster.strict_client(Route::Auto);
     let parts: Vec<(&[u8], &[u8])> = names.iter().map(|name| (*name, &b"new"[..])).collect();
     for result in ignorant.put_many(&ROOT, dir, &parts, 0o644).unwrap() {
         assert_eq!(result.unwrap().size, 3);
@@ -247,7 +243,7 @@ fn many_files_are_put_into_directories_that_widen_meanwhile() {
 #[test]
 fn names_lead_to_contents_wherever_they_are_moved() {
     let cluster = Cluster::start(4);
-    let (client, other) = (strict(&cluster), strict(&cluster));
+    let (client, other) = (cluster.strict_client(Route::Auto), cluster.strict_client(Route::Auto));
     let mut expected = BTreeMap::new();
     for i in 0..24 {
         client.mkdir_path(format!("/d{i}"), 0o755).unwrap();
@@ -269,7 +265,7 @@ fn names_lead_to_contents_wherever_they_are_moved() {
 #[test]
 fn an_unlinked_small_file_can_be_read_and_written_while_open() {
     let cluster = Cluster::start(3);
-    let (client, other) = (strict(&cluster), strict(&cluster));
+    let (client, other) = (cluster.strict_client(Route::Auto), cluster.strict_client(Route::Auto));
     client.put("/f", b"still here", 0o644).unwrap();
     let options = OpenOptions { read: true, write: true, ..OpenOptions::default() };
     let file = client.open_path("/f", &options).unwrap();
@@ -285,7 +281,7 @@ fn an_unlinked_small_file_can_be_read_and_written_while_open() {
 #[test]
 fn permissions_bind_whole_files_too() {
     let cluster = Cluster::start(3);
-    let client = strict(&cluster);
+    let client = cluster.strict_client(Route::Auto);
     let nobody = Caller { uid: 65534, gid: 65534, groups: Vec::new() };
     let secret = client.put("/secret", b"root's", 0o600).unwrap();
     assert_eq!((secret.mode, secret.uid), (0o600, 0));
@@ -367,7 +363,7 @@ fn a_spill_that_was_cut_off_leaves_nothing_behind() {
     let mut cluster = Cluster::start(2);
     let home = cluster.file().map().unwrap().owner(InodeId::ROOT.partition());
     let away = ServerId(1 - home.0);
-    let client = strict(&cluster);
+    let client = cluster.strict_client(Route::Auto);
     // Removed first: after a restart of its home an orphan waits for a lease.
     for remove in [true, false] {
         let (path, ino) = apart(&cluster, &client, away);

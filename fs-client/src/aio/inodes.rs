@@ -11,7 +11,7 @@ use fs_proto::{Attr, InodeId};
 
 use super::Core;
 use crate::error::Result;
-use crate::open_table::OpenInode;
+use crate::open_inode::OpenInode;
 use crate::router::Target;
 use crate::window;
 

@@ -22,7 +22,7 @@ use super::{Core, Handle};
 use crate::config::{Bring, OpenFlags};
 use crate::error::{Error, Result};
 use crate::housekeeper::PATIENCE;
-use crate::open_table::{Left, OpenInode};
+use crate::open_inode::{Left, OpenInode};
 use crate::router::Target;
 use crate::window;
 

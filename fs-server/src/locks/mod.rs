@@ -230,7 +230,7 @@ impl LockTable {
     /// The same for a client that has nothing; false if it has.
     fn forget_idle(&self, client: ClientId) -> bool {
         let mut inner = self.inner.lock();
-        let idle = !inner.files.values().any(|file| file.has(client));
+        let idle = !inner.has_any(client);
         if idle {
             inner.clients.forget(client);
         }
@@ -239,8 +239,7 @@ impl LockTable {
 
     /// Whether a client holds or waits for anything.
     pub fn has_any(&self, client: ClientId) -> bool {
-        let inner = self.inner.lock();
-        inner.files.values().any(|file| file.has(client))
+        self.inner.lock().has_any(client)
     }
 
     /// Who claimed nothing until the grace period was over; once.
@@ -262,6 +261,10 @@ impl LockTable {
 }
 
 impl Inner {
+    fn has_any(&self, client: ClientId) -> bool {
+        self.files.values().any(|file| file.has(client))
+    }
+
     fn set(&mut self, request: &LockSet, lock: HeldLock, now: Instant) -> Step {
         let (ino, family, serial) = (request.ino, request.family, request.count.serial);
         let full = self.held >= HELD_MAX;

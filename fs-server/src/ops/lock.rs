@@ -35,12 +35,7 @@ pub async fn set(worker: &Rc<Worker>, context: &Context, request: LockSet) -> Op
     if let Some(outcome) = stand(node, client, request.count.session)? {
         return Ok(answer(node, outcome));
     }
-    if node.locks.is_in_grace(Instant::now()) {
-        return Err(OpError::new(
-            Status::Retry,
-            "the server was restarted: locks of before are claimed first",
-        ));
-    }
+    after_grace(node)?;
     let outcome = match decide(worker, client, &request).await {
         Verdict::Granted => granted(worker, client, &request).await?,
         Verdict::Conflict(holder) => LockOutcome::Conflict { holder },
@@ -51,6 +46,17 @@ pub async fn set(worker: &Rc<Worker>, context: &Context, request: LockSet) -> Op
         Verdict::Late => return Err(LATE),
     };
     Ok(answer(node, outcome))
+}
+
+/// Nothing is said of locks while those of before the restart are being claimed.
+fn after_grace(node: &Node) -> OpResult<()> {
+    if node.locks.is_in_grace(Instant::now()) {
+        return Err(OpError::new(
+            Status::Retry,
+            "the server was restarted: locks of before are claimed first",
+        ));
+    }
+    Ok(())
 }
 
 /// Nobody waits for this answer.
@@ -141,12 +147,7 @@ pub async fn clear(worker: &Rc<Worker>, context: &Context, request: LockClear) -
 #[allow(clippy::unused_async)]
 pub async fn test(worker: &Rc<Worker>, context: &Context, request: LockTest) -> OpResult<Option<HeldLock>> {
     let node = &worker.node;
-    if node.locks.is_in_grace(Instant::now()) {
-        return Err(OpError::new(
-            Status::Retry,
-            "the server was restarted: locks of before are claimed first",
-        ));
-    }
+    after_grace(node)?;
     Ok(node.locks.test(context.client(), &request))
 }
 

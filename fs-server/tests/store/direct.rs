@@ -34,6 +34,22 @@ fn on_a_worker<F: Future<Output = ()>>(body: F) {
     LocalSet::new().block_on(&runtime, body);
 }
 
+/// Changes that are under way at once on one worker, and done when this returns; none may touch what another does.
+fn apply_at_once(store: &Arc<LogStore>, model: &mut Model, changes: impl Iterator<Item = Change>) {
+    on_a_worker(async {
+        let pool = BufferPool::new(64 << 20);
+        let mut tasks = tokio::task::JoinSet::new();
+        for change in changes {
+            model.apply(&change);
+            let (store, pool) = (store.clone(), pool.clone());
+            tasks.spawn_local(async move { apply(&store, &pool, &change, true).await });
+        }
+        while let Some(done) = tasks.join_next().await {
+            done.unwrap();
+        }
+    });
+}
+
 /// A directory on the disk: file systems in memory may only seem to take direct I/O.
 fn disk_dir() -> tempfile::TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
@@ -141,25 +157,14 @@ fn writes_that_are_under_way_do_not_wait_for_each_other() {
     let dir = disk_dir();
     let Some(store) = open(dir.path()) else { return };
     let mut model = Model::default();
-    on_a_worker(async {
-        let pool = BufferPool::new(64 << 20);
-        let mut tasks = tokio::task::JoinSet::new();
-        for n in 0..100_u64 {
-            let change = Change::Write {
-                ino: n % 4,
-                chunk: n / 4,
-                offset: 0,
-                len: if n % 3 == 0 { 70_000 } else { 9_000 + n as usize },
-                seed: n,
-            };
-            model.apply(&change);
-            let (store, pool) = (store.clone(), pool.clone());
-            tasks.spawn_local(async move { apply(&store, &pool, &change, true).await });
-        }
-        while let Some(done) = tasks.join_next().await {
-            done.unwrap();
-        }
+    let changes = (0..100_u64).map(|n| Change::Write {
+        ino: n % 4,
+        chunk: n / 4,
+        offset: 0,
+        len: if n % 3 == 0 { 70_000 } else { 9_000 + n as usize },
+        seed: n,
     });
+    apply_at_once(&store, &mut model, changes);
     model.check(&*store, INOS);
 }
 
@@ -171,19 +176,8 @@ fn small_writes_share_blocks() {
     let Some(store) = open(dir.path()) else { return };
     let before = store.stats().written_bytes;
     let mut model = Model::default();
-    on_a_worker(async {
-        let pool = BufferPool::new(64 << 20);
-        let mut tasks = tokio::task::JoinSet::new();
-        for n in 0..100_u64 {
-            let change = Change::Write { ino: 1, chunk: n, offset: 7, len: 600, seed: n };
-            model.apply(&change);
-            let (store, pool) = (store.clone(), pool.clone());
-            tasks.spawn_local(async move { apply(&store, &pool, &change, true).await });
-        }
-        while let Some(done) = tasks.join_next().await {
-            done.unwrap();
-        }
-    });
+    let changes = (0..100_u64).map(|n| Change::Write { ino: 1, chunk: n, offset: 7, len: 600, seed: n });
+    apply_at_once(&store, &mut model, changes);
     model.check(&*store, INOS);
     let taken = store.stats().written_bytes - before;
     assert!(taken <= 100 * 1024 + 2 * 4096, "{taken} bytes of log");
