@@ -131,7 +131,7 @@ impl File {
         client.run(held)
     }
 
-    /// Tells that whoever keeps a copy of the content has the one of `version`: see [`Locked::Yes`].
+    /// Tells that whoever keeps a copy of the content has dropped what was older than `version`: see [`Locked::Yes`].
     pub fn set_copied(&self, version: u64) {
         self.parts().1.inode.set_copied(version);
     }

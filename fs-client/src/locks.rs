@@ -35,10 +35,11 @@ pub struct LockWish {
 /// What became of a wish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Locked {
-    /// Granted. `changed`: the content may be another than what was known here, so whoever keeps a copy has to read again.
+    /// Granted. `changed`: a copy that is kept may be older than this version of the content, so it has to be dropped before the lock is
+    /// relied on, and [`crate::File::set_copied`] told then. As long as it is not told, every grant says so.
     Yes {
         /// See above.
-        changed: bool,
+        changed: Option<u64>,
     },
     /// This is in the way.
     Busy(HeldLock),

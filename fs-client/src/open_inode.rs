@@ -60,8 +60,8 @@ struct State {
     tracked: bool,
     /// A small file's content that came with the opening and was not read yet.
     content: Option<Content>,
-    /// Version that a copy of the content which is kept above this client is of: as told, and counted on by the own writes.
-    copied: u64,
+    /// A copy of the content which is kept above this client has nothing older than this version: as told, and counted on by the own writes.
+    copied: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -128,8 +128,8 @@ impl State {
 
     /// This client changed the content, and the home counted that as version `version`: a copy is of it if nobody else came between.
     fn count_own(&mut self, version: u64) {
-        if version == self.copied + 1 {
-            self.copied = version;
+        if self.copied.is_some_and(|copied| version == copied + 1) {
+            self.copied = Some(version);
         }
     }
 
@@ -187,7 +187,7 @@ impl OpenInode {
             unsynced: BTreeSet::new(),
             tracked: false,
             content: None,
-            copied: 0,
+            copied: None,
         };
         OpenInode {
             ino,
@@ -301,14 +301,16 @@ impl OpenInode {
         state.known.inline &= attr.inline;
     }
 
-    /// Whoever keeps a copy of the content has the one of this version.
+    /// Whoever keeps a copy of the content has dropped what is older than this version.
     pub fn set_copied(&self, version: u64) {
-        self.state.lock().copied = version;
+        let mut state = self.state.lock();
+        state.copied = state.copied.max(Some(version));
     }
 
-    /// Whether such a copy is of another version than `attr`; it is expected to be renewed then.
+    /// Whether such a copy may have parts older than `attr`. It counts as renewed when [`OpenInode::set_copied`] says so, not before: others
+    /// ask meanwhile.
     pub fn is_changed(&self, attr: &Attr) -> bool {
-        std::mem::replace(&mut self.state.lock().copied, attr.version) != attr.version
+        self.state.lock().copied.is_none_or(|copied| copied < attr.version)
     }
 
     /// Whether a lock of the file was given to others, so that it must not be read or written.

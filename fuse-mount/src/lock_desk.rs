@@ -38,8 +38,8 @@ pub(crate) struct Wait {
 
 enum Job {
     Wait(Wait, oneshot::Receiver<()>),
-    /// Empty the kernel's caches of an inode, then answer.
-    Refresh(u64, ReplyEmpty),
+    /// Empty the kernel's cache of a file, which may be older than this version, then answer.
+    Refresh(Arc<OpenFile>, u64, ReplyEmpty),
     /// Empty them; nobody waits.
     Forget(u64),
 }
@@ -115,8 +115,8 @@ impl LockDesk {
     }
 
     /// The lock is had, and the content is another than before: the answer follows when the kernel has forgotten what it knew.
-    pub fn refresh(&self, ino: u64, reply: ReplyEmpty) {
-        self.hand_over(Job::Refresh(ino, reply));
+    pub fn refresh(&self, open: Arc<OpenFile>, version: u64, reply: ReplyEmpty) {
+        self.hand_over(Job::Refresh(open, version, reply));
     }
 
     /// The kernel's copy of a file is wrong.
@@ -136,7 +136,7 @@ impl LockDesk {
         };
         match left {
             None | Some(Job::Forget(_)) => {}
-            Some(Job::Wait(Wait { reply, .. }, _) | Job::Refresh(_, reply)) => reply.error(Errno::ENOLCK),
+            Some(Job::Wait(Wait { reply, .. }, _) | Job::Refresh(_, _, reply)) => reply.error(Errno::ENOLCK),
         }
     }
 }
@@ -169,9 +169,9 @@ async fn run(
         tokio::task::spawn_local(async move {
             match job {
                 Job::Wait(wait, interrupted) => serve(&core, wait, interrupted, &interrupts, &notifier).await,
-                Job::Forget(ino) => refresh(&notifier, ino),
-                Job::Refresh(ino, reply) => {
-                    refresh(&notifier, ino);
+                Job::Forget(ino) => _ = forget(&notifier, ino),
+                Job::Refresh(open, version, reply) => {
+                    refresh(&notifier, open, version);
                     reply.ok();
                 }
             }
@@ -188,6 +188,7 @@ async fn serve(
     notifier: &OnceLock<Notifier>,
 ) {
     let Wait { open, wish, unique, reply } = wait;
+    let ino = open.file.ino().0;
     let give_up = async {
         if interrupted.await.is_err() {
             std::future::pending::<()>().await;
@@ -195,25 +196,34 @@ async fn serve(
     };
     let locked = open.file.lock_on(core, &wish, give_up).await;
     interrupts.lock().waiting.remove(&unique);
-    let ino = open.file.ino().0;
-    match attempt("setlkw", ino, Missing::Inode, || Ok(locked?)) {
-        Ok(Locked::Yes { changed }) => {
-            if changed {
-                refresh(notifier, ino);
-            }
-            reply.ok();
-        }
+    let done = attempt("setlkw", ino, Missing::Inode, || Ok(locked?));
+    match done {
+        Ok(Locked::Yes { changed: Some(version) }) => refresh(notifier, open, version),
+        _ => drop(open), // As `refresh` does.
+    }
+    match done {
+        Ok(Locked::Yes { .. }) => reply.ok(),
         Ok(Locked::Busy(_)) => reply.error(Errno::EAGAIN),
         Ok(Locked::GivenUp) => reply.error(Errno::EINTR),
         Err(errno) => reply.error(errno),
     }
 }
 
-fn refresh(notifier: &OnceLock<Notifier>, ino: u64) {
-    let Some(notifier) = notifier.get() else { return };
-    if let Err(error) = notifier.inval_inode(INodeNo(ino), 0, 0) {
-        tracing::warn!(ino, %error, "the kernel could not be told that its copy of a file is old");
+/// Empties the cache, and tells the client only then: whoever shares the lock meanwhile empties it, too. The opening is let go of before its
+/// process is answered, which may close it.
+fn refresh(notifier: &OnceLock<Notifier>, open: Arc<OpenFile>, version: u64) {
+    if forget(notifier, open.file.ino().0) {
+        open.file.set_copied(version);
     }
+}
+
+fn forget(notifier: &OnceLock<Notifier>, ino: u64) -> bool {
+    let Some(notifier) = notifier.get() else { return false };
+    let told = notifier.inval_inode(INodeNo(ino), 0, 0);
+    told.inspect_err(
+        |error| tracing::warn!(ino, %error, "the kernel could not be told that its copy of a file is old"),
+    )
+    .is_ok()
 }
 
 #[cfg(test)]

@@ -45,13 +45,6 @@ impl<K: Hash + Eq + Copy, V: Copy> Recent<K, V> {
         self.young.remove(&key);
         self.old.remove(&key);
     }
-
-    /// Sets the value of `key` and answers what it was.
-    pub(crate) fn replace(&mut self, key: K, value: V) -> Option<V> {
-        let before = self.get(key);
-        self.put(key, value);
-        before
-    }
 }
 
 #[cfg(test)]
@@ -84,7 +77,7 @@ mod tests {
         let mut map = Recent::new(1);
         map.put(1, 'a');
         map.put(2, 'x');
-        assert_eq!(map.replace(1, 'b'), Some('a'));
+        map.put(1, 'b');
         assert_eq!(map.get(1), Some('b'));
     }
 }

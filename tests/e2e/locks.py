@@ -281,8 +281,9 @@ def killed_holder():
 
 
 def coherence():
-    """A counter in a file, and a longer tail: each reads what the one before wrote, through its own mount's page cache."""
-    for name, offset in [("counter", 0), ("counter-large", 200_000)]:
+    """A counter in a file, and a longer tail: each reads what the one before wrote, through its own mount's page cache. Also when each
+    round opens the file: what the kernel is told with an opening is not done yet when others are granted the lock."""
+    for name, offset, anew in [("counter", 0, False), ("counter-opened", 0, True), ("counter-large", 200_000, False)]:
         fresh(name)
         rounds, processes = 100, 4
 
@@ -290,6 +291,9 @@ def coherence():
             file = opened(mount + name)
             os.pread(file, 100, offset)
             for _ in range(rounds):
+                if anew:
+                    os.close(file)
+                    file = opened(mount + name)
                 fcntl.lockf(file, fcntl.LOCK_EX)
                 size = os.fstat(file).st_size
                 number = int(os.pread(file, 20, offset) or b"0")

@@ -175,14 +175,33 @@ fn a_grant_says_whether_the_content_changed() {
     a.lock(&whole(1)).unwrap();
     a.write_at(b"mine", 0).unwrap();
     unlock(&a, 1);
-    assert_eq!(a.lock(&whole(1)).unwrap(), Locked::Yes { changed: false }, "only it wrote");
+    assert_eq!(a.lock(&whole(1)).unwrap(), Locked::Yes { changed: None }, "only it wrote");
     unlock(&a, 1);
     b.lock(&whole(1)).unwrap();
     b.write_at(b"other", 0).unwrap();
     unlock(&b, 1);
-    assert_eq!(a.lock(&whole(1)).unwrap(), Locked::Yes { changed: true });
+    let grant = a.lock(&whole(1)).unwrap();
+    let Locked::Yes { changed: Some(version) } = grant else { panic!("{grant:?}") };
     unlock(&a, 1);
-    assert_eq!(a.lock(&whole(1)).unwrap(), Locked::Yes { changed: false });
+    assert_eq!(a.lock(&whole(1)).unwrap(), grant, "the copy is not renewed yet, and others must know");
+    unlock(&a, 1);
+    a.set_copied(version);
+    assert_eq!(a.lock(&whole(1)).unwrap(), Locked::Yes { changed: None });
+    unlock(&a, 1);
+    let again = open(&one, "/f");
+    a.set_copied(version - 1);
+    assert_eq!(
+        again.lock(&whole(2)).unwrap(),
+        Locked::Yes { changed: None },
+        "a late word of an older version"
+    );
+    let (c, size) = (open(&cluster.client(), "/f"), a.attr().unwrap().size);
+    unlock(&again, 2);
+    assert!(
+        matches!(c.lock(&whole(3)).unwrap(), Locked::Yes { changed: Some(_) }),
+        "nothing is known of its copy"
+    );
+    assert_eq!(size, 5);
 }
 
 #[test]

@@ -135,7 +135,7 @@ impl Core {
     fn note_lock(&self, asking: &Asking<'_>, attr: Attr, stamp: u64) -> Locked {
         let inode = &asking.handle.inode;
         self.shared.locks.hold(inode.ino, asking.wish);
-        let changed = inode.is_changed(&attr);
+        let changed = inode.is_changed(&attr).then_some(attr.version);
         let mut attr = inode.learn(attr, stamp);
         self.note_attr(&mut attr);
         Locked::Yes { changed }

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use fs_client::{Attr, Bring, Caller, File, InodeId, LockFamily, LockRange, Statu
 use fuser::{Errno, FileHandle, FopenFlags, WriteFlags};
 use parking_lot::Mutex;
 
-use super::{Adapter, ContentStamp, OpenFile};
+use super::{Adapter, ContentStamp, Emptied, OpenFile};
 use crate::failure::Outcome;
 use crate::open_inodes::Present;
 use crate::translate::{
@@ -105,13 +106,20 @@ impl Adapter {
     /// Enters an opened file into the table; decides about its cached pages. `attr`: as of the opening.
     fn admit(&self, file: File, present: Present, attr: &Attr, flags: i32) -> Opened {
         let stamp = ContentStamp::of(attr);
-        // The kernel empties the cache now or it is of this content: either way the stamp is right from here on.
-        let keep_cache = self.cached.lock().replace(attr.ino.0, stamp) == Some(stamp);
-        file.set_copied(attr.version);
+        let keep_cache = self.cached.lock().get(attr.ino.0) == Some(stamp);
+        let emptied = Emptied { for_content: stamp, known: AtomicBool::new(keep_cache) };
         let direct = is_direct(flags, self.direct_io);
         let lockers = Mutex::default();
-        let handle = FileHandle(self.files.insert(OpenFile { file, direct, lockers, present }));
+        let handle = FileHandle(self.files.insert(OpenFile { file, direct, lockers, emptied, present }));
         Opened { handle, flags: fopen_flags(flags, self.direct_io, keep_cache) }
+    }
+
+    /// A call by this descriptor shows that the kernel has taken the answer to its opening. It has emptied the cache then, so that others who
+    /// open this content may keep what is in it.
+    fn note_emptied(&self, open: &OpenFile) {
+        if !open.emptied.known.load(Ordering::Relaxed) && !open.emptied.known.swap(true, Ordering::Relaxed) {
+            self.cached.lock().put(open.file.ino().0, open.emptied.for_content);
+        }
     }
 
     fn opened(&self, handle: FileHandle) -> Outcome<Arc<OpenFile>> {
@@ -119,7 +127,9 @@ impl Adapter {
     }
 
     pub(super) fn read_file(&self, handle: FileHandle, offset: u64, size: u32) -> Outcome<Bytes> {
-        Ok(self.opened(handle)?.file.read_bytes_at(size as usize, offset)?)
+        let open = self.opened(handle)?;
+        self.note_emptied(&open);
+        Ok(open.file.read_bytes_at(size as usize, offset)?)
     }
 
     /// Writes everything or fails. Appends go to the end as their inode's home knows it. Answers whether the page cache has the bytes at
@@ -167,6 +177,7 @@ impl Adapter {
     /// A descriptor is closed: publishes, and gives back what its process has locked.
     pub(super) fn flush_file(&self, handle: FileHandle, owner: u64) -> Outcome<()> {
         let open = self.opened(handle)?;
+        self.note_emptied(&open);
         let published = if open.file.flags().writes() { open.file.flush() } else { Ok(()) };
         open.file.unlock(LockFamily::Posix, owner, LockRange::ALL)?;
         Ok(published?)

@@ -4,10 +4,12 @@
 //! description, whose locks go with its last descriptor (`release`). Which of the two a number is it does not say, and nobody needs to
 //! know: `flush` comes with the process's number only, and at `release` everything goes that was locked through that opening.
 
+use std::sync::Arc;
+
 use fs_client::{HeldLock, LOCK_END, LockFamily, LockKind, LockRange, LockWish, Locked};
 use fuser::{Errno, FileHandle, LockOwner, ReplyEmpty, ReplyLock, Request};
 
-use super::Adapter;
+use super::{Adapter, OpenFile};
 use crate::failure::{Missing, Outcome, attempt};
 use crate::lock_desk::Wait;
 
@@ -48,8 +50,10 @@ impl LockCall {
 
 /// What became of a call that does not wait.
 enum Done {
-    /// As asked. `changed`: the kernel's copy of the content is old.
-    Yes { changed: bool },
+    /// As asked.
+    Yes,
+    /// As asked, once the kernel's copy of the content, which may be older than this version, is dropped.
+    Changed(Arc<OpenFile>, u64),
     /// Somebody is in the way of this.
     Busy(LockWish),
 }
@@ -58,8 +62,8 @@ impl Adapter {
     /// Locks or unlocks, and answers: at once, or from the desk.
     pub(super) fn set_lock(&self, req: &Request, ino: u64, call: LockCall, sleep: bool, reply: ReplyEmpty) {
         match attempt("setlk", ino, Missing::Inode, || self.change_lock(&call)) {
-            Ok(Done::Yes { changed: false }) => reply.ok(),
-            Ok(Done::Yes { changed: true }) => self.desk.refresh(ino, reply),
+            Ok(Done::Yes) => reply.ok(),
+            Ok(Done::Changed(open, version)) => self.desk.refresh(open, version, reply),
             Ok(Done::Busy(wish)) if sleep => match self.files.get(call.handle.0) {
                 Some(open) => self.desk.wait(Wait { open, wish, unique: req.unique().0, reply }),
                 None => reply.error(Errno::EBADF),
@@ -73,11 +77,12 @@ impl Adapter {
         let open = self.files.get(call.handle.0).ok_or(Errno::EBADF)?;
         let Some(wish) = call.wish()? else {
             open.file.unlock(call.family(), call.owner.0, call.range())?;
-            return Ok(Done::Yes { changed: false });
+            return Ok(Done::Yes);
         };
         open.note_owner(wish.family, wish.owner);
         match open.file.try_lock(&wish)? {
-            Locked::Yes { changed } => Ok(Done::Yes { changed }),
+            Locked::Yes { changed: None } => Ok(Done::Yes),
+            Locked::Yes { changed: Some(version) } => Ok(Done::Changed(open, version)),
             Locked::Busy(_) => Ok(Done::Busy(wish)),
             Locked::GivenUp => Err(Errno::EINTR.into()),
         }

@@ -12,6 +12,7 @@ mod names;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -41,6 +42,7 @@ pub(crate) struct OpenFile {
     direct: bool,
     /// Who locked something through it.
     lockers: Mutex<Vec<(LockFamily, u64)>>,
+    emptied: Emptied,
     /// Counted out after `file` is closed (fields are dropped in this order).
     present: Present,
 }
@@ -68,6 +70,14 @@ struct ContentStamp {
     size: u64,
 }
 
+/// What the kernel was told at an opening.
+struct Emptied {
+    /// The cache holds nothing older than this once the answer is taken.
+    for_content: ContentStamp,
+    /// That it was taken is known, and noted; or it was told to keep the cache, as nothing older was there.
+    known: AtomicBool,
+}
+
 impl ContentStamp {
     fn of(attr: &Attr) -> Self {
         ContentStamp { version: attr.version, mtime: attr.mtime, size: attr.size }
@@ -83,7 +93,7 @@ pub(crate) struct Adapter {
     files: Arc<OpenFiles>,
     inodes: Arc<OpenInodes>,
     dirs: Handles<OpenDir>,
-    /// Content that the page cache was last emptied or filled for.
+    /// Content that the page cache was last emptied for, known to be done.
     cached: Mutex<Recent<u64, ContentStamp>>,
     /// Parents of directories, for "..".
     parents: Mutex<Recent<u64, u64>>,
