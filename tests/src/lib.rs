@@ -5,10 +5,14 @@
 //!
 //! For what needs real processes (SIGKILL, mounts, the command line) see the tests of `crates/cli` and the scripts beside this crate.
 
+mod raw;
+
+pub use raw::{ask_raw, send_raw};
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fs_client::{Client, ClientConfig, File, OpenOptions, Route};
 use fs_net::{ClusterFile, MemberEntry, Secret};
@@ -172,9 +176,21 @@ impl Cluster {
     /// Ends server `id` and starts it again on its store and its addresses.
     pub fn restart(&mut self, id: u16) {
         self.stop(id);
-        let server = fs_server::bind(self.config(id)).expect("a server binds again");
+        let server = self.bind_again(id);
         let file = self.file.clone();
         self.threads[id as usize] = Some(std::thread::spawn(move || server.serve(file)));
+    }
+
+    /// Its port may be somebody's for a moment: the end of an outgoing connection.
+    fn bind_again(&self, id: u16) -> fs_server::BoundServer {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            match fs_server::bind(self.config(id)) {
+                Ok(server) => return server,
+                Err(error) => assert!(Instant::now() < deadline, "a server binds again: {error}"),
+            }
+            std::thread::yield_now();
+        }
     }
 
     /// What servers that start from now on are configured by.
