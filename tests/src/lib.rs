@@ -22,6 +22,9 @@ use fs_server::config::IoMode;
 use fs_server::{ServerConfig, ServerError};
 use tempfile::TempDir;
 
+/// How long [`until`] polls.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
 /// Opens a file for reading and writing; makes it if it is not there.
 pub fn open(client: &Client, path: &str) -> File {
     let options = OpenOptions { read: true, write: true, create: true, ..OpenOptions::default() };
@@ -31,6 +34,15 @@ pub fn open(client: &Client, path: &str) -> File {
 /// Bytes without a zero among them.
 pub fn full(len: u64, seed: u8) -> Vec<u8> {
     (0..len).map(|at| 1 + ((at / 7) as u8 ^ seed) % 250).collect()
+}
+
+/// Polls until `done`, or fails.
+pub fn until(what: &str, done: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !done() {
+        assert!(began.elapsed() < DEADLINE, "{what}: not within {DEADLINE:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// How a cluster differs from the usual.
