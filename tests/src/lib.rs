@@ -86,6 +86,15 @@ impl Cluster {
 
     /// Starts a cluster whose servers are configured by `edit`, besides.
     pub fn configured(options: ClusterOptions, edit: fn(&mut ServerConfig)) -> Self {
+        Cluster::build(options, edit, None)
+    }
+
+    /// Starts a cluster in which this server has no store of its own: a pure gateway.
+    pub fn with_gateway(options: ClusterOptions, gateway: u16) -> Self {
+        Cluster::build(options, |_| (), Some(gateway))
+    }
+
+    fn build(options: ClusterOptions, edit: fn(&mut ServerConfig), gateway: Option<u16>) -> Self {
         let dir = TempDir::with_prefix("hayate-test-").expect("a temporary directory");
         let job = format!("test-{}-{}", std::process::id(), JOBS.fetch_add(1, Ordering::Relaxed));
         let tier = options.tier.then(|| dir.path().join("tier"));
@@ -113,7 +122,7 @@ impl Cluster {
                 tcp: addresses.tcp,
                 unix: addresses.unix,
                 stores: vec![cluster.store_dir(id as u16)],
-                weight: 1,
+                weight: u32::from(Some(id as u16) != gateway),
                 metrics: addresses.metrics,
                 pid: std::process::id(),
             });

@@ -1,7 +1,7 @@
 //! Goal: bytes lie where the layout says, and are found from everywhere.
 
 use fs_client::{Client, OpenOptions, Route};
-use hayate_tests::{Cluster, full};
+use hayate_tests::{Cluster, ClusterOptions, full};
 
 use super::{LAYOUTS, MIB, assert_content, chunks, create, directory, on_node, set};
 
@@ -47,6 +47,20 @@ fn a_client_without_a_node_makes_striped_files() {
 }
 
 #[test]
+fn a_client_of_a_pure_gateway_makes_striped_files_and_claims_for_owners() {
+    let cluster = Cluster::with_gateway(ClusterOptions::default(), 3);
+    let client = on_node(&cluster, 3);
+    let content = full(6 * MIB, 1);
+    for layout in ["local", "writer"] {
+        let path = format!("/{layout}/file");
+        directory(&client, &format!("/{layout}"), layout);
+        create(&client, &path).write_at(&content, 0).unwrap();
+        assert_eq!(chunks(&client, &path), [(0, 2), (1, 2), (2, 2)], "{layout}");
+        assert_content(&on_node(&cluster, 1), &path, &content);
+    }
+}
+
+#[test]
 fn chunks_stay_with_whoever_wrote_them_first() {
     let cluster = Cluster::start(4);
     let clients: Vec<Client> = (0..4).map(|node| on_node(&cluster, node)).collect();
@@ -68,7 +82,9 @@ fn chunks_stay_with_whoever_wrote_them_first() {
     files[3].write_at(&patch, MIB / 2).unwrap();
     model[(MIB / 2) as usize..][..patch.len()].copy_from_slice(&patch);
     assert_eq!(chunks(&clients[1], "/writer/shared"), [(0, 4), (1, 4), (2, 4), (3, 4)]);
-    clients.iter().for_each(|client| assert_content(client, "/writer/shared", &model));
+    for client in &clients {
+        assert_content(client, "/writer/shared", &model);
+    }
 }
 
 #[test]
@@ -76,14 +92,14 @@ fn of_two_writers_at_once_the_first_gives_the_chunk_its_place() {
     let cluster = Cluster::start(4);
     directory(&on_node(&cluster, 0), "/writer", "writer,chunk=64K");
     let chunk = 64 << 10;
-    const CHUNKS: u64 = 64;
+    let chunk_count: u64 = 64;
     let half = |node: u16| full(chunk / 2, node as u8);
     std::thread::scope(|scope| {
         for node in [1, 2] {
             let client = on_node(&cluster, node);
             scope.spawn(move || {
                 let file = create(&client, "/writer/shared");
-                for i in 0..CHUNKS {
+                for i in 0..chunk_count {
                     let offset = i * chunk + if node == 1 { 0 } else { chunk / 2 };
                     file.write_at(&half(node), offset).unwrap();
                 }
@@ -91,11 +107,11 @@ fn of_two_writers_at_once_the_first_gives_the_chunk_its_place() {
         }
     });
     let both: Vec<u8> = [half(1), half(2)].concat();
-    assert_content(&on_node(&cluster, 3), "/writer/shared", &both.repeat(CHUNKS as usize));
+    assert_content(&on_node(&cluster, 3), "/writer/shared", &both.repeat(chunk_count as usize));
     let held = chunks(&on_node(&cluster, 0), "/writer/shared");
     assert_eq!(
         held.iter().map(|(_, count)| count).sum::<u64>(),
-        CHUNKS,
+        chunk_count,
         "each chunk is on one server: {held:?}"
     );
     // The very first bytes may have left the inode for the other's node: no chunk is anywhere else.
