@@ -1,7 +1,7 @@
 //! How a client reaches its cluster, and how files are opened.
 
 use fs_net::ClusterFile;
-use fs_proto::ServerId;
+use fs_proto::{LayoutWish, ServerId};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -63,6 +63,9 @@ impl fmt::Display for Transport {
 /// Variable of the environment that [`ClientConfig::load`] takes the transport from.
 pub const TRANSPORT_VARIABLE: &str = "HAYATE_TRANSPORT";
 
+/// Variable of the environment that [`ClientConfig::load`] takes a server's number from: [`Route::Gateway`].
+pub const GATEWAY_VARIABLE: &str = "HAYATE_GATEWAY";
+
 /// What a client needs to know, with defaults for all but the cluster.
 #[derive(Debug, Clone)]
 pub struct ClientConfig {
@@ -103,7 +106,7 @@ impl ClientConfig {
     }
 
     /// Defaults for the cluster whose file is `path`; the file is read again when members change. The environment's `HAYATE_TRANSPORT`
-    /// (auto, shm, unix or tcp) chooses the transport.
+    /// (auto, shm, unix or tcp) chooses the transport, and `HAYATE_GATEWAY` (a server's number) the one server that everything goes through.
     ///
     /// # Errors
     /// [`Error::Cluster`] if the file is missing, damaged or open to others.
@@ -113,6 +116,12 @@ impl ClientConfig {
         if let Ok(text) = std::env::var(TRANSPORT_VARIABLE) {
             config.transport =
                 text.parse().map_err(|e| Error::Cluster(format!("{TRANSPORT_VARIABLE}: {e}")))?;
+        }
+        if let Ok(text) = std::env::var(GATEWAY_VARIABLE) {
+            let number = text.parse().map_err(|_| {
+                Error::Cluster(format!("{GATEWAY_VARIABLE}: it is the number of a server, not `{text}`"))
+            })?;
+            config.route = Route::Gateway(ServerId(number));
         }
         Ok(config)
     }
@@ -175,6 +184,8 @@ pub struct OpenOptions {
     pub append: bool,
     /// Permission bits of a new file, umask already applied.
     pub mode: u32,
+    /// Layout of a new file, if not its directory's, or how large it will become. A file that was there keeps its own. Costs a message.
+    pub layout: Option<LayoutWish>,
 }
 
 impl Default for OpenOptions {
@@ -187,6 +198,7 @@ impl Default for OpenOptions {
             truncate: false,
             append: false,
             mode: 0o644,
+            layout: None,
         }
     }
 }

@@ -49,8 +49,10 @@ mod shared;
 mod stripe;
 mod window;
 
-pub use client::{Client, ReadDir};
-pub use config::{Bring, ClientConfig, OpenFlags, OpenOptions, Route, TRANSPORT_VARIABLE, Transport};
+pub use client::{Client, Held, Located, ReadDir};
+pub use config::{
+    Bring, ClientConfig, GATEWAY_VARIABLE, OpenFlags, OpenOptions, Route, TRANSPORT_VARIABLE, Transport,
+};
 pub use error::{Error, LockFailure, Result};
 pub use file::File;
 pub use locks::{LockWish, Locked};
@@ -62,4 +64,6 @@ pub use fs_proto::msg::admin::ShutdownMode;
 pub use fs_proto::msg::inode::{SetTime, Setattr, Space};
 pub use fs_proto::msg::name::{Create, DirEntry, DirPage};
 pub use fs_proto::msg::tier::FlushAccount;
-pub use fs_proto::{Attr, FileKind, InodeId, Layout, ServerId, Status};
+pub use fs_proto::{
+    Attr, FileKind, InodeId, LAYOUT_ATTRIBUTE, Layout, LayoutWish, Placement, ServerId, Status, layout_text,
+};

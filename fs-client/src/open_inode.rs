@@ -298,7 +298,23 @@ impl OpenInode {
         if attr.version >= state.known.version {
             state.hear(attr);
         }
-        state.known.inline &= attr.inline;
+        if !attr.inline {
+            (state.known.inline, state.known.layout) = (false, attr.layout);
+        }
+    }
+
+    /// The layout was changed, and the home answered `attr`; if the content has left the inode meanwhile, what that told counts.
+    pub fn set_layout(&self, attr: &Attr) {
+        let mut state = self.state.lock();
+        if state.known.inline || !attr.inline {
+            state.known.layout = attr.layout;
+        }
+    }
+
+    /// The content lies in chunks, in a layout that is final, whatever else is known.
+    pub fn left_inode(&self, layout: Layout) {
+        let mut state = self.state.lock();
+        (state.known.inline, state.known.layout) = (false, layout);
     }
 
     /// Whoever keeps a copy of the content has dropped what is older than this version.

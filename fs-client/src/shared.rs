@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use fs_net::{Address, ClusterFile, Identity, NetCounters, NetEnv, Sharing};
 use fs_proto::msg::inode::Space;
 use fs_proto::msg::session::Role;
-use fs_proto::{ClientId, INLINE_MAX, InodeId, ServerId};
+use fs_proto::{ChunkIndex, ClientId, INLINE_MAX, InodeId, ServerId};
 use parking_lot::{Mutex, RwLock};
 use quick_cache::sync::Cache;
 
@@ -28,6 +28,9 @@ use crate::router::View;
 
 /// Directories remembered as wide. Forgetting one costs a message.
 const WIDE_REMEMBERED: usize = 16 << 10;
+
+/// Chunks in layout `writer` whose servers are remembered, some 3 MiB. Forgetting one costs a message.
+const PLACES_REMEMBERED: usize = 64 << 10;
 
 /// Shares of the memory budget, in eighths: buffers, path cache, open files; the rest is for connections and requests.
 const BUFFER_EIGHTHS: usize = 4;
@@ -62,6 +65,8 @@ pub(crate) struct Shared {
     /// Largest file that servers keep with its inode, as last heard from one.
     inline_limit: AtomicU32,
     wide: Cache<InodeId, ()>,
+    /// Who holds chunks in layout `writer`: never wrong (`aio/places.rs`).
+    pub places: Cache<(InodeId, ChunkIndex), ServerId>,
     view: RwLock<Arc<View>>,
     refreshed: Mutex<Instant>,
     lives: Mutex<Life>,
@@ -117,6 +122,7 @@ impl Shared {
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
             inline_limit: AtomicU32::new(INLINE_MAX),
             wide: Cache::new(WIDE_REMEMBERED),
+            places: Cache::new(PLACES_REMEMBERED),
             view: RwLock::new(Arc::new(view)),
             refreshed: Mutex::new(Instant::now()),
             lives: Mutex::new(Life::new()),

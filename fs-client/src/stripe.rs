@@ -50,7 +50,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn layout(chunk_log2: u8) -> Layout {
-        Layout { placement: Placement::Striped, chunk_log2 }
+        Layout { placement: Placement::Striped, chunk_log2, given: false }
     }
 
     proptest! {

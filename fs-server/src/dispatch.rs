@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use fs_net::{Frame, Lending};
+use fs_net::Frame;
 use fs_proto::msg::Caller;
 use fs_proto::msg::chunk::{CopyChunk, WriteChunk};
 use fs_proto::msg::name::Created;
@@ -15,7 +15,7 @@ use fs_proto::{Flags, Op, Status, Wire};
 use crate::error::{OpError, OpResult};
 use crate::ops;
 use crate::transaction::participant;
-use crate::worker::{Context, Worker};
+use crate::worker::{Arrival, Context, Worker};
 
 /// Body and bulk part of a reply.
 pub type Answer = (Bytes, Bytes);
@@ -26,11 +26,11 @@ fn decode<T: Wire>(mut body: Reader) -> OpResult<T> {
     Ok(request)
 }
 
-/// Carries out the request in `frame`; `lending` has buffers for the answer, if memory is shared with who asks.
-pub async fn run(worker: &Rc<Worker>, frame: Frame, lending: Lending) -> OpResult<Answer> {
+/// Carries out the request in `frame`.
+pub async fn run(worker: &Rc<Worker>, frame: Frame, arrival: Arrival) -> OpResult<Answer> {
     let mut body = Reader::new(frame.meta.clone());
     let caller = Caller::get(&mut body)?;
-    let context = Context { caller, header: frame.header, lending };
+    let context = Context { caller, header: frame.header, arrival };
     let header = &context.header;
     let execution = worker.node.executions.begin(header)?;
     if execution.is_some()
@@ -113,6 +113,10 @@ async fn run_plain(worker: &Rc<Worker>, context: &Context, body: Reader) -> OpRe
         SyncChunks => ops::chunk::sync,
         PunchChunk => ops::chunk::punch,
         CopyChunk => ops::copy::copy,
+        CopyChunkTo => ops::copy::copy_to,
+        ClaimChunk => ops::pointer::claim,
+        FindChunks => ops::pointer::find,
+        SetLayout => ops::layout::set,
         ChunkRanges => ops::chunk::ranges,
         ChunkMap => ops::chunk_map::chunk_map,
         PunchInline => ops::inline::punch,
@@ -177,12 +181,15 @@ async fn remembered_reply(worker: &Rc<Worker>, done: &RequestResult, body: Reade
 /// Notes how far a client's write reaches when it enters the cluster here, wherever its chunk lives.
 pub fn note_write(worker: &Rc<Worker>, frame: &Frame) {
     let header = &frame.header;
-    if !matches!(header.op, Op::WriteChunk | Op::CopyChunk) {
+    if !matches!(header.op, Op::WriteChunk | Op::CopyChunk | Op::CopyChunkTo) {
         return;
     }
     let mut body = Reader::new(frame.meta.clone());
     let reach = Caller::get(&mut body).and_then(|_| match header.op {
-        Op::CopyChunk => CopyChunk::get(&mut body).map(|copy| (copy.ino, copy.since, copy.file_end)),
+        // The other copy begins with it.
+        Op::CopyChunk | Op::CopyChunkTo => {
+            CopyChunk::get(&mut body).map(|copy| (copy.ino, copy.since, copy.file_end))
+        }
         _ => WriteChunk::get(&mut body).map(|write| (write.ino, write.since, write.file_end)),
     });
     if let Ok((ino, since, file_end)) = reach {

@@ -22,6 +22,7 @@ pub mod namespace;
 pub mod node;
 mod opens;
 mod ops;
+mod pointers;
 mod reaper;
 mod sizes;
 mod space;

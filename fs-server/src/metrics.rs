@@ -158,6 +158,7 @@ pub fn status_json(node: &Node) -> String {
         "open_inodes": node.opens.len(),
         "locks_held": node.locks.counts().0,
         "locks_waiting": node.locks.counts().1,
+        "device_syncs": node.group_sync.count(),
         "cpu_us": cpu_us(),
         "resident_bytes": resident_bytes(),
         "memory_budget": node.config.memory_bytes,

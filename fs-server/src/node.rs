@@ -19,6 +19,7 @@ use crate::locks::LockTable;
 use crate::metrics::OpCounters;
 use crate::namespace::Namespace;
 use crate::opens::OpenTable;
+use crate::pointers::Pointers;
 use crate::sizes::PendingSizes;
 use crate::space::Space;
 use crate::store::{Devices, IoMode};
@@ -35,6 +36,8 @@ pub struct Node {
     pub store: Arc<Devices>,
     /// What clients have open.
     pub opens: OpenTable,
+    /// Where chunks in layout `writer` are.
+    pub pointers: Pointers,
     /// How far writes reached that are not published yet.
     pub sizes: PendingSizes,
     /// Locks of files that live here.
@@ -101,6 +104,7 @@ impl Node {
             namespace: parts.namespace,
             store: parts.store,
             opens: OpenTable::default(),
+            pointers: Pointers::default(),
             sizes: PendingSizes::default(),
             locks: LockTable::new(session(), lease),
             departed: Departed::default(),

@@ -111,6 +111,13 @@ impl OpenTable {
         self.open.lock().get(&ino).is_some_and(|holders| holders.iter().any(|holder| holder.until > now))
     }
 
+    /// Whether anybody but `client` has the inode open.
+    pub fn is_open_elsewhere(&self, ino: InodeId, client: ClientId) -> bool {
+        let now = Instant::now();
+        let others = |holder: &Holder| holder.until > now && holder.client != client;
+        self.open.lock().get(&ino).is_some_and(|holders| holders.iter().any(others))
+    }
+
     /// Forgets holders whose lease is over; returns the inodes that lost a writer so.
     pub fn expire(&self, now: Instant) -> Vec<InodeId> {
         let mut lost = Vec::new();
@@ -159,6 +166,7 @@ mod tests {
         table.open(INO, ClientId(2), &OpenMode::Write { via: Some(ServerId(3)) }, 9);
         table.open(INO, ClientId(2), &OpenMode::Read {}, 9);
         assert_eq!(table.writers(INO)[0].version, 4);
+        assert!(table.is_open_elsewhere(INO, ClientId(1)) && !table.is_open_elsewhere(INO, ClientId(2)));
         table.release(INO, ClientId(2));
         assert!(!table.is_open(INO));
     }

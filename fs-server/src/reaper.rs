@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use fs_proto::msg::chunk::DropChunks;
 use fs_proto::msg::inode::LEASE_MS;
 use fs_proto::record::Mutation;
-use fs_proto::{Attr, ChunkIndex, FileKind, InodeId, ServerId};
+use fs_proto::{Attr, ChunkIndex, FileKind, InodeId, Placement, ServerId};
 
 use crate::error::OpResult;
 use crate::namespace::keys;
@@ -92,6 +92,10 @@ fn chunk_holders(worker: &Rc<Worker>, attr: &Attr) -> OpResult<Vec<ServerId>> {
     } else {
         attr.size.div_ceil(attr.layout.chunk_bytes())
     };
+    if attr.kind == FileKind::File && attr.layout.placement == Placement::Writer && !attr.inline {
+        // Pointers stay when a file is cut.
+        return Ok(worker.node.stores());
+    }
     if attr.kind != FileKind::File || chunks == 0 {
         return Ok(Vec::new());
     }

@@ -3,6 +3,7 @@
 //! # Invariants
 //! - A sync that is answered began after it was asked for: what was written before is covered.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 
 use parking_lot::Mutex;
@@ -19,9 +20,15 @@ type Waiter = oneshot::Sender<OpResult<()>>;
 #[derive(Default)]
 pub struct GroupSync {
     queue: Mutex<Option<mpsc::Sender<Waiter>>>,
+    count: AtomicU64,
 }
 
 impl GroupSync {
+    /// Syncs since the start, however many waited for each.
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
     fn submit(&self, node: &Arc<Node>, waiter: Waiter) {
         let mut queue = self.queue.lock();
         let sender = queue.get_or_insert_with(|| spawn(node));
@@ -54,6 +61,7 @@ fn spawn(node: &Arc<Node>) -> mpsc::Sender<Waiter> {
 fn sync_all(node: &Node) -> OpResult<()> {
     node.store.sync()?;
     node.namespace.kv().sync()?;
+    node.group_sync.count.fetch_add(1, Ordering::Relaxed);
     Ok(())
 }
 

@@ -44,6 +44,15 @@ pub struct Worker {
     sequence: Cell<u64>,
 }
 
+/// How a request came here.
+#[derive(Debug, Clone, Default)]
+pub struct Arrival {
+    /// Buffers for the answer in memory that is shared with who asks.
+    pub lending: Lending,
+    /// The server of the asker's node: the one that it came through, or this one. None if the asker has none, or one without a store.
+    pub near: Option<ServerId>,
+}
+
 /// What a request brings along besides its body.
 #[derive(Debug, Clone)]
 pub struct Context {
@@ -51,14 +60,19 @@ pub struct Context {
     pub caller: Caller,
     /// The header.
     pub header: Header,
-    /// Buffers for the answer in memory that is shared with who asks.
-    pub lending: Lending,
+    /// How it came.
+    pub arrival: Arrival,
 }
 
 impl Context {
+    /// The server of the asker's node, for what is to lie there.
+    pub fn near(&self) -> Option<ServerId> {
+        self.arrival.near
+    }
+
     /// A buffer of `len` bytes for the answer, where it need not be copied again if that can be.
     pub async fn buffer(&self, worker: &Worker, len: usize) -> OpResult<PoolBuffer> {
-        if let Some(buffer) = self.lending.buffer(len).or_else(|| worker.env.pool.try_get(len)) {
+        if let Some(buffer) = self.arrival.lending.buffer(len).or_else(|| worker.env.pool.try_get(len)) {
             return Ok(buffer);
         }
         let got = worker.env.pool.get(len).await;
@@ -118,6 +132,17 @@ impl Worker {
         self.ask_as(header, self.node.owner(partition), request, bulk).await
     }
 
+    /// As [`Worker::ask`], with data to send.
+    pub async fn send<R: Request>(
+        self: &Rc<Self>,
+        to: ServerId,
+        request: &R,
+        bulk: Bytes,
+    ) -> OpResult<R::Reply> {
+        let header = Header::request_to_server(R::OP, to);
+        self.ask_as(header, to, request, bulk).await.map(|(reply, _)| reply)
+    }
+
     async fn ask_as<R: Request>(
         self: &Rc<Self>,
         mut header: Header,
@@ -138,8 +163,9 @@ impl Worker {
             (header.meta_bytes, header.bulk_bytes) = (meta.len() as u32, bulk.len() as u32);
             let frame = Frame { header, meta, bulk };
             // Boxed, because an operation may ask its own server again.
-            let execution: Pin<Box<dyn Future<Output = Reply>>> =
-                Box::pin(Rc::clone(self).execute(frame, Lending::default()));
+            let execution: Pin<Box<dyn Future<Output = Reply>>> = Box::pin(
+                Rc::clone(self).execute(frame, Arrival { near: self.near(to), ..Arrival::default() }),
+            );
             let reply = execution.await;
             (reply.header.status, reply.meta, reply.bulk)
         } else {
@@ -169,6 +195,20 @@ impl Worker {
         Ok(())
     }
 
+    fn near(&self, server: ServerId) -> Option<ServerId> {
+        (self.node.map().share(server) > 0).then_some(server)
+    }
+
+    /// The server with a store on the node of whoever asks by this connection.
+    fn near_peer(&self, peer: &PeerInfo) -> Option<ServerId> {
+        match peer.role {
+            Role::Server { id } => self.near(id),
+            // The kernel knows who is at the other end: it is this node.
+            Role::Client { .. } if peer.credentials.is_some() => self.near(self.node.id()),
+            Role::Client { .. } => None,
+        }
+    }
+
     fn destination(&self, header: &Header) -> ServerId {
         if header.flags.has(Flags::TO_SERVER) {
             ServerId(header.target)
@@ -193,7 +233,8 @@ impl Worker {
             }
         }
         if to == self.node.id() {
-            return self.execute(frame, peer.lending.clone()).await;
+            let arrival = Arrival { lending: peer.lending.clone(), near: self.near_peer(&peer) };
+            return self.execute(frame, arrival).await;
         }
         if header.hops > 0 {
             let text = "this server does not own the partition: the sender's map is of another epoch";
@@ -211,10 +252,10 @@ impl Worker {
     }
 
     /// Carries a request out on this server.
-    pub async fn execute(self: Rc<Self>, frame: Frame, lending: Lending) -> Reply {
+    pub async fn execute(self: Rc<Self>, frame: Frame, arrival: Arrival) -> Reply {
         let header = frame.header;
         let began = Instant::now();
-        let outcome = dispatch::run(&self, frame, lending).await;
+        let outcome = dispatch::run(&self, frame, arrival).await;
         self.node.counters.note(header.op, began.elapsed(), outcome.is_err());
         match outcome {
             Ok((meta, bulk)) => Reply::ok(&header, meta, bulk),

@@ -18,7 +18,7 @@ fn attr(kind: FileKind, mode: u32, size: u64) -> Attr {
         mtime: -1,
         ctime: 1_500_000_000_123_456_789,
         btime: 0,
-        layout: Layout { placement: Placement::Striped, chunk_log2: 20 },
+        layout: Layout { placement: Placement::Striped, chunk_log2: 20, given: false },
         wide: false,
         inline: false,
         acl: false,

@@ -5,6 +5,10 @@
 //!
 //! For what needs real processes (SIGKILL, mounts, the command line) see the tests of `crates/cli` and the scripts beside this crate.
 
+mod raw;
+
+pub use raw::{ask_raw, send_raw};
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -82,6 +86,15 @@ impl Cluster {
 
     /// Starts a cluster whose servers are configured by `edit`, besides.
     pub fn configured(options: ClusterOptions, edit: fn(&mut ServerConfig)) -> Self {
+        Cluster::build(options, edit, None)
+    }
+
+    /// Starts a cluster in which this server has no store of its own: a pure gateway.
+    pub fn with_gateway(options: ClusterOptions, gateway: u16) -> Self {
+        Cluster::build(options, |_| (), Some(gateway))
+    }
+
+    fn build(options: ClusterOptions, edit: fn(&mut ServerConfig), gateway: Option<u16>) -> Self {
         let dir = TempDir::with_prefix("hayate-test-").expect("a temporary directory");
         let job = format!("test-{}-{}", std::process::id(), JOBS.fetch_add(1, Ordering::Relaxed));
         let tier = options.tier.then(|| dir.path().join("tier"));
@@ -109,7 +122,7 @@ impl Cluster {
                 tcp: addresses.tcp,
                 unix: addresses.unix,
                 stores: vec![cluster.store_dir(id as u16)],
-                weight: 1,
+                weight: u32::from(Some(id as u16) != gateway),
                 metrics: addresses.metrics,
                 pid: std::process::id(),
             });
@@ -184,9 +197,21 @@ impl Cluster {
     /// Ends server `id` and starts it again on its store and its addresses.
     pub fn restart(&mut self, id: u16) {
         self.stop(id);
-        let server = fs_server::bind(self.config(id)).expect("a server binds again");
+        let server = self.bind_again(id);
         let file = self.file.clone();
         self.threads[id as usize] = Some(std::thread::spawn(move || server.serve(file)));
+    }
+
+    /// Its port may be somebody's for a moment: the end of an outgoing connection.
+    fn bind_again(&self, id: u16) -> fs_server::BoundServer {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            match fs_server::bind(self.config(id)) {
+                Ok(server) => return server,
+                Err(error) => assert!(Instant::now() < deadline, "a server binds again: {error}"),
+            }
+            std::thread::yield_now();
+        }
     }
 
     /// What servers that start from now on are configured by.

@@ -14,6 +14,7 @@ const APPEND: OpenOptions = OpenOptions {
     truncate: false,
     append: true,
     mode: 0o644,
+    layout: None,
 };
 
 /// Length, writer, number, and filling that depends on both.

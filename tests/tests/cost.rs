@@ -5,7 +5,9 @@
 //! Counters are exact but not alone: the client's housekeeper and the servers' upkeep send a few messages of their own, for
 //! which bounds leave room (`STRAY`).
 
-use fs_client::{Attr, Caller, Client, DirPage, File, InodeId, NetCounters, OpenFlags, Route};
+use fs_client::{
+    Attr, Caller, Client, DirPage, File, InodeId, LAYOUT_ATTRIBUTE, NetCounters, OpenFlags, Route,
+};
 use fs_proto::ServerId;
 use hayate_tests::Cluster;
 
@@ -379,6 +381,26 @@ fn large_data(meter: &Meter, dir: InodeId) {
     copies(meter, &file, times);
 }
 
+/// The client's node keeps what it writes; of a chunk in layout `writer` that has to be agreed once.
+fn layouts(meter: &Meter) {
+    let times = 48;
+    let one = data(LARGE, 1.0, 0.125);
+    let content = vec![7; LARGE];
+    for (layout, first) in [("local", one), ("writer", twice(&data(LARGE, 1.0, 0.125)))] {
+        let dir = meter.client.mkdir_path(format!("/{layout}"), 0o755).expect("mkdir").ino;
+        meter.client.setxattr(&ROOT, dir, LAYOUT_ATTRIBUTE, layout.as_bytes(), false, false).expect("layout");
+        let flags = OpenFlags::READ_WRITE;
+        let file = meter.client.create_open(&ROOT, dir, b"large", 0o644, flags, false).expect("open").0;
+        let write = |i: usize| file.write_at(&content, (i * LARGE) as u64).expect("write");
+        meter.measure(&format!("first write of 1 MiB, {layout}"), &first, times, write);
+        meter.measure(&format!("write of 1 MiB, {layout}"), &data(LARGE, 1.0, 0.125), times, write);
+        let mut buf = vec![0; LARGE];
+        meter.measure(&format!("read of 1 MiB, {layout}"), &data(LARGE, 1.125, 0.125), times, |i| {
+            assert_eq!(file.read_at(&mut buf, (i * LARGE) as u64).expect("read"), LARGE);
+        });
+    }
+}
+
 /// What is copied from file to file passes the client no more than any other message does.
 fn copies(meter: &Meter, from: &File, times: usize) {
     let to = meter.client.create_open(&ROOT, InodeId::ROOT, b"copy", 0o644, OpenFlags::READ_WRITE, true);
@@ -402,6 +424,7 @@ fn everything(label: &'static str, servers: u16, route: Route) {
     small_files(&meter, dir("/small"));
     small_data(&meter, dir("/parts"));
     large_data(&meter, dir("/large"));
+    layouts(&meter);
     listing(&meter, dir("/listing"));
 }
 

@@ -22,6 +22,7 @@ const BOTH: OpenOptions = OpenOptions {
     truncate: false,
     append: false,
     mode: 0o644,
+    layout: None,
 };
 
 fn wish(owner: u64, first: u64, last: u64, kind: LockKind) -> LockWish {

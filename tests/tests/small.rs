@@ -3,20 +3,17 @@
 //! where a crash has to be made up.
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use fs_client::{Caller, Client, OpenFlags, OpenOptions, Result, Route};
-use fs_net::{Connection, Identity, NetEnv};
 use fs_proto::checksum::crc;
 use fs_proto::msg::chunk::{ReadChunk, WriteChunk};
-use fs_proto::msg::session::Role;
 use fs_proto::msg::small::Spill;
 use fs_proto::placement::chunk_partition;
-use fs_proto::{ChunkIndex, ClientId, Header, InodeId, Partition, Request, ServerId, Status, Wire};
-use hayate_tests::{Cluster, ClusterOptions};
+use fs_proto::{ChunkIndex, InodeId, Partition, Request, ServerId, Status};
+use hayate_tests::{Cluster, ClusterOptions, send_raw};
 
 const INLINE: usize = 16 << 10;
 const ROOT: Caller = Caller::ROOT;
@@ -308,7 +305,7 @@ fn permissions_bind_whole_files_too() {
     assert_eq!(client.stat("/shared/f").unwrap().mode, 0o755, "a write by somebody without privilege");
 }
 
-/// One message as it is, to a server; answers its body and data.
+/// One message as it is, to a server; answers its data.
 fn send<R: Request>(
     cluster: &Cluster,
     to: ServerId,
@@ -316,26 +313,7 @@ fn send<R: Request>(
     request: &R,
     data: Bytes,
 ) -> std::result::Result<Bytes, Status> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let local = tokio::task::LocalSet::new();
-    let id = ClientId(0x7e57);
-    let file = cluster.file();
-    let who = Identity { role: Role::Client { id }, job: file.job.clone(), secret: file.secret.clone() };
-    let env = Rc::new(NetEnv::new(64 << 20));
-    local.block_on(&runtime, async {
-        let address = file.member(to).expect("a member").tcp_address();
-        let connection = Connection::connect(&address, &who, &env, Duration::from_secs(30)).await.unwrap();
-        let mut header = Header::request(R::OP, target);
-        (header.client, header.sequence, header.epoch, header.deadline_ms) = (id, 1, file.epoch, 3000);
-        let mut meta = BytesMut::new();
-        Caller::ROOT.put(&mut meta);
-        request.put(&mut meta);
-        let answer = connection.call(header, meta.freeze(), data).await.unwrap();
-        match answer.header.status {
-            Status::Ok => Ok(answer.bulk),
-            status => Err(status),
-        }
-    })
+    send_raw(cluster, to, target, request, data).map(|(_, data)| data)
 }
 
 /// A file of the root whose first chunk is not its home's, but server `away`'s.

@@ -1,6 +1,6 @@
 //! Attributes of inodes, and layouts of files.
 
-use crate::ids::InodeId;
+use crate::ids::{InodeId, ServerId};
 use crate::wire::{DecodeError, Reader, Wire, wire_enum};
 use bytes::BytesMut;
 
@@ -30,27 +30,96 @@ wire_enum! {
     }
 }
 
-wire_enum! {
-    /// Where the chunks of a file go.
-    pub enum Placement: u8 {
-        /// Chunk i to partition (hash(inode) + i): all servers alike.
-        Striped = 1,
+/// Where the chunks of a file go.
+///
+/// On the wire: one byte, which is 1 for striped, 2 for local (the server follows as 16 bits, all ones for none), 3 for writer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Placement {
+    /// Chunk i to partition (hash(inode) + i): all servers alike.
+    #[default]
+    Striped,
+    /// All chunks to one server: the one on the node of whoever makes the file. None in a directory, where it is not known yet.
+    Local(Option<ServerId>),
+    /// Each chunk to the server on the node that writes it first; chunk i's partition knows which that is.
+    Writer,
+}
+
+const STRIPED: u8 = 1;
+const LOCAL: u8 = 2;
+const WRITER: u8 = 3;
+/// In place of a server: not known yet. Servers have numbers below [`crate::ids::MAX_SERVERS`].
+const NOWHERE: u16 = u16::MAX;
+
+impl Placement {
+    /// The name that users give.
+    pub fn name(self) -> &'static str {
+        match self {
+            Placement::Striped => "striped",
+            Placement::Local(_) => "local",
+            Placement::Writer => "writer",
+        }
+    }
+
+    /// That of a file made by somebody on the node of `near`: a local file without a node is striped.
+    #[must_use]
+    pub fn settled(self, near: Option<ServerId>) -> Placement {
+        match (self, near) {
+            (Placement::Local(_), Some(server)) => Placement::Local(Some(server)),
+            (Placement::Local(_), None) => Placement::Striped,
+            (other, _) => other,
+        }
     }
 }
 
-/// How a file is cut into chunks and where they go.
+impl Wire for Placement {
+    fn put(&self, out: &mut BytesMut) {
+        match self {
+            Placement::Striped => STRIPED.put(out),
+            Placement::Local(server) => {
+                LOCAL.put(out);
+                server.map_or(NOWHERE, |server| server.0).put(out);
+            }
+            Placement::Writer => WRITER.put(out),
+        }
+    }
+    fn get(from: &mut Reader) -> Result<Self, DecodeError> {
+        match u8::get(from)? {
+            STRIPED => Ok(Placement::Striped),
+            LOCAL => {
+                let server = u16::get(from)?;
+                Ok(Placement::Local((server != NOWHERE).then_some(ServerId(server))))
+            }
+            WRITER => Ok(Placement::Writer),
+            _ => Err(DecodeError::Invalid("placement")),
+        }
+    }
+}
+
+/// How a file is cut into chunks and where they go. Final once the file's content lies in chunks.
+///
+/// On the wire: the placement, then one byte: the chunk size as a power of two, and [`GIVEN`] if somebody chose it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layout {
     /// Where chunks go.
     pub placement: Placement,
     /// Chunk size as a power of two, within [`CHUNK_LOG2`].
     pub chunk_log2: u8,
+    /// The chunk size was asked for; else it follows the size that a file is expected to get.
+    pub given: bool,
 }
 
+/// In the byte of the chunk size: it was asked for.
+const GIVEN: u8 = 0x80;
+
+/// Chunk size, as a power of two, of a file of which nothing is known: one FUSE request fills one.
+const CHUNK_LOG2_USUAL: u8 = 20;
+/// A file that is expected to have more chunks gets larger ones.
+const CHUNKS_USUAL_LOG2: u8 = 12;
+
 impl Default for Layout {
-    /// Striped, chunks of 1 MiB: one FUSE request fills one.
+    /// Striped, chunks of 1 MiB.
     fn default() -> Self {
-        Layout { placement: Placement::Striped, chunk_log2: 20 }
+        Layout { placement: Placement::Striped, chunk_log2: CHUNK_LOG2_USUAL, given: false }
     }
 }
 
@@ -59,15 +128,29 @@ impl Layout {
     pub fn chunk_bytes(self) -> u64 {
         1 << self.chunk_log2
     }
+
+    /// That of a file which is expected to get `bytes`: chunks of 1 MiB up to 4 GiB, then larger ones, so that it has about 4096 of them
+    /// (16 MiB from 64 GiB on). A size that was asked for stays, and none becomes smaller.
+    #[must_use]
+    pub fn sized_for(self, bytes: u64) -> Layout {
+        if self.given {
+            return self;
+        }
+        let needed =
+            bytes.max(1).next_power_of_two().trailing_zeros().saturating_sub(u32::from(CHUNKS_USUAL_LOG2));
+        let chunk_log2 = needed.min(u32::from(*CHUNK_LOG2.end())) as u8;
+        Layout { chunk_log2: chunk_log2.max(self.chunk_log2), ..self }
+    }
 }
 
 impl Wire for Layout {
     fn put(&self, out: &mut BytesMut) {
         self.placement.put(out);
-        self.chunk_log2.put(out);
+        (self.chunk_log2 | if self.given { GIVEN } else { 0 }).put(out);
     }
     fn get(from: &mut Reader) -> Result<Self, DecodeError> {
-        let layout = Layout { placement: Wire::get(from)?, chunk_log2: Wire::get(from)? };
+        let (placement, chunk) = (Wire::get(from)?, u8::get(from)?);
+        let layout = Layout { placement, chunk_log2: chunk & !GIVEN, given: chunk & GIVEN != 0 };
         if CHUNK_LOG2.contains(&layout.chunk_log2) {
             Ok(layout)
         } else {

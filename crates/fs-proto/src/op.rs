@@ -139,6 +139,14 @@ wire_enum! {
         LockCancel = 83,
         /// The client lives, and after a restart of the server: claims its locks again.
         LockRenew = 84,
+        /// A place for a chunk in layout `writer`.
+        ClaimChunk = 90,
+        /// Where chunks in layout `writer` are.
+        FindChunks = 91,
+        /// [`Op::CopyChunk`] to a server that is named.
+        CopyChunkTo = 92,
+        /// Change the layout of a directory or of an empty file.
+        SetLayout = 93,
     }
 }
 

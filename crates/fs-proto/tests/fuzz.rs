@@ -70,10 +70,10 @@ fn operations() -> Vec<(Op, [Kind; 2])> {
     list! {
         Hello Prove Ping Share
         Lookup Create Mkdir Unlink Rmdir Rename Link Readdir
-        Getattr GetattrMany Setattr Readlink Getxattr Setxattr Listxattr Removexattr Open Release Renew Publish PollSize Statfs
+        Getattr GetattrMany Setattr Readlink Getxattr Setxattr SetLayout Listxattr Removexattr Open Release Renew Publish PollSize Statfs
         Put Get PutMany GetMany WriteInline ReadInline OpenRead Spill PunchInline Append
         LockSet LockClear LockTest LockCancel LockRenew ClientGone
-        WriteChunk ReadChunk TruncateChunks DropChunks SyncChunks PunchChunk ChunkRanges ChunkMap
+        WriteChunk ReadChunk TruncateChunks DropChunks SyncChunks PunchChunk ChunkRanges ChunkMap ClaimChunk FindChunks CopyChunkTo
         Prepare Decide Outcome TreeLock GetShard
         FlushChunks TierPath TierState FlushStatus FlushNow FlushNote TierPlace TierForget
         ServerStatus Shutdown Scrub CopyChunk

@@ -16,7 +16,7 @@ use fs_proto::placement::{
     MapEvent, Member, chunk_partition, directory_partition, entry_cookie, entry_partition, name_hash,
 };
 use fs_proto::record::*;
-use fs_proto::{Flags, HEADER_BYTES, Header, Op, PartitionMap, Status, Wire};
+use fs_proto::{Flags, HEADER_BYTES, Header, LayoutWish, Op, PartitionMap, Placement, Status, Wire};
 use std::collections::BTreeSet;
 use std::fmt::{Debug, Write};
 
@@ -382,6 +382,37 @@ fn partition_maps_never_change() {
     Golden::default().is(join(0x0102, 3), "01020103000000").is(leave(0x0102), "020201").done();
 }
 
+#[test]
+fn layouts_never_change() {
+    let place = |placement| Layout { placement, ..Layout::default() };
+    let copy = CopyChunk {
+        from: FILE,
+        from_chunk: ChunkIndex(9),
+        from_offset: 1,
+        len: 2,
+        ino: DIR,
+        chunk: ChunkIndex(8),
+        offset: 3,
+        file_end: 9 << 20,
+        since: 5,
+    };
+    let wish = LayoutWish { placement: Some(Placement::Writer), chunk_log2: Some(22), expected_bytes: 5 };
+    Golden::default()
+        .is(Layout::default(), "0114")
+        .is(place(Placement::Local(None)), "02ffff14")
+        .is(Layout { chunk_log2: 16, given: true, ..place(Placement::Local(Some(ServerId(3)))) }, "02030090")
+        .is(place(Placement::Writer), "0314")
+        .is(ClaimChunk { ino: FILE, chunk: ChunkIndex(9), at: Some(ServerId(3)) }, "07000000000034120900000000000000010300")
+        .is(FindChunks { ino: FILE, from: ChunkIndex(9), limit: 16 }, "0700000000003412090000000000000010000000")
+        .is(vec![(ChunkIndex(9), ServerId(3))], "0100000009000000000000000300")
+        .is(
+            CopyChunkTo { copy, to: ServerId(3) },
+            "070000000000341209000000000000000100000002000000020000000000cdab080000000000000003000000000090000000000005000000000000000300",
+        )
+        .is(SetLayout { ino: FILE, wish }, "0700000000003412010301160500000000000000")
+        .done();
+}
+
 const OPERATIONS: &[(u16, &str)] = &[
     (1, "Hello"),
     (2, "Prove"),
@@ -450,6 +481,10 @@ const OPERATIONS: &[(u16, &str)] = &[
     (82, "LockTest"),
     (83, "LockCancel"),
     (84, "LockRenew"),
+    (90, "ClaimChunk"),
+    (91, "FindChunks"),
+    (92, "CopyChunkTo"),
+    (93, "SetLayout"),
 ];
 
 /// Numbers of operations. Append only: a number that is gone moves to the second list and never comes back.

@@ -11,9 +11,8 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use fs_proto::msg::chunk::CopyChunk;
+use fs_proto::msg::chunk::{CopyChunk, CopyChunkTo};
 use fs_proto::msg::small::Spill;
-use fs_proto::placement::chunk_partition;
 use fs_proto::{ChunkIndex, Layout, Status};
 
 use super::data::{FILE_END_MAX, WINDOW};
@@ -143,6 +142,10 @@ impl Core {
         let ((from_chunk, from_offset), (chunk, offset)) =
             (split(part.from, layouts.0), split(part.to, layouts.1));
         let file_end = part.to + part.len;
+        let Some(source) = self.found(from, from_chunk).await? else {
+            return self.copy_hole(to, part.to, part.len).await;
+        };
+        let target = self.placed(to, chunk).await?;
         let writing = to.inode.begin_write();
         let request = CopyChunk {
             from: from.ino(),
@@ -155,9 +158,13 @@ impl Core {
             file_end,
             since: writing.since,
         };
-        let target = Target::Partition(chunk_partition(from.ino(), from_chunk));
-        self.exchange(&to.who, target, &request, Bytes::new(), self.patience()).await?;
-        let holder = self.shared.view().owner(Target::Partition(chunk_partition(to.ino(), chunk)));
+        let holder = self.shared.view().owner(target);
+        if let Target::Server(to_server) = target {
+            let request = CopyChunkTo { copy: request, to: to_server };
+            self.exchange(&to.who, source, &request, Bytes::new(), self.patience()).await?;
+        } else {
+            self.exchange(&to.who, source, &request, Bytes::new(), self.patience()).await?;
+        }
         to.inode.wrote(file_end, holder, now());
         drop(writing);
         Ok(())
@@ -171,7 +178,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn layout(chunk_log2: u8) -> Layout {
-        Layout { placement: Placement::Striped, chunk_log2 }
+        Layout { placement: Placement::Striped, chunk_log2, given: false }
     }
 
     proptest! {

@@ -14,7 +14,7 @@ use fs_proto::checksum::crc;
 use fs_proto::msg::chunk::{ReadChunk, WriteChunk};
 use fs_proto::msg::small::Append;
 use fs_proto::placement::chunk_partition;
-use fs_proto::{ServerId, Status};
+use fs_proto::{Attr, Placement, ServerId, Status};
 
 use super::{Core, Handle, now};
 use crate::error::{Error, LockFailure, Result};
@@ -59,7 +59,7 @@ impl Core {
     async fn write_piece(&self, handle: &Handle, piece: Piece, data: &[u8], offset: u64) -> Result<()> {
         let inode = &handle.inode;
         let file_end = offset + piece.range().end as u64;
-        let target = Target::Partition(chunk_partition(inode.ino, piece.chunk));
+        let target = self.placed(handle, piece.chunk).await?;
         let writing = inode.begin_write();
         let request = WriteChunk {
             ino: inode.ino,
@@ -119,15 +119,21 @@ impl Core {
         self.shared.note_inline_limit(answer.limit);
         inode.wrote_inline(&answer.attr);
         if !answer.attr.inline {
-            let view = self.shared.view();
-            let written = pieces(inode.layout(), answer.offset, data.len(), self.piece_bytes);
-            inode.appended_at(
-                written.map(|piece| view.owner(Target::Partition(chunk_partition(inode.ino, piece.chunk)))),
-            );
+            inode.appended_at(self.appended_to(&answer.attr, answer.offset, data.len()));
         }
         let mut attr = answer.attr;
         self.note_attr(&mut attr);
         Ok(answer.offset)
+    }
+
+    /// The servers that the home may have sent appended bytes to.
+    fn appended_to(&self, attr: &Attr, offset: u64, len: usize) -> Vec<ServerId> {
+        if attr.layout.placement != Placement::Striped {
+            return self.holders_of(attr);
+        }
+        let view = self.shared.view();
+        let written = pieces(attr.layout, offset, len, self.piece_bytes);
+        written.map(|piece| view.owner(Target::Partition(chunk_partition(attr.ino, piece.chunk)))).collect()
     }
 
     /// See [`crate::File::read_at`].
@@ -233,7 +239,7 @@ impl Core {
     async fn read_piece(&self, handle: &Handle, piece: Piece) -> Result<Bytes> {
         let ino = handle.ino();
         let request = ReadChunk { ino, chunk: piece.chunk, offset: piece.offset, len: piece.len };
-        let target = Target::Partition(chunk_partition(ino, piece.chunk));
+        let Some(target) = self.found(handle, piece.chunk).await? else { return Ok(Bytes::new()) };
         let mut last = ServerId::default();
         for _ in 0..2 {
             let answer = self.exchange(&handle.who, target, &request, Bytes::new(), self.patience()).await?;

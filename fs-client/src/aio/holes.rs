@@ -10,13 +10,11 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use fs_proto::msg::chunk::PunchChunk;
-use fs_proto::placement::chunk_partition;
 use fs_proto::{ChunkIndex, Status};
 
 use super::data::{FILE_END_MAX, WINDOW};
 use super::{Core, Handle, now};
 use crate::error::{Error, Result};
-use crate::router::Target;
 use crate::stripe::pieces;
 use crate::window;
 
@@ -126,7 +124,7 @@ impl Core {
 
     async fn punch_part(&self, handle: &Handle, chunk: ChunkIndex, offset: u32, len: u32) -> Result<()> {
         let ino = handle.ino();
-        let target = Target::Partition(chunk_partition(ino, chunk));
+        let Some(target) = self.found(handle, chunk).await? else { return Ok(()) };
         let request = PunchChunk { ino, chunk, offset, len };
         let answer = self.exchange(&handle.who, target, &request, Bytes::new(), self.patience()).await?;
         handle.inode.wrote(0, answer.server, now());

@@ -73,10 +73,11 @@ impl Core {
             let stamp = inode.stamp();
             let (home, patience) = (Target::home(inode.ino), self.patience());
             let answer = self.exchange(&handle.who, home, &request, Bytes::new(), patience).await?;
-            let is_inline = answer.body.attr.inline;
+            let (is_inline, layout) = (answer.body.attr.inline, answer.body.attr.layout);
             let mut attr = inode.learn(answer.body.attr, stamp);
             self.note_attr(&mut attr);
             if !is_inline {
+                inode.left_inode(layout);
                 return Ok(None);
             }
             if answer.bulk.len() > len {

@@ -7,7 +7,7 @@ use fs_proto::msg::Caller;
 use fs_proto::msg::inode::{
     Getattr, Getxattr, Listxattr, Publish, Readlink, Removexattr, Setattr, Setxattr, Space, Statfs,
 };
-use fs_proto::{Attr, InodeId};
+use fs_proto::{Attr, InodeId, LAYOUT_ATTRIBUTE};
 
 use super::Core;
 use crate::error::Result;
@@ -127,7 +127,9 @@ impl Core {
         }
         let (name, value) = (Bytes::copy_from_slice(name), Bytes::copy_from_slice(value));
         self.shared.cache.drop_attr(ino); // Its change time, and maybe its layout.
-        self.ask(who, Target::home(ino), &Setxattr { ino, name, value, create, replace }).await
+        let is_layout = name == LAYOUT_ATTRIBUTE;
+        self.ask(who, Target::home(ino), &Setxattr { ino, name, value, create, replace }).await?;
+        if is_layout { self.hear_layout(who, ino).await } else { Ok(()) }
     }
 
     /// See [`crate::Client::listxattr`].
@@ -138,8 +140,19 @@ impl Core {
     /// See [`crate::Client::removexattr`].
     pub async fn removexattr(&self, who: &Caller, ino: InodeId, name: &[u8]) -> Result<()> {
         self.shared.cache.drop_attr(ino);
+        let is_layout = name == LAYOUT_ATTRIBUTE;
         let name = Bytes::copy_from_slice(name);
-        self.ask(who, Target::home(ino), &Removexattr { ino, name }).await
+        self.ask(who, Target::home(ino), &Removexattr { ino, name }).await?;
+        if is_layout { self.hear_layout(who, ino).await } else { Ok(()) }
+    }
+
+    /// The layout was changed: what is open here has to know.
+    async fn hear_layout(&self, who: &Caller, ino: InodeId) -> Result<()> {
+        if self.shared.opens.get(ino).is_some() {
+            let attr = self.ask(who, Target::home(ino), &Getattr { ino }).await?;
+            self.note_layout(&attr);
+        }
+        Ok(())
     }
 
     /// See [`crate::Client::statfs`].

@@ -13,7 +13,7 @@ use fs_proto::msg::inode::{Open, OpenInode as OpenRecord, Publish, Release, Rene
 use fs_proto::msg::name::{Create, OpenMode};
 use fs_proto::msg::small::{OpenRead, Opened};
 use fs_proto::placement::{chunk_partition, name_hash};
-use fs_proto::{Attr, ChunkIndex, FileKind, InodeId, PARTITIONS, ServerId, Status};
+use fs_proto::{Attr, ChunkIndex, FileKind, InodeId, PARTITIONS, Placement, ServerId, Status};
 
 use super::call::Patience;
 use super::inodes::FAN_OUT;
@@ -61,7 +61,7 @@ impl Core {
         Ok((joined.inode, joined.announce))
     }
 
-    async fn keep_or_close(&self, handle: Handle, opened: Result<()>) -> Result<Handle> {
+    pub(super) async fn keep_or_close(&self, handle: Handle, opened: Result<()>) -> Result<Handle> {
         let Err(e) = opened else { return Ok(handle) };
         if let Err(closing) = self.close(handle).await {
             // Only what another handle left unpublished can fail here; its own closing has said so already.
@@ -250,6 +250,9 @@ impl Core {
         let attr = handle.known_attr();
         if attr.inline {
             return Vec::new(); // The home syncs it with the inode.
+        }
+        if attr.layout.placement != Placement::Striped {
+            return self.holders_of(&attr);
         }
         let chunks = attr.size.div_ceil(attr.layout.chunk_bytes()).min(u64::from(PARTITIONS));
         let view = self.shared.view();

@@ -105,7 +105,10 @@ impl Core {
                     let link = self.lookup(&self.caller, parent, &name).await?;
                     rest = self.readlink(&self.caller, link.ino).await?;
                 }
-                created => return Ok(created?.0),
+                created => {
+                    let (handle, fresh) = created?;
+                    return self.wish_layout(handle, fresh, options.layout).await;
+                }
             }
         }
         Err(Error::status(Status::Loop, format!("more than {LINKS_MAX} symbolic links on the way")))

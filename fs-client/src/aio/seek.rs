@@ -9,7 +9,6 @@
 //! - A small file, which lies with its inode, is data from end to end.
 
 use fs_proto::msg::chunk::{ChunkMap, ChunkRanges};
-use fs_proto::placement::chunk_partition;
 use fs_proto::{ChunkIndex, ServerId};
 
 use super::data::WINDOW;
@@ -73,7 +72,9 @@ impl Core {
     async fn chunk_ranges(&self, handle: &Handle, log2: u8, from: u64, to: u64) -> Result<DataMap> {
         let ino = handle.ino();
         let asked = (from..to).map(async |chunk| {
-            let target = Target::Partition(chunk_partition(ino, ChunkIndex(chunk)));
+            let Some(target) = self.found(handle, ChunkIndex(chunk)).await? else {
+                return Ok((chunk, Vec::new()));
+            };
             let request = ChunkRanges { ino, chunk: ChunkIndex(chunk) };
             Ok((chunk, self.ask(&handle.who, target, &request).await?))
         });
@@ -85,15 +86,14 @@ impl Core {
     /// What chunks there are from `from` on: at most `page` of each server, as far as all of them tell.
     pub(super) async fn data_map(&self, handle: &Handle, from: u64, page: u32) -> Result<DataMap> {
         let request = ChunkMap { ino: handle.ino(), from: ChunkIndex(from), limit: page };
-        let view = self.shared.view();
+        let holders = self.holders_of(&handle.known_attr());
         let (ask, what) = (&request, "a page of chunks that makes no sense".to_owned());
-        let asked = view
-            .stores()
+        let asked = holders
             .iter()
             .map(|server| async move { self.ask(&handle.who, Target::Server(*server), ask).await });
-        let mut pages = Vec::with_capacity(view.stores().len());
+        let mut pages = Vec::with_capacity(holders.len());
         window::each(asked, FAN_OUT, |told| pages.push(told)).await?;
-        let server = view.stores().first().copied().unwrap_or(ServerId::default());
+        let server = holders.first().copied().unwrap_or(ServerId::default());
         DataMap::merge(handle.inode.layout().chunk_log2, from, pages).ok_or(Error::Protocol { server, what })
     }
 }

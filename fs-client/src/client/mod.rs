@@ -2,6 +2,7 @@
 
 mod admin;
 mod inodes;
+mod layouts;
 mod paths;
 
 use std::rc::Rc;
@@ -16,6 +17,7 @@ use crate::error::Result;
 use crate::lane;
 use crate::shared::Shared;
 
+pub use layouts::{Held, Located};
 pub use paths::ReadDir;
 
 /// How long [`Client::connect`] waits for one server.

@@ -22,7 +22,7 @@ use crate::file::File;
 const PAGE_ENTRIES: usize = 1024;
 
 impl Client {
-    fn at<T>(&self, path: &Path, op: impl AsyncFnOnce(&Core, &[u8]) -> Result<T>) -> Result<T> {
+    pub(super) fn at<T>(&self, path: &Path, op: impl AsyncFnOnce(&Core, &[u8]) -> Result<T>) -> Result<T> {
         let path = path.as_os_str().as_bytes();
         self.run(async |core| op(core, path).await).map_err(|e| e.at(path))
     }

@@ -84,7 +84,7 @@ impl World {
             mtime: 0,
             ctime: 0,
             btime: 0,
-            layout: Layout { placement: Placement::Striped, chunk_log2: self.chunk_log2 },
+            layout: Layout { placement: Placement::Striped, chunk_log2: self.chunk_log2, given: false },
             wide: false,
             acl: false,
             capable: false,

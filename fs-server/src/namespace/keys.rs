@@ -19,6 +19,7 @@
 //! 'g' ino:u64                         -> TierLocation       a removed directory that the shared tier still has
 //! 'm' name...                         -> value              the server's own facts
 //! 'j' client:u64                      -> ()                 a client that may hold locks of files here
+//! 'b' ino:u64 chunk:u64               -> ServerId           who holds a chunk of a file in layout `writer`: `pointers.rs`
 //! 'k' lane:u8                         -> count, floor       the batches of a lane of commits: `kv/guard.rs`
 //! 'e', 'v'                                                  the index of the chunk store: `store/rows.rs`
 //! ```
@@ -28,7 +29,7 @@
 
 use fs_proto::msg::transaction::TransactionId;
 use fs_proto::placement::{entry_cookie, name_hash};
-use fs_proto::{ClientId, InodeId};
+use fs_proto::{ChunkIndex, ClientId, InodeId};
 
 /// A key: long enough for a name of 255 bytes.
 pub type Key = Vec<u8>;
@@ -137,6 +138,18 @@ pub fn inline(ino: InodeId) -> Key {
     with_ino(b'f', ino, 0)
 }
 
+/// Who holds a chunk.
+pub fn pointer(ino: InodeId, chunk: ChunkIndex) -> Key {
+    let mut key = with_ino(b'b', ino, 8);
+    key.extend_from_slice(&chunk.0.to_be_bytes());
+    key
+}
+
+/// The chunk of such a key.
+pub fn split_pointer(key: &[u8]) -> Option<ChunkIndex> {
+    Some(ChunkIndex(u64::from_be_bytes(key.get(9..17)?.try_into().ok()?)))
+}
+
 /// Content that is being moved to chunk 0.
 pub fn spill(ino: InodeId) -> Key {
     with_ino(b'w', ino, 0)
@@ -149,7 +162,7 @@ pub fn split_inode(key: &[u8]) -> Option<InodeId> {
 
 /// Whether a key is of one inode, or of a name in a directory: [`split_inode`] gives which.
 pub fn is_of_inode(key: &[u8]) -> bool {
-    key.first().is_some_and(|kind| b"dilxsfwozqatg".contains(kind)) && key.len() >= 9
+    key.first().is_some_and(|kind| b"dilxsfwozqatgb".contains(kind)) && key.len() >= 9
 }
 
 /// The last mutation of a client's lane.

@@ -16,12 +16,12 @@ use bytes::Bytes;
 use fs_proto::checksum::crc;
 use fs_proto::msg::chunk::WriteChunk;
 use fs_proto::msg::small::{Append, Appended};
-use fs_proto::placement::chunk_partition;
 use fs_proto::record::{InlineRecord, InodeRecord, Mutation};
-use fs_proto::{Attr, ChunkIndex, InodeId, Status};
+use fs_proto::{Attr, ChunkIndex, InodeId, ServerId, Status};
 
 use super::inline::{check, written};
-use super::{getattr, spill};
+use super::spill::Outgrown;
+use super::{getattr, pointer, spill};
 use crate::error::{OpError, OpResult};
 use crate::namespace::inline;
 use crate::namespace::locks::{LockKey, LockSet, Mode};
@@ -104,7 +104,7 @@ async fn to_chunks(
     bulk: &Bytes,
 ) -> OpResult<(Attr, u64)> {
     let (node, ino) = (&worker.node, request.ino);
-    spill::to_chunks(worker, ino).await?;
+    spill::to_chunks(worker, ino, Outgrown::by(context, 0)).await?;
     // Counts what others wrote and did not publish. The asker has published.
     let inode = node.namespace.live_inode(ino).await?;
     getattr::settled(worker, inode, Some(context.client()), false).await?;
@@ -116,14 +116,19 @@ async fn to_chunks(
     let Some(end) = end else {
         return Err(OpError::new(Status::FileTooBig, "the file would grow beyond the largest size"));
     };
-    write_behind(worker, &inode.attr, bulk).await?;
+    write_behind(worker, &inode.attr, bulk, context.near()).await?;
     let commit = || finish(node, context, &inode, (offset, end), request, None);
     let attr = node.namespace.locks().with_held(hold.set(), commit)?;
     Ok((attr, offset))
 }
 
 /// Writes `bulk` behind the end of the file, one message for each chunk.
-async fn write_behind(worker: &Rc<Worker>, attr: &Attr, bulk: &Bytes) -> OpResult<()> {
+async fn write_behind(
+    worker: &Rc<Worker>,
+    attr: &Attr,
+    bulk: &Bytes,
+    near: Option<ServerId>,
+) -> OpResult<()> {
     let chunk_bytes = attr.layout.chunk_bytes();
     let mut pieces = Vec::new();
     let mut from = 0;
@@ -138,7 +143,8 @@ async fn write_behind(worker: &Rc<Worker>, attr: &Attr, bulk: &Bytes) -> OpResul
         let file_end = attr.size + bulk.len() as u64;
         let sum = crc(&data);
         let request = WriteChunk { ino: attr.ino, chunk, offset, file_end, since: attr.version, crc: sum };
-        worker.exchange(chunk_partition(attr.ino, chunk), &request, data).await
+        let holder = pointer::holder(worker, attr.layout, attr.ino, chunk, near).await?;
+        worker.send(holder, &request, data).await
     });
     futures_util::future::try_join_all(sent).await.map(drop)
 }

@@ -55,10 +55,11 @@ pub async fn truncate(worker: &Rc<Worker>, _: &Context, request: TruncateChunks)
     Ok(worker.node.store.truncate(request.ino, request.chunk, request.keep_bytes)?)
 }
 
-/// Removes files' chunks here.
+/// Removes files' chunks here, and what is known here of where others are.
 #[allow(clippy::unused_async)]
 pub async fn remove(worker: &Rc<Worker>, _: &Context, request: DropChunks) -> OpResult<()> {
-    Ok(worker.node.store.remove(&request.inos)?)
+    worker.node.store.remove(&request.inos)?;
+    worker.node.pointers.remove(&**worker.node.namespace.kv(), &request.inos)
 }
 
 /// Makes a hole in a chunk.

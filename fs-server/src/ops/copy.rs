@@ -15,9 +15,9 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use fs_proto::checksum::crc;
-use fs_proto::msg::chunk::{CopyChunk, PunchChunk, WriteChunk};
+use fs_proto::msg::chunk::{CopyChunk, CopyChunkTo, PunchChunk, WriteChunk};
 use fs_proto::placement::chunk_partition;
-use fs_proto::{BULK_MAX, Status};
+use fs_proto::{BULK_MAX, ServerId, Status};
 
 use crate::error::{OpError, OpResult};
 use crate::store::{ChunkKey, ChunkStore};
@@ -26,8 +26,15 @@ use crate::worker::{Context, Worker};
 /// Holes of fewer bytes are copied as zeros: a message more costs more than these.
 const HOLE_MIN: u32 = 4096;
 
+/// Copies a piece of a chunk that is held here to the owner of the copy's partition.
+pub async fn copy(worker: &Rc<Worker>, context: &Context, request: CopyChunk) -> OpResult<()> {
+    let to = worker.node.owner(chunk_partition(request.ino, request.chunk));
+    copy_to(worker, context, CopyChunkTo { copy: request, to }).await
+}
+
 /// Copies a piece of a chunk that is held here.
-pub async fn copy(worker: &Rc<Worker>, _: &Context, request: CopyChunk) -> OpResult<()> {
+pub async fn copy_to(worker: &Rc<Worker>, _: &Context, request: CopyChunkTo) -> OpResult<()> {
+    let CopyChunkTo { copy: request, to } = request;
     let end = request.from_offset.checked_add(request.len).filter(|_| request.len <= BULK_MAX);
     let end = end.ok_or(OpError::new(Status::Invalid, "a copy moves at most 16 MiB"))?;
     let key = ChunkKey { ino: request.from, chunk: request.from_chunk };
@@ -35,13 +42,13 @@ pub async fn copy(worker: &Rc<Worker>, _: &Context, request: CopyChunk) -> OpRes
     let mut at = request.from_offset;
     for data in runs(ranges, at..end) {
         if at < data.start {
-            hole(worker, &request, at..data.start).await?;
+            hole(worker, to, &request, at..data.start).await?;
         }
         at = data.end;
-        move_data(worker, &request, key, data).await?;
+        move_data(worker, to, &request, key, data).await?;
     }
     if at < end {
-        hole(worker, &request, at..end).await?;
+        hole(worker, to, &request, at..end).await?;
     }
     Ok(())
 }
@@ -65,14 +72,15 @@ fn place(request: &CopyChunk, at: u32) -> u32 {
     request.offset + (at - request.from_offset)
 }
 
-async fn hole(worker: &Rc<Worker>, request: &CopyChunk, hole: Range<u32>) -> OpResult<()> {
+async fn hole(worker: &Rc<Worker>, to: ServerId, request: &CopyChunk, hole: Range<u32>) -> OpResult<()> {
     let (ino, chunk) = (request.ino, request.chunk);
     let punch = PunchChunk { ino, chunk, offset: place(request, hole.start), len: hole.end - hole.start };
-    worker.ask_owner(chunk_partition(ino, chunk), &punch).await
+    worker.ask(to, &punch).await
 }
 
 async fn move_data(
     worker: &Rc<Worker>,
+    to: ServerId,
     request: &CopyChunk,
     from: ChunkKey,
     data: Range<u32>,
@@ -92,7 +100,7 @@ async fn move_data(
         since: request.since,
         crc: sum,
     };
-    worker.exchange(chunk_partition(ino, chunk), &write, bytes).await.map(drop)
+    worker.send(to, &write, bytes).await
 }
 
 /// The source was cut since its ranges were looked at: what is gone reads as zeros.

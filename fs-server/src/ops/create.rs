@@ -158,6 +158,14 @@ pub struct Birth {
     pub now: TimeNs,
 }
 
+/// Who makes a file decides where a local one lies; a directory leaves it to those who make files in it.
+fn layout_at_birth(layout: Layout, kind: FileKind, context: &Context) -> Layout {
+    match kind {
+        FileKind::Directory => layout,
+        _ => Layout { placement: layout.placement.settled(context.near()), ..layout },
+    }
+}
+
 /// A new inode that takes from its directory and its maker what is theirs to give, and the changes that give it its access control lists.
 pub fn born(
     worker: &Worker,
@@ -182,7 +190,7 @@ pub fn born(
         gid: if inherits { dir_gid } else { context.caller.gid },
         parent: birth.parent,
         name: birth.name,
-        layout: birth.layout.unwrap_or(dir.layout()),
+        layout: layout_at_birth(birth.layout.unwrap_or(dir.layout()), birth.kind, context),
         now: birth.now,
     });
     inode.attr.inline = birth.kind == FileKind::File && worker.node.config.inline_bytes > 0;

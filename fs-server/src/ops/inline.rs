@@ -14,6 +14,7 @@ use fs_proto::record::{InlineRecord, InodeRecord, Mutation};
 use fs_proto::{Attr, INLINE_MAX, InodeId, Status, TimeNs, Wire};
 
 use super::publish::set_id_bits;
+use super::spill::Outgrown;
 use super::{getattr, spill};
 use crate::dispatch::Answer;
 use crate::error::{OpError, OpResult};
@@ -51,7 +52,7 @@ pub async fn write(
             return Ok(InlineWritten { attr, written: true, limit });
         }
     } else {
-        spill::to_chunks(worker, request.ino).await?;
+        spill::to_chunks(worker, request.ino, Outgrown::by(context, 0)).await?;
     }
     let attr = getattr::home_attributes(worker, request.ino, Some(context.client())).await?;
     Ok(InlineWritten { attr, written: false, limit })

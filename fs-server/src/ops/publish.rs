@@ -6,6 +6,7 @@ use fs_proto::Attr;
 use fs_proto::msg::inode::{PollSize, Publish};
 use fs_proto::record::{InodeRecord, Mutation};
 
+use super::spill::Outgrown;
 use super::{getattr, spill};
 use crate::error::{OpError, OpResult};
 use crate::namespace::locks::{LockKey, LockSet, Mode};
@@ -23,7 +24,7 @@ pub async fn publish(worker: &Rc<Worker>, context: &Context, request: Publish) -
         let end = true_end(worker, context, &request, &inode).await?;
         if inode.attr.inline && end > inode.attr.size {
             // Only space that is asked for (fallocate) is published of a small file; what comes there goes to chunks.
-            spill::to_chunks(worker, request.ino).await?;
+            spill::to_chunks(worker, request.ino, Outgrown::by(context, end)).await?;
         }
         attr = take_over(worker, context, &request, end).await?;
     }

@@ -7,9 +7,10 @@ use fs_proto::msg::chunk::TruncateChunks;
 use fs_proto::msg::inode::{SetTime, Setattr};
 use fs_proto::placement::chunk_partition;
 use fs_proto::record::{InodeRecord, Mutation};
-use fs_proto::{Attr, ChunkIndex, FileKind, InodeId, ServerId, Status, TimeNs};
+use fs_proto::{Attr, ChunkIndex, FileKind, InodeId, Placement, ServerId, Status, TimeNs};
 
 use super::publish::set_id_bits;
+use super::spill::Outgrown;
 use super::{ask_all, getattr, inline, spill, xattr};
 use crate::error::{OpError, OpResult};
 use crate::kv::Batch;
@@ -43,6 +44,9 @@ fn inode_wide(worker: &Rc<Worker>, ino: InodeId) -> OpResult<bool> {
 
 fn allowed(worker: &Worker, context: &Context, request: &Setattr, inode: &InodeRecord) -> OpResult<()> {
     let attr = &inode.attr;
+    if request.layout.is_some() {
+        return Err(OpError::new(Status::NotSupported, "a layout is set by a request of its own"));
+    }
     if request.size.is_some_and(|size| size > FILE_MAX) {
         return Err(OpError::new(Status::FileTooBig, "the largest file has 2^63 - 1 bytes"));
     }
@@ -61,7 +65,7 @@ fn allowed(worker: &Worker, context: &Context, request: &Setattr, inode: &InodeR
     if request.size.is_some() && !request.by_handle {
         require(&context.caller, &access, WRITE)?;
     }
-    if request.mode.is_some() || request.layout.is_some() {
+    if request.mode.is_some() {
         require_owner(&context.caller, attr)?;
     }
     change_of_owner(context, request, attr)?;
@@ -119,7 +123,6 @@ fn changed(context: &Context, request: &Setattr, attr: &Attr, now: TimeNs) -> At
     }
     attr.atime = request.atime.as_ref().map_or(attr.atime, |time| time_of(time, now));
     attr.mtime = request.mtime.as_ref().map_or(attr.mtime, |time| time_of(time, now));
-    attr.layout = request.layout.unwrap_or(attr.layout);
     attr.ctime = now;
     attr
 }
@@ -197,7 +200,8 @@ async fn resize(
     let hold = node.namespace.locks().hold(LockSet::of(&[(LockKey::Inode(ino), Mode::Exclusive)])).await;
     let current = node.namespace.inode_in_section(ino)?.ok_or(OpError::not_found())?;
     if current.attr.inline && size > u64::from(node.config.inline_bytes).max(current.attr.size) {
-        spill::to_chunks_held(worker, ino, &hold).await?;
+        spill::to_chunks_held(worker, ino, &hold, Outgrown { near: context.near(), expected_bytes: size })
+            .await?;
     }
     let current = node.namespace.inode_in_section(ino)?.ok_or(OpError::not_found())?;
     let old_size = current.attr.size.max(inode.attr.size);
@@ -244,9 +248,15 @@ pub async fn cut_chunks(worker: &Rc<Worker>, attr: &Attr, old_size: u64, size: u
     Ok(())
 }
 
-/// The servers that hold chunks `from` to `to` (exclusive) of a file.
+/// The servers that hold chunks `from` to `to` (exclusive) of a file, or may.
 pub fn holders(node: &Node, attr: &Attr, from: ChunkIndex, to: ChunkIndex) -> Vec<ServerId> {
     let all = node.stores();
+    match attr.layout.placement {
+        _ if from >= to => return Vec::new(),
+        Placement::Local(Some(server)) => return vec![server],
+        Placement::Writer => return all,
+        Placement::Local(None) | Placement::Striped => {}
+    }
     // Consecutive chunks are on consecutive partitions: a few rounds over the servers meet all of them.
     if to.0.saturating_sub(from.0) >= 4 * all.len() as u64 {
         return all;

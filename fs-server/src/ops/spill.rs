@@ -8,7 +8,7 @@
 //!
 //! # Invariants
 //! - The inode is held from the first step to the last: nobody reads or writes the content meanwhile.
-//! - A file that has left its inode does not come back (clients rely on it).
+//! - A file that has left its inode does not come back, and its layout is final (clients rely on both).
 
 use std::rc::Rc;
 
@@ -16,11 +16,10 @@ use bytes::Bytes;
 use fs_proto::checksum::crc;
 use fs_proto::msg::chunk::{SyncChunks, TruncateChunks, WriteChunk};
 use fs_proto::msg::small::Spill;
-use fs_proto::placement::chunk_partition;
 use fs_proto::record::Mutation;
-use fs_proto::{Attr, ChunkIndex, InodeId};
+use fs_proto::{Attr, ChunkIndex, InodeId, ServerId};
 
-use super::getattr;
+use super::{getattr, pointer};
 use crate::error::{OpError, OpResult};
 use crate::kv::Batch;
 use crate::namespace::locks::{HoldGuard, LockKey, LockSet, Mode};
@@ -31,19 +30,40 @@ const FIRST: ChunkIndex = ChunkIndex(0);
 
 /// A client is about to write beyond what lies with an inode.
 pub async fn spill(worker: &Rc<Worker>, context: &Context, request: Spill) -> OpResult<Attr> {
-    to_chunks(worker, request.ino).await?;
+    to_chunks(worker, request.ino, Outgrown::by(context, 0)).await?;
     getattr::home_attributes(worker, request.ino, Some(context.client())).await
 }
 
+/// Why a file leaves its inode, for its chunks.
+#[derive(Debug, Clone, Copy)]
+pub struct Outgrown {
+    /// The server of the node of whoever makes it grow.
+    pub near: Option<ServerId>,
+    /// Bytes that it is expected to get, or 0.
+    pub expected_bytes: u64,
+}
+
+impl Outgrown {
+    /// By the request of `context`, which tells that the file will have so many bytes.
+    pub fn by(context: &Context, expected_bytes: u64) -> Outgrown {
+        Outgrown { near: context.near(), expected_bytes }
+    }
+}
+
 /// Moves the content to chunks, unless it is there already.
-pub async fn to_chunks(worker: &Rc<Worker>, ino: InodeId) -> OpResult<()> {
+pub async fn to_chunks(worker: &Rc<Worker>, ino: InodeId, why: Outgrown) -> OpResult<()> {
     let set = LockSet::of(&[(LockKey::Inode(ino), Mode::Exclusive)]);
     let hold = worker.node.namespace.locks().hold(set).await;
-    to_chunks_held(worker, ino, &hold).await
+    to_chunks_held(worker, ino, &hold, why).await
 }
 
 /// As [`to_chunks`], for the holder of the inode.
-pub async fn to_chunks_held(worker: &Rc<Worker>, ino: InodeId, hold: &HoldGuard) -> OpResult<()> {
+pub async fn to_chunks_held(
+    worker: &Rc<Worker>,
+    ino: InodeId,
+    hold: &HoldGuard,
+    why: Outgrown,
+) -> OpResult<()> {
     let namespace = &worker.node.namespace;
     let inode = namespace.inode_in_section(ino)?.ok_or(OpError::not_found())?;
     if !inode.attr.inline {
@@ -51,12 +71,15 @@ pub async fn to_chunks_held(worker: &Rc<Worker>, ino: InodeId, hold: &HoldGuard)
     }
     let mut inode = (*inode).clone();
     inode.attr.inline = false;
+    inode.attr.layout = inode.attr.layout.sized_for(why.expected_bytes);
+    let layout = inode.attr.layout;
     let mut mutations = vec![Mutation::PutInode { inode }];
     let mut batch = Batch::default();
     if let Some(content) = namespace.inline(ino)?.filter(|content| !content.data.is_empty()) {
         let data = inline::checked(content)?.data;
-        begin(worker, ino).await?;
-        move_out(worker, ino, data).await?;
+        let holder = pointer::holder(worker, layout, ino, FIRST, why.near).await?;
+        begin(worker, ino, holder).await?;
+        move_out(worker, ino, holder, data).await?;
         mutations.push(Mutation::DelInline { ino });
         batch.delete(keys::spill(ino));
     }
@@ -64,25 +87,23 @@ pub async fn to_chunks_held(worker: &Rc<Worker>, ino: InodeId, hold: &HoldGuard)
 }
 
 /// Notes that chunk 0 gets bytes; takes away those of an attempt before.
-async fn begin(worker: &Rc<Worker>, ino: InodeId) -> OpResult<()> {
+async fn begin(worker: &Rc<Worker>, ino: InodeId, holder: ServerId) -> OpResult<()> {
     let kv = worker.node.namespace.kv();
     if kv.get(&keys::spill(ino))?.is_some() {
-        let owner = worker.node.owner(chunk_partition(ino, FIRST));
-        return worker.ask(owner, &TruncateChunks { ino, chunk: FIRST, keep_bytes: 0 }).await;
+        return worker.ask(holder, &TruncateChunks { ino, chunk: FIRST, keep_bytes: 0 }).await;
     }
     let mut batch = Batch::default();
     batch.put(keys::spill(ino), encode_record(&()));
     Ok(kv.commit(batch)?)
 }
 
-async fn move_out(worker: &Rc<Worker>, ino: InodeId, data: Bytes) -> OpResult<()> {
-    let partition = chunk_partition(ino, FIRST);
+async fn move_out(worker: &Rc<Worker>, ino: InodeId, holder: ServerId, data: Bytes) -> OpResult<()> {
     let file_end = data.len() as u64;
     let request = WriteChunk { ino, chunk: FIRST, offset: 0, file_end, since: 0, crc: crc(&data) };
-    worker.exchange(partition, &request, data).await?;
+    worker.send(holder, &request, data).await?;
     if worker.node.syncs_device() {
         // What was synced with the inode must not be lost by leaving it.
-        worker.ask(worker.node.owner(partition), &SyncChunks { ino }).await?;
+        worker.ask(holder, &SyncChunks { ino }).await?;
     }
     Ok(())
 }

@@ -5,9 +5,10 @@ use std::rc::Rc;
 use bytes::Bytes;
 use fs_proto::msg::inode::{Getxattr, Listxattr, Removexattr, Setxattr};
 use fs_proto::record::{InodeRecord, Mutation};
-use fs_proto::{Attr, FileKind, InodeId, Status};
+use fs_proto::{Attr, FileKind, InodeId, LAYOUT_ATTRIBUTE, Status};
 
 use super::SETGID;
+use super::layout;
 use super::setattr::everywhere;
 use crate::error::{OpError, OpResult};
 use crate::namespace::apply::CAPABILITY;
@@ -21,8 +22,17 @@ use crate::worker::{Context, Worker};
 const NAME_MAX: usize = 255;
 /// Longest value, in bytes (XATTR_SIZE_MAX).
 const VALUE_MAX: usize = 65_536;
-/// Shows the layout of a file, or the one that files inherit.
-const LAYOUT: &[u8] = b"user.hayate.layout";
+/// Attributes `user.hayate.*`, which the server keeps in a form of its own. They are not listed: who copies all attributes of a file copies
+/// content, not where that lies. Others of that name cannot be set.
+#[derive(Debug, Clone, Copy)]
+enum Own {
+    Layout,
+}
+const OWN: &[(&[u8], Own)] = &[(LAYOUT_ATTRIBUTE, Own::Layout)];
+
+fn own(name: &[u8]) -> Option<Own> {
+    OWN.iter().find(|(known, _)| *known == name).map(|(_, own)| *own)
+}
 
 const NONE: OpError = OpError::new(Status::NoAttribute, "no such attribute");
 const KINDS: OpError = OpError::new(
@@ -33,11 +43,10 @@ const KINDS: OpError = OpError::new(
 /// Value of one.
 pub async fn get(worker: &Rc<Worker>, context: &Context, request: Getxattr) -> OpResult<Bytes> {
     let inode = worker.node.namespace.live_inode(request.ino).await?;
-    if request.name == LAYOUT {
-        let layout = inode.attr.layout;
-        return Ok(Bytes::from(format!("striped chunk={}", layout.chunk_bytes())));
-    }
     readable(worker, context, &inode, &request.name)?;
+    if let Some(Own::Layout) = own(&request.name) {
+        return layout::shown(&inode.attr).ok_or(NONE);
+    }
     worker.node.namespace.xattr(request.ino, &request.name)?.ok_or(NONE)
 }
 
@@ -59,6 +68,12 @@ pub async fn set(worker: &Rc<Worker>, context: &Context, request: Setxattr) -> O
     if matches!(&request.name[..], acl::ACCESS | acl::DEFAULT) {
         return set_list(worker, context, request.ino, &request.name, acl::validated(&request.value)?).await;
     }
+    if let Some(Own::Layout) = own(&request.name) {
+        if request.create {
+            return Err(OpError::new(Status::Exists, "everything has a layout"));
+        }
+        return layout::change(worker, context, request.ino, &layout::wished(&request.value)?).await;
+    }
     change(worker, context, request.ino, &request.name, |inode, there| {
         match (request.create, request.replace) {
             (true, _) if there => Err(OpError::new(Status::Exists, "the attribute exists")),
@@ -77,6 +92,9 @@ pub async fn set(worker: &Rc<Worker>, context: &Context, request: Setxattr) -> O
 pub async fn remove(worker: &Rc<Worker>, context: &Context, request: Removexattr) -> OpResult<()> {
     if matches!(&request.name[..], acl::ACCESS | acl::DEFAULT) {
         return set_list(worker, context, request.ino, &request.name, None).await;
+    }
+    if let Some(Own::Layout) = own(&request.name) {
+        return layout::change(worker, context, request.ino, &layout::wished(b"striped")?).await;
     }
     change(worker, context, request.ino, &request.name, |inode, there| {
         if there {
@@ -210,7 +228,7 @@ fn writable(worker: &Worker, context: &Context, inode: &InodeRecord, name: &[u8]
     if name.starts_with(b"user.hayate.") {
         return Err(OpError::new(
             Status::NotSupported,
-            "attributes user.hayate.* cannot be set in this release",
+            "there is no such attribute of Hayate's: it has user.hayate.layout",
         ));
     }
     if name.starts_with(b"user.") {

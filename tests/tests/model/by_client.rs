@@ -15,6 +15,7 @@ const READ_WRITE: OpenOptions = OpenOptions {
     truncate: false,
     append: false,
     mode: 0,
+    layout: None,
 };
 
 impl Access for Client {

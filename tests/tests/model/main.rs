@@ -1,6 +1,6 @@
 //! Goal: whatever sequence of operations several clients carry out, the cluster answers and looks as a small model in memory does.
 //! Method: generated sequences (shrunk on failure, replayable by the seed that a failure names) on a three-server cluster whose directories
-//! become wide at six entries, through two clients without caches in turn, or two mounts that ask always, with restarts of servers in
+//! become wide at six entries, in each layout in turn, through two clients without caches in turn, or two mounts that ask always, with restarts of servers in
 //! between; after each sequence the whole tree is compared. `HAYATE_MODEL_CASES`: how many sequences; `HAYATE_MODEL_SEED`: which.
 
 mod access;
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use access::{Access, Kept, agrees, compare};
 use by_mount::AtMount;
-use fs_client::{Client, ClientConfig, Route};
+use fs_client::{Client, ClientConfig, LayoutWish, Route};
 use fs_proto::ServerId;
 use fuse_mount::{MountOptions, Mounted};
 use hayate_tests::{Cluster, ClusterOptions};
@@ -50,11 +50,15 @@ fn follow<A: Access>(cluster: &RefCell<Cluster>, sides: &[A], cases: u32) {
         rng_seed: RngSeed::Fixed(seed),
         ..ProptestConfig::default()
     });
-    let round = Cell::new(0);
+    let round = Cell::new(0_usize);
+    let settings = strict(&cluster.borrow(), Route::Owners, true);
     let outcome = runner.run(&prop::collection::vec(steps::step(), 1..80), |sequence| {
         round.set(round.get() + 1);
         let root = format!("/round{}", round.get());
         sides[0].attempt(&Step::Mkdir(root.clone())).expect("mkdir");
+        let layout = ["striped", "local", "writer"][round.get() % 3];
+        let wish = LayoutWish::parse(layout.as_bytes()).expect("a layout");
+        settings.set_layout_path(&root, wish).expect("a directory takes any layout");
         let (mut model, mut kept) = (Model::default(), Kept::default());
         for (n, step) in sequence.iter().enumerate() {
             if let Step::Restart(server) = step {

@@ -4,6 +4,7 @@ use crate::args::Global;
 use crate::error::{Result, failed};
 use crate::side;
 use clap::Args;
+use fs_client::LayoutWish;
 use std::path::PathBuf;
 
 /// Arguments of `hayate mkdir`.
@@ -18,6 +19,13 @@ pub struct MkdirArgs {
     /// Permission bits in octal
     #[arg(short, long, default_value = "755", value_parser = octal)]
     mode: u32,
+    /// Layout of the files that will be made in them: striped, local or writer, and maybe a chunk size, as in local,chunk=4M
+    #[arg(short, long, value_parser = layout)]
+    layout: Option<LayoutWish>,
+}
+
+fn layout(text: &str) -> std::result::Result<LayoutWish, String> {
+    LayoutWish::parse(text.as_bytes()).map_err(|error| error.to_string())
 }
 
 fn octal(text: &str) -> std::result::Result<u32, String> {
@@ -38,6 +46,9 @@ pub fn run(global: &Global, args: &MkdirArgs) -> Result<()> {
             client.mkdir_path(&path, args.mode)
         };
         made.map_err(failed)?;
+        if let Some(wish) = args.layout {
+            client.set_layout_path(&path, wish).map_err(failed)?;
+        }
     }
     Ok(())
 }

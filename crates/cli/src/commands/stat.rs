@@ -2,9 +2,9 @@
 
 use crate::args::Global;
 use crate::error::{Result, failed};
-use crate::{out, side, when};
+use crate::{out, side, size, when};
 use clap::Args;
-use fs_client::{Attr, FileKind};
+use fs_client::{Attr, Client, FileKind, Held, Located, layout_text};
 use std::path::{Path, PathBuf};
 
 /// Arguments of `hayate stat`.
@@ -24,12 +24,36 @@ pub fn run(global: &Global, args: &StatArgs) -> Result<()> {
     for path in &args.paths {
         let path = side::in_cluster(path);
         let attr = if args.dereference { client.stat(&path) } else { client.lstat(&path) };
-        out::text(&text(&path, &attr.map_err(failed)?))?;
+        let attr = attr.map_err(failed)?;
+        let place = place(&client, &path, &attr).map_err(failed)?;
+        out::text(&text(&path, &attr, &place))?;
     }
     Ok(())
 }
 
-fn text(path: &Path, attr: &Attr) -> String {
+/// Lines about a file's or directory's layout and, of a file, the servers that hold it.
+fn place(client: &Client, path: &Path, attr: &Attr) -> fs_client::Result<String> {
+    let layout = format!("layout: {}\n", layout_text(attr.layout, true));
+    match attr.kind {
+        FileKind::Directory => Ok(layout),
+        FileKind::File => Ok(layout + &holders(&client.located_path(path)?)),
+        _ => Ok(String::new()),
+    }
+}
+
+fn holders(located: &Located) -> String {
+    match located {
+        Located::Inode(server) => format!("    on: server {server}, with its inode\n"),
+        Located::Chunks(held) if held.is_empty() => "    on: no server, it has no data\n".to_owned(),
+        Located::Chunks(held) => held.iter().map(line).collect(),
+    }
+}
+
+fn line(held: &Held) -> String {
+    format!("    on: server {}, {} chunks, {}\n", held.server, held.chunks, size::format(held.bytes))
+}
+
+fn text(path: &Path, attr: &Attr, place: &str) -> String {
     let kind = match attr.kind {
         FileKind::File => "regular file",
         FileKind::Directory if attr.wide => "directory (wide)",
@@ -42,7 +66,7 @@ fn text(path: &Path, attr: &Attr) -> String {
     };
     format!(
         "  file: {}\n  kind: {kind}\n  size: {}\n inode: {} ({:?})\n links: {}\n  mode: {:04o} {}{}\n   uid: {}\n   gid: {}\n\
-         chunks: {} bytes, {:?}\naccess: {}\nmodify: {}\nchange: {}\n birth: {}\n",
+         {place}access: {}\nmodify: {}\nchange: {}\n birth: {}\n",
         path.display(),
         attr.size,
         attr.ino.0,
@@ -53,8 +77,6 @@ fn text(path: &Path, attr: &Attr) -> String {
         when::mode(attr.mode),
         attr.uid,
         attr.gid,
-        attr.layout.chunk_bytes(),
-        attr.layout.placement,
         when::utc(attr.atime),
         when::utc(attr.mtime),
         when::utc(attr.ctime),

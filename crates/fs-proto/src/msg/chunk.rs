@@ -1,7 +1,7 @@
 //! Operations on chunks. Reads and writes go to the chunk's partition ([`crate::placement::chunk_partition`]), the others to
 //! a server.
 
-use crate::ids::{ChunkIndex, InodeId};
+use crate::ids::{ChunkIndex, InodeId, ServerId};
 use crate::op::request;
 use crate::wire::wire_struct;
 
@@ -145,7 +145,46 @@ wire_struct! {
     }
 }
 
+wire_struct! {
+    /// Have a place for a chunk of a file in layout `writer`: the first asker's, which is where the bytes go from then on. Goes to the chunk's
+    /// partition. Answered by the server that holds the chunk.
+    pub struct ClaimChunk {
+        /// The file.
+        pub ino: InodeId,
+        /// The chunk.
+        pub chunk: ChunkIndex,
+        /// Whose it shall be if it is nobody's: absent, that of the server that the request came through.
+        pub at: Option<ServerId>,
+    }
+}
+
+wire_struct! {
+    /// Ask where chunks of a file in layout `writer` are. Goes to the partition of the first; answered with what that server knows of this one and of
+    /// later ones, ascending. A chunk that is not told and would be this server's has never been written.
+    pub struct FindChunks {
+        /// The file.
+        pub ino: InodeId,
+        /// First chunk that is asked about.
+        pub from: ChunkIndex,
+        /// Chunks wanted; the server answers as many, or fewer.
+        pub limit: u32,
+    }
+}
+
+wire_struct! {
+    /// [`CopyChunk`] between files of any layout: goes to the server that holds the source's chunk, and says which holds the copy's.
+    pub struct CopyChunkTo {
+        /// What is copied.
+        pub copy: CopyChunk,
+        /// The server that holds, or gets, the copy's chunk.
+        pub to: ServerId,
+    }
+}
+
 request! {
+    ClaimChunk => ClaimChunk -> ServerId;
+    FindChunks => FindChunks -> Vec<(ChunkIndex, ServerId)>;
+    CopyChunkTo => CopyChunkTo -> ();
     ChunkMap => ChunkMap -> ChunkMapPage;
     PunchChunk => PunchChunk -> ();
     CopyChunk => CopyChunk -> ();

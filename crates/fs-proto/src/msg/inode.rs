@@ -2,6 +2,7 @@
 
 use crate::attr::{Attr, Layout, TimeNs};
 use crate::ids::{ClientId, InodeId, ServerId};
+use crate::layout::LayoutWish;
 use crate::msg::name::OpenMode;
 use crate::op::request;
 use crate::wire::{wire_struct, wire_union};
@@ -105,6 +106,16 @@ wire_struct! {
         pub create: bool,
         /// Fail unless it exists.
         pub replace: bool,
+    }
+}
+
+wire_struct! {
+    /// Change the layout of a directory, for what is made in it from then on, or of a file that never had chunks. Answers it as it is then.
+    pub struct SetLayout {
+        /// Which.
+        pub ino: InodeId,
+        /// What is wanted.
+        pub wish: LayoutWish,
     }
 }
 
@@ -225,6 +236,7 @@ request! {
     Readlink => Readlink -> Bytes;
     Getxattr => Getxattr -> Bytes;
     Setxattr => Setxattr -> ();
+    SetLayout => SetLayout -> Attr;
     Listxattr => Listxattr -> Vec<Bytes>;
     Removexattr => Removexattr -> ();
     Open => Open -> Attr;

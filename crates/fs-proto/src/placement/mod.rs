@@ -7,7 +7,8 @@ mod map;
 
 pub use map::{MapError, MapEvent, Member, PartitionMap};
 
-use crate::ids::{ChunkIndex, InodeId, PARTITIONS, Partition};
+use crate::attr::{Layout, Placement};
+use crate::ids::{ChunkIndex, InodeId, PARTITIONS, Partition, ServerId};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 /// Hash of a name within its directory: order of listings, and partition in wide directories.
@@ -29,6 +30,28 @@ pub fn entry_partition(parent: InodeId, hash: u64, wide: bool) -> Partition {
 /// from the same place.
 pub fn directory_partition(parent: InodeId, name: &[u8], salt: u64) -> Partition {
     Partition((xxh3_64_with_seed(name, parent.0 ^ salt.rotate_left(32)) >> 48) as u16)
+}
+
+/// Where the bytes of a chunk are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChunkPlace {
+    /// At the owner of this partition.
+    Owner(Partition),
+    /// At this server.
+    Server(ServerId),
+    /// The owner of this partition knows (layout `writer`).
+    Pointer(Partition),
+}
+
+/// Where the bytes of a chunk are, as far as the layout tells.
+pub fn chunk_place(layout: Layout, ino: InodeId, chunk: ChunkIndex) -> ChunkPlace {
+    let partition = chunk_partition(ino, chunk);
+    match layout.placement {
+        // A file has a server, if it is local. Should it not, its chunks are found again as they were written.
+        Placement::Striped | Placement::Local(None) => ChunkPlace::Owner(partition),
+        Placement::Local(Some(server)) => ChunkPlace::Server(server),
+        Placement::Writer => ChunkPlace::Pointer(partition),
+    }
 }
 
 /// The partition of a chunk of a striped file: consecutive chunks are on consecutive partitions.

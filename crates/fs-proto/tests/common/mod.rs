@@ -2,6 +2,7 @@
 //! proptest, which shrinks the string, and fast runs from a counter.
 
 use bytes::Bytes;
+use fs_proto::LayoutWish;
 use fs_proto::attr::*;
 use fs_proto::ids::*;
 use fs_proto::lock::{HeldLock, LockFamily, LockKind, LockOwner, LockRange};
@@ -101,7 +102,7 @@ macro_rules! enums {
         }
     )*};
 }
-enums!(LockFamily, LockKind, FileKind, Placement, Op, Status, ShutdownMode, Verdict);
+enums!(LockFamily, LockKind, FileKind, Op, Status, ShutdownMode, Verdict);
 
 /// All fields must be listed: a new one does not compile until it is here.
 macro_rules! structs {
@@ -177,7 +178,19 @@ impl<A: Arbitrary, B: Arbitrary> Arbitrary for (A, B) {
 impl Arbitrary for Layout {
     fn arbitrary(from: &mut Entropy) -> Self {
         let sizes: Vec<u8> = CHUNK_LOG2.collect();
-        Layout { placement: Arbitrary::arbitrary(from), chunk_log2: sizes[from.below(sizes.len())] }
+        let chunk_log2 = sizes[from.below(sizes.len())];
+        Layout { placement: Arbitrary::arbitrary(from), chunk_log2, given: bool::arbitrary(from) }
+    }
+}
+
+impl Arbitrary for Placement {
+    fn arbitrary(from: &mut Entropy) -> Self {
+        match from.below(4) {
+            0 => Placement::Striped,
+            1 => Placement::Local(None),
+            2 => Placement::Local(Some(ServerId(from.below(u16::MAX as usize) as u16))),
+            _ => Placement::Writer,
+        }
     }
 }
 
@@ -208,6 +221,9 @@ structs! {
     PunchChunk { ino, chunk, offset, len }
     CopyChunk { from, from_chunk, from_offset, len, ino, chunk, offset, file_end, since }
     ChunkRanges { ino, chunk }
+    ClaimChunk { ino, chunk, at }
+    FindChunks { ino, from, limit }
+    CopyChunkTo { copy, to }
     ChunkMap { ino, from, limit }
     ChunkMapPage { chunks, end }
 
@@ -222,6 +238,8 @@ structs! {
     Readlink { ino }
     Getxattr { ino, name }
     Setxattr { ino, name, value, create, replace }
+    SetLayout { ino, wish }
+    LayoutWish { placement, chunk_log2, expected_bytes }
     Listxattr { ino }
     Removexattr { ino, name }
     Open { ino, mode }

@@ -1,0 +1,120 @@
+//! Goal: layouts by the program and by system calls, with servers that are killed. Method: the real program; four servers on one host, of which each
+//! command is told which is its node's.
+
+mod common;
+
+use common::{Sandbox, kill, pattern, wait_until};
+use rustix::process::Signal;
+use std::fs;
+
+fn by_node(sandbox: &Sandbox, node: u16, args: &[&str]) -> String {
+    let output = sandbox.hayate(args).env("HAYATE_GATEWAY", node.to_string()).output().unwrap();
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn same(sandbox: &Sandbox, name: &str, content: &[u8]) {
+    sandbox.ok(&["cp", &format!("h:{name}"), &sandbox.word("out")]);
+    assert!(fs::read(sandbox.path("out")).unwrap() == content, "{name}");
+}
+
+/// The lines of `stat` that tell where a file lies.
+fn places(sandbox: &Sandbox, name: &str) -> Vec<String> {
+    let told = sandbox.ok(&["stat", name]);
+    told.lines()
+        .filter(|line| line.contains("layout:") || line.contains(" on:"))
+        .map(|line| line.trim().to_owned())
+        .collect()
+}
+
+#[test]
+fn stat_shows_layout_and_servers_and_they_survive_kills() {
+    let sandbox = Sandbox::new();
+    sandbox.up(&["--nodes", "4"]);
+    let content = pattern((5 << 20) + 17);
+    fs::write(sandbox.path("in"), &content).unwrap();
+    for layout in ["striped", "local,chunk=2M", "writer"] {
+        let name = layout.split(',').next().unwrap();
+        by_node(&sandbox, 1, &["mkdir", "--layout", layout, &format!("/{name}")]);
+        by_node(&sandbox, 2, &["cp", &sandbox.word("in"), &format!("h:/{name}/file")]);
+    }
+    sandbox.fails(2, &["mkdir", "--layout", "nonsense", "/n"], &["striped, local or writer"]);
+    let told = || ["/striped", "/local", "/local/file", "/writer/file"].map(|name| places(&sandbox, name));
+    let before = told();
+    assert_eq!(before[0], ["layout: striped,chunk=1M"]);
+    assert_eq!(before[1], ["layout: local,chunk=2M"]);
+    assert_eq!(before[2], ["layout: local,chunk=2M", "on: server 2, 3 chunks, 5.00 MiB"]);
+    assert_eq!(before[3], ["layout: writer,chunk=1M", "on: server 2, 6 chunks, 5.00 MiB"]);
+    assert!(places(&sandbox, "/striped/file").len() > 3, "{:?}", places(&sandbox, "/striped/file"));
+    for pid in sandbox.server_pids() {
+        kill(pid, Signal::KILL);
+    }
+    wait_until("all servers are gone", || sandbox.processes().is_empty());
+    sandbox.ok(&["up", "--restart"]);
+    for name in ["striped", "local", "writer"] {
+        same(&sandbox, &format!("/{name}/file"), &content);
+    }
+    assert_eq!(told(), before);
+    sandbox.ok(&["down", "--discard"]);
+    sandbox.assert_nothing_left();
+}
+
+/// Mounts of two nodes write a shared file in turns, while servers are killed and started again: what write(2) returned for is there.
+#[test]
+fn acknowledged_bytes_of_a_shared_file_survive_kills() {
+    let sandbox = Sandbox::new();
+    sandbox.up(&["--nodes", "4"]);
+    if !common::can_mount() {
+        sandbox.ok(&["down", "--discard"]);
+        return;
+    }
+    for node in 1..3_u16 {
+        fs::create_dir(sandbox.path(&format!("m{node}"))).unwrap();
+        by_node(&sandbox, node, &["mount", &format!("m{node}")]);
+    }
+    fs::create_dir(sandbox.path("m1/dump")).unwrap();
+    set(&sandbox, "m1/dump", "writer,chunk=256K").expect("a layout");
+    assert_eq!(set(&sandbox, "m1/dump", "elsewhere").unwrap_err(), rustix::io::Errno::INVAL);
+    let block = 192 << 10;
+    let model: Vec<Vec<u8>> = (0..48).map(|i| pattern(block + i)[i..].to_vec()).collect();
+    std::thread::scope(|scope| {
+        for node in 1..3_usize {
+            let (path, model) = (sandbox.path(&format!("m{node}/dump/shared")), &model);
+            scope.spawn(move || write_blocks(&path, model, node - 1, block));
+        }
+        for victim in [2, 0] {
+            let pid = sandbox.server_pids()[victim];
+            kill(pid, Signal::KILL);
+            wait_until("the server is gone", || !sandbox.processes().iter().any(|(other, _)| *other == pid));
+            sandbox.ok(&["up", "--restart"]);
+        }
+    });
+    let content = model.concat();
+    assert!(fs::read(sandbox.path("m1/dump/shared")).unwrap() == content);
+    same(&sandbox, "/dump/shared", &content);
+    assert_eq!(set(&sandbox, "m2/dump/shared", "local").unwrap_err(), rustix::io::Errno::NOTEMPTY);
+    let held = places(&sandbox, "/dump/shared");
+    assert!(
+        held[1..].iter().all(|line| line.contains("server 1,") || line.contains("server 2,")),
+        "{held:?}"
+    );
+    for node in 1..3 {
+        sandbox.ok(&["umount", &format!("m{node}")]);
+    }
+    sandbox.ok(&["down", "--discard"]);
+    sandbox.assert_nothing_left();
+}
+
+fn set(sandbox: &Sandbox, name: &str, layout: &str) -> Result<(), rustix::io::Errno> {
+    let flags = rustix::fs::XattrFlags::empty();
+    rustix::fs::setxattr(sandbox.path(name), "user.hayate.layout", layout.as_bytes(), flags)
+}
+
+fn write_blocks(path: &std::path::Path, model: &[Vec<u8>], first: usize, block: usize) {
+    use std::os::unix::fs::FileExt;
+    let file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(path).unwrap();
+    for (i, data) in model.iter().enumerate().skip(first).step_by(2) {
+        file.write_all_at(data, (i * block) as u64).unwrap();
+    }
+    file.sync_all().unwrap();
+}
