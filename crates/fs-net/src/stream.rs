@@ -2,11 +2,11 @@
 
 use crate::acceptor::Socket;
 use crate::address::Address;
+use crate::budget::{Account, BufferClass};
 use crate::counters::NetCounters;
 use crate::env::NetEnv;
 use crate::error::NetError;
 use crate::frame::{Frame, FrameReader};
-use crate::pool::BufferClass;
 use crate::send_queue::{MAX_SLICES, SendQueue};
 use crate::transport::{Credentials, Transport};
 use socket2::{SockRef, TcpKeepalive};
@@ -114,8 +114,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Transport for StreamTransport<
         Poll::Ready(Ok(()))
     }
 
-    fn trust(&mut self, class: BufferClass) {
-        self.reader.trust(class);
+    fn trust(&mut self, class: BufferClass, share: Option<Account>) {
+        self.reader.trust(class, share);
+    }
+
+    fn owed_since(&self) -> Option<u64> {
+        self.reader.owed_since()
     }
 
     fn credentials(&self) -> Option<Credentials> {
