@@ -21,6 +21,7 @@ pub mod namespace;
 pub mod node;
 mod opens;
 mod ops;
+pub mod pools;
 mod reaper;
 mod sizes;
 mod space;

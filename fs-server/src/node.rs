@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use fs_net::{BufferPool, ClusterFile, NetCounters, ShareStats, Sharing};
+use fs_net::{ClusterFile, NetCounters, ShareStats, Sharing};
 use fs_proto::{ClientId, Partition, PartitionMap, ServerId, Status, TimeNs};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -21,6 +21,7 @@ use crate::locks::LockTable;
 use crate::metrics::OpCounters;
 use crate::namespace::Namespace;
 use crate::opens::OpenTable;
+use crate::pools::Pools;
 use crate::sizes::PendingSizes;
 use crate::space::Space;
 use crate::store::{Devices, IoMode};
@@ -51,10 +52,8 @@ pub struct Node {
     pub counters: OpCounters,
     /// Messages, bytes and system calls of connections.
     pub net: Arc<NetCounters>,
-    /// Buffers of requests and replies.
-    pub pool: BufferPool,
-    /// Memory shared with clients of this node.
-    pub sharing: Sharing,
+    /// Its memory.
+    pub pools: Pools,
     /// The cluster's epoch.
     pub epoch: Arc<AtomicU64>,
     /// When it started.
@@ -79,16 +78,14 @@ pub struct NodeParts {
     pub store: Arc<Devices>,
     /// Copies in the shared tier.
     pub flusher: Flusher,
-    /// Buffers of requests and replies.
-    pub pool: BufferPool,
-    /// Memory shared with clients of this node.
-    pub sharing: Sharing,
+    /// Its memory.
+    pub pools: Pools,
 }
 
 impl Node {
     /// Figures of the memory shared with clients of this node.
     pub fn share_stats(&self) -> ShareStats {
-        match &self.sharing {
+        match &self.pools.sharing {
             Sharing::Grant(budget) => budget.stats(),
             Sharing::Never | Sharing::Ask | Sharing::Insist => ShareStats::default(),
         }
@@ -101,7 +98,7 @@ impl Node {
             config: parts.config,
             namespace: parts.namespace,
             store: parts.store,
-            opens: OpenTable::default(),
+            opens: OpenTable::new(parts.pools.open_files.clone()),
             sizes: PendingSizes::default(),
             locks: LockTable::new(session(), lease),
             departed: Departed::default(),
@@ -109,8 +106,7 @@ impl Node {
             flusher: parts.flusher,
             counters: OpCounters::default(),
             net: Arc::default(),
-            pool: parts.pool,
-            sharing: parts.sharing,
+            pools: parts.pools,
             epoch: Arc::new(AtomicU64::new(0)),
             started: Instant::now(),
             group_sync: GroupSync::default(),

@@ -36,13 +36,15 @@ pub struct ClusterOptions {
     pub servers: u16,
     /// Entries above which a directory becomes wide.
     pub wide_threshold: u64,
+    /// How many of the servers, the last ones, keep no data.
+    pub gateways: u16,
     /// With a shared tier (a directory beside the stores).
     pub tier: bool,
 }
 
 impl Default for ClusterOptions {
     fn default() -> Self {
-        ClusterOptions { servers: 4, wide_threshold: 10_000, tier: false }
+        ClusterOptions { servers: 4, wide_threshold: 10_000, gateways: 0, tier: false }
     }
 }
 
@@ -97,7 +99,7 @@ impl Cluster {
                 tcp: addresses.tcp,
                 unix: addresses.unix,
                 stores: vec![cluster.store_dir(id as u16)],
-                weight: 1,
+                weight: u32::from((id as u16) < cluster.options.servers - cluster.options.gateways),
                 metrics: addresses.metrics,
                 pid: std::process::id(),
             });

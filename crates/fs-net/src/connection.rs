@@ -265,6 +265,12 @@ impl Connection {
         self.0.shared.ended.borrow().is_some()
     }
 
+    /// Whether no call is under way.
+    pub fn is_idle(&self) -> bool {
+        let calls = self.0.shared.calls.borrow();
+        calls.free.len() == calls.slots.len()
+    }
+
     /// Ends the connection; waiting calls fail with [`NetError::Closed`].
     pub fn close(&self) {
         self.0.shared.end(NetError::Closed);
