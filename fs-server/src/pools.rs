@@ -83,8 +83,8 @@ impl Pools {
             if shares { Sharing::Grant(ShareBudget::new(part(SHARED_MEMORY))) } else { Sharing::Never };
         Pools {
             buffers: BufferPool::new(part(BUFFERS) as usize),
-            messages: Budget::new(part(MESSAGES) as usize),
-            connections: Budget::new(part(CONNECTIONS) as usize),
+            messages: Budget::for_messages(part(MESSAGES) as usize),
+            connections: Budget::for_connections(part(CONNECTIONS) as usize),
             open_files: Budget::new(part(OPEN_FILES) as usize),
             sharing,
             metadata_bytes: part(METADATA_CACHE),

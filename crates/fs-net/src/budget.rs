@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -72,6 +73,8 @@ pub struct Budget(Arc<Inner>);
 struct Inner {
     size: usize,
     limits: [usize; CLASSES],
+    /// Where in an account its counters are, and how many.
+    counters: Range<usize>,
     /// Changed under `state`'s lock only.
     used: AtomicUsize,
     state: Mutex<State>,
@@ -102,7 +105,10 @@ enum Peer {
     Server(u16),
 }
 
-/// What a peer holds of a budget. Clones are of the same peer.
+/// Counters of an account: of the buffers by class, and one each of messages and connections.
+const COUNTERS: usize = CLASSES + 2;
+
+/// What a peer holds of the budgets of a process. Clones are of the same peer.
 #[derive(Debug, Clone)]
 pub struct Account(Arc<Held>);
 
@@ -110,8 +116,8 @@ pub struct Account(Arc<Held>);
 struct Held {
     /// Place in the turns; 0 is this process itself.
     number: u64,
-    /// By class; changed under the budget's lock only.
-    held: [AtomicUsize; CLASSES],
+    /// Each changed under its budget's lock only.
+    held: [AtomicUsize; COUNTERS],
 }
 
 struct Waiter {
@@ -135,8 +141,22 @@ impl Budget {
         Budget::with_limits(bytes, [bytes; CLASSES], SMALL_TURN_BYTES)
     }
 
+    /// As [`Budget::new`], counted in accounts beside a buffer pool: for messages.
+    pub fn for_messages(bytes: usize) -> Budget {
+        Budget::made(bytes, [bytes; CLASSES], SMALL_TURN_BYTES, CLASSES..CLASSES + 1)
+    }
+
+    /// As [`Budget::new`], counted in accounts beside a buffer pool: for connections.
+    pub fn for_connections(bytes: usize) -> Budget {
+        Budget::made(bytes, [bytes; CLASSES], SMALL_TURN_BYTES, CLASSES + 1..COUNTERS)
+    }
+
     /// A budget of `bytes`, in which each class finds room only below its limit, and peers that wait are served `turn_bytes` at a time.
     pub(crate) fn with_limits(size: usize, limits: [usize; CLASSES], turn_bytes: usize) -> Budget {
+        Budget::made(size, limits, turn_bytes, 0..CLASSES)
+    }
+
+    fn made(size: usize, limits: [usize; CLASSES], turn_bytes: usize, counters: Range<usize>) -> Budget {
         let state = State {
             waiting: std::array::from_fn(|_| Turns::new(turn_bytes)),
             granted: Vec::new(),
@@ -147,10 +167,10 @@ impl Budget {
             wait_ns: 0,
         };
         let (used, state, shares) = (AtomicUsize::new(0), Mutex::new(state), Mutex::default());
-        Budget(Arc::new(Inner { size, limits, used, state, shares }))
+        Budget(Arc::new(Inner { size, limits, counters, used, state, shares }))
     }
 
-    /// The account of a peer.
+    /// The account of a peer; budgets that share accounts get it from one of them.
     pub fn account(&self, role: &Role) -> Account {
         let peer = match role {
             Role::Client { id } => Peer::Client(id.0),
@@ -166,7 +186,7 @@ impl Budget {
 
     /// Bytes that a peer holds in a class.
     pub fn held(&self, class: BufferClass, share: &Account) -> usize {
-        share.held(class).load(Ordering::Relaxed)
+        self.0.held(share, class).load(Ordering::Relaxed)
     }
 
     /// Bytes in use.
@@ -249,17 +269,15 @@ impl Shares {
     }
 }
 
-impl Account {
-    fn held(&self, class: BufferClass) -> &AtomicUsize {
-        &self.0.held[class as usize]
-    }
-}
-
 impl Inner {
+    fn held<'a>(&self, account: &'a Account, class: BufferClass) -> &'a AtomicUsize {
+        &account.0.held[self.counters.start + (class as usize).min(self.counters.len() - 1)]
+    }
+
     /// Whether `bytes` more keep a peer within its part. Who holds nothing may always have something.
     fn is_within(&self, used: usize, class: BufferClass, share: Option<&Account>, bytes: usize) -> bool {
         let Some(share) = share else { return true };
-        let held = share.held(class).load(Ordering::Relaxed);
+        let held = self.held(share, class).load(Ordering::Relaxed);
         let free = self.limits[class as usize].saturating_sub(used);
         held == 0 || held + bytes <= free.saturating_mul(SHARE_OF_FREE)
     }
@@ -268,7 +286,7 @@ impl Inner {
         let used = self.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
         state.peak = state.peak.max(used);
         if let Some(share) = share {
-            share.held(class).fetch_add(bytes, Ordering::Relaxed);
+            self.held(share, class).fetch_add(bytes, Ordering::Relaxed);
         }
     }
 
@@ -278,7 +296,7 @@ impl Inner {
             let mut state = self.state.lock();
             self.used.fetch_sub(bytes, Ordering::Relaxed);
             if let Some(share) = share {
-                share.held(class).fetch_sub(bytes, Ordering::Relaxed);
+                self.held(share, class).fetch_sub(bytes, Ordering::Relaxed);
             }
             self.serve(&mut state, &mut wakers);
         }
@@ -331,9 +349,9 @@ impl Charge {
     pub fn assign(&mut self, share: Account) {
         let _changing = self.budget.0.state.lock();
         if let Some(before) = &self.share {
-            before.held(self.class).fetch_sub(self.bytes, Ordering::Relaxed);
+            self.budget.0.held(before, self.class).fetch_sub(self.bytes, Ordering::Relaxed);
         }
-        share.held(self.class).fetch_add(self.bytes, Ordering::Relaxed);
+        self.budget.0.held(&share, self.class).fetch_add(self.bytes, Ordering::Relaxed);
         self.share = Some(share);
     }
 

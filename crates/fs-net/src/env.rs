@@ -64,8 +64,8 @@ impl NetEnv {
     pub fn new(pool_bytes: usize) -> NetEnv {
         NetEnv {
             pool: BufferPool::new(pool_bytes),
-            messages: Budget::new(pool_bytes),
-            connections: Budget::new(pool_bytes),
+            messages: Budget::for_messages(pool_bytes),
+            connections: Budget::for_connections(pool_bytes),
             stall: STALL_DEFAULT,
             counters: Arc::default(),
             sharing: Sharing::Never,

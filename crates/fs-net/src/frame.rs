@@ -70,13 +70,25 @@ impl Frame {
 
 type BufferWait = Pin<Box<dyn Future<Output = Result<PoolBuffer, TooLarge>>>>;
 
+/// What is large is in boxes: a reader is there for every connection, and most are idle.
 enum State {
-    /// A header, a meta part or a small frame is gathered in the read buffer.
+    /// A header is gathered in the read buffer.
     Gather,
+    /// The meta part or a small frame is, after its header.
+    Head(Box<Header>),
     /// The bulk part waits for a buffer.
-    Wait(Header, Bytes, BufferWait),
-    /// The bulk part is being read in place; the number says how much of it is there.
-    Bulk(Header, Bytes, PoolBuffer, usize),
+    Wait(Box<(Header, Bytes)>, BufferWait),
+    /// The bulk part is being read in place.
+    Bulk(Box<Filling>),
+}
+
+/// A frame whose bulk part is being read.
+struct Filling {
+    header: Header,
+    meta: Bytes,
+    bulk: PoolBuffer,
+    /// How much of it is there.
+    filled: usize,
 }
 
 /// Reads frames off a byte stream.
@@ -87,8 +99,6 @@ pub(crate) struct FrameReader {
     borrowed: bool,
     /// Bytes read since the start.
     received: u64,
-    /// Header whose parts are being gathered.
-    head: Option<Header>,
     state: State,
     /// Class of buffers, once the peer is trusted.
     class: Option<BufferClass>,
@@ -106,7 +116,6 @@ impl FrameReader {
             buffer,
             borrowed: false,
             received: 0,
-            head: None,
             state: State::Gather,
             class: None,
             share: None,
@@ -125,9 +134,9 @@ impl FrameReader {
     /// Bytes read in all, if the rest of a message is owed and there is room for it.
     pub(crate) fn owed_since(&self) -> Option<u64> {
         let is_owed = match self.state {
-            State::Gather => self.head.is_some() || !self.buffer.is_empty(),
+            State::Gather => !self.buffer.is_empty(),
             State::Wait(..) => false,
-            State::Bulk(..) => true,
+            State::Head(_) | State::Bulk(_) => true,
         };
         is_owed.then_some(self.received)
     }
@@ -177,19 +186,25 @@ impl FrameReader {
         loop {
             match std::mem::replace(&mut self.state, State::Gather) {
                 State::Gather => {
-                    if !self.gather(frames)? {
+                    if !self.gather(None, frames)? {
                         return Poll::Ready(Ok(()));
                     }
                 }
-                State::Wait(header, meta, mut wait) => match wait.as_mut().poll(cx) {
-                    Poll::Ready(buffer) => self.begin_bulk(header, meta, buffer?),
+                State::Head(header) => {
+                    if !self.gather(Some(*header), frames)? {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                State::Wait(head, mut wait) => match wait.as_mut().poll(cx) {
+                    Poll::Ready(buffer) => self.begin_bulk(head.0, head.1, buffer?),
                     Poll::Pending => {
-                        self.state = State::Wait(header, meta, wait);
+                        self.state = State::Wait(head, wait);
                         return Poll::Pending;
                     }
                 },
-                State::Bulk(header, meta, buffer, filled) if filled == buffer.len() => {
-                    frames.push_back(Frame { header, meta, bulk: buffer.freeze() });
+                State::Bulk(filling) if filling.filled == filling.bulk.len() => {
+                    let Filling { header, meta, bulk, .. } = *filling;
+                    frames.push_back(Frame { header, meta, bulk: bulk.freeze() });
                 }
                 unfinished @ State::Bulk(..) => {
                     self.state = unfinished;
@@ -199,23 +214,25 @@ impl FrameReader {
         }
     }
 
-    /// One step in the read buffer: a header, a small frame, or the meta part before a large bulk part. False: more is needed.
-    fn gather(&mut self, frames: &mut VecDeque<Frame>) -> Result<bool, NetError> {
-        let Some(header) = self.head else {
+    /// One step in the read buffer: a small frame, or what comes before a large bulk part. False: more is needed.
+    fn gather(&mut self, head: Option<Header>, frames: &mut VecDeque<Frame>) -> Result<bool, NetError> {
+        let header = if let Some(header) = head {
+            header
+        } else {
             let Some(raw) = self.buffer.first_chunk::<HEADER_BYTES>() else { return Ok(false) };
-            self.head = Some(self.admit(Header::decode(raw))?);
-            drop(self.buffer.split_to(HEADER_BYTES));
-            return Ok(true);
+            let header = self.admit(Header::decode(raw))?;
+            self.buffer.advance(HEADER_BYTES);
+            header
         };
         let meta_bytes = header.meta_bytes as usize;
         let bulk_bytes = header.bulk_bytes as usize;
         let large = bulk_bytes >= LARGE_BYTES;
         let need = if large { meta_bytes } else { meta_bytes + bulk_bytes };
         if self.buffer.len() < need {
+            self.state = State::Head(Box::new(header));
             self.buffer.reserve(need - self.buffer.len());
             return Ok(false);
         }
-        self.head = None;
         self.bulk_expected = large;
         let mut bulk = self.take_out(need);
         let meta = bulk.split_to(meta_bytes);
@@ -261,7 +278,7 @@ impl FrameReader {
         }
         let (pool, share) = (self.env.pool.clone(), self.share.clone());
         let wait = async move { pool.get_for(class, share.as_ref(), len).await };
-        self.state = State::Wait(header, meta, Box::pin(wait));
+        self.state = State::Wait(Box::new((header, meta)), Box::pin(wait));
     }
 
     /// Moves what was read of the bulk part into its buffer.
@@ -270,7 +287,7 @@ impl FrameReader {
         buffer[..there].copy_from_slice(&self.buffer[..there]);
         drop(self.buffer.split_to(there));
         NetCounters::add(&self.env.counters.copied_bytes, there as u64);
-        self.state = State::Bulk(header, meta, buffer, there);
+        self.state = State::Bulk(Box::new(Filling { header, meta, bulk: buffer, filled: there }));
     }
 
     /// One read, into the bulk part or the read buffer.
@@ -281,14 +298,19 @@ impl FrameReader {
     ) -> Poll<Result<usize, NetError>> {
         // A connection that fails is a connection that ends: what the caller can do is the same.
         let closed = |_| NetError::Closed;
-        if let State::Bulk(_, _, buffer, filled) = &mut self.state {
-            let mut rest = ReadBuf::new(&mut buffer[*filled..]);
+        if let State::Bulk(filling) = &mut self.state {
+            let Filling { bulk, filled, .. } = &mut **filling;
+            let mut rest = ReadBuf::new(&mut bulk[*filled..]);
             ready!(Pin::new(stream).poll_read(cx, &mut rest)).map_err(closed)?;
             *filled += rest.filled().len();
             return Poll::Ready(Ok(rest.filled().len()));
         }
         self.make_room();
-        let most = if self.bulk_expected && self.head.is_none() { HEAD_READ_BYTES } else { usize::MAX };
+        let most = if self.bulk_expected && !matches!(self.state, State::Head(_)) {
+            HEAD_READ_BYTES
+        } else {
+            usize::MAX
+        };
         let room = self.buffer.capacity() - self.buffer.len();
         let mut target = (&mut self.buffer).limit(room.min(most));
         pin!(stream.read_buf(&mut target)).poll(cx).map_err(closed)

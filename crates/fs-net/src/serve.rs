@@ -57,7 +57,7 @@ pub struct PeerInfo {
     /// User, group and process number as the kernel says, for a peer on this node.
     pub credentials: Option<(u32, u32, i32)>,
     /// Who and where, for people.
-    pub description: String,
+    pub description: Box<str>,
     /// Buffers for answers, in memory that is shared with the peer.
     pub lending: Lending,
 }
@@ -153,7 +153,7 @@ async fn open(
         Role::Server { .. } => BufferClass::PeerRequest,
     };
     let accounts = Accounts::new(&role, class, accepted.slot, &env);
-    transport.trust(class, Some(accounts.buffers.clone()));
+    transport.trust(class, Some(accounts.account.clone()));
     let open = OpenConnection::new(&env.counters);
     let (from, mut frames) = (transport.describe(), VecDeque::new());
     let (transport, lending) = match begin(transport, &accounts, &mut frames, &env).await {
@@ -169,8 +169,13 @@ async fn open(
         Role::Client { id } => format!("client {id:?} ({})", transport.describe()),
         Role::Server { id } => format!("server {id} ({})", transport.describe()),
     };
-    let lending = lending.on_account_of(accounts.buffers.clone());
-    let peer = Rc::new(PeerInfo { role, credentials: transport.credentials(), description, lending });
+    let lending = lending.on_account_of(accounts.account.clone());
+    let peer = Rc::new(PeerInfo {
+        role,
+        credentials: transport.credentials(),
+        description: description.into(),
+        lending,
+    });
     Some(Session::new(transport, handler, peer, accounts, frames, open, env))
 }
 
@@ -193,7 +198,7 @@ async fn begin(
         return Ok((transport, Lending::default()));
     }
     let request = frames.pop_front().ok_or(NetError::Closed)?.header;
-    shm::grant(transport, &request, (accounts.class, accounts.buffers.clone()), env).await
+    shm::grant(transport, &request, (accounts.class, accounts.account.clone()), env).await
 }
 
 /// The handshake, with its time limit. None: refused, counted and logged.

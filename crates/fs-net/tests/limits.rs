@@ -136,7 +136,7 @@ fn a_handshake_that_is_never_finished_ends() {
 #[test]
 fn a_greedy_client_gets_no_more_than_its_turn() {
     over_all(|address| async move {
-        let env = strict_env(|env| env.messages = Budget::new(100 * 2_048));
+        let env = strict_env(|env| env.messages = Budget::for_messages(100 * 2_048));
         let server = Server::start_in(env, 0, &address, &Secret::random());
         let done: [Rc<std::cell::Cell<usize>>; 2] = Default::default();
         for (peer, many) in [(0_usize, 40), (1, 4)] {
@@ -169,7 +169,7 @@ fn a_greedy_client_gets_no_more_than_its_turn() {
 #[test]
 fn connections_beyond_the_pool_wait_and_idle_ones_make_room() {
     over_all(|address| async move {
-        let env = strict_env(|env| env.connections = Budget::new(8 * CONNECTION_BYTES));
+        let env = strict_env(|env| env.connections = Budget::for_connections(8 * CONNECTION_BYTES));
         let server = Server::start_in(env, 0, &address, &Secret::random());
         let mut hoard = Vec::new();
         for id in 0..40 {

@@ -1,11 +1,11 @@
 //! A served connection after its handshake.
 
 use super::{Handled, Handler, MAX_RUNNING, MAX_UNSENT_BYTES, PeerInfo, Reply, idle};
-use crate::budget::{Account, Budget, BufferClass, Charge, Wait};
+use crate::budget::{Account, BufferClass, Charge, Wait};
 use crate::counters::OpenConnection;
 use crate::env::NetEnv;
 use crate::error::NetError;
-use crate::frame::Frame;
+use crate::frame::{Frame, FrameReader};
 use crate::send_queue::SendQueue;
 use crate::transport::Transport;
 use bytes::Bytes;
@@ -37,20 +37,17 @@ thread_local! {
 /// What a peer holds, and where.
 pub(super) struct Accounts {
     pub class: BufferClass,
-    pub buffers: Account,
-    messages: Account,
-    connections: Account,
+    pub account: Account,
     slot: Option<Charge>,
 }
 
 impl Accounts {
     pub fn new(role: &Role, class: BufferClass, mut slot: Option<Charge>, env: &NetEnv) -> Accounts {
-        let connections = env.connections.account(role);
+        let account = env.pool.account(role);
         if let Some(slot) = &mut slot {
-            slot.assign(connections.clone());
+            slot.assign(account.clone());
         }
-        let (buffers, messages) = (env.pool.account(role), env.messages.account(role));
-        Accounts { class, buffers, messages, connections, slot }
+        Accounts { class, account, slot }
     }
 }
 
@@ -60,15 +57,13 @@ pub(super) struct Shared {
     running: Cell<usize>,
     running_bytes: Cell<usize>,
     driver: Cell<Option<Waker>>,
-    messages: Budget,
+    env: Rc<NetEnv>,
     class: BufferClass,
     account: Account,
     /// When it was last at work, in turns of its thread.
     pub last_turn: Cell<u64>,
     /// Whether it is to be closed, as long as it is idle.
     pub unwanted: Cell<bool>,
-    /// What its peer's connections hold, in which pool.
-    connections: (Budget, Account),
 }
 
 /// A request whose answer is owed.
@@ -81,18 +76,17 @@ struct Debt {
 }
 
 impl Shared {
-    fn new(accounts: &Accounts, env: &NetEnv) -> Shared {
+    fn new(accounts: &Accounts, env: Rc<NetEnv>) -> Shared {
         Shared {
             queue: RefCell::new(SendQueue::new(env.counters.clone())),
             running: Cell::new(0),
             running_bytes: Cell::new(0),
             driver: Cell::new(None),
-            messages: env.messages.clone(),
+            env,
             class: accounts.class,
-            account: accounts.messages.clone(),
+            account: accounts.account.clone(),
             last_turn: Cell::new(0),
             unwanted: Cell::new(false),
-            connections: (env.connections.clone(), accounts.connections.clone()),
         }
     }
 
@@ -109,7 +103,7 @@ impl Shared {
 
     /// Bytes that the connections of its peer are counted with.
     pub fn peer_connections(&self) -> usize {
-        self.connections.0.held(BufferClass::PeerRequest, &self.connections.1)
+        self.env.connections.held(BufferClass::PeerRequest, &self.account)
     }
 
     /// Ends the connection if it is still idle when its task runs.
@@ -121,7 +115,7 @@ impl Shared {
     }
 
     fn charge(&self, bytes: usize) -> Charge {
-        self.messages.charge(self.class, Some(&self.account), bytes)
+        self.env.messages.charge(self.class, Some(&self.account), bytes)
     }
 
     fn queue_reply(&self, request: &Header, reply: Reply) {
@@ -197,19 +191,23 @@ pub(super) struct Session {
     handler: Rc<dyn Handler>,
     peer: Rc<PeerInfo>,
     shared: Rc<Shared>,
-    env: Rc<NetEnv>,
     /// Received, not yet given to the handler.
     frames: VecDeque<Frame>,
     /// Waits for room for the next request.
     turn: Option<Pin<Box<Wait>>>,
     /// Room for the next request, waited for.
-    admitted: Option<Charge>,
+    admitted: Option<Box<Charge>>,
     /// For answers that the peer has not read.
-    unsent: Option<Charge>,
+    unsent: Option<Box<Charge>>,
     stall: Stall,
     _slot: Option<Charge>,
     _open: OpenConnection,
 }
+
+// An idle connection has these, a description, and the event loop's part: bench/limits.py measures the sum.
+const _: () = assert!(
+    size_of::<Session>() + size_of::<Shared>() + size_of::<PeerInfo>() + size_of::<FrameReader>() <= 512
+);
 
 impl Session {
     pub fn new(
@@ -221,14 +219,13 @@ impl Session {
         open: OpenConnection,
         env: Rc<NetEnv>,
     ) -> Session {
-        let shared = Rc::new(Shared::new(&accounts, &env));
+        let shared = Rc::new(Shared::new(&accounts, env));
         idle::watch(&shared);
         Session {
             transport,
             handler,
             peer,
             shared,
-            env,
             frames,
             turn: None,
             admitted: None,
@@ -307,7 +304,7 @@ impl Session {
                     (queue.staged_bytes(), queue.sent_bytes())
                 };
                 self.count_unsent(staged);
-                if self.stall.is_over(moved, self.env.stall, cx) {
+                if self.stall.is_over(moved, self.shared.env.stall, cx) {
                     return Poll::Ready(NetError::TimedOut);
                 }
             }
@@ -316,16 +313,16 @@ impl Session {
     }
 
     fn count_unsent(&mut self, bytes: usize) {
-        let counted = self.unsent.as_ref().map_or(0, Charge::bytes);
+        let counted = self.unsent.as_ref().map_or(0, |charge| charge.bytes());
         if bytes.abs_diff(counted) >= UNSENT_STEP_BYTES {
-            self.unsent = Some(self.shared.charge(bytes));
+            self.unsent = Some(Box::new(self.shared.charge(bytes)));
         }
     }
 
     /// Nothing whole has come: the peer may owe the rest of a message, but not for ever.
     fn poll_owed(&mut self, cx: &mut Context<'_>) -> Poll<NetError> {
         match self.transport.owed_since() {
-            Some(received) if self.stall.is_over(received, self.env.stall, cx) => {
+            Some(received) if self.stall.is_over(received, self.shared.env.stall, cx) => {
                 Poll::Ready(NetError::TimedOut)
             }
             Some(_) => Poll::Pending,
@@ -344,16 +341,17 @@ impl Session {
         if shared.class != BufferClass::ClientRequest || self.admitted.is_some() {
             return true;
         }
-        if self.turn.is_none() && shared.messages.has_room(shared.class, Some(&shared.account), REQUEST_BYTES)
+        if self.turn.is_none()
+            && shared.env.messages.has_room(shared.class, Some(&shared.account), REQUEST_BYTES)
         {
             return true;
         }
         let turn = self.turn.get_or_insert_with(|| {
-            Box::pin(shared.messages.get(shared.class, Some(&shared.account), REQUEST_BYTES))
+            Box::pin(shared.env.messages.get(shared.class, Some(&shared.account), REQUEST_BYTES))
         });
         let Poll::Ready(room) = turn.as_mut().poll(cx) else { return false };
         self.turn = None;
-        self.admitted = Some(room);
+        self.admitted = Some(Box::new(room));
         true
     }
 
