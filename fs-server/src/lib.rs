@@ -23,6 +23,7 @@ pub mod node;
 mod opens;
 mod ops;
 mod pointers;
+pub mod pools;
 mod reaper;
 mod sizes;
 mod space;

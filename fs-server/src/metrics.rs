@@ -123,7 +123,7 @@ pub fn resident_bytes() -> u64 {
 pub fn status_json(node: &Node) -> String {
     let store = node.store.stats();
     let kv = node.namespace.kv().stats();
-    let (pool, share) = (node.pool.stats(), node.share_stats());
+    let share = node.share_stats();
     let (bytes_read, bytes_written) = node.counters.bytes();
     let operations: serde_json::Map<String, Value> =
         node.counters.snapshot().into_iter().map(|op| (op.op.name(), json!(op.count))).collect();
@@ -141,8 +141,7 @@ pub fn status_json(node: &Node) -> String {
                    "io": node.io_modes()},
         "namespace": {"bytes_disk": kv.disk_bytes, "bytes_memory": kv.memory_bytes},
         "space": {"total": store.total_bytes, "free": store.free_bytes},
-        "pools": [{"name": "buffers", "size": pool.size, "used": pool.used, "peak": pool.peak, "waits": pool.waits,
-                   "wait_ns": pool.wait_ns}],
+        "pools": crate::pools::as_json(node),
         "shared_memory": {"size": share.size, "used": share.used, "sessions": share.sessions, "refused": share.refused},
         "operations": operations,
         "bytes_read": bytes_read,

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use fs_net::PoolStats;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
@@ -109,6 +110,7 @@ type Encoded = Result<(), std::fmt::Error>;
 impl Collector for NodeCollector {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Encoded {
         operations(&self.0, &mut encoder)?;
+        pools(&self.0, &mut encoder)?;
         for (name, help, value) in counters(&self.0) {
             let metric = ConstCounter::new(value);
             metric.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
@@ -155,10 +157,41 @@ fn operations(node: &Node, encoder: &mut DescriptorEncoder) -> Encoded {
     Ok(())
 }
 
+/// One family for each figure, labelled with the pool.
+fn pools(node: &Node, encoder: &mut DescriptorEncoder) -> Encoded {
+    type Figure = fn(&PoolStats) -> u64;
+    let all = node.pools.all(node);
+    let gauges: [(&str, &str, Figure); 4] = [
+        ("pool_size_bytes", "Memory that a pool may take", |pool| pool.size),
+        ("pool_used_bytes", "Memory of a pool in use", |pool| pool.used),
+        ("pool_peak_bytes", "Most memory of a pool that was in use", |pool| pool.peak),
+        ("pool_waiting", "What waits for memory of a pool", |pool| pool.waiting),
+    ];
+    for (name, help, figure) in gauges {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (pool, stats) in &all {
+            ConstGauge::new(figure(stats) as i64).encode(family.encode_family(&[("pool", *pool)])?)?;
+        }
+    }
+    let counters: [(&str, &str, Figure); 2] = [
+        ("pool_waits", "Times that something waited for memory of a pool, or went without", |pool| {
+            pool.waits
+        }),
+        ("pool_wait_nanoseconds", "Time that something waited for memory of a pool", |pool| pool.wait_ns),
+    ];
+    for (name, help, figure) in counters {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (pool, stats) in &all {
+            ConstCounter::new(figure(stats)).encode(family.encode_family(&[("pool", *pool)])?)?;
+        }
+    }
+    Ok(())
+}
+
 fn counters(node: &Node) -> Vec<(&'static str, &'static str, u64)> {
     let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let (bytes_read, bytes_written) = node.counters.bytes();
-    let (pool, store) = (node.pool.stats(), node.store.stats());
+    let (pool, store) = (node.pools.buffers.stats(), node.store.stats());
     let (flushed_files, flushed_bytes) = node.namespace.published().counts();
     let (flush_copied_bytes, flush_failures) = node.flusher.counts();
     vec![
@@ -196,7 +229,7 @@ fn counters(node: &Node) -> Vec<(&'static str, &'static str, u64)> {
 }
 
 fn gauges(node: &Node) -> Vec<(&'static str, &'static str, u64)> {
-    let (pool, store, kv) = (node.pool.stats(), node.store.stats(), node.namespace.kv().stats());
+    let (pool, store, kv) = (node.pools.buffers.stats(), node.store.stats(), node.namespace.kv().stats());
     let (names, inodes) = node.namespace.queue().len();
     vec![
         ("connections", "Open connections", node.net.connections.load(Ordering::Relaxed)),

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use fs_net::{BufferPool, ClusterFile, NetCounters, ShareStats, Sharing};
+use fs_net::{ClusterFile, NetCounters, ShareStats, Sharing};
 use fs_proto::{Partition, PartitionMap, ServerId, TimeNs};
 use tokio::sync::watch;
 
@@ -20,6 +20,7 @@ use crate::metrics::OpCounters;
 use crate::namespace::Namespace;
 use crate::opens::OpenTable;
 use crate::pointers::Pointers;
+use crate::pools::Pools;
 use crate::sizes::PendingSizes;
 use crate::space::Space;
 use crate::store::{Devices, IoMode};
@@ -52,10 +53,8 @@ pub struct Node {
     pub counters: OpCounters,
     /// Messages, bytes and system calls of connections.
     pub net: Arc<NetCounters>,
-    /// Buffers of requests and replies.
-    pub pool: BufferPool,
-    /// Memory shared with clients of this node.
-    pub sharing: Sharing,
+    /// Its memory.
+    pub pools: Pools,
     /// The cluster's epoch.
     pub epoch: Arc<AtomicU64>,
     /// When it started.
@@ -81,16 +80,14 @@ pub struct NodeParts {
     pub store: Arc<Devices>,
     /// Copies in the shared tier.
     pub flusher: Flusher,
-    /// Buffers of requests and replies.
-    pub pool: BufferPool,
-    /// Memory shared with clients of this node.
-    pub sharing: Sharing,
+    /// Its memory.
+    pub pools: Pools,
 }
 
 impl Node {
     /// Figures of the memory shared with clients of this node.
     pub fn share_stats(&self) -> ShareStats {
-        match &self.sharing {
+        match &self.pools.sharing {
             Sharing::Grant(budget) => budget.stats(),
             Sharing::Never | Sharing::Ask | Sharing::Insist => ShareStats::default(),
         }
@@ -103,7 +100,7 @@ impl Node {
             config: parts.config,
             namespace: parts.namespace,
             store: parts.store,
-            opens: OpenTable::default(),
+            opens: OpenTable::new(parts.pools.open_files.clone()),
             pointers: Pointers::default(),
             sizes: PendingSizes::default(),
             locks: LockTable::new(session(), lease),
@@ -112,8 +109,7 @@ impl Node {
             flusher: parts.flusher,
             counters: OpCounters::default(),
             net: Arc::default(),
-            pool: parts.pool,
-            sharing: parts.sharing,
+            pools: parts.pools,
             epoch: Arc::new(AtomicU64::new(0)),
             started: Instant::now(),
             group_sync: GroupSync::default(),

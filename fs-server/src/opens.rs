@@ -1,12 +1,18 @@
-//! Which inodes clients have open, and who writes: kept in memory, by client, bounded by leases.
+//! Which inodes clients have open, and who writes: kept in memory, by client, bounded by leases and by a pool.
+//!
+//! A mount is one client, whatever the number of its node's processes. When the pool is full, those who open for reading are remembered by a
+//! table of fixed size only: it says for the hash of an inode until when somebody may have it open, and so keeps what is unlinked for
+//! longer than need be. Those who open for writing wait ([`OpenTable::admit`]).
 //!
 //! # Invariants
 //! - A client that is not heard of for a lease has nothing open (`leases_end`).
+//! - The table keeps to its pool, and forgets nobody for it (`a_full_pool_keeps_readers_roughly_and_lets_writers_wait`).
 //! - After a restart of the server the table is empty until clients renew: orphans wait for one lease before they go.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use fs_net::{Budget, BufferClass, Charge};
 use fs_proto::msg::inode::LEASE_MS;
 use fs_proto::msg::name::OpenMode;
 use fs_proto::{ClientId, InodeId, ServerId};
@@ -32,16 +38,57 @@ struct Holder {
 }
 
 /// All inodes of this server that are open somewhere.
-#[derive(Default)]
 pub struct OpenTable {
-    open: Mutex<HashMap<InodeId, Vec<Holder>>>,
+    pool: Budget,
+    table: Mutex<Table>,
 }
+
+#[derive(Default)]
+struct Table {
+    open: HashMap<InodeId, Vec<Holder>>,
+    holders: usize,
+    /// For [`PAGE_HOLDERS`] holders each.
+    pages: Vec<Charge>,
+    rough: Option<Rough>,
+}
+
+/// Until when anything of a hash may be open, in seconds since the first.
+struct Rough {
+    since: Instant,
+    until: Vec<u32>,
+    _memory: Charge,
+}
+
+/// What a holder is counted with, its part of the tables included: measured, see docs/performance.md.
+const HOLDER_BYTES: usize = 160;
+/// Holders that are counted together.
+const PAGE_HOLDERS: usize = 256;
+/// Part of the pool that the rough table has, as a power of two.
+const ROUGH_PART: usize = 4;
 
 const LEASE: Duration = Duration::from_millis(LEASE_MS as u64);
 /// An opening for writing that is younger may have overtaken the renewal that does not know of it yet.
 const OVERTAKEN: Duration = Duration::from_secs(10);
 
 impl OpenTable {
+    /// An empty table within a pool. The part of it that may be needed for the rough table is taken at once.
+    pub fn new(pool: Budget) -> OpenTable {
+        let entries = (pool.stats().size as usize / ROUGH_PART / size_of::<u32>()).max(1);
+        let entries = 1 << entries.ilog2();
+        let memory = pool.charge(BufferClass::Local, None, entries * size_of::<u32>());
+        let rough = Rough { since: Instant::now(), until: vec![0; entries], _memory: memory };
+        OpenTable { pool, table: Mutex::new(Table { rough: Some(rough), ..Table::default() }) }
+    }
+
+    /// Waits until there is room for one more who opens so.
+    pub async fn admit(&self, mode: &OpenMode) {
+        if matches!(mode, OpenMode::Read {}) || self.table.lock().make_room(&self.pool) {
+            return;
+        }
+        let page = self.pool.get(BufferClass::Local, None, PAGE_HOLDERS * HOLDER_BYTES).await;
+        self.table.lock().pages.push(page);
+    }
+
     /// The client has the inode open now (again, or still). `version` is the inode's.
     pub fn open(&self, ino: InodeId, client: ClientId, mode: &OpenMode, version: u64) {
         let until = Instant::now() + LEASE;
@@ -50,8 +97,16 @@ impl OpenTable {
             OpenMode::Write { via } => Some((*via, version)),
         };
         let now = Instant::now();
-        let mut open = self.open.lock();
-        let holders = open.entry(ino).or_default();
+        let mut table = self.table.lock();
+        if !table.make_room(&self.pool) && !table.holds(ino, client) {
+            if writes.is_none() {
+                return table.note_roughly(ino, until);
+            }
+            // It was admitted when there was room, and another has it now: one more than counted.
+            table.pages.push(self.pool.charge(BufferClass::Local, None, PAGE_HOLDERS * HOLDER_BYTES));
+        }
+        let table = &mut *table;
+        let holders = table.open.entry(ino).or_default();
         match holders.iter_mut().find(|holder| holder.client == client) {
             Some(holder) => {
                 holder.until = until;
@@ -65,7 +120,10 @@ impl OpenTable {
                     (None, new) => new,
                 };
             }
-            None => holders.push(Holder { client, writes, written_open: now, until }),
+            None => {
+                table.holders += 1;
+                holders.push(Holder { client, writes, written_open: now, until });
+            }
         }
     }
 
@@ -73,8 +131,8 @@ impl OpenTable {
     pub fn renew(&self, ino: InodeId, client: ClientId, mode: &OpenMode, version: u64) {
         let reads = matches!(mode, OpenMode::Read {});
         self.open(ino, client, mode, version);
-        let mut open = self.open.lock();
-        let holders = open.get_mut(&ino).map(Vec::as_mut_slice).unwrap_or_default();
+        let mut table = self.table.lock();
+        let holders = table.open.get_mut(&ino).map(Vec::as_mut_slice).unwrap_or_default();
         let holder = holders.iter_mut().find(|holder| holder.client == client);
         if let Some(holder) = holder.filter(|holder| reads && holder.written_open.elapsed() >= OVERTAKEN) {
             holder.writes = None;
@@ -83,20 +141,26 @@ impl OpenTable {
 
     /// The client has the inode open no longer.
     pub fn release(&self, ino: InodeId, client: ClientId) {
-        let mut open = self.open.lock();
-        if let Some(holders) = open.get_mut(&ino) {
+        let mut guard = self.table.lock();
+        let table = &mut *guard;
+        if let Some(holders) = table.open.get_mut(&ino) {
+            let before = holders.len();
             holders.retain(|holder| holder.client != client);
+            table.holders -= before - holders.len();
             if holders.is_empty() {
-                open.remove(&ino);
+                table.open.remove(&ino);
             }
         }
+        let unused = table.shrink();
+        drop(guard);
+        drop(unused);
     }
 
     /// Who writes the inode.
     pub fn writers(&self, ino: InodeId) -> Vec<Writer> {
         let now = Instant::now();
-        let open = self.open.lock();
-        let holders = open.get(&ino).map(Vec::as_slice).unwrap_or_default();
+        let table = self.table.lock();
+        let holders = table.open.get(&ino).map(Vec::as_slice).unwrap_or_default();
         let live = holders.iter().filter(|holder| holder.until > now);
         live.filter_map(|holder| {
             let (via, version) = holder.writes?;
@@ -108,7 +172,9 @@ impl OpenTable {
     /// Whether anybody has the inode open.
     pub fn is_open(&self, ino: InodeId) -> bool {
         let now = Instant::now();
-        self.open.lock().get(&ino).is_some_and(|holders| holders.iter().any(|holder| holder.until > now))
+        let table = self.table.lock();
+        let is_open = |holders: &Vec<Holder>| holders.iter().any(|holder| holder.until > now);
+        table.open.get(&ino).is_some_and(is_open) || table.may_be_open(ino, now)
     }
 
     /// Whether anybody but `client` has the inode open.
@@ -121,24 +187,81 @@ impl OpenTable {
     /// Forgets holders whose lease is over; returns the inodes that lost a writer so.
     pub fn expire(&self, now: Instant) -> Vec<InodeId> {
         let mut lost = Vec::new();
-        self.open.lock().retain(|ino, holders| {
+        let mut guard = self.table.lock();
+        let table = &mut *guard;
+        table.open.retain(|ino, holders| {
             if holders.iter().any(|holder| holder.until <= now && holder.writes.is_some()) {
                 lost.push(*ino);
             }
+            let before = holders.len();
             holders.retain(|holder| holder.until > now);
+            table.holders -= before - holders.len();
             !holders.is_empty()
         });
+        let unused = table.shrink();
+        drop(guard);
+        drop(unused);
         lost
     }
 
     /// Number of inodes that are open.
     pub fn len(&self) -> usize {
-        self.open.lock().len()
+        self.table.lock().open.len()
     }
 
     /// Whether nothing is open.
     pub fn is_empty(&self) -> bool {
-        self.open.lock().is_empty()
+        self.table.lock().open.is_empty()
+    }
+}
+
+impl Table {
+    /// Whether one more has room; takes a page more if need be.
+    fn make_room(&mut self, pool: &Budget) -> bool {
+        if self.holders < self.pages.len() * PAGE_HOLDERS {
+            return true;
+        }
+        let page = pool.try_get(BufferClass::Local, None, PAGE_HOLDERS * HOLDER_BYTES);
+        let is_there = page.is_some();
+        self.pages.extend(page);
+        is_there
+    }
+
+    fn holds(&self, ino: InodeId, client: ClientId) -> bool {
+        self.open.get(&ino).is_some_and(|holders| holders.iter().any(|holder| holder.client == client))
+    }
+
+    /// Pages that are not needed any more, but one; to be dropped outside of the lock.
+    fn shrink(&mut self) -> Vec<Charge> {
+        let needed = self.holders.div_ceil(PAGE_HOLDERS) + 1;
+        if self.pages.len() <= needed {
+            return Vec::new();
+        }
+        // The memory goes back before it is said to be free.
+        self.open.shrink_to(2 * self.open.len());
+        self.pages.split_off(needed)
+    }
+
+    fn note_roughly(&mut self, ino: InodeId, until: Instant) {
+        let Some(rough) = &mut self.rough else { return };
+        let until = until.saturating_duration_since(rough.since).as_secs() as u32 + 1;
+        let at = rough.place(ino);
+        rough.until[at] = rough.until[at].max(until);
+    }
+
+    fn may_be_open(&self, ino: InodeId, now: Instant) -> bool {
+        self.rough.as_ref().is_some_and(|rough| {
+            let now = now.saturating_duration_since(rough.since).as_secs() as u32;
+            rough.until[rough.place(ino)] > now
+        })
+    }
+}
+
+impl Rough {
+    fn place(&self, ino: InodeId) -> usize {
+        // Numbers of one directory follow each other: the multiplication spreads them.
+        let spread = ino.0.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        (spread >> (64 - self.until.len().ilog2())) as usize
     }
 }
 
@@ -150,7 +273,7 @@ mod tests {
 
     #[test]
     fn leases_end() {
-        let table = OpenTable::default();
+        let table = OpenTable::new(Budget::new(1 << 20));
         table.open(INO, ClientId(1), &OpenMode::Read {}, 1);
         table.open(INO, ClientId(2), &OpenMode::Write { via: None }, 4);
         assert_eq!(table.writers(INO), [Writer { client: ClientId(2), via: None, version: 4 }]);
@@ -159,9 +282,42 @@ mod tests {
         assert!(table.is_empty());
     }
 
+    /// Goal: a full pool costs nobody an open file. Method: a pool for some hundreds; readers by the thousand, then writers.
+    #[test]
+    fn a_full_pool_keeps_readers_roughly_and_lets_writers_wait() {
+        use std::future::Future;
+        use std::pin::pin;
+        use std::task::{Context, Poll, Waker};
+        let pool = Budget::new(256 << 10);
+        let table = OpenTable::new(pool.clone());
+        let write = OpenMode::Write { via: None };
+        for ino in 1..=10_000 {
+            table.open(InodeId(ino), ClientId(1), &OpenMode::Read {}, 1);
+        }
+        assert!(
+            (1..=10_000).all(|ino| table.is_open(InodeId(ino))) && table.len() < 2_000,
+            "{}",
+            table.len()
+        );
+        assert!(pool.used() <= 256 << 10);
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut waits = pin!(table.admit(&write));
+        assert_eq!(waits.as_mut().poll(&mut cx), Poll::Pending);
+        for ino in 1..=10_000 {
+            table.release(InodeId(ino), ClientId(1));
+        }
+        assert_eq!(waits.as_mut().poll(&mut cx), Poll::Ready(()));
+        table.open(InodeId(7), ClientId(2), &write, 3);
+        assert_eq!(table.writers(InodeId(7)).len(), 1);
+        assert!(table.expire(Instant::now() + LEASE * 2) == [InodeId(7)] && table.is_empty());
+        let free = |table: &OpenTable| (1..=10_000).filter(|ino| !table.is_open(InodeId(*ino))).count();
+        assert!(free(&table) < 5_000, "rough entries last for a lease");
+        assert!(!table.table.lock().may_be_open(InodeId(9_999), Instant::now() + LEASE * 2));
+    }
+
     #[test]
     fn renewing_keeps_the_version_of_the_beginning() {
-        let table = OpenTable::default();
+        let table = OpenTable::new(Budget::new(1 << 20));
         table.open(INO, ClientId(2), &OpenMode::Write { via: Some(ServerId(3)) }, 4);
         table.open(INO, ClientId(2), &OpenMode::Write { via: Some(ServerId(3)) }, 9);
         table.open(INO, ClientId(2), &OpenMode::Read {}, 9);

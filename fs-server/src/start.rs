@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fs_net::{Acceptor, Address, BufferPool, ClusterFile, NetError, ShareBudget, Sharing};
+use fs_net::{Acceptor, Address, ClusterFile, NetError};
 use fs_proto::{INLINE_MAX, InodeId};
 
 use crate::config::ServerConfig;
@@ -16,16 +16,9 @@ use crate::kv;
 use crate::metrics_page::MetricsPage;
 use crate::namespace::Namespace;
 use crate::node::{Node, NodeParts};
+use crate::pools::Pools;
 use crate::store::{ChunkStore, StoreError, StoreOptions, devices};
 use crate::threads;
-
-/// Shares of the memory budget, in 16ths: buffers of requests and replies, memory shared with clients of the node, caches of the key-value
-/// store, cached inodes, index of the chunks. The rest is left to connections.
-const BUFFER_SHARE: u64 = 5;
-const CLIENT_SHARE: u64 = 2;
-const KV_SHARE: u64 = 4;
-const INODE_SHARE: u64 = 2;
-const INDEX_SHARE: u64 = 2;
 
 /// Least memory that a server works with, in bytes.
 pub const MEMORY_MIN: u64 = 64 << 20;
@@ -70,14 +63,19 @@ pub fn bind_with(config: ServerConfig, flusher: Flusher) -> Result<BoundServer, 
         )));
     }
     config.stores.iter().try_for_each(|store| identity::claim(&config, store))?;
-    let share = |sixteenths: u64| config.memory_bytes / 16 * sixteenths;
-    let kv = kv::open(config.kv, &dir.join("namespace"), share(KV_SHARE))?;
-    let options = StoreOptions { index_bytes: share(INDEX_SHARE), io: config.io, ..StoreOptions::default() };
+    let pools = Pools::new(config.memory_bytes, !overcommit_is_strict());
+    let kv = kv::open(config.kv, &dir.join("namespace"), pools.metadata_bytes)?;
+    let options = StoreOptions {
+        index_bytes: pools.index_bytes,
+        crc_cache_bytes: pools.checksum_bytes,
+        io: config.io,
+        ..StoreOptions::default()
+    };
     let chunk_dirs: Vec<_> = config.stores.iter().map(|store| store.join("chunks")).collect();
     let chunks = devices::open(&chunk_dirs, &kv, &options).map_err(|e| store_failure(&dir, e))?;
     let delay = Duration::from_millis(config.flush_delay_ms);
     let queue = Arc::new(FlushQueue::open(Arc::clone(&kv), flusher.has_tier(), delay)?);
-    let namespace = Namespace::open(kv, config.id, share(INODE_SHARE), queue).map_err(namespace_failure)?;
+    let namespace = Namespace::open(kv, config.id, pools.inode_bytes, queue).map_err(namespace_failure)?;
     namespace.count_inodes().map_err(namespace_failure)?;
 
     let tcp = listen(&Address::Tcp(config.listen_tcp.clone()))?;
@@ -91,14 +89,8 @@ pub fn bind_with(config: ServerConfig, flusher: Flusher) -> Result<BoundServer, 
         unix: config.listen_unix.clone(),
         metrics: metrics.as_ref().map(MetricsPage::address),
     };
-    let pool = BufferPool::new(share(BUFFER_SHARE) as usize);
-    let sharing = if overcommit_is_strict() {
-        Sharing::Never
-    } else {
-        Sharing::Grant(ShareBudget::new(share(CLIENT_SHARE)))
-    };
     let store = Arc::new(chunks);
-    let node = Arc::new(Node::new(NodeParts { config, namespace, store, flusher, pool, sharing }));
+    let node = Arc::new(Node::new(NodeParts { config, namespace, store, flusher, pools }));
     Ok(BoundServer { node, acceptors: vec![tcp, unix], metrics, addresses })
 }
 

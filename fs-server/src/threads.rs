@@ -10,7 +10,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use fs_net::{
-    Acceptor, Handler, Identity, NetEnv, Peers, SPIN_DEFAULT, ServerIdentity, Socket, serve_connection,
+    Accepted, Acceptor, Handler, Identity, NetEnv, Peers, SPIN_DEFAULT, STALL_DEFAULT, ServerIdentity,
+    close_idle_connections, serve_connection,
 };
 use fs_proto::msg::session::Role;
 use tokio::signal::unix::{SignalKind, signal};
@@ -25,6 +26,18 @@ use crate::worker::Worker;
 use crate::{flush, ops, reaper};
 
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// A connection to another server that was not used from one look to the next is closed.
+const PEERS_UNUSED: Duration = Duration::from_secs(30);
+/// Idle connections that a worker closes when there is no room for a new one.
+const CLOSED_AT_ONCE: usize = 8;
+
+/// What a worker is told.
+enum Arrival {
+    Connection(Accepted),
+    /// There is no room for more.
+    TooMany,
+    Nothing,
+}
 
 /// Runs the server's threads until it is asked to end.
 pub fn run(
@@ -83,9 +96,12 @@ fn on_local_runtime<R, F: Future<Output = R>>(
 
 fn new_worker(node: &Arc<Node>) -> Rc<Worker> {
     let env = Rc::new(NetEnv {
-        pool: node.pool.clone(),
+        pool: node.pools.buffers.clone(),
+        messages: node.pools.messages.clone(),
+        connections: node.pools.connections.clone(),
+        stall: STALL_DEFAULT,
         counters: Arc::clone(&node.net),
-        sharing: node.sharing.clone(),
+        sharing: node.pools.sharing.clone(),
         spin: SPIN_DEFAULT,
     });
     let who = Identity {
@@ -103,14 +119,27 @@ fn new_worker(node: &Arc<Node>) -> Rc<Worker> {
 }
 
 /// A worker thread: serves the connections that it is dealt.
-async fn serve(worker: Rc<Worker>, mut sockets: mpsc::UnboundedReceiver<Socket>) {
+async fn serve(worker: Rc<Worker>, mut arrivals: mpsc::UnboundedReceiver<Arrival>) {
     let node = Arc::clone(&worker.node);
+    let mut looks = tokio::time::interval(PEERS_UNUSED);
     loop {
-        let socket = tokio::select! {
-            socket = sockets.recv() => socket,
+        let arrival = tokio::select! {
+            arrival = arrivals.recv() => arrival,
+            _ = looks.tick() => Some(Arrival::Nothing),
             () = node.stopped() => None,
         };
-        let Some(socket) = socket else { break };
+        let accepted = match arrival {
+            Some(Arrival::Connection(accepted)) => accepted,
+            Some(Arrival::TooMany) => {
+                close_idle_connections(CLOSED_AT_ONCE);
+                continue;
+            }
+            Some(Arrival::Nothing) => {
+                worker.peers.close_unused();
+                continue;
+            }
+            None => break,
+        };
         let me = ServerIdentity {
             id: node.id(),
             job: node.config.job.clone(),
@@ -118,7 +147,7 @@ async fn serve(worker: Rc<Worker>, mut sockets: mpsc::UnboundedReceiver<Socket>)
             epoch: Arc::clone(&node.epoch),
         };
         let handler: Rc<dyn Handler> = Rc::clone(&worker) as Rc<dyn Handler>;
-        tokio::task::spawn_local(serve_connection(socket, handler, me, Rc::clone(&worker.env)));
+        tokio::task::spawn_local(serve_connection(accepted, handler, me, Rc::clone(&worker.env)));
     }
     // Answers that are on their way (that to the request to end among them) get a moment to leave.
     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -129,7 +158,7 @@ async fn serve(worker: Rc<Worker>, mut sockets: mpsc::UnboundedReceiver<Socket>)
 async fn keep_house(
     worker: Rc<Worker>,
     acceptors: Vec<Acceptor>,
-    senders: Vec<mpsc::UnboundedSender<Socket>>,
+    senders: Vec<mpsc::UnboundedSender<Arrival>>,
     metrics: Option<MetricsPage>,
 ) -> Result<(), ServerError> {
     let node = Arc::clone(&worker.node);
@@ -152,12 +181,14 @@ async fn keep_house(
         let (senders, stop) = (Rc::clone(&senders), Arc::clone(&node));
         tokio::task::spawn_local(async move {
             let mut turn = first;
-            let deliver = |socket| {
+            let deliver = |accepted| {
                 turn += 1;
                 // A worker that is gone means that the server ends.
-                let _ = senders[turn % senders.len()].send(socket);
+                let _ = senders[turn % senders.len()].send(Arrival::Connection(accepted));
             };
-            if let Err(error) = acceptor.run(deliver, stop.stopped()).await {
+            let pressed = || senders.iter().for_each(|sender| drop(sender.send(Arrival::TooMany)));
+            let room = &stop.pools.connections;
+            if let Err(error) = acceptor.run_within(room, pressed, deliver, stop.stopped()).await {
                 tracing::error!(%error, "no more connections can be accepted; the server ends");
                 stop.request_stop(false);
             }
@@ -181,6 +212,8 @@ async fn keep_house(
 async fn tidy(worker: Rc<Worker>) {
     loop {
         tokio::time::sleep(HOUSEKEEPING).await;
+        // Peaks of what does not count by itself.
+        worker.node.pools.all(&worker.node);
         recovery::ask_about_silent(&worker).await;
         if let Err(error) = worker.node.locks.tidy_up(&worker.node.namespace, Instant::now()) {
             tracing::error!(message = %error.message, "records of clients with locks could not be changed");

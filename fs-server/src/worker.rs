@@ -16,7 +16,7 @@ use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use fs_net::{Frame, Handled, Handler, Lending, NetEnv, PeerInfo, Peers, PoolBuffer, Reply};
+use fs_net::{BufferClass, Frame, Handled, Handler, Lending, NetEnv, PeerInfo, Peers, PoolBuffer, Reply};
 use fs_proto::msg::Caller;
 use fs_proto::msg::session::Role;
 use fs_proto::record::{Mutation, RequestResult};
@@ -72,10 +72,11 @@ impl Context {
 
     /// A buffer of `len` bytes for the answer, where it need not be copied again if that can be.
     pub async fn buffer(&self, worker: &Worker, len: usize) -> OpResult<PoolBuffer> {
-        if let Some(buffer) = self.arrival.lending.buffer(len).or_else(|| worker.env.pool.try_get(len)) {
+        let (pool, account) = (&worker.env.pool, self.arrival.lending.account());
+        if let Some(buffer) = self.arrival.lending.buffer(len) {
             return Ok(buffer);
         }
-        let got = worker.env.pool.get(len).await;
+        let got = pool.get_for(BufferClass::Local, account, len).await;
         got.map_err(|error| OpError::because(Status::Invalid, error.to_string()))
     }
 

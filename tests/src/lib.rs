@@ -52,13 +52,15 @@ pub struct ClusterOptions {
     pub servers: u16,
     /// Entries above which a directory becomes wide.
     pub wide_threshold: u64,
+    /// How many of the servers, the last ones, keep no data.
+    pub gateways: u16,
     /// With a shared tier (a directory beside the stores).
     pub tier: bool,
 }
 
 impl Default for ClusterOptions {
     fn default() -> Self {
-        ClusterOptions { servers: 4, wide_threshold: 10_000, tier: false }
+        ClusterOptions { servers: 4, wide_threshold: 10_000, gateways: 0, tier: false }
     }
 }
 
@@ -86,15 +88,6 @@ impl Cluster {
 
     /// Starts a cluster whose servers are configured by `edit`, besides.
     pub fn configured(options: ClusterOptions, edit: fn(&mut ServerConfig)) -> Self {
-        Cluster::build(options, edit, None)
-    }
-
-    /// Starts a cluster in which this server has no store of its own: a pure gateway.
-    pub fn with_gateway(options: ClusterOptions, gateway: u16) -> Self {
-        Cluster::build(options, |_| (), Some(gateway))
-    }
-
-    fn build(options: ClusterOptions, edit: fn(&mut ServerConfig), gateway: Option<u16>) -> Self {
         let dir = TempDir::with_prefix("hayate-test-").expect("a temporary directory");
         let job = format!("test-{}-{}", std::process::id(), JOBS.fetch_add(1, Ordering::Relaxed));
         let tier = options.tier.then(|| dir.path().join("tier"));
@@ -122,7 +115,7 @@ impl Cluster {
                 tcp: addresses.tcp,
                 unix: addresses.unix,
                 stores: vec![cluster.store_dir(id as u16)],
-                weight: u32::from(Some(id as u16) != gateway),
+                weight: u32::from((id as u16) < cluster.options.servers - cluster.options.gateways),
                 metrics: addresses.metrics,
                 pid: std::process::id(),
             });
@@ -197,21 +190,9 @@ impl Cluster {
     /// Ends server `id` and starts it again on its store and its addresses.
     pub fn restart(&mut self, id: u16) {
         self.stop(id);
-        let server = self.bind_again(id);
+        let server = fs_server::bind(self.config(id)).expect("a server binds again");
         let file = self.file.clone();
         self.threads[id as usize] = Some(std::thread::spawn(move || server.serve(file)));
-    }
-
-    /// Its port may be somebody's for a moment: the end of an outgoing connection.
-    fn bind_again(&self, id: u16) -> fs_server::BoundServer {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        loop {
-            match fs_server::bind(self.config(id)) {
-                Ok(server) => return server,
-                Err(error) => assert!(Instant::now() < deadline, "a server binds again: {error}"),
-            }
-            std::thread::yield_now();
-        }
     }
 
     /// What servers that start from now on are configured by.

@@ -46,6 +46,22 @@ fn the_page_counts_operations_bytes_latencies_and_pools() {
     ] {
         assert!(value(&page, gauge) > 0.0, "{gauge}");
     }
+    for pool in [
+        "buffers",
+        "messages",
+        "connections",
+        "open_files",
+        "shared_memory",
+        "metadata_cache",
+        "inode_cache",
+        "chunk_index",
+    ] {
+        let figure = |family: &str| value(&page, &format!("hayate_pool_{family}{{pool=\"{pool}\"}}"));
+        let (size, used, peak) = (figure("size_bytes"), figure("used_bytes"), figure("peak_bytes"));
+        assert!(used <= peak && peak <= size && size > 0.0, "{pool}: {used} of {size}, at most {peak}");
+        assert!(figure("waits_total") == 0.0 && figure("wait_nanoseconds_total") == 0.0, "{pool}");
+    }
+    assert!(value(&page, "hayate_pool_used_bytes{pool=\"connections\"}") > 0.0, "the client is connected");
     assert!(page.trim_end().ends_with("# EOF"), "the text is whole");
     assert!(fetch(&cluster, "/other").starts_with("HTTP/1.1 404"));
 }

@@ -126,7 +126,8 @@ fn racing_renames_of_directories_build_no_cycle() {
 
 #[test]
 fn a_growing_directory_becomes_wide_while_it_is_used() {
-    let cluster = Cluster::with(ClusterOptions { servers: 4, wide_threshold: 200, tier: false });
+    let cluster =
+        Cluster::with(ClusterOptions { servers: 4, wide_threshold: 200, ..ClusterOptions::default() });
     let client = cluster.client();
     client.mkdir_path("/wide", 0o755).unwrap();
     let writers: Vec<_> = (0..4)
@@ -169,7 +170,8 @@ fn a_growing_directory_becomes_wide_while_it_is_used() {
 
 #[test]
 fn a_listing_after_a_rename_between_servers_shows_the_new_name() {
-    let cluster = Cluster::with(ClusterOptions { servers: 4, wide_threshold: 8, tier: false });
+    let cluster =
+        Cluster::with(ClusterOptions { servers: 4, wide_threshold: 8, ..ClusterOptions::default() });
     let client = cluster.client();
     client.mkdir_path("/w", 0o755).unwrap();
     for i in 0..40 {

@@ -196,7 +196,7 @@ fn without_inline_files_everything_lies_in_chunks() {
 
 #[test]
 fn many_files_are_put_into_directories_that_widen_meanwhile() {
-    let options = ClusterOptions { servers: 4, wide_threshold: 100, tier: false };
+    let options = ClusterOptions { servers: 4, wide_threshold: 100, ..ClusterOptions::default() };
     let cluster = Cluster::with(options);
     let client = cluster.strict_client(Route::Auto);
     let dir = client.mkdir_path("/d", 0o755).unwrap().ino;

@@ -18,6 +18,7 @@ mod allocator;
 mod args;
 mod commands;
 mod demo;
+mod descriptors;
 mod drain;
 mod error;
 mod interrupt;

@@ -6,6 +6,7 @@
 //! - The socket file is removed when the acceptor is dropped.
 
 use crate::address::Address;
+use crate::budget::{Budget, BufferClass, Charge};
 use crate::error::NetError;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -36,6 +37,22 @@ pub enum Socket {
     /// From this node.
     Unix(UnixStream),
 }
+
+/// An accepted socket with the memory that is counted for its connection.
+#[derive(Debug)]
+pub struct Accepted {
+    pub(crate) socket: Socket,
+    pub(crate) slot: Option<Charge>,
+}
+
+impl From<Socket> for Accepted {
+    fn from(socket: Socket) -> Accepted {
+        Accepted { socket, slot: None }
+    }
+}
+
+/// Bytes that an idle connection takes, the event loop's part included: measured, see docs/performance.md.
+pub const CONNECTION_BYTES: usize = 1 << 10;
 
 /// A bound listener.
 #[derive(Debug)]
@@ -87,14 +104,26 @@ impl Acceptor {
     /// Accepts until `stop` is ready, and gives every socket to `deliver`. Needs a tokio runtime with I/O and time.
     pub async fn run(
         self,
-        mut deliver: impl FnMut(Socket),
+        deliver: impl FnMut(Accepted),
+        stop: impl Future<Output = ()>,
+    ) -> Result<(), NetError> {
+        self.run_within(&Budget::new(usize::MAX), || (), deliver, stop).await
+    }
+
+    /// As [`Acceptor::run`], as long as `room` has some. Without, connections wait in the kernel's queue, and `pressed` is called once for
+    /// each time that one has to.
+    pub async fn run_within(
+        self,
+        room: &Budget,
+        mut pressed: impl FnMut(),
+        mut deliver: impl FnMut(Accepted),
         stop: impl Future<Output = ()>,
     ) -> Result<(), NetError> {
         let mut stop = pin!(stop);
         let listener = self.listener.into_async().map_err(|source| listen_error(&self.address, source))?;
         loop {
             let accepted = {
-                let mut accept = pin!(listener.accept());
+                let mut accept = pin!(accept_within(&listener, room, &mut pressed));
                 std::future::poll_fn(|cx| match stop.as_mut().poll(cx) {
                     Poll::Ready(()) => Poll::Ready(None),
                     Poll::Pending => accept.as_mut().poll(cx).map(Some),
@@ -103,7 +132,7 @@ impl Acceptor {
             };
             match accepted {
                 None => return Ok(()),
-                Some(Ok(socket)) => deliver(socket),
+                Some(Ok(accepted)) => deliver(accepted),
                 Some(Err(error)) if is_of_one_connection(&error) => {}
                 Some(Err(error)) => {
                     tracing::error!(address = %self.address, %error, "cannot accept a connection");
@@ -112,6 +141,22 @@ impl Acceptor {
             }
         }
     }
+}
+
+/// Waits for a connection, then for room. In this order, so that nothing is counted for connections that may never come.
+async fn accept_within(
+    listener: &AsyncListener,
+    room: &Budget,
+    pressed: &mut impl FnMut(),
+) -> io::Result<Accepted> {
+    let socket = listener.accept().await?;
+    let slot = if let Some(slot) = room.try_get(BufferClass::PeerRequest, None, CONNECTION_BYTES) {
+        slot
+    } else {
+        pressed();
+        room.get(BufferClass::PeerRequest, None, CONNECTION_BYTES).await
+    };
+    Ok(Accepted { socket, slot: Some(slot) })
 }
 
 /// Whether only the connection that was about to be accepted failed.

@@ -10,12 +10,12 @@
 //! - The last handle that is dropped ends the connection.
 
 use crate::address::Address;
+use crate::budget::BufferClass;
 use crate::counters::{NetCounters, OpenConnection};
 use crate::env::{Identity, NetEnv, Sharing};
 use crate::error::NetError;
 use crate::frame::Frame;
 use crate::handshake::{Talk, introduce};
-use crate::pool::BufferClass;
 use crate::pool::PoolBuffer;
 use crate::send_queue::SendQueue;
 use crate::shm::{self, Lending};
@@ -198,7 +198,7 @@ impl Connection {
         let (server, epoch) = introduce(talk, who).await.inspect_err(|_| {
             NetCounters::add(&env.counters.handshake_failures, 1);
         })?;
-        transport.trust(BufferClass::PeerReply);
+        transport.trust(BufferClass::PeerReply, None);
         let (transport, lending) = match &env.sharing {
             Sharing::Ask | Sharing::Insist => shm::ask(transport, env).await?,
             Sharing::Never | Sharing::Grant(_) => (transport, Lending::default()),
@@ -263,6 +263,12 @@ impl Connection {
     /// Whether the connection has ended. A new one has to be opened then.
     pub fn is_closed(&self) -> bool {
         self.0.shared.ended.borrow().is_some()
+    }
+
+    /// Whether no call is under way.
+    pub fn is_idle(&self) -> bool {
+        let calls = self.0.shared.calls.borrow();
+        calls.free.len() == calls.slots.len()
     }
 
     /// Ends the connection; waiting calls fail with [`NetError::Closed`].

@@ -1,5 +1,6 @@
 //! What the connections of a process share, and who they speak for.
 
+use crate::budget::Budget;
 use crate::counters::NetCounters;
 use crate::pool::BufferPool;
 use crate::secret::Secret;
@@ -24,6 +25,12 @@ pub struct Identity {
 pub struct NetEnv {
     /// Where large bulk parts are received into.
     pub pool: BufferPool,
+    /// Small requests that wait, and answers that nobody has read yet.
+    pub messages: Budget,
+    /// Connections that were accepted.
+    pub connections: Budget,
+    /// A peer that owes the rest of a message, or has answers to read, and moves no byte for this long (up to twice) is cut off.
+    pub stall: Duration,
     /// What was sent and received.
     pub counters: Arc<NetCounters>,
     /// Shared memory between a server and the clients of its node.
@@ -34,6 +41,9 @@ pub struct NetEnv {
 
 /// What [`NetEnv::spin`] is unless said otherwise: measured, see docs/performance.md.
 pub const SPIN_DEFAULT: Duration = Duration::from_micros(10);
+
+/// What [`NetEnv::stall`] is unless said otherwise.
+pub const STALL_DEFAULT: Duration = Duration::from_secs(30);
 
 /// What this process does about shared memory on connections over Unix sockets.
 #[derive(Debug, Clone, Default)]
@@ -54,6 +64,9 @@ impl NetEnv {
     pub fn new(pool_bytes: usize) -> NetEnv {
         NetEnv {
             pool: BufferPool::new(pool_bytes),
+            messages: Budget::for_messages(pool_bytes),
+            connections: Budget::for_connections(pool_bytes),
+            stall: STALL_DEFAULT,
             counters: Arc::default(),
             sharing: Sharing::Never,
             spin: SPIN_DEFAULT,

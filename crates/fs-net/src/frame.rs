@@ -1,21 +1,24 @@
 //! A message in memory, and how messages are read off a byte stream.
 //!
-//! Small frames are gathered in a read buffer and handed out as slices of it; a large bulk part is read straight into a pool buffer
-//! of its size.
+//! Frames are gathered in the thread's read buffer. Small ones are handed out as copies, larger ones as slices of it; a large bulk part is read
+//! straight into a pool buffer of its size. Between reads a connection has nothing but what came of a message that is not whole.
 //!
 //! # Invariants
 //! - Reading is total: any bytes give frames or an error, never a panic (`any_bytes_give_frames_or_an_error`).
 //! - Nothing is allocated for a peer that is not trusted beyond a small read buffer (`a_stranger_gets_no_memory`).
 //! - While a pool buffer is waited for, nothing is read.
+//! - A reader that waits for the next message holds no memory (`an_idle_reader_holds_nothing`).
 //! - How the stream is cut into reads does not show (`frames_do_not_depend_on_how_reads_are_cut`).
 
+use crate::budget::{Account, BufferClass};
 use crate::counters::NetCounters;
 use crate::env::NetEnv;
 use crate::error::NetError;
-use crate::pool::{BufferClass, PoolBuffer, TooLarge};
-use bytes::{BufMut, Bytes, BytesMut};
+use crate::pool::{PoolBuffer, TooLarge};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use fs_proto::header::HeaderError;
 use fs_proto::{BULK_MAX, HEADER_BYTES, Header, META_MAX};
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -33,6 +36,13 @@ const LEAST_ROOM_BYTES: usize = 4 << 10;
 const HEAD_READ_BYTES: usize = 2 << 10;
 /// Read buffer, and largest meta part, of a peer that is not trusted.
 const STRANGER_BYTES: usize = 1 << 10;
+/// Frames up to this size are copied out of the thread's buffer, so that one that waits long does not keep all of it.
+const COPIED_BYTES: usize = 1 << 10;
+
+thread_local! {
+    /// The buffer that all readers of the thread read into, when none of them is reading.
+    static SPARE: RefCell<BytesMut> = RefCell::new(BytesMut::new());
+}
 
 const _: () = assert!(LARGE_BYTES * 2 + HEADER_BYTES <= READ_BUFFER_BYTES);
 
@@ -47,26 +57,53 @@ pub struct Frame {
     pub bulk: Bytes,
 }
 
+impl Frame {
+    /// Memory that the frame keeps in use besides its large bulk part: itself, or the read buffer that it is a slice of.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        let bulk = if self.bulk.len() < LARGE_BYTES { self.bulk.len() } else { 0 };
+        match self.meta.len() + bulk {
+            small if small <= COPIED_BYTES => small,
+            larger => larger.max(READ_BUFFER_BYTES),
+        }
+    }
+}
+
 type BufferWait = Pin<Box<dyn Future<Output = Result<PoolBuffer, TooLarge>>>>;
 
+/// What is large is in boxes: a reader is there for every connection, and most are idle.
 enum State {
-    /// A header, a meta part or a small frame is gathered in the read buffer.
+    /// A header is gathered in the read buffer.
     Gather,
+    /// The meta part or a small frame is, after its header.
+    Head(Box<Header>),
     /// The bulk part waits for a buffer.
-    Wait(Header, Bytes, BufferWait),
-    /// The bulk part is being read in place; the number says how much of it is there.
-    Bulk(Header, Bytes, PoolBuffer, usize),
+    Wait(Box<(Header, Bytes)>, BufferWait),
+    /// The bulk part is being read in place.
+    Bulk(Box<Filling>),
+}
+
+/// A frame whose bulk part is being read.
+struct Filling {
+    header: Header,
+    meta: Bytes,
+    bulk: PoolBuffer,
+    /// How much of it is there.
+    filled: usize,
 }
 
 /// Reads frames off a byte stream.
 pub(crate) struct FrameReader {
     env: Rc<NetEnv>,
     buffer: BytesMut,
-    /// Header whose parts are being gathered.
-    head: Option<Header>,
+    /// Whether `buffer` is the thread's, to be given back before another reads.
+    borrowed: bool,
+    /// Bytes read since the start.
+    received: u64,
     state: State,
     /// Class of buffers, once the peer is trusted.
     class: Option<BufferClass>,
+    /// The peer's account.
+    share: Option<Account>,
     /// Whether the last frame had a large bulk part: the next is likely to.
     bulk_expected: bool,
 }
@@ -74,15 +111,49 @@ pub(crate) struct FrameReader {
 impl FrameReader {
     pub(crate) fn new(env: Rc<NetEnv>) -> FrameReader {
         let buffer = BytesMut::with_capacity(STRANGER_BYTES + HEADER_BYTES);
-        FrameReader { env, buffer, head: None, state: State::Gather, class: None, bulk_expected: false }
+        FrameReader {
+            env,
+            buffer,
+            borrowed: false,
+            received: 0,
+            state: State::Gather,
+            class: None,
+            share: None,
+            bulk_expected: false,
+        }
     }
 
-    pub(crate) fn trust(&mut self, class: BufferClass) {
+    pub(crate) fn trust(&mut self, class: BufferClass, share: Option<Account>) {
         self.class = Some(class);
+        self.share = share;
+        if self.buffer.is_empty() {
+            self.buffer = BytesMut::new();
+        }
+    }
+
+    /// Bytes read in all, if the rest of a message is owed and there is room for it.
+    pub(crate) fn owed_since(&self) -> Option<u64> {
+        let is_owed = match self.state {
+            State::Gather => !self.buffer.is_empty(),
+            State::Wait(..) => false,
+            State::Head(_) | State::Bulk(_) => true,
+        };
+        is_owed.then_some(self.received)
     }
 
     /// Reads until there is at least one whole frame; then appends all whole frames at hand.
     pub(crate) fn poll_frames<S: AsyncRead + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut S,
+        frames: &mut VecDeque<Frame>,
+    ) -> Poll<Result<(), NetError>> {
+        let outcome = self.poll_whole(cx, stream, frames);
+        self.give_back();
+        outcome
+    }
+
+    fn poll_whole<S: AsyncRead + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
         stream: &mut S,
@@ -99,6 +170,7 @@ impl FrameReader {
             let n = ready!(self.poll_fill(cx, stream))?;
             NetCounters::add(&self.env.counters.read_calls, 1);
             NetCounters::add(&self.env.counters.bytes_received, n as u64);
+            self.received += n as u64;
             if n == 0 {
                 return Poll::Ready(Err(NetError::Closed));
             }
@@ -114,19 +186,25 @@ impl FrameReader {
         loop {
             match std::mem::replace(&mut self.state, State::Gather) {
                 State::Gather => {
-                    if !self.gather(frames)? {
+                    if !self.gather(None, frames)? {
                         return Poll::Ready(Ok(()));
                     }
                 }
-                State::Wait(header, meta, mut wait) => match wait.as_mut().poll(cx) {
-                    Poll::Ready(buffer) => self.begin_bulk(header, meta, buffer?),
+                State::Head(header) => {
+                    if !self.gather(Some(*header), frames)? {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                State::Wait(head, mut wait) => match wait.as_mut().poll(cx) {
+                    Poll::Ready(buffer) => self.begin_bulk(head.0, head.1, buffer?),
                     Poll::Pending => {
-                        self.state = State::Wait(header, meta, wait);
+                        self.state = State::Wait(head, wait);
                         return Poll::Pending;
                     }
                 },
-                State::Bulk(header, meta, buffer, filled) if filled == buffer.len() => {
-                    frames.push_back(Frame { header, meta, bulk: buffer.freeze() });
+                State::Bulk(filling) if filling.filled == filling.bulk.len() => {
+                    let Filling { header, meta, bulk, .. } = *filling;
+                    frames.push_back(Frame { header, meta, bulk: bulk.freeze() });
                 }
                 unfinished @ State::Bulk(..) => {
                     self.state = unfinished;
@@ -136,25 +214,27 @@ impl FrameReader {
         }
     }
 
-    /// One step in the read buffer: a header, a small frame, or the meta part before a large bulk part. False: more is needed.
-    fn gather(&mut self, frames: &mut VecDeque<Frame>) -> Result<bool, NetError> {
-        let Some(header) = self.head else {
+    /// One step in the read buffer: a small frame, or what comes before a large bulk part. False: more is needed.
+    fn gather(&mut self, head: Option<Header>, frames: &mut VecDeque<Frame>) -> Result<bool, NetError> {
+        let header = if let Some(header) = head {
+            header
+        } else {
             let Some(raw) = self.buffer.first_chunk::<HEADER_BYTES>() else { return Ok(false) };
-            self.head = Some(self.admit(Header::decode(raw))?);
-            drop(self.buffer.split_to(HEADER_BYTES));
-            return Ok(true);
+            let header = self.admit(Header::decode(raw))?;
+            self.buffer.advance(HEADER_BYTES);
+            header
         };
         let meta_bytes = header.meta_bytes as usize;
         let bulk_bytes = header.bulk_bytes as usize;
         let large = bulk_bytes >= LARGE_BYTES;
         let need = if large { meta_bytes } else { meta_bytes + bulk_bytes };
         if self.buffer.len() < need {
+            self.state = State::Head(Box::new(header));
             self.buffer.reserve(need - self.buffer.len());
             return Ok(false);
         }
-        self.head = None;
         self.bulk_expected = large;
-        let mut bulk = if need == 0 { Bytes::new() } else { self.buffer.split_to(need).freeze() };
+        let mut bulk = self.take_out(need);
         let meta = bulk.split_to(meta_bytes);
         if large {
             self.want_buffer(header, meta);
@@ -162,6 +242,18 @@ impl FrameReader {
             frames.push_back(Frame { header, meta, bulk });
         }
         Ok(true)
+    }
+
+    fn take_out(&mut self, bytes: usize) -> Bytes {
+        match bytes {
+            0 => Bytes::new(),
+            1..=COPIED_BYTES => {
+                let copy = Bytes::copy_from_slice(&self.buffer[..bytes]);
+                self.buffer.advance(bytes);
+                copy
+            }
+            _ => self.buffer.split_to(bytes).freeze(),
+        }
     }
 
     /// Whether this peer may send a message with such a header.
@@ -181,11 +273,12 @@ impl FrameReader {
     fn want_buffer(&mut self, header: Header, meta: Bytes) {
         let len = header.bulk_bytes as usize;
         let class = self.class.unwrap_or(BufferClass::ClientRequest);
-        if let Some(buffer) = self.env.pool.try_get_for(class, len) {
+        if let Some(buffer) = self.env.pool.try_get_for(class, self.share.as_ref(), len) {
             return self.begin_bulk(header, meta, buffer);
         }
-        let pool = self.env.pool.clone();
-        self.state = State::Wait(header, meta, Box::pin(async move { pool.get_for(class, len).await }));
+        let (pool, share) = (self.env.pool.clone(), self.share.clone());
+        let wait = async move { pool.get_for(class, share.as_ref(), len).await };
+        self.state = State::Wait(Box::new((header, meta)), Box::pin(wait));
     }
 
     /// Moves what was read of the bulk part into its buffer.
@@ -194,7 +287,7 @@ impl FrameReader {
         buffer[..there].copy_from_slice(&self.buffer[..there]);
         drop(self.buffer.split_to(there));
         NetCounters::add(&self.env.counters.copied_bytes, there as u64);
-        self.state = State::Bulk(header, meta, buffer, there);
+        self.state = State::Bulk(Box::new(Filling { header, meta, bulk: buffer, filled: there }));
     }
 
     /// One read, into the bulk part or the read buffer.
@@ -205,26 +298,52 @@ impl FrameReader {
     ) -> Poll<Result<usize, NetError>> {
         // A connection that fails is a connection that ends: what the caller can do is the same.
         let closed = |_| NetError::Closed;
-        if let State::Bulk(_, _, buffer, filled) = &mut self.state {
-            let mut rest = ReadBuf::new(&mut buffer[*filled..]);
+        if let State::Bulk(filling) = &mut self.state {
+            let Filling { bulk, filled, .. } = &mut **filling;
+            let mut rest = ReadBuf::new(&mut bulk[*filled..]);
             ready!(Pin::new(stream).poll_read(cx, &mut rest)).map_err(closed)?;
             *filled += rest.filled().len();
             return Poll::Ready(Ok(rest.filled().len()));
         }
         self.make_room();
-        let most = if self.bulk_expected && self.head.is_none() { HEAD_READ_BYTES } else { usize::MAX };
+        let most = if self.bulk_expected && !matches!(self.state, State::Head(_)) {
+            HEAD_READ_BYTES
+        } else {
+            usize::MAX
+        };
         let room = self.buffer.capacity() - self.buffer.len();
         let mut target = (&mut self.buffer).limit(room.min(most));
         pin!(stream.read_buf(&mut target)).poll(cx).map_err(closed)
+    }
+
+    /// Goes on in the thread's buffer.
+    fn borrow(&mut self) {
+        let spare = SPARE.with_borrow_mut(std::mem::take);
+        let begun = std::mem::replace(&mut self.buffer, spare);
+        self.buffer.extend_from_slice(&begun);
+        self.borrowed = true;
+    }
+
+    /// Leaves the thread's buffer to others, with a private copy of what is not whole.
+    fn give_back(&mut self) {
+        if !self.borrowed {
+            return;
+        }
+        self.borrowed = false;
+        let begun = if self.buffer.is_empty() { BytesMut::new() } else { BytesMut::from(&self.buffer[..]) };
+        let mut buffer = std::mem::replace(&mut self.buffer, begun);
+        if buffer.capacity() <= 4 * READ_BUFFER_BYTES {
+            buffer.clear();
+            SPARE.set(buffer);
+        }
     }
 
     fn make_room(&mut self) {
         if self.class.is_none() {
             return self.buffer.reserve(HEADER_BYTES);
         }
-        if self.buffer.is_empty() && self.buffer.capacity() > 4 * READ_BUFFER_BYTES {
-            // It grew for a large meta part: do not keep that much.
-            self.buffer = BytesMut::new();
+        if !self.borrowed && self.buffer.len() < LEAST_ROOM_BYTES {
+            self.borrow();
         }
         // Starting at the front again, when no slice is held, keeps the buffer in the CPU's cache.
         let whole = READ_BUFFER_BYTES.saturating_sub(self.buffer.len());

@@ -9,6 +9,7 @@
 //! | [`address`] | where a server listens |
 //! | [`secret`] | what proves that a peer belongs to the job |
 //! | [`cluster`] | the small file that names a cluster |
+//! | [`budget`] | memory counted before it is used, given to peers by turns |
 //! | [`pool`] | bulk buffers within a fixed budget |
 //! | [`counters`] | what was sent and received |
 //! | [`connection`] | the asking side: many calls on one connection |
@@ -24,6 +25,7 @@
 
 pub mod acceptor;
 pub mod address;
+pub mod budget;
 pub mod cluster;
 pub mod connection;
 pub mod counters;
@@ -40,16 +42,19 @@ mod shm;
 mod stream;
 mod transport;
 
-pub use acceptor::{Acceptor, Socket};
+pub use acceptor::{Accepted, Acceptor, CONNECTION_BYTES, Socket};
 pub use address::Address;
+pub use budget::{Account, Budget, BufferClass, Charge, PoolStats};
 pub use cluster::{ClusterError, ClusterEvent, ClusterFile, MemberEntry, default_cluster_path, host_name};
 pub use connection::Connection;
 pub use counters::NetCounters;
-pub use env::{Identity, NetEnv, SPIN_DEFAULT, Sharing};
+pub use env::{Identity, NetEnv, SPIN_DEFAULT, STALL_DEFAULT, Sharing};
 pub use error::NetError;
 pub use frame::Frame;
 pub use peers::Peers;
-pub use pool::{BufferClass, BufferPool, PoolBuffer, PoolStats, TooLarge};
+pub use pool::{BufferPool, PoolBuffer, TooLarge};
 pub use secret::Secret;
-pub use serve::{Handled, Handler, MAX_RUNNING, PeerInfo, Reply, ServerIdentity, serve_connection};
+pub use serve::{
+    Handled, Handler, MAX_RUNNING, PeerInfo, Reply, ServerIdentity, close_idle_connections, serve_connection,
+};
 pub use shm::{Lending, ShareBudget, ShareStats};

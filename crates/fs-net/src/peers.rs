@@ -5,6 +5,8 @@
 //!   (`many_callers_share_one_dial`).
 //! - After a failed dial nobody dials again before the back-off is over: calls fail at once with the same reason.
 //! - A connection that ended is replaced at the next call (`a_restarted_server_is_reached_again`).
+//! - There are no more connections than the limit, but for those with calls under way; what is unused goes, first what was for longest
+//!   (`connections_beyond_the_limit_make_room`, `what_is_not_used_is_closed`).
 
 use crate::address::Address;
 use crate::connection::Connection;
@@ -14,7 +16,7 @@ use crate::frame::Frame;
 use crate::pool::PoolBuffer;
 use bytes::Bytes;
 use fs_proto::{Header, ServerId};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
@@ -28,19 +30,33 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// Longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
+/// Connections of a thread, unless said otherwise.
+const MOST_DEFAULT: usize = 1024;
+
 /// The servers that this thread talks to.
 pub struct Peers {
     addresses: Box<dyn Fn(ServerId) -> Option<Address>>,
     who: Identity,
     env: Rc<NetEnv>,
     links: RefCell<HashMap<ServerId, Link>>,
+    /// Connections open at once, about.
+    most: Cell<usize>,
+    /// Grows with every call.
+    turn: Cell<u64>,
+    /// What it was at the last look for what is unused.
+    looked: Cell<u64>,
     me: Weak<Peers>,
 }
 
 enum Link {
-    Open(Connection),
+    /// With the turn of its last use.
+    Open(Connection, Cell<u64>),
     Dialling(Rc<Notify>),
-    Failed { until: Instant, pause: Duration, error: NetError },
+    Failed {
+        until: Instant,
+        pause: Duration,
+        error: NetError,
+    },
 }
 
 /// What a caller does next.
@@ -62,6 +78,9 @@ impl Peers {
             who,
             env,
             links: RefCell::default(),
+            most: Cell::new(MOST_DEFAULT),
+            turn: Cell::new(1),
+            looked: Cell::new(0),
             me: me.clone(),
         })
     }
@@ -75,7 +94,10 @@ impl Peers {
         bulk: Bytes,
     ) -> Result<Frame, NetError> {
         let open = match self.links.borrow().get(&to) {
-            Some(Link::Open(connection)) if !connection.is_closed() => Some(connection.clone()),
+            Some(Link::Open(connection, used)) if !connection.is_closed() => {
+                used.set(self.next_turn());
+                Some(connection.clone())
+            }
             _ => None,
         };
         let connection = match open {
@@ -88,7 +110,7 @@ impl Peers {
     /// A buffer of `len` bytes in memory shared with server `to`, if there is a connection that has one.
     pub fn buffer(&self, to: ServerId, len: usize) -> Option<PoolBuffer> {
         match self.links.borrow().get(&to) {
-            Some(Link::Open(connection)) if !connection.is_closed() => connection.buffer(len),
+            Some(Link::Open(connection, _)) if !connection.is_closed() => connection.buffer(len),
             _ => None,
         }
     }
@@ -111,24 +133,80 @@ impl Peers {
         let links = std::mem::take(&mut *self.links.borrow_mut());
         for link in links.into_values() {
             match link {
-                Link::Open(connection) => connection.close(),
+                Link::Open(connection, _) => connection.close(),
                 Link::Dialling(waiting) => waiting.notify_waiters(),
                 Link::Failed { .. } => {}
             }
         }
     }
 
+    /// Sets how many connections may be open before idle ones are closed.
+    pub fn set_limit(&self, most: usize) {
+        self.most.set(most.max(1));
+    }
+
+    /// Closes connections that no call has used since the last time that this was asked.
+    pub fn close_unused(&self) {
+        let before = self.looked.replace(self.turn.get());
+        self.close_idle(|used| used < before);
+    }
+
+    fn next_turn(&self) -> u64 {
+        self.turn.replace(self.turn.get() + 1)
+    }
+
+    /// Closes those unused for longest, beyond the limit.
+    fn make_room(&self) {
+        let mut turns: Vec<u64> = {
+            let links = self.links.borrow();
+            let open = links.values().filter_map(|link| match link {
+                Link::Open(connection, used) if !connection.is_closed() => {
+                    Some((connection.is_idle(), used.get()))
+                }
+                _ => None,
+            });
+            let all: Vec<_> = open.collect();
+            let beyond = all.len().saturating_sub(self.most.get());
+            let mut idle: Vec<u64> =
+                all.into_iter().filter(|(idle, _)| *idle).map(|(_, used)| used).collect();
+            idle.sort_unstable();
+            idle.truncate(beyond);
+            idle
+        };
+        if let Some(last) = turns.pop() {
+            // The newest was just made for somebody, who has not yet asked.
+            let newest = self.turn.get() - 1;
+            self.close_idle(|used| used <= last && used != newest);
+        }
+    }
+
+    fn close_idle(&self, is_old: impl Fn(u64) -> bool) {
+        let mut closed = Vec::new();
+        self.links.borrow_mut().retain(|_, link| match link {
+            Link::Open(connection, used) if is_old(used.get()) && connection.is_idle() => {
+                closed.push(connection.clone());
+                false
+            }
+            _ => true,
+        });
+        // Outside of the borrow: whoever is woken may call.
+        closed.iter().for_each(Connection::close);
+    }
+
     /// `waited`: a dial that this caller waited for has ended, so its failure is this caller's, however short the pause.
     fn step(&self, to: ServerId, waited: bool) -> Step {
         let mut links = self.links.borrow_mut();
         let pause = match links.get(&to) {
-            Some(Link::Open(connection)) if !connection.is_closed() => return Step::Use(connection.clone()),
+            Some(Link::Open(connection, used)) if !connection.is_closed() => {
+                used.set(self.next_turn());
+                return Step::Use(connection.clone());
+            }
             Some(Link::Dialling(waiting)) => return Step::Wait(waiting.clone()),
             Some(Link::Failed { until, error, .. }) if waited || Instant::now() < *until => {
                 return Step::Fail(error.clone());
             }
             Some(Link::Failed { pause, .. }) => (*pause * 2).min(LONGEST_PAUSE),
-            Some(Link::Open(_)) | None => FIRST_PAUSE,
+            Some(Link::Open(..)) | None => FIRST_PAUSE,
         };
         let (Some(address), Some(me)) = ((self.addresses)(to), self.me.upgrade()) else {
             return Step::Fail(NetError::UnknownServer(to));
@@ -143,7 +221,9 @@ impl Peers {
     async fn dial(self: Rc<Self>, to: ServerId, address: Address, pause: Duration, waiting: Rc<Notify>) {
         let dialled = Connection::connect(&address, &self.who, &self.env, DIAL_TIMEOUT).await;
         let link = match dialled {
-            Ok(connection) if connection.server() == to => Link::Open(connection),
+            Ok(connection) if connection.server() == to => {
+                Link::Open(connection, Cell::new(self.next_turn()))
+            }
             Ok(connection) => {
                 let found = connection.server();
                 let error = NetError::Rejected(format!(
@@ -161,6 +241,7 @@ impl Peers {
             links.insert(to, link);
         }
         drop(links);
+        self.make_room();
         waiting.notify_waiters();
     }
 }

@@ -6,11 +6,13 @@
 //! # Invariants
 //! - The bytes handed out, whatever the sizes of partial writes, are the pushed frames in order (`partial_writes_keep_the_bytes`).
 //! - `pending` is the number of bytes not yet consumed.
+//! - An empty queue holds no memory (`an_empty_queue_holds_nothing`).
 
 use crate::counters::NetCounters;
 use crate::pool::TooLarge;
 use bytes::Bytes;
 use fs_proto::{BULK_MAX, Header, META_MAX};
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -25,6 +27,11 @@ pub(crate) const MAX_SLICES: usize = 64;
 const COMPACT_BYTES: usize = 256 << 10;
 /// A staging buffer that grew larger than this is not kept.
 const KEEP_BYTES: usize = 1 << 20;
+
+thread_local! {
+    /// A staging buffer for the next queue of the thread that needs one.
+    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 /// A part sent by reference: where in the staging buffer it comes, what, and how much of it has left.
 struct Part {
@@ -71,6 +78,11 @@ impl SendQueue {
         self.pending
     }
 
+    /// Bytes of memory that are not a buffer of somebody else's.
+    pub(crate) fn staged_bytes(&self) -> usize {
+        self.staged.len()
+    }
+
     /// Bytes that have left since the start.
     pub(crate) fn sent_bytes(&self) -> u64 {
         self.sent_bytes
@@ -85,6 +97,9 @@ impl SendQueue {
         check_sizes(&meta, &bulk)?;
         header.meta_bytes = meta.len() as u32;
         header.bulk_bytes = bulk.len() as u32;
+        if self.staged.capacity() == 0 {
+            self.staged = SPARE.take();
+        }
         self.staged.extend_from_slice(&header.encode());
         self.pending += fs_proto::HEADER_BYTES;
         let copied = self.push_part(meta) + self.push_part(bulk);
@@ -184,10 +199,12 @@ impl SendQueue {
 
     fn compact(&mut self) {
         if self.pending == 0 {
-            self.staged.clear();
             self.sent = 0;
-            if self.staged.capacity() > KEEP_BYTES {
-                self.staged = Vec::new();
+            self.parts = VecDeque::new();
+            let mut staged = std::mem::take(&mut self.staged);
+            if staged.capacity() <= KEEP_BYTES {
+                staged.clear();
+                SPARE.set(staged);
             }
         } else if self.sent > COMPACT_BYTES {
             self.staged.drain(..self.sent);
@@ -291,6 +308,20 @@ mod tests {
             prop_assert!(from.is_empty() && from.front().is_none());
             prop_assert_eq!(to.pending(), moved.pending());
             prop_assert!(drained(&mut to, &[10_000]) == drained(&mut moved, &[10_000]));
+        }
+    }
+
+    #[test]
+    fn an_empty_queue_holds_nothing() {
+        let mut queue = SendQueue::new(Arc::default());
+        for bytes in [100, 100_000] {
+            let bulk = Bytes::from(vec![0; bytes]);
+            queue
+                .push(Header::request(Op::Ping, Partition(0)), Bytes::new(), bulk)
+                .expect("sizes are allowed");
+            assert!(queue.staged.capacity() > 0);
+            drained(&mut queue, &[10_000]);
+            assert_eq!((queue.staged.capacity(), queue.parts.capacity()), (0, 0));
         }
     }
 

@@ -2,17 +2,18 @@
 
 use crate::acceptor::Socket;
 use crate::address::Address;
+use crate::budget::{Account, BufferClass};
 use crate::counters::NetCounters;
 use crate::env::NetEnv;
 use crate::error::NetError;
 use crate::frame::{Frame, FrameReader};
-use crate::pool::BufferClass;
 use crate::send_queue::{MAX_SLICES, SendQueue};
 use crate::transport::{Credentials, Transport};
 use socket2::{SockRef, TcpKeepalive};
 use std::any::Any;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -29,8 +30,13 @@ struct StreamTransport<S> {
     stream: S,
     reader: FrameReader,
     counters: Arc<NetCounters>,
-    credentials: Option<Credentials>,
-    description: String,
+    origin: Origin,
+}
+
+/// Where a stream's other end is.
+enum Origin {
+    Node(Credentials),
+    Address(SocketAddr),
 }
 
 /// Connects to an address, without handshake.
@@ -58,27 +64,21 @@ fn over_tcp(stream: TcpStream, env: &Rc<NetEnv>) -> io::Result<Box<dyn Transport
     let socket = SockRef::from(&stream);
     socket.set_tcp_keepalive(&keepalive)?;
     socket.set_tcp_user_timeout(Some(DEAD_PEER))?;
-    let description = format!("tcp {}", stream.peer_addr()?);
-    Ok(StreamTransport::boxed(stream, env, None, description))
+    let origin = Origin::Address(stream.peer_addr()?);
+    Ok(StreamTransport::boxed(stream, env, origin))
 }
 
 fn over_unix(stream: UnixStream, env: &Rc<NetEnv>) -> io::Result<Box<dyn Transport>> {
     let peer = stream.peer_cred()?;
     let pid = peer.pid().unwrap_or(0);
-    let description = format!("unix socket, process {pid} of user {}", peer.uid());
-    Ok(StreamTransport::boxed(stream, env, Some((peer.uid(), peer.gid(), pid)), description))
+    Ok(StreamTransport::boxed(stream, env, Origin::Node((peer.uid(), peer.gid(), pid))))
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + 'static> StreamTransport<S> {
-    fn boxed(
-        stream: S,
-        env: &Rc<NetEnv>,
-        credentials: Option<Credentials>,
-        description: String,
-    ) -> Box<dyn Transport> {
+    fn boxed(stream: S, env: &Rc<NetEnv>, origin: Origin) -> Box<dyn Transport> {
         let counters = env.counters.clone();
         let reader = FrameReader::new(env.clone());
-        Box::new(StreamTransport { stream, reader, counters, credentials, description })
+        Box::new(StreamTransport { stream, reader, counters, origin })
     }
 }
 
@@ -114,12 +114,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Transport for StreamTransport<
         Poll::Ready(Ok(()))
     }
 
-    fn trust(&mut self, class: BufferClass) {
-        self.reader.trust(class);
+    fn trust(&mut self, class: BufferClass, share: Option<Account>) {
+        self.reader.trust(class, share);
+    }
+
+    fn owed_since(&self) -> Option<u64> {
+        self.reader.owed_since()
     }
 
     fn credentials(&self) -> Option<Credentials> {
-        self.credentials
+        match self.origin {
+            Origin::Node(credentials) => Some(credentials),
+            Origin::Address(_) => None,
+        }
     }
 
     fn unix(&self) -> Option<&UnixStream> {
@@ -127,6 +134,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Transport for StreamTransport<
     }
 
     fn describe(&self) -> String {
-        self.description.clone()
+        match self.origin {
+            Origin::Node((uid, _, pid)) => format!("unix socket, process {pid} of user {uid}"),
+            Origin::Address(address) => format!("tcp {address}"),
+        }
     }
 }

@@ -3,9 +3,9 @@
 //! Byte streams (TCP, Unix sockets) are the first adapters ([`crate::stream`]), shared memory ([`crate::shm`]) is the second: its frames'
 //! bulk parts lie in its own memory. RDMA verbs would implement the same functions.
 
+use crate::budget::{Account, BufferClass};
 use crate::error::NetError;
 use crate::frame::Frame;
-use crate::pool::BufferClass;
 use crate::send_queue::SendQueue;
 use std::collections::VecDeque;
 use std::task::{Context, Poll};
@@ -26,8 +26,11 @@ pub(crate) trait Transport {
     /// Sends what is queued, with as few system calls as possible; ready when the queue is empty. Any error is final.
     fn poll_send(&mut self, cx: &mut Context<'_>, queue: &mut SendQueue) -> Poll<Result<(), NetError>>;
 
-    /// The peer has proved who it is: from now on it may send frames of any allowed size, received into buffers of `class`.
-    fn trust(&mut self, class: BufferClass);
+    /// The peer has proved who it is: from now on it may send frames of any allowed size, received into buffers of `class`, on its account.
+    fn trust(&mut self, class: BufferClass, share: Option<Account>);
+
+    /// Bytes received in all, if the peer owes the rest of a message: a number that stays the same means that it sends nothing.
+    fn owed_since(&self) -> Option<u64>;
 
     /// Who is at the other end, if the kernel knows.
     fn credentials(&self) -> Option<Credentials>;

@@ -1,6 +1,6 @@
 //! Goal: a client that is killed at any point of a request leaves nothing behind at its server: no memory, no buffer, no descriptor, no mapping.
-//! Method: a thousand processes (this program again, as a client) that send requests of all sizes over shared memory, each killed after a random
-//! time; then the server's figures are what they were.
+//! Method: a thousand processes (this program again, as a client) that send requests of all sizes, each killed after a random time; then all pools of the
+//! server are full again. Once over shared memory, once over sockets, Unix and TCP by turns.
 
 mod support;
 
@@ -12,8 +12,8 @@ use fs_proto::{Op, ServerId};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use support::{Echo, JOB, LONG, client, request, run, server_env, share_stats};
 use tokio::task::LocalSet;
@@ -21,7 +21,8 @@ use tokio::task::LocalSet;
 const KILLED: usize = 1_000;
 /// Clients alive at once.
 const AT_ONCE: usize = 8;
-const SOCKET: &str = "HAYATE_TEST_KILLED_SOCKET";
+const ADDRESS: &str = "HAYATE_TEST_KILLED_ADDRESS";
+const SHARES: &str = "HAYATE_TEST_KILLED_SHARES";
 const SECRET: &str = "HAYATE_TEST_KILLED_SECRET";
 /// What a client says when its session has begun.
 const CONNECTED: &str = "connected";
@@ -29,12 +30,16 @@ const CONNECTED: &str = "connected";
 /// Not a test of its own: what a client process does until it is killed.
 #[test]
 fn a_client_that_asks_for_ever() {
-    let (Ok(socket), Ok(secret)) = (std::env::var(SOCKET), std::env::var(SECRET)) else { return };
+    let (Ok(address), Ok(secret)) = (std::env::var(ADDRESS), std::env::var(SECRET)) else { return };
+    let sharing = if std::env::var_os(SHARES).is_some() { Sharing::Insist } else { Sharing::Never };
     let raw = hex::decode(secret).expect("hexadecimal");
     let secret = Secret::from_raw(raw.try_into().expect("as long as secrets are"));
     LocalSet::new().block_on(&runtime(), async {
-        let env = Rc::new(NetEnv { sharing: Sharing::Insist, ..NetEnv::new(64 << 20) });
-        let address = Address::Unix(socket.into());
+        let env = Rc::new(NetEnv { sharing, ..NetEnv::new(64 << 20) });
+        let address = match address.strip_prefix("tcp ") {
+            Some(host_port) => Address::Tcp(host_port.into()),
+            None => Address::Unix(address.into()),
+        };
         let connection =
             Connection::connect(&address, &client(&secret), &env, LONG).await.expect("connected");
         println!("\n{CONNECTED}");
@@ -65,10 +70,18 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
 
-fn spawn(socket: &std::path::Path, secret: &Secret) -> Child {
-    Command::new(std::env::current_exe().expect("this program"))
+fn spawn(address: &Address, secret: &Secret, shares: bool) -> Child {
+    let address = match address {
+        Address::Tcp(host_port) => format!("tcp {host_port}"),
+        Address::Unix(path) => path.to_str().expect("a path in UTF-8").to_owned(),
+    };
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    if shares {
+        command.env(SHARES, "1");
+    }
+    command
         .args(["--exact", "a_client_that_asks_for_ever", "--nocapture"])
-        .env(SOCKET, socket)
+        .env(ADDRESS, address)
         .env(SECRET, secret.to_hex())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -77,12 +90,12 @@ fn spawn(socket: &std::path::Path, secret: &Secret) -> Child {
 }
 
 /// Spawns and kills on a thread of its own; ends when all are dead.
-fn slaughter(socket: &std::path::Path, secret: &Secret) {
+fn slaughter(addresses: &[Address], secret: &Secret, shares: bool) {
     let mut alive = std::collections::VecDeque::new();
     let mut random = 0x9E37_79B9_7F4A_7C15_u64;
-    for _ in 0..KILLED {
+    for number in 0..KILLED {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        let mut child = spawn(socket, secret);
+        let mut child = spawn(&addresses[number % addresses.len()], secret, shares);
         // Most are killed while they ask, some while they begin.
         let life = if random >> 62 == 0 {
             Duration::from_micros(random >> 33 & 0x3FFF)
@@ -118,51 +131,83 @@ fn mappings() -> usize {
     maps.lines().filter(|line| line.contains("memfd:hayate")).count()
 }
 
+/// The tests look at descriptors and mappings of the process, so one at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
 #[test]
 fn a_thousand_killed_clients_leave_nothing() {
-    if std::env::var_os(SOCKET).is_some() {
+    kill_a_thousand(true);
+}
+
+#[test]
+fn a_thousand_killed_clients_leave_nothing_over_sockets() {
+    kill_a_thousand(false);
+}
+
+/// Serves on an address until the test's end; where that is.
+fn serve(at: &Address, secret: &Secret, env: &Rc<NetEnv>, echo: &Rc<Echo>) -> Address {
+    let acceptor = Acceptor::bind(at).expect("bound");
+    let address = acceptor.address().clone();
+    let epoch = Arc::new(AtomicU64::new(1));
+    let me = ServerIdentity { id: ServerId(0), job: JOB.into(), secret: secret.clone(), epoch };
+    let (env, echo, room) = (env.clone(), echo.clone(), env.connections.clone());
+    let deliver = move |accepted| {
+        tokio::task::spawn_local(serve_connection(accepted, echo.clone(), me.clone(), env.clone()));
+    };
+    tokio::task::spawn_local(async move {
+        acceptor.run_within(&room, || (), deliver, std::future::pending()).await
+    });
+    address
+}
+
+/// What is in use of the server's pools.
+fn in_use(env: &NetEnv) -> [u64; 6] {
+    let shared = share_stats(env);
+    let counted = [env.pool.stats(), env.messages.stats(), env.connections.stats()].map(|pool| pool.used);
+    [
+        shared.used,
+        shared.sessions,
+        counted[0],
+        counted[1],
+        counted[2],
+        NetCounters::read(&env.counters.connections),
+    ]
+}
+
+fn kill_a_thousand(shares: bool) {
+    if std::env::var_os(ADDRESS).is_some() {
         return;
     }
+    let _alone = ALONE.lock().expect("the other test did not panic");
     let dir = tempfile::TempDir::new().expect("a directory");
-    let (socket, secret) = (dir.path().join("s.sock"), Secret::random());
+    let secret = Secret::random();
     run(async {
-        let acceptor = Acceptor::bind(&Address::Unix(socket.clone())).expect("bound");
         let (env, echo) = (server_env(), Rc::new(Echo::default()));
-        let epoch = Arc::new(AtomicU64::new(1));
-        let me = ServerIdentity { id: ServerId(0), job: JOB.into(), secret: secret.clone(), epoch };
-        let serve = {
-            let (env, echo) = (env.clone(), echo.clone());
-            move |socket| {
-                tokio::task::spawn_local(serve_connection(socket, echo.clone(), me.clone(), env.clone()));
-            }
-        };
-        tokio::task::spawn_local(acceptor.run(serve, std::future::pending()));
+        let mut addresses = vec![serve(&Address::Unix(dir.path().join("s.sock")), &secret, &env, &echo)];
+        if !shares {
+            addresses.push(serve(&Address::Tcp("127.0.0.1:0".into()), &secret, &env, &echo));
+        }
         tokio::task::yield_now().await;
         let before = descriptors();
-        let killer = std::thread::spawn(move || slaughter(&socket, &secret));
-        let mut most = share_stats(&env);
+        let killer = std::thread::spawn(move || slaughter(&addresses, &secret, shares));
+        let mut most = [0; 6];
         while !killer.is_finished() {
             tokio::time::sleep(Duration::from_millis(1)).await;
-            most.sessions = most.sessions.max(share_stats(&env).sessions);
+            let now = in_use(&env);
+            most = std::array::from_fn(|at| most[at].max(now[at]));
         }
         killer.join().expect("no panic");
         let deadline = Instant::now() + LONG;
-        let is_clean = || {
-            let stats = share_stats(&env);
-            let is_open = descriptors() != before;
-            (stats.used, stats.sessions, env.pool.stats().used, NetCounters::read(&env.counters.connections))
-                == (0, 0, 0, 0)
-                && !is_open
-        };
-        while !is_clean() && Instant::now() < deadline {
+        while (in_use(&env) != [0; 6] || descriptors() != before) && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        assert_eq!((share_stats(&env).used, share_stats(&env).sessions), (0, 0));
-        assert_eq!((env.pool.stats().used, NetCounters::read(&env.counters.connections)), (0, 0));
-        assert_eq!((descriptors(), mappings()), (before, 0));
+        assert_eq!((in_use(&env), descriptors(), mappings()), ([0; 6], before, 0));
         // And they had been at work.
         let (handled, copied) = (echo.handled.get(), env.pool.stats().peak);
-        assert!(handled > KILLED && copied > 0 && most.sessions > 1, "{handled} requests, {most:?}");
-        println!("{KILLED} killed, {handled} requests, at most {} sessions at once", most.sessions);
+        assert!(
+            handled > KILLED && copied > 0 && most[5] > 1 && (most[1] > 1) == shares,
+            "{handled} requests, {most:?}"
+        );
+        println!("{KILLED} killed, {handled} requests, at most {most:?} in use");
     });
 }

@@ -138,3 +138,67 @@ fn close_all_closes_and_later_calls_connect_anew() {
         server.echo.gates.take().into_iter().for_each(|gate| gate.send(()).expect("it waits"));
     });
 }
+
+/// Servers 0 to 4 behind one `Peers`.
+async fn five(address: Address) -> (Vec<Server>, Rc<Peers>) {
+    let (secret, env) = (Secret::random(), env());
+    let at = |id: u16| match &address {
+        Address::Unix(path) => Address::Unix(path.with_extension(id.to_string())),
+        tcp @ Address::Tcp(_) => tcp.clone(),
+    };
+    let servers: Vec<_> = (0..5).map(|id| Server::start(id, &at(id), &secret)).collect();
+    let addresses: Vec<_> = servers.iter().map(|server| server.address.clone()).collect();
+    (servers, Peers::new(move |id| addresses.get(usize::from(id.0)).cloned(), client(&secret), env))
+}
+
+fn open(server: &Server) -> u64 {
+    NetCounters::read(&server.env.counters.connections)
+}
+
+async fn ping_at(peers: &Peers, id: u16) {
+    let answer = peers.call(ServerId(id), request(Op::Ping), Bytes::new(), Bytes::new()).await;
+    answer.expect("answered");
+}
+
+#[test]
+fn connections_beyond_the_limit_make_room() {
+    over_all(|address| async move {
+        let (servers, peers) = five(address).await;
+        peers.set_limit(2);
+        for id in [0, 1, 0, 2] {
+            ping_at(&peers, id).await;
+        }
+        until(|| open(&servers[1]) == 0).await;
+        assert_eq!([0, 2].map(|id: usize| open(&servers[id])), [1, 1]);
+        // Calls under way are not disturbed.
+        let busy = {
+            let peers = peers.clone();
+            tokio::task::spawn_local(async move {
+                peers.call(ServerId(0), request(Op::Lookup), Bytes::new(), Bytes::new()).await
+            })
+        };
+        until(|| servers[0].echo.gates.borrow().len() == 1).await;
+        for id in [3, 4] {
+            ping_at(&peers, id).await;
+        }
+        until(|| open(&servers[2]) + open(&servers[3]) == 0).await;
+        servers[0].echo.gates.take().into_iter().for_each(|gate| gate.send(()).expect("it waits"));
+        busy.await.expect("no panic").expect("answered");
+    });
+}
+
+#[test]
+fn what_is_not_used_is_closed() {
+    over_all(|address| async move {
+        let (servers, peers) = five(address).await;
+        for id in 0..5 {
+            ping_at(&peers, id).await;
+        }
+        peers.close_unused();
+        ping_at(&peers, 3).await;
+        peers.close_unused();
+        until(|| servers.iter().map(open).sum::<u64>() == 1).await;
+        assert_eq!(open(&servers[3]), 1);
+        ping_at(&peers, 0).await;
+    });
+}

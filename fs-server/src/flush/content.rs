@@ -211,7 +211,7 @@ async fn small_file(
 
 async fn buffer(node: &Node, bytes: u64) -> FlushResult<fs_net::PoolBuffer> {
     let bytes = bytes.min(PIECE as u64) as usize;
-    node.pool.get(bytes).await.map_err(|error| Stop::Failed(error.to_string()))
+    node.pools.buffers.get(bytes).await.map_err(|error| Stop::Failed(error.to_string()))
 }
 
 type Chunks = Vec<(ChunkIndex, u32)>;

@@ -129,6 +129,11 @@ pub fn decode_record<T: Wire>(mut stored: Bytes) -> OpResult<T> {
 }
 
 impl Namespace {
+    /// Bytes that cached inodes are taken to cost.
+    pub fn cached_inode_bytes(&self) -> u64 {
+        self.inodes.len() as u64 * CACHED_INODE_BYTES
+    }
+
     /// Opens the namespace of server `me` in `kv`; `cache_bytes` bounds the inode cache.
     pub fn open(kv: Arc<dyn Kv>, me: ServerId, cache_bytes: u64, queue: Arc<FlushQueue>) -> OpResult<Self> {
         Ok(Namespace {

@@ -33,6 +33,9 @@ pub async fn create(worker: &Rc<Worker>, context: &Context, request: Create) -> 
     let named = !request.name.is_empty();
     let view = directory_here(node, request.parent, &request.name).await?;
     let hash = name_hash(request.parent, &request.name);
+    if let Some(mode) = &request.open {
+        node.opens.admit(mode).await;
+    }
     let ino = node.namespace.allocator().inode(entry_partition(
         request.parent,
         hash,

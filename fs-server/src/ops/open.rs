@@ -17,6 +17,7 @@ use crate::worker::{Context, Worker};
 /// Registers the client as a holder; answers fresh attributes (close-to-open consistency in one message).
 pub async fn open(worker: &Rc<Worker>, context: &Context, request: Open) -> OpResult<Attr> {
     let node = &worker.node;
+    node.opens.admit(&request.mode).await;
     let inode = node.namespace.live_inode(request.ino).await?;
     let writes = matches!(request.mode, OpenMode::Write { .. });
     if writes && inode.attr.is_dir() {

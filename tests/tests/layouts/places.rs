@@ -48,7 +48,7 @@ fn a_client_without_a_node_makes_striped_files() {
 
 #[test]
 fn a_client_of_a_pure_gateway_makes_striped_files_and_claims_for_owners() {
-    let cluster = Cluster::with_gateway(ClusterOptions::default(), 3);
+    let cluster = Cluster::with(ClusterOptions { gateways: 1, ..ClusterOptions::default() });
     let client = on_node(&cluster, 3);
     let content = full(6 * MIB, 1);
     for layout in ["local", "writer"] {

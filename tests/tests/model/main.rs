@@ -28,7 +28,7 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 fn cluster() -> Cluster {
-    Cluster::with(ClusterOptions { servers: 3, wide_threshold: 6, tier: false })
+    Cluster::with(ClusterOptions { servers: 3, wide_threshold: 6, ..ClusterOptions::default() })
 }
 
 /// A client that asks always.

@@ -3,7 +3,7 @@
 use crate::args::Global;
 use crate::error::{CliError, Result, failed};
 use crate::launch::local;
-use crate::{mounts, out, size};
+use crate::{descriptors, mounts, out, size};
 use clap::Args;
 use fs_client::{Client, ClientConfig, Transport};
 use fuse_mount::MountOptions;
@@ -41,7 +41,7 @@ pub struct MountArgs {
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: u16,
     /// Memory of the client
-    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = size::parse)]
+    #[arg(long, visible_alias = "client-memory", value_name = "SIZE", default_value = "256M", value_parser = size::parse)]
     memory: u64,
     /// How servers of this node are reached: shared memory if there is some else their socket (auto), shared memory or not at all (shm), their
     /// socket (unix), or as from another node (tcp)
@@ -112,6 +112,7 @@ impl MountArgs {
 }
 
 fn serve(global: &Global, args: &MountArgs) -> Result<()> {
+    descriptors::raise_limit();
     let path = global.cluster_path()?;
     let mut config = ClientConfig::load(&path).map_err(failed)?;
     config.memory_bytes = args.memory as usize;

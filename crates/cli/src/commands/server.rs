@@ -4,7 +4,7 @@ use crate::args::Global;
 use crate::error::{CliError, Result, cannot, failed};
 use crate::launch::spec::LaunchSpec;
 use crate::launch::{self, Launcher, local, rendezvous};
-use crate::{allocator, interrupt, mounts, place, probe};
+use crate::{allocator, descriptors, interrupt, mounts, place, probe};
 use clap::Args;
 use fs_net::{ClusterFile, MemberEntry, host_name};
 use fs_proto::ServerId;
@@ -42,6 +42,7 @@ pub struct ServerArgs {
 /// Runs the server until it is told to end.
 pub fn run(global: &Global, args: &ServerArgs) -> Result<()> {
     allocator::use_one_arena();
+    descriptors::raise_limit();
     if args.detach {
         local::detach()?;
     }
@@ -280,7 +281,7 @@ fn entry(spec: &LaunchSpec, id: u16, bound: &BoundServer) -> Result<MemberEntry>
         tcp: advertised(&addresses.tcp, &name),
         unix: addresses.unix,
         stores: spec.stores_of(id).iter().map(|store| place::absolute(store)).collect::<Result<_>>()?,
-        weight: 1,
+        weight: spec.weight_of(id),
         metrics: addresses.metrics.map(|metrics| advertised(&metrics, &name)),
         pid: std::process::id(),
     })
@@ -331,7 +332,8 @@ fn mount_when_serving(dir: &Path, mount: &Path, cluster: &ClusterFile, id: u16) 
         cluster.member(ServerId(id)).ok_or_else(|| CliError::Failed(format!("server {id} is no member")))?;
     let limit = Duration::from_secs(1);
     interrupt::wait_for(SERVING_LIMIT, || Ok(probe::ping(cluster, member, limit).ok()))?;
-    mounts::mount_in_background(&dir.join(rendezvous::CLUSTER), &cluster.job, mount, &[])
+    let memory = LaunchSpec::load(dir)?.mount_memory_word();
+    mounts::mount_in_background(&dir.join(rendezvous::CLUSTER), &cluster.job, mount, &[memory])
 }
 
 #[cfg(test)]

@@ -120,7 +120,44 @@ fn as_text(cluster: &ClusterFile, servers: &[Known]) -> Result<String> {
         table.row(row(member, state.as_ref().ok()));
     }
     lines.push(table.render());
+    lines.push(pools(servers));
     Ok(lines.join("\n"))
+}
+
+/// The servers' pools: sizes and use added up, the largest peak of one server.
+fn pools(servers: &[Known]) -> String {
+    let mut table =
+        Table::new(&["pool", ">size", ">used", ">peak of a server", ">waits", ">waited", ">waiting"]);
+    let all: Vec<&Value> = servers
+        .iter()
+        .filter_map(|server| server.state.as_ref().ok()?.get("pools")?.as_array())
+        .flatten()
+        .collect();
+    let mut names: Vec<&str> = Vec::new();
+    for name in all.iter().filter_map(|pool| pool["name"].as_str()) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    for name in names {
+        table.row(pool_row(name, all.iter().filter(|pool| pool["name"] == name)));
+    }
+    table.render()
+}
+
+fn pool_row<'a>(name: &str, of_servers: impl Iterator<Item = &'a &'a Value> + Clone) -> Vec<String> {
+    let figures = |field: &'static str| of_servers.clone().filter_map(move |pool| pool[field].as_u64());
+    let sum = |field| figures(field).sum::<u64>();
+    let waited = Duration::from_nanos(sum("wait_ns"));
+    vec![
+        name.to_owned(),
+        size::format(sum("size")),
+        size::format(sum("used")),
+        size::format(figures("peak").max().unwrap_or(0)),
+        sum("waits").to_string(),
+        format!("{:.3} s", waited.as_secs_f64()),
+        sum("waiting").to_string(),
+    ]
 }
 
 fn row(member: &MemberEntry, status: Option<&Value>) -> Vec<String> {
@@ -173,6 +210,14 @@ mod tests {
         });
         let expected = ["1", "h", "up", "42", "16384", "7", "2.00 KiB", "1.00 MiB", "7", "-"];
         assert_eq!(row(&member(), Some(&status)), expected);
+    }
+
+    #[test]
+    fn pools_of_servers_are_added_up() {
+        let pool = |used: u64, peak: u64| json!({ "name": "buffers", "size": 1 << 20, "used": used, "peak": peak, "waits": 2, "wait_ns": 1_500_000, "waiting": 1 });
+        let (one, other) = (pool(1024, 4096), pool(1024, 8192));
+        let row = pool_row("buffers", [&one, &other].iter());
+        assert_eq!(row, ["buffers", "2.00 MiB", "2.00 KiB", "8.00 KiB", "4", "0.003 s", "2"]);
     }
 
     #[test]

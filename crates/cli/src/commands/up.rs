@@ -43,6 +43,12 @@ pub struct UpArgs {
     /// Memory budget of each server
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = size::parse)]
     pub memory: u64,
+    /// Memory budget of each mount
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = size::parse)]
+    pub client_memory: u64,
+    /// The last N servers keep no data: gateways for the clients of their hosts
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub gateways: u16,
     /// Name of the cluster, for people
     #[arg(long, default_value = "hayate")]
     pub name: String,
@@ -114,7 +120,9 @@ fn bring_up(spec: &LaunchSpec, path: &Path, args: &UpArgs) -> Result<ClusterFile
     let (cluster, started) = start::start(spec, path, limit)?;
     if let Some(mount) = &spec.mount {
         match spec.launcher {
-            None => mounts::mount_in_background(path, &cluster.job, mount, &[])?,
+            None => {
+                mounts::mount_in_background(path, &cluster.job, mount, &[spec.mount_memory_word()])?;
+            }
             Some(_) => wait_for_mounts(spec, limit)?,
         }
     }
@@ -170,6 +178,13 @@ pub fn spec(global: &Global, args: &UpArgs) -> Result<LaunchSpec> {
         .map_err(|error| CliError::Usage(format!("--durability: {error}")))?;
     let tier = args.tier.as_deref().map(checked_tier).transpose()?;
     let hosts = args.hostfile.as_deref().map(hostfile::load).transpose()?.unwrap_or_default();
+    let servers = if hosts.is_empty() { args.nodes } else { count(&hosts)? };
+    if args.gateways >= servers {
+        return Err(CliError::Usage(format!(
+            "--gateways {}: of {servers} servers at least one must keep the data",
+            args.gateways
+        )));
+    }
     let job = place::random_job()?;
     let exe = local::own_exe()?;
     let log = if global.log == "warn" { "info".to_owned() } else { global.log.clone() };
@@ -180,7 +195,7 @@ pub fn spec(global: &Global, args: &UpArgs) -> Result<LaunchSpec> {
         exe: exe.to_str().map(str::to_owned).ok_or_else(|| {
             CliError::Failed(format!("the path of this program, {}, is not UTF-8", exe.display()))
         })?,
-        servers: if hosts.is_empty() { args.nodes } else { count(&hosts)? },
+        servers,
         launcher: args.hostfile.is_some().then_some(args.launcher),
         hosts,
         job,
@@ -188,6 +203,8 @@ pub fn spec(global: &Global, args: &UpArgs) -> Result<LaunchSpec> {
         port: args.port,
         stores: args.stores.iter().map(|store| place::absolute(store)).collect::<Result<_>>()?,
         tier,
+        gateways: args.gateways,
+        client_memory_bytes: args.client_memory,
         mount: args.mount.as_deref().map(mounts::canonical).transpose()?,
         options: ServerOptions {
             memory_bytes: args.memory,

@@ -40,8 +40,18 @@ pub struct LaunchSpec {
     pub tier: Option<PathBuf>,
     /// Where every host mounts the file system.
     pub mount: Option<PathBuf>,
+    /// How many of the servers, the last ones, keep no data.
+    #[serde(default)]
+    pub gateways: u16,
+    /// Memory budget of a mount in bytes.
+    #[serde(default = "client_memory_default")]
+    pub client_memory_bytes: u64,
     /// What servers are tuned with.
     pub options: ServerOptions,
+}
+
+fn client_memory_default() -> u64 {
+    256 << 20
 }
 
 /// Options of servers, as on the command line.
@@ -72,6 +82,16 @@ pub struct ServerOptions {
 }
 
 impl LaunchSpec {
+    /// Part of the data that server `id` holds, relative to others: none, if it is a gateway.
+    pub fn weight_of(&self, id: u16) -> u32 {
+        u32::from(id < self.servers.saturating_sub(self.gateways))
+    }
+
+    /// The option of `hayate mount` that gives it its memory.
+    pub fn mount_memory_word(&self) -> String {
+        format!("--memory={}", self.client_memory_bytes)
+    }
+
     /// Reads it from a directory.
     pub fn load(dir: &Path) -> Result<LaunchSpec> {
         let path = dir.join(FILE);
@@ -121,6 +141,8 @@ mod tests {
             stores: vec!["/nvme0".into(), "/nvme1".into()],
             tier: Some("/lustre/x".into()),
             mount: None,
+            gateways: 1,
+            client_memory_bytes: 1 << 28,
             options: ServerOptions {
                 memory_bytes: 1 << 29,
                 kv: "fjall".into(),

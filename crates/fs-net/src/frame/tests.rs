@@ -70,8 +70,29 @@ fn read_all(reader: &mut FrameReader, stream: &mut Script) -> (Vec<Frame>, NetEr
 fn trusted() -> (FrameReader, Rc<NetEnv>) {
     let env = Rc::new(NetEnv::new(256 << 20));
     let mut reader = FrameReader::new(env.clone());
-    reader.trust(BufferClass::PeerRequest);
+    reader.trust(BufferClass::PeerRequest, None);
     (reader, env)
+}
+
+/// Goal: what waits for the next message costs nothing, what has half of one costs that half. Method: a stream cut after every length.
+#[test]
+fn an_idle_reader_holds_nothing() {
+    let bytes = encoded(&[frame(1, 300, 5_000), frame(2, 10, 0)]);
+    for cut in 0..=bytes.len() {
+        let (mut reader, _env) = trusted();
+        let (received, _) = read_all(&mut reader, &mut script(bytes[..cut].to_vec(), &[7_000]));
+        let taken: usize =
+            received.iter().map(|frame| HEADER_BYTES + frame.meta.len() + frame.bulk.len()).sum();
+        let has_header = cut - taken >= HEADER_BYTES;
+        let rest = cut - taken - if has_header { HEADER_BYTES } else { 0 };
+        assert_eq!(reader.buffer.len(), rest, "cut at {cut}");
+        assert!(
+            reader.buffer.capacity() <= rest.next_multiple_of(64) + 64,
+            "cut at {cut}: {}",
+            reader.buffer.capacity()
+        );
+        assert_eq!(reader.owed_since().is_some(), cut > taken, "cut at {cut}");
+    }
 }
 
 proptest! {
@@ -109,7 +130,7 @@ proptest! {
         let env = Rc::new(NetEnv::new(64 << 20));
         let mut reader = FrameReader::new(env.clone());
         if trust {
-            reader.trust(BufferClass::ClientRequest);
+            reader.trust(BufferClass::ClientRequest, None);
         }
         let (frames, reason) = read_all(&mut reader, &mut script(bytes, &[997]));
         prop_assert!(matches!(reason, NetError::Closed | NetError::Protocol(_) | NetError::WrongVersion(_)));
@@ -204,7 +225,7 @@ fn bad_headers_are_told_apart() {
 fn an_exhausted_pool_stops_reading() {
     let env = Rc::new(NetEnv::new(16 << 20));
     let mut reader = FrameReader::new(env.clone());
-    reader.trust(BufferClass::PeerRequest);
+    reader.trust(BufferClass::PeerRequest, None);
     let sent = [frame(1, 10, 1 << 20), frame(2, 10, 1 << 20)];
     let mut stream = script(encoded(&sent), &[1 << 20]);
     let whole = env.pool.try_get(16 << 20).expect("room");

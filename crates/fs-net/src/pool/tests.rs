@@ -1,7 +1,9 @@
 //! The pool within one thread, by hand-polled futures, and between threads.
 
 use super::*;
-use std::pin::pin;
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
 
 const MIB: usize = 1 << 20;
 
@@ -11,7 +13,7 @@ fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
 
 /// The buffer that a get gives without waiting.
 fn get(pool: &BufferPool, class: BufferClass, len: usize) -> Option<PoolBuffer> {
-    match poll_once(pin!(pool.get_for(class, len))) {
+    match poll_once(pin!(pool.get_for(class, None, len))) {
         Poll::Ready(got) => Some(got.expect("not too large")),
         Poll::Pending => None,
     }
@@ -102,8 +104,8 @@ fn higher_classes_keep_a_reserve() {
         assert!(get(&pool, class, 4096).is_none(), "{class:?} is above its limit");
     }
     // The highest class that waits comes first, the others wait with it.
-    let mut low = Box::pin(pool.get_for(ClientRequest, 4096));
-    let mut high = Box::pin(pool.get_for(PeerRequest, 4096));
+    let mut low = Box::pin(pool.get_for(ClientRequest, None, 4096));
+    let mut high = Box::pin(pool.get_for(PeerRequest, None, 4096));
     assert!(poll_once(low.as_mut()).is_pending() && poll_once(high.as_mut()).is_pending());
     held.truncate(3);
     assert!(poll_once(low.as_mut()).is_pending() && poll_once(high.as_mut()).is_ready());

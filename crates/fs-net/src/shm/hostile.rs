@@ -91,7 +91,7 @@ impl Server {
         let mut socket = adopt(socket, &env).expect("a socket");
         let talk = Talk::new(&mut *socket, SendQueue::new(env.counters.clone()));
         introduce(talk, &self.who(666)).await.expect("let in");
-        socket.trust(BufferClass::PeerReply);
+        socket.trust(BufferClass::PeerReply, None);
         let end = share(&mut *socket, &env).await.expect("an answer").expect("memory");
         let End { region, ear, rope } = end;
         let (ear, rope) = (Ear::new(ear).expect("an ear"), Rope::new(rope).expect("a rope"));

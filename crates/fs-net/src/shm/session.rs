@@ -13,9 +13,10 @@ use super::region::Region;
 use super::side::Side;
 use super::spin::Spin;
 use super::transport::{InPlace, SharedTransport};
+use crate::budget::{Account, BufferClass};
 use crate::env::{NetEnv, Sharing};
 use crate::error::NetError;
-use crate::pool::{BufferClass, PoolBuffer};
+use crate::pool::PoolBuffer;
 use crate::send_queue::SendQueue;
 use crate::transport::Transport;
 use bytes::{Bytes, BytesMut};
@@ -42,9 +43,12 @@ const ANSWER_BYTES: usize = 1 << 10;
 const LEND_MIN: usize = crate::send_queue::BY_REFERENCE_BYTES;
 
 /// Buffers in the memory that is shared with a peer: what is written there need not be copied to be sent to it. Keeps no memory by itself:
-/// when the connection has ended there are no more buffers.
+/// when the connection has ended there are no more buffers. Knows the peer's account with the pool, for buffers from there.
 #[derive(Debug, Clone, Default)]
-pub struct Lending(Option<Weak<Arena>>);
+pub struct Lending {
+    arena: Option<Weak<Arena>>,
+    account: Option<Account>,
+}
 
 impl Lending {
     /// Smaller buffers are never lent: such parts are copied through the ring.
@@ -52,19 +56,28 @@ impl Lending {
 
     /// A buffer of `len` bytes, if the peer shares memory with us, it has room, and it is worth it.
     pub fn buffer(&self, len: usize) -> Option<PoolBuffer> {
-        let arena = self.0.as_ref().filter(|_| len >= LEND_MIN)?;
+        let arena = self.arena.as_ref().filter(|_| len >= LEND_MIN)?;
         arena.upgrade()?.take(len).map(|block| PoolBuffer::shared(block, len))
     }
 
     /// Whether bytes lie in the part that the peer fills.
     #[cfg(test)]
     pub(crate) fn is_of_peer(&self, bytes: &[u8]) -> bool {
-        self.0.as_ref().and_then(Weak::upgrade).is_some_and(|arena| arena.is_of_peer(bytes))
+        self.arena.as_ref().and_then(Weak::upgrade).is_some_and(|arena| arena.is_of_peer(bytes))
     }
 
     /// Whether the peer shares memory with us.
     pub fn is_shared(&self) -> bool {
-        self.0.is_some()
+        self.arena.is_some()
+    }
+
+    /// The peer's account with the process's pool, if it has one.
+    pub fn account(&self) -> Option<&Account> {
+        self.account.as_ref()
+    }
+
+    pub(crate) fn on_account_of(self, account: Account) -> Lending {
+        Lending { account: Some(account), ..self }
     }
 }
 
@@ -96,7 +109,7 @@ impl End {
         let arena = Arena::new(self.region.clone(), side.outward());
         let link = Link::new(self.region.clone(), side, (ear, rope), Spin::new(env.spin));
         let place = (self.region, side);
-        let lending = Lending(Some(Arc::downgrade(&arena)));
+        let lending = Lending { arena: Some(Arc::downgrade(&arena)), account: None };
         let transport = SharedTransport::new(socket, link, arena, place, in_place, env.clone());
         Ok((Box::new(transport), lending))
     }
@@ -111,7 +124,7 @@ pub(crate) async fn ask(
 ) -> Result<(Box<dyn Transport>, Lending), NetError> {
     let Some(end) = share(&mut *socket, env).await? else { return Ok((socket, Lending::default())) };
     let mut made = end.transport(socket, Side::Client, |_| true, env).map_err(NetError::protocol)?;
-    made.0.trust(BufferClass::PeerReply);
+    made.0.trust(BufferClass::PeerReply, None);
     Ok(made)
 }
 
@@ -199,7 +212,7 @@ fn receive_once(stream: &UnixStream, bytes: &mut [u8], descriptors: &mut Vec<Own
 pub(crate) async fn grant(
     socket: Box<dyn Transport>,
     request: &Header,
-    class: BufferClass,
+    (class, account): (BufferClass, Account),
     env: &Rc<NetEnv>,
 ) -> Result<(Box<dyn Transport>, Lending), NetError> {
     let Some((shared, ours, theirs)) = offer(&*socket, &env.sharing) else {
@@ -216,7 +229,7 @@ pub(crate) async fn grant(
     }
     let in_place = if is_trusted(&*socket) { Op::has_plain_data } else { |_| false };
     let mut made = ours.transport(socket, Side::Server, in_place, env).map_err(NetError::protocol)?;
-    made.0.trust(class);
+    made.0.trust(class, Some(account));
     Ok(made)
 }
 

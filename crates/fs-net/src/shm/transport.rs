@@ -16,11 +16,12 @@ use super::link::Link;
 use super::record::{self, HEAD_BYTES, Kind, Record};
 use super::region::{RING_BYTES, Region};
 use super::side::Side;
+use crate::budget::{Account, BufferClass};
 use crate::counters::NetCounters;
 use crate::env::NetEnv;
 use crate::error::NetError;
 use crate::frame::Frame;
-use crate::pool::{BufferClass, PoolBuffer, TooLarge};
+use crate::pool::{PoolBuffer, TooLarge};
 use crate::send_queue::{Front, SendQueue};
 use crate::transport::{Credentials, Transport};
 use bytes::{Bytes, BytesMut};
@@ -64,6 +65,8 @@ pub(super) struct SharedTransport {
     releases: Arc<Releases>,
     env: Rc<NetEnv>,
     class: BufferClass,
+    /// The peer's account.
+    share: Option<Account>,
     in_place: InPlace,
     /// Copied out of the ring, not yet made into frames.
     taken: BytesMut,
@@ -97,6 +100,7 @@ impl SharedTransport {
             releases: Arc::default(),
             env,
             class: BufferClass::ClientRequest,
+            share: None,
             in_place,
             taken: BytesMut::new(),
             waiting: None,
@@ -164,8 +168,9 @@ impl SharedTransport {
     fn copy(&mut self, header: Header, meta: Bytes, lent: Lent, frames: &mut VecDeque<Frame>) {
         NetCounters::add(&self.env.counters.copied_bytes, header.bulk_bytes.into());
         let (pool, class, len) = (self.env.pool.clone(), self.class, header.bulk_bytes as usize);
-        let now = pool.try_get_for(class, len);
-        let buffer: BufferWait = Box::pin(async move { pool.get_for(class, len).await });
+        let share = self.share.clone();
+        let now = pool.try_get_for(class, share.as_ref(), len);
+        let buffer: BufferWait = Box::pin(async move { pool.get_for(class, share.as_ref(), len).await });
         let waiting = Waiting { header, meta, lent, buffer };
         match now {
             Some(buffer) => frames.push_back(waiting.copied(buffer)),
@@ -313,9 +318,15 @@ impl Transport for SharedTransport {
         }
     }
 
-    fn trust(&mut self, class: BufferClass) {
+    fn trust(&mut self, class: BufferClass, share: Option<Account>) {
         self.class = class;
-        self.socket.trust(class);
+        self.share.clone_from(&share);
+        self.socket.trust(class, share);
+    }
+
+    fn owed_since(&self) -> Option<u64> {
+        // A message is put into the ring as a whole; what is in an arena is there already.
+        self.socket.owed_since()
     }
 
     fn credentials(&self) -> Option<Credentials> {

@@ -1,13 +1,15 @@
 //! A server in the test's own thread, with a handler whose answers the test controls.
 #![allow(dead_code)] // every test file uses a part of it
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use fs_net::{
     Acceptor, Address, Connection, Frame, Handled, Handler, Identity, NetEnv, NetError, PeerInfo, Reply,
-    Secret, ServerIdentity, ShareBudget, ShareStats, Sharing, serve_connection,
+    Secret, ServerIdentity, ShareBudget, ShareStats, Sharing, close_idle_connections, serve_connection,
 };
-use fs_proto::msg::session::Role;
-use fs_proto::{ClientId, Header, Op, Partition, ServerId};
+use fs_proto::msg::session::{Challenge, Hello, Prove, Role, Welcome};
+use fs_proto::{ClientId, Header, Op, Partition, ServerId, Wire};
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::rc::Rc;
@@ -15,6 +17,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, LocalSet, yield_now};
 
@@ -94,8 +98,13 @@ impl Server {
             }
         };
         let (stop, stopped) = oneshot::channel();
-        let accepting =
-            tokio::task::spawn_local(acceptor.run(deliver, async { stopped.await.unwrap_or(()) }));
+        let room = env.connections.clone();
+        let accepting = tokio::task::spawn_local(async move {
+            let pressed = || {
+                close_idle_connections(1);
+            };
+            acceptor.run_within(&room, pressed, deliver, async { stopped.await.unwrap_or(()) }).await
+        });
         Server { address, env, echo, secret: secret.clone(), stop, accepting, serving }
     }
 
@@ -175,4 +184,49 @@ pub fn over_shared_memory<F: Future<Output = ()>>(test: impl Fn(Address) -> F) {
     SHARED.set(true);
     run(test(Address::Unix(dir.path().join("s.sock"))));
     SHARED.set(false);
+}
+
+pub trait Stream: AsyncRead + AsyncWrite + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
+
+/// A stream without anything of ours on it.
+pub async fn raw(address: &Address) -> Box<dyn Stream> {
+    match address {
+        Address::Tcp(host_port) => Box::new(TcpStream::connect(host_port).await.expect("connected")),
+        Address::Unix(path) => Box::new(UnixStream::connect(path).await.expect("connected")),
+    }
+}
+
+async fn told<R: Wire>(stream: &mut Box<dyn Stream>, header: Header, meta: Bytes) -> R {
+    let mut header = header;
+    header.meta_bytes = meta.len() as u32;
+    stream.write_all(&[&header.encode()[..], &meta[..]].concat()).await.expect("sent");
+    let mut raw = [0; 64];
+    stream.read_exact(&mut raw).await.expect("an answer");
+    let answer = Header::decode(&raw).expect("a header");
+    let mut body = vec![0; answer.body_bytes()];
+    stream.read_exact(&mut body).await.expect("a body");
+    R::from_bytes(body.into()).expect("what was asked for")
+}
+
+/// A stream whose handshake was done by hand, so that the test can send what no client would.
+pub async fn admitted(server: &Server) -> Box<dyn Stream> {
+    let mut stream = raw(&server.address).await;
+    let role = Role::Client { id: ClientId(5) };
+    let nonce = Bytes::from(vec![9; 32]);
+    let hello = Hello { role: role.clone(), job: JOB.into(), nonce: nonce.clone() };
+    let challenge: Challenge = told(&mut stream, request(Op::Hello), hello.to_bytes()).await;
+    let secret = hex::decode(server.secret.to_hex()).expect("hexadecimal");
+    let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(&secret).expect("any length");
+    mac.update(b"hayate client");
+    let mut text = BytesMut::new();
+    nonce.put(&mut text);
+    challenge.nonce.put(&mut text);
+    JOB.to_owned().put(&mut text);
+    challenge.server.put(&mut text);
+    role.put(&mut text);
+    mac.update(&text);
+    let proof = Bytes::copy_from_slice(&mac.finalize().into_bytes());
+    let _: Welcome = told(&mut stream, request(Op::Prove), Prove { proof }.to_bytes()).await;
+    stream
 }

@@ -1,0 +1,315 @@
+#!/usr/bin/env python3
+"""Limits: a server's memory against connections and open files, and what it does at the limit of its memory.
+
+    cargo build --release && cargo build --release -p hayate-tests --example limits
+    bench/limits.py                             connections, open files, creates, clients of one file: about two minutes
+    bench/limits.py --long                      and a million open files, and writers under a memory cap (as root: cgroups, loop devices)
+    bench/limits.py --only capped --long
+    bench/limits.py --update docs/performance.md
+
+Memory is read from /proc/PID/status: RssAnon is what a server allocated, RssShmem what it shares with clients. The script ends with status 1 if
+a figure is beyond its bound.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from perf import run, table, update
+
+HERE = Path(__file__).resolve().parent.parent
+RELEASE = Path(os.environ.get("CARGO_TARGET_DIR", HERE / "target")) / "release"
+MIB = 1 << 20
+FAILED = []
+
+
+def check(holds, what):
+    if not holds:
+        FAILED.append(what)
+        print(f"BEYOND ITS BOUND: {what}", file=sys.stderr)
+
+
+class Cluster:
+    """Servers below a temporary directory; taken down with everything else at the end."""
+
+    def __init__(self, options, nodes, *words, store=None):
+        self.dir = Path(tempfile.mkdtemp(prefix="hayate-limits-", dir=options.dir))
+        self.hayate, self.file = options.hayate, self.dir / "cluster.toml"
+        store = store or self.dir / "store"
+        self.command("up", "--nodes", nodes, "--store", store, "--memory", options.memory, *words)
+        self.pids = [server["pid"] for server in self.status()]
+
+    def command(self, *words):
+        return run([self.hayate, "--cluster", self.file, *map(str, words)])
+
+    def status(self):
+        return json.loads(self.command("status", "--json"))["servers"]
+
+    def pool(self, name, server=0):
+        return next(pool for pool in self.status()[server]["status"]["pools"] if pool["name"] == name)
+
+    def memory(self, server=0, what="RssAnon"):
+        """Bytes."""
+        lines = Path(f"/proc/{self.pids[server]}/status").read_text().splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith(what + ":")).split()[1])
+
+    def down(self):
+        subprocess.run([self.hayate, "--cluster", self.file, "down", "--discard"], check=False, capture_output=True)
+        for pid in self.pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+
+@contextmanager
+def cluster(options, *args, **more):
+    made = Cluster(options, *args, **more)
+    try:
+        yield made
+    finally:
+        made.down()
+
+
+class Load:
+    """A scenario of tests/examples/limits: told how far to go, it says when it is there."""
+
+    def __init__(self, options, *words):
+        self.process = subprocess.Popen([options.load, *map(str, words)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def to(self, target):
+        """Words that it says when it is done; the third is seconds."""
+        self.process.stdin.write(f"{target}\n")
+        self.process.stdin.flush()
+        words = self.process.stdout.readline().split()
+        if not words:
+            sys.exit(f"the load ended with status {self.process.wait()}")
+        return words
+
+    def end(self):
+        self.process.stdin.close()
+        rest = self.process.stdout.read()
+        check(self.process.wait() == 0, f"the load failed: {rest}")
+        return rest
+
+
+def mib(n):
+    return f"{n / MIB:,.1f}"
+
+
+def connections(options):
+    """Memory of a server against the number of connected clients."""
+    rows = []
+    for transport in ["unix", "tcp"]:
+        with cluster(options, 1) as one:
+            load, before = Load(options, "clients", one.file, 0, 1, transport), None
+            for target in [1, 1_000, 5_000, 10_000, 20_000]:
+                if transport == "tcp" and target > options.ports:
+                    continue
+                seconds = float(load.to(target)[2])
+                memory, pool = one.memory(), one.pool("connections")
+                before = before or memory
+                each = (memory - before) / max(1, target - 1)
+                rows.append([transport, f"{target:,}", mib(memory), f"{each:,.0f}" if target > 1 else "", mib(pool["used"]), f"{seconds:.1f}"])
+                print(" ".join(rows[-1]), file=sys.stderr)
+            check(each < 1024 + options.open_bytes, f"{each:.0f} bytes for a {transport} connection with a file open")
+            load.end()
+    return table(["over", "clients", "server's memory, MiB", "bytes for each client and its open file", "pool `connections`, MiB", "seconds"], rows)
+
+
+def opens(options):
+    """Memory of a server against open files."""
+    rows = []
+    steps = [1_000, 100_000, 250_000] + ([500_000, 1_000_000] if options.long else [])
+    with cluster(options, 1) as one:
+        load, bound = Load(options, "opens", one.file, "read"), None
+        for target in steps:
+            seconds = float(load.to(target)[2])
+            memory, pool, table_pool = one.memory(), one.pool("open_files"), one.pool("metadata_cache")
+            rows.append([f"{target:,}", mib(memory), mib(pool["used"]), mib(pool["size"]), mib(table_pool["used"]), f"{seconds:.0f}"])
+            print(" ".join(rows[-1]), file=sys.stderr)
+            check(pool["used"] <= pool["size"], "open files beyond their pool")
+            bound = memory
+        check(bound < options.budget, f"{mib(bound)} MiB of {options.memory} with {steps[-1]} open files")
+        load.end()
+    return table(["open files", "server's memory, MiB", "pool `open_files`, MiB", "of", "pool `metadata_cache`, MiB", "seconds"], rows)
+
+
+def one_file(options):
+    """One file opened by 28,001 clients through two gateways."""
+    with cluster(options, 4, "--gateways", 2) as four:
+        load = Load(options, "clients", four.file, 2, 2, "unix")
+        words = load.to(28_001)
+        status = [server["status"] for server in four.status()]
+        rows = []
+        for number, state in enumerate(status):
+            kind = "gateway" if number >= 2 else "keeps data"
+            rows.append([str(number), kind, f"{state['connections']:,}", str(state["open_inodes"]), mib(four.memory(number))])
+        check(all(state["connections"] < 64 for state in status[:2]), "connections of the servers with data grow with the clients")
+        load.end()
+    text = table(["server", "is", "connections", "inodes open", "memory, MiB"], rows)
+    return f"{words[0]} clients opened and read it in {words[2]} s, none failed.\n\n{text}"
+
+
+def creates(options):
+    """2,000 creates under way in one directory, which gets 150,000 entries."""
+    with cluster(options, 1) as one:
+        load = Load(options, "creates", one.file, 2_000)
+        words = load.to(150_000)
+        pool, memory = one.pool("messages"), one.memory()
+        rest = load.end().strip()
+    rate = 150_000 / float(words[2])
+    return f"150,000 files by 2,000 clients at once: {rate:,.0f} a second, none failed; {rest}. Server's memory {mib(memory)} MiB; pool `messages` at most {mib(pool['peak'])} MiB, {pool['waits']:,} waits."
+
+
+@contextmanager
+def slow_disk(options, name, mib_per_s, sync):
+    """A file system on a loop device of a given speed."""
+    top = Path(tempfile.mkdtemp(prefix=f"hayate-{name}-", dir=options.dir))
+    image, at = top / "image", top / "mnt"
+    at.mkdir()
+    device = None
+    throttle = Path("/sys/fs/cgroup/blkio")
+    limits = [throttle / f"blkio.throttle.{way}_bps_device" for way in ["read", "write"]]
+    try:
+        with open(image, "wb") as file:
+            os.truncate(file.fileno(), 12 << 30)
+        device = run(["losetup", "--direct-io=on", "--find", "--show", image]).strip()
+        run(["mkfs.ext4", "-q", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard", device])
+        run(["mount", "-o", "sync" if sync else "defaults", device, at])
+        number = os.stat(device).st_rdev
+        for limit in limits:
+            limit.write_text(f"{os.major(number)}:{os.minor(number)} {mib_per_s * MIB}")
+        yield at
+    finally:
+        if device:
+            number = os.stat(device).st_rdev
+            for limit in limits:
+                limit.write_text(f"{os.major(number)}:{os.minor(number)} 0")
+            subprocess.run(["umount", at], check=False)
+            subprocess.run(["losetup", "-d", device], check=False)
+        shutil.rmtree(top, ignore_errors=True)
+
+
+@contextmanager
+def memory_cap(pid, limit):
+    """Moves a process into a memory cgroup (version 1) of its own."""
+    group = Path(f"/sys/fs/cgroup/memory/hayate-limits-{os.getpid()}")
+    group.mkdir()
+    try:
+        (group / "memory.limit_in_bytes").write_text(str(limit))
+        (group / "memory.move_charge_at_immigrate").write_text("3")
+        (group / "cgroup.procs").write_text(str(pid))
+        yield group
+    finally:
+        with suppress(OSError):
+            for left in (group / "cgroup.procs").read_text().split():
+                Path("/sys/fs/cgroup/memory/cgroup.procs").write_text(left)
+        for _ in range(50):
+            with suppress(OSError):
+                group.rmdir()
+                break
+            time.sleep(0.1)
+
+
+class Peak:
+    """Most anonymous and shared memory of a server, looked at every 50 ms."""
+
+    def __init__(self, one):
+        self.one, self.most, self.stop = one, 0, threading.Event()
+        self.thread = threading.Thread(target=self.loop, daemon=True)
+        self.thread.start()
+
+    def loop(self):
+        while not self.stop.wait(0.05):
+            with suppress(OSError):
+                self.most = max(self.most, self.one.memory() + self.one.memory(what="RssShmem"))
+
+    def end(self):
+        self.stop.set()
+        self.thread.join()
+        return self.most
+
+
+def capped(options):
+    """64 writers against a memory cap of the budget and a tenth, a slow disk and a slower shared tier."""
+    cap = options.budget * 11 // 10
+    with slow_disk(options, "disk", 80, False) as disk, slow_disk(options, "tier", 20, True) as tier:
+        (tier / "files").mkdir()
+        words = ["--io", "direct", "--tier", tier / "files"]
+        with cluster(options, 1, *words, store=disk / "store") as one, memory_cap(one.pids[0], cap) as group:
+            peak, load = Peak(one), Load(options, "writers", one.file, 64, options.seconds)
+            said = load.to(1)
+            load.end()
+            most = peak.end()
+            kills = "oom_kill 0" in (group / "memory.oom_control").read_text()
+            usage = int((group / "memory.max_usage_in_bytes").read_text())
+            alive, pools = [server["state"] for server in one.status()], one.status()[0]["status"]["pools"]
+    mib_sum, slowest, fastest = (int(said[at]) for at in (4, 6, 8))
+    fair = mib_sum / 64
+    check(kills and alive == ["up"], "the server was killed")
+    check(most < options.budget, f"{mib(most)} MiB of memory of a budget of {options.memory}")
+    check(slowest >= fair / 2, f"the slowest writer has {slowest} MiB, a fair share is {fair:.0f}")
+    rows = [[pool["name"], mib(pool["size"]), mib(pool["peak"]), f"{pool['waits']:,}", f"{pool['wait_ns'] / 1e9:,.1f}"] for pool in pools]
+    text = table(["pool", "size, MiB", "peak, MiB", "waits", "waited, s"], rows)
+    return (
+        f"64 writers, {options.seconds} s, cap {mib(cap)} MiB, disk 80 MiB/s, tier 20 MiB/s: no kill, no error; {mib_sum:,} MiB; the slowest "
+        f"writer {slowest} MiB, the fastest {fastest}, a fair share is {fair:.0f}; 1 MiB took {said[10]} ms (median), {said[12]} ms (p99), "
+        f"{said[14]} ms at most. Server's memory at most {mib(most)} MiB (page cache, which the kernel drops, and kernel memory bring it to {mib(usage)}).\n\n{text}"
+    )
+
+
+SCENARIOS = {
+    "connections": connections,
+    "opens": opens,
+    "one-file": one_file,
+    "creates": creates,
+    "capped": capped,
+}
+LONG = ["capped"]
+
+
+def size(word):
+    return int(word[:-1]) << {"M": 20, "G": 30}[word[-1]]
+
+
+def parse_options():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hayate", type=Path, default=RELEASE / "hayate")
+    parser.add_argument("--load", type=Path, default=RELEASE / "examples" / "limits")
+    parser.add_argument("--dir", type=Path, help="where stores are made")
+    parser.add_argument("--memory", default="512M", help="of each server")
+    parser.add_argument("--ports", type=int, default=20_000, help="most TCP connections that this machine has ports for")
+    parser.add_argument("--open-bytes", type=int, default=400, help="what a client's open file may take besides its connection")
+    parser.add_argument("--seconds", type=int, default=60, help="of the writers under a cap")
+    parser.add_argument("--long", action="store_true", help="also what takes long, or needs root")
+    parser.add_argument("--only", choices=SCENARIOS, help="one scenario")
+    parser.add_argument("--update", metavar="FILE", help="put the tables into this document")
+    options = parser.parse_args()
+    options.budget = size(options.memory)
+    return options
+
+
+def main():
+    options = parse_options()
+    for name, scenario in SCENARIOS.items():
+        if (options.only or name) != name or (name in LONG and not options.long):
+            continue
+        text = f"{scenario.__doc__}\n\n{scenario(options)}"
+        print(f"\n{text}\n")
+        if options.update:
+            update(options.update, f"limits {name}", text)
+    if FAILED:
+        sys.exit("beyond their bounds: " + "; ".join(FAILED))
+
+
+if __name__ == "__main__":
+    main()

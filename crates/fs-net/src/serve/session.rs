@@ -1,0 +1,380 @@
+//! A served connection after its handshake.
+
+use super::{Handled, Handler, MAX_RUNNING, MAX_UNSENT_BYTES, PeerInfo, Reply, idle};
+use crate::budget::{Account, BufferClass, Charge, Wait};
+use crate::counters::OpenConnection;
+use crate::env::NetEnv;
+use crate::error::NetError;
+use crate::frame::{Frame, FrameReader};
+use crate::send_queue::SendQueue;
+use crate::transport::Transport;
+use bytes::Bytes;
+use fs_proto::msg::session::Role;
+use fs_proto::{Flags, Header, Status};
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+use tokio::time::{Sleep, sleep};
+
+/// Bytes of running requests' bodies in read buffers (not in the pool) from which on nothing more is read.
+const MAX_RUNNING_BYTES: usize = 8 << 20;
+/// Batches that a busy connection handles before other tasks of the thread have their turn.
+const ROUNDS: usize = 8;
+/// What a request that waits is counted with besides its body: the state of its operation.
+const REQUEST_BYTES: usize = 2 << 10;
+/// Differences in what waits to be sent that are not worth counting anew.
+const UNSENT_STEP_BYTES: usize = 4 << 10;
+
+thread_local! {
+    /// Room for frames, of whichever connection of the thread is at work.
+    static SPARE: Cell<VecDeque<Frame>> = const { Cell::new(VecDeque::new()) };
+}
+
+/// What a peer holds, and where.
+pub(super) struct Accounts {
+    pub class: BufferClass,
+    pub account: Account,
+    slot: Option<Charge>,
+}
+
+impl Accounts {
+    pub fn new(role: &Role, class: BufferClass, mut slot: Option<Charge>, env: &NetEnv) -> Accounts {
+        let account = env.pool.account(role);
+        if let Some(slot) = &mut slot {
+            slot.assign(account.clone());
+        }
+        Accounts { class, account, slot }
+    }
+}
+
+/// What a connection's task and the tasks of its slow answers share.
+pub(super) struct Shared {
+    queue: RefCell<SendQueue>,
+    running: Cell<usize>,
+    running_bytes: Cell<usize>,
+    driver: Cell<Option<Waker>>,
+    env: Rc<NetEnv>,
+    class: BufferClass,
+    account: Account,
+    /// When it was last at work, in turns of its thread.
+    pub last_turn: Cell<u64>,
+    /// Whether it is to be closed, as long as it is idle.
+    pub unwanted: Cell<bool>,
+}
+
+/// A request whose answer is owed.
+struct Debt {
+    shared: Rc<Shared>,
+    request: Header,
+    bytes: usize,
+    paid: bool,
+    _charge: Charge,
+}
+
+impl Shared {
+    fn new(accounts: &Accounts, env: Rc<NetEnv>) -> Shared {
+        Shared {
+            queue: RefCell::new(SendQueue::new(env.counters.clone())),
+            running: Cell::new(0),
+            running_bytes: Cell::new(0),
+            driver: Cell::new(None),
+            env,
+            class: accounts.class,
+            account: accounts.account.clone(),
+            last_turn: Cell::new(0),
+            unwanted: Cell::new(false),
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.running.get() >= MAX_RUNNING
+            || self.running_bytes.get() >= MAX_RUNNING_BYTES
+            || self.queue.borrow().pending() >= MAX_UNSENT_BYTES
+    }
+
+    /// Whether nothing is under way. What is in the kernel's buffers is not known.
+    pub fn is_idle(&self) -> bool {
+        self.running.get() == 0 && self.queue.borrow().is_empty()
+    }
+
+    /// Bytes that the connections of its peer are counted with.
+    pub fn peer_connections(&self) -> usize {
+        self.env.connections.held(BufferClass::PeerRequest, &self.account)
+    }
+
+    /// Ends the connection if it is still idle when its task runs.
+    pub fn close(&self) {
+        self.unwanted.set(true);
+        if let Some(driver) = self.driver.take() {
+            driver.wake();
+        }
+    }
+
+    fn charge(&self, bytes: usize) -> Charge {
+        self.env.messages.charge(self.class, Some(&self.account), bytes)
+    }
+
+    fn queue_reply(&self, request: &Header, reply: Reply) {
+        let header = |mut header: Header| {
+            header.tag = request.tag;
+            header.flags = header.flags.with(Flags::REPLY);
+            header
+        };
+        let mut queue = self.queue.borrow_mut();
+        if let Err(error) = queue.push(header(reply.header), reply.meta, reply.bulk) {
+            tracing::error!(op = ?request.op, %error, "an answer is too large to send");
+            let reply = Reply::error(request, Status::OutOfRange, "the answer is too large to send");
+            // The message is short, so this cannot fail in the same way.
+            let _ = queue.push(header(reply.header), reply.meta, Bytes::new());
+        }
+    }
+}
+
+impl Debt {
+    fn new(shared: &Rc<Shared>, request: Header, bytes: usize) -> Debt {
+        shared.running.set(shared.running.get() + 1);
+        shared.running_bytes.set(shared.running_bytes.get() + bytes);
+        let charge = shared.charge(REQUEST_BYTES + bytes);
+        Debt { shared: shared.clone(), request, bytes, paid: false, _charge: charge }
+    }
+
+    fn pay(mut self, reply: Reply) {
+        self.shared.queue_reply(&self.request, reply);
+        self.paid = true;
+    }
+}
+
+impl Drop for Debt {
+    fn drop(&mut self) {
+        self.shared.running.set(self.shared.running.get() - 1);
+        self.shared.running_bytes.set(self.shared.running_bytes.get() - self.bytes);
+        if !self.paid {
+            let reply = Reply::error(
+                &self.request,
+                Status::Io,
+                "the server failed while it handled the request; see its log",
+            );
+            self.shared.queue_reply(&self.request, reply);
+        }
+        if let Some(driver) = self.shared.driver.take() {
+            driver.wake();
+        }
+    }
+}
+
+/// When it is next looked whether a peer moves anything, and what it had moved when it was last.
+#[derive(Default)]
+pub(super) struct Stall(Option<Box<(Pin<Box<Sleep>>, u64)>>);
+
+impl Stall {
+    /// Whether the peer has moved nothing for too long: `moved` is what it has, in bytes of whichever direction it holds up.
+    pub fn is_over(&mut self, moved: u64, limit: Duration, cx: &mut Context<'_>) -> bool {
+        let stall = self.0.get_or_insert_with(|| Box::new((Box::pin(sleep(limit)), moved)));
+        let (timer, before) = &mut **stall;
+        while timer.as_mut().poll(cx).is_ready() {
+            if *before == moved {
+                return true;
+            }
+            *before = moved;
+            timer.set(sleep(limit));
+        }
+        false
+    }
+}
+
+pub(super) struct Session {
+    transport: Box<dyn Transport>,
+    handler: Rc<dyn Handler>,
+    peer: Rc<PeerInfo>,
+    shared: Rc<Shared>,
+    /// Received, not yet given to the handler.
+    frames: VecDeque<Frame>,
+    /// Waits for room for the next request.
+    turn: Option<Pin<Box<Wait>>>,
+    /// Room for the next request, waited for.
+    admitted: Option<Box<Charge>>,
+    /// For answers that the peer has not read.
+    unsent: Option<Box<Charge>>,
+    stall: Stall,
+    _slot: Option<Charge>,
+    _open: OpenConnection,
+}
+
+// An idle connection has these, a description, and the event loop's part: bench/limits.py measures the sum.
+const _: () = assert!(
+    size_of::<Session>() + size_of::<Shared>() + size_of::<PeerInfo>() + size_of::<FrameReader>() <= 512
+);
+
+impl Session {
+    pub fn new(
+        transport: Box<dyn Transport>,
+        handler: Rc<dyn Handler>,
+        peer: Rc<PeerInfo>,
+        accounts: Accounts,
+        frames: VecDeque<Frame>,
+        open: OpenConnection,
+        env: Rc<NetEnv>,
+    ) -> Session {
+        let shared = Rc::new(Shared::new(&accounts, env));
+        idle::watch(&shared);
+        Session {
+            transport,
+            handler,
+            peer,
+            shared,
+            frames,
+            turn: None,
+            admitted: None,
+            unsent: None,
+            stall: Stall::default(),
+            _slot: accounts.slot,
+            _open: open,
+        }
+    }
+
+    /// Serves until the end of the connection.
+    pub async fn serve(mut self) {
+        let reason = poll_fn(|cx| self.poll_serve(cx)).await;
+        self.shared.driver.take();
+        let Session { handler, peer, .. } = self;
+        match reason {
+            NetError::Closed => {}
+            reason => tracing::warn!(peer = peer.description, %reason, "connection closed"),
+        }
+        handler.closed(&peer);
+    }
+
+    fn poll_serve(&mut self, cx: &mut Context<'_>) -> Poll<NetError> {
+        self.shared.driver.set(Some(cx.waker().clone()));
+        self.shared.last_turn.set(idle::turn());
+        if self.frames.capacity() == 0 {
+            self.frames = SPARE.take();
+        }
+        let outcome = self.poll_rounds(cx);
+        if self.frames.is_empty() {
+            SPARE.set(std::mem::take(&mut self.frames));
+        }
+        if outcome.is_pending() && self.shared.unwanted.replace(false) && self.shared.is_idle() {
+            return Poll::Ready(NetError::Closed);
+        }
+        outcome
+    }
+
+    fn poll_rounds(&mut self, cx: &mut Context<'_>) -> Poll<NetError> {
+        for _ in 0..ROUNDS {
+            while !self.shared.is_full() && !self.frames.is_empty() && self.is_admitted(cx) {
+                let Some(frame) = self.frames.pop_front() else { break };
+                if let Err(reason) = self.handle(frame, cx) {
+                    return Poll::Ready(reason);
+                }
+            }
+            if let Poll::Ready(reason) = self.poll_send(cx) {
+                return Poll::Ready(reason);
+            }
+            if self.shared.is_full() || self.turn.is_some() {
+                // The socket, the end of a running request, or its turn wakes this task.
+                return Poll::Pending;
+            }
+            if !self.frames.is_empty() {
+                continue;
+            }
+            match self.transport.poll_receive(cx, &mut self.frames) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(reason)) => return Poll::Ready(reason),
+                Poll::Pending => return self.poll_owed(cx),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Sends what can be sent; ready when the connection is at its end.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<NetError> {
+        let sent = self.transport.poll_send(cx, &mut self.shared.queue.borrow_mut());
+        match sent {
+            Poll::Ready(Err(reason)) => return Poll::Ready(reason),
+            Poll::Ready(Ok(())) => self.unsent = None,
+            Poll::Pending => {
+                let (staged, moved) = {
+                    let queue = self.shared.queue.borrow();
+                    (queue.staged_bytes(), queue.sent_bytes())
+                };
+                self.count_unsent(staged);
+                if self.stall.is_over(moved, self.shared.env.stall, cx) {
+                    return Poll::Ready(NetError::TimedOut);
+                }
+            }
+        }
+        Poll::Pending
+    }
+
+    fn count_unsent(&mut self, bytes: usize) {
+        let counted = self.unsent.as_ref().map_or(0, |charge| charge.bytes());
+        if bytes.abs_diff(counted) >= UNSENT_STEP_BYTES {
+            self.unsent = Some(Box::new(self.shared.charge(bytes)));
+        }
+    }
+
+    /// Nothing whole has come: the peer may owe the rest of a message, but not for ever.
+    fn poll_owed(&mut self, cx: &mut Context<'_>) -> Poll<NetError> {
+        match self.transport.owed_since() {
+            Some(received) if self.stall.is_over(received, self.shared.env.stall, cx) => {
+                Poll::Ready(NetError::TimedOut)
+            }
+            Some(_) => Poll::Pending,
+            None => {
+                if self.shared.queue.borrow().is_empty() {
+                    self.stall = Stall::default();
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Whether there is room for one more request of this peer. Servers are not asked to wait: there are few, and each is bounded.
+    fn is_admitted(&mut self, cx: &mut Context<'_>) -> bool {
+        let shared = &*self.shared;
+        if shared.class != BufferClass::ClientRequest || self.admitted.is_some() {
+            return true;
+        }
+        if self.turn.is_none()
+            && shared.env.messages.has_room(shared.class, Some(&shared.account), REQUEST_BYTES)
+        {
+            return true;
+        }
+        let turn = self.turn.get_or_insert_with(|| {
+            Box::pin(shared.env.messages.get(shared.class, Some(&shared.account), REQUEST_BYTES))
+        });
+        let Poll::Ready(room) = turn.as_mut().poll(cx) else { return false };
+        self.turn = None;
+        self.admitted = Some(Box::new(room));
+        true
+    }
+
+    fn handle(&mut self, frame: Frame, cx: &mut Context<'_>) -> Result<(), NetError> {
+        let request = frame.header;
+        // Given back when the request is answered, or counted by itself.
+        let _room = self.admitted.take();
+        if request.flags.has(Flags::REPLY) {
+            return Err(NetError::protocol("an answer where a request was expected"));
+        }
+        let bytes = frame.kept_bytes();
+        match self.handler.clone().handle(&self.peer, frame) {
+            Handled::Now(reply) => self.shared.queue_reply(&request, reply),
+            Handled::Later(mut answer) => {
+                // Many answers only look slow: a task is made for those that are.
+                if let Poll::Ready(reply) = answer.as_mut().poll(cx) {
+                    self.shared.queue_reply(&request, reply);
+                    return Ok(());
+                }
+                let debt = Debt::new(&self.shared, request, bytes);
+                tokio::task::spawn_local(async move { debt.pay(answer.await) });
+            }
+        }
+        Ok(())
+    }
+}

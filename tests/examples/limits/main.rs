@@ -1,0 +1,100 @@
+//! What `bench/limits.py` puts on servers: `limits SCENARIO CLUSTER_FILE ...`.
+//!
+//! Each scenario reads how far it shall go from standard input, a number a line, does so, says `N done SECONDS` and waits for more; at the end of its
+//! input it ends. So the script can look at the servers' memory in between.
+
+mod clients;
+mod creates;
+mod opens;
+mod writers;
+
+use fs_net::{Address, ClusterFile, Connection, Identity, NetEnv};
+use fs_proto::msg::Caller;
+use fs_proto::msg::session::Role;
+use fs_proto::{ClientId, Header, Partition, Request, ServerId, Status, Wire};
+use std::io::BufRead;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+
+type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
+
+const LONG: Duration = Duration::from_secs(120);
+
+fn main() -> Outcome {
+    raise_descriptors();
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let load = |file: &str| ClusterFile::load(Path::new(file));
+    match words[..] {
+        ["clients", file, first, servers, transport] => {
+            let (first, servers) = (first.parse()?, servers.parse()?);
+            block(clients::run(&load(file)?, (first, servers), transport == "unix"))
+        }
+        ["opens", file, mode] => block(opens::run(&load(file)?, mode == "write")),
+        ["creates", file, connections] => block(creates::run(&load(file)?, connections.parse()?)),
+        ["writers", file, writers, seconds] => writers::run(&load(file)?, writers.parse()?, seconds.parse()?),
+        _ => Err("limits clients FILE FIRST SERVERS unix|tcp, opens FILE read|write, creates FILE N, writers FILE N SECONDS".into()),
+    }
+}
+
+fn block(scenario: impl Future<Output = Outcome>) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    tokio::task::LocalSet::new().block_on(&runtime, scenario)
+}
+
+/// A descriptor for each connection.
+fn raise_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let wanted = Rlimit { current: Some(1 << 17), maximum: Some(1 << 17) };
+    if setrlimit(Resource::Nofile, wanted).is_err() {
+        let most = getrlimit(Resource::Nofile).maximum;
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most });
+    }
+}
+
+/// The numbers of standard input, as they come. Blocks the thread: nothing is under way meanwhile.
+fn targets() -> impl Iterator<Item = usize> {
+    std::io::stdin().lock().lines().map_while(|line| line.ok()?.trim().parse().ok())
+}
+
+fn say(done: usize, began: Instant) {
+    println!("{done} done {:.3}", began.elapsed().as_secs_f64());
+}
+
+/// A client of its own with one connection to a server.
+async fn connect(
+    cluster: &ClusterFile,
+    server: u16,
+    client: u64,
+    unix: bool,
+    env: &Rc<NetEnv>,
+) -> Outcome<Connection> {
+    let member = cluster.member(ServerId(server)).ok_or("no such server")?;
+    let address: Address = if unix { member.unix_address() } else { member.tcp_address() };
+    let role = Role::Client { id: ClientId(client) };
+    let who = Identity { role, job: cluster.job.clone(), secret: cluster.secret.clone() };
+    Ok(Connection::connect(&address, &who, env, LONG).await?)
+}
+
+/// One request on a connection, as `client`.
+async fn ask<R: Request>(
+    connection: &Connection,
+    (client, sequence): (u64, u64),
+    to: Partition,
+    request: &R,
+) -> Outcome<(R::Reply, Bytes)> {
+    let mut header = Header::request(R::OP, to);
+    (header.client, header.sequence, header.epoch) = (ClientId(client), sequence, connection.epoch());
+    let mut meta = BytesMut::new();
+    Caller::ROOT.put(&mut meta);
+    request.put(&mut meta);
+    let answer = connection.call(header, meta.freeze(), Bytes::new()).await?;
+    if answer.header.status != Status::Ok {
+        let why = String::from_bytes(answer.meta).unwrap_or_default();
+        return Err(format!("{:?}: {:?} {why}", R::OP, answer.header.status).into());
+    }
+    Ok((R::Reply::from_bytes(answer.meta)?, answer.bulk))
+}
