@@ -6,6 +6,7 @@ mod common;
 use common::{Sandbox, kill, pattern, wait_until};
 use rustix::process::Signal;
 use std::fs;
+use std::process::{Child, Command};
 
 fn by_node(sandbox: &Sandbox, node: u16, args: &[&str]) -> String {
     let output = sandbox.hayate(args).env("HAYATE_GATEWAY", node.to_string()).output().unwrap();
@@ -75,21 +76,19 @@ fn acknowledged_bytes_of_a_shared_file_survive_kills() {
     fs::create_dir(sandbox.path("m1/dump")).unwrap();
     set(&sandbox, "m1/dump", "writer,chunk=256K").expect("a layout");
     assert_eq!(set(&sandbox, "m1/dump", "elsewhere").unwrap_err(), rustix::io::Errno::INVAL);
-    let block = 192 << 10;
-    let model: Vec<Vec<u8>> = (0..48).map(|i| pattern(block + i)[i..].to_vec()).collect();
-    std::thread::scope(|scope| {
-        for node in 1..3_usize {
-            let (path, model) = (sandbox.path(&format!("m{node}/dump/shared")), &model);
-            scope.spawn(move || write_blocks(&path, model, node - 1, block));
-        }
-        for victim in [2, 0] {
-            let pid = sandbox.server_pids()[victim];
-            kill(pid, Signal::KILL);
-            wait_until("the server is gone", || !sandbox.processes().iter().any(|(other, _)| *other == pid));
-            sandbox.ok(&["up", "--restart"]);
-        }
-    });
-    let content = model.concat();
+    let content = pattern(BLOCKS * BLOCK);
+    fs::write(sandbox.path("in"), &content).unwrap();
+    // By processes of their own: a child of one that has a file of the mount open would close it, and wait for the server it is to start.
+    let mut writers = [1, 2].map(|node| writer(&sandbox, node));
+    for victim in [2, 0] {
+        let pid = sandbox.server_pids()[victim];
+        kill(pid, Signal::KILL);
+        wait_until("the server is gone", || !sandbox.processes().iter().any(|(other, _)| *other == pid));
+        sandbox.ok(&["up", "--restart"]);
+    }
+    for writer in &mut writers {
+        assert!(writer.wait().unwrap().success(), "every write is acknowledged");
+    }
     assert!(fs::read(sandbox.path("m1/dump/shared")).unwrap() == content);
     same(&sandbox, "/dump/shared", &content);
     assert_eq!(set(&sandbox, "m2/dump/shared", "local").unwrap_err(), rustix::io::Errno::NOTEMPTY);
@@ -110,11 +109,16 @@ fn set(sandbox: &Sandbox, name: &str, layout: &str) -> Result<(), rustix::io::Er
     rustix::fs::setxattr(sandbox.path(name), "user.hayate.layout", layout.as_bytes(), flags)
 }
 
-fn write_blocks(path: &std::path::Path, model: &[Vec<u8>], first: usize, block: usize) {
-    use std::os::unix::fs::FileExt;
-    let file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(path).unwrap();
-    for (i, data) in model.iter().enumerate().skip(first).step_by(2) {
-        file.write_all_at(data, (i * block) as u64).unwrap();
-    }
-    file.sync_all().unwrap();
+const BLOCK: usize = 192 << 10;
+const BLOCKS: usize = 96;
+
+/// Writes every second block through the mount of a node.
+fn writer(sandbox: &Sandbox, node: usize) -> Child {
+    let script = format!(
+        "for i in $(seq {} 2 {}); do dd if=in of=m{node}/dump/shared bs={BLOCK} skip=$i seek=$i count=1 \
+         conv=notrunc,fsync status=none || exit 1; done",
+        node - 1,
+        BLOCKS - 1
+    );
+    Command::new("sh").args(["-c", &script]).current_dir(sandbox.path("")).spawn().unwrap()
 }
