@@ -181,7 +181,8 @@ impl OpenTable {
     pub fn is_open_elsewhere(&self, ino: InodeId, client: ClientId) -> bool {
         let now = Instant::now();
         let others = |holder: &Holder| holder.until > now && holder.client != client;
-        self.open.lock().get(&ino).is_some_and(|holders| holders.iter().any(others))
+        let table = self.table.lock();
+        table.open.get(&ino).is_some_and(|holders| holders.iter().any(others)) || table.may_be_open(ino, now)
     }
 
     /// Forgets holders whose lease is over; returns the inodes that lost a writer so.
