@@ -80,6 +80,10 @@ fn acknowledged_bytes_of_a_shared_file_survive_kills() {
     fs::write(sandbox.path("in"), &content).unwrap();
     // By processes of their own: a child of one that has a file of the mount open would close it, and wait for the server it is to start.
     let mut writers = [1, 2].map(|node| writer(&sandbox, node));
+    assert!(
+        writers.iter_mut().all(|writer| writer.try_wait().unwrap().is_none()),
+        "they write while servers die"
+    );
     for victim in [2, 0] {
         let pid = sandbox.server_pids()[victim];
         kill(pid, Signal::KILL);
@@ -110,7 +114,7 @@ fn set(sandbox: &Sandbox, name: &str, layout: &str) -> Result<(), rustix::io::Er
 }
 
 const BLOCK: usize = 192 << 10;
-const BLOCKS: usize = 96;
+const BLOCKS: usize = 240;
 
 /// Writes every second block through the mount of a node.
 fn writer(sandbox: &Sandbox, node: usize) -> Child {

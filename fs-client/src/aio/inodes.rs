@@ -118,12 +118,9 @@ impl Core {
         create: bool,
         replace: bool,
     ) -> Result<()> {
-        if let Some(inode) = self.shared.opens.get(ino)
-            && name == CAPABILITY
-            && inode.pending().is_dirty()
-        {
-            // Published after it, what was written before it would take it away again.
-            self.publish(&inode, who, false, false, self.patience()).await?;
+        if name == CAPABILITY || name == LAYOUT_ATTRIBUTE {
+            // Published after it, what was written before it would take a capability away again, and lie in another layout.
+            self.publish_written(who, ino).await?;
         }
         let (name, value) = (Bytes::copy_from_slice(name), Bytes::copy_from_slice(value));
         self.shared.cache.drop_attr(ino); // Its change time, and maybe its layout.
@@ -141,9 +138,20 @@ impl Core {
     pub async fn removexattr(&self, who: &Caller, ino: InodeId, name: &[u8]) -> Result<()> {
         self.shared.cache.drop_attr(ino);
         let is_layout = name == LAYOUT_ATTRIBUTE;
+        if is_layout {
+            self.publish_written(who, ino).await?;
+        }
         let name = Bytes::copy_from_slice(name);
         self.ask(who, Target::home(ino), &Removexattr { ino, name }).await?;
         if is_layout { self.hear_layout(who, ino).await } else { Ok(()) }
+    }
+
+    /// Tells the home of an inode what was written here and is not published yet.
+    pub(super) async fn publish_written(&self, who: &Caller, ino: InodeId) -> Result<()> {
+        match self.shared.opens.get(ino).filter(|inode| inode.pending().is_dirty()) {
+            Some(inode) => self.publish(&inode, who, false, false, self.patience()).await,
+            None => Ok(()),
+        }
     }
 
     /// The layout was changed: what is open here has to know.

@@ -18,6 +18,7 @@ const PAGE: u32 = 4096;
 impl Core {
     /// See [`crate::Client::set_layout`].
     pub async fn set_layout(&self, who: &Caller, ino: InodeId, wish: LayoutWish) -> Result<Attr> {
+        self.publish_written(who, ino).await?;
         self.shared.cache.drop_attr(ino);
         let mut attr = self.ask(who, Target::home(ino), &SetLayout { ino, wish }).await?;
         self.note_layout(&attr);

@@ -151,6 +151,9 @@ fn layouts_work_without_small_files() {
     set(&client, "/file", "local").expect("nobody else has it open");
     file.write_at(&full(3 * MIB, 1), 0).unwrap();
     assert_eq!(chunks(&client, "/file"), [(2, 3)]);
+    let unpublished = create(&client, "/unpublished");
+    unpublished.write_at(b"in a chunk, and the home does not know", 0).unwrap();
+    assert_eq!(set(&client, "/unpublished", "local").unwrap_err().errno(), libc::ENOTEMPTY);
     let other = on_node(&cluster, 1);
     let _held = create(&other, "/held");
     assert_eq!(set(&client, "/held", "local").unwrap_err().errno(), libc::ENOTEMPTY);
