@@ -297,7 +297,7 @@ def parse_options():
     parser.add_argument("--dir", type=Path, help="where stores are made")
     parser.add_argument("--memory", default="512M", help="of each server")
     parser.add_argument("--connections", type=int, default=20_000, help="most connections of one process: less than `ulimit -Hn`")
-    parser.add_argument("--open-bytes", type=int, default=256, help="what a client's open file may take besides its connection")
+    parser.add_argument("--open-bytes", type=int, default=400, help="what a client with an open file may take beyond a KiB")
     parser.add_argument("--seconds", type=int, default=60, help="of the writers under a cap")
     parser.add_argument("--long", action="store_true", help="also what takes long, or needs root")
     parser.add_argument("--only", choices=SCENARIOS, help="one scenario")

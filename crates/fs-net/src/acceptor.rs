@@ -144,12 +144,11 @@ async fn accept_within(
     pressed: &mut impl FnMut(),
 ) -> io::Result<Accepted> {
     let socket = listener.accept().await?;
-    let slot = match room.try_get(BufferClass::PeerRequest, None, CONNECTION_BYTES) {
-        Some(slot) => slot,
-        None => {
-            pressed();
-            room.get(BufferClass::PeerRequest, None, CONNECTION_BYTES).await
-        }
+    let slot = if let Some(slot) = room.try_get(BufferClass::PeerRequest, None, CONNECTION_BYTES) {
+        slot
+    } else {
+        pressed();
+        room.get(BufferClass::PeerRequest, None, CONNECTION_BYTES).await
     };
     Ok(Accepted { socket, slot: Some(slot) })
 }

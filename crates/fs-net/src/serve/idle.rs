@@ -41,6 +41,8 @@ pub fn close_idle_connections(count: usize) -> usize {
     let mut idle: Vec<_> = all.iter().filter(|shared| shared.is_idle()).collect();
     idle.sort_by_key(|shared| (Reverse(shared.peer_connections()), shared.last_turn.get()));
     idle.truncate(count);
-    idle.iter().for_each(|shared| shared.close());
+    for shared in &idle {
+        shared.close();
+    }
     idle.len()
 }
