@@ -215,7 +215,6 @@ def memory_cap(pid, limit):
     group.mkdir()
     try:
         (group / "memory.limit_in_bytes").write_text(str(limit))
-        (group / "memory.move_charge_at_immigrate").write_text("3")
         (group / "cgroup.procs").write_text(str(pid))
         yield group
     finally:
