@@ -107,24 +107,20 @@ impl OpenTable {
         }
         let table = &mut *table;
         let holders = table.open.entry(ino).or_default();
-        match holders.iter_mut().find(|holder| holder.client == client) {
-            Some(holder) => {
-                holder.until = until;
-                if writes.is_some() {
-                    holder.written_open = now;
-                }
-                // A renewal keeps the version of the beginning: writes since then count.
-                holder.writes = match (holder.writes, writes) {
-                    (Some((_, began)), Some((via, _))) => Some((via, began)),
-                    (have, None) => have,
-                    (None, new) => new,
-                };
-            }
-            None => {
-                table.holders += 1;
-                holders.push(Holder { client, writes, written_open: now, until });
-            }
+        let Some(holder) = holders.iter_mut().find(|holder| holder.client == client) else {
+            table.holders += 1;
+            return holders.push(Holder { client, writes, written_open: now, until });
+        };
+        holder.until = until;
+        if writes.is_some() {
+            holder.written_open = now;
         }
+        // A renewal keeps the version of the beginning: writes since then count.
+        holder.writes = match (holder.writes, writes) {
+            (Some((_, began)), Some((via, _))) => Some((via, began)),
+            (have, None) => have,
+            (None, new) => new,
+        };
     }
 
     /// The client still has the inode open, in this mode: writing ends with a renewal for reading.

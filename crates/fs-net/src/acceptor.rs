@@ -52,7 +52,7 @@ impl From<Socket> for Accepted {
 }
 
 /// Bytes that an idle connection takes, the event loop's part included: measured, see docs/performance.md.
-pub const CONNECTION_BYTES: usize = 1 << 10;
+pub const CONNECTION_BYTES: usize = 1_280;
 
 /// A bound listener.
 #[derive(Debug)]

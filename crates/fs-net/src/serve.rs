@@ -36,7 +36,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 /// Requests of one connection that run at once.
@@ -56,10 +56,18 @@ pub struct PeerInfo {
     pub role: Role,
     /// User, group and process number as the kernel says, for a peer on this node.
     pub credentials: Option<(u32, u32, i32)>,
-    /// Who and where, for people.
-    pub description: Box<str>,
     /// Buffers for answers, in memory that is shared with the peer.
     pub lending: Lending,
+}
+
+impl PeerInfo {
+    /// Who, for people.
+    pub fn description(&self) -> String {
+        match &self.role {
+            Role::Client { id } => format!("client {id:?}"),
+            Role::Server { id } => format!("server {id}"),
+        }
+    }
 }
 
 /// An answer. The header's tag, flags and lengths are set when it is sent; `Header::reply` makes a fitting one.
@@ -124,11 +132,27 @@ pub fn serve_connection(
     me: ServerIdentity,
     env: Rc<NetEnv>,
 ) -> impl Future<Output = ()> {
-    // In a box of its own, which is freed when the session begins: it is larger than all that comes after.
-    let opened = Box::pin(open(accepted.into(), handler, me, env));
-    async move {
-        if let Some(session) = opened.await {
-            session.serve().await;
+    Serving::Opening(Box::pin(open(accepted.into(), handler, me, env)))
+}
+
+/// The task of a served connection. What it is at needs a box of its own, freed with it: an `async` block would have room for all for life.
+enum Serving {
+    Opening(Pin<Box<dyn Future<Output = Option<Box<Session>>>>>),
+    Serving(Box<Session>),
+}
+
+impl Future for Serving {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            match &mut *self {
+                Serving::Serving(session) => return session.poll_to_end(cx),
+                Serving::Opening(opening) => match ready!(opening.as_mut().poll(cx)) {
+                    Some(session) => *self = Serving::Serving(session),
+                    None => return Poll::Ready(()),
+                },
+            }
         }
     }
 }
@@ -138,7 +162,7 @@ async fn open(
     handler: Rc<dyn Handler>,
     me: ServerIdentity,
     env: Rc<NetEnv>,
-) -> Option<Session> {
+) -> Option<Box<Session>> {
     let mut transport = match adopt(accepted.socket, &env) {
         Ok(transport) => transport,
         Err(error) => {
@@ -165,18 +189,9 @@ async fn open(
             return None;
         }
     };
-    let description = match &role {
-        Role::Client { id } => format!("client {id:?} ({})", transport.describe()),
-        Role::Server { id } => format!("server {id} ({})", transport.describe()),
-    };
     let lending = lending.on_account_of(accounts.account.clone());
-    let peer = Rc::new(PeerInfo {
-        role,
-        credentials: transport.credentials(),
-        description: description.into(),
-        lending,
-    });
-    Some(Session::new(transport, handler, peer, accounts, frames, open, env))
+    let peer = Rc::new(PeerInfo { role, credentials: transport.credentials(), lending });
+    Some(Box::new(Session::new(transport, handler, peer, accounts, frames, open, env)))
 }
 
 /// The first frames, and the transport to go on with: shared memory, if the first is the wish for it and there is some.

@@ -31,7 +31,7 @@ fn who_knows_the_secret_is_let_in() {
         );
         let expected = matches!(address, Address::Unix(_)).then_some(me);
         assert_eq!(peer.credentials, expected);
-        assert!(peer.description.contains("client"), "{}", peer.description);
+        assert!(peer.description().contains("client"), "{}", peer.description());
         assert_eq!(NetCounters::read(&server.env.counters.connections), 1);
         drop(connection);
         until(|| NetCounters::read(&server.env.counters.connections) == 0).await;

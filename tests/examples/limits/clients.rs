@@ -1,6 +1,6 @@
 //! Clients that open one file, read it, and stay connected: `FIRST` is the first of the servers that they go through.
 
-use super::{Outcome, ask, connect, say, targets};
+use super::{Outcome, apart, ask, connect, say, targets};
 use fs_client::{Client, ClientConfig, OpenOptions};
 use fs_net::{ClusterFile, Connection, NetEnv};
 use fs_proto::InodeId;
@@ -22,7 +22,7 @@ pub async fn run(cluster: &ClusterFile, (first, servers): (u16, u16), unix: bool
             let numbers = open.len()..target.min(open.len() + AT_ONCE);
             let new = numbers.map(|number| {
                 let server = first + (number % usize::from(servers)) as u16;
-                one(cluster, (server, number as u64 + 1), unix, ino, &env)
+                one(cluster, (server, (u64::from(first) << 32) + number as u64 + 1), unix, ino, &env)
             });
             for connection in futures_util::future::join_all(new).await {
                 open.push(connection?);
@@ -35,11 +35,13 @@ pub async fn run(cluster: &ClusterFile, (first, servers): (u16, u16), unix: bool
 }
 
 fn make(cluster: &ClusterFile) -> Outcome<InodeId> {
-    let client = Client::connect(ClientConfig::new(cluster.clone()))?;
-    let file = client.open_path("/shared", &OpenOptions::create_truncate())?;
-    file.write_at(CONTENT, 0)?;
-    file.close()?;
-    Ok(client.stat("/shared")?.ino)
+    apart(|| {
+        let client = Client::connect(ClientConfig::new(cluster.clone()))?;
+        let file = client.open_path("/shared", &OpenOptions::create_truncate())?;
+        file.write_at(CONTENT, 0)?;
+        file.close()?;
+        Ok(client.stat("/shared")?.ino)
+    })
 }
 
 async fn one(

@@ -1,6 +1,6 @@
 //! Clients that all make files in one directory at the same time, each with one create under way.
 
-use super::{Outcome, ask, connect, say, targets};
+use super::{Outcome, apart, ask, connect, say, targets};
 use bytes::Bytes;
 use fs_client::{Client, ClientConfig, Route};
 use fs_net::{ClusterFile, NetEnv};
@@ -15,8 +15,11 @@ pub async fn run(cluster: &ClusterFile, clients: usize) -> Outcome {
     let env = Rc::new(NetEnv::new(64 << 20));
     let mut config = ClientConfig::new(cluster.clone());
     config.route = Route::Gateway(ServerId(0));
-    let client = Client::connect(config)?;
-    let parent = client.mkdir_path("/many", 0o755)?.ino;
+    let (client, parent) = apart(|| {
+        let client = Client::connect(config)?;
+        let parent = client.mkdir_path("/many", 0o755)?.ino;
+        Ok((client, parent))
+    })?;
     let map = cluster.map()?;
     let mut connections = Vec::new();
     for number in 0..clients as u64 {
@@ -38,7 +41,7 @@ pub async fn run(cluster: &ClusterFile, clients: usize) -> Outcome {
         futures_util::future::try_join_all(lanes).await?;
         say(made.get(), began);
     }
-    let listed = client.read_dir("/many")?.collect::<Result<Vec<_>, _>>()?.len();
+    let listed = apart(move || Ok(client.read_dir("/many")?.collect::<Result<Vec<_>, _>>()?.len()))?;
     let servers = map.members().len();
     println!("{listed} entries listed, of {} made, {servers} servers", made.get());
     if listed == made.get() { Ok(()) } else { Err("the directory has not what was made in it".into()) }

@@ -64,6 +64,11 @@ fn say(done: usize, began: Instant) {
     println!("{done} done {:.3}", began.elapsed().as_secs_f64());
 }
 
+/// Does what blocks on a thread of its own: the client library refuses to wait inside an event loop.
+fn apart<T: Send>(work: impl FnOnce() -> Result<T, fs_client::Error> + Send) -> Outcome<T> {
+    Ok(std::thread::scope(|scope| scope.spawn(work).join().expect("no panic"))?)
+}
+
 /// A client of its own with one connection to a server.
 async fn connect(
     cluster: &ClusterFile,

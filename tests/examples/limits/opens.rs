@@ -1,6 +1,6 @@
 //! One client that makes files and keeps them open, in directories of a hundred thousand; renewed in time, as clients do.
 
-use super::{Outcome, ask, connect, say, targets};
+use super::{Outcome, apart, ask, connect, say, targets};
 use bytes::Bytes;
 use fs_client::{Client, ClientConfig};
 use fs_net::{ClusterFile, Connection, NetEnv};
@@ -29,16 +29,18 @@ pub async fn run(cluster: &ClusterFile, writes: bool) -> Outcome {
     let connection = connect(cluster, 0, CLIENT, true, &env).await?;
     let mode = if writes { OpenMode::Write { via: None } } else { OpenMode::Read {} };
     let opener = Opener { connection, mode, sequence: Cell::new(0) };
-    let client = Client::connect(ClientConfig::new(cluster.clone()))?;
-    let (mut open, mut renewed) = (Vec::new(), Instant::now());
+    let (mut open, mut renewed, mut parent) = (Vec::new(), Instant::now(), InodeId::ROOT);
     for target in targets() {
         let began = Instant::now();
         while open.len() < target {
             let number = open.len() / PER_DIRECTORY;
             if open.len() % PER_DIRECTORY == 0 {
-                client.mkdir_path(format!("/open-{number}"), 0o755)?;
+                parent = apart(|| {
+                    let client = Client::connect(ClientConfig::new(cluster.clone()))?;
+                    client.mkdir_path(format!("/open-{number}"), 0o755)
+                })?
+                .ino;
             }
-            let parent = client.stat(format!("/open-{number}"))?.ino;
             let end = target.min((number + 1) * PER_DIRECTORY).min(open.len() + RENEWED_AT_ONCE);
             opener.make(parent, &mut open, end).await?;
             if renewed.elapsed() > RENEWED_EVERY {

@@ -13,10 +13,10 @@ use fs_proto::msg::session::Role;
 use fs_proto::{Flags, Header, Status};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use tokio::time::{Sleep, sleep};
 
@@ -236,16 +236,16 @@ impl Session {
         }
     }
 
-    /// Serves until the end of the connection.
-    pub async fn serve(mut self) {
-        let reason = poll_fn(|cx| self.poll_serve(cx)).await;
+    /// Serves until the end of the connection; not to be polled any more then.
+    pub fn poll_to_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let reason = ready!(self.poll_serve(cx));
         self.shared.driver.take();
-        let Session { handler, peer, .. } = self;
-        match reason {
-            NetError::Closed => {}
-            reason => tracing::warn!(peer = peer.description, %reason, "connection closed"),
+        if !matches!(reason, NetError::Closed) {
+            let (peer, from) = (self.peer.description(), self.transport.describe());
+            tracing::warn!(peer, from, %reason, "connection closed");
         }
-        handler.closed(&peer);
+        self.handler.clone().closed(&self.peer);
+        Poll::Ready(())
     }
 
     fn poll_serve(&mut self, cx: &mut Context<'_>) -> Poll<NetError> {
