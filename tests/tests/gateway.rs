@@ -31,7 +31,7 @@ fn a_server_without_weight_serves_and_keeps_nothing() {
         file.close().expect("close");
     }
     for name in 0..20 {
-        let file = client.open_path(&format!("/d/{name}"), &OpenOptions::read_only()).expect("open");
+        let file = client.open_path(format!("/d/{name}"), &OpenOptions::read_only()).expect("open");
         let mut back = vec![0; data.len()];
         assert_eq!(file.read_at(&mut back, 0).expect("read"), data.len());
         assert!(back == data);
