@@ -139,7 +139,9 @@ mod tests {
     #[test]
     fn who_is_passed_over_does_not_hold_up_others_and_who_stops_does() {
         let mut turns = Turns::new(1);
-        [(1, 'a'), (2, 'b'), (1, 'c')].into_iter().for_each(|(peer, one)| turns.push(peer, one));
+        for (peer, one) in [(1, 'a'), (2, 'b'), (1, 'c')] {
+            turns.push(peer, one);
+        }
         let pass_a = |one: &char| if *one == 'a' { Turn::Pass } else { Turn::Take(0) };
         assert_eq!(turns.next(pass_a), Ok(Some('b')));
         assert_eq!(turns.next(pass_a), Ok(None));
