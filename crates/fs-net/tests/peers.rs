@@ -140,11 +140,11 @@ fn close_all_closes_and_later_calls_connect_anew() {
 }
 
 /// Servers 0 to 4 behind one `Peers`.
-fn five(address: Address) -> (Vec<Server>, Rc<Peers>) {
+fn five(address: &Address) -> (Vec<Server>, Rc<Peers>) {
     let (secret, env) = (Secret::random(), env());
-    let at = |id: u16| match &address {
+    let at = |id: u16| match address {
         Address::Unix(path) => Address::Unix(path.with_extension(id.to_string())),
-        tcp @ Address::Tcp(_) => tcp.clone(),
+        Address::Tcp(_) => address.clone(),
     };
     let servers: Vec<_> = (0..5).map(|id| Server::start(id, &at(id), &secret)).collect();
     let addresses: Vec<_> = servers.iter().map(|server| server.address.clone()).collect();
@@ -163,7 +163,7 @@ async fn ping_at(peers: &Peers, id: u16) {
 #[test]
 fn connections_beyond_the_limit_make_room() {
     over_all(|address| async move {
-        let (servers, peers) = five(address);
+        let (servers, peers) = five(&address);
         peers.set_limit(2);
         for id in [0, 1, 0, 2] {
             ping_at(&peers, id).await;
@@ -190,7 +190,7 @@ fn connections_beyond_the_limit_make_room() {
 #[test]
 fn what_is_not_used_is_closed() {
     over_all(|address| async move {
-        let (servers, peers) = five(address);
+        let (servers, peers) = five(&address);
         for id in 0..5 {
             ping_at(&peers, id).await;
         }
