@@ -21,12 +21,12 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::outcome::{FlushResult, Stop};
-use super::tier::{Attributes, Base, Make, Place, Tier, TierError, TierFile, TierResult};
 use crate::error::{OpError, OpResult};
 use crate::node::Node;
 use crate::ops::inline;
 use crate::ops::setattr::holders;
 use crate::store::{ChunkKey, ChunkStore};
+use crate::tier::{Attributes, Base, Make, Place, Tier, TierError, TierFile, TierResult};
 use crate::worker::Worker;
 
 /// Most bytes of one write to the tier.
@@ -56,8 +56,9 @@ pub fn attributes(attr: &Attr, xattrs: &[(Bytes, Bytes)]) -> Attributes {
 /// Makes the copy of what `view` shows at a fresh place in staging; returns the place and the copy's number.
 pub async fn stage(worker: &Rc<Worker>, view: &TierView, inode: &InodeRecord) -> FlushResult<(Place, u64)> {
     let flusher = &worker.node.flusher;
-    let name = flusher.new_staging_name(worker.node.id());
-    let place = flusher.on_tier(move |tier| Ok(Place { dir: tier.base(Base::Staging)?, name })).await?;
+    let me = worker.node.id();
+    let name = flusher.new_staging_name(me);
+    let place = flusher.on_tier(move |tier| Ok(Place { dir: tier.base(Base::Staging(me))?, name })).await?;
     let made = match inode.attr.kind {
         FileKind::File => file(worker, view, &inode.attr, &place).await,
         _ => other(worker, view, inode, &place).await,
@@ -111,7 +112,13 @@ async fn file(worker: &Rc<Worker>, view: &TierView, attr: &Attr, place: &Place) 
     }
     let (size, target) = (attr.size, place.clone());
     let id = node.flusher.on_tier(move |tier| tier.make(&target, &Make::File { size })).await?;
-    let request = FlushChunks { ino: attr.ino, staging: place.name.clone(), layout: attr.layout, size };
+    let request = FlushChunks {
+        ino: attr.ino,
+        server: node.id(),
+        staging: place.name.clone(),
+        layout: attr.layout,
+        size,
+    };
     let shares = servers.iter().map(|server| async {
         loop {
             match worker.ask(*server, &request).await {
@@ -325,10 +332,10 @@ pub async fn share(worker: &Rc<Worker>, request: FlushChunks) -> OpResult<u64> {
 async fn write_share(worker: &Rc<Worker>, request: FlushChunks) -> FlushResult<u64> {
     let node = &worker.node;
     let (own, ino, size, layout) = (Arc::clone(node), request.ino, request.size, request.layout);
-    let staging = request.staging.clone();
+    let (server, staging) = (request.server, request.staging.clone());
     let open = move |tier: &dyn Tier| {
         let chunks = chunks_here(&own, ino, size, layout)?;
-        let place = Place { dir: tier.base(Base::Staging)?, name: staging };
+        let place = Place { dir: tier.base(Base::Staging(server))?, name: staging };
         let file: Arc<dyn TierFile> = Arc::from(tier.open_file(&place)?);
         Ok((chunks, file))
     };

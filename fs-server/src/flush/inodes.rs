@@ -6,9 +6,9 @@ use fs_proto::{InodeId, Status};
 
 use super::outcome::{FlushResult, Stop};
 use super::queue::FlushItem;
-use super::tier::{Attributes, Place};
 use super::{content, dirs, remote};
 use crate::ops::getattr;
+use crate::tier::{Attributes, Place};
 use crate::worker::Worker;
 
 /// Flushes an inode that lives here.

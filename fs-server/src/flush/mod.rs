@@ -12,6 +12,7 @@
 //! Deliberately absent: reading from the tier, eviction, policies (close is the only one), layouts of particular file systems.
 
 mod account;
+mod aside;
 mod content;
 mod dirs;
 mod entry;
@@ -24,7 +25,6 @@ mod pool;
 pub mod published;
 pub mod queue;
 mod remote;
-pub mod tier;
 
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -47,12 +47,12 @@ use self::dirs::Dirs;
 use self::outcome::{FlushResult, Stop};
 use self::pool::Pool;
 use self::queue::{FlushQueue, Taken};
-use self::tier::posix::{Posix, staged_prefix};
-use self::tier::{Base, Place, Tier, TierError, TierResult};
 use crate::config::ServerConfig;
 use crate::error::ServerError;
 use crate::kv::Batch;
 use crate::node::Node;
+use crate::tier::posix::Posix;
+use crate::tier::{Base, Place, Tier, TierError, TierResult, staged_prefix};
 use crate::worker::Worker;
 
 /// Items that are being flushed at once.
@@ -91,15 +91,12 @@ pub struct Flusher {
     /// Uses of staging so far, and those before the last time that it was tidied up.
     staged: AtomicU64,
     tidied: AtomicU64,
-    /// Names in staging that could not be removed yet.
+    /// Names in this server's staging that could not be removed yet.
     doomed: Mutex<Vec<Bytes>>,
     run: u64,
 }
 
 impl Flusher {
-    /// Stands for staging in a [`fs_proto::record::TierLocation`]: a directory lies there that had to make way for another.
-    const ASIDE: InodeId = InodeId(0);
-
     /// Checks the tier's directory: it must exist, be a directory, take files, and lie outside the stores.
     pub fn open(config: &ServerConfig) -> Result<Self, ServerError> {
         let tier: Option<Arc<dyn Tier>> = match &config.tier {
@@ -111,6 +108,7 @@ impl Flusher {
 
     /// A flusher to a tier that is open already, or to none.
     pub fn on(tier: Option<Arc<dyn Tier>>) -> Self {
+        let left_over = u64::from(tier.as_ref().is_some_and(|tier| tier.has_left_over()));
         Flusher {
             tier,
             path: None,
@@ -120,7 +118,7 @@ impl Flusher {
             shares: Shares::default(),
             everything: AtomicBool::new(false),
             hurry_until: Mutex::new(None),
-            staged: AtomicU64::new(0),
+            staged: AtomicU64::new(left_over),
             tidied: AtomicU64::new(0),
             doomed: Mutex::default(),
             run: rand::random(),
@@ -166,7 +164,7 @@ impl Flusher {
         Bytes::from(format!("{}{:x}-{number}", staged_prefix(me), self.run))
     }
 
-    /// Staging is looked into without staging anything.
+    /// Something comes to lie in this server's staging without being staged.
     fn note_staging_used(&self) {
         self.staged.fetch_add(1, Ordering::AcqRel);
     }
@@ -181,32 +179,28 @@ impl Flusher {
         self.doomed.lock().push(name);
     }
 
-    /// Removes from the tier what only staging needs; returns how often it had been used before, for [`Flusher::note_tidied`].
-    async fn tidy(&self) -> TierResult<u64> {
+    /// Removes from the tier what only staging needs; returns how often it had been used before, for [`Flusher::note_tidied`]. None while
+    /// something lies there that another server takes out.
+    async fn tidy(&self, me: ServerId) -> TierResult<Option<u64>> {
         let staged = self.staged.load(Ordering::Acquire);
         let doomed = std::mem::take(&mut *self.doomed.lock());
         let left = doomed.clone();
         let tidied = self.on_tier(move |tier| {
             for name in doomed {
-                match tier.remove(&Place { dir: tier.base(Base::Staging)?, name }, false) {
+                match tier.remove(&Place { dir: tier.base(Base::Staging(me))?, name }, false) {
                     Ok(()) | Err(TierError::Missing(_)) => {}
                     Err(error) => return Err(error),
                 }
             }
-            tier.rest()
+            tier.rest(me)
         });
-        tidied.await.inspect_err(|_| self.doomed.lock().extend(left))?;
-        Ok(staged)
+        let is_gone = tidied.await.inspect_err(|_| self.doomed.lock().extend(left))?;
+        Ok(is_gone.then_some(staged))
     }
 
     /// All that the first `staged` uses of staging left in the tier is gone.
     fn note_tidied(&self, staged: u64) {
         self.tidied.store(staged, Ordering::Release);
-    }
-
-    /// The name in staging of a directory that had to make way.
-    fn aside_name(dir: InodeId) -> Bytes {
-        Bytes::from(format!("d-{:016x}", dir.0))
     }
 
     /// Files that are open for writing are flushed, too.
@@ -315,7 +309,7 @@ pub async fn run(worker: Rc<Worker>) {
 
 /// Nothing waits: tidies up. False if that failed.
 async fn tidy(worker: &Rc<Worker>) -> bool {
-    let (account, what) = (&worker.node.flusher.account, FlushItem::Inode(Flusher::ASIDE));
+    let (account, what) = (&worker.node.flusher.account, FlushItem::Inode(aside::number(worker.node.id())));
     match tidy_and_touch(worker).await {
         Ok(()) => account.note_success(&what),
         Err(Stop::Open | Stop::Wait(_)) => return false,
@@ -334,7 +328,9 @@ async fn tidy(worker: &Rc<Worker>) -> bool {
 /// to change the directory is also the last to have it set.
 async fn tidy_and_touch(worker: &Rc<Worker>) -> FlushResult<()> {
     let flusher = &worker.node.flusher;
-    let staged = flusher.tidy().await?;
+    let Some(staged) = flusher.tidy(worker.node.id()).await? else {
+        return Err(Stop::Wait("a directory that made way is taken out of staging first"));
+    };
     remote::touch(worker, InodeId::ROOT).await?;
     flusher.note_tidied(staged);
     Ok(())

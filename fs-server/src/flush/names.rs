@@ -17,11 +17,11 @@ use fs_proto::{FileKind, InodeId};
 use super::entry::TierEntry;
 use super::outcome::{FlushResult, Stop};
 use super::queue::Taken;
-use super::tier::posix::staging_name;
-use super::tier::{Dir, Make, Place, TierError};
-use super::{Flusher, dirs, leaf, remote};
+use super::{aside, dirs, leaf, remote};
 use crate::kv::Batch;
 use crate::namespace::{encode_record, keys};
+use crate::tier::is_staging_name;
+use crate::tier::{Dir, Make, Place, TierError};
 use crate::worker::Worker;
 
 /// Attempts for which the old name of something that moved waits, so that the new name's owner can take the copy over.
@@ -104,7 +104,7 @@ pub async fn flush(worker: &Rc<Worker>, taken: &Taken, parent: InodeId, name: &B
         remote::hand(worker, owner, FlushNote { ino: parent, name: Some(name.clone()), had }).await?;
         return Ok(job.with(None));
     }
-    if parent == InodeId::ROOT && name[..] == *staging_name(&node.config.job).as_bytes() {
+    if parent == InodeId::ROOT && is_staging_name(name, &node.config.job) {
         return Err(Stop::Failed(
             "this name is taken by the flusher's own directory in the shared tier; rename it".to_owned(),
         ));
@@ -214,7 +214,8 @@ async fn untold(job: &NameJob<'_>, had: &TierEntry, location: TierLocation) -> F
 
 /// Moves a directory into staging whose own new name cannot take it over yet, because that name waits for this one.
 async fn make_way(job: &NameJob<'_>, dir: InodeId, location: TierLocation) -> FlushResult<()> {
-    let aside = TierLocation { parent: Flusher::ASIDE, name: Flusher::aside_name(dir), ..location.clone() };
+    let me = job.worker.node.id();
+    let aside = TierLocation { parent: aside::number(me), name: aside::name(dir), ..location.clone() };
     if !move_directory(job.worker, &location, &aside).await? {
         return Err(Stop::Wait("the directory moves; its new name takes it over"));
     }

@@ -13,7 +13,7 @@ use fs_proto::{FileKind, InodeId, Status};
 
 use super::entry::TierEntry;
 use super::queue::FlushItem;
-use super::{content, remote};
+use super::{aside, content, remote};
 use crate::error::{OpError, OpResult};
 use crate::kv::Batch;
 use crate::namespace::locks::{LockKey, LockSet, Mode};
@@ -44,7 +44,7 @@ pub async fn tier_path(worker: &Rc<Worker>, _: &Context, request: TierPath) -> O
     let (mut dir, mut names) = (request.dir, Vec::new());
     while dir != InodeId::ROOT && names.len() < DEPTH_MAX {
         let Some(location) = remote::place(worker, dir).await? else { return Ok(None) };
-        if remote::is_aside(&location) {
+        if aside::is_aside(&location) {
             return Ok(None);
         }
         names.push(location.name);

@@ -1,8 +1,8 @@
 //! How an attempt to flush something ends without success.
 
-use super::tier::TierError;
 use crate::error::OpError;
 use crate::kv::KvError;
+use crate::tier::TierError;
 
 /// Why an item is not done: one variant per thing that the run loop does about it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,9 +8,9 @@ use fs_proto::placement::{entry_partition, name_hash};
 use fs_proto::record::{EntryRecord, TierLocation};
 use fs_proto::{InodeId, ServerId, Status};
 
+use super::ops;
 use super::outcome::FlushResult;
 use super::queue::FlushItem;
-use super::{Flusher, ops};
 use crate::error::OpResult;
 use crate::namespace::locks::{LockKey, LockSet, Mode};
 use crate::node::Node;
@@ -135,9 +135,4 @@ pub async fn path_of(worker: &Rc<Worker>, item: &FlushItem) -> Bytes {
 pub async fn settle(node: &Node, ino: InodeId) {
     let set = LockSet::of(&[(LockKey::Inode(ino), Mode::Shared)]);
     node.namespace.locks().with(&set, || ()).await;
-}
-
-/// The staging directory's place of a directory that had to make way: see `names::make_way`.
-pub fn is_aside(location: &TierLocation) -> bool {
-    location.parent == Flusher::ASIDE
 }

@@ -11,8 +11,8 @@ use fs_proto::ServerId;
 use fs_proto::msg::admin::{Shutdown, ShutdownMode};
 use fs_proto::msg::tier::{FlushAccount, FlushNow, FlushStatus};
 use fs_server::flush::Flusher;
-use fs_server::flush::tier::Tier;
-use fs_server::flush::tier::posix::Posix;
+use fs_server::tier::Tier;
+use fs_server::tier::posix::Posix;
 use fs_server::{ServerConfig, ServerError, bind_with};
 
 use crate::client::Client;

@@ -1,7 +1,7 @@
 //! What servers tell each other about copies in the shared tier (tier 2).
 
 use crate::attr::Layout;
-use crate::ids::InodeId;
+use crate::ids::{InodeId, ServerId};
 use crate::op::request;
 use crate::record::{EntryRecord, InodeRecord, TierLocation};
 use crate::wire::wire_struct;
@@ -12,7 +12,9 @@ wire_struct! {
     pub struct FlushChunks {
         /// File.
         pub ino: InodeId,
-        /// Path of the staging file, relative to the tier's directory.
+        /// The server in whose staging the file lies: who copies it.
+        pub server: ServerId,
+        /// Name of the staged file.
         pub staging: Bytes,
         /// How the file is cut.
         pub layout: Layout,

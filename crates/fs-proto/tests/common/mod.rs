@@ -287,7 +287,7 @@ structs! {
     Share {}
     Shared { arena_bytes }
 
-    FlushChunks { ino, staging, layout, size }
+    FlushChunks { ino, server, staging, layout, size }
     TierPath { dir }
     TierState { ino, published, published_bytes }
     TierView { inode, xattrs, writing }

@@ -15,7 +15,7 @@ use std::any::Any;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fs_proto::{FileKind, TimeNs};
+use fs_proto::{FileKind, ServerId, TimeNs};
 use thiserror::Error;
 
 /// Why the tier failed: one variant per thing that a caller can do.
@@ -84,8 +84,8 @@ impl Place {
 pub enum Base {
     /// The tier's directory, which is the root of the namespace.
     Root,
-    /// Where objects are made before they get their place; made on need.
-    Staging,
+    /// Where a server makes objects before they get their place. Its own is made on need; another's is missing if it is not there.
+    Staging(ServerId),
 }
 
 /// What to make.
@@ -169,8 +169,51 @@ pub trait Tier: Send + Sync {
     fn rename(&self, from: &Place, to: &Place) -> TierResult<()>;
     /// Removes an object: an empty directory if `is_dir`, else anything but a directory.
     fn remove(&self, at: &Place, is_dir: bool) -> TierResult<()>;
-    /// Nothing is being staged any more: tidies up what only staging needs.
-    fn rest(&self) -> TierResult<()>;
+    /// Server `me`, which this is, stages nothing any more: tidies up what only its staging needs. False while something lies there.
+    fn rest(&self, me: ServerId) -> TierResult<bool>;
+    /// Whether a former run of this server left something in its staging that another server takes out.
+    fn has_left_over(&self) -> bool;
     /// After failures: forgets what may have become invalid (a remounted file system).
     fn reset(&self);
+}
+
+/// Beginning of the names of staging directories; job and server follow.
+const STAGING: &str = ".hayate-staging-";
+
+fn staging_of_job(job: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '_' };
+    let job: String = job.chars().take(64).map(plain).collect();
+    format!("{STAGING}{job}-")
+}
+
+/// The name of a server's staging directory, beside the names of the namespace's root.
+pub fn staging_name(job: &str, server: ServerId) -> String {
+    format!("{}{}", staging_of_job(job), server.0)
+}
+
+/// Whether a server of the job may stage under this name.
+pub fn is_staging_name(name: &[u8], job: &str) -> bool {
+    let server = name.strip_prefix(staging_of_job(job).as_bytes());
+    server.is_some_and(|server| !server.is_empty() && server.iter().all(u8::is_ascii_digit))
+}
+
+/// Beginning of the names of staged objects of one server.
+pub fn staged_prefix(server: ServerId) -> String {
+    format!("f-{}-", server.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn staging_names_are_known_again() {
+        let name = staging_name("a/7", ServerId(3));
+        assert_eq!(name, ".hayate-staging-a_7-3");
+        assert!(is_staging_name(name.as_bytes(), "a/7"));
+        for other in [&b".hayate-staging-a_7"[..], b".hayate-staging-a_7-", b".hayate-staging-a_7-1-0", b"x"]
+        {
+            assert!(!is_staging_name(other, "a/7"));
+        }
+    }
 }
