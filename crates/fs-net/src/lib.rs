@@ -49,7 +49,7 @@ pub use env::{Identity, NetEnv, SPIN_DEFAULT, Sharing};
 pub use error::NetError;
 pub use frame::Frame;
 pub use peers::Peers;
-pub use pool::{BufferClass, BufferPool, PoolBuffer, PoolStats, TooLarge};
+pub use pool::{BufferClass, BufferPool, LARGEST_BUFFER, PoolBuffer, PoolStats, TooLarge};
 pub use secret::Secret;
 pub use serve::{Handled, Handler, MAX_RUNNING, PeerInfo, Reply, ServerIdentity, serve_connection};
 pub use shm::{Lending, ShareBudget, ShareStats};

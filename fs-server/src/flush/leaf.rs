@@ -140,7 +140,7 @@ async fn copy(
     if view.writing && !everything {
         return Err(Stop::Open);
     }
-    let (staged, id) = content::stage(worker, &view, inode).await?;
+    let (staged, id) = content::stage(worker, &view, inode, place).await?;
     if let Err(stop) = unchanged(worker, inode, everything).await {
         content::discard(worker, &staged).await;
         return Err(stop);

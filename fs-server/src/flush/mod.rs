@@ -21,6 +21,7 @@ mod leaf;
 mod names;
 pub mod ops;
 mod outcome;
+mod parts;
 mod pool;
 pub mod published;
 pub mod queue;
@@ -28,14 +29,15 @@ mod remote;
 
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fs_proto::msg::tier::FlushAccount;
 use fs_proto::{FileKind, InodeId, ServerId};
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 pub use self::queue::FlushItem;
@@ -52,13 +54,13 @@ use crate::error::ServerError;
 use crate::kv::Batch;
 use crate::node::Node;
 use crate::tier::posix::Posix;
+use crate::tier::s3::S3;
+use crate::tier::s3::target::is_s3;
 use crate::tier::{Base, Place, Tier, TierError, TierResult, staged_prefix};
 use crate::worker::Worker;
 
 /// Items that are being flushed at once.
 const IN_FLIGHT: usize = 32;
-/// Threads for calls to the tier.
-const IO_THREADS: usize = 4;
 /// Pauses after failures: the first, doubled up to the last.
 const FAILURE_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// Pauses while something else has to be done first.
@@ -86,6 +88,8 @@ pub struct Flusher {
     dirs: Dirs,
     account: Account,
     shares: Shares,
+    /// Bytes of parts that may be in memory, in MiB.
+    part_room: OnceLock<Semaphore>,
     everything: AtomicBool,
     hurry_until: Mutex<Option<Instant>>,
     /// Uses of staging so far, and those before the last time that it was tidied up.
@@ -100,6 +104,7 @@ impl Flusher {
     /// Checks the tier's directory: it must exist, be a directory, take files, and lie outside the stores.
     pub fn open(config: &ServerConfig) -> Result<Self, ServerError> {
         let tier: Option<Arc<dyn Tier>> = match &config.tier {
+            Some(path) if is_s3(&path.to_string_lossy()) => Some(Arc::new(S3::from_env(path, config)?)),
             Some(path) => Some(Arc::new(Posix::open(path, config)?)),
             None => None,
         };
@@ -108,14 +113,16 @@ impl Flusher {
 
     /// A flusher to a tier that is open already, or to none.
     pub fn on(tier: Option<Arc<dyn Tier>>) -> Self {
-        let left_over = u64::from(tier.as_ref().is_some_and(|tier| tier.has_left_over()));
+        let facts = tier.as_ref().map(|tier| tier.facts());
+        let left_over = u64::from(facts.is_some_and(|facts| facts.left_over));
         Flusher {
             tier,
             path: None,
-            pool: Pool::new(IO_THREADS),
+            pool: Pool::new(facts.map_or(1, |facts| facts.threads)),
             dirs: Dirs::default(),
             account: Account::default(),
             shares: Shares::default(),
+            part_room: OnceLock::new(),
             everything: AtomicBool::new(false),
             hurry_until: Mutex::new(None),
             staged: AtomicU64::new(left_over),
@@ -144,6 +151,11 @@ impl Flusher {
             tier.reset();
         }
         outcome
+    }
+
+    /// Bytes of each part but the last in which the tier wants a file of `size` bytes; None: in any pieces.
+    fn part_bytes(&self, size: u64) -> Option<u64> {
+        self.tier.as_ref().and_then(|tier| tier.facts().part_bytes(size))
     }
 
     fn dirs(&self) -> &Dirs {

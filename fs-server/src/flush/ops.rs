@@ -5,8 +5,8 @@ use std::rc::Rc;
 use bytes::{BufMut, Bytes, BytesMut};
 use fs_proto::msg::inode::LEASE_MS;
 use fs_proto::msg::tier::{
-    FlushAccount, FlushChunks, FlushNote, FlushNow, FlushStatus, TierForget, TierPath, TierPlace, TierState,
-    TierView,
+    FlushAccount, FlushChunks, FlushNote, FlushNow, FlushStatus, FlushedShare, TierForget, TierPath,
+    TierPlace, TierState, TierView,
 };
 use fs_proto::record::{InodeRecord, Mutation, TierLocation};
 use fs_proto::{FileKind, InodeId, Status};
@@ -33,7 +33,7 @@ fn require_tier(worker: &Worker) -> OpResult<()> {
 }
 
 /// Writes the chunks that are here into a staged file.
-pub async fn flush_chunks(worker: &Rc<Worker>, _: &Context, request: FlushChunks) -> OpResult<u64> {
+pub async fn flush_chunks(worker: &Rc<Worker>, _: &Context, request: FlushChunks) -> OpResult<FlushedShare> {
     require_tier(worker)?;
     content::share(worker, request).await
 }

@@ -16,7 +16,7 @@ use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 use rustix::io::{self, Errno};
 
 use super::{
-    Attributes, Base, Dir, Found, Make, Place, Tier, TierError, TierFile, TierResult, staged_prefix,
+    Attributes, Base, Dir, Facts, Found, Make, Place, Tier, TierError, TierFile, TierResult, staged_prefix,
     staging_name,
 };
 use crate::config::ServerConfig;
@@ -26,6 +26,9 @@ mod attributes;
 
 const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// Calls that are made at once.
+const THREADS: usize = 4;
 
 /// The adapter.
 pub struct Posix {
@@ -82,7 +85,7 @@ impl Posix {
         let staging = self.base(Base::Staging(self.me))?;
         self.remove_stale(&staging)?;
         let place = Place::new(&staging, &Bytes::from(format!("{}probe", staged_prefix(self.me))));
-        self.make(&place, &Make::File { size: 1 })?;
+        self.make(&place, &Make::File { size: 1, to: None })?;
         self.remove(&place, false)?;
         self.rest(self.me)
     }
@@ -195,6 +198,10 @@ fn is_gone(dir: &Dir) -> bool {
 }
 
 impl Tier for Posix {
+    fn facts(&self) -> Facts {
+        Facts { left_over: self.left_over, threads: THREADS, part_bytes: None }
+    }
+
     fn base(&self, base: Base) -> TierResult<Dir> {
         let mut bases = self.bases.lock();
         bases.root.take_if(|dir| is_gone(dir));
@@ -243,7 +250,7 @@ impl Tier for Posix {
         let error = |error| failed("make", name, error);
         let private = Mode::from_raw_mode(0o600);
         match what {
-            Make::File { size } => {
+            Make::File { size, .. } => {
                 let flags =
                     OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let file = fs::openat(parent, name, flags, private).map_err(error)?;
@@ -280,6 +287,10 @@ impl Tier for Posix {
         let file = fs::openat(fd(&at.dir)?, &at.name[..], flags, Mode::empty());
         let file = file.map_err(|error| failed("open", &at.name, error))?;
         Ok(Box::new(PosixFile { file, name: at.name.clone() }))
+    }
+
+    fn collect(&self, _: &Place, _: &[Bytes]) -> TierResult<()> {
+        Ok(())
     }
 
     fn set(&self, at: &Place, id: u64, attributes: &Attributes) -> TierResult<()> {
@@ -340,10 +351,6 @@ impl Tier for Posix {
         }
     }
 
-    fn has_left_over(&self) -> bool {
-        self.left_over
-    }
-
     fn reset(&self) {
         *self.bases.lock() = Bases::default();
     }
@@ -382,6 +389,10 @@ impl TierFile for PosixFile {
 
     fn sync(&self) -> TierResult<()> {
         fs::fsync(&self.file).map_err(|error| failed("sync", &self.name, error))
+    }
+
+    fn receipt(&self) -> Bytes {
+        Bytes::new()
     }
 }
 

@@ -7,4 +7,7 @@ mod trees;
 
 mod faults;
 mod renames;
+mod s3_adapter;
+mod s3_cluster;
+mod s3_server;
 mod whole;

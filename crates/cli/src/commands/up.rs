@@ -8,6 +8,7 @@ use crate::{interrupt, mounts, out, place, size};
 use clap::{Args, FromArgMatches};
 use fs_net::{ClusterFile, Secret};
 use fs_server::config::{Durability, IoMode, KvKind};
+use fs_server::tier::s3::target::{self, Target};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -34,8 +35,9 @@ pub struct UpArgs {
     /// Directory on a node's own fast storage; give one per device [default: /tmp/hayate-UID/JOB/store]
     #[arg(long = "store", value_name = "DIR")]
     pub stores: Vec<PathBuf>,
-    /// Directory in the shared file system where files are copied to
-    #[arg(long, value_name = "DIR")]
+    /// Where files are copied to: a directory of the shared file system, or s3://BUCKET/PREFIX (server and keys from the environment:
+    /// AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN)
+    #[arg(long, visible_alias = "tier2", value_name = "DIR|S3")]
     pub tier: Option<PathBuf>,
     /// Mount the file system here, on every host
     #[arg(long, value_name = "DIR")]
@@ -212,6 +214,12 @@ fn count(hosts: &[String]) -> Result<u16> {
 
 fn checked_tier(tier: &Path) -> Result<PathBuf> {
     let shown = tier.display();
+    if let Some(text) = tier.to_str().filter(|text| target::is_s3(text)) {
+        let parsed = Target::parse(text, |name| std::env::var(name).ok());
+        return parsed
+            .map(|_| tier.to_owned())
+            .map_err(|error| CliError::Usage(format!("tier {shown}: {error}")));
+    }
     match std::fs::metadata(tier) {
         Ok(meta) if meta.is_dir() => writable(tier).and_then(|()| place::absolute(tier)),
         Ok(_) => Err(CliError::Usage(format!("tier {shown} is not a directory"))),
@@ -283,6 +291,8 @@ mod tests {
     fn tier_must_be_a_directory_that_exists() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(checked_tier(dir.path()).unwrap(), dir.path());
+        assert_eq!(checked_tier("s3://bucket/run".as_ref()).unwrap(), Path::new("s3://bucket/run"));
+        assert!(checked_tier("s3://".as_ref()).unwrap_err().to_string().contains("BUCKET"));
         let file = dir.path().join("f");
         std::fs::write(&file, "").unwrap();
         assert!(checked_tier(&file).unwrap_err().to_string().contains("not a directory"));

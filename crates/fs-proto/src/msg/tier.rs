@@ -20,6 +20,30 @@ wire_struct! {
         pub layout: Layout,
         /// Bytes of the file; what chunks hold beyond is not written.
         pub size: u64,
+        /// Which parts to write, whoever holds their chunks; absent: the chunks held.
+        pub parts: Option<PartsOf>,
+    }
+}
+
+wire_struct! {
+    /// Parts of a file: of all its parts of `part_bytes` bytes the `first`, and from there each `every`th.
+    pub struct PartsOf {
+        /// Bytes of each part but the last; never 0.
+        pub part_bytes: u64,
+        /// The first part, from 0.
+        pub first: u64,
+        /// From one part to the next; never 0.
+        pub every: u64,
+    }
+}
+
+wire_struct! {
+    /// What a server wrote of a file.
+    pub struct FlushedShare {
+        /// Bytes.
+        pub bytes: u64,
+        /// What the tier wants to know when the file is published.
+        pub receipt: Bytes,
     }
 }
 
@@ -121,7 +145,7 @@ wire_struct! {
 }
 
 request! {
-    FlushChunks => FlushChunks -> u64;
+    FlushChunks => FlushChunks -> FlushedShare;
     TierPath => TierPath -> Option<Bytes>;
     TierState => TierState -> TierView;
     FlushStatus => FlushStatus -> FlushAccount;

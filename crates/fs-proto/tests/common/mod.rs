@@ -287,7 +287,9 @@ structs! {
     Share {}
     Shared { arena_bytes }
 
-    FlushChunks { ino, server, staging, layout, size }
+    FlushChunks { ino, server, staging, layout, size, parts }
+    PartsOf { part_bytes, first, every }
+    FlushedShare { bytes, receipt }
     TierPath { dir }
     TierState { ino, published, published_bytes }
     TierView { inode, xattrs, writing }

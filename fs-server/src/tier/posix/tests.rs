@@ -52,7 +52,7 @@ fn a_staged_file_gets_its_attributes_and_its_place() {
     // Goal: content, mode, times to the nanosecond (also before 1970) and attributes arrive; staging leaves no trace.
     let bench = Bench::new();
     let (staged, place) = (bench.staged("f-3-1"), bench.root("a"));
-    let id = bench.tier.make(&staged, &Make::File { size: 8 }).unwrap();
+    let id = bench.tier.make(&staged, &Make::File { size: 8, to: None }).unwrap();
     let file = bench.tier.open_file(&staged).unwrap();
     file.write_at(3, b"xyz").unwrap();
     bench.tier.set(&staged, id, &some_attributes()).unwrap();
@@ -86,7 +86,7 @@ fn symlinks_are_not_followed() {
     assert_ne!(link.id, std_fs::metadata(&victim).unwrap().ino());
     let attributes = Attributes { mode: Some(0o666), xattrs: None, ..some_attributes() };
     bench.tier.set(&bench.root("file"), link.id, &attributes).unwrap();
-    bench.tier.make(&bench.staged("f-3-1"), &Make::File { size: 1 }).unwrap();
+    bench.tier.make(&bench.staged("f-3-1"), &Make::File { size: 1, to: None }).unwrap();
     bench.tier.rename(&bench.staged("f-3-1"), &bench.root("file")).unwrap();
     bench.tier.remove(&bench.root("dir"), false).unwrap();
     let meta = std_fs::metadata(&victim).unwrap();
@@ -101,7 +101,7 @@ fn handles_stay_with_directories_that_move() {
     let dir = bench.tier.open_dir(&bench.root("a")).unwrap();
     bench.tier.rename(&bench.root("a"), &bench.root("b")).unwrap();
     bench.tier.make(&bench.root("a"), &Make::Directory).unwrap();
-    bench.tier.make(&Place::new(&dir, &name("f")), &Make::File { size: 0 }).unwrap();
+    bench.tier.make(&Place::new(&dir, &name("f")), &Make::File { size: 0, to: None }).unwrap();
     assert!(bench.dir.path().join("b/f").exists() && !bench.dir.path().join("a/f").exists());
     assert!(matches!(bench.tier.remove(&bench.root("b"), true), Err(TierError::Occupied(_))));
     let into_itself = Place::new(&dir, &name("b"));
@@ -111,7 +111,7 @@ fn handles_stay_with_directories_that_move() {
 #[test]
 fn an_object_that_was_exchanged_is_missing() {
     let bench = Bench::new();
-    let id = bench.tier.make(&bench.root("a"), &Make::File { size: 0 }).unwrap();
+    let id = bench.tier.make(&bench.root("a"), &Make::File { size: 0, to: None }).unwrap();
     let outcome = bench.tier.set(&bench.root("a"), id + 1, &some_attributes());
     assert!(matches!(outcome, Err(TierError::Missing(_))));
 }
@@ -120,13 +120,13 @@ fn an_object_that_was_exchanged_is_missing() {
 fn stale_staging_of_this_server_goes_and_that_of_others_stays() {
     let bench = Bench::new();
     // Goal: a start removes what its own former run staged, and neither the staging of others nor a directory that made way.
-    bench.tier.make(&bench.staged("f-3-9"), &Make::File { size: 1 }).unwrap();
+    bench.tier.make(&bench.staged("f-3-9"), &Make::File { size: 1, to: None }).unwrap();
     bench.tier.make(&bench.staged("d-1"), &Make::Directory).unwrap();
     let other = bench.dir.path().join(staging_name("job/7", ServerId(33)));
     std_fs::create_dir(&other).unwrap();
     std_fs::write(other.join("f-33-9"), "x").unwrap();
     let again = Posix::open(bench.dir.path(), &config(Path::new("/nonexistent/store"))).unwrap();
-    assert!(again.has_left_over() && !bench.tier.has_left_over());
+    assert!(again.facts().left_over && !bench.tier.facts().left_over);
     assert!(bench.tier.look(&bench.staged("f-3-9")).unwrap().is_none());
     assert!(bench.tier.look(&bench.staged("d-1")).unwrap().is_some() && other.join("f-33-9").exists());
     assert!(!bench.tier.rest(ME).unwrap());
@@ -159,5 +159,5 @@ fn a_removed_staging_directory_is_made_again() {
     let bench = Bench::new();
     drop(bench.staged("x"));
     std_fs::remove_dir(bench.dir.path().join(staging_name("job/7", ME))).unwrap();
-    bench.tier.make(&bench.staged("x"), &Make::File { size: 0 }).unwrap();
+    bench.tier.make(&bench.staged("x"), &Make::File { size: 0, to: None }).unwrap();
 }
