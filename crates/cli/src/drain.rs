@@ -151,6 +151,8 @@ mod tests {
             bytes: 5,
             copied_bytes: 6,
             failures,
+            oldest_ms: 0,
+            bytes_per_s: 0,
             unsafe_names: unsafe_name
                 .map(|n| (n.to_owned().into(), "disk full".to_owned()))
                 .into_iter()

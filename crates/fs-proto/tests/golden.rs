@@ -449,6 +449,7 @@ const OPERATIONS: &[(u16, &str)] = &[
     (82, "LockTest"),
     (83, "LockCancel"),
     (84, "LockRenew"),
+    (100, "FlushInode"),
 ];
 
 /// Numbers of operations. Append only: a number that is gone moves to the second list and never comes back.

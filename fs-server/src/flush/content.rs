@@ -175,6 +175,7 @@ async fn inline_file(worker: &Rc<Worker>, attr: &Attr, place: &Place, to: Destin
         let data = &data[..data.len().min(size as usize)];
         if !data.is_empty() {
             let file = tier.open_file(&place)?;
+            own.flusher.control().pace(&own, data.len() as u64);
             file.write_at(0, data)?;
             own.flusher.account().note_copied(data.len() as u64);
             if own.syncs_device() {
@@ -270,6 +271,7 @@ fn write_chunks(
                 if got == 0 {
                     break;
                 }
+                node.flusher.control().pace(node, got as u64);
                 file.write_at(start + offset, &buffer[..got])?;
                 node.flusher.account().note_copied(got as u64);
                 (offset, written) = (offset + got as u64, written + got as u64);
@@ -328,7 +330,9 @@ pub async fn share(worker: &Rc<Worker>, request: FlushChunks) -> OpResult<Flushe
                 let written = write_share(&own, request).await.map_err(|stop| match stop {
                     Stop::Failed(reason) => OpError::because(Status::TierFailed, reason),
                     Stop::Wait(reason) => OpError::new(Status::TierFailed, reason),
-                    Stop::Open => OpError::new(Status::Busy, "open for writing"),
+                    Stop::Open | Stop::Later(_) | Stop::Never => {
+                        OpError::new(Status::Busy, "not to be written now")
+                    }
                 });
                 sender.send_replace(Some(written));
             });

@@ -38,7 +38,7 @@ pub async fn flush(worker: &Rc<Worker>, ino: InodeId) -> FlushResult<()> {
         if node.namespace.entry(parent, &name)?.is_some() {
             node.namespace.queue().note_now(&FlushItem::Name(parent, name))?;
         } else {
-            remote::note_name(worker, parent, &name).await?;
+            remote::note_name(worker, parent, &name, false).await?;
         }
     }
     Ok::<(), Stop>(())

@@ -14,7 +14,7 @@ use fs_proto::record::{EntryRecord, InodeRecord, TierLocation};
 use super::entry::TierEntry;
 use super::names::{NameJob, PATIENCE, clear_foreign, source};
 use super::outcome::{FlushResult, Stop};
-use super::{content, remote};
+use super::{content, policy, remote};
 use crate::tier::{Base, Make, Place, Tier, TierError, TierResult};
 use crate::worker::Worker;
 
@@ -137,6 +137,7 @@ async fn copy(
 ) -> FlushResult<TierEntry> {
     let (worker, everything) = (job.worker, job.worker.node.flusher.takes_everything());
     let Some(inode) = &view.inode else { return Err(CHANGED) };
+    policy::admit(worker, inode, &view.xattrs, job.taken.forced).await?;
     if view.writing && !everything {
         return Err(Stop::Open);
     }

@@ -9,11 +9,12 @@
 //!   `tier_equals_the_namespace`); failures are tried again without end (`a_failing_tier_recovers`).
 //! - No request waits for the tier on a worker's thread: calls to it run in `pool`.
 //!
-//! Deliberately absent: reading from the tier, eviction, policies (close is the only one), layouts of particular file systems.
+//! Deliberately absent: reading from the tier, eviction.
 
 mod account;
 mod aside;
 mod content;
+mod control;
 mod dirs;
 mod entry;
 mod inodes;
@@ -22,6 +23,7 @@ mod names;
 pub mod ops;
 mod outcome;
 mod parts;
+pub mod policy;
 mod pool;
 pub mod published;
 pub mod queue;
@@ -45,8 +47,10 @@ pub use self::remote::path_of;
 
 use self::account::Account;
 use self::content::Shares;
+use self::control::Control;
 use self::dirs::Dirs;
 use self::outcome::{FlushResult, Stop};
+use self::policy::Policies;
 use self::pool::Pool;
 use self::queue::{FlushQueue, Taken};
 use crate::config::ServerConfig;
@@ -88,6 +92,8 @@ pub struct Flusher {
     dirs: Dirs,
     account: Account,
     shares: Shares,
+    policies: Policies,
+    control: Control,
     /// Bytes of parts that may be in memory, in MiB.
     part_room: OnceLock<Semaphore>,
     everything: AtomicBool,
@@ -122,6 +128,8 @@ impl Flusher {
             dirs: Dirs::default(),
             account: Account::default(),
             shares: Shares::default(),
+            policies: Policies::default(),
+            control: Control::default(),
             part_room: OnceLock::new(),
             everything: AtomicBool::new(false),
             hurry_until: Mutex::new(None),
@@ -168,6 +176,20 @@ impl Flusher {
 
     fn shares(&self) -> &Shares {
         &self.shares
+    }
+
+    /// How fast flushing goes, and how much may wait for it.
+    pub fn control(&self) -> &Control {
+        &self.control
+    }
+
+    /// Bytes of files that wait for being flushed and live here: an estimate.
+    fn pending_bytes(&self) -> u64 {
+        self.account.pending_bytes.load(Ordering::Relaxed)
+    }
+
+    fn policies(&self) -> &Policies {
+        &self.policies
     }
 
     /// A name in staging that was never used.
@@ -233,7 +255,7 @@ impl Flusher {
     fn end_hurry(&self, queue: &FlushQueue) {
         let mut until = self.hurry_until.lock();
         match *until {
-            Some(_) if !queue.is_empty() => *until = Some(Instant::now() + HURRY_LASTS),
+            Some(_) if !queue.is_idle() => *until = Some(Instant::now() + HURRY_LASTS),
             Some(end) if Instant::now() >= end => {
                 *until = None;
                 self.everything.store(false, Ordering::Release);
@@ -258,11 +280,13 @@ impl Flusher {
         FlushAccount {
             pending_names,
             pending_dirs: inodes as u64,
-            pending_bytes: if names == 0 { 0 } else { self.account.pending_bytes.load(Ordering::Relaxed) },
+            pending_bytes: if names == 0 { 0 } else { self.pending_bytes() },
             files,
             bytes,
             copied_bytes,
             failures,
+            oldest_ms: node.namespace.queue().oldest().map_or(0, |age| age.as_millis() as u64),
+            bytes_per_s: self.control.bytes_per_s(),
             unsafe_names: self.account.unsafe_names(),
             has_tier: self.has_tier(),
         }
@@ -280,6 +304,8 @@ impl Flusher {
             "pending_names": account.pending_names,
             "pending_dirs": account.pending_dirs,
             "pending_bytes": account.pending_bytes,
+            "oldest_ms": account.oldest_ms,
+            "bytes_per_s": account.bytes_per_s,
             "files": account.files,
             "bytes": account.bytes,
             "copied_bytes": account.copied_bytes,
@@ -306,12 +332,18 @@ pub async fn run(worker: Rc<Worker>) {
         if estimated.elapsed() >= ESTIMATE_EVERY {
             estimate(&node);
             estimated = Instant::now();
+            if node.flusher.control.is_urgent(&node) && !queue.is_empty() {
+                node.flusher.hurry(&queue, false);
+            }
         }
-        let untidy = queue.is_empty() && node.flusher.is_untidy() && !tidy(&worker).await;
+        let untidy = queue.is_idle() && node.flusher.is_untidy() && !tidy(&worker).await;
+        // A deadline, and those who wait for room, want fresh estimates.
+        let watched = node.config.dirty_max.is_some() || node.config.deadline_unix_s.is_some();
         let (full, sleep) = (tasks.len() >= IN_FLIGHT, if untidy { FAILURE_PAUSES.0 } else { LONGEST_SLEEP });
         tokio::select! {
             Some(_) = tasks.join_next() => while tasks.try_join_next().is_some() {},
             () = queue.wait(sleep), if !full => {}
+            () = tokio::time::sleep(ESTIMATE_EVERY), if full || watched => {}
             () = node.stopped() => break,
         }
     }
@@ -324,7 +356,7 @@ async fn tidy(worker: &Rc<Worker>) -> bool {
     let (account, what) = (&worker.node.flusher.account, FlushItem::Inode(aside::number(worker.node.id())));
     match tidy_and_touch(worker).await {
         Ok(()) => account.note_success(&what),
-        Err(Stop::Open | Stop::Wait(_)) => return false,
+        Err(Stop::Open | Stop::Wait(_) | Stop::Later(_) | Stop::Never) => return false,
         Err(Stop::Failed(error)) => {
             let name = || Bytes::from_static(b"(the flusher's own files in the shared tier)");
             if account.note_failure(&what, name, &error) {
@@ -370,9 +402,15 @@ async fn flush_one(worker: Rc<Worker>, taken: Taken) {
         FlushItem::Name(parent, name) => names::flush(&worker, &taken, *parent, name).await,
         FlushItem::Inode(ino) => inodes::flush(&worker, *ino).await.map(|()| Batch::default()),
     };
+    let outcome = match outcome {
+        // Nothing is to be done, and nothing of it is in the tier that was not before.
+        Err(Stop::Never) => Ok(Batch::default()),
+        outcome => outcome,
+    };
     let outcome = outcome.and_then(|batch| Ok(node.namespace.queue().done(&taken, batch)?));
     match outcome {
         Ok(()) => node.flusher.account.note_success(&taken.item),
+        Err(Stop::Later(pause)) => node.namespace.queue().park(&taken, pause),
         Err(stop) => {
             let pause = put_off(&worker, &taken, stop).await;
             node.namespace.queue().postpone(&taken, pause);
@@ -384,7 +422,8 @@ async fn flush_one(worker: Rc<Worker>, taken: Taken) {
 /// What is said and counted of an attempt without success; returns the pause before the next.
 async fn put_off(worker: &Rc<Worker>, taken: &Taken, stop: Stop) -> Duration {
     match stop {
-        Stop::Open => OPEN_PAUSE,
+        Stop::Open | Stop::Never => OPEN_PAUSE,
+        Stop::Later(pause) => pause,
         Stop::Wait(_) if taken.since.elapsed() < WAIT_LIMIT => doubled(WAIT_PAUSES, taken.attempts),
         Stop::Wait(reason) => {
             let pause = doubled(WAIT_PAUSES, taken.attempts);
@@ -423,13 +462,19 @@ async fn note_failure(worker: &Rc<Worker>, taken: &Taken, reason: &str) {
 
 /// Estimates the bytes that pending names stand for, from some of them.
 fn estimate(node: &Node) {
+    node.flusher.control.begin_estimate();
     let queue = node.namespace.queue();
     let some = queue.some_names(SAMPLE);
     let sizes = some.iter().map(|(parent, name)| size_of(node, *parent, name).unwrap_or(0));
     let sum: u64 = sizes.sum();
-    let (all, sampled) = (queue.len().0 as u64, some.len().max(1) as u64);
+    // Parked names are left out: they wait for somebody else.
+    let all = (queue.len().0 as u64).saturating_sub(queue.parked() as u64);
+    let sampled = some.len().max(1) as u64;
     let total = (u128::from(sum) * u128::from(all.max(sampled)) / u128::from(sampled)) as u64;
-    node.flusher.account.pending_bytes.store(total, Ordering::Relaxed);
+    let flusher = &node.flusher;
+    flusher.account.pending_bytes.store(total, Ordering::Relaxed);
+    flusher.control.measure(flusher.account.counts().0);
+    flusher.control.ease();
 }
 
 /// Size of the file under a name, if its inode lives here.

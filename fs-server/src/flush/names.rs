@@ -101,7 +101,12 @@ pub async fn flush(worker: &Rc<Worker>, taken: &Taken, parent: InodeId, name: &B
     let owner = remote::owner_of_own_name(node, parent, name)?;
     if owner != node.id() {
         let had = job.had.as_ref().map(|had| EntryRecord { ino: had.ino, kind: had.kind });
-        remote::hand(worker, owner, FlushNote { ino: parent, name: Some(name.clone()), had }).await?;
+        remote::hand(
+            worker,
+            owner,
+            FlushNote { ino: parent, name: Some(name.clone()), had, forced: taken.forced },
+        )
+        .await?;
         return Ok(job.with(None));
     }
     if parent == InodeId::ROOT && is_staging_name(name, &node.config.job) {

@@ -5,13 +5,14 @@ use std::rc::Rc;
 use bytes::{BufMut, Bytes, BytesMut};
 use fs_proto::msg::inode::LEASE_MS;
 use fs_proto::msg::tier::{
-    FlushAccount, FlushChunks, FlushNote, FlushNow, FlushStatus, FlushedShare, TierForget, TierPath,
-    TierPlace, TierState, TierView,
+    FlushAccount, FlushChunks, FlushInode, FlushNote, FlushNow, FlushStatus, FlushedShare, TierForget,
+    TierPath, TierPlace, TierState, TierView,
 };
 use fs_proto::record::{InodeRecord, Mutation, TierLocation};
 use fs_proto::{FileKind, InodeId, Status};
 
 use super::entry::TierEntry;
+use super::outcome::Stop;
 use super::queue::FlushItem;
 use super::{aside, content, remote};
 use crate::error::{OpError, OpResult};
@@ -82,6 +83,21 @@ pub async fn flush_now(worker: &Rc<Worker>, _: &Context, request: FlushNow) -> O
     Ok(())
 }
 
+/// Flushes an inode that lives here under all its names.
+pub async fn flush_inode(worker: &Rc<Worker>, _: &Context, request: FlushInode) -> OpResult<()> {
+    require_tier(worker)?;
+    let inode = worker.node.namespace.live_inode(request.ino).await?;
+    for (parent, name) in worker.node.namespace.names_of(&inode)? {
+        remote::note_name(worker, parent, &name, true).await.map_err(|stop| match stop {
+            Stop::Failed(reason) => OpError::because(Status::TierFailed, reason),
+            Stop::Wait(_) | Stop::Open | Stop::Later(_) | Stop::Never => {
+                OpError::new(Status::Busy, "its directory is changing")
+            }
+        })?;
+    }
+    Ok(())
+}
+
 /// Queues a name or inode.
 #[allow(clippy::unused_async)]
 pub async fn flush_note(worker: &Rc<Worker>, _: &Context, request: FlushNote) -> OpResult<()> {
@@ -96,7 +112,9 @@ pub async fn flush_note(worker: &Rc<Worker>, _: &Context, request: FlushNote) ->
             namespace.kv().commit(batch)?;
         }
     }
-    Ok(namespace.queue().note_now(&FlushItem::Name(request.ino, name))?)
+    let item = FlushItem::Name(request.ino, name);
+    let queue = namespace.queue();
+    Ok(if request.forced { queue.note_forced(&item) } else { queue.note_now(&item) }?)
 }
 
 /// Where a directory that lives (or lived) here lies in the tier.

@@ -108,6 +108,7 @@ async fn parts(
         gather(worker, request, start, &mut buffer).await?;
         let (own, file) = (Arc::clone(node), Arc::clone(file));
         let write = move |_: &dyn Tier| {
+            own.flusher.control().pace(&own, buffer.len() as u64);
             file.write_at(start, &buffer)?;
             own.flusher.account().note_copied(buffer.len() as u64);
             Ok(())

@@ -73,7 +73,7 @@ pub fn owner_of_own_name(node: &Node, parent: InodeId, name: &Bytes) -> OpResult
 }
 
 /// Tells the server that owns a name that it may differ.
-pub async fn note_name(worker: &Rc<Worker>, parent: InodeId, name: &Bytes) -> FlushResult<()> {
+pub async fn note_name(worker: &Rc<Worker>, parent: InodeId, name: &Bytes, forced: bool) -> FlushResult<()> {
     let node = &worker.node;
     let attr = match getattr::attributes(worker, parent).await {
         Ok(attr) => attr,
@@ -82,13 +82,13 @@ pub async fn note_name(worker: &Rc<Worker>, parent: InodeId, name: &Bytes) -> Fl
         Err(error) => return Err(error.into()),
     };
     let owner = entry_owner(node, &attr, name);
-    hand(worker, owner, FlushNote { ino: parent, name: Some(name.clone()), had: None }).await
+    hand(worker, owner, FlushNote { ino: parent, name: Some(name.clone()), had: None, forced }).await
 }
 
 /// The copy of a directory was changed by flushing one of its entries: its times have to be set again.
 pub async fn touch(worker: &Rc<Worker>, dir: InodeId) -> FlushResult<()> {
     let owner = worker.node.owner(dir.partition());
-    hand(worker, owner, FlushNote { ino: dir, name: None, had: None }).await
+    hand(worker, owner, FlushNote { ino: dir, name: None, had: None, forced: false }).await
 }
 
 /// Queues something at `owner`.
@@ -102,6 +102,7 @@ pub async fn hand(worker: &Rc<Worker>, owner: ServerId, note: FlushNote) -> Flus
         return Ok(());
     }
     match note.name {
+        Some(name) if note.forced => node.namespace.queue().note_forced(&FlushItem::Name(note.ino, name))?,
         Some(name) => node.namespace.queue().note_now(&FlushItem::Name(note.ino, name))?,
         None => node.namespace.queue().note_touched(note.ino)?,
     }

@@ -10,6 +10,7 @@ use fs_proto::{Attr, FileKind, InodeId, Status};
 use super::SETGID;
 use super::setattr::everywhere;
 use crate::error::{OpError, OpResult};
+use crate::flush::policy;
 use crate::namespace::apply::CAPABILITY;
 use crate::namespace::locks::{LockKey, LockSet, Mode};
 use crate::namespace::permission::{READ, WRITE, require, require_owner};
@@ -38,6 +39,9 @@ pub async fn get(worker: &Rc<Worker>, context: &Context, request: Getxattr) -> O
         return Ok(Bytes::from(format!("striped chunk={}", layout.chunk_bytes())));
     }
     readable(worker, context, &inode, &request.name)?;
+    if let Some(value) = policy::shown(worker, &inode, &request.name).await? {
+        return Ok(value);
+    }
     worker.node.namespace.xattr(request.ino, &request.name)?.ok_or(NONE)
 }
 
@@ -55,6 +59,9 @@ pub async fn set(worker: &Rc<Worker>, context: &Context, request: Setxattr) -> O
     }
     if request.value.len() > VALUE_MAX {
         return Err(OpError::new(Status::OutOfRange, "an attribute's value has at most 65536 bytes"));
+    }
+    if request.name == policy::FLUSH {
+        policy::check(&request.value)?;
     }
     if matches!(&request.name[..], acl::ACCESS | acl::DEFAULT) {
         return set_list(worker, context, request.ino, &request.name, acl::validated(&request.value)?).await;
@@ -207,7 +214,7 @@ fn readable(worker: &Worker, context: &Context, inode: &InodeRecord, name: &[u8]
 }
 
 fn writable(worker: &Worker, context: &Context, inode: &InodeRecord, name: &[u8]) -> OpResult<()> {
-    if name.starts_with(b"user.hayate.") {
+    if name.starts_with(b"user.hayate.") && name != policy::FLUSH {
         return Err(OpError::new(
             Status::NotSupported,
             "attributes user.hayate.* cannot be set in this release",

@@ -35,6 +35,8 @@ pub struct Cluster {
     pub file: ClusterFile,
     wide_threshold: u64,
     servers: u16,
+    /// Changes each server's configuration.
+    adjust: fn(&mut ServerConfig),
     /// The tier, if it is not a directory.
     pub s3: Option<S3Server>,
 }
@@ -54,6 +56,14 @@ impl Cluster {
     pub fn start_with(servers: u16, wide_threshold: u64, wrap: Wrap<'_>) -> Self {
         let mut cluster = Self::new(servers, wide_threshold);
         cluster.launch(wrap);
+        cluster
+    }
+
+    /// The same with configurations that `adjust` changes.
+    pub fn start_adjusted(servers: u16, adjust: fn(&mut ServerConfig)) -> Self {
+        let mut cluster = Self::new(servers, 10_000);
+        cluster.adjust = adjust;
+        cluster.launch(&plain);
         cluster
     }
 
@@ -77,7 +87,7 @@ impl Cluster {
             members: Vec::new(),
             events: Vec::new(),
         };
-        Cluster { dir, threads: Vec::new(), file, wide_threshold, servers, s3: None }
+        Cluster { dir, threads: Vec::new(), file, wide_threshold, servers, adjust: |_| {}, s3: None }
     }
 
     /// The tier's directory.
@@ -94,6 +104,7 @@ impl Cluster {
         config.memory_bytes = 128 << 20;
         config.flush_delay_ms = 20;
         config.wide_threshold = self.wide_threshold;
+        (self.adjust)(&mut config);
         config
     }
 

@@ -69,6 +69,16 @@ pub struct UpArgs {
     /// How long a closed file rests before it is copied to the tier, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 200)]
     pub flush_delay: u64,
+    /// Most bytes a second that each server writes to the tier [default: as many as go]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub flush_bandwidth: Option<u64>,
+    /// Bytes that may wait for the tier on each server before making and closing files waits [default: any number]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub dirty_max: Option<u64>,
+    /// When the job ends: files go to the tier with priority before. Seconds since 1970, or +SECONDS from now
+    /// [default: SLURM_JOB_END_TIME, if set]
+    #[arg(long, value_name = "TIME", value_parser = deadline)]
+    pub deadline: Option<u64>,
     /// Entries above which a directory is spread over all servers
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     pub wide_threshold: u64,
@@ -198,6 +208,9 @@ pub fn spec(global: &Global, args: &UpArgs) -> Result<LaunchSpec> {
             durability: args.durability.clone(),
             workers: args.workers,
             flush_delay_ms: args.flush_delay,
+            flush_bandwidth: args.flush_bandwidth,
+            dirty_max: args.dirty_max,
+            deadline_unix_s: args.deadline.or_else(job_end),
             wide_threshold: args.wide_threshold,
             inline_bytes: args.inline,
             metrics: !args.no_metrics,
@@ -210,6 +223,20 @@ pub fn spec(global: &Global, args: &UpArgs) -> Result<LaunchSpec> {
 fn count(hosts: &[String]) -> Result<u16> {
     u16::try_from(hosts.len())
         .map_err(|_| CliError::Usage(format!("{} hosts are more than a cluster can have", hosts.len())))
+}
+
+/// Seconds since 1970 of `TIME`, or of `+SECONDS` from now.
+fn deadline(text: &str) -> std::result::Result<u64, String> {
+    let number =
+        |text: &str| text.parse::<u64>().map_err(|error| format!("{error}: seconds since 1970, or +SECONDS"));
+    let Some(ahead) = text.strip_prefix('+') else { return number(text) };
+    let now = std::time::UNIX_EPOCH.elapsed().map_err(|error| error.to_string())?;
+    Ok(now.as_secs().saturating_add(number(ahead)?))
+}
+
+/// When the batch system ends the job.
+fn job_end() -> Option<u64> {
+    std::env::var("SLURM_JOB_END_TIME").ok()?.parse().ok()
 }
 
 fn checked_tier(tier: &Path) -> Result<PathBuf> {

@@ -101,6 +101,10 @@ wire_struct! {
         pub copied_bytes: u64,
         /// Attempts that failed since the server's start.
         pub failures: u64,
+        /// Milliseconds since the oldest of what is pending was noted.
+        pub oldest_ms: u64,
+        /// Bytes a second that went to the shared tier lately.
+        pub bytes_per_s: u64,
         /// Some names that failed at their last attempt, and why.
         pub unsafe_names: Vec<(Bytes, String)>,
         /// Whether this cluster has a shared tier at all.
@@ -117,6 +121,14 @@ wire_struct! {
 }
 
 wire_struct! {
+    /// Flush the names of an inode, whatever its policy. Goes to its home.
+    pub struct FlushInode {
+        /// Which.
+        pub ino: InodeId,
+    }
+}
+
+wire_struct! {
     /// A name, or an inode, may differ from the shared tier: queue it. Goes to the server that owns the name, or is the inode's home.
     pub struct FlushNote {
         /// The name's directory; without a name, the inode.
@@ -125,6 +137,8 @@ wire_struct! {
         pub name: Option<Bytes>,
         /// What the shared tier has under the name, from a server that owned it before.
         pub had: Option<EntryRecord>,
+        /// Somebody asked for it: whatever its policy.
+        pub forced: bool,
     }
 }
 
@@ -150,6 +164,7 @@ request! {
     TierState => TierState -> TierView;
     FlushStatus => FlushStatus -> FlushAccount;
     FlushNow => FlushNow -> ();
+    FlushInode => FlushInode -> ();
     FlushNote => FlushNote -> ();
     TierPlace => TierPlace -> Option<TierLocation>;
     TierForget => TierForget -> ();

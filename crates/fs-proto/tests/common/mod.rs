@@ -294,9 +294,10 @@ structs! {
     TierState { ino, published, published_bytes }
     TierView { inode, xattrs, writing }
     FlushStatus {}
-    FlushAccount { pending_names, pending_dirs, pending_bytes, files, bytes, copied_bytes, failures, unsafe_names, has_tier }
+    FlushAccount { pending_names, pending_dirs, pending_bytes, files, bytes, copied_bytes, failures, oldest_ms, bytes_per_s, unsafe_names, has_tier }
     FlushNow { everything }
-    FlushNote { ino, name, had }
+    FlushInode { ino }
+    FlushNote { ino, name, had, forced }
     TierPlace { dir }
     TierForget { dir }
 

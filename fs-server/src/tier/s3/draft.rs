@@ -136,7 +136,7 @@ impl TierFile for PartFile {
     /// `data` is a whole part.
     fn write_at(&self, offset: u64, data: &[u8]) -> TierResult<()> {
         let Record { key, upload, part_bytes, .. } = &self.record;
-        if offset % part_bytes != 0 || data.len() as u64 > *part_bytes {
+        if !offset.is_multiple_of(*part_bytes) || data.len() as u64 > *part_bytes {
             return Err(failed("write", key, "what is written is not one part"));
         }
         let number = u16::try_from(offset / part_bytes + 1)

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! PREFIX a/b/name                       a file, symbolic link, pipe or device
-//! PREFIX a/b/.hayate-directory          a/b is a directory: its number is stored with this empty object
+//! PREFIX a/b/.hayate-directory          a/b is a directory: the content is its number (16 hexadecimal digits)
 //! PREFIX a/b/.hayate-attributes         mode, owner, times and extended attributes of a/b are stored with this empty object
 //! PREFIX .hayate-staging-JOB-SERVER/f-* an upload that is not published: which, as JSON
 //! PREFIX .hayate-moving-JOB/SERVER-DIR  a directory that is being moved: its old key

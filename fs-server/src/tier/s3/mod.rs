@@ -166,14 +166,26 @@ impl S3 {
         meta
     }
 
+    /// The number of a directory, which is the content of its marker; None if there is none.
+    fn directory_id(&self, path: &str) -> TierResult<Option<u64>> {
+        let marker = format!("{path}{DIRECTORY}");
+        let Some(text) = self.client.get(&marker)? else { return Ok(None) };
+        let id = std::str::from_utf8(&text).ok().and_then(|text| u64::from_str_radix(text, 16).ok());
+        id.map(Some).ok_or_else(|| failed("read", &marker, "it is no marker of a directory"))
+    }
+
     fn make_directory(&self, at: &Place) -> TierResult<u64> {
         let (dir, id) = (format!("{}/", key_of(at)?), new_id());
         let marker = format!("{dir}{DIRECTORY}");
-        if self.client.head(&marker)?.is_some() {
+        if self.directory_id(&dir)?.is_some() {
             return Err(TierError::Occupied(format!("{dir:?} is a directory in the shared tier already")));
         }
-        self.client.put(&marker, &self.stored(FileKind::Directory, id, 0, None), b"")?;
-        self.confirm(dir_of(&at.dir)?).inspect_err(|_| drop(self.take_back(&marker, id)))?;
+        self.client.put(
+            &marker,
+            &self.stored(FileKind::Directory, id, 0, None),
+            format!("{id:016x}").as_bytes(),
+        )?;
+        self.confirm(dir_of(&at.dir)?).inspect_err(|_| drop(self.take_directory_back(&dir, id)))?;
         Ok(id)
     }
 
@@ -207,6 +219,7 @@ impl S3 {
 
     /// Makes a draft visible under its name; it stays a draft, for [`Tier::remove`].
     fn publish(&self, at: &str, draft: &Draft, to: &Place) -> TierResult<()> {
+        self.precheck(dir_of(&to.dir)?)?;
         let (key, attributes) = (key_of(to)?, draft.attributes.as_ref());
         let put = |kind, rdev, body: &[u8]| {
             self.client.put(&key, &self.stored(kind, draft.id, rdev, attributes), body)
@@ -261,6 +274,7 @@ impl S3 {
     }
 
     fn set_directory(&self, dir: &S3Dir, attributes: &Attributes) -> TierResult<()> {
+        self.precheck(dir)?;
         let key = format!("{}{ATTRIBUTES}", dir.path);
         self.client.put(&key, &self.stored(FileKind::Directory, dir.id, 0, Some(attributes)), b"")?;
         self.confirm(dir).inspect_err(|_| drop(self.take_back(&key, dir.id)))
@@ -282,10 +296,9 @@ impl Tier for S3 {
 
     fn open_dir(&self, at: &Place) -> TierResult<Dir> {
         let path = format!("{}/", key_of(at)?);
-        let Some(marker) = self.client.head(&format!("{path}{DIRECTORY}"))? else {
+        let Some(id) = self.directory_id(&path)? else {
             return Err(TierError::Missing(format!("{path:?} is no directory in the shared tier")));
         };
-        let id = meta::id_of(&marker.meta);
         Ok(Dir::new(id, S3Dir { path, id, is_base: false }))
     }
 
@@ -382,6 +395,7 @@ impl Tier for S3 {
         let draft = self.drafts.lock().remove(&key);
         let is_staging = dir.path == self.staging(self.me);
         if !is_staging {
+            self.precheck(dir)?;
             self.client.delete(&key)?;
             return self.confirm(dir);
         }

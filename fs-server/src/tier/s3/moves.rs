@@ -64,7 +64,7 @@ impl S3 {
         let above = dir
             .path
             .match_indices('/')
-            .map(|(at, _)| format!("{:016x}", xxh3_64(dir.path[..=at].as_bytes())));
+            .map(|(at, _)| format!("{:016x}", xxh3_64(&dir.path.as_bytes()[..=at])));
         let is_moving = above.into_iter().any(|hash| announced.iter().any(|(key, _)| key.ends_with(&hash)));
         if is_moving || !self.is_there(dir)? {
             return Err(TierError::Failed(MOVED.to_owned()));
@@ -72,9 +72,23 @@ impl S3 {
         Ok(())
     }
 
+    /// Before a change of something in `dir`: fails if the directory is not the one at that place any more. So what is changed through an old
+    /// handle does not meet what lies there now, but for a move within the request itself.
+    pub(super) fn precheck(&self, dir: &S3Dir) -> TierResult<()> {
+        if dir.is_base || self.is_there(dir)? { Ok(()) } else { Err(TierError::Failed(MOVED.to_owned())) }
+    }
+
     fn is_there(&self, dir: &S3Dir) -> TierResult<bool> {
-        let marker = self.client.head(&format!("{}{DIRECTORY}", dir.path))?;
-        Ok(marker.is_some_and(|marker| meta::id_of(&marker.meta) == dir.id))
+        Ok(self.directory_id(&dir.path)? == Some(dir.id))
+    }
+
+    /// As [`S3::take_back`], of a directory's marker.
+    pub(super) fn take_directory_back(&self, path: &str, id: u64) -> TierResult<()> {
+        if self.directory_id(path)? == Some(id) {
+            self.client.delete(&format!("{path}{DIRECTORY}"))
+        } else {
+            Ok(())
+        }
     }
 
     /// Takes a change back that came too late: removes what is under `key`, if it is still the copy `id`.
