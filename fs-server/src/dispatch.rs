@@ -32,17 +32,13 @@ pub async fn run(worker: &Rc<Worker>, frame: Frame, lending: Lending) -> OpResul
     let caller = Caller::get(&mut body)?;
     let context = Context { caller, header: frame.header, lending };
     let header = &context.header;
-    let _execution = if header.op.is_mutation() && header.client.0 != 0 {
-        let execution = worker.node.begin_execution(header.client, header.sequence)?;
-        if header.flags.has(Flags::RETRY)
-            && let Some(answer) = answer_again(worker, &context, &frame.meta).await?
-        {
-            return Ok(answer);
-        }
-        Some(execution)
-    } else {
-        None
-    };
+    let execution = worker.node.executions.begin(header)?;
+    if execution.is_some()
+        && header.flags.has(Flags::RETRY)
+        && let Some(answer) = answer_again(worker, &context, &frame.meta).await?
+    {
+        return Ok(answer);
+    }
     let outcome = carry_out(worker, &context, body, frame.bulk).await;
     if outcome.is_err()
         && header.flags.has(Flags::RETRY)

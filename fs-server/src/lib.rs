@@ -11,6 +11,7 @@ pub mod config;
 mod departed;
 mod dispatch;
 pub mod error;
+mod executions;
 pub mod flush;
 mod identity;
 pub mod kv;

@@ -2,20 +2,18 @@
 //!
 //! Each field has its own lock or none; no two are taken together except as the namespace's lock table orders them.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fs_net::{BufferPool, ClusterFile, NetCounters, ShareStats, Sharing};
-use fs_proto::{ClientId, Partition, PartitionMap, ServerId, Status, TimeNs};
-use parking_lot::Mutex;
+use fs_proto::{Partition, PartitionMap, ServerId, TimeNs};
 use tokio::sync::watch;
 
 use crate::config::{Durability, ServerConfig};
 use crate::departed::Departed;
-use crate::error::{OpError, OpResult};
+use crate::executions::Executions;
 use crate::flush::Flusher;
 use crate::locks::LockTable;
 use crate::metrics::OpCounters;
@@ -64,7 +62,8 @@ pub struct Node {
     /// Room for contents of small files.
     pub space: Space,
     cluster: OnceLock<(ClusterFile, PartitionMap)>,
-    executing: Mutex<HashMap<(ClientId, u16), u64>>,
+    /// Requests that run, or were sent again.
+    pub executions: Executions,
     stop: watch::Sender<bool>,
     discard: AtomicBool,
 }
@@ -116,7 +115,7 @@ impl Node {
             group_sync: GroupSync::default(),
             space: Space::default(),
             cluster: OnceLock::new(),
-            executing: Mutex::default(),
+            executions: Executions::default(),
             stop: watch::Sender::new(false),
             discard: AtomicBool::new(false),
         }
@@ -182,17 +181,6 @@ impl Node {
         &self.config.stores
     }
 
-    /// Marks a client's mutation as running; fails when the same one runs already (its connection broke, and it was sent again).
-    pub fn begin_execution(self: &Arc<Self>, client: ClientId, sequence: u64) -> OpResult<Execution> {
-        let (lane, count) = ((sequence >> 48) as u16, sequence & ((1 << 48) - 1));
-        let mut executing = self.executing.lock();
-        if executing.get(&(client, lane)) == Some(&count) {
-            return Err(OpError::new(Status::Retry, "the same request is still running"));
-        }
-        executing.insert((client, lane), count);
-        Ok(Execution { node: Arc::clone(self), client, lane, count })
-    }
-
     /// Asks the server to end; `discard` deletes its store.
     pub fn request_stop(&self, discard: bool) {
         if discard {
@@ -223,21 +211,4 @@ impl Node {
 fn session() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     (since.as_nanos() as u64).max(1)
-}
-
-/// A mutation that runs; ends when dropped.
-pub struct Execution {
-    node: Arc<Node>,
-    client: ClientId,
-    lane: u16,
-    count: u64,
-}
-
-impl Drop for Execution {
-    fn drop(&mut self) {
-        let mut executing = self.node.executing.lock();
-        if executing.get(&(self.client, self.lane)) == Some(&self.count) {
-            executing.remove(&(self.client, self.lane));
-        }
-    }
 }

@@ -144,7 +144,11 @@ fn namespace_failure(error: OpError) -> ServerError {
 fn listen(address: &Address) -> Result<Acceptor, ServerError> {
     Acceptor::bind(address).map_err(|error: NetError| ServerError::Listen {
         address: address.to_string(),
-        reason: error.to_string(),
+        reason: match error {
+            NetError::InUse { reason, .. } => reason,
+            NetError::Listen { source, .. } => source.to_string(),
+            other => other.to_string(),
+        },
     })
 }
 

@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fs_client::{Client, ClientConfig, File, OpenOptions, Route};
 use fs_net::{ClusterFile, MemberEntry, Secret};
@@ -17,6 +17,9 @@ use fs_proto::msg::admin::ShutdownMode;
 use fs_server::config::IoMode;
 use fs_server::{ServerConfig, ServerError};
 use tempfile::TempDir;
+
+/// How long [`until`] polls.
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Opens a file for reading and writing; makes it if it is not there.
 pub fn open(client: &Client, path: &str) -> File {
@@ -27,6 +30,15 @@ pub fn open(client: &Client, path: &str) -> File {
 /// Bytes without a zero among them.
 pub fn full(len: u64, seed: u8) -> Vec<u8> {
     (0..len).map(|at| 1 + ((at / 7) as u8 ^ seed) % 250).collect()
+}
+
+/// Polls until `done`, or fails.
+pub fn until(what: &str, done: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !done() {
+        assert!(began.elapsed() < DEADLINE, "{what}: not within {DEADLINE:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// How a cluster differs from the usual.

@@ -5,14 +5,14 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fs_client::{
     Client, ClientConfig, File, LOCK_END, LockFailure, LockFamily, LockKind, LockRange, LockWish, Locked,
     OpenOptions,
 };
 use fs_server::ServerConfig;
-use hayate_tests::{Cluster, ClusterOptions};
+use hayate_tests::{Cluster, ClusterOptions, DEADLINE, until};
 
 const BOTH: OpenOptions = OpenOptions {
     read: true,
@@ -23,7 +23,6 @@ const BOTH: OpenOptions = OpenOptions {
     append: false,
     mode: 0o644,
 };
-const DEADLINE: Duration = Duration::from_secs(60);
 
 fn wish(owner: u64, first: u64, last: u64, kind: LockKind) -> LockWish {
     LockWish { family: LockFamily::Posix, owner, range: LockRange { first, last }, kind, pid: 1 }
@@ -110,15 +109,6 @@ fn pass(mut from: TcpStream, mut to: TcpStream, cut: &AtomicBool) {
         }
     }
     let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
-}
-
-/// Polls until `done`, or fails.
-fn until(what: &str, done: impl Fn() -> bool) {
-    let began = Instant::now();
-    while !done() {
-        assert!(began.elapsed() < DEADLINE, "{what}: not within {DEADLINE:?}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 fn impatient(config: &mut ServerConfig) {

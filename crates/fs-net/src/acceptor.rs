@@ -23,6 +23,11 @@ use std::time::Duration;
 /// Pause when the system cannot give another socket (too many open files).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Below it are the ports that services are known by.
+const FREE_PORT_MIN: u16 = 10_240;
+/// Ports tried before the system is asked for any.
+const FREE_PORT_TRIES: usize = 64;
+
 /// An accepted socket, nonblocking, not yet of any runtime.
 #[derive(Debug)]
 pub enum Socket {
@@ -65,7 +70,8 @@ impl Drop for SocketFile {
 }
 
 impl Acceptor {
-    /// Listens on an address. With port 0 the system chooses a free one, which [`Acceptor::address`] tells.
+    /// Listens on an address. With port 0 it is a free one, which [`Acceptor::address`] tells: of those that the system gives to nobody by
+    /// itself, so that who is started again finds it free.
     pub fn bind(address: &Address) -> Result<Acceptor, NetError> {
         match address {
             Address::Tcp(host_port) => bind_tcp(address, host_port),
@@ -151,19 +157,41 @@ fn listen_error(address: &Address, source: io::Error) -> NetError {
 
 fn bind_tcp(address: &Address, host_port: &str) -> Result<Acceptor, NetError> {
     let bind = || -> io::Result<(TcpListener, String)> {
-        let listener = TcpListener::bind(host_port)?;
+        let listener = match host_port.strip_suffix(":0") {
+            Some(host) => bind_free(host)?,
+            None => TcpListener::bind(host_port)?,
+        };
         listener.set_nonblocking(true)?;
         let port = listener.local_addr()?.port();
-        Ok((listener, with_port(host_port, port)))
+        let host = host_port.rsplit_once(':').map_or(host_port, |(host, _)| host);
+        // The host as it was given: other nodes may know it by that name only.
+        Ok((listener, format!("{host}:{port}")))
     };
     let (listener, real) = bind().map_err(|source| listen_error(address, source))?;
     Ok(Acceptor { address: Address::Tcp(real), listener: Listener::Tcp(listener), _file: None })
 }
 
-/// The host as it was given (other nodes may know it by that name only), the port as it is.
-fn with_port(host_port: &str, port: u16) -> String {
-    let host = host_port.rsplit_once(':').map_or(host_port, |(host, _)| host);
-    format!("{host}:{port}")
+/// Binds a free port that no outgoing connection gets, if there is one.
+fn bind_free(host: &str) -> io::Result<TcpListener> {
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let mut words = range.split_ascii_whitespace().map(str::parse::<u16>);
+    let given = match (words.next(), words.next()) {
+        (Some(Ok(first)), Some(Ok(last))) => first..=last,
+        _ => 32_768..=60_999,
+    };
+    for _ in 0..FREE_PORT_TRIES {
+        let mut raw = [0; 2];
+        getrandom::fill(&mut raw).map_err(io::Error::other)?;
+        let port = u16::from_le_bytes(raw);
+        if port < FREE_PORT_MIN || given.contains(&port) {
+            continue;
+        }
+        match TcpListener::bind(format!("{host}:{port}")) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            bound => return bound,
+        }
+    }
+    TcpListener::bind(format!("{host}:0"))
 }
 
 fn bind_unix(address: &Address, path: &Path) -> Result<Acceptor, NetError> {

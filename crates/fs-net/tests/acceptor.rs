@@ -30,6 +30,18 @@ fn a_used_port_is_a_clear_error() {
 }
 
 #[test]
+fn a_chosen_port_is_none_that_the_system_gives_to_connections() {
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").expect("Linux");
+    let bounds: Vec<u16> = range.split_whitespace().map(|word| word.parse().expect("a port")).collect();
+    for _ in 0..20 {
+        let bound = Acceptor::bind(&Address::Tcp("127.0.0.1:0".into())).expect("bound");
+        let Address::Tcp(host_port) = bound.address() else { panic!("another kind of address") };
+        let port: u16 = host_port.rsplit(':').next().expect("a port").parse().expect("a number");
+        assert!(port >= 10_240 && !(bounds[0]..=bounds[1]).contains(&port), "{port} of {bounds:?}");
+    }
+}
+
+#[test]
 fn a_host_name_that_does_not_exist_is_an_error() {
     let error = Acceptor::bind(&Address::Tcp("192.0.2.1:0".into())).expect_err("it is not ours");
     assert!(matches!(error, NetError::Listen { .. }), "{error:?}");

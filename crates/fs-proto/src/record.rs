@@ -111,6 +111,8 @@ wire_union! {
         DirWritable = 6 { dir: InodeId, caller: Caller, victim_uid: Option<u32> },
         /// The directory lives here and is not wide. Shared.
         DirNarrow = 7 { dir: InodeId },
+        /// The inode exists and has a name, or was made without one and never had one. Exclusive.
+        InodeLinkable = 8 { ino: InodeId },
     }
 }
 

@@ -292,6 +292,7 @@ fn checks_never_change() {
         .is(Check::DirLive { dir: DIR }, "02020000000000cdab")
         .is(Check::DirEmpty { dir: DIR }, "03020000000000cdab")
         .is(Check::InodeLive { ino: FILE }, "040700000000003412")
+        .is(Check::InodeLinkable { ino: FILE }, "080700000000003412")
         .is(Check::DirHeld { dir: DIR }, "05020000000000cdab")
         .is(
             Check::DirWritable { dir: DIR, caller, victim_uid: Some(1001) },

@@ -12,7 +12,7 @@ use fs_proto::msg::chunk::SyncChunks;
 use fs_proto::msg::inode::{Open, OpenInode as OpenRecord, Publish, Release, Renew, Setattr};
 use fs_proto::msg::name::{Create, OpenMode};
 use fs_proto::msg::small::{OpenRead, Opened};
-use fs_proto::placement::chunk_partition;
+use fs_proto::placement::{chunk_partition, name_hash};
 use fs_proto::{Attr, ChunkIndex, FileKind, InodeId, PARTITIONS, ServerId, Status};
 
 use super::call::Patience;
@@ -126,9 +126,14 @@ impl Core {
         flags: OpenFlags,
         exclusive: bool,
     ) -> Result<(Handle, bool)> {
-        let what = Create {
+        let what = self.new_file(parent, Bytes::copy_from_slice(name), mode, exclusive, flags);
+        looking(async || self.create_or_look(who, &what, flags).await).await
+    }
+
+    fn new_file(&self, parent: InodeId, name: Bytes, mode: u32, exclusive: bool, flags: OpenFlags) -> Create {
+        Create {
             parent,
-            name: Bytes::copy_from_slice(name),
+            name,
             kind: FileKind::File,
             mode,
             rdev: 0,
@@ -136,8 +141,35 @@ impl Core {
             exclusive,
             layout: None,
             open: Some(self.open_mode(flags)),
-        };
-        looking(async || self.create_or_look(who, &what, flags).await).await
+        }
+    }
+
+    /// See [`crate::Client::create_nameless`].
+    pub async fn create_nameless(
+        &self,
+        who: &Caller,
+        parent: InodeId,
+        mode: u32,
+        flags: OpenFlags,
+    ) -> Result<Handle> {
+        let what = self.new_file(parent, Bytes::new(), mode, true, flags);
+        let created = self.ask(who, Target::Name { parent, hash: name_hash(parent, b"") }, &what).await?;
+        let attr = self.attr_or_ask(who, created.ino, created.attr).await?;
+        self.counted_as_open(who, &attr, true, flags).await
+    }
+
+    /// The home counts a file as open now. Whatever comes, that is given back by closing.
+    async fn counted_as_open(
+        &self,
+        who: &Caller,
+        attr: &Attr,
+        fresh: bool,
+        flags: OpenFlags,
+    ) -> Result<Handle> {
+        let (inode, _) = self.join(attr.ino, flags).await?;
+        inode.announced(flags.writes(), attr, fresh);
+        self.shared.cache.put_attr(attr);
+        Ok(Handle::new(inode, who, flags))
     }
 
     async fn create_or_look(
@@ -156,11 +188,7 @@ impl Core {
                 opened => Ok(Look::At((opened?, false))),
             };
         };
-        // The home counts it as open now. Whatever comes, that is given back by closing.
-        let (inode, _) = self.join(attr.ino, flags).await?;
-        inode.announced(flags.writes(), &attr, created.fresh);
-        self.shared.cache.put_attr(&attr);
-        let handle = Handle::new(inode, who, flags);
+        let handle = self.counted_as_open(who, &attr, created.fresh, flags).await?;
         let opened = match regular {
             Ok(()) if created.fresh => Ok(()),
             // It was there: opening it checks the caller's permission.

@@ -58,6 +58,18 @@ impl Client {
         Ok((File::new(self.clone(), handle), fresh))
     }
 
+    /// Makes a regular file without a name (O_TMPFILE), and opens it. It ends with its last closing, unless [`Client::link`] names it before.
+    pub fn create_nameless(
+        &self,
+        who: &Caller,
+        parent: InodeId,
+        mode: u32,
+        flags: OpenFlags,
+    ) -> Result<File> {
+        let handle = self.run(async |core| core.create_nameless(who, parent, mode, flags).await)?;
+        Ok(File::new(self.clone(), handle))
+    }
+
     /// Makes a directory.
     pub fn mkdir(&self, who: &Caller, parent: InodeId, name: &[u8], mode: u32) -> Result<Attr> {
         self.run(async |core| core.mkdir(who, parent, name, mode).await)

@@ -177,7 +177,15 @@ impl Staging<'_> {
         }
         // A new inode is flushed because of its new name.
         self.born += 1;
+        if inode.attr.nlink == 0 {
+            self.note_orphan(ino);
+        }
         Ok(())
+    }
+
+    fn note_orphan(&mut self, ino: InodeId) {
+        self.orphans.push(ino);
+        self.batch.put(keys::orphan(ino), encode_record(&()));
     }
 
     /// Queues an inode whose content or attributes changed: under its name when that is here for certain, else by number.
@@ -233,13 +241,13 @@ impl Staging<'_> {
         let inode = self.inode_mut(ino)?;
         let attr = &mut inode.attr;
         attr.ctime = ctime;
-        attr.nlink = attr
-            .nlink
-            .checked_add_signed(delta)
-            .ok_or(OpError::new(Status::Corrupt, "link count underflow"))?;
-        if attr.nlink == 0 {
-            self.orphans.push(ino);
-            self.batch.put(keys::orphan(ino), encode_record(&()));
+        let before = attr.nlink;
+        attr.nlink =
+            before.checked_add_signed(delta).ok_or(OpError::new(Status::Corrupt, "link count underflow"))?;
+        match (before, attr.nlink) {
+            (_, 0) => self.note_orphan(ino),
+            (0, _) => self.batch.delete(keys::orphan(ino)),
+            _ => {}
         }
         Ok(())
     }

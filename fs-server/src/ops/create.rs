@@ -30,6 +30,7 @@ enum Outcome {
 pub async fn create(worker: &Rc<Worker>, context: &Context, request: Create) -> OpResult<Created> {
     let node = &worker.node;
     validate(context, &request)?;
+    let named = !request.name.is_empty();
     let view = directory_here(node, request.parent, &request.name).await?;
     let hash = name_hash(request.parent, &request.name);
     let ino = node.namespace.allocator().inode(entry_partition(
@@ -50,17 +51,30 @@ pub async fn create(worker: &Rc<Worker>, context: &Context, request: Create) -> 
             Ok(Created { ino: entry.ino, kind: entry.kind, attr, fresh: false })
         }
         Outcome::Made(inode, entries) => {
-            if let Some(mode) = &request.open {
-                node.opens.open(ino, context.client(), mode, inode.attr.version);
+            if named {
+                note_open(worker, context, &request, ino, inode.attr.version);
+                widen::consider(worker, request.parent, entries);
             }
-            widen::consider(worker, request.parent, entries);
             Ok(Created { ino, kind: request.kind, attr: Some(inode.attr), fresh: true })
         }
     }
 }
 
+fn note_open(worker: &Worker, context: &Context, request: &Create, ino: InodeId, version: u64) {
+    if let Some(mode) = &request.open {
+        worker.node.opens.open(ino, context.client(), mode, version);
+    }
+}
+
 fn validate(context: &Context, request: &Create) -> OpResult<()> {
-    valid_name(&request.name)?;
+    if !request.name.is_empty() {
+        valid_name(&request.name)?;
+    } else if request.kind != FileKind::File || request.open.is_none() {
+        return Err(OpError::new(
+            Status::Invalid,
+            "only a regular file that is opened can do without a name",
+        ));
+    }
     match request.kind {
         FileKind::Directory => Err(OpError::new(Status::Invalid, "directories are made with mkdir")),
         FileKind::CharDevice | FileKind::BlockDevice if !context.caller.is_root() => {
@@ -79,7 +93,8 @@ fn validate(context: &Context, request: &Create) -> OpResult<()> {
 fn make(worker: &Rc<Worker>, context: &Context, request: &Create, ino: InodeId) -> OpResult<Outcome> {
     let namespace = &worker.node.namespace;
     let view = directory_in_section(&worker.node, request.parent, &request.name)?;
-    if let Some(entry) = namespace.entry(request.parent, &request.name)? {
+    let named = !request.name.is_empty();
+    if named && let Some(entry) = namespace.entry(request.parent, &request.name)? {
         return Ok(Outcome::There(entry));
     }
     if !context.is_checked() {
@@ -103,12 +118,22 @@ fn make(worker: &Rc<Worker>, context: &Context, request: &Create, ino: InodeId) 
     inode.attr.rdev = request.rdev;
     inode.attr.size = request.target.len() as u64;
     inode.target = request.target.clone();
-    let entry = EntryRecord { ino, kind: request.kind };
-    let mut mutations = vec![
-        Mutation::PutEntry { parent: request.parent, name: request.name.clone(), entry },
-        Mutation::PutInode { inode: inode.clone() },
-        Mutation::TouchDir { dir: request.parent, time: now, entries_delta: 1, subdirs_delta: 0 },
-    ];
+    let mut mutations = Vec::with_capacity(4);
+    if named {
+        let entry = EntryRecord { ino, kind: request.kind };
+        mutations.push(Mutation::PutEntry { parent: request.parent, name: request.name.clone(), entry });
+        mutations.push(Mutation::TouchDir {
+            dir: request.parent,
+            time: now,
+            entries_delta: 1,
+            subdirs_delta: 0,
+        });
+    } else {
+        inode.attr.nlink = 0;
+        // Before it is an orphan, which only being open keeps alive.
+        note_open(worker, context, request, ino, inode.attr.version);
+    }
+    mutations.push(Mutation::PutInode { inode: inode.clone() });
     mutations.extend(lists);
     mutations.extend(context.remember(ino));
     namespace.commit(&mutations)?;

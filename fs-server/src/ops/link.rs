@@ -32,9 +32,6 @@ async fn attempt(worker: &Rc<Worker>, context: &Context, request: &Link) -> OpRe
     if attr.is_dir() {
         return Err(OpError::new(Status::NotPermitted, "directories have no hard links"));
     }
-    if attr.nlink == 0 {
-        return Err(OpError::not_found());
-    }
     if attr.nlink >= LINKS_MAX {
         return Err(OpError::new(Status::TooManyLinks, "too many hard links"));
     }
@@ -42,7 +39,7 @@ async fn attempt(worker: &Rc<Worker>, context: &Context, request: &Link) -> OpRe
     let mut plan = Plan::default();
     plan.check(me, Check::EntryIs { parent: dir, name: name.clone(), ino: None });
     plan.check(me, may_change(context, dir, None));
-    plan.check(home, Check::InodeLive { ino });
+    plan.check(home, Check::InodeLinkable { ino });
     let entry = EntryRecord { ino, kind: attr.kind };
     plan.mutate(me, Mutation::PutEntry { parent: dir, name: name.clone(), entry });
     plan.mutate(me, Mutation::TouchDir { dir, time: now, entries_delta: 1, subdirs_delta: 0 });

@@ -63,16 +63,13 @@ async fn attempt(worker: &Rc<Worker>, context: &Context, request: &Rename) -> Op
     directory_here(node, request.parent, &request.name).await?;
     let old_entry = node.namespace.settled_entry(request.parent, &request.name).await?;
     let old_entry = old_entry.ok_or(OpError::not_found())?;
-    let old_attr = getattr::of_name(getattr::attributes(worker, old_entry.ino).await)?;
+    let ino = old_entry.ino;
+    let old_attr = getattr::of_name(getattr::attributes(worker, ino).await)?;
     let new_dir = getattr::attributes(worker, request.new_parent).await?;
     if !new_dir.is_dir() {
         return Err(OpError::new(Status::NotDirectory, "not a directory"));
     }
     let new = new_side(worker, &new_dir, &request.new_name).await?;
-    // What is said without a plan, which would check it, is said of one moment: the old name still was what it is when the new one was looked at.
-    if node.namespace.settled_entry(request.parent, &request.name).await?.as_ref() != Some(&old_entry) {
-        return Err(OpError::new(Status::Retry, "the name is being given to another file"));
-    }
     let old = Side {
         server: node.id(),
         dir: request.parent,
@@ -82,9 +79,12 @@ async fn attempt(worker: &Rc<Worker>, context: &Context, request: &Rename) -> Op
     let ino_of = |side: &Side| side.there.as_ref().map(|(entry, _)| entry.ino);
     if ino_of(&old) == ino_of(&new) && !request.no_replace {
         // Two names of one file: POSIX says that nothing happens.
-        return Ok(());
+        return coordinator::run_for(worker, as_they_are(&old, &new), context, ino).await;
     }
-    permitted(request, &old, &new)?;
+    if let Err(error) = permitted(request, &old, &new) {
+        coordinator::run(worker, as_they_are(&old, &new), None).await?;
+        return Err(error);
+    }
     let moves_tree = old.dir != new.dir && (old.is_dir() || (request.exchange && new.is_dir()));
     if moves_tree {
         return in_tree_lock(worker, async || {
@@ -116,6 +116,21 @@ async fn new_side(worker: &Rc<Worker>, dir: &Attr, name: &Bytes) -> OpResult<Sid
         Err(error) => return Err(error),
     };
     Ok(Side { server, dir: dir.ino, name: name.clone(), there })
+}
+
+/// A plan that changes nothing, for what is answered without a change: that it is so of both names at one moment. Either may have been another
+/// file meanwhile, and be the same again.
+fn as_they_are(old: &Side, new: &Side) -> Plan {
+    let mut plan = Plan::default();
+    for side in [old, new] {
+        plan.check(side.server, is_as_found(side));
+    }
+    plan
+}
+
+fn is_as_found(side: &Side) -> Check {
+    let ino = side.there.as_ref().map(|(entry, _)| entry.ino);
+    Check::EntryIs { parent: side.dir, name: side.name.clone(), ino }
 }
 
 fn permitted(request: &Rename, old: &Side, new: &Side) -> OpResult<()> {
@@ -179,9 +194,8 @@ async fn carry_out(
     let now = node.now();
     let mut plan = Plan::default();
     for side in [old, new] {
-        let ino = side.there.as_ref().map(|(entry, _)| entry.ino);
         let victim = side.there.as_ref().map(|(_, attr)| attr.uid);
-        plan.check(side.server, Check::EntryIs { parent: side.dir, name: side.name.clone(), ino });
+        plan.check(side.server, is_as_found(side));
         plan.check(side.server, may_change(context, side.dir, victim));
     }
     let (entry, attr) = old.there.as_ref().ok_or(OpError::not_found())?;

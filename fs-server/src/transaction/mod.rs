@@ -87,7 +87,10 @@ fn lock_set(checks: &[Check], mutations: &[Mutation]) -> LockSet {
             Check::DirLive { dir } | Check::DirWritable { dir, .. } | Check::DirNarrow { dir } => {
                 set.add(LockKey::Inode(*dir), Mode::Shared);
             }
-            Check::DirEmpty { dir: ino } | Check::InodeLive { ino } | Check::DirHeld { dir: ino } => {
+            Check::DirEmpty { dir: ino }
+            | Check::InodeLive { ino }
+            | Check::InodeLinkable { ino }
+            | Check::DirHeld { dir: ino } => {
                 set.add(LockKey::Inode(*ino), Mode::Exclusive);
             }
         }
@@ -124,6 +127,12 @@ fn verify_one(node: &Node, check: &Check) -> OpResult<()> {
         Check::InodeLive { ino } => {
             let alive = namespace.inode_in_section(*ino)?.is_some_and(|inode| inode.attr.nlink > 0);
             if alive { Ok(()) } else { Err(CHANGED) }
+        }
+        Check::InodeLinkable { ino } => {
+            let linkable = namespace
+                .inode_in_section(*ino)?
+                .is_some_and(|inode| inode.attr.nlink > 0 || inode.name.is_empty());
+            if linkable { Ok(()) } else { Err(OpError::not_found()) }
         }
         Check::DirWritable { dir, caller, victim_uid } => {
             require_change(caller, &namespace.dir_access(&directory(*dir)?)?, *victim_uid)

@@ -96,11 +96,28 @@ impl Adapter {
             }
             Err(e) => return Err(e.into()),
         };
+        Ok(self.admit_new(file, flags))
+    }
+
+    /// Makes and opens a file without a name.
+    pub(super) fn create_nameless(
+        &self,
+        who: &Caller,
+        parent: InodeId,
+        mode: u32,
+        flags: i32,
+    ) -> Outcome<(Attr, Opened)> {
+        let flags = self.served_flags(flags);
+        let file = self.client.create_nameless(who, parent, mode, open_flags(flags))?;
+        Ok(self.admit_new(file, flags))
+    }
+
+    fn admit_new(&self, file: File, flags: i32) -> (Attr, Opened) {
         let attr = file.known_attr();
         let (present, _) = self.inodes.enter(attr.ino.0);
         self.note_incapable(attr.ino);
         let opened = self.admit(file, present, &attr, flags);
-        Ok((attr, opened))
+        (attr, opened)
     }
 
     /// Enters an opened file into the table; decides about its cached pages. `attr`: as of the opening.

@@ -19,6 +19,7 @@ use fuser::{
 };
 
 use super::dirs::Sink;
+use super::files::Opened;
 use super::locks::LockCall;
 use super::{Adapter, GENERATION, caller, inode, xattr_caller};
 use crate::capabilities;
@@ -40,6 +41,16 @@ impl Adapter {
     fn answer_attr(&self, result: Result<Attr, Errno>, reply: ReplyAttr) {
         match result {
             Ok(attr) => reply.attr(&self.attr_timeout, &self.show(&attr)),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn answer_created(&self, result: Result<(Attr, Opened), Errno>, reply: ReplyCreate) {
+        match result {
+            Ok((attr, opened)) => {
+                let ttl = self.joint_timeout();
+                reply.created(&ttl, &self.show(&attr), GENERATION, opened.handle, opened.flags);
+            }
             Err(errno) => reply.error(errno),
         }
     }
@@ -226,18 +237,12 @@ impl Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         let work = || self.create_file(&caller(req), inode(parent), name, with_umask(mode, umask), flags);
-        match attempt("create", parent.0, Missing::Name, work) {
-            Ok((attr, opened)) => {
-                reply.created(
-                    &self.joint_timeout(),
-                    &self.show(&attr),
-                    GENERATION,
-                    opened.handle,
-                    opened.flags,
-                );
-            }
-            Err(errno) => reply.error(errno),
-        }
+        self.answer_created(attempt("create", parent.0, Missing::Name, work), reply);
+    }
+
+    fn tmpfile(&self, req: &Request, parent: INodeNo, mode: u32, umask: u32, flags: i32, reply: ReplyCreate) {
+        let work = || self.create_nameless(&caller(req), inode(parent), with_umask(mode, umask), flags);
+        self.answer_created(attempt("tmpfile", parent.0, Missing::Inode, work), reply);
     }
 
     fn read(

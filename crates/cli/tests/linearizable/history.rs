@@ -21,9 +21,12 @@ pub enum Came {
 }
 
 /// What a call is to the recorder.
-pub trait Call {
+pub trait Call: Clone {
     /// As if its answer had been lost.
     fn lose_answer(&mut self);
+
+    /// What may have happened once more, if it was under way when a server died.
+    fn twice(&self) -> Option<Self>;
 }
 
 /// A recorded history.
@@ -32,12 +35,22 @@ pub struct History<M: Model> {
     begun: AtomicUsize,
     objects: usize,
     calls: Mutex<Vec<Operation<M>>>,
+    kills: Mutex<Vec<Kill>>,
 }
+
+/// When a server began to die, and when it was dead.
+type Kill = (i64, i64);
 
 impl<M: Model<Op: Call>> History<M> {
     /// An empty one, over so many objects that do not depend on each other.
     pub fn new(objects: usize) -> Self {
-        History { from: Instant::now(), begun: AtomicUsize::new(0), objects, calls: Mutex::default() }
+        History {
+            from: Instant::now(),
+            begun: AtomicUsize::new(0),
+            objects,
+            calls: Mutex::default(),
+            kills: Mutex::default(),
+        }
     }
 
     fn now(&self) -> i64 {
@@ -60,9 +73,31 @@ impl<M: Model<Op: Call>> History<M> {
         (calls.len(), calls.iter().filter(|call| call.return_time == i64::MAX).count())
     }
 
+    /// Records that `kill` killed a server.
+    pub fn record_kill(&self, kill: impl FnOnce()) {
+        let from = self.now();
+        kill();
+        self.kills.lock().unwrap().push((from, self.now()));
+    }
+
+    /// The calls, and those that may have happened once more. These have no end: the model knows no call that happens or not, but by a
+    /// certain time.
+    fn with_repeated(&self) -> Vec<Operation<M>> {
+        let (mut calls, kills) = (self.calls.lock().unwrap().clone(), self.kills.lock().unwrap());
+        let was_repeated = |call: &Operation<M>| {
+            kills.iter().any(|(from, to)| call.call_time <= *to && call.return_time >= *from)
+        };
+        let met: Vec<_> = calls.iter().filter(|call| was_repeated(call)).cloned().collect();
+        calls.extend(met.into_iter().filter_map(|call| {
+            let op = call.op.twice()?;
+            Some(Operation { client_id: None, return_time: i64::MAX, op, ..call })
+        }));
+        calls
+    }
+
     /// There is an order of the calls, each between its beginning and its answer, in which all answers are right.
     pub fn assert_linearizable(&self, what: &str) {
-        let calls = self.calls.lock().unwrap();
+        let calls = self.with_repeated();
         let mut wrong = Vec::new();
         for part in M::partition_operations(&calls) {
             if porcupine_rs::check_operations_timeout::<M>(&part, SEARCH) != CheckResult::Ok {

@@ -24,6 +24,11 @@ impl history::Call for Op {
             *value = None;
         }
     }
+
+    /// A write is sent again, and done again (decision 0005).
+    fn twice(&self) -> Option<Op> {
+        matches!(self, Op::Write(..)).then(|| self.clone())
+    }
 }
 
 /// A register's value, at first 0.

@@ -34,7 +34,8 @@ wire_struct! {
     pub struct Create {
         /// Directory.
         pub parent: InodeId,
-        /// Name in it.
+        /// Name in it. Empty: the file gets no name until it is linked, and ends with its last closing if that never happens; for regular
+        /// files that are opened with it.
         pub name: Bytes,
         /// What to make.
         pub kind: FileKind,

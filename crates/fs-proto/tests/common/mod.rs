@@ -353,6 +353,7 @@ unions! {
         DirLive { dir }
         DirEmpty { dir }
         InodeLive { ino }
+        InodeLinkable { ino }
         DirHeld { dir }
         DirWritable { dir, caller, victim_uid }
         DirNarrow { dir }
