@@ -137,10 +137,10 @@ wire_enum! {
         LockTest = 82,
         /// Give up waiting for a lock.
         LockCancel = 83,
-        /// Flush the names of this inode, whatever its policy.
-        FlushInode = 100,
         /// The client lives, and after a restart of the server: claims its locks again.
         LockRenew = 84,
+        /// Flush the names of this inode, whatever its policy.
+        FlushInode = 100,
     }
 }
 

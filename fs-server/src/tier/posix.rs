@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 use rustix::io::{self, Errno};
 
+use self::lustre::Lustre;
 use super::{
     Attributes, Base, Dir, Facts, Found, Make, Place, Tier, TierError, TierFile, TierResult, staged_prefix,
     staging_name,
@@ -23,6 +24,7 @@ use crate::config::ServerConfig;
 use crate::error::ServerError;
 
 mod attributes;
+mod lustre;
 
 const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -39,6 +41,7 @@ pub struct Posix {
     bases: Mutex<Bases>,
     refused: Mutex<bool>,
     left_over: bool,
+    lustre: Lustre,
 }
 
 #[derive(Default)]
@@ -68,6 +71,7 @@ impl Posix {
             bases: Mutex::default(),
             refused: Mutex::new(false),
             left_over: false,
+            lustre: Lustre::new(lustre::Kernel),
         };
         // Nothing of the namespace changes by a start. Servers that start at the same time may still move these times: they are set again
         // with the first thing that is flushed.
@@ -253,7 +257,7 @@ impl Tier for Posix {
             Make::File { size, .. } => {
                 let flags =
                     OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let file = fs::openat(parent, name, flags, private).map_err(error)?;
+                let file = self.lustre.create(parent, name, *size, flags, private).map_err(error)?;
                 fs::ftruncate(&file, *size).map_err(error)?;
                 return fs::fstat(&file).map(|stat| stat.st_ino).map_err(error);
             }
