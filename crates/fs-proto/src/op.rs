@@ -141,6 +141,8 @@ wire_enum! {
         LockRenew = 84,
         /// Flush the names of this inode, whatever its policy.
         FlushInode = 100,
+        /// Which names are not in the shared tier yet, page by page.
+        FlushList = 101,
     }
 }
 

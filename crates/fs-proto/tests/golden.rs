@@ -451,6 +451,7 @@ const OPERATIONS: &[(u16, &str)] = &[
     (83, "LockCancel"),
     (84, "LockRenew"),
     (100, "FlushInode"),
+    (101, "FlushList"),
 ];
 
 /// Numbers of operations. Append only: a number that is gone moves to the second list and never comes back.

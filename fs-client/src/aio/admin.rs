@@ -6,7 +6,7 @@ use bytes::Bytes;
 use fs_proto::msg::admin::{ServerStatus, Shutdown, ShutdownMode};
 use fs_proto::msg::scrub::{Scrub, Scrubbed};
 use fs_proto::msg::session::Ping;
-use fs_proto::msg::tier::{FlushAccount, FlushInode, FlushNow, FlushStatus};
+use fs_proto::msg::tier::{FlushAccount, FlushInode, FlushList, FlushNow, FlushPage, FlushStatus};
 use fs_proto::{InodeId, Request, ServerId};
 
 use super::Core;
@@ -79,6 +79,11 @@ impl Core {
     pub async fn flush_inode(&self, ino: InodeId) -> Result<()> {
         self.publish_overdue(Duration::ZERO, PATIENCE).await;
         self.ask(&self.caller, Target::home(ino), &FlushInode { ino }).await
+    }
+
+    /// See [`crate::Client::flush_list`].
+    pub async fn flush_list(&self, server: ServerId, after: Bytes) -> Result<FlushPage> {
+        self.ask_once(server, &FlushList { after }, ANSWER_TIME).await
     }
 
     /// See [`crate::Client::flush_now`].

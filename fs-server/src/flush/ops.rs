@@ -1,12 +1,13 @@
 //! Requests about the shared tier.
 
+use std::ops::ControlFlow;
 use std::rc::Rc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use fs_proto::msg::inode::LEASE_MS;
 use fs_proto::msg::tier::{
-    FlushAccount, FlushChunks, FlushInode, FlushNote, FlushNow, FlushStatus, FlushedShare, TierForget,
-    TierPath, TierPlace, TierState, TierView,
+    FlushAccount, FlushChunks, FlushInode, FlushList, FlushNote, FlushNow, FlushPage, FlushStatus,
+    FlushedShare, TierForget, TierPath, TierPlace, TierState, TierView,
 };
 use fs_proto::record::{InodeRecord, Mutation, TierLocation};
 use fs_proto::{FileKind, InodeId, Status};
@@ -24,6 +25,8 @@ use crate::ops::getattr;
 use crate::worker::{Context, Worker};
 
 const NONE: OpError = OpError::new(Status::NotSupported, "this cluster has no shared tier");
+/// Names of one page of a list.
+const LIST_PAGE: usize = 500;
 /// Directories above one another.
 const DEPTH_MAX: usize = 4096;
 /// Clients renew what they have open at least three times a lease: how long a restarted home does not know who writes.
@@ -96,6 +99,29 @@ pub async fn flush_inode(worker: &Rc<Worker>, _: &Context, request: FlushInode) 
         })?;
     }
     Ok(())
+}
+
+/// Which names have to be flushed yet: what the queue has in the store, a page at a time.
+pub async fn flush_list(worker: &Rc<Worker>, _: &Context, request: FlushList) -> OpResult<FlushPage> {
+    require_tier(worker)?;
+    let namespace = &worker.node.namespace;
+    let (mut from, to) = keys::range_of_kind(b'q');
+    if !request.after.is_empty() {
+        from = [&from[..], &request.after, &[0]].concat();
+    }
+    let mut found: Vec<Vec<u8>> = Vec::new();
+    namespace.kv().scan(&from, &to, &mut |key, _| {
+        found.push(key.to_vec());
+        if found.len() < LIST_PAGE { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    let next = found.last().filter(|_| found.len() == LIST_PAGE).map(|key| Bytes::copy_from_slice(&key[1..]));
+    let mut names = Vec::with_capacity(found.len());
+    for item in found.iter().filter_map(|key| FlushItem::from_key(key)) {
+        let reason = worker.node.flusher.account().reason(&item);
+        let path = remote::path_of(worker, &item).await;
+        names.push((path, reason.unwrap_or_else(|| "not copied yet".to_owned())));
+    }
+    Ok(FlushPage { names, next: next.unwrap_or_default() })
 }
 
 /// Queues a name or inode.

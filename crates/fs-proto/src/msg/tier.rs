@@ -121,6 +121,24 @@ wire_struct! {
 }
 
 wire_struct! {
+    /// The names that the asked server has to flush yet, in an order of its own.
+    pub struct FlushList {
+        /// Where the last page ended; empty for the first.
+        pub after: Bytes,
+    }
+}
+
+wire_struct! {
+    /// A page of names that are not in the shared tier.
+    pub struct FlushPage {
+        /// Paths, and why.
+        pub names: Vec<(Bytes, String)>,
+        /// Where it ends; empty after the last.
+        pub next: Bytes,
+    }
+}
+
+wire_struct! {
     /// Flush the names of an inode, whatever its policy. Goes to its home.
     pub struct FlushInode {
         /// Which.
@@ -165,6 +183,7 @@ request! {
     FlushStatus => FlushStatus -> FlushAccount;
     FlushNow => FlushNow -> ();
     FlushInode => FlushInode -> ();
+    FlushList => FlushList -> FlushPage;
     FlushNote => FlushNote -> ();
     TierPlace => TierPlace -> Option<TierLocation>;
     TierForget => TierForget -> ();

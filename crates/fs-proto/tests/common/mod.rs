@@ -297,6 +297,8 @@ structs! {
     FlushAccount { pending_names, pending_dirs, pending_bytes, files, bytes, copied_bytes, failures, oldest_ms, bytes_per_s, unsafe_names, has_tier }
     FlushNow { everything }
     FlushInode { ino }
+    FlushList { after }
+    FlushPage { names, next }
     FlushNote { ino, name, had, forced }
     TierPlace { dir }
     TierForget { dir }
