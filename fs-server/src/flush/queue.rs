@@ -227,17 +227,20 @@ impl FlushQueue {
         self.kv.commit(batch)
     }
 
-    /// Notes a name that somebody asked for, whatever its policy.
+    /// Notes a name that somebody asked for, whatever its policy: due at once.
     pub fn note_forced(&self, item: &FlushItem) -> Result<(), KvError> {
-        self.note_now(item)?;
-        let mut items = self.items.lock();
-        if let Some(noted) = items.noted.get_mut(item) {
-            noted.forced = true;
+        let mut batch = Batch::default();
+        {
+            // Under one lock: nobody takes the item between the note and the mark.
+            let mut items = self.items.lock();
+            items.note(item, Duration::ZERO);
+            if let Some(noted) = items.noted.get_mut(item) {
+                noted.forced = true;
+            }
         }
-        items.schedule(item, Instant::now());
-        drop(items);
+        batch.put(item.key(), encode_record(&()));
         self.changed.notify_one();
-        Ok(())
+        self.kv.commit(batch)
     }
 
     /// Notes that the copy of a directory was changed by flushing one of its entries. No write if it is noted already.
@@ -473,6 +476,50 @@ mod tests {
         let items = queue.items.lock();
         let left = items.order.first_key_value().unwrap().0.0 - Instant::now();
         assert!(left <= delay / 2, "{left:?}");
+    }
+
+    #[test]
+    fn what_is_asked_for_is_forced_however_it_is_taken() {
+        // Goal: an item that is asked for is taken as such at once, also if it is parked, or was taken before it was asked for.
+        let dir = tempfile::tempdir().unwrap();
+        let queue = open(&dir, Duration::from_secs(1000));
+        queue.note_now(&name("a")).unwrap();
+        queue.note_forced(&name("a")).unwrap();
+        let taken = queue.take(9);
+        assert!(taken.len() == 1 && taken[0].forced);
+        queue.done(&taken[0], Batch::default()).unwrap();
+        queue.set_hurry(true);
+        queue.note_now(&name("b")).unwrap();
+        let before = queue.take(9);
+        queue.note_forced(&name("b")).unwrap();
+        queue.park(&before[0], Duration::from_secs(1000));
+        let again = queue.take(9);
+        assert!(!before[0].forced && again[0].forced);
+        queue.park(&queue_unforced(&again[0]), Duration::from_secs(1000));
+        assert!(queue.take(9)[0].forced);
+    }
+
+    /// The same, as if it had been taken before anybody asked.
+    fn queue_unforced(taken: &Taken) -> Taken {
+        Taken { forced: false, generation: 0, ..taken.clone() }
+    }
+
+    #[test]
+    fn what_is_parked_is_known_and_idle() {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = open(&dir, Duration::ZERO);
+        queue.note_now(&name("a")).unwrap();
+        let taken = queue.take(9);
+        assert!(queue.oldest().is_some());
+        queue.park(&taken[0], Duration::from_secs(1000));
+        assert!(
+            queue.is_idle()
+                && !queue.is_empty()
+                && queue.oldest().is_none()
+                && queue.some_names(9).is_empty()
+        );
+        queue.note_now(&name("a")).unwrap();
+        assert!(!queue.is_idle() && queue.take(9).len() == 1 && queue.parked() == 0);
     }
 
     #[test]
