@@ -60,6 +60,12 @@ pub struct ServerConfig {
     pub tier: Option<PathBuf>,
     /// How long a closed file rests before it is flushed, so that write-then-rename flushes once.
     pub flush_delay_ms: u64,
+    /// Most bytes a second that this server writes to the shared tier; None: as many as go.
+    pub flush_bandwidth: Option<u64>,
+    /// Bytes that may wait for being flushed before making and closing files waits; None: any number.
+    pub dirty_max: Option<u64>,
+    /// When everything has to be in the shared tier, in seconds since 1970.
+    pub deadline_unix_s: Option<u64>,
     /// Entries above which a directory becomes wide.
     pub wide_threshold: u64,
     /// Largest file in bytes that lies with its inode, at most [`fs_proto::INLINE_MAX`]; 0: none.
@@ -93,6 +99,9 @@ impl ServerConfig {
             workers: 0,
             tier: None,
             flush_delay_ms: 200,
+            flush_bandwidth: None,
+            dirty_max: None,
+            deadline_unix_s: None,
             wide_threshold: 10_000,
             inline_bytes: INLINE_DEFAULT,
             lock_lease_ms: LOCK_LEASE_DEFAULT_MS,

@@ -126,6 +126,8 @@ async fn run_plain(worker: &Rc<Worker>, context: &Context, body: Reader) -> OpRe
         TreeLock => participant::tree_lock,
         GetShard => ops::getattr::get_shard,
         FlushChunks => crate::flush::ops::flush_chunks,
+        FlushInode => crate::flush::ops::flush_inode,
+        FlushList => crate::flush::ops::flush_list,
         TierPath => crate::flush::ops::tier_path,
         TierState => crate::flush::ops::tier_state,
         FlushStatus => crate::flush::ops::flush_status,

@@ -31,6 +31,7 @@ mod start;
 pub mod store;
 mod sync;
 mod threads;
+pub mod tier;
 mod transaction;
 mod widen;
 mod worker;

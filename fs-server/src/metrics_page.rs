@@ -231,6 +231,7 @@ fn counters(node: &Node) -> Vec<(&'static str, &'static str, u64)> {
 fn gauges(node: &Node) -> Vec<(&'static str, &'static str, u64)> {
     let (pool, store, kv) = (node.pools.buffers.stats(), node.store.stats(), node.namespace.kv().stats());
     let (names, inodes) = node.namespace.queue().len();
+    let flush = node.flusher.account_of(node);
     vec![
         ("connections", "Open connections", node.net.connections.load(Ordering::Relaxed)),
         ("inodes", "Inodes that live here", node.namespace.inode_count()),
@@ -255,6 +256,17 @@ fn gauges(node: &Node) -> Vec<(&'static str, &'static str, u64)> {
         ("resident_bytes", "Resident memory of the process", resident_bytes()),
         ("memory_budget_bytes", "Memory budget of the server", node.config.memory_bytes),
         ("flush_pending_names", "Names that differ from the shared tier", names as u64),
+        (
+            "flush_pending_bytes",
+            "Bytes of files that wait for being flushed, an estimate",
+            flush.pending_bytes,
+        ),
+        (
+            "flush_oldest_ms",
+            "Age of the oldest that waits for being flushed, in milliseconds",
+            flush.oldest_ms,
+        ),
+        ("flush_bytes_per_second", "Bytes a second to the shared tier lately", flush.bytes_per_s),
         ("flush_pending_inodes", "Inodes that differ from the shared tier", inodes as u64),
     ]
 }

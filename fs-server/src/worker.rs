@@ -133,6 +133,15 @@ impl Worker {
         self.ask_as(header, self.node.owner(partition), request, bulk).await
     }
 
+    /// As [`Worker::ask`], with data to receive.
+    pub async fn fetch<R: Request>(
+        self: &Rc<Self>,
+        from: ServerId,
+        request: &R,
+    ) -> OpResult<(R::Reply, Bytes)> {
+        self.ask_as(Header::request_to_server(R::OP, from), from, request, Bytes::new()).await
+    }
+
     /// As [`Worker::ask`], with data to send.
     pub async fn send<R: Request>(
         self: &Rc<Self>,

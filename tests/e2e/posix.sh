@@ -23,7 +23,7 @@ limit=${HAYATE_TEST_LONG:+400}
 limit=${limit:-120}
 
 # posix.py sets attributes of 64 KiB, which no ext4 holds.
-expect_log 'WARN fs_server::flush::tier::posix: .* does not take this extended attribute'
+expect_log 'WARN fs_server::tier::posix: .* does not take this extended attribute'
 
 cluster_up c
 mount_on c "$BOX/c/m" --allow-other

@@ -5,7 +5,12 @@
 
 use crate::error::{CliError, Result, failed};
 use crate::{interrupt, progress, size};
+use bytes::Bytes;
 use fs_client::{Client, FlushAccount, ServerId};
+use serde_json::json;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Unsafe names that a message lists.
@@ -96,6 +101,43 @@ fn no_account(server: ServerId, error: &fs_client::Error) -> CliError {
     CliError::Unsafe(format!("server {server} gives no account of what is safe: {error}"))
 }
 
+/// Writes every name that is not in the shared tier into a file: `{"path": ..., "reason": ...}` a line, with `path_hex` where the path is no
+/// UTF-8. A server that does not answer has a line of its own, without a path.
+pub fn report(client: &Client, file: &Path) -> Result<()> {
+    let write = || -> std::io::Result<()> {
+        let mut out = BufWriter::new(File::create(file)?);
+        for server in client.cluster().members.iter().map(|member| member.id) {
+            report_server(client, server, &mut out)?;
+        }
+        out.flush()
+    };
+    write().map_err(|error| CliError::Failed(format!("cannot write {}: {error}", file.display())))
+}
+
+fn report_server(client: &Client, server: ServerId, out: &mut impl Write) -> std::io::Result<()> {
+    let mut after = Bytes::new();
+    loop {
+        let page = match client.flush_list(server, after) {
+            Ok(page) => page,
+            Err(error) => {
+                let line = json!({ "server": server.0, "reason": format!("gives no list: {error}") });
+                return writeln!(out, "{line}");
+            }
+        };
+        for (path, reason) in page.names {
+            let mut line = json!({ "path": String::from_utf8_lossy(&path), "reason": reason });
+            if std::str::from_utf8(&path).is_err() {
+                line["path_hex"] = hex::encode(&path).into();
+            }
+            writeln!(out, "{line}")?;
+        }
+        if page.next.is_empty() {
+            return Ok(());
+        }
+        after = page.next;
+    }
+}
+
 /// Flushes everything and waits for it; fails with the list of what is not safe when nothing moves for `stall`.
 pub fn run(client: &Client, stall: Duration) -> Result<Total> {
     let start = look(client)?;
@@ -151,6 +193,8 @@ mod tests {
             bytes: 5,
             copied_bytes: 6,
             failures,
+            oldest_ms: 0,
+            bytes_per_s: 0,
             unsafe_names: unsafe_name
                 .map(|n| (n.to_owned().into(), "disk full".to_owned()))
                 .into_iter()

@@ -61,7 +61,7 @@ async fn ask<R: Request>(
     }
 }
 
-fn caller() -> Caller {
+pub fn caller() -> Caller {
     Caller {
         uid: rustix::process::geteuid().as_raw(),
         gid: rustix::process::getegid().as_raw(),

@@ -43,9 +43,17 @@ fn tier_that_goes_away_is_told_and_nothing_stops() {
     fs::remove_dir_all(sandbox.path("tier")).unwrap();
     fs::write(sandbox.path("in"), "precious").unwrap();
     sandbox.ok(&["cp", &sandbox.word("in"), "h:/precious"]);
-    let message =
-        sandbox.fails(3, &["down", "--drain", "--stall", "5"], &["NOT safe", "nothing was stopped"]);
+    let message = sandbox.fails(
+        3,
+        &["down", "--drain", "--stall", "5", "--report", &sandbox.word("report")],
+        &["NOT safe", "nothing was stopped"],
+    );
     assert!(message.contains("precious"), "{message}");
+    let report = fs::read_to_string(sandbox.path("report")).unwrap();
+    let lines: Vec<serde_json::Value> =
+        report.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((lines.len(), lines[0]["path"].as_str()), (1, Some("/precious")), "{report}");
+    assert!(lines[0]["reason"].as_str().unwrap().contains("shared tier"), "{report}");
     assert_eq!(sandbox.ok(&["cat", "/precious"]), "precious");
     fs::create_dir(sandbox.path("tier")).unwrap();
     sandbox.ok(&["down", "--drain"]);

@@ -52,7 +52,7 @@ pub use env::{Identity, NetEnv, SPIN_DEFAULT, STALL_DEFAULT, Sharing};
 pub use error::NetError;
 pub use frame::Frame;
 pub use peers::Peers;
-pub use pool::{BufferPool, PoolBuffer, TooLarge};
+pub use pool::{BufferPool, LARGEST_BUFFER, PoolBuffer, TooLarge};
 pub use secret::Secret;
 pub use serve::{
     Handled, Handler, MAX_RUNNING, PeerInfo, Reply, ServerIdentity, close_idle_connections, serve_connection,

@@ -75,7 +75,7 @@ fn operations() -> Vec<(Op, [Kind; 2])> {
         LockSet LockClear LockTest LockCancel LockRenew ClientGone
         WriteChunk ReadChunk TruncateChunks DropChunks SyncChunks PunchChunk ChunkRanges ChunkMap ClaimChunk FindChunks CopyChunkTo
         Prepare Decide Outcome TreeLock GetShard
-        FlushChunks TierPath TierState FlushStatus FlushNow FlushNote TierPlace TierForget
+        FlushChunks TierPath TierState FlushStatus FlushNow FlushInode FlushList FlushNote TierPlace TierForget
         ServerStatus Shutdown Scrub CopyChunk
     }
 }

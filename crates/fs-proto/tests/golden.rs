@@ -218,7 +218,7 @@ fn messages_never_change() {
         .is(Challenge { server: ServerId(3), nonce: name("n"), proof: name("p") }, "0300010000006e0100000070")
         .is(Role::Server { id: ServerId(3) }, "020300")
         .is(TierState { ino: FILE, published: Some(tier()), published_bytes: 8 }, "070000000000341201020000000000cdab01000000740500000000000000030000000000000099000000000000000800000000000000")
-        .is(FlushAccount { pending_names: 1, pending_dirs: 2, pending_bytes: 3, files: 4, bytes: 5, copied_bytes: 7, failures: 6, unsafe_names: vec![(name("a"), "why".into())], has_tier: true }, "01000000000000000200000000000000030000000000000004000000000000000500000000000000070000000000000006000000000000000100000001000000610300000077687901")
+        .is(FlushAccount { pending_names: 1, pending_dirs: 2, pending_bytes: 3, files: 4, bytes: 5, copied_bytes: 7, failures: 6, oldest_ms: 8, bytes_per_s: 9, unsafe_names: vec![(name("a"), "why".into())], has_tier: true }, "0100000000000000020000000000000003000000000000000400000000000000050000000000000007000000000000000600000000000000080000000000000009000000000000000100000001000000610300000077687901")
         .is(Prepare { id: TX, checks: vec![Check::DirLive { dir: DIR }], mutations: vec![Mutation::DelInode { ino: FILE }] }, "030002010000000000000100000002020000000000cdab01000000060700000000003412")
         .is(Decide { id: TX, commit: true }, "0300020100000000000001")
         .is(Verdict::Aborted, "02")
@@ -485,6 +485,8 @@ const OPERATIONS: &[(u16, &str)] = &[
     (91, "FindChunks"),
     (92, "CopyChunkTo"),
     (93, "SetLayout"),
+    (100, "FlushInode"),
+    (101, "FlushList"),
 ];
 
 /// Numbers of operations. Append only: a number that is gone moves to the second list and never comes back.

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use fs_proto::msg::admin::{ServerStatus, Shutdown, ShutdownMode};
 use fs_proto::msg::scrub::{Scrub, Scrubbed};
 use fs_proto::msg::session::Ping;
-use fs_proto::msg::tier::{FlushAccount, FlushNow, FlushStatus};
-use fs_proto::{Request, ServerId};
+use fs_proto::msg::tier::{FlushAccount, FlushInode, FlushList, FlushNow, FlushPage, FlushStatus};
+use fs_proto::{InodeId, Request, ServerId};
 
 use super::Core;
 use super::call::Patience;
@@ -73,6 +73,17 @@ impl Core {
             (server, self.ask_once(server, &FlushStatus {}, ANSWER_TIME).await)
         });
         window::all(asked, FAN_OUT).await
+    }
+
+    /// See [`crate::Client::flush_inode`].
+    pub async fn flush_inode(&self, ino: InodeId) -> Result<()> {
+        self.publish_overdue(Duration::ZERO, PATIENCE).await;
+        self.ask(&self.caller, Target::home(ino), &FlushInode { ino }).await
+    }
+
+    /// See [`crate::Client::flush_list`].
+    pub async fn flush_list(&self, server: ServerId, after: Bytes) -> Result<FlushPage> {
+        self.ask_once(server, &FlushList { after }, ANSWER_TIME).await
     }
 
     /// See [`crate::Client::flush_now`].

@@ -1,9 +1,10 @@
 //! What operators ask. Each question is asked once, with a time limit of its own: a dead server is an answer here.
 
-use fs_proto::ServerId;
+use bytes::Bytes;
 use fs_proto::msg::admin::ShutdownMode;
 use fs_proto::msg::scrub::{Scrub, Scrubbed};
-use fs_proto::msg::tier::FlushAccount;
+use fs_proto::msg::tier::{FlushAccount, FlushPage};
+use fs_proto::{InodeId, ServerId};
 
 use super::Client;
 use crate::error::Result;
@@ -32,6 +33,17 @@ impl Client {
     /// What is not yet in the shared tier, for every server.
     pub fn flush_status(&self) -> Result<Vec<(ServerId, Result<FlushAccount>)>> {
         self.run(async |core| Ok(core.flush_status().await))
+    }
+
+    /// A page of the names that a server has to flush yet; `after` is the last page's `next`, empty for the first.
+    pub fn flush_list(&self, server: ServerId, after: Bytes) -> Result<FlushPage> {
+        self.run(async |core| core.flush_list(server, after).await)
+    }
+
+    /// Makes the servers flush this inode under all its names, whatever the policy that holds for it. Publishes first what this process
+    /// wrote.
+    pub fn flush_inode(&self, ino: InodeId) -> Result<()> {
+        self.run(async |core| core.flush_inode(ino).await)
     }
 
     /// Makes every server flush without the usual delay, with `everything` also files that are open for writing. Publishes

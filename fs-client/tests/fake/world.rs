@@ -467,6 +467,8 @@ fn account() -> FlushAccount {
         bytes: 0,
         copied_bytes: 0,
         failures: 0,
+        oldest_ms: 0,
+        bytes_per_s: 0,
         unsafe_names: vec![],
         has_tier: true,
     }

@@ -54,6 +54,11 @@ impl Account {
         }
     }
 
+    /// Why the last attempt at the item failed, if it did.
+    pub fn reason(&self, item: &FlushItem) -> Option<String> {
+        self.failed.lock().get(item).map(|(_, reason)| reason.clone())
+    }
+
     /// Whether the last attempt at the item failed.
     pub fn has_failed(&self, item: &FlushItem) -> bool {
         self.failed.lock().contains_key(item)

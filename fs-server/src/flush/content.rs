@@ -13,20 +13,21 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fs_proto::msg::small::ReadInline;
-use fs_proto::msg::tier::{FlushChunks, TierView};
+use fs_proto::msg::tier::{FlushChunks, FlushedShare, TierView};
 use fs_proto::record::InodeRecord;
-use fs_proto::{Attr, ChunkIndex, FileKind, INLINE_MAX, InodeId, Layout, Status};
+use fs_proto::{Attr, ChunkIndex, FileKind, INLINE_MAX, InodeId, Layout, ServerId, Status};
 use futures_util::future::{join_all, try_join_all};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::outcome::{FlushResult, Stop};
-use super::tier::{Attributes, Base, Make, Place, Tier, TierError, TierFile, TierResult};
+use super::parts;
 use crate::error::{OpError, OpResult};
 use crate::node::Node;
 use crate::ops::inline;
 use crate::ops::setattr::holders;
 use crate::store::{ChunkKey, ChunkStore};
+use crate::tier::{Attributes, Base, Destination, Make, Place, Tier, TierError, TierFile, TierResult};
 use crate::worker::Worker;
 
 /// Most bytes of one write to the tier.
@@ -54,12 +55,22 @@ pub fn attributes(attr: &Attr, xattrs: &[(Bytes, Bytes)]) -> Attributes {
 }
 
 /// Makes the copy of what `view` shows at a fresh place in staging; returns the place and the copy's number.
-pub async fn stage(worker: &Rc<Worker>, view: &TierView, inode: &InodeRecord) -> FlushResult<(Place, u64)> {
+pub async fn stage(
+    worker: &Rc<Worker>,
+    view: &TierView,
+    inode: &InodeRecord,
+    to: &Place,
+) -> FlushResult<(Place, u64)> {
     let flusher = &worker.node.flusher;
-    let name = flusher.new_staging_name(worker.node.id());
-    let place = flusher.on_tier(move |tier| Ok(Place { dir: tier.base(Base::Staging)?, name })).await?;
+    let me = worker.node.id();
+    let name = flusher.new_staging_name(me);
+    let place = flusher.on_tier(move |tier| Ok(Place { dir: tier.base(Base::Staging(me))?, name })).await?;
     let made = match inode.attr.kind {
-        FileKind::File => file(worker, view, &inode.attr, &place).await,
+        FileKind::File => {
+            let attributes = attributes(&inode.attr, &view.xattrs);
+            let to = Destination { place: to.clone(), attributes };
+            file(worker, &inode.attr, &place, to).await
+        }
         _ => other(worker, view, inode, &place).await,
     };
     match made {
@@ -97,45 +108,58 @@ async fn other(worker: &Rc<Worker>, view: &TierView, inode: &InodeRecord, place:
     Ok(worker.node.flusher.on_tier(make).await?)
 }
 
-async fn file(worker: &Rc<Worker>, view: &TierView, attr: &Attr, place: &Place) -> FlushResult<u64> {
+async fn file(worker: &Rc<Worker>, attr: &Attr, place: &Place, to: Destination) -> FlushResult<u64> {
     let node = &worker.node;
     if attr.inline {
-        return inline_file(worker, attr, place, attributes(attr, &view.xattrs)).await;
+        return inline_file(worker, attr, place, to).await;
     }
     let chunks = attr.size.div_ceil(attr.layout.chunk_bytes());
     let servers =
         if chunks == 0 { Vec::new() } else { holders(node, attr, ChunkIndex(0), ChunkIndex(chunks)) };
-    let attributes = attributes(attr, &view.xattrs);
+    if let Some(part_bytes) = node.flusher.part_bytes(attr.size) {
+        return parts::file(worker, attr, place, to, (part_bytes, servers)).await;
+    }
     if servers.iter().all(|server| *server == node.id()) && attr.size <= PIECE as u64 {
-        return small_file(worker, attr, place, attributes).await;
+        return small_file(worker, attr, place, to).await;
     }
     let (size, target) = (attr.size, place.clone());
-    let id = node.flusher.on_tier(move |tier| tier.make(&target, &Make::File { size })).await?;
-    let request = FlushChunks { ino: attr.ino, staging: place.name.clone(), layout: attr.layout, size };
-    let shares = servers.iter().map(|server| async {
+    let make = Make::File { size, to: Some(Box::new(to.clone())) };
+    let id = node.flusher.on_tier(move |tier| tier.make(&target, &make)).await?;
+    let request = FlushChunks {
+        ino: attr.ino,
+        server: node.id(),
+        staging: place.name.clone(),
+        layout: attr.layout,
+        size,
+        parts: None,
+    };
+    let requests = servers.into_iter().map(|server| (server, request.clone())).collect();
+    all_shares(worker, requests).await?;
+    let (place, syncs) = (place.clone(), node.syncs_device());
+    node.flusher.on_tier(move |tier| finish(tier, &place, id, size, &to.attributes, syncs)).await?;
+    Ok(id)
+}
+
+/// Asks servers for their shares of a file; returns their receipts.
+pub async fn all_shares(
+    worker: &Rc<Worker>,
+    requests: Vec<(ServerId, FlushChunks)>,
+) -> FlushResult<Vec<Bytes>> {
+    let shares = requests.iter().map(|(server, request)| async {
         loop {
-            match worker.ask(*server, &request).await {
+            match worker.ask(*server, request).await {
                 Err(error) if error.status == Status::Retry => {}
                 outcome => return outcome,
             }
         }
     });
     // All of them, also after a failure: nobody looks for what was discarded.
-    for outcome in join_all(shares).await {
-        outcome?;
-    }
-    let (place, syncs) = (place.clone(), node.syncs_device());
-    node.flusher.on_tier(move |tier| finish(tier, &place, id, size, &attributes, syncs)).await?;
-    Ok(id)
+    let outcomes = join_all(shares).await.into_iter();
+    Ok(outcomes.map(|outcome| outcome.map(|share| share.receipt)).collect::<OpResult<_>>()?)
 }
 
 /// A file whose content lies with its inode: the home is asked for it.
-async fn inline_file(
-    worker: &Rc<Worker>,
-    attr: &Attr,
-    place: &Place,
-    attributes: Attributes,
-) -> FlushResult<u64> {
+async fn inline_file(worker: &Rc<Worker>, attr: &Attr, place: &Place, to: Destination) -> FlushResult<u64> {
     let node = &worker.node;
     let request = ReadInline { ino: attr.ino, offset: 0, len: INLINE_MAX };
     let (read, data) = worker.exchange(attr.ino.partition(), &request, Bytes::new()).await?;
@@ -145,25 +169,27 @@ async fn inline_file(
     inline::check(&data, read.crc)?;
     let (own, place, size) = (Arc::clone(node), place.clone(), attr.size);
     let fill = move |tier: &dyn Tier| {
-        let id = tier.make(&place, &Make::File { size })?;
+        let make = Make::File { size, to: Some(Box::new(to.clone())) };
+        let id = tier.make(&place, &make)?;
         // Should it be another version by now, this copy is not shown, or a later one follows.
         let data = &data[..data.len().min(size as usize)];
         if !data.is_empty() {
             let file = tier.open_file(&place)?;
+            own.flusher.control().pace(&own, data.len() as u64);
             file.write_at(0, data)?;
             own.flusher.account().note_copied(data.len() as u64);
             if own.syncs_device() {
                 file.sync()?;
             }
         }
-        tier.set(&place, id, &attributes)?;
+        tier.set(&place, id, &to.attributes)?;
         Ok(id)
     };
     Ok(node.flusher.on_tier(fill).await?)
 }
 
 /// Checks the size of a filled file and gives it its attributes.
-fn finish(
+pub fn finish(
     tier: &dyn Tier,
     place: &Place,
     id: u64,
@@ -184,17 +210,13 @@ fn finish(
 }
 
 /// A file whose chunks are all here, in one job: no message, one buffer.
-async fn small_file(
-    worker: &Rc<Worker>,
-    attr: &Attr,
-    place: &Place,
-    attributes: Attributes,
-) -> FlushResult<u64> {
+async fn small_file(worker: &Rc<Worker>, attr: &Attr, place: &Place, to: Destination) -> FlushResult<u64> {
     let node = &worker.node;
     let mut buffer = buffer(node, attr.size.max(1)).await?;
     let (own, place, attr) = (Arc::clone(node), place.clone(), attr.clone());
     let fill = move |tier: &dyn Tier| {
-        let id = tier.make(&place, &Make::File { size: attr.size })?;
+        let make = Make::File { size: attr.size, to: Some(Box::new(to.clone())) };
+        let id = tier.make(&place, &make)?;
         if attr.size > 0 {
             let chunks = chunks_here(&own, attr.ino, attr.size, attr.layout)?;
             let file = tier.open_file(&place)?;
@@ -203,12 +225,13 @@ async fn small_file(
                 file.sync()?;
             }
         }
-        tier.set(&place, id, &attributes)?;
+        tier.set(&place, id, &to.attributes)?;
         Ok(id)
     };
     Ok(node.flusher.on_tier(fill).await?)
 }
 
+/// A buffer for a piece of a file, of at most [`PIECE`] bytes.
 async fn buffer(node: &Node, bytes: u64) -> FlushResult<fs_net::PoolBuffer> {
     let bytes = bytes.min(PIECE as u64) as usize;
     node.pools.buffers.get(bytes).await.map_err(|error| Stop::Failed(error.to_string()))
@@ -248,6 +271,7 @@ fn write_chunks(
                 if got == 0 {
                     break;
                 }
+                node.flusher.control().pace(node, got as u64);
                 file.write_at(start + offset, &buffer[..got])?;
                 node.flusher.account().note_copied(got as u64);
                 (offset, written) = (offset + got as u64, written + got as u64);
@@ -267,7 +291,7 @@ fn with_small_holes(mut data: Vec<Range<u32>>) -> Vec<Range<u32>> {
     data
 }
 
-type ShareOutcome = Option<OpResult<u64>>;
+type ShareOutcome = Option<OpResult<FlushedShare>>;
 
 struct Share {
     outcome: watch::Receiver<ShareOutcome>,
@@ -294,7 +318,7 @@ impl Shares {
 }
 
 /// Writes this server's chunks of a file into its staged copy; a long one answers `Retry` meanwhile.
-pub async fn share(worker: &Rc<Worker>, request: FlushChunks) -> OpResult<u64> {
+pub async fn share(worker: &Rc<Worker>, request: FlushChunks) -> OpResult<FlushedShare> {
     let node = &worker.node;
     let shares = node.flusher.shares();
     let staging = request.staging.clone();
@@ -306,7 +330,9 @@ pub async fn share(worker: &Rc<Worker>, request: FlushChunks) -> OpResult<u64> {
                 let written = write_share(&own, request).await.map_err(|stop| match stop {
                     Stop::Failed(reason) => OpError::because(Status::TierFailed, reason),
                     Stop::Wait(reason) => OpError::new(Status::TierFailed, reason),
-                    Stop::Open => OpError::new(Status::Busy, "open for writing"),
+                    Stop::Open | Stop::Later(_) | Stop::Never => {
+                        OpError::new(Status::Busy, "not to be written now")
+                    }
                 });
                 sender.send_replace(Some(written));
             });
@@ -322,19 +348,22 @@ pub async fn share(worker: &Rc<Worker>, request: FlushChunks) -> OpResult<u64> {
     answer.unwrap_or_else(|| Err(OpError::new(Status::TierFailed, "the share's task ended unexpectedly")))
 }
 
-async fn write_share(worker: &Rc<Worker>, request: FlushChunks) -> FlushResult<u64> {
+async fn write_share(worker: &Rc<Worker>, request: FlushChunks) -> FlushResult<FlushedShare> {
     let node = &worker.node;
+    if let Some(which) = request.parts.clone() {
+        return parts::share(worker, request, which).await;
+    }
     let (own, ino, size, layout) = (Arc::clone(node), request.ino, request.size, request.layout);
-    let staging = request.staging.clone();
+    let (server, staging) = (request.server, request.staging.clone());
     let open = move |tier: &dyn Tier| {
         let chunks = chunks_here(&own, ino, size, layout)?;
-        let place = Place { dir: tier.base(Base::Staging)?, name: staging };
+        let place = Place { dir: tier.base(Base::Staging(server))?, name: staging };
         let file: Arc<dyn TierFile> = Arc::from(tier.open_file(&place)?);
         Ok((chunks, file))
     };
     let (chunks, file) = node.flusher.on_tier(open).await?;
     if chunks.is_empty() {
-        return Ok(0);
+        return Ok(FlushedShare { bytes: 0, receipt: Bytes::new() });
     }
     let bytes = chunks.len() as u64 * layout.chunk_bytes();
     let parts = bytes.div_ceil(PART).clamp(1, PARTS_MAX);
@@ -354,9 +383,8 @@ async fn write_share(worker: &Rc<Worker>, request: FlushChunks) -> FlushResult<u
         if syncs {
             file.sync()?;
         }
-        drop(file);
-        Ok(())
+        Ok(file.receipt())
     };
-    node.flusher.on_tier(close).await?;
-    Ok(written)
+    let receipt = node.flusher.on_tier(close).await?;
+    Ok(FlushedShare { bytes: written, receipt })
 }

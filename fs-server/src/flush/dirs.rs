@@ -15,14 +15,18 @@ use fs_proto::InodeId;
 use fs_proto::record::TierLocation;
 
 use super::outcome::{FlushResult, Stop};
-use super::tier::{Base, Dir, Place, TierError};
-use super::{Flusher, remote};
+use super::{aside, remote};
+use crate::tier::{Base, Dir, Place, TierError};
 use crate::worker::Worker;
 
 /// Handles that are kept.
 pub const LIMIT: usize = 512;
 /// Most directories above one another.
 const DEPTH_MAX: usize = 4096;
+
+const MOVING: Stop = Stop::Wait(
+    "a directory above it is not where it was published: it is being moved, or was removed from outside",
+);
 
 /// The handles.
 pub struct Dirs {
@@ -59,9 +63,15 @@ pub async fn handle(worker: &Rc<Worker>, dir: InodeId) -> FlushResult<Option<Dir
         if at == InodeId::ROOT {
             break flusher.on_tier(|tier| tier.base(Base::Root)).await?;
         }
-        if at == Flusher::ASIDE {
-            flusher.note_staging_used();
-            break flusher.on_tier(|tier| tier.base(Base::Staging)).await?;
+        if let Some(server) = aside::server(at) {
+            if server == worker.node.id() {
+                flusher.note_staging_used();
+            }
+            break match flusher.on_tier(move |tier| tier.base(Base::Staging(server))).await {
+                // Another server's, and gone: nothing lies there any more.
+                Err(TierError::Missing(_)) => return Err(MOVING),
+                found => found?,
+            };
         }
         let Some(location) = remote::place(worker, at).await? else { return Ok(None) };
         let parent = location.parent;
@@ -79,9 +89,6 @@ pub async fn handle(worker: &Rc<Worker>, dir: InodeId) -> FlushResult<Option<Dir
 }
 
 async fn open(worker: &Rc<Worker>, parent: &Dir, location: TierLocation) -> FlushResult<Dir> {
-    const MOVING: Stop = Stop::Wait(
-        "a directory above it is not where it was published: it is being moved, or was removed from outside",
-    );
     let place = Place::new(parent, &location.name);
     match worker.node.flusher.on_tier(move |tier| tier.open_dir(&place)).await {
         Ok(dir) if dir.id == location.tier_ino => Ok(dir),

@@ -6,9 +6,9 @@ use fs_proto::{InodeId, Status};
 
 use super::outcome::{FlushResult, Stop};
 use super::queue::FlushItem;
-use super::tier::{Attributes, Place};
 use super::{content, dirs, remote};
 use crate::ops::getattr;
+use crate::tier::{Attributes, Place};
 use crate::worker::Worker;
 
 /// Flushes an inode that lives here.
@@ -38,7 +38,7 @@ pub async fn flush(worker: &Rc<Worker>, ino: InodeId) -> FlushResult<()> {
         if node.namespace.entry(parent, &name)?.is_some() {
             node.namespace.queue().note_now(&FlushItem::Name(parent, name))?;
         } else {
-            remote::note_name(worker, parent, &name).await?;
+            remote::note_name(worker, parent, &name, false).await?;
         }
     }
     Ok::<(), Stop>(())

@@ -14,8 +14,8 @@ use fs_proto::record::{EntryRecord, InodeRecord, TierLocation};
 use super::entry::TierEntry;
 use super::names::{NameJob, PATIENCE, clear_foreign, source};
 use super::outcome::{FlushResult, Stop};
-use super::tier::{Base, Make, Place, Tier, TierError, TierResult};
-use super::{content, remote};
+use super::{content, policy, remote};
+use crate::tier::{Base, Make, Place, Tier, TierError, TierResult};
 use crate::worker::Worker;
 
 const CHANGED: Stop = Stop::Wait("it changed while it was copied");
@@ -84,12 +84,13 @@ async fn link(
     let Some(dir) = source(job.worker, other).await? else { return Ok(None) };
     let flusher = &job.worker.node.flusher;
     let (of, id) = (Place::new(&dir, &other.name), other.tier_ino);
-    let name = flusher.new_staging_name(job.worker.node.id());
+    let me = job.worker.node.id();
+    let name = flusher.new_staging_name(me);
     let doomed = name.clone();
     let attributes =
         (other.ctime != inode.attr.ctime).then(|| content::attributes(&inode.attr, &view.xattrs));
     let make = move |tier: &dyn Tier| {
-        let staged = Place { dir: tier.base(Base::Staging)?, name };
+        let staged = Place { dir: tier.base(Base::Staging(me))?, name };
         let made = tier.make(&staged, &Make::Link { of })?;
         if made != id {
             tier.remove(&staged, false)?;
@@ -136,10 +137,11 @@ async fn copy(
 ) -> FlushResult<TierEntry> {
     let (worker, everything) = (job.worker, job.worker.node.flusher.takes_everything());
     let Some(inode) = &view.inode else { return Err(CHANGED) };
+    policy::admit(worker, inode, &view.xattrs, job.taken.forced).await?;
     if view.writing && !everything {
         return Err(Stop::Open);
     }
-    let (staged, id) = content::stage(worker, &view, inode).await?;
+    let (staged, id) = content::stage(worker, &view, inode, place).await?;
     if let Err(stop) = unchanged(worker, inode, everything).await {
         content::discard(worker, &staged).await;
         return Err(stop);

@@ -9,10 +9,12 @@
 //!   `tier_equals_the_namespace`); failures are tried again without end (`a_failing_tier_recovers`).
 //! - No request waits for the tier on a worker's thread: calls to it run in `pool`.
 //!
-//! Deliberately absent: reading from the tier, eviction, policies (close is the only one), layouts of particular file systems.
+//! Deliberately absent: reading from the tier, eviction.
 
 mod account;
+mod aside;
 mod content;
+mod control;
 mod dirs;
 mod entry;
 mod inodes;
@@ -20,22 +22,24 @@ mod leaf;
 mod names;
 pub mod ops;
 mod outcome;
+mod parts;
+pub mod policy;
 mod pool;
 pub mod published;
 pub mod queue;
 mod remote;
-pub mod tier;
 
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fs_proto::msg::tier::FlushAccount;
 use fs_proto::{FileKind, InodeId, ServerId};
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 pub use self::queue::FlushItem;
@@ -43,22 +47,24 @@ pub use self::remote::path_of;
 
 use self::account::Account;
 use self::content::Shares;
+use self::control::Control;
 use self::dirs::Dirs;
 use self::outcome::{FlushResult, Stop};
+use self::policy::Policies;
 use self::pool::Pool;
 use self::queue::{FlushQueue, Taken};
-use self::tier::posix::{Posix, staged_prefix};
-use self::tier::{Base, Place, Tier, TierError, TierResult};
 use crate::config::ServerConfig;
 use crate::error::ServerError;
 use crate::kv::Batch;
 use crate::node::Node;
+use crate::tier::posix::Posix;
+use crate::tier::s3::S3;
+use crate::tier::s3::target::is_s3;
+use crate::tier::{Base, Place, Tier, TierError, TierResult, staged_prefix};
 use crate::worker::Worker;
 
 /// Items that are being flushed at once.
 const IN_FLIGHT: usize = 32;
-/// Threads for calls to the tier.
-const IO_THREADS: usize = 4;
 /// Pauses after failures: the first, doubled up to the last.
 const FAILURE_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// Pauses while something else has to be done first.
@@ -86,23 +92,25 @@ pub struct Flusher {
     dirs: Dirs,
     account: Account,
     shares: Shares,
+    policies: Policies,
+    control: Control,
+    /// Bytes of parts that may be in memory, in MiB.
+    part_room: OnceLock<Semaphore>,
     everything: AtomicBool,
     hurry_until: Mutex<Option<Instant>>,
     /// Uses of staging so far, and those before the last time that it was tidied up.
     staged: AtomicU64,
     tidied: AtomicU64,
-    /// Names in staging that could not be removed yet.
+    /// Names in this server's staging that could not be removed yet.
     doomed: Mutex<Vec<Bytes>>,
     run: u64,
 }
 
 impl Flusher {
-    /// Stands for staging in a [`fs_proto::record::TierLocation`]: a directory lies there that had to make way for another.
-    const ASIDE: InodeId = InodeId(0);
-
     /// Checks the tier's directory: it must exist, be a directory, take files, and lie outside the stores.
     pub fn open(config: &ServerConfig) -> Result<Self, ServerError> {
         let tier: Option<Arc<dyn Tier>> = match &config.tier {
+            Some(path) if is_s3(&path.to_string_lossy()) => Some(Arc::new(S3::from_env(path, config)?)),
             Some(path) => Some(Arc::new(Posix::open(path, config)?)),
             None => None,
         };
@@ -111,16 +119,21 @@ impl Flusher {
 
     /// A flusher to a tier that is open already, or to none.
     pub fn on(tier: Option<Arc<dyn Tier>>) -> Self {
+        let facts = tier.as_ref().map(|tier| tier.facts());
+        let left_over = u64::from(facts.is_some_and(|facts| facts.left_over));
         Flusher {
             tier,
             path: None,
-            pool: Pool::new(IO_THREADS),
+            pool: Pool::new(facts.map_or(1, |facts| facts.threads)),
             dirs: Dirs::default(),
             account: Account::default(),
             shares: Shares::default(),
+            policies: Policies::default(),
+            control: Control::default(),
+            part_room: OnceLock::new(),
             everything: AtomicBool::new(false),
             hurry_until: Mutex::new(None),
-            staged: AtomicU64::new(0),
+            staged: AtomicU64::new(left_over),
             tidied: AtomicU64::new(0),
             doomed: Mutex::default(),
             run: rand::random(),
@@ -148,6 +161,11 @@ impl Flusher {
         outcome
     }
 
+    /// Bytes of each part but the last in which the tier wants a file of `size` bytes; None: in any pieces.
+    fn part_bytes(&self, size: u64) -> Option<u64> {
+        self.tier.as_ref().and_then(|tier| tier.facts().part_bytes(size))
+    }
+
     fn dirs(&self) -> &Dirs {
         &self.dirs
     }
@@ -160,13 +178,27 @@ impl Flusher {
         &self.shares
     }
 
+    /// How fast flushing goes, and how much may wait for it.
+    pub fn control(&self) -> &Control {
+        &self.control
+    }
+
+    /// Bytes of files that wait for being flushed and live here: an estimate.
+    fn pending_bytes(&self) -> u64 {
+        self.account.pending_bytes.load(Ordering::Relaxed)
+    }
+
+    fn policies(&self) -> &Policies {
+        &self.policies
+    }
+
     /// A name in staging that was never used.
     fn new_staging_name(&self, me: ServerId) -> Bytes {
         let number = self.staged.fetch_add(1, Ordering::AcqRel);
         Bytes::from(format!("{}{:x}-{number}", staged_prefix(me), self.run))
     }
 
-    /// Staging is looked into without staging anything.
+    /// Something comes to lie in this server's staging without being staged.
     fn note_staging_used(&self) {
         self.staged.fetch_add(1, Ordering::AcqRel);
     }
@@ -181,32 +213,28 @@ impl Flusher {
         self.doomed.lock().push(name);
     }
 
-    /// Removes from the tier what only staging needs; returns how often it had been used before, for [`Flusher::note_tidied`].
-    async fn tidy(&self) -> TierResult<u64> {
+    /// Removes from the tier what only staging needs; returns how often it had been used before, for [`Flusher::note_tidied`]. None while
+    /// something lies there that another server takes out.
+    async fn tidy(&self, me: ServerId) -> TierResult<Option<u64>> {
         let staged = self.staged.load(Ordering::Acquire);
         let doomed = std::mem::take(&mut *self.doomed.lock());
         let left = doomed.clone();
         let tidied = self.on_tier(move |tier| {
             for name in doomed {
-                match tier.remove(&Place { dir: tier.base(Base::Staging)?, name }, false) {
+                match tier.remove(&Place { dir: tier.base(Base::Staging(me))?, name }, false) {
                     Ok(()) | Err(TierError::Missing(_)) => {}
                     Err(error) => return Err(error),
                 }
             }
-            tier.rest()
+            tier.rest(me)
         });
-        tidied.await.inspect_err(|_| self.doomed.lock().extend(left))?;
-        Ok(staged)
+        let is_gone = tidied.await.inspect_err(|_| self.doomed.lock().extend(left))?;
+        Ok(is_gone.then_some(staged))
     }
 
     /// All that the first `staged` uses of staging left in the tier is gone.
     fn note_tidied(&self, staged: u64) {
         self.tidied.store(staged, Ordering::Release);
-    }
-
-    /// The name in staging of a directory that had to make way.
-    fn aside_name(dir: InodeId) -> Bytes {
-        Bytes::from(format!("d-{:016x}", dir.0))
     }
 
     /// Files that are open for writing are flushed, too.
@@ -227,7 +255,7 @@ impl Flusher {
     fn end_hurry(&self, queue: &FlushQueue) {
         let mut until = self.hurry_until.lock();
         match *until {
-            Some(_) if !queue.is_empty() => *until = Some(Instant::now() + HURRY_LASTS),
+            Some(_) if !queue.is_idle() => *until = Some(Instant::now() + HURRY_LASTS),
             Some(end) if Instant::now() >= end => {
                 *until = None;
                 self.everything.store(false, Ordering::Release);
@@ -252,11 +280,13 @@ impl Flusher {
         FlushAccount {
             pending_names,
             pending_dirs: inodes as u64,
-            pending_bytes: if names == 0 { 0 } else { self.account.pending_bytes.load(Ordering::Relaxed) },
+            pending_bytes: if names == 0 { 0 } else { self.pending_bytes() },
             files,
             bytes,
             copied_bytes,
             failures,
+            oldest_ms: node.namespace.queue().oldest().map_or(0, |age| age.as_millis() as u64),
+            bytes_per_s: self.control.bytes_per_s(),
             unsafe_names: self.account.unsafe_names(),
             has_tier: self.has_tier(),
         }
@@ -274,6 +304,8 @@ impl Flusher {
             "pending_names": account.pending_names,
             "pending_dirs": account.pending_dirs,
             "pending_bytes": account.pending_bytes,
+            "oldest_ms": account.oldest_ms,
+            "bytes_per_s": account.bytes_per_s,
             "files": account.files,
             "bytes": account.bytes,
             "copied_bytes": account.copied_bytes,
@@ -300,12 +332,18 @@ pub async fn run(worker: Rc<Worker>) {
         if estimated.elapsed() >= ESTIMATE_EVERY {
             estimate(&node);
             estimated = Instant::now();
+            if node.flusher.control.is_urgent(&node) && !queue.is_empty() {
+                node.flusher.hurry(&queue, false);
+            }
         }
-        let untidy = queue.is_empty() && node.flusher.is_untidy() && !tidy(&worker).await;
+        let untidy = queue.is_idle() && node.flusher.is_untidy() && !tidy(&worker).await;
+        // A deadline, and those who wait for room, want fresh estimates.
+        let watched = node.config.dirty_max.is_some() || node.config.deadline_unix_s.is_some();
         let (full, sleep) = (tasks.len() >= IN_FLIGHT, if untidy { FAILURE_PAUSES.0 } else { LONGEST_SLEEP });
         tokio::select! {
             Some(_) = tasks.join_next() => while tasks.try_join_next().is_some() {},
             () = queue.wait(sleep), if !full => {}
+            () = tokio::time::sleep(ESTIMATE_EVERY), if full || watched => {}
             () = node.stopped() => break,
         }
     }
@@ -315,10 +353,10 @@ pub async fn run(worker: Rc<Worker>) {
 
 /// Nothing waits: tidies up. False if that failed.
 async fn tidy(worker: &Rc<Worker>) -> bool {
-    let (account, what) = (&worker.node.flusher.account, FlushItem::Inode(Flusher::ASIDE));
+    let (account, what) = (&worker.node.flusher.account, FlushItem::Inode(aside::number(worker.node.id())));
     match tidy_and_touch(worker).await {
         Ok(()) => account.note_success(&what),
-        Err(Stop::Open | Stop::Wait(_)) => return false,
+        Err(Stop::Open | Stop::Wait(_) | Stop::Later(_) | Stop::Never) => return false,
         Err(Stop::Failed(error)) => {
             let name = || Bytes::from_static(b"(the flusher's own files in the shared tier)");
             if account.note_failure(&what, name, &error) {
@@ -334,7 +372,9 @@ async fn tidy(worker: &Rc<Worker>) -> bool {
 /// to change the directory is also the last to have it set.
 async fn tidy_and_touch(worker: &Rc<Worker>) -> FlushResult<()> {
     let flusher = &worker.node.flusher;
-    let staged = flusher.tidy().await?;
+    let Some(staged) = flusher.tidy(worker.node.id()).await? else {
+        return Err(Stop::Wait("a directory that made way is taken out of staging first"));
+    };
     remote::touch(worker, InodeId::ROOT).await?;
     flusher.note_tidied(staged);
     Ok(())
@@ -362,9 +402,15 @@ async fn flush_one(worker: Rc<Worker>, taken: Taken) {
         FlushItem::Name(parent, name) => names::flush(&worker, &taken, *parent, name).await,
         FlushItem::Inode(ino) => inodes::flush(&worker, *ino).await.map(|()| Batch::default()),
     };
+    let outcome = match outcome {
+        // Nothing is to be done, and nothing of it is in the tier that was not before.
+        Err(Stop::Never) => Ok(Batch::default()),
+        outcome => outcome,
+    };
     let outcome = outcome.and_then(|batch| Ok(node.namespace.queue().done(&taken, batch)?));
     match outcome {
         Ok(()) => node.flusher.account.note_success(&taken.item),
+        Err(Stop::Later(pause)) => node.namespace.queue().park(&taken, pause),
         Err(stop) => {
             let pause = put_off(&worker, &taken, stop).await;
             node.namespace.queue().postpone(&taken, pause);
@@ -376,7 +422,8 @@ async fn flush_one(worker: Rc<Worker>, taken: Taken) {
 /// What is said and counted of an attempt without success; returns the pause before the next.
 async fn put_off(worker: &Rc<Worker>, taken: &Taken, stop: Stop) -> Duration {
     match stop {
-        Stop::Open => OPEN_PAUSE,
+        Stop::Open | Stop::Never => OPEN_PAUSE,
+        Stop::Later(pause) => pause,
         Stop::Wait(_) if taken.since.elapsed() < WAIT_LIMIT => doubled(WAIT_PAUSES, taken.attempts),
         Stop::Wait(reason) => {
             let pause = doubled(WAIT_PAUSES, taken.attempts);
@@ -415,13 +462,19 @@ async fn note_failure(worker: &Rc<Worker>, taken: &Taken, reason: &str) {
 
 /// Estimates the bytes that pending names stand for, from some of them.
 fn estimate(node: &Node) {
+    node.flusher.control.begin_estimate();
     let queue = node.namespace.queue();
     let some = queue.some_names(SAMPLE);
     let sizes = some.iter().map(|(parent, name)| size_of(node, *parent, name).unwrap_or(0));
     let sum: u64 = sizes.sum();
-    let (all, sampled) = (queue.len().0 as u64, some.len().max(1) as u64);
+    // Parked names are left out: they wait for somebody else.
+    let all = (queue.len().0 as u64).saturating_sub(queue.parked() as u64);
+    let sampled = some.len().max(1) as u64;
     let total = (u128::from(sum) * u128::from(all.max(sampled)) / u128::from(sampled)) as u64;
-    node.flusher.account.pending_bytes.store(total, Ordering::Relaxed);
+    let flusher = &node.flusher;
+    flusher.account.pending_bytes.store(total, Ordering::Relaxed);
+    flusher.control.measure(flusher.account.counts().0);
+    flusher.control.ease();
 }
 
 /// Size of the file under a name, if its inode lives here.

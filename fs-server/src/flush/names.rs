@@ -17,11 +17,11 @@ use fs_proto::{FileKind, InodeId};
 use super::entry::TierEntry;
 use super::outcome::{FlushResult, Stop};
 use super::queue::Taken;
-use super::tier::posix::staging_name;
-use super::tier::{Dir, Make, Place, TierError};
-use super::{Flusher, dirs, leaf, remote};
+use super::{aside, dirs, leaf, remote};
 use crate::kv::Batch;
 use crate::namespace::{encode_record, keys};
+use crate::tier::is_staging_name;
+use crate::tier::{Dir, Make, Place, TierError};
 use crate::worker::Worker;
 
 /// Attempts for which the old name of something that moved waits, so that the new name's owner can take the copy over.
@@ -101,10 +101,15 @@ pub async fn flush(worker: &Rc<Worker>, taken: &Taken, parent: InodeId, name: &B
     let owner = remote::owner_of_own_name(node, parent, name)?;
     if owner != node.id() {
         let had = job.had.as_ref().map(|had| EntryRecord { ino: had.ino, kind: had.kind });
-        remote::hand(worker, owner, FlushNote { ino: parent, name: Some(name.clone()), had }).await?;
+        remote::hand(
+            worker,
+            owner,
+            FlushNote { ino: parent, name: Some(name.clone()), had, forced: taken.forced },
+        )
+        .await?;
         return Ok(job.with(None));
     }
-    if parent == InodeId::ROOT && name[..] == *staging_name(&node.config.job).as_bytes() {
+    if parent == InodeId::ROOT && is_staging_name(name, &node.config.job) {
         return Err(Stop::Failed(
             "this name is taken by the flusher's own directory in the shared tier; rename it".to_owned(),
         ));
@@ -214,7 +219,8 @@ async fn untold(job: &NameJob<'_>, had: &TierEntry, location: TierLocation) -> F
 
 /// Moves a directory into staging whose own new name cannot take it over yet, because that name waits for this one.
 async fn make_way(job: &NameJob<'_>, dir: InodeId, location: TierLocation) -> FlushResult<()> {
-    let aside = TierLocation { parent: Flusher::ASIDE, name: Flusher::aside_name(dir), ..location.clone() };
+    let me = job.worker.node.id();
+    let aside = TierLocation { parent: aside::number(me), name: aside::name(dir), ..location.clone() };
     if !move_directory(job.worker, &location, &aside).await? {
         return Err(Stop::Wait("the directory moves; its new name takes it over"));
     }

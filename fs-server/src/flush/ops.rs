@@ -1,19 +1,21 @@
 //! Requests about the shared tier.
 
+use std::ops::ControlFlow;
 use std::rc::Rc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use fs_proto::msg::inode::LEASE_MS;
 use fs_proto::msg::tier::{
-    FlushAccount, FlushChunks, FlushNote, FlushNow, FlushStatus, TierForget, TierPath, TierPlace, TierState,
-    TierView,
+    FlushAccount, FlushChunks, FlushInode, FlushList, FlushNote, FlushNow, FlushPage, FlushStatus,
+    FlushedShare, TierForget, TierPath, TierPlace, TierState, TierView,
 };
 use fs_proto::record::{InodeRecord, Mutation, TierLocation};
 use fs_proto::{FileKind, InodeId, Status};
 
 use super::entry::TierEntry;
+use super::outcome::Stop;
 use super::queue::FlushItem;
-use super::{content, remote};
+use super::{aside, content, remote};
 use crate::error::{OpError, OpResult};
 use crate::kv::Batch;
 use crate::namespace::locks::{LockKey, LockSet, Mode};
@@ -23,6 +25,8 @@ use crate::ops::getattr;
 use crate::worker::{Context, Worker};
 
 const NONE: OpError = OpError::new(Status::NotSupported, "this cluster has no shared tier");
+/// Names of one page of a list.
+const LIST_PAGE: usize = 500;
 /// Directories above one another.
 const DEPTH_MAX: usize = 4096;
 /// Clients renew what they have open at least three times a lease: how long a restarted home does not know who writes.
@@ -33,7 +37,7 @@ fn require_tier(worker: &Worker) -> OpResult<()> {
 }
 
 /// Writes the chunks that are here into a staged file.
-pub async fn flush_chunks(worker: &Rc<Worker>, _: &Context, request: FlushChunks) -> OpResult<u64> {
+pub async fn flush_chunks(worker: &Rc<Worker>, _: &Context, request: FlushChunks) -> OpResult<FlushedShare> {
     require_tier(worker)?;
     content::share(worker, request).await
 }
@@ -44,7 +48,7 @@ pub async fn tier_path(worker: &Rc<Worker>, _: &Context, request: TierPath) -> O
     let (mut dir, mut names) = (request.dir, Vec::new());
     while dir != InodeId::ROOT && names.len() < DEPTH_MAX {
         let Some(location) = remote::place(worker, dir).await? else { return Ok(None) };
-        if remote::is_aside(&location) {
+        if aside::is_aside(&location) {
             return Ok(None);
         }
         names.push(location.name);
@@ -82,6 +86,44 @@ pub async fn flush_now(worker: &Rc<Worker>, _: &Context, request: FlushNow) -> O
     Ok(())
 }
 
+/// Flushes an inode that lives here under all its names.
+pub async fn flush_inode(worker: &Rc<Worker>, _: &Context, request: FlushInode) -> OpResult<()> {
+    require_tier(worker)?;
+    let inode = worker.node.namespace.live_inode(request.ino).await?;
+    for (parent, name) in worker.node.namespace.names_of(&inode)? {
+        remote::note_name(worker, parent, &name, true).await.map_err(|stop| match stop {
+            Stop::Failed(reason) => OpError::because(Status::TierFailed, reason),
+            Stop::Wait(_) | Stop::Open | Stop::Later(_) | Stop::Never => {
+                OpError::new(Status::Busy, "its directory is changing")
+            }
+        })?;
+    }
+    Ok(())
+}
+
+/// Which names have to be flushed yet: what the queue has in the store, a page at a time.
+pub async fn flush_list(worker: &Rc<Worker>, _: &Context, request: FlushList) -> OpResult<FlushPage> {
+    require_tier(worker)?;
+    let namespace = &worker.node.namespace;
+    let (mut from, to) = keys::range_of_kind(b'q');
+    if !request.after.is_empty() {
+        from = [&from[..], &request.after, &[0]].concat();
+    }
+    let mut found: Vec<Vec<u8>> = Vec::new();
+    namespace.kv().scan(&from, &to, &mut |key, _| {
+        found.push(key.to_vec());
+        if found.len() < LIST_PAGE { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    let next = found.last().filter(|_| found.len() == LIST_PAGE).map(|key| Bytes::copy_from_slice(&key[1..]));
+    let mut names = Vec::with_capacity(found.len());
+    for item in found.iter().filter_map(|key| FlushItem::from_key(key)) {
+        let reason = worker.node.flusher.account().reason(&item);
+        let path = remote::path_of(worker, &item).await;
+        names.push((path, reason.unwrap_or_else(|| "not copied yet".to_owned())));
+    }
+    Ok(FlushPage { names, next: next.unwrap_or_default() })
+}
+
 /// Queues a name or inode.
 #[allow(clippy::unused_async)]
 pub async fn flush_note(worker: &Rc<Worker>, _: &Context, request: FlushNote) -> OpResult<()> {
@@ -96,7 +138,9 @@ pub async fn flush_note(worker: &Rc<Worker>, _: &Context, request: FlushNote) ->
             namespace.kv().commit(batch)?;
         }
     }
-    Ok(namespace.queue().note_now(&FlushItem::Name(request.ino, name))?)
+    let item = FlushItem::Name(request.ino, name);
+    let queue = namespace.queue();
+    Ok(if request.forced { queue.note_forced(&item) } else { queue.note_now(&item) }?)
 }
 
 /// Where a directory that lives (or lived) here lies in the tier.

@@ -1,8 +1,10 @@
 //! How an attempt to flush something ends without success.
 
-use super::tier::TierError;
 use crate::error::OpError;
 use crate::kv::KvError;
+use std::time::Duration;
+
+use crate::tier::TierError;
 
 /// Why an item is not done: one variant per thing that the run loop does about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,6 +13,10 @@ pub enum Stop {
     Wait(&'static str),
     /// The file is open for writing: again later, for as long as that takes.
     Open,
+    /// Its policy says when: see `policy`.
+    Later(Duration),
+    /// Its policy says that it is not to be copied.
+    Never,
     /// The tier or a server failed: again with growing pauses.
     Failed(String),
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
-use super::tier::{TierError, TierResult};
+use crate::tier::{TierError, TierResult};
 
 type Job = Box<dyn FnOnce() + Send>;
 

@@ -9,7 +9,7 @@
 //! A note is made inside the lock section of what it notes, and the change is committed there: who takes an item and then reads
 //! inside a section of the same keys sees the change that was noted.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -51,6 +51,8 @@ impl FlushItem {
 
 /// An item noted again and again is put off by at most this many delays.
 const LONGEST_DELAYS: u32 = 10;
+/// Pause of parked items in a hurry.
+const HURRIED_PARKED: Duration = Duration::from_millis(500);
 /// Delay of inodes in a hurry: attributes of a directory are set once after many of its entries.
 const HURRIED_INODE: Duration = Duration::from_millis(50);
 
@@ -61,6 +63,10 @@ struct Noted {
     due: Instant,
     serial: u64,
     busy: bool,
+    /// Waits for the time that its policy says.
+    parked: bool,
+    /// Somebody asked for this very item.
+    forced: bool,
     attempts: u32,
 }
 
@@ -69,8 +75,11 @@ struct Items {
     noted: HashMap<FlushItem, Noted>,
     /// What is not being flushed, by when it is due.
     order: BTreeMap<(Instant, u64), FlushItem>,
+    /// What is not parked, by when it was noted first.
+    ages: BTreeSet<(Instant, u64)>,
     generation: u64,
     inodes: usize,
+    parked: usize,
     hurry: bool,
 }
 
@@ -92,13 +101,26 @@ impl Items {
         if let Some(noted) = self.noted.get_mut(item) {
             noted.generation = generation;
             let due = (now + delay).min(noted.first + delay * LONGEST_DELAYS);
+            if std::mem::take(&mut noted.parked) {
+                self.parked -= 1;
+                self.ages.insert((noted.first, noted.serial));
+            }
             self.schedule(item, due);
             return false;
         }
         self.inodes += usize::from(matches!(item, FlushItem::Inode(_)));
-        let noted =
-            Noted { generation, first: now, due: now + delay, serial: generation, busy: false, attempts: 0 };
+        let noted = Noted {
+            generation,
+            first: now,
+            due: now + delay,
+            serial: generation,
+            busy: false,
+            parked: false,
+            forced: false,
+            attempts: 0,
+        };
         self.noted.insert(item.clone(), noted);
+        self.ages.insert((now, generation));
         self.order.insert((noted.due, noted.serial), item.clone());
         true
     }
@@ -106,6 +128,8 @@ impl Items {
     fn remove(&mut self, item: &FlushItem) {
         if let Some(noted) = self.noted.remove(item) {
             self.order.remove(&(noted.due, noted.serial));
+            self.ages.remove(&(noted.first, noted.serial));
+            self.parked -= usize::from(noted.parked);
             self.inodes -= usize::from(matches!(item, FlushItem::Inode(_)));
         }
     }
@@ -120,6 +144,8 @@ pub struct Taken {
     pub attempts: u32,
     /// When it was noted first.
     pub since: Instant,
+    /// Somebody asked for this very item.
+    pub forced: bool,
     generation: u64,
 }
 
@@ -201,6 +227,22 @@ impl FlushQueue {
         self.kv.commit(batch)
     }
 
+    /// Notes a name that somebody asked for, whatever its policy: due at once.
+    pub fn note_forced(&self, item: &FlushItem) -> Result<(), KvError> {
+        let mut batch = Batch::default();
+        {
+            // Under one lock: nobody takes the item between the note and the mark.
+            let mut items = self.items.lock();
+            items.note(item, Duration::ZERO);
+            if let Some(noted) = items.noted.get_mut(item) {
+                noted.forced = true;
+            }
+        }
+        batch.put(item.key(), encode_record(&()));
+        self.changed.notify_one();
+        self.kv.commit(batch)
+    }
+
     /// Notes that the copy of a directory was changed by flushing one of its entries. No write if it is noted already.
     pub fn note_touched(&self, dir: InodeId) -> Result<(), KvError> {
         let mut batch = Batch::default();
@@ -237,10 +279,15 @@ impl FlushQueue {
             let item = first.remove();
             let Some(noted) = items.noted.get_mut(&item) else { continue };
             noted.busy = true;
+            if std::mem::take(&mut noted.parked) {
+                items.parked -= 1;
+                items.ages.insert((noted.first, noted.serial));
+            }
             taken.push(Taken {
                 item,
                 attempts: noted.attempts,
                 since: noted.first,
+                forced: noted.forced,
                 generation: noted.generation,
             });
         }
@@ -260,13 +307,16 @@ impl FlushQueue {
 
     /// The item is in the shared tier as it was when taken; `batch` is what to remember of it.
     pub fn done(&self, taken: &Taken, mut batch: Batch) -> Result<(), KvError> {
-        let mut items = self.items.lock();
+        let mut guard = self.items.lock();
+        let items = &mut *guard;
         let Some(noted) = items.noted.get_mut(&taken.item) else { return self.kv.commit(batch) };
         if noted.generation != taken.generation {
             let due = noted.due;
+            items.ages.remove(&(noted.first, noted.serial));
             (noted.busy, noted.attempts, noted.first) = (false, 0, Instant::now());
+            items.ages.insert((noted.first, noted.serial));
             items.schedule(&taken.item, due);
-            drop(items);
+            drop(guard);
             self.changed.notify_one();
             return self.kv.commit(batch);
         }
@@ -286,19 +336,63 @@ impl FlushQueue {
         items.schedule(&taken.item, Instant::now() + pause);
     }
 
+    /// The item's policy says that its time comes after `pause`. In a hurry it is looked at again soon: what is asked for may have changed.
+    pub fn park(&self, taken: &Taken, pause: Duration) {
+        let mut guard = self.items.lock();
+        let items = &mut *guard;
+        let pause = if items.hurry { pause.min(HURRIED_PARKED) } else { pause };
+        let Some(noted) = items.noted.get_mut(&taken.item) else { return };
+        noted.busy = false;
+        // Noted again meanwhile: looked at with the new state.
+        let again = noted.generation != taken.generation || noted.forced;
+        let due = if again { noted.due } else { Instant::now() + pause };
+        noted.parked = !again;
+        items.parked += usize::from(!again);
+        if !again {
+            items.ages.remove(&(noted.first, noted.serial));
+        }
+        items.schedule(&taken.item, due);
+        drop(guard);
+        if again {
+            self.changed.notify_one();
+        }
+    }
+
+    /// How long the oldest item that is not parked waits: since it was noted first, or since the server's start.
+    pub fn oldest(&self) -> Option<Duration> {
+        self.items.lock().ages.first().map(|(first, _)| first.elapsed())
+    }
+
+    /// Whether nothing is to be done before some policy says so.
+    pub fn is_idle(&self) -> bool {
+        let items = self.items.lock();
+        items.noted.len() == items.parked
+    }
+
+    /// Items that wait for their policy.
+    pub fn parked(&self) -> usize {
+        self.items.lock().parked
+    }
+
+    /// Whether the item waits or is being flushed.
+    pub fn is_noted(&self, item: &FlushItem) -> bool {
+        self.items.lock().noted.contains_key(item)
+    }
+
     /// Items that wait or are being flushed: names, inodes.
     pub fn len(&self) -> (usize, usize) {
         let items = self.items.lock();
         (items.noted.len() - items.inodes, items.inodes)
     }
 
-    /// Up to `limit` of the names that wait or are being flushed.
+    /// Up to `limit` of the names that wait or are being flushed, but for parked ones.
     pub fn some_names(&self, limit: usize) -> Vec<(InodeId, Bytes)> {
         let items = self.items.lock();
-        let names = items.noted.keys().filter_map(|item| match item {
-            FlushItem::Name(parent, name) => Some((*parent, name.clone())),
-            FlushItem::Inode(_) => None,
-        });
+        let names =
+            items.noted.iter().filter(|(_, noted)| !noted.parked).filter_map(|(item, _)| match item {
+                FlushItem::Name(parent, name) => Some((*parent, name.clone())),
+                FlushItem::Inode(_) => None,
+            });
         names.take(limit).collect()
     }
 
@@ -382,6 +476,50 @@ mod tests {
         let items = queue.items.lock();
         let left = items.order.first_key_value().unwrap().0.0 - Instant::now();
         assert!(left <= delay / 2, "{left:?}");
+    }
+
+    #[test]
+    fn what_is_asked_for_is_forced_however_it_is_taken() {
+        // Goal: an item that is asked for is taken as such at once, also if it is parked, or was taken before it was asked for.
+        let dir = tempfile::tempdir().unwrap();
+        let queue = open(&dir, Duration::from_secs(1000));
+        queue.note_now(&name("a")).unwrap();
+        queue.note_forced(&name("a")).unwrap();
+        let taken = queue.take(9);
+        assert!(taken.len() == 1 && taken[0].forced);
+        queue.done(&taken[0], Batch::default()).unwrap();
+        queue.set_hurry(true);
+        queue.note_now(&name("b")).unwrap();
+        let before = queue.take(9);
+        queue.note_forced(&name("b")).unwrap();
+        queue.park(&before[0], Duration::from_secs(1000));
+        let again = queue.take(9);
+        assert!(!before[0].forced && again[0].forced);
+        queue.park(&queue_unforced(&again[0]), Duration::from_secs(1000));
+        assert!(queue.take(9)[0].forced);
+    }
+
+    /// The same, as if it had been taken before anybody asked.
+    fn queue_unforced(taken: &Taken) -> Taken {
+        Taken { forced: false, generation: 0, ..taken.clone() }
+    }
+
+    #[test]
+    fn what_is_parked_is_known_and_idle() {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = open(&dir, Duration::ZERO);
+        queue.note_now(&name("a")).unwrap();
+        let taken = queue.take(9);
+        assert!(queue.oldest().is_some());
+        queue.park(&taken[0], Duration::from_secs(1000));
+        assert!(
+            queue.is_idle()
+                && !queue.is_empty()
+                && queue.oldest().is_none()
+                && queue.some_names(9).is_empty()
+        );
+        queue.note_now(&name("a")).unwrap();
+        assert!(!queue.is_idle() && queue.take(9).len() == 1 && queue.parked() == 0);
     }
 
     #[test]

@@ -8,9 +8,9 @@ use fs_proto::placement::{entry_partition, name_hash};
 use fs_proto::record::{EntryRecord, TierLocation};
 use fs_proto::{InodeId, ServerId, Status};
 
+use super::ops;
 use super::outcome::FlushResult;
 use super::queue::FlushItem;
-use super::{Flusher, ops};
 use crate::error::OpResult;
 use crate::namespace::locks::{LockKey, LockSet, Mode};
 use crate::node::Node;
@@ -73,7 +73,7 @@ pub fn owner_of_own_name(node: &Node, parent: InodeId, name: &Bytes) -> OpResult
 }
 
 /// Tells the server that owns a name that it may differ.
-pub async fn note_name(worker: &Rc<Worker>, parent: InodeId, name: &Bytes) -> FlushResult<()> {
+pub async fn note_name(worker: &Rc<Worker>, parent: InodeId, name: &Bytes, forced: bool) -> FlushResult<()> {
     let node = &worker.node;
     let attr = match getattr::attributes(worker, parent).await {
         Ok(attr) => attr,
@@ -82,13 +82,13 @@ pub async fn note_name(worker: &Rc<Worker>, parent: InodeId, name: &Bytes) -> Fl
         Err(error) => return Err(error.into()),
     };
     let owner = entry_owner(node, &attr, name);
-    hand(worker, owner, FlushNote { ino: parent, name: Some(name.clone()), had: None }).await
+    hand(worker, owner, FlushNote { ino: parent, name: Some(name.clone()), had: None, forced }).await
 }
 
 /// The copy of a directory was changed by flushing one of its entries: its times have to be set again.
 pub async fn touch(worker: &Rc<Worker>, dir: InodeId) -> FlushResult<()> {
     let owner = worker.node.owner(dir.partition());
-    hand(worker, owner, FlushNote { ino: dir, name: None, had: None }).await
+    hand(worker, owner, FlushNote { ino: dir, name: None, had: None, forced: false }).await
 }
 
 /// Queues something at `owner`.
@@ -102,6 +102,7 @@ pub async fn hand(worker: &Rc<Worker>, owner: ServerId, note: FlushNote) -> Flus
         return Ok(());
     }
     match note.name {
+        Some(name) if note.forced => node.namespace.queue().note_forced(&FlushItem::Name(note.ino, name))?,
         Some(name) => node.namespace.queue().note_now(&FlushItem::Name(note.ino, name))?,
         None => node.namespace.queue().note_touched(note.ino)?,
     }
@@ -135,9 +136,4 @@ pub async fn path_of(worker: &Rc<Worker>, item: &FlushItem) -> Bytes {
 pub async fn settle(node: &Node, ino: InodeId) {
     let set = LockSet::of(&[(LockKey::Inode(ino), Mode::Shared)]);
     node.namespace.locks().with(&set, || ()).await;
-}
-
-/// The staging directory's place of a directory that had to make way: see `names::make_way`.
-pub fn is_aside(location: &TierLocation) -> bool {
-    location.parent == Flusher::ASIDE
 }

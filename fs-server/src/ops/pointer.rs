@@ -47,6 +47,23 @@ async fn synced(worker: &Rc<Worker>) -> OpResult<()> {
     Ok(())
 }
 
+/// The server that a chunk lies at, if it has been written.
+pub async fn present_holder(
+    worker: &Rc<Worker>,
+    layout: Layout,
+    ino: InodeId,
+    chunk: ChunkIndex,
+) -> OpResult<Option<ServerId>> {
+    match chunk_place(layout, ino, chunk) {
+        ChunkPlace::Owner(partition) => Ok(Some(worker.node.owner(partition))),
+        ChunkPlace::Server(server) => Ok(Some(server)),
+        ChunkPlace::Pointer(partition) => {
+            let found = worker.ask_owner(partition, &FindChunks { ino, from: chunk, limit: 1 }).await?;
+            Ok(found.first().filter(|(at, _)| *at == chunk).map(|(_, holder)| *holder))
+        }
+    }
+}
+
 /// The server that holds a chunk which is about to be written by somebody on the node of `near`.
 pub async fn holder(
     worker: &Rc<Worker>,

@@ -30,6 +30,8 @@ pub async fn publish(worker: &Rc<Worker>, context: &Context, request: Publish) -
     }
     if request.close {
         node.opens.release(request.ino, context.client());
+        let written = if request.mtime.is_some() { attr.size } else { 0 };
+        node.flusher.control().admit(node, written).await;
     }
     if request.sync && node.syncs_device() {
         crate::sync::group_sync(node).await?;

@@ -11,6 +11,7 @@ use super::SETGID;
 use super::layout;
 use super::setattr::everywhere;
 use crate::error::{OpError, OpResult};
+use crate::flush::policy;
 use crate::namespace::apply::CAPABILITY;
 use crate::namespace::locks::{LockKey, LockSet, Mode};
 use crate::namespace::permission::{READ, WRITE, require, require_owner};
@@ -47,6 +48,9 @@ pub async fn get(worker: &Rc<Worker>, context: &Context, request: Getxattr) -> O
     if let Some(Own::Layout) = own(&request.name) {
         return layout::shown(&inode.attr).ok_or(NONE);
     }
+    if let Some(value) = policy::shown(worker, &inode, &request.name).await? {
+        return Ok(value);
+    }
     worker.node.namespace.xattr(request.ino, &request.name)?.ok_or(NONE)
 }
 
@@ -64,6 +68,9 @@ pub async fn set(worker: &Rc<Worker>, context: &Context, request: Setxattr) -> O
     }
     if request.value.len() > VALUE_MAX {
         return Err(OpError::new(Status::OutOfRange, "an attribute's value has at most 65536 bytes"));
+    }
+    if request.name == policy::FLUSH {
+        policy::check(&request.value)?;
     }
     if matches!(&request.name[..], acl::ACCESS | acl::DEFAULT) {
         return set_list(worker, context, request.ino, &request.name, acl::validated(&request.value)?).await;
@@ -225,10 +232,10 @@ fn readable(worker: &Worker, context: &Context, inode: &InodeRecord, name: &[u8]
 }
 
 fn writable(worker: &Worker, context: &Context, inode: &InodeRecord, name: &[u8]) -> OpResult<()> {
-    if name.starts_with(b"user.hayate.") {
+    if name.starts_with(b"user.hayate.") && name != policy::FLUSH {
         return Err(OpError::new(
             Status::NotSupported,
-            "there is no such attribute of Hayate's: it has user.hayate.layout",
+            "of Hayate's attributes user.hayate.layout and user.hayate.flush can be set",
         ));
     }
     if name.starts_with(b"user.") {

@@ -274,6 +274,12 @@ impl Client {
         );
     }
 
+    /// Sets an extended attribute; false if that is refused.
+    pub fn try_setxattr(&self, ino: InodeId, name: &str, value: &str) -> bool {
+        let request = Setxattr { ino, name: bytes(name), value: bytes(value), create: false, replace: false };
+        self.ask(ino.partition(), &request).is_ok()
+    }
+
     /// Removes an extended attribute.
     pub fn removexattr(&self, ino: InodeId, name: &str) {
         self.ask_home(ino, &fs_proto::msg::inode::Removexattr { ino, name: bytes(name) });

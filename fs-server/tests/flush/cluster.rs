@@ -11,11 +11,12 @@ use fs_proto::ServerId;
 use fs_proto::msg::admin::{Shutdown, ShutdownMode};
 use fs_proto::msg::tier::{FlushAccount, FlushNow, FlushStatus};
 use fs_server::flush::Flusher;
-use fs_server::flush::tier::Tier;
-use fs_server::flush::tier::posix::Posix;
+use fs_server::tier::Tier;
+use fs_server::tier::posix::Posix;
 use fs_server::{ServerConfig, ServerError, bind_with};
 
 use crate::client::Client;
+use crate::s3_server::S3Server;
 
 const JOB: &str = "flush-test";
 /// Longest time that anything may take here.
@@ -34,6 +35,10 @@ pub struct Cluster {
     pub file: ClusterFile,
     wide_threshold: u64,
     servers: u16,
+    /// Changes each server's configuration.
+    adjust: fn(&mut ServerConfig),
+    /// The tier, if it is not a directory.
+    pub s3: Option<S3Server>,
 }
 
 /// The tier as it is.
@@ -49,6 +54,28 @@ impl Cluster {
 
     /// The same with directories that widen above `wide_threshold`, and tiers made by `wrap`.
     pub fn start_with(servers: u16, wide_threshold: u64, wrap: Wrap<'_>) -> Self {
+        let mut cluster = Self::new(servers, wide_threshold);
+        cluster.launch(wrap);
+        cluster
+    }
+
+    /// The same with configurations that `adjust` changes.
+    pub fn start_adjusted(servers: u16, adjust: fn(&mut ServerConfig)) -> Self {
+        let mut cluster = Self::new(servers, 10_000);
+        cluster.adjust = adjust;
+        cluster.launch(&plain);
+        cluster
+    }
+
+    /// The same with a bucket of an S3 server as tier.
+    pub fn start_on_s3(servers: u16) -> Self {
+        let mut cluster = Self::new(servers, 10_000);
+        cluster.s3 = Some(S3Server::start());
+        cluster.launch(&plain);
+        cluster
+    }
+
+    fn new(servers: u16, wide_threshold: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("tier")).unwrap();
         let file = ClusterFile {
@@ -60,9 +87,7 @@ impl Cluster {
             members: Vec::new(),
             events: Vec::new(),
         };
-        let mut cluster = Cluster { dir, threads: Vec::new(), file, wide_threshold, servers };
-        cluster.launch(wrap);
-        cluster
+        Cluster { dir, threads: Vec::new(), file, wide_threshold, servers, adjust: |_| {}, s3: None }
     }
 
     /// The tier's directory.
@@ -79,6 +104,7 @@ impl Cluster {
         config.memory_bytes = 128 << 20;
         config.flush_delay_ms = 20;
         config.wide_threshold = self.wide_threshold;
+        (self.adjust)(&mut config);
         config
     }
 
@@ -88,7 +114,10 @@ impl Cluster {
         self.file.members.clear();
         for id in (0..self.servers).map(ServerId) {
             let config = self.config(id);
-            let tier = wrap(Posix::open(&self.tier(), &config).unwrap());
+            let tier = match &self.s3 {
+                Some(s3) => Arc::new(s3.tier(&config)),
+                None => wrap(Posix::open(&self.tier(), &config).unwrap()),
+            };
             let server = bind_with(config.clone(), Flusher::on(Some(tier))).unwrap();
             self.file.members.push(MemberEntry {
                 id,
@@ -169,6 +198,9 @@ impl Cluster {
     pub fn check(&self, client: &Client) -> Vec<FlushAccount> {
         let accounts = self.settle(client);
         self.compare(client);
+        if self.s3.is_some() {
+            return accounts;
+        }
         // Not part of `compare`: who dies between the removal of staging and having the time set again leaves that to the next flush.
         let root = std::fs::metadata(self.tier()).unwrap();
         let mtime = root.mtime() * 1_000_000_000 + root.mtime_nsec();
@@ -179,7 +211,10 @@ impl Cluster {
     /// Compares tier and namespace.
     pub fn compare(&self, client: &Client) {
         let namespace = crate::trees::of_namespace(client);
-        let tier = crate::trees::of_directory(&self.tier());
+        let tier = match &self.s3 {
+            Some(s3) => crate::trees::of_bucket(s3),
+            None => crate::trees::of_directory(&self.tier()),
+        };
         crate::trees::assert_same(&namespace, &tier);
     }
 

@@ -1,6 +1,8 @@
 //! A tier that does what a test wants at each call, and then what the real one does.
 
-use fs_server::flush::tier::{Attributes, Base, Dir, Found, Make, Place, Tier, TierFile, TierResult};
+use bytes::Bytes;
+use fs_proto::ServerId;
+use fs_server::tier::{Attributes, Base, Dir, Facts, Found, Make, Place, Tier, TierFile, TierResult};
 
 /// Called before each call with its name, and with the name in its directory that it is about.
 pub type Hook = Box<dyn Fn(&'static str, &[u8]) -> TierResult<()> + Send + Sync>;
@@ -38,6 +40,12 @@ impl<T: Tier> Fake<T> {
 }
 
 impl<T: Tier> Tier for Fake<T> {
+    fn facts(&self) -> Facts {
+        self.inner.facts()
+    }
+    fn collect(&self, at: &Place, receipts: &[Bytes]) -> TierResult<()> {
+        self.call("collect", &at.name, || self.inner.collect(at, receipts))
+    }
     fn base(&self, base: Base) -> TierResult<Dir> {
         self.call("base", b"", || self.inner.base(base))
     }
@@ -62,8 +70,8 @@ impl<T: Tier> Tier for Fake<T> {
     fn remove(&self, at: &Place, is_dir: bool) -> TierResult<()> {
         self.call("remove", &at.name, || self.inner.remove(at, is_dir))
     }
-    fn rest(&self) -> TierResult<()> {
-        self.call("rest", b"", || self.inner.rest())
+    fn rest(&self, me: ServerId) -> TierResult<bool> {
+        self.call("rest", b"", || self.inner.rest(me))
     }
     fn reset(&self) {
         self.inner.reset();

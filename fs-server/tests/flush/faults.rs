@@ -5,8 +5,8 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use fs_proto::ServerId;
 use fs_proto::msg::tier::{FlushAccount, FlushNow};
-use fs_server::flush::tier::posix::Posix;
-use fs_server::flush::tier::{Tier, TierError, TierResult};
+use fs_server::tier::posix::Posix;
+use fs_server::tier::{Tier, TierError, TierResult};
 
 use crate::client::{Client, ROOT};
 use crate::cluster::{Cluster, plain};

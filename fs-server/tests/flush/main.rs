@@ -5,6 +5,13 @@ mod cluster;
 mod fake;
 mod trees;
 
+mod adversity;
+mod controls;
 mod faults;
+mod policies;
 mod renames;
+mod s3_adapter;
+mod s3_cluster;
+#[allow(dead_code)] // A part is for the tests of the command.
+mod s3_server;
 mod whole;

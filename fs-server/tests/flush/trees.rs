@@ -12,6 +12,7 @@ use fs_proto::msg::inode::{Getxattr, Listxattr, Readlink};
 use fs_proto::{FileKind, InodeId};
 
 use crate::client::{Client, ROOT};
+use crate::s3_server::S3Server;
 
 /// One object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,6 +93,98 @@ fn walk_namespace(client: &Client, dir: InodeId, at: &[u8], found: &mut Vec<(Vec
             walk_namespace(client, ino, &path, found);
         }
     }
+}
+
+/// A bucket, by the mapping of docs/decisions/0019. Directories and files alike.
+pub fn of_bucket(server: &S3Server) -> Tree {
+    const DIRECTORY: &str = "/.hayate-directory";
+    const ATTRIBUTES: &str = "/.hayate-attributes";
+    let client = server.client();
+    let mut found = Vec::new();
+    for key in server.keys() {
+        if key.ends_with(ATTRIBUTES) || key == ATTRIBUTES[1..] {
+            continue;
+        }
+        let head = |key: &str| {
+            client.head(&format!("run/{key}")).unwrap().unwrap_or_else(|| panic!("{key} is gone"))
+        };
+        let (path, meta) = match key.strip_suffix(DIRECTORY) {
+            Some(dir) => (dir.to_owned(), head(&format!("{dir}{ATTRIBUTES}")).meta),
+            None => (key.clone(), head(&key).meta),
+        };
+        let mode: u32 = meta["mode"].parse().unwrap();
+        let kind = kind_of_mode(mode);
+        let has_content = matches!(kind, FileKind::File | FileKind::Symlink);
+        let time = |name: &str| {
+            let (seconds, ns) = meta[name].split_once('.').unwrap();
+            seconds.parse::<i128>().unwrap() * 1_000_000_000 + ns.parse::<i128>().unwrap()
+        };
+        let node = Node {
+            kind,
+            mode: if kind == FileKind::Symlink { 0o777 } else { mode & 0o7777 },
+            owner: is_root().then(|| (meta["uid"].parse().unwrap(), meta["gid"].parse().unwrap())),
+            mtime: time("mtime"),
+            atime: (kind == FileKind::File).then(|| time("atime")),
+            content: if has_content {
+                client.get(&format!("run/{key}")).unwrap().unwrap()
+            } else {
+                Vec::new()
+            },
+            xattrs: meta.get("xattr").map(|text| xattrs_of_json(&unescape(text, '%'))).unwrap_or_default(),
+            group: 0,
+        };
+        let id = u64::from_str_radix(&meta["hayate-id"], 16).unwrap();
+        found.push(([b"/".to_vec(), unescape(&path, '!')].concat(), id, node));
+    }
+    number(found)
+}
+
+fn kind_of_mode(mode: u32) -> FileKind {
+    match mode >> 12 {
+        0o10 => FileKind::File,
+        0o4 => FileKind::Directory,
+        0o12 => FileKind::Symlink,
+        0o1 => FileKind::Fifo,
+        0o14 => FileKind::Socket,
+        0o2 => FileKind::CharDevice,
+        _ => FileKind::BlockDevice,
+    }
+}
+
+/// Takes escapes with two hexadecimal digits back.
+fn unescape(text: &str, escape: char) -> Vec<u8> {
+    let mut parts = text.split(escape);
+    let mut out = parts.next().unwrap().as_bytes().to_vec();
+    for part in parts {
+        out.push(u8::from_str_radix(&part[..2], 16).unwrap());
+        out.extend_from_slice(&part.as_bytes()[2..]);
+    }
+    out
+}
+
+fn xattrs_of_json(text: &[u8]) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let values: BTreeMap<String, String> = serde_json::from_slice(text).unwrap();
+    values.into_iter().map(|(name, value)| (name.into_bytes(), from_base64(&value))).collect()
+}
+
+fn from_base64(text: &str) -> Vec<u8> {
+    let digit = |c: u8| match c {
+        b'A'..=b'Z' => c - b'A',
+        b'a'..=b'z' => c - b'a' + 26,
+        b'0'..=b'9' => c - b'0' + 52,
+        b'+' => 62,
+        _ => 63,
+    };
+    let bits = text.bytes().filter(|c| *c != b'=').map(digit);
+    let (mut word, mut have, mut out) = (0u32, 0, Vec::new());
+    for six in bits {
+        (word, have) = (word << 6 | u32::from(six), have + 6);
+        if have >= 8 {
+            have -= 8;
+            out.push((word >> have) as u8);
+        }
+    }
+    out
 }
 
 /// A directory of the operating system.

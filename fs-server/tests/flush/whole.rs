@@ -8,8 +8,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use fs_proto::FileKind;
-use fs_server::flush::tier::Tier;
-use fs_server::flush::tier::posix::Posix;
+use fs_server::tier::Tier;
+use fs_server::tier::posix::Posix;
 
 use crate::client::{Client, ROOT};
 use crate::cluster::Cluster;

@@ -207,7 +207,8 @@ fn take_down(mut stage: Stage) -> Result<()> {
         mount.keep = true;
     }
     // All of it is in tier 2 and verified.
-    let args = DownArgs { drain: false, discard: true, keep: false, stall: STALL_LIMIT.as_secs() };
+    let args =
+        DownArgs { drain: false, discard: true, keep: false, stall: STALL_LIMIT.as_secs(), report: None };
     down::end(&stage.cluster_path(), &args)?;
     stage.started.keep();
     for dir in [stage.tier, stage.dir] {

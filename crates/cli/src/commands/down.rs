@@ -36,6 +36,9 @@ pub struct DownArgs {
     /// With --drain: seconds without progress after which it is given up
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub stall: u64,
+    /// With --drain, if it does not end well: write every name that is not safe here, a JSON object a line
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
 }
 
 /// What becomes of the data.
@@ -109,7 +112,11 @@ fn kept(cluster: &ClusterFile, path: &Path) -> String {
 
 fn drain(cluster: &ClusterFile, args: &DownArgs) -> Result<String> {
     let client = Client::connect(ClientConfig::new(cluster.clone())).map_err(failed)?;
-    let total = drain::run(&client, Duration::from_secs(args.stall))?;
+    let drained = drain::run(&client, Duration::from_secs(args.stall));
+    if let (Err(_), Some(report)) = (&drained, &args.report) {
+        drain::report(&client, report)?;
+    }
+    let total = drained?;
     let tier = cluster.tier.as_deref().map(|tier| tier.display().to_string()).unwrap_or_default();
     Ok(format!(
         "cluster '{}' is down: {} files, {} bytes ({}) flushed to {tier}, nothing unsafe",
@@ -225,7 +232,7 @@ mod tests {
     }
 
     fn args(drain: bool, discard: bool, keep: bool) -> DownArgs {
-        DownArgs { drain, discard, keep, stall: 1 }
+        DownArgs { drain, discard, keep, stall: 1, report: None }
     }
 
     #[test]

@@ -2,15 +2,18 @@
 
 use crate::args::Global;
 use crate::error::{CliError, Result, failed};
-use crate::{drain, interrupt, out, size};
+use crate::{drain, interrupt, out, side, size};
 use clap::Args;
-use std::path::PathBuf;
+use fs_client::{Attr, Client};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Arguments of `hayate flush`.
 #[derive(Debug, Args)]
 pub struct FlushArgs {
-    /// What must exist; everything that is pending is flushed with it
+    /// File or directory to flush with all below, whatever its policy (user.hayate.flush); what else is pending is flushed with it
     path: Option<PathBuf>,
     /// Wait until everything is there, files that are open for writing included
     #[arg(long)]
@@ -29,7 +32,8 @@ pub fn run(global: &Global, args: &FlushArgs) -> Result<()> {
         ));
     }
     if let Some(path) = &args.path {
-        client.stat(path).map_err(failed)?;
+        let path = side::in_cluster(path);
+        ask(&client, &path, &client.lstat(&path).map_err(failed)?)?;
     }
     if args.wait {
         interrupt::watch()?;
@@ -46,4 +50,20 @@ pub fn run(global: &Global, args: &FlushArgs) -> Result<()> {
         total.pending,
         size::format(total.pending_bytes)
     ))
+}
+
+/// Asks for everything below a path, whatever its policy. What goes meanwhile needs no flush.
+fn ask(client: &Client, path: &Path, attr: &Attr) -> Result<()> {
+    if !attr.is_dir() {
+        return match client.flush_inode(attr.ino) {
+            Err(error) if error.is_not_found() => Ok(()),
+            outcome => outcome.map_err(failed),
+        };
+    }
+    for entry in client.read_dir_plus(path).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let Some(attr) = &entry.attr else { continue };
+        ask(client, &path.join(OsStr::from_bytes(&entry.name)), attr)?;
+    }
+    Ok(())
 }

@@ -229,6 +229,9 @@ fn config(spec: &LaunchSpec, id: u16, stores: Vec<PathBuf>, listen: String) -> R
     config.workers = spec.options.workers;
     config.tier.clone_from(&spec.tier);
     config.flush_delay_ms = spec.options.flush_delay_ms;
+    config.flush_bandwidth = spec.options.flush_bandwidth;
+    config.dirty_max = spec.options.dirty_max;
+    config.deadline_unix_s = spec.options.deadline_unix_s;
     config.wide_threshold = spec.options.wide_threshold;
     config.inline_bytes = spec.options.inline_bytes;
     Ok(config)

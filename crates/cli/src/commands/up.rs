@@ -8,6 +8,7 @@ use crate::{interrupt, mounts, out, place, size};
 use clap::{Args, FromArgMatches};
 use fs_net::{ClusterFile, Secret};
 use fs_server::config::{Durability, IoMode, KvKind};
+use fs_server::tier::s3::target::{self, Target};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -34,8 +35,9 @@ pub struct UpArgs {
     /// Directory on a node's own fast storage; give one per device [default: /tmp/hayate-UID/JOB/store]
     #[arg(long = "store", value_name = "DIR")]
     pub stores: Vec<PathBuf>,
-    /// Directory in the shared file system where files are copied to
-    #[arg(long, value_name = "DIR")]
+    /// Where files are copied to: a directory of the shared file system, or s3://BUCKET/PREFIX (server and keys from the environment:
+    /// AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN)
+    #[arg(long, visible_alias = "tier2", value_name = "DIR|S3")]
     pub tier: Option<PathBuf>,
     /// Mount the file system here, on every host
     #[arg(long, value_name = "DIR")]
@@ -73,6 +75,16 @@ pub struct UpArgs {
     /// How long a closed file rests before it is copied to the tier, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 200)]
     pub flush_delay: u64,
+    /// Most bytes a second that each server writes to the tier [default: as many as go]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub flush_bandwidth: Option<u64>,
+    /// Bytes that may wait for the tier on each server before making and closing files waits [default: any number]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub dirty_max: Option<u64>,
+    /// When the job ends: files go to the tier with priority before. Seconds since 1970, or +SECONDS from now
+    /// [default: SLURM_JOB_END_TIME, if set]
+    #[arg(long, value_name = "TIME", value_parser = deadline)]
+    pub deadline: Option<u64>,
     /// Entries above which a directory is spread over all servers
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     pub wide_threshold: u64,
@@ -213,6 +225,9 @@ pub fn spec(global: &Global, args: &UpArgs) -> Result<LaunchSpec> {
             durability: args.durability.clone(),
             workers: args.workers,
             flush_delay_ms: args.flush_delay,
+            flush_bandwidth: args.flush_bandwidth,
+            dirty_max: args.dirty_max,
+            deadline_unix_s: args.deadline.or_else(job_end),
             wide_threshold: args.wide_threshold,
             inline_bytes: args.inline,
             metrics: !args.no_metrics,
@@ -227,8 +242,28 @@ fn count(hosts: &[String]) -> Result<u16> {
         .map_err(|_| CliError::Usage(format!("{} hosts are more than a cluster can have", hosts.len())))
 }
 
+/// Seconds since 1970 of `TIME`, or of `+SECONDS` from now.
+fn deadline(text: &str) -> std::result::Result<u64, String> {
+    let number =
+        |text: &str| text.parse::<u64>().map_err(|error| format!("{error}: seconds since 1970, or +SECONDS"));
+    let Some(ahead) = text.strip_prefix('+') else { return number(text) };
+    let now = std::time::UNIX_EPOCH.elapsed().map_err(|error| error.to_string())?;
+    Ok(now.as_secs().saturating_add(number(ahead)?))
+}
+
+/// When the batch system ends the job.
+fn job_end() -> Option<u64> {
+    std::env::var("SLURM_JOB_END_TIME").ok()?.parse().ok()
+}
+
 fn checked_tier(tier: &Path) -> Result<PathBuf> {
     let shown = tier.display();
+    if let Some(text) = tier.to_str().filter(|text| target::is_s3(text)) {
+        let parsed = Target::parse(text, |name| std::env::var(name).ok());
+        return parsed
+            .map(|_| tier.to_owned())
+            .map_err(|error| CliError::Usage(format!("tier {shown}: {error}")));
+    }
     match std::fs::metadata(tier) {
         Ok(meta) if meta.is_dir() => writable(tier).and_then(|()| place::absolute(tier)),
         Ok(_) => Err(CliError::Usage(format!("tier {shown} is not a directory"))),
@@ -300,6 +335,8 @@ mod tests {
     fn tier_must_be_a_directory_that_exists() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(checked_tier(dir.path()).unwrap(), dir.path());
+        assert_eq!(checked_tier("s3://bucket/run".as_ref()).unwrap(), Path::new("s3://bucket/run"));
+        assert!(checked_tier("s3://".as_ref()).unwrap_err().to_string().contains("BUCKET"));
         let file = dir.path().join("f");
         std::fs::write(&file, "").unwrap();
         assert!(checked_tier(&file).unwrap_err().to_string().contains("not a directory"));

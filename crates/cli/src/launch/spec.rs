@@ -69,6 +69,12 @@ pub struct ServerOptions {
     pub workers: usize,
     /// How long a closed file rests before it is flushed.
     pub flush_delay_ms: u64,
+    /// Most bytes a second to the tier.
+    pub flush_bandwidth: Option<u64>,
+    /// Bytes that may wait for being flushed.
+    pub dirty_max: Option<u64>,
+    /// When everything has to be in the tier, in seconds since 1970.
+    pub deadline_unix_s: Option<u64>,
     /// Entries above which a directory becomes wide.
     pub wide_threshold: u64,
     /// Largest file in bytes that lies with its inode.
@@ -150,6 +156,9 @@ mod tests {
                 durability: "process".into(),
                 workers: 0,
                 flush_delay_ms: 200,
+                flush_bandwidth: Some(1 << 30),
+                dirty_max: None,
+                deadline_unix_s: None,
                 wide_threshold: 10_000,
                 inline_bytes: 16_384,
                 metrics: true,

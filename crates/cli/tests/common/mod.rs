@@ -12,6 +12,8 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// A test's own place. Every process that was started in it has its path in the environment, and so is found again.
 pub struct Sandbox {
     dir: tempfile::TempDir,
+    /// More of the environment of everything that runs in it.
+    pub variables: Vec<(&'static str, String)>,
 }
 
 /// What a command said.
@@ -28,7 +30,10 @@ pub struct Said {
 impl Sandbox {
     /// A new one, with an empty tier directory.
     pub fn new() -> Sandbox {
-        let sandbox = Sandbox { dir: tempfile::Builder::new().prefix("hayate-test-").tempdir().unwrap() };
+        let sandbox = Sandbox {
+            dir: tempfile::Builder::new().prefix("hayate-test-").tempdir().unwrap(),
+            variables: Vec::new(),
+        };
         fs::create_dir(sandbox.path("tier")).unwrap();
         sandbox
     }
@@ -56,7 +61,8 @@ impl Sandbox {
         command
             .env("HAYATE_CLUSTER", self.path("c.toml"))
             .env("HOME", self.dir.path())
-            .env_remove("HAYATE_LOG");
+            .env_remove("HAYATE_LOG")
+            .envs(self.variables.iter().map(|(name, value)| (name, value)));
     }
 
     /// Runs the program.

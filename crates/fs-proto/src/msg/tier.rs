@@ -1,7 +1,7 @@
 //! What servers tell each other about copies in the shared tier (tier 2).
 
 use crate::attr::Layout;
-use crate::ids::InodeId;
+use crate::ids::{InodeId, ServerId};
 use crate::op::request;
 use crate::record::{EntryRecord, InodeRecord, TierLocation};
 use crate::wire::wire_struct;
@@ -12,12 +12,38 @@ wire_struct! {
     pub struct FlushChunks {
         /// File.
         pub ino: InodeId,
-        /// Path of the staging file, relative to the tier's directory.
+        /// The server in whose staging the file lies: who copies it.
+        pub server: ServerId,
+        /// Name of the staged file.
         pub staging: Bytes,
         /// How the file is cut.
         pub layout: Layout,
         /// Bytes of the file; what chunks hold beyond is not written.
         pub size: u64,
+        /// Which parts to write, whoever holds their chunks; absent: the chunks held.
+        pub parts: Option<PartsOf>,
+    }
+}
+
+wire_struct! {
+    /// Parts of a file: of all its parts of `part_bytes` bytes the `first`, and from there each `every`th.
+    pub struct PartsOf {
+        /// Bytes of each part but the last; never 0.
+        pub part_bytes: u64,
+        /// The first part, from 0.
+        pub first: u64,
+        /// From one part to the next; never 0.
+        pub every: u64,
+    }
+}
+
+wire_struct! {
+    /// What a server wrote of a file.
+    pub struct FlushedShare {
+        /// Bytes.
+        pub bytes: u64,
+        /// What the tier wants to know when the file is published.
+        pub receipt: Bytes,
     }
 }
 
@@ -75,6 +101,10 @@ wire_struct! {
         pub copied_bytes: u64,
         /// Attempts that failed since the server's start.
         pub failures: u64,
+        /// Milliseconds since the oldest of what is pending was noted.
+        pub oldest_ms: u64,
+        /// Bytes a second that went to the shared tier lately.
+        pub bytes_per_s: u64,
         /// Some names that failed at their last attempt, and why.
         pub unsafe_names: Vec<(Bytes, String)>,
         /// Whether this cluster has a shared tier at all.
@@ -91,6 +121,32 @@ wire_struct! {
 }
 
 wire_struct! {
+    /// The names that the asked server has to flush yet, in an order of its own.
+    pub struct FlushList {
+        /// Where the last page ended; empty for the first.
+        pub after: Bytes,
+    }
+}
+
+wire_struct! {
+    /// A page of names that are not in the shared tier.
+    pub struct FlushPage {
+        /// Paths, and why.
+        pub names: Vec<(Bytes, String)>,
+        /// Where it ends; empty after the last.
+        pub next: Bytes,
+    }
+}
+
+wire_struct! {
+    /// Flush the names of an inode, whatever its policy. Goes to its home.
+    pub struct FlushInode {
+        /// Which.
+        pub ino: InodeId,
+    }
+}
+
+wire_struct! {
     /// A name, or an inode, may differ from the shared tier: queue it. Goes to the server that owns the name, or is the inode's home.
     pub struct FlushNote {
         /// The name's directory; without a name, the inode.
@@ -99,6 +155,8 @@ wire_struct! {
         pub name: Option<Bytes>,
         /// What the shared tier has under the name, from a server that owned it before.
         pub had: Option<EntryRecord>,
+        /// Somebody asked for it: whatever its policy.
+        pub forced: bool,
     }
 }
 
@@ -119,11 +177,13 @@ wire_struct! {
 }
 
 request! {
-    FlushChunks => FlushChunks -> u64;
+    FlushChunks => FlushChunks -> FlushedShare;
     TierPath => TierPath -> Option<Bytes>;
     TierState => TierState -> TierView;
     FlushStatus => FlushStatus -> FlushAccount;
     FlushNow => FlushNow -> ();
+    FlushInode => FlushInode -> ();
+    FlushList => FlushList -> FlushPage;
     FlushNote => FlushNote -> ();
     TierPlace => TierPlace -> Option<TierLocation>;
     TierForget => TierForget -> ();

@@ -305,14 +305,19 @@ structs! {
     Share {}
     Shared { arena_bytes }
 
-    FlushChunks { ino, staging, layout, size }
+    FlushChunks { ino, server, staging, layout, size, parts }
+    PartsOf { part_bytes, first, every }
+    FlushedShare { bytes, receipt }
     TierPath { dir }
     TierState { ino, published, published_bytes }
     TierView { inode, xattrs, writing }
     FlushStatus {}
-    FlushAccount { pending_names, pending_dirs, pending_bytes, files, bytes, copied_bytes, failures, unsafe_names, has_tier }
+    FlushAccount { pending_names, pending_dirs, pending_bytes, files, bytes, copied_bytes, failures, oldest_ms, bytes_per_s, unsafe_names, has_tier }
     FlushNow { everything }
-    FlushNote { ino, name, had }
+    FlushInode { ino }
+    FlushList { after }
+    FlushPage { names, next }
+    FlushNote { ino, name, had, forced }
     TierPlace { dir }
     TierForget { dir }
 

@@ -5,6 +5,7 @@
 //!   open descriptor of the object whose number was checked (`symlinks_are_not_followed`).
 //! - The staging directory is only ours (mode 0700): nobody can exchange what is being staged.
 
+use std::collections::HashMap;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -14,46 +15,40 @@ use parking_lot::Mutex;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 use rustix::io::{self, Errno};
 
-use super::{Attributes, Base, Dir, Found, Make, Place, Tier, TierError, TierFile, TierResult};
+use self::lustre::Lustre;
+use super::{
+    Attributes, Base, Dir, Facts, Found, Make, Place, Tier, TierError, TierFile, TierResult, staged_prefix,
+    staging_name,
+};
 use crate::config::ServerConfig;
 use crate::error::ServerError;
 
 mod attributes;
+mod lustre;
 
-/// Beginning of the staging directory's name; the job follows.
-const STAGING: &str = ".hayate-staging-";
 const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// Calls that are made at once.
+const THREADS: usize = 4;
 
 /// The adapter.
 pub struct Posix {
     path: PathBuf,
-    staging_name: String,
+    job: String,
+    me: ServerId,
     is_root: bool,
     bases: Mutex<Bases>,
     refused: Mutex<bool>,
+    left_over: bool,
+    lustre: Lustre,
 }
 
 #[derive(Default)]
 struct Bases {
     root: Option<Dir>,
-    staging: Option<Dir>,
+    staging: HashMap<ServerId, Dir>,
 }
-
-/// The name of a job's staging directory.
-pub fn staging_name(job: &str) -> String {
-    let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '_' };
-    let job: String = job.chars().take(64).map(plain).collect();
-    format!("{STAGING}{job}")
-}
-
-/// Beginning of the names of staged objects of one server.
-pub fn staged_prefix(server: ServerId) -> String {
-    format!("f-{}-", server.0)
-}
-
-/// Each other server removes the staging directory once at its start; this many at the same time are enough for a cluster.
-const PROBE_ATTEMPTS: u32 = 10_000;
 
 impl Posix {
     /// Checks that the directory can be used, and removes what a former run of this server left in staging.
@@ -68,18 +63,20 @@ impl Posix {
             return Err(refuse("is not a directory; name a directory with --tier".to_owned()));
         }
         apart_from_stores(path, &config.stores).map_err(refuse)?;
-        let tier = Posix {
+        let mut tier = Posix {
             path: path.to_owned(),
-            staging_name: staging_name(&config.job),
+            job: config.job.clone(),
+            me: config.id,
             is_root: rustix::process::geteuid().is_root(),
             bases: Mutex::default(),
             refused: Mutex::new(false),
+            left_over: false,
+            lustre: Lustre::new(lustre::Kernel),
         };
-        let prefix = staged_prefix(config.id);
         // Nothing of the namespace changes by a start. Servers that start at the same time may still move these times: they are set again
         // with the first thing that is flushed.
-        let probed = tier.base(Base::Root).and_then(|root| keeping_times(&root, || tier.probe(&prefix)));
-        probed.map_err(|error| {
+        let probed = tier.base(Base::Root).and_then(|root| keeping_times(&root, || tier.probe()));
+        tier.left_over = !probed.map_err(|error| {
             refuse(format!(
                 "cannot be written: {error}; make it writable for this user, or name another with --tier"
             ))
@@ -87,34 +84,23 @@ impl Posix {
         Ok(tier)
     }
 
-    /// As [`Posix::probe_once`]. Another server that starts or ends may remove the staging directory, when it is empty, between two
-    /// steps: then it is done again, in a new one.
-    fn probe(&self, prefix: &str) -> TierResult<()> {
-        for _ in 1..PROBE_ATTEMPTS {
-            match self.probe_once(prefix) {
-                Err(TierError::Missing(_)) => {}
-                outcome => return outcome,
-            }
-        }
-        self.probe_once(prefix)
-    }
-
-    /// Makes and removes a staged file, then removes what is left of a former run.
-    fn probe_once(&self, prefix: &str) -> TierResult<()> {
-        let staging = self.base(Base::Staging)?;
-        self.remove_stale(&staging, prefix)?;
-        let place = Place::new(&staging, &Bytes::from(format!("{prefix}probe")));
-        self.make(&place, &Make::File { size: 1 })?;
+    /// Removes what is left of a former run, then makes and removes a staged file. False if a directory that made way is still there.
+    fn probe(&self) -> TierResult<bool> {
+        let staging = self.base(Base::Staging(self.me))?;
+        self.remove_stale(&staging)?;
+        let place = Place::new(&staging, &Bytes::from(format!("{}probe", staged_prefix(self.me))));
+        self.make(&place, &Make::File { size: 1, to: None })?;
         self.remove(&place, false)?;
-        self.rest()
+        self.rest(self.me)
     }
 
-    fn remove_stale(&self, staging: &Dir, prefix: &str) -> TierResult<()> {
+    /// Everything in this server's staging was for an attempt that is over, but for directories that made way.
+    fn remove_stale(&self, staging: &Dir) -> TierResult<()> {
         let listing = fs::Dir::read_from(fd(staging)?).map_err(|error| failed("list", b"staging", error))?;
         for entry in listing {
             let entry = entry.map_err(|error| failed("list", b"staging", error))?;
             let name = entry.file_name().to_bytes();
-            if name.starts_with(prefix.as_bytes()) {
+            if name.starts_with(staged_prefix(self.me).as_bytes()) {
                 tracing::debug!(name = %String::from_utf8_lossy(name), "removing what an interrupted flush left");
                 self.remove(&Place::new(staging, &Bytes::copy_from_slice(name)), false)?;
             }
@@ -129,10 +115,14 @@ impl Posix {
         dir_of(root, name)
     }
 
-    fn open_staging(&self, root: &Dir) -> TierResult<Dir> {
-        let place = Place::new(root, &Bytes::from(self.staging_name.clone()));
+    fn staging_place(&self, root: &Dir, server: ServerId) -> Place {
+        Place::new(root, &Bytes::from(staging_name(&self.job, server)))
+    }
+
+    fn open_staging(&self, root: &Dir, server: ServerId) -> TierResult<Dir> {
+        let place = self.staging_place(root, server);
         match self.open_dir(&place) {
-            Err(TierError::Missing(_)) => {}
+            Err(TierError::Missing(_)) if server == self.me => {}
             opened => return opened,
         }
         match self.make(&place, &Make::Directory) {
@@ -212,6 +202,10 @@ fn is_gone(dir: &Dir) -> bool {
 }
 
 impl Tier for Posix {
+    fn facts(&self) -> Facts {
+        Facts { left_over: self.left_over, threads: THREADS, part_bytes: None }
+    }
+
     fn base(&self, base: Base) -> TierResult<Dir> {
         let mut bases = self.bases.lock();
         bases.root.take_if(|dir| is_gone(dir));
@@ -219,14 +213,14 @@ impl Tier for Posix {
             Some(root) => root.clone(),
             None => bases.root.insert(self.open_root()?).clone(),
         };
-        if base == Base::Root {
-            return Ok(root);
+        let Base::Staging(server) = base else { return Ok(root) };
+        bases.staging.retain(|_, dir| !is_gone(dir));
+        if let Some(staging) = bases.staging.get(&server) {
+            return Ok(staging.clone());
         }
-        bases.staging.take_if(|dir| is_gone(dir));
-        match &bases.staging {
-            Some(staging) => Ok(staging.clone()),
-            None => Ok(bases.staging.insert(self.open_staging(&root)?).clone()),
-        }
+        let staging = self.open_staging(&root, server)?;
+        bases.staging.insert(server, staging.clone());
+        Ok(staging)
     }
 
     fn open_dir(&self, at: &Place) -> TierResult<Dir> {
@@ -260,10 +254,10 @@ impl Tier for Posix {
         let error = |error| failed("make", name, error);
         let private = Mode::from_raw_mode(0o600);
         match what {
-            Make::File { size } => {
+            Make::File { size, .. } => {
                 let flags =
                     OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let file = fs::openat(parent, name, flags, private).map_err(error)?;
+                let file = self.lustre.create(parent, name, *size, flags, private).map_err(error)?;
                 fs::ftruncate(&file, *size).map_err(error)?;
                 return fs::fstat(&file).map(|stat| stat.st_ino).map_err(error);
             }
@@ -297,6 +291,10 @@ impl Tier for Posix {
         let file = fs::openat(fd(&at.dir)?, &at.name[..], flags, Mode::empty());
         let file = file.map_err(|error| failed("open", &at.name, error))?;
         Ok(Box::new(PosixFile { file, name: at.name.clone() }))
+    }
+
+    fn collect(&self, _: &Place, _: &[Bytes]) -> TierResult<()> {
+        Ok(())
     }
 
     fn set(&self, at: &Place, id: u64, attributes: &Attributes) -> TierResult<()> {
@@ -346,13 +344,13 @@ impl Tier for Posix {
         removed.map_err(|error| failed("remove", &at.name, error))
     }
 
-    fn rest(&self) -> TierResult<()> {
+    fn rest(&self, me: ServerId) -> TierResult<bool> {
         let root = self.base(Base::Root)?;
-        self.bases.lock().staging = None;
-        let place = Place::new(&root, &Bytes::from(self.staging_name.clone()));
-        match self.remove(&place, true) {
-            // Not empty: another server still stages, or a directory waits there for its new place.
-            Ok(()) | Err(TierError::Missing(_) | TierError::Occupied(_)) => Ok(()),
+        self.bases.lock().staging.clear();
+        match self.remove(&self.staging_place(&root, me), true) {
+            Ok(()) | Err(TierError::Missing(_)) => Ok(true),
+            // A directory waits there for its new place.
+            Err(TierError::Occupied(_)) => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -395,6 +393,10 @@ impl TierFile for PosixFile {
 
     fn sync(&self) -> TierResult<()> {
         fs::fsync(&self.file).map_err(|error| failed("sync", &self.name, error))
+    }
+
+    fn receipt(&self) -> Bytes {
+        Bytes::new()
     }
 }
 

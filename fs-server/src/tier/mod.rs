@@ -10,12 +10,13 @@
 //! Deliberately absent: inodes, names and versions of the cluster, retries, threads. Calls block for as long as the tier needs.
 
 pub mod posix;
+pub mod s3;
 
 use std::any::Any;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fs_proto::{FileKind, TimeNs};
+use fs_proto::{FileKind, ServerId, TimeNs};
 use thiserror::Error;
 
 /// Why the tier failed: one variant per thing that a caller can do.
@@ -84,17 +85,19 @@ impl Place {
 pub enum Base {
     /// The tier's directory, which is the root of the namespace.
     Root,
-    /// Where objects are made before they get their place; made on need.
-    Staging,
+    /// Where a server makes objects before they get their place. Its own is made on need; another's is missing if it is not there.
+    Staging(ServerId),
 }
 
 /// What to make.
 #[derive(Clone)]
 pub enum Make {
-    /// A file of `size` bytes, all zero.
+    /// A staged file of `size` bytes, all zero.
     File {
         /// Bytes.
         size: u64,
+        /// Where it will be published: some tiers want to know before the first byte. Absent for a file that never will.
+        to: Option<Box<Destination>>,
     },
     /// An empty directory.
     Directory,
@@ -115,6 +118,37 @@ pub enum Make {
         /// One of its names.
         of: Place,
     },
+}
+
+/// Where a staged file will be published.
+#[derive(Clone)]
+pub struct Destination {
+    /// Its place. If it is published at another, the tier may refuse that.
+    pub place: Place,
+    /// Its attributes; later ones of [`Tier::set`] may come too late.
+    pub attributes: Attributes,
+}
+
+/// What is fixed about a tier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Facts {
+    /// A former run of this server left something in its staging that another server takes out.
+    pub left_over: bool,
+    /// Calls at the same time that are worth while.
+    pub threads: usize,
+    /// A file is written in parts of at least so many bytes, each in one call; see [`Facts::part_bytes`]. None: in any pieces.
+    pub part_bytes: Option<u64>,
+}
+
+/// Most parts of a file.
+pub const PARTS_MAX: u64 = 10_000;
+
+impl Facts {
+    /// Bytes of each part but the last of a file of `size` bytes; None if it is written in any pieces.
+    pub fn part_bytes(&self, size: u64) -> Option<u64> {
+        const UNIT: u64 = 1 << 20;
+        self.part_bytes.map(|least| least.max(size.div_ceil(PARTS_MAX).next_multiple_of(UNIT)))
+    }
 }
 
 /// Attributes to set.
@@ -149,10 +183,14 @@ pub trait TierFile: Send + Sync {
     fn write_at(&self, offset: u64, data: &[u8]) -> TierResult<()>;
     /// Waits until what was written survives loss of power.
     fn sync(&self) -> TierResult<()>;
+    /// What the server that publishes the file has to know of the writes here: see [`Tier::collect`].
+    fn receipt(&self) -> Bytes;
 }
 
 /// The shared tier.
 pub trait Tier: Send + Sync {
+    /// What is fixed about it.
+    fn facts(&self) -> Facts;
     /// A directory to begin with.
     fn base(&self, base: Base) -> TierResult<Dir>;
     /// The directory at a place.
@@ -163,14 +201,61 @@ pub trait Tier: Send + Sync {
     fn make(&self, at: &Place, what: &Make) -> TierResult<u64>;
     /// Opens a staged file for writing.
     fn open_file(&self, at: &Place) -> TierResult<Box<dyn TierFile>>;
+    /// Takes over what servers wrote into a staged file, by the receipts of all of them.
+    fn collect(&self, at: &Place, receipts: &[Bytes]) -> TierResult<()>;
     /// Sets attributes of what lies at a place, if that has number `id`; else it is missing.
     fn set(&self, at: &Place, id: u64, attributes: &Attributes) -> TierResult<()>;
     /// Moves an object, replacing what is no directory at the new place.
     fn rename(&self, from: &Place, to: &Place) -> TierResult<()>;
     /// Removes an object: an empty directory if `is_dir`, else anything but a directory.
     fn remove(&self, at: &Place, is_dir: bool) -> TierResult<()>;
-    /// Nothing is being staged any more: tidies up what only staging needs.
-    fn rest(&self) -> TierResult<()>;
+    /// Server `me`, which this is, stages nothing any more: tidies up what only its staging needs. False while something lies there.
+    fn rest(&self, me: ServerId) -> TierResult<bool>;
     /// After failures: forgets what may have become invalid (a remounted file system).
     fn reset(&self);
+}
+
+/// Beginning of the names of staging directories; job and server follow.
+const STAGING: &str = ".hayate-staging-";
+
+/// A job's name as part of a file's name.
+fn plain_job(job: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '_' };
+    job.chars().take(64).map(plain).collect()
+}
+
+fn staging_of_job(job: &str) -> String {
+    format!("{STAGING}{}-", plain_job(job))
+}
+
+/// The name of a server's staging directory, beside the names of the namespace's root.
+pub fn staging_name(job: &str, server: ServerId) -> String {
+    format!("{}{}", staging_of_job(job), server.0)
+}
+
+/// Whether a server of the job may stage under this name.
+pub fn is_staging_name(name: &[u8], job: &str) -> bool {
+    let server = name.strip_prefix(staging_of_job(job).as_bytes());
+    server.is_some_and(|server| !server.is_empty() && server.iter().all(u8::is_ascii_digit))
+}
+
+/// Beginning of the names of staged objects of one server.
+pub fn staged_prefix(server: ServerId) -> String {
+    format!("f-{}-", server.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn staging_names_are_known_again() {
+        let name = staging_name("a/7", ServerId(3));
+        assert_eq!(name, ".hayate-staging-a_7-3");
+        assert!(is_staging_name(name.as_bytes(), "a/7"));
+        for other in [&b".hayate-staging-a_7"[..], b".hayate-staging-a_7-", b".hayate-staging-a_7-1-0", b"x"]
+        {
+            assert!(!is_staging_name(other, "a/7"));
+        }
+    }
 }

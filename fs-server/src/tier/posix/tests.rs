@@ -6,8 +6,10 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use super::*;
 use fs_net::Secret;
 
+const ME: ServerId = ServerId(3);
+
 fn config(store: &Path) -> ServerConfig {
-    ServerConfig::new(ServerId(3), "job/7".to_owned(), Secret::from_raw([1; 32]), store.to_owned())
+    ServerConfig::new(ME, "job/7".to_owned(), Secret::from_raw([1; 32]), store.to_owned())
 }
 
 fn name(text: &str) -> Bytes {
@@ -31,7 +33,7 @@ impl Bench {
     }
 
     fn staged(&self, at: &str) -> Place {
-        Place::new(&self.tier.base(Base::Staging).unwrap(), &name(at))
+        Place::new(&self.tier.base(Base::Staging(ME)).unwrap(), &name(at))
     }
 }
 
@@ -50,12 +52,12 @@ fn a_staged_file_gets_its_attributes_and_its_place() {
     // Goal: content, mode, times to the nanosecond (also before 1970) and attributes arrive; staging leaves no trace.
     let bench = Bench::new();
     let (staged, place) = (bench.staged("f-3-1"), bench.root("a"));
-    let id = bench.tier.make(&staged, &Make::File { size: 8 }).unwrap();
+    let id = bench.tier.make(&staged, &Make::File { size: 8, to: None }).unwrap();
     let file = bench.tier.open_file(&staged).unwrap();
     file.write_at(3, b"xyz").unwrap();
     bench.tier.set(&staged, id, &some_attributes()).unwrap();
     bench.tier.rename(&staged, &place).unwrap();
-    bench.tier.rest().unwrap();
+    assert!(bench.tier.rest(ME).unwrap());
     let path = bench.dir.path().join("a");
     let meta = std_fs::metadata(&path).unwrap();
     assert_eq!(std_fs::read(&path).unwrap(), b"\0\0\0xyz\0\0");
@@ -84,7 +86,7 @@ fn symlinks_are_not_followed() {
     assert_ne!(link.id, std_fs::metadata(&victim).unwrap().ino());
     let attributes = Attributes { mode: Some(0o666), xattrs: None, ..some_attributes() };
     bench.tier.set(&bench.root("file"), link.id, &attributes).unwrap();
-    bench.tier.make(&bench.staged("f-3-1"), &Make::File { size: 1 }).unwrap();
+    bench.tier.make(&bench.staged("f-3-1"), &Make::File { size: 1, to: None }).unwrap();
     bench.tier.rename(&bench.staged("f-3-1"), &bench.root("file")).unwrap();
     bench.tier.remove(&bench.root("dir"), false).unwrap();
     let meta = std_fs::metadata(&victim).unwrap();
@@ -99,7 +101,7 @@ fn handles_stay_with_directories_that_move() {
     let dir = bench.tier.open_dir(&bench.root("a")).unwrap();
     bench.tier.rename(&bench.root("a"), &bench.root("b")).unwrap();
     bench.tier.make(&bench.root("a"), &Make::Directory).unwrap();
-    bench.tier.make(&Place::new(&dir, &name("f")), &Make::File { size: 0 }).unwrap();
+    bench.tier.make(&Place::new(&dir, &name("f")), &Make::File { size: 0, to: None }).unwrap();
     assert!(bench.dir.path().join("b/f").exists() && !bench.dir.path().join("a/f").exists());
     assert!(matches!(bench.tier.remove(&bench.root("b"), true), Err(TierError::Occupied(_))));
     let into_itself = Place::new(&dir, &name("b"));
@@ -109,7 +111,7 @@ fn handles_stay_with_directories_that_move() {
 #[test]
 fn an_object_that_was_exchanged_is_missing() {
     let bench = Bench::new();
-    let id = bench.tier.make(&bench.root("a"), &Make::File { size: 0 }).unwrap();
+    let id = bench.tier.make(&bench.root("a"), &Make::File { size: 0, to: None }).unwrap();
     let outcome = bench.tier.set(&bench.root("a"), id + 1, &some_attributes());
     assert!(matches!(outcome, Err(TierError::Missing(_))));
 }
@@ -117,12 +119,20 @@ fn an_object_that_was_exchanged_is_missing() {
 #[test]
 fn stale_staging_of_this_server_goes_and_that_of_others_stays() {
     let bench = Bench::new();
-    for file in ["f-3-9", "f-33-9"] {
-        bench.tier.make(&bench.staged(file), &Make::File { size: 1 }).unwrap();
-    }
-    Posix::open(bench.dir.path(), &config(Path::new("/nonexistent/store"))).unwrap();
+    // Goal: a start removes what its own former run staged, and neither the staging of others nor a directory that made way.
+    bench.tier.make(&bench.staged("f-3-9"), &Make::File { size: 1, to: None }).unwrap();
+    bench.tier.make(&bench.staged("d-1"), &Make::Directory).unwrap();
+    let other = bench.dir.path().join(staging_name("job/7", ServerId(33)));
+    std_fs::create_dir(&other).unwrap();
+    std_fs::write(other.join("f-33-9"), "x").unwrap();
+    let again = Posix::open(bench.dir.path(), &config(Path::new("/nonexistent/store"))).unwrap();
+    assert!(again.facts().left_over && !bench.tier.facts().left_over);
     assert!(bench.tier.look(&bench.staged("f-3-9")).unwrap().is_none());
-    assert!(bench.tier.look(&bench.staged("f-33-9")).unwrap().is_some());
+    assert!(bench.tier.look(&bench.staged("d-1")).unwrap().is_some() && other.join("f-33-9").exists());
+    assert!(!bench.tier.rest(ME).unwrap());
+    let others = bench.tier.base(Base::Staging(ServerId(33))).unwrap();
+    assert_eq!(bench.tier.look(&Place::new(&others, &name("f-33-9"))).unwrap().unwrap().size, 1);
+    assert!(matches!(bench.tier.base(Base::Staging(ServerId(4))), Err(TierError::Missing(_))));
 }
 
 #[test]
@@ -148,6 +158,6 @@ fn unusable_directories_are_refused_with_advice() {
 fn a_removed_staging_directory_is_made_again() {
     let bench = Bench::new();
     drop(bench.staged("x"));
-    std_fs::remove_dir(bench.dir.path().join(staging_name("job/7"))).unwrap();
-    bench.tier.make(&bench.staged("x"), &Make::File { size: 0 }).unwrap();
+    std_fs::remove_dir(bench.dir.path().join(staging_name("job/7", ME))).unwrap();
+    bench.tier.make(&bench.staged("x"), &Make::File { size: 0, to: None }).unwrap();
 }

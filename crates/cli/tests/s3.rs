@@ -1,0 +1,92 @@
+//! Goal: a cluster whose tier is a bucket flushes everything, also when servers are killed in the middle, and a download is equal to
+//! what was written. Method: an S3 server in this process, the real program, kill -9, and the bucket read back object by object.
+
+mod common;
+#[path = "../../../fs-server/tests/flush/s3_server.rs"]
+#[allow(dead_code)]
+mod s3_server;
+
+use common::{Sandbox, pattern};
+use s3_server::S3Server;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+
+fn sandbox(server: &S3Server) -> Sandbox {
+    let mut sandbox = Sandbox::new();
+    sandbox.variables = server.environment();
+    sandbox
+}
+
+/// Relative paths and contents of a directory's files.
+fn files_of(root: &Path, at: &Path, found: &mut BTreeMap<String, Vec<u8>>) {
+    for entry in fs::read_dir(at).unwrap().map(|entry| entry.unwrap().path()) {
+        if entry.is_dir() {
+            files_of(root, &entry, found);
+        } else {
+            let name = entry.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+            found.insert(name, fs::read(&entry).unwrap());
+        }
+    }
+}
+
+/// Downloads everything below `run/`.
+fn download(server: &S3Server) -> BTreeMap<String, Vec<u8>> {
+    let client = server.client();
+    let keys = server.keys().into_iter().filter(|key| !key.contains(".hayate-"));
+    keys.map(|key| {
+        let content = client.get(&format!("run/{key}")).unwrap().unwrap();
+        (key.strip_prefix("run/").unwrap().to_owned(), content)
+    })
+    .collect()
+}
+
+#[test]
+fn a_burst_survives_kills_on_its_way_to_a_bucket() {
+    const FILES: usize = 150;
+    let server = S3Server::start();
+    let sandbox = sandbox(&server);
+    sandbox.up(&["--nodes", "3", "--tier2", "s3://bucket/run", "--flush-delay", "600000"]);
+    let from = sandbox.path("from");
+    fs::create_dir_all(from.join("deep")).unwrap();
+    for index in 0..FILES {
+        // Some in parts by all servers, some in one part, most in one request.
+        let bytes = [index * 7, 300_000 + index, 17_000_000 + index]
+            [usize::from(index % 10 == 0) + usize::from(index % 50 == 0)];
+        fs::write(from.join(format!("deep/f{index}")), pattern(bytes)).unwrap();
+    }
+    sandbox.ok(&["cp", "-r", &sandbox.word("from"), "h:/run"]);
+    let arrived = || server.keys().iter().filter(|key| key.starts_with("run/deep/f")).count();
+    for (part, victims) in [(FILES / 20, 0..3), (FILES / 3, 1..2)] {
+        let mut flush = sandbox.hayate(&["flush", "--wait"]).stderr(Stdio::null()).spawn().unwrap();
+        common::wait_until("a part of the files in the bucket", || arrived() >= part);
+        for victim in &sandbox.server_pids()[victims] {
+            common::kill(*victim, rustix::process::Signal::KILL);
+        }
+        assert!(arrived() < FILES, "the kill came after the flush: this run shows nothing");
+        common::kill(flush.id(), rustix::process::Signal::KILL);
+        flush.wait().unwrap();
+        sandbox.ok(&["up", "--restart"]);
+    }
+    let said = sandbox.ok(&["down", "--drain"]);
+    assert!(said.contains("nothing unsafe"), "{said}");
+    let mut written = BTreeMap::new();
+    files_of(&from, &from, &mut written);
+    let flushed = download(&server);
+    assert_eq!(written.keys().collect::<Vec<_>>(), flushed.keys().collect::<Vec<_>>());
+    assert!(written == flushed, "a file differs");
+    assert!(server.open_uploads().is_empty());
+    assert!(!server.keys().iter().any(|key| key.contains("hayate-staging")), "{:?}", server.keys());
+    sandbox.assert_nothing_left();
+}
+
+#[test]
+fn a_bucket_that_cannot_be_used_is_refused_with_advice() {
+    let server = S3Server::start();
+    let mut sandbox = sandbox(&server);
+    sandbox.up_fails(1, &["--nodes", "1", "--tier", "s3://no-such-bucket/run"], &["AWS_ENDPOINT_URL"]);
+    sandbox.up_fails(2, &["--nodes", "1", "--tier", "s3://"], &["s3://BUCKET/PREFIX"]);
+    sandbox.variables.push(("AWS_SECRET_ACCESS_KEY", "wrong".to_owned()));
+    sandbox.up_fails(1, &["--nodes", "1", "--tier", "s3://bucket/run"], &["SignatureDoesNotMatch"]);
+}

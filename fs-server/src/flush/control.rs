@@ -1,0 +1,124 @@
+//! How fast contents go to the shared tier, and how much may wait for that.
+//!
+//! # Invariants
+//! - Bytes go at most at the rate of `--flush-bandwidth` over any second or more, unless the deadline is near
+//!   (`tests/flush`, `the_bandwidth_cap_holds`).
+//! - Who makes or closes a file waits while more than `--dirty-max` bytes wait for flushing here, and never fails because of it
+//!   (`tests/flush`, `dirty_bytes_stay_about_their_cap`).
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::node::Node;
+
+/// Longest time that one request waits for room: less than clients wait for an answer.
+const ADMIT_LIMIT: Duration = Duration::from_secs(20);
+/// A thread that is paced looks so often whether the server ends.
+const SLICE: Duration = Duration::from_millis(100);
+/// Time over which the rate is measured.
+const WINDOW: Duration = Duration::from_secs(1);
+/// Before a deadline: at least so long, and twice the time that what is pending takes.
+const MARGIN: Duration = Duration::from_secs(60);
+
+/// The controls of one server.
+pub struct Control {
+    /// When the next byte may go.
+    next: Mutex<Option<Instant>>,
+    /// Fewer bytes wait than before.
+    eased: Notify,
+    /// Bytes of files closed since the last estimate began.
+    fresh: AtomicU64,
+    measured: Mutex<(Instant, u64)>,
+    bytes_per_s: AtomicU64,
+}
+
+impl Default for Control {
+    fn default() -> Self {
+        Control {
+            next: Mutex::new(None),
+            eased: Notify::new(),
+            fresh: AtomicU64::new(0),
+            measured: Mutex::new((Instant::now(), 0)),
+            bytes_per_s: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Control {
+    /// Lets `bytes` bytes go to the tier when it is their turn; blocks the calling thread until then.
+    pub fn pace(&self, node: &Node, bytes: u64) {
+        let Some(rate) = node.config.flush_bandwidth.filter(|rate| *rate > 0) else { return };
+        if self.is_urgent(node) {
+            return;
+        }
+        let turn = {
+            let mut next = self.next.lock();
+            let turn = next.unwrap_or_else(Instant::now).max(Instant::now());
+            *next = Some(turn + Duration::from_secs_f64(bytes as f64 / rate as f64));
+            turn
+        };
+        while Instant::now() < turn && !node.is_stopping() {
+            std::thread::sleep(SLICE.min(turn.saturating_duration_since(Instant::now())));
+        }
+    }
+
+    /// Takes note of how many bytes were copied since the start.
+    pub fn measure(&self, copied: u64) {
+        let mut measured = self.measured.lock();
+        let (since, before) = *measured;
+        let took = since.elapsed();
+        if took >= WINDOW {
+            let rate = (copied.saturating_sub(before)) as f64 / took.as_secs_f64();
+            self.bytes_per_s.store(rate as u64, Ordering::Relaxed);
+            *measured = (Instant::now(), copied);
+        }
+    }
+
+    /// Bytes a second that went to the tier lately.
+    pub fn bytes_per_s(&self) -> u64 {
+        self.bytes_per_s.load(Ordering::Relaxed)
+    }
+
+    /// Less waits than before, perhaps.
+    pub fn ease(&self) {
+        self.eased.notify_waiters();
+    }
+
+    /// An estimate of what waits begins: it has all files that were closed before.
+    pub fn begin_estimate(&self) {
+        self.fresh.store(0, Ordering::Release);
+    }
+
+    /// A file of `bytes` bytes was closed: waits while too many bytes of this server's files wait for being flushed.
+    pub async fn admit(&self, node: &Node, bytes: u64) {
+        let Some(cap) = node.config.dirty_max else { return };
+        if !node.flusher.has_tier() {
+            return;
+        }
+        self.fresh.fetch_add(bytes, Ordering::AcqRel);
+        let until = tokio::time::Instant::now() + ADMIT_LIMIT;
+        loop {
+            let eased = self.eased.notified();
+            if node.flusher.pending_bytes().saturating_add(self.fresh.load(Ordering::Acquire)) <= cap
+                || node.is_stopping()
+            {
+                return;
+            }
+            if tokio::time::timeout_at(until, eased).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Whether the deadline is so near that everything has to go now.
+    pub fn is_urgent(&self, node: &Node) -> bool {
+        let Some(deadline) = node.config.deadline_unix_s else { return false };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let rate = self.bytes_per_s().max(1 << 20);
+        let needed = Duration::from_secs(2 * node.flusher.pending_bytes() / rate);
+        now + needed.max(MARGIN) >= Duration::from_secs(deadline)
+    }
+}

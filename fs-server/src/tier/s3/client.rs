@@ -1,0 +1,251 @@
+//! Requests to an S3 server: signed by rusty-s3, sent by ureq on the calling thread.
+//!
+//! A body is not hashed for the signature: it goes over TLS, or within the site. Deliberately absent: retries (the flusher's).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rusty_s3::actions::{
+    AbortMultipartUpload, CompleteMultipartUpload, CompleteMultipartUploadResponse, CreateMultipartUpload,
+    DeleteObject, GetObject, HeadObject, ListObjectsV2, PutObject, UploadPart,
+};
+use rusty_s3::{Bucket, Credentials, Method, S3Action, UrlStyle};
+use ureq::http::{Request, Response};
+use ureq::{Agent, Body};
+
+use super::target::Target;
+use crate::tier::{TierError, TierResult};
+
+/// How long a signed request may wait before it is sent.
+const SIGNED_FOR: Duration = Duration::from_secs(900);
+/// Time for a connection, and for each answer to begin; bodies take as long as they move.
+const CONNECT: Duration = Duration::from_secs(10);
+const ANSWER: Duration = Duration::from_secs(300);
+/// Longest answer that is read, in bytes: much more than a page of a listing.
+const ANSWER_MAX: u64 = 64 << 20;
+/// Connections that are kept.
+const IDLE: usize = 64;
+/// Before the names of what a user stores with an object.
+const META: &str = "x-amz-meta-";
+
+/// What is stored with an object, by name without [`META`].
+pub type Meta = BTreeMap<String, String>;
+
+/// An object as it is described.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// Bytes.
+    pub size: u64,
+    /// What is stored with it.
+    pub meta: Meta,
+}
+
+/// A bucket of a server.
+pub struct Client {
+    bucket: Bucket,
+    credentials: Option<Credentials>,
+    agent: Agent,
+}
+
+impl Client {
+    /// Nothing is asked of the server yet.
+    pub fn new(target: &Target) -> Result<Self, String> {
+        let endpoint = target.endpoint.parse().map_err(|error| {
+            format!("the endpoint {:?} is no address ({error}); set AWS_ENDPOINT_URL", target.endpoint)
+        })?;
+        let style = if target.by_path { UrlStyle::Path } else { UrlStyle::VirtualHost };
+        let bucket = Bucket::new(endpoint, style, target.bucket.clone(), target.region.clone())
+            .map_err(|error| format!("the endpoint {:?} cannot be used: {error}", target.endpoint))?;
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_connect(Some(CONNECT))
+            .timeout_recv_response(Some(ANSWER))
+            .max_idle_connections(IDLE)
+            .max_idle_connections_per_host(IDLE)
+            .build();
+        Ok(Client { bucket, credentials: Credentials::from_env(), agent: config.into() })
+    }
+
+    /// Uses these credentials instead of the environment's.
+    pub fn with_credentials(self, credentials: Credentials) -> Self {
+        Client { credentials: Some(credentials), ..self }
+    }
+
+    fn keys(&self) -> Option<&Credentials> {
+        self.credentials.as_ref()
+    }
+
+    /// What the server has under a key; None if nothing.
+    pub fn head(&self, key: &str) -> TierResult<Option<Head>> {
+        let answer = self.send("look at", key, HeadObject::new(&self.bucket, self.keys(), key), &[], &[])?;
+        let Some(answer) = found("look at", key, answer)? else { return Ok(None) };
+        let headers = answer.headers().iter();
+        let meta = headers.filter_map(|(name, value)| {
+            let name = name.as_str().strip_prefix(META)?;
+            Some((name.to_owned(), value.to_str().ok()?.to_owned()))
+        });
+        let size = answer.headers().get("content-length").and_then(|size| size.to_str().ok());
+        Ok(Some(Head {
+            size: size.and_then(|size| size.parse().ok()).unwrap_or_default(),
+            meta: meta.collect(),
+        }))
+    }
+
+    /// The content of a small object; None if there is none.
+    pub fn get(&self, key: &str) -> TierResult<Option<Vec<u8>>> {
+        let answer = self.send("read", key, GetObject::new(&self.bucket, self.keys(), key), &[], &[])?;
+        found("read", key, answer)?.map(|answer| content("read", key, answer)).transpose()
+    }
+
+    /// Makes an object, or replaces it.
+    pub fn put(&self, key: &str, meta: &Meta, body: &[u8]) -> TierResult<()> {
+        let action = PutObject::new(&self.bucket, self.keys(), key);
+        done("write", key, self.send("write", key, action, &headers_of(meta), body)?).map(drop)
+    }
+
+    /// Removes an object; one that is not there is no error.
+    pub fn delete(&self, key: &str) -> TierResult<()> {
+        let action = DeleteObject::new(&self.bucket, self.keys(), key);
+        found("remove", key, self.send("remove", key, action, &[], &[])?).map(drop)
+    }
+
+    /// Copies an object within the bucket, with what is stored with it; the server does it. At most 5 GiB.
+    pub fn copy(&self, from: &str, to: &str) -> TierResult<()> {
+        let source = format!("/{}/{}", self.bucket.name(), super::keys::percent(from.as_bytes()));
+        let headers = [("x-amz-copy-source".to_owned(), source)];
+        let action = PutObject::new(&self.bucket, self.keys(), to);
+        let answer = done("copy", to, self.send("copy", to, action, &headers, &[])?)?;
+        // A copy that takes long answers that all is well before it fails.
+        refuse_error("copy", to, &content("copy", to, answer)?)
+    }
+
+    /// Up to `most` keys that begin with `prefix` and come after `after`, in order, with their sizes.
+    pub fn list(&self, prefix: &str, after: &str, most: usize) -> TierResult<Vec<(String, u64)>> {
+        let mut action = ListObjectsV2::new(&self.bucket, self.keys());
+        action.with_prefix(prefix);
+        action.with_max_keys(most);
+        if !after.is_empty() {
+            action.with_start_after(after);
+        }
+        let answer = done("list", prefix, self.send("list", prefix, action, &[], &[])?)?;
+        let text = String::from_utf8_lossy(&content("list", prefix, answer)?).into_owned();
+        let page = ListObjectsV2::parse_response(&text)
+            .map_err(|error| failed("list", prefix, &format!("the answer is unreadable: {error}")))?;
+        Ok(page.contents.into_iter().map(|object| (object.key, object.size.unwrap_or_default())).collect())
+    }
+
+    /// Begins an object that is written in parts; returns the upload's name.
+    pub fn create_upload(&self, key: &str, meta: &Meta) -> TierResult<String> {
+        let action = CreateMultipartUpload::new(&self.bucket, self.keys(), key);
+        let answer = done("begin", key, self.send("begin", key, action, &headers_of(meta), &[])?)?;
+        let text = String::from_utf8_lossy(&content("begin", key, answer)?).into_owned();
+        CreateMultipartUpload::parse_response(&text)
+            .map(|created| created.upload_id().to_owned())
+            .map_err(|error| failed("begin", key, &format!("the answer is unreadable: {error}")))
+    }
+
+    /// Writes part `number`, from 1; returns its tag.
+    pub fn put_part(&self, key: &str, upload: &str, number: u16, body: &[u8]) -> TierResult<String> {
+        let action = UploadPart::new(&self.bucket, self.keys(), key, number, upload);
+        let answer = done("write", key, self.send("write", key, action, &[], body)?)?;
+        let tag = answer.headers().get("etag").and_then(|tag| tag.to_str().ok());
+        tag.map(str::to_owned).ok_or_else(|| failed("write", key, "the answer has no ETag"))
+    }
+
+    /// Makes the object of all parts: whole under its key from now on.
+    pub fn complete(&self, key: &str, upload: &str, tags: &[String]) -> TierResult<()> {
+        let action = CompleteMultipartUpload::new(
+            &self.bucket,
+            self.keys(),
+            key,
+            upload,
+            tags.iter().map(String::as_str),
+        );
+        let body = action.clone().body();
+        let answer = done("publish", key, self.send("publish", key, action, &[], body.as_bytes())?)?;
+        let text = content("publish", key, answer)?;
+        refuse_error("publish", key, &text)?;
+        CompleteMultipartUploadResponse::parse(&String::from_utf8_lossy(&text))
+            .map(drop)
+            .map_err(|error| failed("publish", key, &format!("the answer is unreadable: {error}")))
+    }
+
+    /// Gives up an upload; one that is not there is no error.
+    pub fn abort(&self, key: &str, upload: &str) -> TierResult<()> {
+        let action = AbortMultipartUpload::new(&self.bucket, self.keys(), key, upload);
+        found("give up", key, self.send("give up", key, action, &[], &[])?).map(drop)
+    }
+
+    fn send<'a, A: S3Action<'a>>(
+        &self,
+        doing: &str,
+        key: &str,
+        mut action: A,
+        headers: &[(String, String)],
+        body: &[u8],
+    ) -> TierResult<Response<Body>> {
+        for (name, value) in headers {
+            action.headers_mut().insert(name.clone(), value.clone());
+        }
+        let url = action.sign(SIGNED_FOR);
+        let mut request = Request::builder().method(A::METHOD.to_str()).uri(url.as_str());
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        let sent = match A::METHOD {
+            Method::Put | Method::Post => request.body(body).map(|request| self.agent.run(request)),
+            Method::Head | Method::Get | Method::Delete => {
+                request.body(()).map(|request| self.agent.run(request))
+            }
+        };
+        sent.map_err(|error| failed(doing, key, &error.to_string()))?
+            .map_err(|error| failed(doing, key, &error.to_string()))
+    }
+}
+
+fn headers_of(meta: &Meta) -> Vec<(String, String)> {
+    meta.iter().map(|(name, value)| (format!("{META}{name}"), value.clone())).collect()
+}
+
+/// The error of a request about `key`: `doing` is a verb.
+pub fn failed(doing: &str, key: &str, reason: &str) -> TierError {
+    TierError::Failed(format!("cannot {doing} {key:?} in the shared tier: {reason}"))
+}
+
+fn content(doing: &str, key: &str, mut answer: Response<Body>) -> TierResult<Vec<u8>> {
+    let body = answer.body_mut().with_config().limit(ANSWER_MAX).read_to_vec();
+    body.map_err(|error| failed(doing, key, &error.to_string()))
+}
+
+/// The answer, if the request succeeded.
+fn done(doing: &str, key: &str, answer: Response<Body>) -> TierResult<Response<Body>> {
+    let status = answer.status();
+    if status.is_success() {
+        return Ok(answer);
+    }
+    let text = content(doing, key, answer).unwrap_or_default();
+    let code = code_of(&text).unwrap_or_default();
+    let text = format!("cannot {doing} {key:?} in the shared tier: {status} {code}");
+    Err(if status.as_u16() == 404 { TierError::Missing(text) } else { TierError::Failed(text) })
+}
+
+/// As [`done`]; None if there is no such object.
+fn found(doing: &str, key: &str, answer: Response<Body>) -> TierResult<Option<Response<Body>>> {
+    match done(doing, key, answer) {
+        Ok(answer) => Ok(Some(answer)),
+        Err(TierError::Missing(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn refuse_error(doing: &str, key: &str, text: &[u8]) -> TierResult<()> {
+    let is_error = String::from_utf8_lossy(text).contains("<Error>");
+    if is_error { Err(failed(doing, key, &code_of(text).unwrap_or_default())) } else { Ok(()) }
+}
+
+/// The code in an error's document.
+fn code_of(text: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(text);
+    let (_, rest) = text.split_once("<Code>")?;
+    rest.split_once("</Code>").map(|(code, _)| code.to_owned())
+}

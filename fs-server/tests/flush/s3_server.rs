@@ -1,0 +1,115 @@
+//! An S3 server in this process: s3s-fs on a temporary directory.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use fs_server::ServerConfig;
+use fs_server::tier::s3::S3;
+use fs_server::tier::s3::client::Client;
+use fs_server::tier::s3::target::Target;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder;
+use rusty_s3::Credentials;
+use s3s::auth::SimpleAuth;
+use s3s::service::S3ServiceBuilder;
+use tokio::sync::oneshot;
+
+const KEY: &str = "a-key";
+const SECRET: &str = "a-secret";
+const BUCKET: &str = "bucket";
+
+/// The server; ends when dropped.
+pub struct S3Server {
+    dir: tempfile::TempDir,
+    address: SocketAddr,
+    end: Option<oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl S3Server {
+    /// Starts one with one bucket.
+    pub fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join(BUCKET)).unwrap();
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let (address, root) = (listener.local_addr().unwrap(), dir.path().to_owned());
+        let (end, ended) = oneshot::channel();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                tokio::select! {
+                    () = serve(listener, root) => {}
+                    _ = ended => {}
+                }
+            });
+        });
+        S3Server { dir, address, end: Some(end), thread: Some(thread) }
+    }
+
+    fn target(&self) -> Target {
+        Target {
+            bucket: BUCKET.to_owned(),
+            prefix: "run/".to_owned(),
+            endpoint: format!("http://{}", self.address),
+            region: "us-east-1".to_owned(),
+            by_path: true,
+        }
+    }
+
+    /// A client of the bucket.
+    pub fn client(&self) -> Client {
+        Client::new(&self.target()).unwrap().with_credentials(Credentials::new(KEY, SECRET))
+    }
+
+    /// What programs need to find it.
+    pub fn environment(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("AWS_ENDPOINT_URL", self.target().endpoint),
+            ("AWS_REGION", self.target().region),
+            ("AWS_ACCESS_KEY_ID", KEY.to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", SECRET.to_owned()),
+        ]
+    }
+
+    /// The adapter of a server.
+    pub fn tier(&self, config: &ServerConfig) -> S3 {
+        S3::open("s3://bucket/run".as_ref(), self.client(), self.target(), config).unwrap()
+    }
+
+    /// All keys below the prefix, without it.
+    pub fn keys(&self) -> Vec<String> {
+        let all = self.client().list("run/", "", 1_000).unwrap();
+        all.into_iter().map(|(key, _)| key["run/".len()..].to_owned()).collect()
+    }
+
+    /// Files that the server keeps for uploads which are not complete.
+    pub fn open_uploads(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(self.dir.path()).unwrap().map(|entry| entry.unwrap().path());
+        entries.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with(".upload")).collect()
+    }
+}
+
+async fn serve(listener: std::net::TcpListener, root: PathBuf) {
+    let mut service = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root).unwrap());
+    service.set_auth(SimpleAuth::from_single(KEY, SECRET));
+    let service = service.build().into_shared();
+    let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+    loop {
+        let (socket, _) = listener.accept().await.unwrap();
+        let service = service.clone();
+        tokio::spawn(async move {
+            // A client that goes away is no fault.
+            let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), service).await;
+        });
+    }
+}
+
+impl Drop for S3Server {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
