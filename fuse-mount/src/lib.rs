@@ -42,7 +42,7 @@
 //! - Memory is bounded: four tables of recent inodes, and what the applications hold open.
 //!
 //! Deliberately absent: a write-back cache unless asked for (another node would not see what write(2) returned for), negative entries (another
-//! node's new file must be found at once); files without a name (`O_TMPFILE`), which fuser does not know (`EOPNOTSUPP`).
+//! node's new file must be found at once).
 
 mod adapter;
 mod capabilities;

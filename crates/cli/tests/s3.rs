@@ -82,6 +82,33 @@ fn a_burst_survives_kills_on_its_way_to_a_bucket() {
 }
 
 #[test]
+fn every_layout_arrives_in_a_bucket() {
+    // Chunks lie where the layout says, and parts are gathered from there; a hole is a chunk that was never written.
+    let server = S3Server::start();
+    let sandbox = sandbox(&server);
+    sandbox.up(&["--nodes", "3", "--tier2", "s3://bucket/run"]);
+    let from = sandbox.path("from");
+    fs::write(&from, pattern(21_000_007)).unwrap();
+    let holes = fs::File::create(sandbox.path("holes")).unwrap();
+    holes.set_len(20_000_000).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&holes, b"in the middle", 9_000_000).unwrap();
+    let mut written = BTreeMap::new();
+    for layout in ["striped", "local", "writer"] {
+        sandbox.ok(&["mkdir", "--layout", layout, &format!("h:/{layout}")]);
+        for name in ["from", "holes"] {
+            let to = format!("{layout}/{name}");
+            sandbox.ok(&["cp", &sandbox.word(name), &format!("h:/{to}")]);
+            written.insert(to, fs::read(sandbox.path(name)).unwrap());
+        }
+    }
+    let said = sandbox.ok(&["down", "--drain"]);
+    assert!(said.contains("nothing unsafe"), "{said}");
+    let flushed = download(&server);
+    let same = |(name, content): (&String, &Vec<u8>)| flushed.get(name) == Some(content);
+    assert!(written.iter().all(same), "of {:?}", flushed.keys());
+}
+
+#[test]
 fn a_bucket_that_cannot_be_used_is_refused_with_advice() {
     let server = S3Server::start();
     let mut sandbox = sandbox(&server);
