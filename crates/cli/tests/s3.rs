@@ -45,6 +45,8 @@ fn download(server: &S3Server) -> BTreeMap<String, Vec<u8>> {
 #[test]
 fn a_burst_survives_kills_on_its_way_to_a_bucket() {
     const FILES: usize = 150;
+    /// Servers killed, all rounds together.
+    const KILLS: usize = 4;
     let server = S3Server::start();
     let sandbox = sandbox(&server);
     sandbox.up(&["--nodes", "3", "--tier2", "s3://bucket/run", "--flush-delay", "600000"]);
@@ -76,7 +78,8 @@ fn a_burst_survives_kills_on_its_way_to_a_bucket() {
     let flushed = download(&server);
     assert_eq!(written.keys().collect::<Vec<_>>(), flushed.keys().collect::<Vec<_>>());
     assert!(written == flushed, "a file differs");
-    assert!(server.open_uploads().is_empty());
+    // Nobody knows of an upload whose server was killed before it could note it: decision 0019. Without parts it is one entry.
+    assert!(server.open_uploads().len() <= KILLS, "{:?}", server.open_uploads());
     assert!(!server.keys().iter().any(|key| key.contains("hayate-staging")), "{:?}", server.keys());
     sandbox.assert_nothing_left();
 }
@@ -92,12 +95,13 @@ fn every_layout_arrives_in_a_bucket() {
     let holes = fs::File::create(sandbox.path("holes")).unwrap();
     holes.set_len(20_000_000).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&holes, b"in the middle", 9_000_000).unwrap();
+    sandbox.ok(&["mkdir", "h:/run"]);
     let mut written = BTreeMap::new();
     for layout in ["striped", "local", "writer"] {
-        sandbox.ok(&["mkdir", "--layout", layout, &format!("h:/{layout}")]);
+        sandbox.ok(&["mkdir", "--layout", layout, &format!("h:/run/{layout}")]);
         for name in ["from", "holes"] {
             let to = format!("{layout}/{name}");
-            sandbox.ok(&["cp", &sandbox.word(name), &format!("h:/{to}")]);
+            sandbox.ok(&["cp", &sandbox.word(name), &format!("h:/run/{to}")]);
             written.insert(to, fs::read(sandbox.path(name)).unwrap());
         }
     }
