@@ -35,9 +35,9 @@ impl Aligned {
     pub fn new(bytes: usize) -> Self {
         let bytes = bytes.next_multiple_of(BLOCK_BYTES);
         let found = SPARE.with_borrow_mut(|spare| {
-            // The first that is large enough, but not so large that others would miss it.
+            // The latest that is large enough, but not so large that others would miss it.
             let fits = |memory: &Memory| (bytes..=4 * bytes).contains(&memory.capacity());
-            spare.iter().position(fits).map(|at| spare.swap_remove(at))
+            spare.iter().rposition(fits).map(|at| spare.remove(at))
         });
         let mut memory = found.unwrap_or_else(|| AVec::with_capacity(0, bytes.next_power_of_two()));
         if memory.len() < bytes {
@@ -54,8 +54,13 @@ impl Drop for Aligned {
         // A thread that ends has no spare list any more.
         let _ = SPARE.try_with(|spare| {
             let mut spare = spare.borrow_mut();
-            let held: usize = spare.iter().map(AVec::capacity).sum();
-            if held + memory.capacity() <= SPARE_BYTES {
+            let mut held: usize = spare.iter().map(AVec::capacity).sum();
+            // What was not used for longest goes: else buffers of a size that nobody asks for any more would keep all others from being kept,
+            // and each of those would be made of new pages.
+            while held + memory.capacity() > SPARE_BYTES && !spare.is_empty() {
+                held -= spare.remove(0).capacity();
+            }
+            if memory.capacity() <= SPARE_BYTES {
                 spare.push(memory);
             }
         });
