@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use fs_proto::msg::inode::OpenInode as OpenRecord;
 use fs_proto::msg::name::OpenMode;
-use fs_proto::{Attr, InodeId, Layout, ServerId, TimeNs};
+use fs_proto::{Attr, FileKind, InodeId, Layout, ServerId, TimeNs};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -148,30 +148,6 @@ impl State {
     }
 }
 
-pub(crate) fn nothing_known(ino: InodeId) -> Attr {
-    Attr {
-        ino,
-        kind: fs_proto::FileKind::File,
-        mode: 0,
-        uid: 0,
-        gid: 0,
-        nlink: 0,
-        rdev: 0,
-        size: 0,
-        atime: 0,
-        mtime: 0,
-        ctime: 0,
-        btime: 0,
-        layout: Layout::default(),
-        wide: false,
-        inline: false,
-        acl: false,
-        capable: false,
-        version: 0,
-        parent: InodeId::default(),
-    }
-}
-
 impl OpenInode {
     pub fn new(ino: InodeId) -> OpenInode {
         let state = State {
@@ -179,7 +155,7 @@ impl OpenInode {
             writers: 0,
             announced: Announced::No,
             leaving: false,
-            known: nothing_known(ino),
+            known: Attr::unknown(ino, FileKind::File),
             known_at: None,
             stamp: 0,
             pending: Pending::default(),

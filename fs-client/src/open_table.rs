@@ -205,10 +205,9 @@ impl OpenTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::open_inode::nothing_known;
 
     fn attr(size: u64) -> Attr {
-        Attr { size, ..nothing_known(InodeId(7)) }
+        Attr { size, ..Attr::unknown(InodeId(7), fs_proto::FileKind::File) }
     }
 
     #[tokio::test(flavor = "current_thread")]

@@ -6,11 +6,11 @@ use bytes::Bytes;
 use fs_net::Frame;
 use fs_proto::msg::Caller;
 use fs_proto::msg::chunk::{CopyChunk, WriteChunk};
-use fs_proto::msg::name::Created;
+use fs_proto::msg::name::{Create, Created};
 use fs_proto::msg::small::Append;
 use fs_proto::record::RequestResult;
 use fs_proto::wire::Reader;
-use fs_proto::{Flags, Op, Status, Wire};
+use fs_proto::{FileKind, Flags, Op, Status, Wire};
 
 use crate::error::{OpError, OpResult};
 use crate::ops;
@@ -166,7 +166,8 @@ async fn answer_again(worker: &Rc<Worker>, context: &Context, meta: &Bytes) -> O
 async fn remembered_reply(worker: &Rc<Worker>, done: &RequestResult, body: Reader) -> OpResult<Bytes> {
     Ok(match done.op {
         Op::Create => {
-            let attr = ops::getattr::attributes(worker, done.ino).await?;
+            let kind = decode::<Create>(body)?.kind;
+            let attr = ops::getattr::attributes_since(worker, done.ino, kind).await?;
             Created { ino: done.ino, kind: attr.kind, attr: Some(attr), fresh: true }.to_bytes()
         }
         Op::Append => {
@@ -175,7 +176,8 @@ async fn remembered_reply(worker: &Rc<Worker>, done: &RequestResult, body: Reade
         }
         Op::Put => ops::put::put_before(worker, done.ino).await?.to_bytes(),
         Op::PutMany => ops::put::put_many_before(worker, decode(body)?).await?.to_bytes(),
-        Op::Mkdir | Op::Link => ops::getattr::attributes(worker, done.ino).await?.to_bytes(),
+        Op::Mkdir => ops::getattr::attributes_since(worker, done.ino, FileKind::Directory).await?.to_bytes(),
+        Op::Link => ops::getattr::attributes_since(worker, done.ino, FileKind::File).await?.to_bytes(),
         _ => Bytes::new(),
     })
 }

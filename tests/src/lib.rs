@@ -7,7 +7,7 @@
 
 mod raw;
 
-pub use raw::{ask_raw, send_raw};
+pub use raw::{ask_again, ask_raw, send_raw};
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};

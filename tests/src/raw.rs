@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use fs_client::Caller;
 use fs_net::{Connection, Identity, NetEnv};
 use fs_proto::msg::session::Role;
-use fs_proto::{ClientId, Header, Partition, Request, ServerId, Status, Wire};
+use fs_proto::{ClientId, Flags, Header, Partition, Request, ServerId, Status, Wire};
 
 use crate::Cluster;
 
@@ -18,6 +18,28 @@ pub fn send_raw<R: Request>(
     target: Partition,
     request: &R,
     data: Bytes,
+) -> Result<(Bytes, Bytes), Status> {
+    send(cluster, to, target, request, data, Flags::default())
+}
+
+/// As [`ask_raw`], when the same was asked before and its answer got lost.
+pub fn ask_again<R: Request>(
+    cluster: &Cluster,
+    to: ServerId,
+    target: Partition,
+    request: &R,
+) -> Result<R::Reply, Status> {
+    let (body, _) = send(cluster, to, target, request, Bytes::new(), Flags::default().with(Flags::RETRY))?;
+    Ok(R::Reply::from_bytes(body).expect("a reply of this operation"))
+}
+
+fn send<R: Request>(
+    cluster: &Cluster,
+    to: ServerId,
+    target: Partition,
+    request: &R,
+    data: Bytes,
+    flags: Flags,
 ) -> Result<(Bytes, Bytes), Status> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let local = tokio::task::LocalSet::new();
@@ -31,6 +53,7 @@ pub fn send_raw<R: Request>(
         let connection = connection.expect("a connection");
         let mut header = Header::request(R::OP, target);
         (header.client, header.sequence, header.epoch, header.deadline_ms) = (id, 1, file.epoch, 3000);
+        header.flags = flags;
         let mut meta = BytesMut::new();
         Caller::ROOT.put(&mut meta);
         request.put(&mut meta);

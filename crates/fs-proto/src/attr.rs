@@ -258,12 +258,7 @@ impl Wire for Attr {
             ctime: Wire::get(from)?,
             btime: Wire::get(from)?,
             layout: Wire::get(from)?,
-            wide: false,
-            inline: false,
-            acl: false,
-            capable: false,
-            version: 0,
-            parent: InodeId::default(),
+            ..Attr::unknown(InodeId::default(), FileKind::File)
         };
         let flags = u8::get(from)?;
         if flags & !(WIDE | INLINE | ACL | CAPABLE) != 0 {
@@ -277,6 +272,31 @@ impl Wire for Attr {
 }
 
 impl Attr {
+    /// What is told of an inode when nothing but its number and its kind is known: no names, nobody's, empty.
+    pub fn unknown(ino: InodeId, kind: FileKind) -> Attr {
+        Attr {
+            ino,
+            kind,
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            nlink: 0,
+            rdev: 0,
+            size: 0,
+            atime: 0,
+            mtime: 0,
+            ctime: 0,
+            btime: 0,
+            layout: Layout::default(),
+            wide: false,
+            inline: false,
+            acl: false,
+            capable: false,
+            version: 0,
+            parent: InodeId::default(),
+        }
+    }
+
     /// Whether it is a directory.
     pub fn is_dir(&self) -> bool {
         self.kind == FileKind::Directory

@@ -75,22 +75,12 @@ impl World {
             ino,
             kind,
             mode,
-            uid: 0,
-            gid: 0,
             nlink: 1,
-            rdev: 0,
-            size: 0,
-            atime: 0,
-            mtime: 0,
-            ctime: 0,
-            btime: 0,
             layout: Layout { placement: Placement::Striped, chunk_log2: self.chunk_log2, given: false },
-            wide: false,
-            acl: false,
-            capable: false,
             inline: kind == FileKind::File && self.inline_limit > 0,
             version: 1,
             parent,
+            ..Attr::unknown(ino, kind)
         }
     }
 

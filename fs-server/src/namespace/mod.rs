@@ -398,19 +398,14 @@ pub fn new_inode(new: NewInode) -> InodeRecord {
         uid: new.uid,
         gid: new.gid,
         nlink: if new.kind == FileKind::Directory { 2 } else { 1 },
-        rdev: 0,
-        size: 0,
         atime: new.now,
         mtime: new.now,
         ctime: new.now,
         btime: new.now,
         layout: new.layout,
-        wide: false,
-        inline: false,
-        acl: false,
-        capable: false,
         version: 1,
         parent: new.parent,
+        ..Attr::unknown(new.ino, new.kind)
     };
     InodeRecord { attr, name: new.name, target: Bytes::new(), tier: None, cut_version: 0 }
 }

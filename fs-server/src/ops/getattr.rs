@@ -65,6 +65,14 @@ pub async fn attributes(worker: &Rc<Worker>, ino: InodeId) -> OpResult<Attr> {
     worker.ask_owner(ino.partition(), &Getattr { ino }).await
 }
 
+/// Attributes for an answer that is given again. The inode may be gone since: that says nothing of what was done then.
+pub async fn attributes_since(worker: &Rc<Worker>, ino: InodeId, kind: FileKind) -> OpResult<Attr> {
+    match attributes(worker, ino).await {
+        Err(error) if error.status == Status::NotFound => Ok(Attr::unknown(ino, kind)),
+        answer => answer,
+    }
+}
+
 /// What became of a question to the inode that a name stood for: if that is gone, the name has been removed or given to another file since, and
 /// it has to be looked at again. That the inode is not there does not say that the name is not.
 pub fn of_name<T>(answer: OpResult<T>) -> OpResult<T> {

@@ -289,7 +289,7 @@ impl Plan {
 
 /// The answer to a put that was carried out before.
 pub async fn put_before(worker: &Rc<Worker>, ino: InodeId) -> OpResult<PutAnswer> {
-    let attr = getattr::attributes(worker, ino).await?;
+    let attr = getattr::attributes_since(worker, ino, FileKind::File).await?;
     let outcome = PutOutcome::Done { attr, fresh: true };
     Ok(PutAnswer { outcome, limit: worker.node.config.inline_bytes })
 }
