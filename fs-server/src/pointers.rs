@@ -4,7 +4,7 @@
 //! # Invariants
 //! - A pointer is set before the first byte of its chunk is written, by whoever asks first, and stays as it is until its file is removed: what a
 //!   client remembers of it is never wrong, and no server has bytes of a chunk that the pointer does not know of
-//!   (`the_first_claim_stays`; `tests/tests/layouts.rs`).
+//!   (`the_first_claim_stays`; `tests/tests/layouts/`).
 //! - A pointer that was told is as durable as `--durability` says (`ops/pointer.rs`).
 
 use std::ops::ControlFlow;
@@ -39,17 +39,23 @@ impl Drop for Unsynced<'_> {
 }
 
 impl Pointers {
-    /// Who holds the chunk: `at`, unless it is another's already.
-    pub fn claim(&self, kv: &dyn Kv, ino: InodeId, chunk: ChunkIndex, at: ServerId) -> OpResult<ServerId> {
+    /// Who holds the chunk: `at`, unless it is somebody's already. Answers whether this claim made the pointer, too.
+    pub fn claim(
+        &self,
+        kv: &dyn Kv,
+        ino: InodeId,
+        chunk: ChunkIndex,
+        at: ServerId,
+    ) -> OpResult<(ServerId, bool)> {
         let key = keys::pointer(ino, chunk);
         let _alone = self.claims.lock();
         if let Some(found) = kv.get(&key)? {
-            return decode_record(found);
+            return Ok((decode_record(found)?, false));
         }
         let mut batch = Batch::default();
         batch.put(key, encode_record(&at));
         kv.commit(batch)?;
-        Ok(at)
+        Ok((at, true))
     }
 
     /// Up to `limit` chunks from `from` on that are somebody's, ascending.
@@ -126,7 +132,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let kv = open(dir.path());
         let pointers = Pointers::default();
-        let claim = |server| pointers.claim(&*kv, INO, ChunkIndex(3), ServerId(server)).expect("claim");
+        let claim = |server| pointers.claim(&*kv, INO, ChunkIndex(3), ServerId(server)).expect("claim").0;
         let got: Vec<ServerId> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..8).map(|server| scope.spawn(move || claim(server))).collect();
             threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
@@ -134,7 +140,8 @@ mod tests {
         assert!(got.iter().all(|server| *server == got[0]), "{got:?}");
         drop(kv);
         let kv = open(dir.path());
-        assert_eq!(Pointers::default().claim(&*kv, INO, ChunkIndex(3), ServerId(99)).expect("claim"), got[0]);
+        let again = Pointers::default().claim(&*kv, INO, ChunkIndex(3), ServerId(99)).expect("claim");
+        assert_eq!(again, (got[0], false));
     }
 
     #[test]

@@ -124,6 +124,12 @@ impl Default for Layout {
 }
 
 impl Layout {
+    /// That of a file made by somebody on the node of `near`: see [`Placement::settled`].
+    #[must_use]
+    pub fn settled(self, near: Option<ServerId>) -> Layout {
+        Layout { placement: self.placement.settled(near), ..self }
+    }
+
     /// Chunk size in bytes.
     pub fn chunk_bytes(self) -> u64 {
         1 << self.chunk_log2

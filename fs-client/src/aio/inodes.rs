@@ -7,7 +7,7 @@ use fs_proto::msg::Caller;
 use fs_proto::msg::inode::{
     Getattr, Getxattr, Listxattr, Publish, Readlink, Removexattr, Setattr, Setxattr, Space, Statfs,
 };
-use fs_proto::{Attr, InodeId, LAYOUT_ATTRIBUTE};
+use fs_proto::{Attr, InodeId, LAYOUT_ATTRIBUTE, Request};
 
 use super::Core;
 use crate::error::Result;
@@ -118,14 +118,25 @@ impl Core {
         create: bool,
         replace: bool,
     ) -> Result<()> {
-        if name == CAPABILITY || name == LAYOUT_ATTRIBUTE {
+        let (owned, value) = (Bytes::copy_from_slice(name), Bytes::copy_from_slice(value));
+        let request = Setxattr { ino, name: owned, value, create, replace };
+        self.change_xattr(who, ino, name, &request).await
+    }
+
+    async fn change_xattr(
+        &self,
+        who: &Caller,
+        ino: InodeId,
+        name: &[u8],
+        request: &impl Request<Reply = ()>,
+    ) -> Result<()> {
+        let is_layout = name == LAYOUT_ATTRIBUTE;
+        if is_layout || name == CAPABILITY {
             // Published after it, what was written before it would take a capability away again, and lie in another layout.
             self.publish_written(who, ino).await?;
         }
-        let (name, value) = (Bytes::copy_from_slice(name), Bytes::copy_from_slice(value));
         self.shared.cache.drop_attr(ino); // Its change time, and maybe its layout.
-        let is_layout = name == LAYOUT_ATTRIBUTE;
-        self.ask(who, Target::home(ino), &Setxattr { ino, name, value, create, replace }).await?;
+        self.ask(who, Target::home(ino), request).await?;
         if is_layout { self.hear_layout(who, ino).await } else { Ok(()) }
     }
 
@@ -136,14 +147,8 @@ impl Core {
 
     /// See [`crate::Client::removexattr`].
     pub async fn removexattr(&self, who: &Caller, ino: InodeId, name: &[u8]) -> Result<()> {
-        self.shared.cache.drop_attr(ino);
-        let is_layout = name == LAYOUT_ATTRIBUTE;
-        if is_layout {
-            self.publish_written(who, ino).await?;
-        }
-        let name = Bytes::copy_from_slice(name);
-        self.ask(who, Target::home(ino), &Removexattr { ino, name }).await?;
-        if is_layout { self.hear_layout(who, ino).await } else { Ok(()) }
+        let request = Removexattr { ino, name: Bytes::copy_from_slice(name) };
+        self.change_xattr(who, ino, name, &request).await
     }
 
     /// Tells the home of an inode what was written here and is not published yet.

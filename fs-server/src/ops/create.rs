@@ -165,7 +165,7 @@ pub struct Birth {
 fn layout_at_birth(layout: Layout, kind: FileKind, context: &Context) -> Layout {
     match kind {
         FileKind::Directory => layout,
-        _ => Layout { placement: layout.placement.settled(context.near()), ..layout },
+        _ => layout.settled(context.near()),
     }
 }
 

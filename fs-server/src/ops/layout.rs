@@ -2,24 +2,23 @@
 //!
 //! # Invariants
 //! - A file's layout is final once its content lies in chunks, so that nobody looks for them elsewhere than where they were written
-//!   (`tests/tests/layouts.rs`: `a_layout_is_final_once_there_is_data`).
+//!   (`tests/tests/layouts/settings.rs`: `a_layout_is_final_once_there_is_data`).
 
 use std::rc::Rc;
 
 use bytes::Bytes;
 use fs_proto::msg::chunk::DropChunks;
 use fs_proto::msg::inode::SetLayout;
-use fs_proto::record::{InodeRecord, Mutation};
+use fs_proto::record::InodeRecord;
 use fs_proto::{Attr, FileKind, InodeId, Layout, LayoutWish, Status, layout_text};
 
-use super::setattr::everywhere;
+use super::setattr::commit_held;
 use super::{ask_all, getattr, spill};
 use crate::error::{OpError, OpResult};
 use crate::kv::Batch;
 use crate::namespace::keys;
 use crate::namespace::locks::{LockKey, LockSet, Mode};
 use crate::namespace::permission::{WRITE, require};
-use crate::transaction::coordinator;
 use crate::worker::{Context, Worker};
 
 const FINAL: OpError = OpError::new(
@@ -62,17 +61,8 @@ pub async fn change(worker: &Rc<Worker>, context: &Context, ino: InodeId, wish: 
     };
     let mut inode = (*before).clone();
     (inode.attr.layout, inode.attr.ctime) = (layout, worker.node.now());
-    if inode.attr.wide {
-        let mut plan = everywhere(&worker.node, inode, &[]);
-        if let Some(done) = context.remember(ino) {
-            plan.mutate(worker.node.id(), done);
-        }
-        return coordinator::run_holding(worker, plan, hold).await;
-    }
     let batch = forget_spill(worker, ino).await?;
-    let mut mutations = vec![Mutation::PutInode { inode }];
-    mutations.extend(context.remember(ino));
-    namespace.locks().with_held(hold.set(), || namespace.commit_with(&mutations, batch))
+    commit_held(worker, context, hold, inode, Vec::new(), batch).await
 }
 
 fn allowed(worker: &Worker, context: &Context, inode: &InodeRecord) -> OpResult<()> {
@@ -91,7 +81,7 @@ fn next(worker: &Worker, context: &Context, attr: &Attr, wish: &LayoutWish) -> O
     if attr.is_dir() {
         return Ok(Some(layout));
     }
-    let layout = Layout { placement: layout.placement.settled(context.near()), ..layout };
+    let layout = layout.settled(context.near());
     if never_had_chunks(worker, context, attr) {
         return Ok(Some(layout));
     }

@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //! - What is told here of a chunk's place survives what a synced write survives: with `--durability device` it is on the device first
-//!   (`tests/tests/layouts.rs`: `pointers_are_synced_before_they_are_told`).
+//!   (`tests/tests/layouts/restarts.rs`: `pointers_are_synced_before_they_are_told`).
 
 use std::rc::Rc;
 
@@ -20,9 +20,10 @@ const FOUND_MAX: usize = 4096;
 pub async fn claim(worker: &Rc<Worker>, context: &Context, request: ClaimChunk) -> OpResult<ServerId> {
     let node = &worker.node;
     let at = request.at.filter(|at| node.map().share(*at) > 0).or(context.near()).unwrap_or(node.id());
-    let _unsynced = node.syncs_device().then(|| node.pointers.begin());
-    let holder = node.pointers.claim(&**node.namespace.kv(), request.ino, request.chunk, at)?;
-    // Also if it is another's: that may be on its way to the device still.
+    let unsynced = node.syncs_device().then(|| node.pointers.begin());
+    let (holder, made) = node.pointers.claim(&**node.namespace.kv(), request.ino, request.chunk, at)?;
+    let _unsynced = unsynced.filter(|_| made);
+    // Also if another made it: that may be on its way to the device still.
     synced(worker).await?;
     Ok(holder)
 }

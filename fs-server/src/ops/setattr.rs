@@ -15,7 +15,7 @@ use super::{ask_all, getattr, inline, spill, xattr};
 use crate::error::{OpError, OpResult};
 use crate::kv::Batch;
 use crate::namespace::access::shard_mode;
-use crate::namespace::locks::{LockKey, LockSet, Mode};
+use crate::namespace::locks::{HoldGuard, LockKey, LockSet, Mode};
 use crate::namespace::permission::{Access, WRITE, require, require_owner};
 use crate::namespace::{encode_record, inline as contents, keys};
 use crate::node::Node;
@@ -171,8 +171,31 @@ async fn change_wide(worker: &Rc<Worker>, context: &Context, request: &Setattr) 
     getattr::attributes(worker, request.ino).await
 }
 
+/// Commits an inode's change with its lists' for the request in `context`, which holds its key; of a wide directory in all its parts.
+pub async fn commit_held(
+    worker: &Rc<Worker>,
+    context: &Context,
+    hold: HoldGuard,
+    inode: InodeRecord,
+    lists: Vec<Mutation>,
+    batch: Batch,
+) -> OpResult<()> {
+    let (namespace, done) = (&worker.node.namespace, context.remember(inode.attr.ino));
+    if inode.attr.wide {
+        let mut plan = everywhere(&worker.node, inode, &lists);
+        if let Some(done) = done {
+            plan.mutate(worker.node.id(), done);
+        }
+        return coordinator::run_holding(worker, plan, hold).await;
+    }
+    let mut mutations = vec![Mutation::PutInode { inode }];
+    mutations.extend(lists);
+    mutations.extend(done);
+    namespace.locks().with_held(hold.set(), || namespace.commit_with(&mutations, batch))
+}
+
 /// The change of a wide directory's attributes and lists at its home and in all its parts.
-pub fn everywhere(node: &Node, inode: InodeRecord, lists: &[Mutation]) -> Plan {
+fn everywhere(node: &Node, inode: InodeRecord, lists: &[Mutation]) -> Plan {
     let (dir, attr) = (inode.attr.ino, inode.attr.clone());
     let mut plan = Plan::default();
     plan.mutate(node.id(), Mutation::PutInode { inode });
@@ -200,8 +223,7 @@ async fn resize(
     let hold = node.namespace.locks().hold(LockSet::of(&[(LockKey::Inode(ino), Mode::Exclusive)])).await;
     let current = node.namespace.inode_in_section(ino)?.ok_or(OpError::not_found())?;
     if current.attr.inline && size > u64::from(node.config.inline_bytes).max(current.attr.size) {
-        spill::to_chunks_held(worker, ino, &hold, Outgrown { near: context.near(), expected_bytes: size })
-            .await?;
+        spill::to_chunks_held(worker, ino, &hold, Outgrown::by(context, size)).await?;
     }
     let current = node.namespace.inode_in_section(ino)?.ok_or(OpError::not_found())?;
     let old_size = current.attr.size.max(inode.attr.size);

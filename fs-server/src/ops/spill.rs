@@ -77,8 +77,11 @@ pub async fn to_chunks_held(
     let mut batch = Batch::default();
     if let Some(content) = namespace.inline(ino)?.filter(|content| !content.data.is_empty()) {
         let data = inline::checked(content)?.data;
+        let again = begin(worker, ino)?;
         let holder = pointer::holder(worker, layout, ino, FIRST, why.near).await?;
-        begin(worker, ino, holder).await?;
+        if again {
+            worker.ask(holder, &TruncateChunks { ino, chunk: FIRST, keep_bytes: 0 }).await?;
+        }
         move_out(worker, ino, holder, data).await?;
         mutations.push(Mutation::DelInline { ino });
         batch.delete(keys::spill(ino));
@@ -86,15 +89,16 @@ pub async fn to_chunks_held(
     namespace.locks().with_held(hold.set(), || namespace.commit_with(&mutations, batch))
 }
 
-/// Notes that chunk 0 gets bytes; takes away those of an attempt before.
-async fn begin(worker: &Rc<Worker>, ino: InodeId, holder: ServerId) -> OpResult<()> {
-    let kv = worker.node.namespace.kv();
-    if kv.get(&keys::spill(ino))?.is_some() {
-        return worker.ask(holder, &TruncateChunks { ino, chunk: FIRST, keep_bytes: 0 }).await;
+/// Notes that chunk 0 gets bytes, before it has a place: whoever removes the file looks for both. Answers whether it may have some of an attempt
+/// before.
+fn begin(worker: &Worker, ino: InodeId) -> OpResult<bool> {
+    if has_begun(worker, ino)? {
+        return Ok(true);
     }
     let mut batch = Batch::default();
     batch.put(keys::spill(ino), encode_record(&()));
-    Ok(kv.commit(batch)?)
+    worker.node.namespace.kv().commit(batch)?;
+    Ok(false)
 }
 
 async fn move_out(worker: &Rc<Worker>, ino: InodeId, holder: ServerId, data: Bytes) -> OpResult<()> {

@@ -5,36 +5,24 @@ use std::rc::Rc;
 use bytes::Bytes;
 use fs_proto::msg::inode::{Getxattr, Listxattr, Removexattr, Setxattr};
 use fs_proto::record::{InodeRecord, Mutation};
-use fs_proto::{Attr, FileKind, InodeId, LAYOUT_ATTRIBUTE, Status};
+use fs_proto::{Attr, FileKind, InodeId, LAYOUT_ATTRIBUTE, LayoutWish, Placement, Status};
 
 use super::SETGID;
 use super::layout;
-use super::setattr::everywhere;
+use super::setattr::commit_held;
 use crate::error::{OpError, OpResult};
 use crate::flush::policy;
+use crate::kv::Batch;
 use crate::namespace::apply::CAPABILITY;
 use crate::namespace::locks::{LockKey, LockSet, Mode};
 use crate::namespace::permission::{READ, WRITE, require, require_owner};
 use crate::namespace::{Namespace, acl};
-use crate::transaction::coordinator;
 use crate::worker::{Context, Worker};
 
 /// Longest name, in bytes (XATTR_NAME_MAX).
 const NAME_MAX: usize = 255;
 /// Longest value, in bytes (XATTR_SIZE_MAX).
 const VALUE_MAX: usize = 65_536;
-/// Attributes `user.hayate.*`, which the server keeps in a form of its own. They are not listed: who copies all attributes of a file copies
-/// content, not where that lies. Others of that name cannot be set.
-#[derive(Debug, Clone, Copy)]
-enum Own {
-    Layout,
-}
-const OWN: &[(&[u8], Own)] = &[(LAYOUT_ATTRIBUTE, Own::Layout)];
-
-fn own(name: &[u8]) -> Option<Own> {
-    OWN.iter().find(|(known, _)| *known == name).map(|(_, own)| *own)
-}
-
 const NONE: OpError = OpError::new(Status::NoAttribute, "no such attribute");
 const KINDS: OpError = OpError::new(
     Status::NotSupported,
@@ -45,7 +33,7 @@ const KINDS: OpError = OpError::new(
 pub async fn get(worker: &Rc<Worker>, context: &Context, request: Getxattr) -> OpResult<Bytes> {
     let inode = worker.node.namespace.live_inode(request.ino).await?;
     readable(worker, context, &inode, &request.name)?;
-    if let Some(Own::Layout) = own(&request.name) {
+    if request.name == LAYOUT_ATTRIBUTE {
         return layout::shown(&inode.attr).ok_or(NONE);
     }
     if let Some(value) = policy::shown(worker, &inode, &request.name).await? {
@@ -54,7 +42,8 @@ pub async fn get(worker: &Rc<Worker>, context: &Context, request: Getxattr) -> O
     worker.node.namespace.xattr(request.ino, &request.name)?.ok_or(NONE)
 }
 
-/// Names of all that the caller may know of.
+/// Names of all that the caller may know of. The layout is not among them: who copies all attributes of a file copies content, not where
+/// that lies.
 pub async fn list(worker: &Rc<Worker>, context: &Context, request: Listxattr) -> OpResult<Vec<Bytes>> {
     worker.node.namespace.live_inode(request.ino).await?;
     let names = worker.node.namespace.xattrs(request.ino)?.into_iter().map(|(name, _)| name);
@@ -75,7 +64,7 @@ pub async fn set(worker: &Rc<Worker>, context: &Context, request: Setxattr) -> O
     if matches!(&request.name[..], acl::ACCESS | acl::DEFAULT) {
         return set_list(worker, context, request.ino, &request.name, acl::validated(&request.value)?).await;
     }
-    if let Some(Own::Layout) = own(&request.name) {
+    if request.name == LAYOUT_ATTRIBUTE {
         if request.create {
             return Err(OpError::new(Status::Exists, "everything has a layout"));
         }
@@ -100,8 +89,9 @@ pub async fn remove(worker: &Rc<Worker>, context: &Context, request: Removexattr
     if matches!(&request.name[..], acl::ACCESS | acl::DEFAULT) {
         return set_list(worker, context, request.ino, &request.name, None).await;
     }
-    if let Some(Own::Layout) = own(&request.name) {
-        return layout::change(worker, context, request.ino, &layout::wished(b"striped")?).await;
+    if request.name == LAYOUT_ATTRIBUTE {
+        let striped = LayoutWish { placement: Some(Placement::Striped), ..LayoutWish::default() };
+        return layout::change(worker, context, request.ino, &striped).await;
     }
     change(worker, context, request.ino, &request.name, |inode, there| {
         if there {
@@ -153,17 +143,7 @@ async fn set_list(
     let hold = namespace.locks().hold(LockSet::of(&[(LockKey::Inode(ino), Mode::Exclusive)])).await;
     let before = namespace.inode_in_section(ino)?.ok_or(OpError::not_found())?;
     let (inode, lists) = with_list(worker, context, &before, name, list)?;
-    if inode.attr.wide {
-        let mut plan = everywhere(&worker.node, inode, &lists);
-        if let Some(done) = context.remember(ino) {
-            plan.mutate(worker.node.id(), done);
-        }
-        return coordinator::run_holding(worker, plan, hold).await;
-    }
-    let mut mutations = vec![Mutation::PutInode { inode }];
-    mutations.extend(lists);
-    mutations.extend(context.remember(ino));
-    namespace.locks().with_held(hold.set(), || namespace.commit(&mutations))
+    commit_held(worker, context, hold, inode, lists, Batch::default()).await
 }
 
 /// The inode with another list of one kind, and the changes beside it.

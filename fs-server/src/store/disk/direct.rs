@@ -51,18 +51,19 @@ impl Aligned {
 impl Drop for Aligned {
     fn drop(&mut self) {
         let memory = std::mem::replace(&mut self.0, AVec::new(0));
+        if memory.capacity() > SPARE_BYTES {
+            return;
+        }
         // A thread that ends has no spare list any more.
         let _ = SPARE.try_with(|spare| {
             let mut spare = spare.borrow_mut();
             let mut held: usize = spare.iter().map(AVec::capacity).sum();
             // What was not used for longest goes: else buffers of a size that nobody asks for any more would keep all others from being kept,
             // and each of those would be made of new pages.
-            while held + memory.capacity() > SPARE_BYTES && !spare.is_empty() {
+            while held + memory.capacity() > SPARE_BYTES {
                 held -= spare.remove(0).capacity();
             }
-            if memory.capacity() <= SPARE_BYTES {
-                spare.push(memory);
-            }
+            spare.push(memory);
         });
     }
 }
