@@ -100,7 +100,7 @@ impl Pending {
 pub(crate) enum Left {
     /// Others have it open. With `true` something is to be published.
     Others(bool),
-    /// The last one: publish and give back, then [`OpenTable::gone`].
+    /// The last one: publish and give back, then [`crate::open_table::OpenTable::gone`].
     Dirty,
     /// The last one: the housekeeper gives it back.
     Clean,
@@ -199,7 +199,7 @@ impl OpenInode {
         state.tracked |= fresh;
     }
 
-    /// See the module's second invariant: to be taken before a question is sent, and given to [`OpenInode::learn`].
+    /// See the module's first invariant: to be taken before a question is sent, and given to [`OpenInode::learn`].
     pub fn stamp(&self) -> u64 {
         self.state.lock().stamp
     }
@@ -217,7 +217,7 @@ impl OpenInode {
         attr
     }
 
-    /// See [`Handle::known_attr`].
+    /// See [`crate::open_table::Handle::known_attr`].
     pub fn known_attr(&self) -> Attr {
         self.state.lock().merged()
     }

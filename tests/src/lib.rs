@@ -20,6 +20,7 @@ use fs_proto::ServerId;
 use fs_proto::msg::admin::ShutdownMode;
 use fs_server::config::IoMode;
 use fs_server::{ServerConfig, ServerError};
+use serde_json::Value;
 use tempfile::TempDir;
 
 /// How long [`until`] polls.
@@ -34,6 +35,12 @@ pub fn open(client: &Client, path: &str) -> File {
 /// Bytes without a zero among them.
 pub fn full(len: u64, seed: u8) -> Vec<u8> {
     (0..len).map(|at| 1 + ((at / 7) as u8 ^ seed) % 250).collect()
+}
+
+/// What a server says of itself.
+pub fn status(client: &Client, server: ServerId) -> Value {
+    let text = client.server_status(server).expect("status");
+    serde_json::from_str(&text).expect("JSON")
 }
 
 /// Polls until `done`, or fails.

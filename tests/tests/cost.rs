@@ -9,7 +9,7 @@ use fs_client::{
     Attr, Caller, Client, DirPage, File, InodeId, LAYOUT_ATTRIBUTE, NetCounters, OpenFlags, Route,
 };
 use fs_proto::ServerId;
-use hayate_tests::Cluster;
+use hayate_tests::{Cluster, status, until};
 
 /// Operations of each kind. Enough that a stray message of the upkeep does not show.
 const TIMES: usize = 256;
@@ -47,8 +47,7 @@ impl Counts {
     }
 
     fn of_server(asker: &Client, server: ServerId) -> Counts {
-        let status = asker.server_status(server).expect("status");
-        let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
+        let status = status(asker, server);
         let read = |name: &str| status[name].as_u64().unwrap_or_else(|| panic!("no counter {name}")) as f64;
         Counts {
             sent: read("messages_sent"),
@@ -289,20 +288,12 @@ fn small_files(meter: &Meter, dir: InodeId) {
 
 /// Closed files are given back in batches, whose messages would be counted with what comes next.
 fn settle(meter: &Meter) {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
     let open = || {
         (0..meter.servers)
-            .map(|id| {
-                let status = meter.asker.server_status(ServerId(id)).expect("status");
-                let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
-                status["open_inodes"].as_u64().expect("a count")
-            })
+            .map(|id| status(&meter.asker, ServerId(id))["open_inodes"].as_u64().expect("a count"))
             .sum::<u64>()
     };
-    while open() > 0 {
-        assert!(std::time::Instant::now() < deadline, "closed files are not given back");
-        std::thread::yield_now();
-    }
+    until("closed files are given back", || open() == 0);
 }
 
 const MANY: usize = 100;

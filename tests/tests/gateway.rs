@@ -1,19 +1,14 @@
 //! Goal: a server without a store is a gateway, and what servers know of each other does not grow with the clients behind one.
 //! Method: three servers, the last of weight 0; all clients go through it.
 
-use fs_client::{Client, OpenOptions, Route};
+use fs_client::{OpenOptions, Route};
 use fs_proto::ServerId;
-use hayate_tests::{Cluster, ClusterOptions, full, open};
+use hayate_tests::{Cluster, ClusterOptions, full, open, status};
 use serde_json::Value;
 
 const GATEWAY: u16 = 2;
 /// Threads that serve, of each server (`hayate_tests::Cluster`).
 const WORKERS: u64 = 2;
-
-fn status(client: &Client, server: u16) -> Value {
-    let text = client.server_status(ServerId(server)).expect("status");
-    serde_json::from_str(&text).expect("JSON")
-}
 
 fn cluster() -> Cluster {
     Cluster::with(ClusterOptions { servers: 3, gateways: 1, ..ClusterOptions::default() })
@@ -36,7 +31,7 @@ fn a_server_without_weight_serves_and_keeps_nothing() {
         assert_eq!(file.read_at(&mut back, 0).expect("read"), data.len());
         assert!(back == data);
     }
-    let gateway = status(&client, GATEWAY);
+    let gateway = status(&client, ServerId(GATEWAY));
     let number = |pointer: &str| gateway.pointer(pointer).and_then(Value::as_u64);
     assert_eq!(
         (number("/partitions"), number("/inodes"), number("/chunks/count")),
@@ -56,12 +51,12 @@ fn clients_behind_a_gateway_cost_the_other_servers_no_connection() {
         .map(|client| client.open_path("/shared", &OpenOptions::read_only()).expect("open"))
         .collect();
     for server in 0..2 {
-        let seen = status(&clients[0], server)["connections"].as_u64().expect("a number");
+        let seen = status(&clients[0], ServerId(server))["connections"].as_u64().expect("a number");
         // Both directions count, and each thread of a server has its own connection: those that serve, the flusher, the first.
         let bound = 2 * 3 * (WORKERS + 2);
         assert!(seen <= bound, "server {server} has {seen} connections for {} clients", clients.len());
     }
-    let gateway = status(&clients[0], GATEWAY);
+    let gateway = status(&clients[0], ServerId(GATEWAY));
     assert!(gateway["connections"].as_u64() >= Some(40), "{gateway}");
     drop(files);
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use fs_proto::ServerId;
-use hayate_tests::Cluster;
+use hayate_tests::{Cluster, status};
 
 /// Processor time allowed to four idle servers in two seconds: a fiftieth of one core each.
 const ALLOWED_US: u64 = 160_000;
@@ -14,11 +14,7 @@ fn idle_servers_burn_no_cpu() {
     let cluster = Cluster::start(4);
     let client = cluster.client();
     client.mkdir_path("/d", 0o755).expect("mkdir");
-    let cpu_us = || {
-        let status = client.server_status(ServerId(0)).expect("status");
-        let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
-        status["cpu_us"].as_u64().expect("a number")
-    };
+    let cpu_us = || status(&client, ServerId(0))["cpu_us"].as_u64().expect("a number");
     let before = cpu_us();
     // Idleness can only be measured by letting time pass.
     std::thread::sleep(Duration::from_secs(2));

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use fs_client::{Client, ClientConfig, Route};
 use fs_proto::ServerId;
 use fuse_mount::{MountOptions, Mounted};
-use hayate_tests::Cluster;
+use hayate_tests::{Cluster, status};
 
 /// Files of each kind.
 const TIMES: usize = 64;
@@ -55,8 +55,7 @@ impl Setup {
     fn asked(&self) -> Counts {
         let mut counts = Counts::new();
         for member in &self.cluster.file().members {
-            let status = self.asker.server_status(ServerId(member.id.0)).expect("status");
-            let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
+            let status = status(&self.asker, member.id);
             for (op, count) in status["operations"].as_object().expect("counts") {
                 *counts.entry(op.clone()).or_default() += count.as_i64().expect("a number");
             }

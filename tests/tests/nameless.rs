@@ -5,16 +5,11 @@ use fs_client::{Client, File, InodeId, OpenFlags, OpenOptions, Route, Status};
 use fs_proto::msg::Caller;
 use hayate_tests::{Cluster, ClusterOptions, full, until};
 
-const READ_WRITE: OpenFlags = OpenFlags { read: true, write: true, append: false, truncate: false };
 /// Beside the inode, and in chunks of several servers.
 const SIZES: [u64; 2] = [100, 3_000_000];
 
-fn root() -> Caller {
-    Caller { uid: 0, gid: 0, groups: Vec::new() }
-}
-
 fn nameless(client: &Client, dir: InodeId) -> File {
-    client.create_nameless(&root(), dir, 0o640, READ_WRITE).unwrap()
+    client.create_nameless(&Caller::ROOT, dir, 0o640, OpenFlags::READ_WRITE).unwrap()
 }
 
 fn content(client: &Client, path: &str) -> Vec<u8> {
@@ -25,6 +20,15 @@ fn content(client: &Client, path: &str) -> Vec<u8> {
 /// Directories, of which some are of other servers than the first.
 fn directories(client: &Client) -> Vec<InodeId> {
     (0..6).map(|n| client.mkdir_path(format!("/{n}"), 0o755).unwrap().ino).collect()
+}
+
+/// One such file, and directories that it may be linked in.
+fn one() -> (Cluster, Client, Vec<InodeId>, File) {
+    let cluster = Cluster::start(3);
+    let client = cluster.client();
+    let dirs = directories(&client);
+    let file = nameless(&client, dirs[0]);
+    (cluster, client, dirs, file)
 }
 
 #[test]
@@ -40,7 +44,7 @@ fn it_is_seen_when_it_is_linked() {
             assert_eq!((attr.nlink, attr.size, attr.mode & 0o7777), (0, size, 0o640));
             assert_eq!(other.read_dir("/0").unwrap().count(), if to == 0 { linked } else { SIZES.len() });
             let name = format!("f{size}");
-            assert_eq!(client.link(&root(), attr.ino, *dir, name.as_bytes()).unwrap().nlink, 1);
+            assert_eq!(client.link(&Caller::ROOT, attr.ino, *dir, name.as_bytes()).unwrap().nlink, 1);
             assert_eq!(other.stat(format!("/{to}/{name}")).unwrap().ino, attr.ino);
             file.write_at(b"more", size).unwrap();
             file.close().unwrap();
@@ -85,7 +89,7 @@ fn it_stays_through_restarts_while_it_is_open() {
     (0..2).for_each(|id| cluster.restart(id));
     for (size, file) in files {
         assert!(file.read_bytes_at(size as usize, 0).unwrap() == full(size, 3), "{size}");
-        client.link(&root(), file.ino(), dir, size.to_string().as_bytes()).unwrap();
+        client.link(&Caller::ROOT, file.ino(), dir, size.to_string().as_bytes()).unwrap();
         file.close().unwrap();
     }
     (0..2).for_each(|id| cluster.restart(id));
@@ -96,13 +100,10 @@ fn it_stays_through_restarts_while_it_is_open() {
 
 #[test]
 fn what_had_a_name_and_lost_it_gets_none_again() {
-    let cluster = Cluster::start(3);
-    let client = cluster.client();
-    let dirs = directories(&client);
-    let file = nameless(&client, dirs[0]);
-    client.link(&root(), file.ino(), dirs[1], b"a").unwrap();
+    let (_cluster, client, dirs, file) = one();
+    client.link(&Caller::ROOT, file.ino(), dirs[1], b"a").unwrap();
     client.remove_file("/1/a").unwrap();
-    let again = client.link(&root(), file.ino(), dirs[2], b"b").unwrap_err();
+    let again = client.link(&Caller::ROOT, file.ino(), dirs[2], b"b").unwrap_err();
     assert_eq!(again.code(), Some(Status::NotFound));
     assert_eq!(client.stat("/2/b").unwrap_err().errno(), libc::ENOENT);
     assert_eq!(file.attr().unwrap().nlink, 0);
@@ -110,15 +111,13 @@ fn what_had_a_name_and_lost_it_gets_none_again() {
 
 #[test]
 fn a_taken_name_is_refused_and_the_file_stays() {
-    let cluster = Cluster::start(3);
-    let client = cluster.client();
-    let dirs = directories(&client);
-    let file = nameless(&client, dirs[0]);
+    let (_cluster, client, dirs, file) = one();
     file.write_at(b"new", 0).unwrap();
-    let old = client.create_open(&root(), dirs[3], b"there", 0o600, READ_WRITE, true).unwrap().0;
-    assert_eq!(client.link(&root(), file.ino(), dirs[3], b"there").unwrap_err().errno(), libc::EEXIST);
+    let old =
+        client.create_open(&Caller::ROOT, dirs[3], b"there", 0o600, OpenFlags::READ_WRITE, true).unwrap().0;
+    assert_eq!(client.link(&Caller::ROOT, file.ino(), dirs[3], b"there").unwrap_err().errno(), libc::EEXIST);
     assert_eq!(old.attr().unwrap().nlink, 1);
-    client.link(&root(), file.ino(), dirs[3], b"free").unwrap();
+    client.link(&Caller::ROOT, file.ino(), dirs[3], b"free").unwrap();
     assert_eq!(content(&client, "/3/free"), b"new");
 }
 
@@ -128,9 +127,12 @@ fn only_members_of_the_directory_make_one() {
     let client = cluster.client();
     let dir = client.mkdir_path("/d", 0o755).unwrap().ino;
     let other = Caller { uid: 7, gid: 7, groups: Vec::new() };
-    assert_eq!(client.create_nameless(&other, dir, 0o600, READ_WRITE).err().unwrap().errno(), libc::EACCES);
+    assert_eq!(
+        client.create_nameless(&other, dir, 0o600, OpenFlags::READ_WRITE).err().unwrap().errno(),
+        libc::EACCES
+    );
     let file = client.open_path("/d/f", &OpenOptions::create_truncate()).unwrap();
-    let no_directory = client.create_nameless(&root(), file.ino(), 0o600, READ_WRITE);
+    let no_directory = client.create_nameless(&Caller::ROOT, file.ino(), 0o600, OpenFlags::READ_WRITE);
     assert_eq!(no_directory.err().unwrap().errno(), libc::ENOTDIR);
 }
 
@@ -145,7 +147,7 @@ fn it_reaches_the_tier_under_its_first_name() {
         file.write_at(&full(size, 9), 0).unwrap();
         file.flush().unwrap();
         client.flush_now(true).unwrap();
-        client.link(&root(), file.ino(), dirs[4], size.to_string().as_bytes()).unwrap();
+        client.link(&Caller::ROOT, file.ino(), dirs[4], size.to_string().as_bytes()).unwrap();
         file.close().unwrap();
         until("its copy is in the tier", || {
             client.flush_now(true).unwrap();

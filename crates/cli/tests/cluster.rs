@@ -65,9 +65,7 @@ fn status_shows_every_server() {
     let partitions: u64 = servers.iter().map(|server| server["status"]["partitions"].as_u64().unwrap()).sum();
     assert_eq!((servers.len(), partitions), (4, 65_536));
     assert!(servers.iter().all(|server| server["metrics"].is_string()));
-    let victim = sandbox.server_pids()[2];
-    common::kill(victim, Signal::KILL);
-    wait_until("server 2 is gone", || !sandbox.processes().iter().any(|(pid, _)| *pid == victim));
+    sandbox.kill_server(2);
     let said = sandbox.run(&["status"]);
     assert_eq!(said.code, Some(1));
     assert_eq!(said.out.lines().filter(|line| line.contains(" down ")).count(), 1, "{}", said.out);

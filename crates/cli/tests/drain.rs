@@ -6,7 +6,6 @@ mod common;
 use common::{Sandbox, pattern, tree};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::process::Stdio;
 
 fn fill(sandbox: &Sandbox) {
     let from = sandbox.path("from");
@@ -89,15 +88,7 @@ fn account_is_exact_after_kills() {
     let arrived = || fs::read_dir(sandbox.path("tier/run")).map_or(0, Iterator::count);
     for (part, victims) in [(FILES / 20, 0..3), (FILES / 8, 1..2), (FILES / 4, 0..3), (FILES / 2, 2..3)] {
         // Restarted servers would wait for writers to report, but for one who asks for everything.
-        let mut flush = sandbox.hayate(&["flush", "--wait"]).stderr(Stdio::null()).spawn().unwrap();
-        common::wait_until("a part of the files in the tier", || arrived() >= part);
-        for victim in &sandbox.server_pids()[victims] {
-            common::kill(*victim, rustix::process::Signal::KILL);
-        }
-        assert!(arrived() < FILES, "the kill came after the flush: this run shows nothing");
-        common::kill(flush.id(), rustix::process::Signal::KILL);
-        flush.wait().unwrap();
-        sandbox.ok(&["up", "--restart"]);
+        sandbox.kill_in_flush(victims, arrived, part..FILES);
     }
     let said = sandbox.ok(&["down", "--drain"]);
     assert!(said.contains("nothing unsafe"), "{said}");

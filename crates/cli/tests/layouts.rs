@@ -85,9 +85,7 @@ fn acknowledged_bytes_of_a_shared_file_survive_kills() {
         "they write while servers die"
     );
     for victim in [2, 0] {
-        let pid = sandbox.server_pids()[victim];
-        kill(pid, Signal::KILL);
-        wait_until("the server is gone", || !sandbox.processes().iter().any(|(other, _)| *other == pid));
+        sandbox.kill_server(victim);
         sandbox.ok(&["up", "--restart"]);
     }
     for writer in &mut writers {

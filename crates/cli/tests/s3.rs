@@ -6,12 +6,11 @@ mod common;
 #[allow(dead_code)]
 mod s3_server;
 
-use common::{Sandbox, pattern};
+use common::{Sandbox, pattern, tree};
 use s3_server::S3Server;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::Stdio;
 
 fn sandbox(server: &S3Server) -> Sandbox {
     let mut sandbox = Sandbox::new();
@@ -20,15 +19,9 @@ fn sandbox(server: &S3Server) -> Sandbox {
 }
 
 /// Relative paths and contents of a directory's files.
-fn files_of(root: &Path, at: &Path, found: &mut BTreeMap<String, Vec<u8>>) {
-    for entry in fs::read_dir(at).unwrap().map(|entry| entry.unwrap().path()) {
-        if entry.is_dir() {
-            files_of(root, &entry, found);
-        } else {
-            let name = entry.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
-            found.insert(name, fs::read(&entry).unwrap());
-        }
-    }
+fn files_of(root: &Path) -> BTreeMap<String, Vec<u8>> {
+    let files = tree(root).into_iter().filter(|(_, mode, _)| mode & 0o170_000 == 0o100_000);
+    files.map(|(path, _, content)| (path.to_str().unwrap().to_owned(), content)).collect()
 }
 
 /// Downloads everything below `run/`.
@@ -61,20 +54,11 @@ fn a_burst_survives_kills_on_its_way_to_a_bucket() {
     sandbox.ok(&["cp", "-r", &sandbox.word("from"), "h:/run"]);
     let arrived = || server.keys().iter().filter(|key| key.starts_with("run/deep/f")).count();
     for (part, victims) in [(FILES / 20, 0..3), (FILES / 3, 1..2)] {
-        let mut flush = sandbox.hayate(&["flush", "--wait"]).stderr(Stdio::null()).spawn().unwrap();
-        common::wait_until("a part of the files in the bucket", || arrived() >= part);
-        for victim in &sandbox.server_pids()[victims] {
-            common::kill(*victim, rustix::process::Signal::KILL);
-        }
-        assert!(arrived() < FILES, "the kill came after the flush: this run shows nothing");
-        common::kill(flush.id(), rustix::process::Signal::KILL);
-        flush.wait().unwrap();
-        sandbox.ok(&["up", "--restart"]);
+        sandbox.kill_in_flush(victims, arrived, part..FILES);
     }
     let said = sandbox.ok(&["down", "--drain"]);
     assert!(said.contains("nothing unsafe"), "{said}");
-    let mut written = BTreeMap::new();
-    files_of(&from, &from, &mut written);
+    let written = files_of(&from);
     let flushed = download(&server);
     assert_eq!(written.keys().collect::<Vec<_>>(), flushed.keys().collect::<Vec<_>>());
     assert!(written == flushed, "a file differs");

@@ -2,10 +2,8 @@
 //! Method: four clients, each through its own server, dump a file each, and parts of one file; the servers' counters say what they received, and the
 //! clients' what they sent: what is more came from other servers. `--nocapture` prints the table of docs/performance.md.
 
-use std::time::{Duration, Instant};
-
 use fs_client::{Client, NetCounters, OpenFlags, Route, ServerId};
-use hayate_tests::{Cluster, full};
+use hayate_tests::{Cluster, full, until};
 
 use super::{LAYOUTS, MIB, ROOT, assert_content, directory, on_node};
 
@@ -46,11 +44,7 @@ impl Meter<'_> {
 
     /// Waits until servers and clients have no more to say about what was closed.
     fn settle(&self) {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while self.sum("open_inodes") > 0 {
-            assert!(Instant::now() < deadline, "closed files are not given back");
-            std::thread::yield_now();
-        }
+        until("closed files are given back", || self.sum("open_inodes") == 0);
     }
 
     /// Bytes between servers during `work`, for each of `bytes`.

@@ -1,13 +1,11 @@
 //! Goal: what changes a file (cutting, holes, copies, removal, flushing) reaches its bytes wherever they are, and leaves nothing behind.
 
-use std::time::{Duration, Instant};
-
 use fs_client::{Client, File, InodeId, Route};
 use fs_proto::ChunkIndex;
 use fs_proto::ServerId;
 use fs_proto::msg::chunk::FindChunks;
 use fs_proto::placement::chunk_partition;
-use hayate_tests::{Cluster, ClusterOptions, ask_raw, full};
+use hayate_tests::{Cluster, ClusterOptions, ask_raw, full, status, until};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -119,11 +117,7 @@ fn copies_between_all_layouts_are_right() {
 }
 
 fn chunk_count(client: &Client) -> u64 {
-    let of = |server| {
-        let status = client.server_status(ServerId(server)).unwrap();
-        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
-        status["chunks"]["count"].as_u64().unwrap()
-    };
+    let of = |server| status(client, ServerId(server))["chunks"]["count"].as_u64().unwrap();
     (0..4).map(of).sum()
 }
 
@@ -151,11 +145,8 @@ fn removal_leaves_nothing_behind() {
         assert_eq!(pointers(cluster, ino), if layout == "writer" { 24 } else { 0 });
         create(&client, path).set_len(CHUNK).unwrap();
         client.remove_file(path).unwrap();
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while chunk_count(&client) > 0 || pointers(cluster, ino) > 0 {
-            assert!(Instant::now() < deadline, "{layout}: chunks of a removed file stay");
-            std::thread::yield_now();
-        }
+        let gone = || chunk_count(&client) == 0 && pointers(cluster, ino) == 0;
+        until(&format!("{layout}: chunks of a removed file go"), gone);
     });
 }
 
@@ -168,11 +159,7 @@ fn a_removed_file_that_was_cut_leaves_no_pointers() {
     let ino = ino(&client, "/writer/file");
     create(&client, "/writer/file").set_len(0).unwrap();
     client.remove_file("/writer/file").unwrap();
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while pointers(&cluster, ino) > 0 {
-        assert!(Instant::now() < deadline, "pointers of an empty, removed file stay");
-        std::thread::yield_now();
-    }
+    until("pointers of an empty, removed file go", || pointers(&cluster, ino) == 0);
 }
 
 #[test]
@@ -193,12 +180,9 @@ fn every_layout_reaches_the_shared_tier() {
     }
     let client = cluster.client_by(Route::Owners);
     client.flush_now(true).unwrap();
-    let deadline = Instant::now() + Duration::from_secs(60);
     for (path, model) in models {
         let copy = cluster.tier().unwrap().join(path.trim_start_matches('/'));
-        while !std::fs::read(&copy).is_ok_and(|bytes| bytes == model) {
-            assert!(Instant::now() < deadline, "{path} does not reach the shared tier as it is");
-            std::thread::yield_now();
-        }
+        let is_there = || std::fs::read(&copy).is_ok_and(|bytes| bytes == model);
+        until(&format!("{path} reaches the shared tier as it is"), is_there);
     }
 }

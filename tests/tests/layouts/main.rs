@@ -7,10 +7,8 @@ mod places;
 mod restarts;
 mod settings;
 
-use fs_client::{
-    Caller, Client, File, InodeId, LAYOUT_ATTRIBUTE, Located, OpenOptions, Result, Route, ServerId,
-};
-use hayate_tests::Cluster;
+use fs_client::{Caller, Client, InodeId, LAYOUT_ATTRIBUTE, Located, OpenOptions, Result, Route, ServerId};
+use hayate_tests::{Cluster, open as create};
 
 const ROOT: Caller = Caller::ROOT;
 const MIB: u64 = 1 << 20;
@@ -38,11 +36,6 @@ fn shown(client: &Client, path: &str) -> String {
 fn directory(client: &Client, path: &str, layout: &str) {
     client.mkdir_path(path, 0o777).expect("mkdir");
     set(client, path, layout).expect("a directory takes any layout");
-}
-
-fn create(client: &Client, path: &str) -> File {
-    let options = OpenOptions { read: true, write: true, create: true, ..OpenOptions::default() };
-    client.open_path(path, &options).expect("create")
 }
 
 /// Which servers hold chunks of the file, and how many.

@@ -10,7 +10,7 @@ use fs_proto::placement::chunk_partition;
 use fs_proto::{ChunkIndex, InodeId, Partition, ServerId};
 use fs_server::ServerConfig;
 use fs_server::config::Durability;
-use hayate_tests::{Cluster, ClusterOptions, ask_raw, full, send_raw};
+use hayate_tests::{Cluster, ClusterOptions, ask_raw, full, send_raw, status};
 
 use super::{LAYOUTS, MIB, assert_content, chunks, create, directory, ino, on_node, set, shown};
 
@@ -154,7 +154,5 @@ fn pointers_are_synced_before_they_are_told() {
 }
 
 fn device_syncs(client: &Client) -> u64 {
-    let status: serde_json::Value =
-        serde_json::from_str(&client.server_status(ServerId(0)).unwrap()).unwrap();
-    status["device_syncs"].as_u64().unwrap()
+    status(client, ServerId(0))["device_syncs"].as_u64().unwrap()
 }

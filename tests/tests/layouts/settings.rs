@@ -1,7 +1,7 @@
 //! Goal: layouts are set, seen and inherited as the documentation says.
 
 use fs_client::{Layout, LayoutWish, OpenOptions, Placement};
-use hayate_tests::{Cluster, ClusterOptions, full};
+use hayate_tests::{Cluster, ClusterOptions, full, until};
 
 use super::{LAYOUT_ATTRIBUTE, MIB, ROOT, chunks, create, directory, ino, on_node, set, shown};
 
@@ -33,11 +33,7 @@ fn wide_directories_hand_their_layout_down() {
     for i in 0..60 {
         create(&client, &format!("/wide/{i}")).close().unwrap();
     }
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
-    while !client.stat("/wide").unwrap().wide {
-        assert!(std::time::Instant::now() < deadline, "the directory does not become wide");
-        std::thread::yield_now();
-    }
+    until("the directory becomes wide", || client.stat("/wide").unwrap().wide);
     set(&client, "/wide", "local,chunk=64K").unwrap();
     for i in 60..80 {
         let path = format!("/wide/{i}");

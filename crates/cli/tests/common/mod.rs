@@ -2,6 +2,7 @@
 #![allow(dead_code)] // Each test binary uses a part.
 
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -129,6 +130,27 @@ impl Sandbox {
     /// Process numbers of the servers, by the cluster file.
     pub fn server_pids(&self) -> Vec<u32> {
         self.members("pid").iter().map(|pid| u32::try_from(pid.as_integer().unwrap()).unwrap()).collect()
+    }
+
+    /// Kills server `number` (SIGKILL), and waits until it is gone.
+    pub fn kill_server(&self, number: usize) {
+        let victim = self.server_pids()[number];
+        kill(victim, rustix::process::Signal::KILL);
+        wait_until("the server is gone", || !self.processes().iter().any(|(pid, _)| *pid == victim));
+    }
+
+    /// Begins a flush, kills these servers and whoever waits for it when as many files have `arrived` as `within` begins with, and starts them
+    /// again. By then fewer have arrived than it ends with.
+    pub fn kill_in_flush(&self, victims: Range<usize>, arrived: impl Fn() -> usize, within: Range<usize>) {
+        let mut flush = self.hayate(&["flush", "--wait"]).stderr(Stdio::null()).spawn().unwrap();
+        wait_until("a part of the files in the tier", || arrived() >= within.start);
+        for victim in &self.server_pids()[victims] {
+            kill(*victim, rustix::process::Signal::KILL);
+        }
+        assert!(arrived() < within.end, "the kill came after the flush: this run shows nothing");
+        kill(flush.id(), rustix::process::Signal::KILL);
+        flush.wait().unwrap();
+        self.ok(&["up", "--restart"]);
     }
 
     /// Processes that were started in this test and live: number and command line.

@@ -29,7 +29,9 @@ pub trait Call: Clone {
     fn lose_answer(&mut self);
 
     /// What may have happened once more, if it was under way when a server died.
-    fn twice(&self) -> Option<Self>;
+    fn twice(&self) -> Option<Self> {
+        None
+    }
 }
 
 /// A recorded history.
@@ -38,11 +40,9 @@ pub struct History<M: Model> {
     begun: AtomicUsize,
     objects: usize,
     calls: Mutex<Vec<Operation<M>>>,
-    kills: Mutex<Vec<Kill>>,
+    /// When servers that were killed were gone.
+    kills: Mutex<Vec<i64>>,
 }
-
-/// When a server began to die, and when it was dead.
-type Kill = (i64, i64);
 
 impl<M: Model<Op: Call>> History<M> {
     /// An empty one, over so many objects that do not depend on each other.
@@ -76,18 +76,18 @@ impl<M: Model<Op: Call>> History<M> {
         (calls.len(), calls.iter().filter(|call| call.return_time == i64::MAX).count())
     }
 
-    /// Records that `kill` killed a server.
+    /// Records that `kill` has killed a server, which is gone when it returns.
     pub fn record_kill(&self, kill: impl FnOnce()) {
-        let from = self.now();
         kill();
-        self.kills.lock().unwrap().push((from, self.now()));
+        self.kills.lock().unwrap().push(self.now());
     }
 
-    /// Of these calls, those that may have happened once more meanwhile.
+    /// Of these calls, those that may have happened once more meanwhile: who asked a server that died, or was asked through it, was not answered before it
+    /// ran again.
     fn repeated(&self, calls: &[Operation<M>]) -> Vec<Operation<M>> {
         let kills = self.kills.lock().unwrap();
         let met = |call: &&Operation<M>| {
-            kills.iter().any(|(from, to)| call.call_time <= *to && call.return_time >= *from)
+            kills.iter().any(|gone| (call.call_time..=call.return_time).contains(gone))
         };
         let again = |call: &Operation<M>| Some(Operation { op: call.op.twice()?, ..call.clone() });
         calls.iter().filter(met).filter_map(again).collect()
@@ -96,11 +96,28 @@ impl<M: Model<Op: Call>> History<M> {
     /// Whether there is an order of these calls and of any of those that may have happened once more.
     fn has_order(&self, calls: &[Operation<M>]) -> bool {
         let repeated = self.repeated(calls);
-        (0..1usize << repeated.len().min(REPEATED_MAX)).any(|which| {
+        assert!(
+            repeated.len() <= REPEATED_MAX,
+            "{} calls of one object may have happened twice: too many to try",
+            repeated.len()
+        );
+        (0..1usize << repeated.len()).any(|which| {
             let chosen = repeated.iter().enumerate().filter(|(at, _)| which >> at & 1 == 1);
             let all: Vec<_> = calls.iter().chain(chosen.map(|(_, call)| call)).cloned().collect();
             porcupine_rs::check_operations_timeout::<M>(&all, SEARCH) == CheckResult::Ok
         })
+    }
+
+    /// The shortest beginning of a history that has no order.
+    fn smallest(&self, mut part: Vec<Operation<M>>) -> Vec<Operation<M>> {
+        part.sort_by_key(|call| call.return_time);
+        let fails = |answers: usize| !self.has_order(&beginning(&part, answers));
+        let (mut good, mut bad) = (0, part.len());
+        while bad - good > 1 {
+            let middle = usize::midpoint(good, bad);
+            *(if fails(middle) { &mut bad } else { &mut good }) = middle;
+        }
+        beginning(&part, bad)
     }
 
     /// There is an order of the calls, each between its beginning and its answer, in which all answers are right.
@@ -109,7 +126,7 @@ impl<M: Model<Op: Call>> History<M> {
         let mut wrong = Vec::new();
         for part in M::partition_operations(&calls) {
             if !self.has_order(&part) {
-                wrong.push(smallest(part));
+                wrong.push(self.smallest(part));
             }
         }
         assert!(
@@ -119,21 +136,6 @@ impl<M: Model<Op: Call>> History<M> {
             told(&wrong[0])
         );
     }
-}
-
-/// The shortest beginning of a history that has no order.
-fn smallest<M: Model<Op: Call>>(mut part: Vec<Operation<M>>) -> Vec<Operation<M>> {
-    part.sort_by_key(|call| call.return_time);
-    let fails = |answers: usize| {
-        let begun = beginning(&part, answers);
-        porcupine_rs::check_operations_timeout::<M>(&begun, SEARCH) != CheckResult::Ok
-    };
-    let (mut good, mut bad) = (0, part.len());
-    while bad - good > 1 {
-        let middle = usize::midpoint(good, bad);
-        *(if fails(middle) { &mut bad } else { &mut good }) = middle;
-    }
-    beginning(&part, bad)
 }
 
 /// A history up to its so-manieth answer: what had begun by then may have taken effect.

@@ -45,10 +45,6 @@ impl history::Call for Op {
     fn lose_answer(&mut self) {
         self.answer = Answer::Lost;
     }
-
-    fn twice(&self) -> Option<Op> {
-        None
-    }
 }
 
 type State = [Option<u64>; NAMES];
