@@ -44,9 +44,53 @@ pub struct Listing {
     pub entries: Mutex<ReadDir>,
 }
 
+/// Something that each process has for itself: made when it is first asked for, and made anew in a forked child, whose parent's is left as it is.
+pub struct PerProcess<T: 'static> {
+    current: AtomicPtr<Made<T>>,
+    /// Makes it, after so many forks.
+    make: fn(u32) -> T,
+}
+
+struct Made<T> {
+    pid: u32,
+    forks: u32,
+    value: T,
+}
+
+impl<T: Sync> PerProcess<T> {
+    /// Nothing is made yet.
+    pub const fn new(make: fn(forks: u32) -> T) -> PerProcess<T> {
+        PerProcess { current: AtomicPtr::new(ptr::null_mut()), make }
+    }
+
+    /// The calling process's.
+    pub fn get(&self) -> &'static T {
+        let seen = self.current.load(Ordering::Acquire);
+        // SAFETY: what was stored is never freed.
+        match unsafe { seen.as_ref() } {
+            Some(made) if made.pid == std::process::id() => &made.value,
+            old => self.replace(seen, old.map_or(0, |old| old.forks + 1)),
+        }
+    }
+
+    /// Puts a new one in place of a parent's, or of none.
+    fn replace(&self, seen: *mut Made<T>, forks: u32) -> &'static T {
+        let new = Box::into_raw(Box::new(Made { pid: std::process::id(), forks, value: (self.make)(forks) }));
+        match self.current.compare_exchange(seen, new, Ordering::AcqRel, Ordering::Acquire) {
+            // SAFETY: it is stored now, and what was stored is never freed.
+            Ok(_) => unsafe { &(*new).value },
+            Err(faster) => {
+                // SAFETY: nobody else has seen it.
+                drop(unsafe { Box::from_raw(new) });
+                // SAFETY: another thread of this process stored it.
+                unsafe { &(*faster).value }
+            }
+        }
+    }
+}
+
 /// The tables of one process.
 pub struct Tables {
-    pid: u32,
     /// Connections.
     pub clients: Table<Client>,
     /// Files.
@@ -55,36 +99,21 @@ pub struct Tables {
     pub listings: Table<Listing>,
 }
 
-static TABLES: AtomicPtr<Tables> = AtomicPtr::new(ptr::null_mut());
-
-/// The calling process's tables.
-pub fn tables() -> &'static Tables {
-    let seen = TABLES.load(Ordering::Acquire);
-    // SAFETY: what was stored is never freed.
-    match unsafe { seen.as_ref() } {
-        Some(tables) if tables.pid == std::process::id() => tables,
-        old => replace(seen, old.map_or(0, |old| old.clients.forks + 1)),
+impl Tables {
+    fn new(forks: u32) -> Tables {
+        Tables {
+            clients: Table::new("connection", forks),
+            files: Table::new("file", forks),
+            listings: Table::new("listing", forks),
+        }
     }
 }
 
-/// Puts new tables in place of a parent's, or of none.
-fn replace(seen: *mut Tables, forks: u32) -> &'static Tables {
-    let new = Box::into_raw(Box::new(Tables {
-        pid: std::process::id(),
-        clients: Table::new("connection", forks),
-        files: Table::new("file", forks),
-        listings: Table::new("listing", forks),
-    }));
-    match TABLES.compare_exchange(seen, new, Ordering::AcqRel, Ordering::Acquire) {
-        // SAFETY: it is stored now, and what was stored is never freed.
-        Ok(_) => unsafe { &*new },
-        Err(faster) => {
-            // SAFETY: nobody else has seen it.
-            drop(unsafe { Box::from_raw(new) });
-            // SAFETY: another thread of this process stored it.
-            unsafe { &*faster }
-        }
-    }
+static TABLES: PerProcess<Tables> = PerProcess::new(Tables::new);
+
+/// The calling process's tables.
+pub fn tables() -> &'static Tables {
+    TABLES.get()
 }
 
 struct Place<T> {
@@ -105,7 +134,8 @@ pub struct Table<T> {
 }
 
 impl<T> Table<T> {
-    fn new(what: &'static str, forks: u32) -> Table<T> {
+    /// An empty one, of a process that came through so many forks; `what` is what its objects are called.
+    pub fn new(what: &'static str, forks: u32) -> Table<T> {
         let places = Places { all: Vec::new(), free: Vec::new() };
         Table { what, forks: forks % (1 << FORK_BITS), places: RwLock::new(places) }
     }
