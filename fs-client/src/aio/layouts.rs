@@ -6,7 +6,7 @@ use fs_proto::msg::inode::SetLayout;
 use fs_proto::{Attr, ChunkIndex, FileKind, InodeId, LayoutWish, ServerId, Status};
 
 use super::inodes::FAN_OUT;
-use super::{Core, Handle};
+use super::Core;
 use crate::client::{Held, Located};
 use crate::error::{Error, Result};
 use crate::router::Target;
@@ -24,19 +24,6 @@ impl Core {
         self.note_layout(&attr);
         self.note_attr(&mut attr);
         Ok(attr)
-    }
-
-    /// Gives a file the layout that its opening asked for, if the opening made it.
-    pub(super) async fn wish_layout(
-        &self,
-        handle: Handle,
-        fresh: bool,
-        wish: Option<LayoutWish>,
-    ) -> Result<Handle> {
-        let Some(wish) = wish.filter(|_| fresh) else { return Ok(handle) };
-        let (who, ino) = (handle.who.clone(), handle.ino());
-        let set = self.set_layout(&who, ino, wish).await.map(drop);
-        self.keep_or_close(handle, set).await
     }
 
     /// The layout was changed, and the home answered `attr`: whoever has the file open goes by it.

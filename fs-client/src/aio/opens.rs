@@ -127,10 +127,28 @@ impl Core {
         exclusive: bool,
     ) -> Result<(Handle, bool)> {
         let what = self.new_file(parent, Bytes::copy_from_slice(name), mode, exclusive, flags);
-        looking(async || self.create_or_look(who, &what, flags).await).await
+        self.make_open(who, &what, flags).await
     }
 
-    fn new_file(&self, parent: InodeId, name: Bytes, mode: u32, exclusive: bool, flags: OpenFlags) -> Create {
+    /// Makes a file, or finds what is there, and has it open.
+    pub(super) async fn make_open(
+        &self,
+        who: &Caller,
+        what: &Create,
+        flags: OpenFlags,
+    ) -> Result<(Handle, bool)> {
+        looking(async || self.create_or_look(who, what, flags).await).await
+    }
+
+    /// A request for a regular file that is open from its birth.
+    pub(super) fn new_file(
+        &self,
+        parent: InodeId,
+        name: Bytes,
+        mode: u32,
+        exclusive: bool,
+        flags: OpenFlags,
+    ) -> Create {
         Create {
             parent,
             name,
