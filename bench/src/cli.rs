@@ -13,10 +13,11 @@ use crate::error::{BenchError, Result};
 use crate::io500::options::Io500Args;
 use crate::ior::options::IorArgs;
 use crate::mdtest::options::MdtestArgs;
+use crate::scale::options::ScaleArgs;
 use crate::servers::Monitor;
 use crate::session::Session;
 use crate::tasks::{self, launch::Launch};
-use crate::{charts, checkpoint, compare, dataset, io500, ior, mdtest};
+use crate::{charts, checkpoint, compare, dataset, io500, ior, mdtest, scale};
 
 pub use crate::error::exit_status;
 pub use crate::ior::options::accept_np;
@@ -42,6 +43,8 @@ pub enum BenchCommand {
     Checkpoint(Box<CheckpointArgs>),
     /// A data set for training: samples a second and accelerator utilisation
     Dataset(Box<DatasetArgs>),
+    /// The scale model: dump, storms and drain on up to 10,000 nodes
+    Scale(Box<ScaleArgs>),
     /// Compare the figures of two JSON documents
     Compare(CompareArgs),
     /// Make a page with charts of JSON documents
@@ -99,6 +102,7 @@ pub fn run(args: BenchArgs, connect: Connect<'_>) -> Result<u64> {
             let mut session = session(setup.spec.tasks, &launch, args.api, args.servers, connect)?;
             Ok(dataset::run(&setup, &mut session, out)?.iter().map(|result| result.errors).sum())
         }
+        BenchCommand::Scale(args) => scale::run(&args, out).map(|()| 0),
         BenchCommand::Compare(args) => compare::run(&args, out).map(|()| 0),
         BenchCommand::Report(args) => charts::run(&args, out).map(|()| 0),
     }

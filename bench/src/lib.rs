@@ -8,6 +8,7 @@
 //! | [`io500`] | the phases of IO500, with its constants, lines, files and score |
 //! | [`checkpoint`] | how long checkpoints stop the application, until they are safe, and the recovery |
 //! | [`dataset`] | a data set for training: samples a second, accelerator utilisation |
+//! | [`scale`] | a model of clusters of up to 10,000 nodes |
 //! | [`compare`], [`charts`] | two runs against each other; a page with charts of many |
 //! | [`backend`] | what is measured: POSIX, the native client, or nothing (the harness's own cost) |
 //! | [`pattern`] | content that knows where it belongs, and the check of it |
@@ -52,6 +53,7 @@ pub mod pattern;
 pub mod permute;
 pub mod phase;
 pub mod results;
+pub mod scale;
 pub mod servers;
 pub mod session;
 pub mod size;
