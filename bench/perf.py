@@ -267,7 +267,7 @@ def one_round(bed, number, samples):
         make_dir(bed, target, roots[target.name])
     for what, switch in METADATA.items():
         for target in targets:
-            args = ["metadata", switch, "-n", str(options.files), "-d", roots[target.name], *tasks]
+            args = ["mdtest", "-F", switch, "-n", str(options.files), "-d", roots[target.name], "-np", str(options.tasks)]
             parse = parse_metadata(what, options.files * options.tasks)
             samples[what][target.name].append(bed.measure(target, args, parse))
     block = options.mib // options.tasks
