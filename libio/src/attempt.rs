@@ -17,6 +17,7 @@
 
 use crate::error::{Error, Result};
 use crate::format::{self, GroupRecord, Manifest, Pruned, SetPaths, Verdict};
+use crate::options::Options;
 use crate::register::{Disk, Placed, unique_id};
 
 /// How often joining is tried again because others opened or ended attempts meanwhile.
@@ -55,7 +56,7 @@ impl Attempt {
 
 impl Group {
     pub fn data_dir(&self, attempt: &Attempt) -> String {
-        format!("{}/{}", self.paths.data, attempt.full_name())
+        self.paths.attempt_data(&attempt.full_name())
     }
 
     pub fn rank_dir(&self, attempt: &Attempt, rank: u32) -> String {
@@ -63,7 +64,7 @@ impl Group {
     }
 
     /// The attempt at `version` that `rank` takes part in from now on.
-    pub fn join(&self, version: u64, rank: u32, nranks: u32) -> Result<Attempt> {
+    pub fn join(&self, version: u64, rank: u32, nranks: u32, options: &Options) -> Result<Attempt> {
         self.make_dirs()?;
         for _ in 0..ROUNDS {
             if self.is_committed(version)? {
@@ -76,7 +77,7 @@ impl Group {
             };
             match self.verdict(newest)? {
                 None if newest.record.group == self.name => {
-                    if self.claim(newest, rank, nranks)? {
+                    if self.claim(newest, rank, nranks, options)? {
                         return Ok(newest.clone());
                     }
                     self.abort(newest, &format!("rank {rank} began again"))?;
@@ -105,9 +106,11 @@ impl Group {
         [versions, attempts, data].into_iter().try_for_each(|dir| self.disk.make_dirs(dir))
     }
 
+    /// Also if a cluster before this one committed it: the shared tier has it under the same name.
     fn is_committed(&self, version: u64) -> Result<bool> {
         let path = format!("{}/{}", self.paths.versions, format::version_name(version));
-        Ok(self.disk.open(&path)?.is_some())
+        let in_tier = || self.disk.tier().is_some_and(|tier| tier.size(&path).is_some());
+        Ok(self.disk.open(&path)?.is_some() || in_tier())
     }
 
     /// The attempts at a version, oldest first.
@@ -145,14 +148,22 @@ impl Group {
     }
 
     /// Takes the rank's place; answers whether it was free.
-    fn claim(&self, attempt: &Attempt, rank: u32, nranks: u32) -> Result<bool> {
+    fn claim(&self, attempt: &Attempt, rank: u32, nranks: u32, options: &Options) -> Result<bool> {
         let theirs = attempt.record.nranks;
         if theirs != nranks {
             let (set, version) = (self.set.clone(), attempt.version);
             return Err(Error::RanksDiffer { set, version, theirs, ours: nranks });
         }
         self.disk.claim_dir(&self.data_dir(attempt))?;
-        self.disk.claim_dir(&self.rank_dir(attempt, rank))
+        let free = self.disk.claim_dir(&self.rank_dir(attempt, rank))?;
+        if let Some(policy) = options.flush.as_ref().filter(|_| free) {
+            self.disk.set_policy(&self.rank_dir(attempt, rank), policy)?;
+        }
+        Ok(free)
+    }
+
+    pub fn no_version(&self, version: u64) -> Error {
+        Error::NotFound { set: self.set.clone(), what: format!("version {version}") }
     }
 
     /// A group that had an attempt before another group's is over with this version.
@@ -179,14 +190,46 @@ impl Group {
         let verdict = Verdict::Sealed(manifest.clone());
         match self.disk.place(&self.paths.attempts, &attempt.verdict_name(), &verdict)? {
             Placed::Lost(Verdict::Aborted { group, reason }) => Err(self.given_up(attempt, group, reason)),
-            Placed::Won | Placed::Lost(Verdict::Sealed(_)) => {
-                if self.publish(attempt, &manifest)? {
-                    return Ok(());
-                }
-                let reason = "its files were removed meanwhile".to_owned();
-                Err(Error::Aborted { set: self.set.clone(), version: attempt.version, reason })
-            }
+            Placed::Won | Placed::Lost(Verdict::Sealed(_)) => self.finish_sealed(attempt, &manifest),
         }
+    }
+
+    /// Makes a sealed attempt visible.
+    pub fn finish_sealed(&self, attempt: &Attempt, manifest: &Manifest) -> Result<()> {
+        if self.publish(attempt, manifest)? {
+            return Ok(());
+        }
+        let reason = "its files were removed meanwhile".to_owned();
+        Err(Error::Aborted { set: self.set.clone(), version: attempt.version, reason })
+    }
+
+    /// What a sealed attempt came to: the manifest, or nothing yet.
+    ///
+    /// # Errors
+    /// [`Error::Aborted`], [`Error::Superseded`].
+    pub fn verdict_so_far(&self, attempt: &Attempt) -> Result<Option<Manifest>> {
+        match self.verdict(attempt)? {
+            Some(Verdict::Aborted { group, reason }) => Err(self.given_up(attempt, group, reason)),
+            Some(Verdict::Sealed(manifest)) => Ok(Some(manifest)),
+            None => Ok(None),
+        }
+    }
+
+    /// Whether this attempt's manifest is the visible one.
+    pub fn is_published(&self, attempt: &Attempt, manifest: &Manifest) -> Result<bool> {
+        let path = format!("{}/{}", self.paths.versions, format::version_name(attempt.version));
+        match self.disk.read::<Manifest>(&path)? {
+            Some(there) if there.id == manifest.id => Ok(true),
+            Some(_) => Err(Error::VersionExists { set: self.set.clone(), version: attempt.version }),
+            None => Ok(false),
+        }
+    }
+
+    /// Whether a restart from this version failed.
+    pub fn has_failed(&self, manifest: &Manifest) -> Result<bool> {
+        let path = format!("{}/{}", self.paths.versions, format::failed_name(manifest.version, &manifest.id));
+        let in_tier = || self.disk.tier().is_some_and(|tier| tier.size(&path).is_some());
+        Ok(self.disk.open(&path)?.is_some() || in_tier())
     }
 
     /// The error of a rank whose attempt was aborted.
