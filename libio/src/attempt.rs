@@ -3,7 +3,8 @@
 //! All of it is done with names that only one can make; no rank waits for another, and no clock is asked.
 //!
 //! - *Meeting*: attempts at a version are numbered. A rank joins the newest one of its own group, or opens the next. A rank that finds
-//!   its own claim there has died or given up since: it ends that attempt and opens the next.
+//!   its own claim there has died or given up since: it ends that attempt and opens the next. A rank that finds the newest one of its group
+//!   given up without having been there hears that first: every rank takes part in every attempt.
 //! - *Two groups*: a group's first rank ends whatever another group has open; what comes later of that group is refused.
 //! - *The last*: the ranks are leaves of a binary tree. Whoever comes first to a node stops there, whoever comes second knows that both
 //!   halves have sealed and goes on; the one who passes the root is the last. About two messages per rank, rather than
@@ -86,8 +87,12 @@ impl Group {
                     self.refuse_superseded(&attempts)?;
                     self.abort(newest, "another group began this version")?;
                 }
-                Some(Verdict::Aborted { .. }) => {
+                Some(Verdict::Aborted { group, reason }) => {
                     self.refuse_superseded(&attempts)?;
+                    let ours = newest.record.group == self.name && newest.record.nranks == nranks;
+                    if ours && self.claim(newest, rank, nranks, options)? {
+                        return Err(self.given_up(newest, group, reason));
+                    }
                     self.open(version, newest.number + 1, nranks)?;
                 }
                 Some(Verdict::Sealed(manifest)) => {

@@ -85,7 +85,8 @@ impl Checkpoints {
     ///
     /// # Errors
     /// [`Error::VersionExists`], [`Error::RanksDiffer`], [`Error::Superseded`] (another group began this version after ours),
-    /// [`Error::Invalid`] for a bad name, rank or option, [`Error::FileSystem`].
+    /// [`Error::Aborted`] (another rank gave up before this one came: the same that all others hear), [`Error::Invalid`] for a bad name,
+    /// rank or option, [`Error::FileSystem`].
     pub fn begin_with(
         &self,
         set: &str,

@@ -216,6 +216,8 @@ fn abort_and_late_ranks() {
     writer.abort().expect("abort");
     let late = checkpoints.wait(SET, 1, Level::Committed, Duration::from_secs(60)).expect_err("aborted");
     assert!(matches!(late, Error::Aborted { .. }), "{late}");
+    let late = checkpoints.begin(SET, 1, 1, 2).err().expect("given up before it came");
+    assert!(matches!(late, Error::Aborted { .. }), "{late}");
     write_rank(&checkpoints, 1, 1, 2).seal(true).expect("sealed");
     let missing =
         checkpoints.wait(SET, 1, Level::Committed, Duration::from_millis(5)).expect_err("a rank is missing");

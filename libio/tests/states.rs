@@ -45,25 +45,28 @@ fn together(work: impl Fn(u32) -> Result<()> + Sync) -> Vec<Result<()>> {
     })
 }
 
-fn begin(checkpoints: &Checkpoints, version: u64, rank: u32, timeout: Duration) -> Writer {
+/// All that one of four ranks does for a version.
+fn rank_saves(checkpoints: &Checkpoints, version: u64, rank: u32, timeout: Duration, ok: bool) -> Result<()> {
     let options = Options { timeout, ..Options::default() };
-    let mut writer = checkpoints.begin_with(SET, version, rank, 4, &options).expect("begin");
-    writer.write("x", &[rank as u8; 100], u64::from(rank) * 100).expect("write");
-    writer
+    let mut writer = checkpoints.begin_with(SET, version, rank, 4, &options)?;
+    writer.write("x", &[rank as u8; 100], u64::from(rank) * 100)?;
+    writer.commit(ok)
 }
 
 #[test]
 fn one_no_is_no_for_all() {
     let (_cluster, _, checkpoints) = start();
     save(&checkpoints, 1, &Options::default());
-    let heard = together(|rank| begin(&checkpoints, 2, rank, PATIENCE).commit(rank != 2));
+    let began = Instant::now();
+    let heard = together(|rank| rank_saves(&checkpoints, 2, rank, PATIENCE, rank != 2));
     for verdict in heard {
         let verdict = verdict.expect_err("rank 2 said no");
         assert!(matches!(&verdict, Error::Aborted { reason, .. } if reason.contains("rank 2")), "{verdict}");
     }
+    assert!(began.elapsed() < PATIENCE, "nobody waits for who said no");
     assert_eq!(checkpoints.state(SET, 2).expect("state"), State::Aborted);
     assert_eq!(checkpoints.latest(SET).expect("latest"), Some(1));
-    for heard in together(|rank| begin(&checkpoints, 2, rank, PATIENCE).commit(true)) {
+    for heard in together(|rank| rank_saves(&checkpoints, 2, rank, PATIENCE, true)) {
         heard.expect("commit");
     }
     assert_eq!(checkpoints.latest(SET).expect("latest"), Some(2));
@@ -76,7 +79,7 @@ fn a_missing_rank_is_the_same_verdict_for_all() {
     let began = Instant::now();
     let heard = together(|rank| match rank {
         3 => Ok(()),
-        _ => begin(&checkpoints, 2, rank, Duration::from_millis(300)).commit(true),
+        _ => rank_saves(&checkpoints, 2, rank, Duration::from_millis(300), true),
     });
     assert!(began.elapsed() < PATIENCE);
     for verdict in &heard[..3] {
