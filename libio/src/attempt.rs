@@ -16,6 +16,7 @@
 //!   (`two_groups_on_one_version`).
 //! - Exactly one rank passes the root of a tree (`one_rank_passes_the_root`).
 
+use crate::copies::{self, Keys};
 use crate::error::{Error, Result};
 use crate::format::{self, GroupRecord, Manifest, Pruned, SetPaths, Verdict};
 use crate::options::Options;
@@ -30,6 +31,7 @@ pub(crate) struct Group {
     pub disk: Disk,
     pub set: String,
     pub paths: SetPaths,
+    pub keys: Keys,
     pub name: String,
 }
 
@@ -252,6 +254,7 @@ impl Group {
         if self.is_leaving(attempt)? {
             return Ok(false);
         }
+        copies::keep_manifest(&self.disk, &self.keys, manifest)?;
         let name = format::version_name(attempt.version);
         if let Placed::Lost(other) = self.disk.place(&self.paths.versions, &name, manifest)? {
             let ours = other.id == manifest.id;

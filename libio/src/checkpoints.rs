@@ -3,16 +3,20 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fs_client::Client;
 
 use crate::attempt::Group;
+use crate::copies::{self, Keys};
 use crate::error::{Error, Result};
 use crate::format::{self, Failed, Manifest, Pin, RANKS_MAX, SetPaths};
-use crate::options::Options;
+use crate::look::{Look, Offer};
+use crate::options::{Options, Redundancy};
 use crate::register::{Disk, Hook, unique_id};
 use crate::snapshot::{RegionInfo, Snapshot};
-use crate::state::State;
+use crate::spread::Plan;
+use crate::state::{Pauses, State};
 use crate::writer::Writer;
 
 /// The checkpoint sets below one directory, seen by one group of ranks. Cheap to clone, usable from every thread. Calls block.
@@ -58,6 +62,7 @@ impl Checkpoints {
             disk: self.disk.clone(),
             set: set.to_owned(),
             paths: SetPaths::new(&self.root, set),
+            keys: Keys::new(&self.root, set),
             name: self.group.to_string(),
         })
     }
@@ -101,8 +106,9 @@ impl Checkpoints {
             )));
         }
         let group = self.of(set)?;
+        let plan = plan(&group.disk, rank, options.redundancy)?;
         let attempt = group.join(version, rank, nranks, options)?;
-        Ok(Writer::new(group, attempt, rank, options.clone()))
+        Ok(Writer::new(group, attempt, rank, options.clone(), plan))
     }
 
     /// The newest version to restart from: committed, its manifest whole, in tier 1 or else whole in the shared tier, and no restart from
@@ -112,23 +118,35 @@ impl Checkpoints {
     }
 
     /// The newest version to restart from that is less than `below`.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] if there are versions, and servers are lost or away without which none of them is whole. Servers that do not
+    /// answer are waited for, up to the client's time-out.
     pub fn latest_below(&self, set: &str, below: u64) -> Result<Option<u64>> {
-        let group = self.of(set)?;
-        for version in listed(&group)?.into_iter().rev().filter(|version| *version < below) {
-            if offered(&group, version)? {
-                return Ok(Some(version));
+        let mut pauses = Pauses::until(self.disk.client().config().timeout);
+        loop {
+            let look = Look::take(&self.of(set)?)?;
+            let (found, lost) = look.newest(below)?;
+            // What a server that is away has comes back when it does, so a newer version is worth waiting.
+            let Some((version, servers)) = lost else { return Ok(found) };
+            if look.survey.silent.is_empty() || !pauses.sleep() {
+                let servers: Vec<_> = servers.iter().map(ToString::to_string).collect();
+                let lost = Error::Lost { set: set.to_owned(), version, servers: servers.join(", ") };
+                if found.is_some() {
+                    tracing::warn!(set, version, error = %lost, "an older version is used");
+                }
+                return found.map(Some).ok_or(lost);
             }
         }
-        Ok(None)
     }
 
     /// All versions that can be restarted from, oldest first.
     pub fn versions(&self, set: &str) -> Result<Vec<u64>> {
-        let group = self.of(set)?;
+        let look = Look::take(&self.of(set)?)?;
         let mut versions = Vec::new();
-        for version in listed(&group)? {
-            if offered(&group, version)? {
-                versions.push(version);
+        for version in &look.versions {
+            if matches!(look.offered(*version)?, Offer::Yes) {
+                versions.push(*version);
             }
         }
         Ok(versions)
@@ -199,8 +217,12 @@ impl Checkpoints {
     /// [`Error::NotFound`], [`Error::Corrupt`] if its manifest is damaged.
     pub fn snapshot(&self, set: &str, version: u64) -> Result<Snapshot> {
         let group = self.of(set)?;
-        match manifest(&group, version)? {
-            Some(manifest) => Ok(Snapshot::new(group, manifest)),
+        if let Ok(Some(manifest)) = here(&group, version) {
+            return Ok(Snapshot::new(group, manifest));
+        }
+        let look = Look::take(&group)?;
+        match look.manifest(version)? {
+            Some(manifest) => Ok(Snapshot::new(look.group, manifest)),
             None => Err(group.no_version(version)),
         }
     }
@@ -215,6 +237,18 @@ impl Checkpoints {
         self.snapshot(set, version)?.read(name, offset, buf)
     }
 
+    /// How long the servers take, at their present rate, to bring to the shared tier what waits for it, and `more` bytes; none if no rate is known yet, or
+    /// there is no shared tier.
+    pub fn drain_time(&self, more: u64) -> Result<Option<Duration>> {
+        let (mut pending, mut rate) = (more, 0);
+        for (_, account) in self.disk.client().flush_status()? {
+            let account = account?;
+            pending += account.pending_bytes;
+            rate += account.bytes_per_s;
+        }
+        Ok((rate > 0).then(|| Duration::from_secs_f64(pending as f64 / rate as f64)))
+    }
+
     /// Sets below this directory, in either tier, by name.
     pub fn sets(&self) -> Result<Vec<String>> {
         let entries = self.disk.list(self.root.trim_end_matches('/'))?;
@@ -225,6 +259,16 @@ impl Checkpoints {
         let names = names.into_iter().filter_map(|name| String::from_utf8(name).ok());
         Ok(names.filter(|name| format::check_set_name(name).is_ok()).collect())
     }
+}
+
+/// Where the parts of a rank's regions go.
+fn plan(disk: &Disk, rank: u32, redundancy: Redundancy) -> Result<Option<Plan>> {
+    let Some((data, extra)) = redundancy.parts() else { return Ok(None) };
+    if data == 0 || extra == 0 {
+        return Err(Error::Invalid("parity needs servers for data, and others for parity".to_owned()));
+    }
+    let servers = copies::ring(disk.client(), rank as usize, data + extra)?;
+    Ok(Some(Plan { servers, data, keys: String::new() }))
 }
 
 /// What is known of a version.
@@ -310,24 +354,12 @@ fn of_version(manifest: Manifest, version: u64, path: &str) -> Result<Manifest> 
     Err(Error::corrupt(path, format!("it is the manifest of version {}", manifest.version)))
 }
 
-/// Whether a version is committed, its manifest whole, and can be restarted from as far as is known.
-fn offered(group: &Group, version: u64) -> Result<bool> {
-    let Some(manifest) = undamaged(manifest(group, version))? else { return Ok(false) };
-    if group.has_failed(&manifest)? {
-        return Ok(false);
-    }
-    if undamaged(here(group, version)).is_ok_and(|found| found.is_some()) {
-        return Ok(true);
-    }
-    Ok(Snapshot::new(group.clone(), manifest).is_whole_in_tier())
-}
-
 /// Whether tier 1 has a version, and its manifest is whole.
 pub(crate) fn whole_here(group: &Group, version: u64) -> Result<Option<Manifest>> {
     undamaged(here(group, version))
 }
 
-fn undamaged(found: Result<Option<Manifest>>) -> Result<Option<Manifest>> {
+pub(crate) fn undamaged(found: Result<Option<Manifest>>) -> Result<Option<Manifest>> {
     match found {
         Err(Error::Corrupt { path, what }) => {
             tracing::warn!(path, what, "a damaged checkpoint is passed over");

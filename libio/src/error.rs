@@ -87,6 +87,19 @@ pub enum Error {
         /// The format it claims.
         found: String,
     },
+    /// Servers are lost, or do not answer, and with them every version: start them again, or begin anew.
+    #[error(
+        "no version of checkpoint set {set:?} is whole: the newest, {version}, needs what these servers kept, which have lost it or do not \
+         answer: {servers}; see whether they run (hayate status)"
+    )]
+    Lost {
+        /// The set.
+        set: String,
+        /// The newest version that there was.
+        version: u64,
+        /// Numbers of the servers, with commas between.
+        servers: String,
+    },
     /// A restart from it failed before ([`crate::Checkpoints::finish`]): use an older version.
     #[error("a restart from version {version} of checkpoint set {set:?} failed before: use an older version")]
     Failed {
@@ -129,6 +142,7 @@ impl Error {
             Error::Invalid(_) | Error::RanksDiffer { .. } => libc::EINVAL,
             Error::NotFound { .. } => libc::ENOENT,
             Error::VersionExists { .. } => libc::EEXIST,
+            Error::Lost { .. } => libc::EHOSTDOWN,
             Error::Failed { .. } => libc::ENOTRECOVERABLE,
             Error::Tier { errno, .. } => errno.unwrap_or(libc::EIO),
             Error::Aborted { .. } => libc::ECANCELED,

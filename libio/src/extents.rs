@@ -20,6 +20,11 @@ impl Extents {
         self.0.splice(first..last, [(from, to)]);
     }
 
+    /// Whether all bytes before `to` are in it.
+    pub fn covers(&self, to: u64) -> bool {
+        matches!(self.0[..], [(0, end)] if end >= to)
+    }
+
     /// The end of the last range.
     pub fn end(&self) -> u64 {
         self.0.last().map_or(0, |(_, to)| *to)
@@ -58,6 +63,7 @@ mod tests {
             let inside: Vec<u64> = clipped(&set.0, from, to).flat_map(|(start, end)| start..end).collect();
             let expected: Vec<u64> = (from..to).filter(|at| flags[*at as usize]).collect();
             prop_assert_eq!(inside, expected);
+            prop_assert_eq!(to > 0 && set.covers(to), to > 0 && set.end() == to.max(set.end()) && flags[..to as usize].iter().all(|flag| *flag) && set.0.len() == 1);
             prop_assert_eq!(set.end(), flags.iter().rposition(|flag| *flag).map_or(0, |at| at as u64 + 1));
             prop_assert!(set.0.windows(2).all(|pair| pair[0].1 < pair[1].0) && set.0.iter().all(|(a, b)| a < b));
         }

@@ -9,11 +9,18 @@
 //! ROOT/SET/attempts/<V>.<N>-<ID>.pruned      the version is being removed: nobody may publish it again
 //! ROOT/SET/data/<V>.<N>-<ID>/r<R>/           rank R takes part (made exclusively: the rank's claim)
 //! ROOT/SET/data/<V>.<N>-<ID>/r<R>/<I>        what the rank wrote of region I: plain bytes, each at its offset in the region
+//! ROOT/SET/data/<V>.<N>-<ID>/r<R>/<I>.<P>    with redundancy: part P of region I (block b is in part b mod parts, at block b / parts)
 //! ROOT/SET/data/<V>.<N>-<ID>/r<R>/seal       sizes and checksums of the rank's regions
 //! ROOT/SET/data/<V>.<N>-<ID>/t<L>.<I>        one half below node I of level L of the tree of ranks has sealed
 //! ROOT/SET/{versions,attempts}/<NAME>~<ID>   a document being written (left over after a crash)
 //!
 //! V: version, 20 decimal digits. N: attempt, 6 decimal digits, from 1. R, I, L: decimal. ID: 16 hexadecimal digits, random.
+//!
+//! With redundancy, objects of single servers, outside of the namespace (`copies.rs`); keys are texts:
+//!
+//!   ckpt ROOT/SET\nm/<V>.<N>-<ID>              a copy of the manifest; value: bytes and CRC as SealSum
+//!   ckpt ROOT/SET\nd/<V>.<N>-<ID>/r<R>/<I>.<P> copy or parity P of region I
+//!   ckpt ROOT/SET\nd/<V>.<N>-<ID>/r<R>/seal    a copy of the seal
 //!
 //! A document (group record, verdict, pruned mark, manifest, seal, pin, failed mark) is text:
 //!
@@ -97,6 +104,12 @@ pub(crate) struct Manifest {
     pub id: String,
     /// Bytes that all ranks wrote.
     pub bytes: u64,
+    /// How many servers may be lost without harm.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub spare: u16,
+    /// The servers that kept data then, and the numbers of their stores.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stores: Vec<(u16, u64)>,
     /// One per rank, in order.
     pub seals: Vec<SealSum>,
 }
@@ -108,6 +121,18 @@ pub(crate) struct SealSum {
     pub bytes: u64,
     /// CRC-32C of all of them.
     pub crc: u32,
+    /// Copies at single servers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub copies: Vec<Place>,
+}
+
+/// Chunks of 1 MiB at one server: its number, and that of the object or file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Place(pub u16, pub u64);
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // As serde calls it.
+fn is_zero(number: &u16) -> bool {
+    *number == 0
 }
 
 /// What a rank wrote.
@@ -116,6 +141,9 @@ pub(crate) struct Seal {
     pub rank: u32,
     /// In the order of their files.
     pub regions: Vec<SealedRegion>,
+    /// Where copies of this document are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub copies: Vec<Place>,
 }
 
 /// What a rank wrote of one region.
@@ -126,6 +154,31 @@ pub(crate) struct SealedRegion {
     pub extents: Vec<(u64, u64)>,
     /// The blocks that these touch, ascending.
     pub runs: Vec<Run>,
+    /// With redundancy: where the parts are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spread: Option<Spread>,
+}
+
+/// Where the parts of a region are, each at another server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Spread {
+    /// Files with the data: block b in number b mod their count.
+    pub data: Vec<Place>,
+    /// Objects with copies of the data if that has one part, else with parity: that of stripe s (blocks s * parts and on) at block s.
+    pub extra: Vec<Place>,
+    /// Sums of parity, ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stripes: Vec<StripeSum>,
+}
+
+/// Parity of a stripe.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StripeSum {
+    pub stripe: u64,
+    /// Bytes of each parity; data blocks count as followed by zeros.
+    pub bytes: u32,
+    /// CRC-32C of each.
+    pub crcs: Vec<u32>,
 }
 
 /// Checksums of blocks that follow each other.
@@ -308,16 +361,28 @@ mod tests {
         let record = GroupRecord { group: "job.1".to_owned(), nranks: 4, id: "00ff".to_owned() };
         let text = "hayate-ckpt 3 group 7b687233\n{\"group\":\"job.1\",\"nranks\":4,\"id\":\"00ff\"}\n";
         assert_eq!(String::from_utf8(encode(&record)).unwrap(), text);
-        let seals = vec![SealSum { bytes: 7, crc: 9 }];
-        let manifest = Manifest { version: 3, attempt: 1, id: "00ff".to_owned(), bytes: 5, seals };
+        let seals = vec![SealSum { bytes: 7, crc: 9, copies: vec![] }];
+        let manifest = Manifest {
+            version: 3,
+            attempt: 1,
+            id: "00ff".to_owned(),
+            bytes: 5,
+            spare: 0,
+            stores: vec![],
+            seals,
+        };
         let text = "hayate-ckpt 3 verdict cde563af\n{\"sealed\":{\"version\":3,\"attempt\":1,\"id\":\"00ff\",\"bytes\":5,\"seals\":[{\"bytes\":7,\"crc\":9}]}}\n";
         assert_eq!(String::from_utf8(encode(&Verdict::Sealed(manifest.clone()))).unwrap(), text);
         let text = "hayate-ckpt 3 manifest c23be088\n{\"version\":3,\"attempt\":1,\"id\":\"00ff\",\"bytes\":5,\"seals\":[{\"bytes\":7,\"crc\":9}]}\n";
         assert_eq!(String::from_utf8(encode(&manifest)).unwrap(), text);
         let runs = vec![Run { block: 1, crcs: vec![77] }];
-        let region = SealedRegion { name: "u".to_owned(), extents: vec![(1_048_576, 1_048_581)], runs };
+        let region =
+            SealedRegion { name: "u".to_owned(), extents: vec![(1_048_576, 1_048_581)], runs, spread: None };
         let text = "hayate-ckpt 3 seal 986fb0ac\n{\"rank\":2,\"regions\":[{\"name\":\"u\",\"extents\":[[1048576,1048581]],\"runs\":[{\"block\":1,\"crcs\":[77]}]}]}\n";
-        assert_eq!(String::from_utf8(encode(&Seal { rank: 2, regions: vec![region] })).unwrap(), text);
+        assert_eq!(
+            String::from_utf8(encode(&Seal { rank: 2, regions: vec![region], copies: vec![] })).unwrap(),
+            text
+        );
     }
 
     #[test]

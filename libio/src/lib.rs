@@ -29,6 +29,7 @@
 //! | `attempt` | how ranks meet, who is the last, who decides |
 //! | `extents` | sets of bytes (pure) |
 //! | `region`, `stored` | what a rank writes of a region, and that read again |
+//! | `copies`, `look`, `spread`, `stripes` | what must be found and read when a server is lost (decision 0024) |
 //! | `tier` | the shared tier, read directly |
 //! | `checkpoints`, `options`, `writer`, `state`, `snapshot`, `protected`, `prune` | the interface |
 //!
@@ -37,29 +38,33 @@
 //! - Of all attempts at a version at most one is ever sealed, and it has ranks of one group only (`two_groups_on_one_version`).
 //! - No call waits for another rank, except [`Writer::commit`], [`Pending::wait`] and [`Checkpoints::wait`], which have a time limit.
 //!
-//! Deliberately absent: redundancy, incremental and compressed versions come with the full library. Threads inside one rank: a
+//! Deliberately absent: incremental and compressed versions come with the full library. Threads inside one rank: a
 //! [`Writer`] has one owner. Reading from a bucket: a shared tier is looked into only if it is a directory.
 
 mod attempt;
 mod checkpoints;
+mod copies;
 pub mod error;
 mod extents;
 pub mod format;
+mod look;
 mod options;
 mod protected;
 mod prune;
 mod region;
 mod register;
 mod snapshot;
+mod spread;
 mod state;
 mod stored;
+mod stripes;
 mod sums;
 mod tier;
 mod writer;
 
 pub use checkpoints::{Checkpoints, VersionInfo};
 pub use error::{Error, Result};
-pub use options::Options;
+pub use options::{Options, Redundancy};
 pub use protected::Protected;
 #[doc(hidden)]
 pub use register::Hook;

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use crate::attempt::{Attempt, Group};
 use crate::checkpoints::{Checkpoints, listed_here, whole_here};
+use crate::copies;
 use crate::error::{Error, Result};
 use crate::format::{self, Pruned, SetPaths, Verdict};
 use crate::state::{Pauses, is_in_tier};
@@ -40,6 +41,7 @@ impl Checkpoints {
                 && let Some(Verdict::Aborted { .. }) = readable(group.verdict(&attempt))?
             {
                 // Record and verdict stay: the number must not be used again while ranks may come late.
+                copies::forget(&group.disk, &group.keys, &attempt.full_name())?;
                 group.disk.remove_tree(&group.data_dir(&attempt))?;
             }
         }
@@ -126,6 +128,7 @@ fn remove_version(group: &Group, version: u64) -> Result<()> {
     }
     group.disk.remove_file(&format!("{versions}/{}", format::version_name(version)))?;
     for name in names_of(group, data, version)? {
+        copies::forget(&group.disk, &group.keys, &name)?;
         // A rank that goes on writing may keep it from vanishing; what it leaves goes with the next call.
         group.disk.remove_tree(&format!("{data}/{name}"))?;
     }

@@ -9,10 +9,11 @@
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use fs_client::{Caller, Client, DirEntry, File, InodeId, OpenOptions, Status};
+use fs_client::{Caller, Client, ClientConfig, DirEntry, File, InodeId, OpenOptions, Status};
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::format::{self, Document};
@@ -36,6 +37,9 @@ pub type Hook = Arc<dyn Fn(&'static str) -> Result<()> + Send + Sync>;
 
 const POLICY: &[u8] = b"user.hayate.flush";
 const DURABLE: &[u8] = b"user.hayate.durable";
+
+/// How long a server that does not answer is waited for, when that is known.
+const HASTE: Duration = Duration::from_secs(3);
 
 /// The file system, as this library uses it.
 #[derive(Clone)]
@@ -154,15 +158,25 @@ impl Disk {
         found(self.client.open_path(path, &OpenOptions::read_only()))
     }
 
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The same, which does not wait long for servers that do not answer.
+    pub fn hasty(&self) -> Result<Disk> {
+        let timeout = self.client.config().timeout.min(HASTE);
+        let client = Client::connect(ClientConfig { timeout, ..self.client.config().clone() })?;
+        Ok(Disk { client, ..self.clone() })
+    }
+
     /// Makes a file that must not exist, for writing and reading.
     pub fn create(&self, path: &str) -> Result<File> {
-        let how = OpenOptions {
-            read: true,
-            write: true,
-            create_new: true,
-            mode: FILE_MODE,
-            ..OpenOptions::default()
-        };
+        self.create_as(path, OpenOptions::default())
+    }
+
+    /// The same, with more options.
+    pub fn create_as(&self, path: &str, options: OpenOptions) -> Result<File> {
+        let how = OpenOptions { read: true, write: true, create_new: true, mode: FILE_MODE, ..options };
         self.step("create")?;
         Ok(self.client.open_path(path, &how)?)
     }

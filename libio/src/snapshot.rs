@@ -13,10 +13,12 @@ use fs_proto::checksum;
 
 use crate::attempt::Group;
 use crate::checkpoints;
+use crate::copies;
 use crate::error::{Error, Result};
 use crate::extents::clipped;
 use crate::format::{self, Manifest, Seal};
-use crate::stored::Stored;
+use crate::spread::part_end;
+use crate::stored::{Silent, Stored, files};
 
 /// Bytes read at once by [`Snapshot::verify`].
 const VERIFY_BYTES: usize = 8 << 20;
@@ -43,11 +45,18 @@ pub struct Snapshot {
     manifest: Manifest,
     seals: Mutex<HashMap<u32, Arc<Seal>>>,
     index: OnceLock<BTreeMap<String, Parts>>,
+    silent: Silent,
 }
 
 impl Snapshot {
     pub(crate) fn new(group: Group, manifest: Manifest) -> Snapshot {
-        Snapshot { group, manifest, seals: Mutex::default(), index: OnceLock::new() }
+        Snapshot {
+            group,
+            manifest,
+            seals: Mutex::default(),
+            index: OnceLock::new(),
+            silent: Silent::default(),
+        }
     }
 
     /// The version.
@@ -171,9 +180,14 @@ impl Snapshot {
         Ok(seal)
     }
 
-    /// From tier 1, else from the shared tier.
+    /// From a copy, else from tier 1's file, else from the shared tier.
     fn load_seal(&self, rank: u32) -> Result<Seal> {
         let path = format!("{}/seal", self.rank_dir(rank));
+        let sum =
+            self.manifest.seals.get(rank as usize).ok_or_else(|| self.not_found(format!("rank {rank}")))?;
+        if let Some(text) = copies::read(&self.group.disk, sum, sum.copies.iter().copied()) {
+            return format::decode(&path, &text);
+        }
         let first = self.group.disk.read_raw(&path).map_err(|e| damage(e, &path));
         let failure = match first.map(|text| text.map(|text| self.checked_seal(rank, &path, &text))) {
             Ok(Some(Ok(seal))) => return Ok(seal),
@@ -197,9 +211,9 @@ impl Snapshot {
         format::decode(path, text)
     }
 
-    fn stored<'a>(&self, rank: u32, index: usize, seal: &'a Seal) -> Result<Stored<'a>> {
+    fn stored<'a>(&'a self, rank: u32, index: usize, seal: &'a Seal) -> Result<Stored<'a>> {
         let path = format!("{}/{index}", self.rank_dir(rank));
-        let stored = Stored::open(&self.group.disk, path, &seal.regions[index])?;
+        let stored = Stored::open(&self.group.disk, path, &seal.regions[index], &self.silent)?;
         if stored.is_anywhere() { Ok(stored) } else { Err(self.missing(stored.path())) }
     }
 
@@ -211,9 +225,12 @@ impl Snapshot {
                 && (0..self.nranks()).all(|rank| {
                     let dir = self.rank_dir(rank);
                     self.seal_in_tier(rank, &format!("{dir}/seal")).is_some_and(|seal| {
-                        let mut regions = seal.regions.iter().enumerate();
-                        regions
-                            .all(|(index, region)| tier.size(&format!("{dir}/{index}")) == Some(region.end()))
+                        seal.regions.iter().enumerate().all(|(index, region)| {
+                            let files = files(&format!("{dir}/{index}"), region);
+                            let (count, end) = (files.len() as u64, region.end());
+                            let mut files = (0..).zip(&files);
+                            files.all(|(part, file)| tier.size(file) == Some(part_end(end, part, count)))
+                        })
                     })
                 })
         })

@@ -14,10 +14,12 @@ use std::time::Duration;
 use fs_proto::checksum;
 
 use crate::attempt::{Attempt, Group};
+use crate::copies::Survey;
 use crate::error::{Error, Result};
 use crate::format::{self, Manifest, REGION_MAX_BYTES, Seal, SealSum};
 use crate::options::Options;
 use crate::region::Region;
+use crate::spread::{self, Plan};
 use crate::state::Pauses;
 
 /// How long a rank waits for the last one to publish a sealed version before it does so itself.
@@ -29,6 +31,8 @@ pub struct Writer {
     attempt: Attempt,
     rank: u32,
     options: Options,
+    /// With redundancy: where parts go.
+    plan: Option<Plan>,
     regions: Vec<Region>,
     by_name: BTreeMap<String, usize>,
     /// A write failed, so what is stored is unknown.
@@ -38,8 +42,17 @@ pub struct Writer {
 }
 
 impl Writer {
-    pub(crate) fn new(group: Group, attempt: Attempt, rank: u32, options: Options) -> Writer {
+    pub(crate) fn new(
+        group: Group,
+        attempt: Attempt,
+        rank: u32,
+        options: Options,
+        plan: Option<Plan>,
+    ) -> Writer {
+        let keys = group.keys.rank(&attempt.full_name(), rank);
+        let plan = plan.map(|plan| Plan { keys, ..plan });
         Writer {
+            plan,
             group,
             attempt,
             rank,
@@ -90,8 +103,11 @@ impl Writer {
         if self.by_name.contains_key(name) {
             return Err(Error::Invalid(format!("region {name:?} is written to by this rank already")));
         }
-        let routed = self.region(name).and_then(Region::route);
-        self.noted(routed)
+        let (index, path) = self.next_region();
+        let routed = Region::routed(&self.group.disk, name, index, path, self.plan.as_ref());
+        let (region, shown) = self.noted(routed)?;
+        self.add_region(name, region);
+        Ok(shown)
     }
 
     /// Takes note of a failure.
@@ -103,19 +119,24 @@ impl Writer {
     }
 
     fn region(&mut self, name: &str) -> Result<&mut Region> {
-        let index = match self.by_name.get(name) {
-            Some(index) => *index,
-            None => self.add_region(name)?,
-        };
+        if let Some(index) = self.by_name.get(name) {
+            return Ok(&mut self.regions[*index]);
+        }
+        let (index, path) = self.next_region();
+        let region = Region::create(&self.group.disk, name, index, path, self.plan.as_ref())?;
+        let index = self.add_region(name, region);
         Ok(&mut self.regions[index])
     }
 
-    fn add_region(&mut self, name: &str) -> Result<usize> {
+    fn next_region(&self) -> (usize, String) {
         let index = self.regions.len();
-        let path = format!("{}/{index}", self.group.rank_dir(&self.attempt, self.rank));
-        self.regions.push(Region::create(&self.group.disk, name, path)?);
-        self.by_name.insert(name.to_owned(), index);
-        Ok(index)
+        (index, format!("{}/{index}", self.group.rank_dir(&self.attempt, self.rank)))
+    }
+
+    fn add_region(&mut self, name: &str, region: Region) -> usize {
+        self.regions.push(region);
+        self.by_name.insert(name.to_owned(), self.regions.len() - 1);
+        self.regions.len() - 1
     }
 
     /// Commits the version, if all ranks call this with `ok`, and waits for them. All ranks get the same answer: if one of them says no,
@@ -168,8 +189,13 @@ impl Writer {
         for region in self.regions.drain(..) {
             regions.push(region.seal()?);
         }
-        let seal = format::encode(&Seal { rank: self.rank, regions });
-        self.group.disk.write_new(&self.seal_path(self.rank), &seal)
+        let disk = &self.group.disk;
+        let copies =
+            self.plan.as_ref().map(|plan| spread::seal_copies(disk, plan)).transpose()?.unwrap_or_default();
+        let seal = Seal { rank: self.rank, regions, copies: copies.into_iter().map(Into::into).collect() };
+        let text = format::encode(&seal);
+        spread::fill_seal(disk, &seal, &text)?;
+        disk.write_new(&self.seal_path(self.rank), &text)
     }
 
     fn seal_path(&self, rank: u32) -> String {
@@ -187,7 +213,9 @@ impl Writer {
     fn manifest(&self) -> Result<Manifest> {
         let Attempt { version, number, record } = &self.attempt;
         let (version, attempt, id) = (*version, *number, record.id.clone());
-        let mut manifest = Manifest { version, attempt, id, bytes: 0, seals: Vec::new() };
+        let stores = Survey::take(&self.group.disk, &self.group.keys)?.stores.into_iter().collect();
+        let spare = self.plan.as_ref().map_or(0, |plan| plan.servers.len() - plan.data) as u16;
+        let mut manifest = Manifest { version, attempt, id, bytes: 0, spare, stores, seals: Vec::new() };
         for rank in 0..record.nranks {
             let (sum, bytes) = self.seal_sum(rank)?;
             manifest.bytes += bytes;
@@ -206,7 +234,7 @@ impl Writer {
         }
         let written =
             read.regions.iter().flat_map(|region| &region.extents).map(|(from, to)| to - from).sum();
-        Ok((SealSum { bytes: seal.len() as u64, crc: checksum::crc(&seal) }, written))
+        Ok((SealSum { bytes: seal.len() as u64, crc: checksum::crc(&seal), copies: read.copies }, written))
     }
 
     /// What fails because the attempt's files were removed failed because the attempt was given up.
