@@ -13,12 +13,14 @@ use crate::connection::Connection;
 use crate::env::{Identity, NetEnv};
 use crate::error::NetError;
 use crate::frame::Frame;
+use crate::inside::{Inside, ServerInside};
 use crate::pool::PoolBuffer;
 use bytes::Bytes;
-use fs_proto::{Header, ServerId};
+use fs_proto::{ClientId, Header, ServerId};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -45,6 +47,8 @@ pub struct Peers {
     turn: Cell<u64>,
     /// What it was at the last look for what is unused.
     looked: Cell<u64>,
+    /// The server in this process.
+    inside: RefCell<Option<Rc<Inside>>>,
     me: Weak<Peers>,
 }
 
@@ -81,8 +85,14 @@ impl Peers {
             most: Cell::new(MOST_DEFAULT),
             turn: Cell::new(1),
             looked: Cell::new(0),
+            inside: RefCell::default(),
             me: me.clone(),
         })
+    }
+
+    /// From now on this thread carries out itself, as `client`, what a server of its process can answer at once.
+    pub fn enter(&self, server: Arc<dyn ServerInside>, client: ClientId) {
+        *self.inside.borrow_mut() = Inside::new(server, client).map(Rc::new);
     }
 
     /// One attempt at a request to server `to`, connecting if need be: whether to try again is the caller's to decide.
@@ -93,18 +103,11 @@ impl Peers {
         meta: Bytes,
         bulk: Bytes,
     ) -> Result<Frame, NetError> {
-        let open = match self.links.borrow().get(&to) {
-            Some(Link::Open(connection, used)) if !connection.is_closed() => {
-                used.set(self.next_turn());
-                Some(connection.clone())
-            }
-            _ => None,
-        };
-        let connection = match open {
-            Some(connection) => connection,
-            None => self.connection(to).await?,
-        };
-        connection.call(header, meta, bulk).await
+        let inside = self.inside.borrow().clone();
+        if let Some(inside) = inside.filter(|inside| inside.takes(to, &header)) {
+            return Ok(inside.call(header, meta, bulk).await);
+        }
+        self.connection(to).await?.call(header, meta, bulk).await
     }
 
     /// A buffer of `len` bytes in memory shared with server `to`, if there is a connection that has one.
@@ -157,25 +160,20 @@ impl Peers {
 
     /// Closes those unused for longest, beyond the limit.
     fn make_room(&self) {
-        let mut turns: Vec<u64> = {
-            let links = self.links.borrow();
-            let open = links.values().filter_map(|link| match link {
-                Link::Open(connection, used) if !connection.is_closed() => {
-                    Some((connection.is_idle(), used.get()))
-                }
-                _ => None,
-            });
-            let all: Vec<_> = open.collect();
-            let beyond = all.len().saturating_sub(self.most.get());
-            let mut idle: Vec<u64> =
-                all.into_iter().filter(|(idle, _)| *idle).map(|(_, used)| used).collect();
-            idle.sort_unstable();
-            idle.truncate(beyond);
-            idle
-        };
-        if let Some(last) = turns.pop() {
-            // The newest was just made for somebody, who has not yet asked.
-            let newest = self.turn.get() - 1;
+        // The newest was just made for somebody, who has not yet asked.
+        let newest = self.turn.get() - 1;
+        let (mut open, mut idle) = (0_usize, Vec::new());
+        for link in self.links.borrow().values() {
+            let Link::Open(connection, used) = link else { continue };
+            open += usize::from(!connection.is_closed());
+            if connection.is_idle() && used.get() != newest {
+                idle.push(used.get());
+            }
+        }
+        let beyond = open.saturating_sub(self.most.get()).min(idle.len());
+        if beyond > 0 {
+            let (_, last, _) = idle.select_nth_unstable(beyond - 1);
+            let last = *last;
             self.close_idle(|used| used <= last && used != newest);
         }
     }

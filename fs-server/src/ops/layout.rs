@@ -41,6 +41,19 @@ pub fn wished(value: &[u8]) -> OpResult<LayoutWish> {
     LayoutWish::parse(value).map_err(|error| OpError::because(Status::Invalid, error.to_string()))
 }
 
+/// Whether there can be such a layout.
+pub fn possible(worker: &Worker, wish: &LayoutWish) -> OpResult<()> {
+    if !wish.is_possible() {
+        return Err(OpError::new(Status::Invalid, "a chunk has 64 KiB to 16 MiB"));
+    }
+    match wish.placement {
+        Some(Placement::Local(Some(server))) if worker.node.map().share(server) == 0 => {
+            Err(OpError::new(Status::Invalid, "the server that is named for the file keeps no files"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Changes it.
 pub async fn set(worker: &Rc<Worker>, context: &Context, request: SetLayout) -> OpResult<Attr> {
     change(worker, context, request.ino, &request.wish).await?;
@@ -49,14 +62,7 @@ pub async fn set(worker: &Rc<Worker>, context: &Context, request: SetLayout) -> 
 
 /// As [`set`], and the request is remembered if it is one to be remembered.
 pub async fn change(worker: &Rc<Worker>, context: &Context, ino: InodeId, wish: &LayoutWish) -> OpResult<()> {
-    if !wish.is_possible() {
-        return Err(OpError::new(Status::Invalid, "a chunk has 64 KiB to 16 MiB"));
-    }
-    if let Some(Placement::Local(Some(server))) = wish.placement
-        && worker.node.map().share(server) == 0
-    {
-        return Err(OpError::new(Status::Invalid, "the server that is named for the file keeps no files"));
-    }
+    possible(worker, wish)?;
     let namespace = &worker.node.namespace;
     let hold = namespace.locks().hold(LockSet::of(&[(LockKey::Inode(ino), Mode::Exclusive)])).await;
     let before = namespace.inode_in_section(ino)?.ok_or(OpError::not_found())?;
