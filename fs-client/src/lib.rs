@@ -49,7 +49,7 @@ mod shared;
 mod stripe;
 mod window;
 
-pub use client::{Client, Held, Located, ReadDir};
+pub use client::{Client, Held, Kept, Located, ReadDir, Spot};
 pub use config::{
     Bring, ClientConfig, GATEWAY_VARIABLE, OpenFlags, OpenOptions, Route, TRANSPORT_VARIABLE, Transport,
 };
@@ -57,13 +57,14 @@ pub use error::{Error, LockFailure, Result};
 pub use file::File;
 pub use locks::{LockWish, Locked};
 
-pub use fs_net::{ClusterFile, NetCounters, ServerInside};
+pub use fs_net::{ClusterFile, NetCounters, ServerInside, default_cluster_path};
 pub use fs_proto::lock::{HeldLock, LOCK_END, LockFamily, LockKind, LockOwner, LockRange};
 pub use fs_proto::msg::Caller;
 pub use fs_proto::msg::admin::ShutdownMode;
 pub use fs_proto::msg::inode::{SetTime, Setattr, Space};
 pub use fs_proto::msg::name::{Create, DirEntry, DirPage};
 pub use fs_proto::msg::tier::FlushAccount;
+pub use fs_proto::msg::vault::VaultObject;
 pub use fs_proto::{
     Attr, FileKind, InodeId, LAYOUT_ATTRIBUTE, Layout, LayoutWish, Placement, ServerId, Status, layout_text,
 };
