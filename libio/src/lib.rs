@@ -27,6 +27,7 @@
 //! | `sums` | checksums of blocks while they are written in any order (pure) |
 //! | `register` | files that are written once, by whoever comes first |
 //! | `attempt` | how ranks meet, who is the last, who decides |
+//! | [`advice`] | when to write a checkpoint, and when to stop (pure) |
 //! | `extents` | sets of bytes (pure) |
 //! | `region`, `stored` | what a rank writes of a region, and that read again |
 //! | `copies`, `look`, `spread`, `stripes` | what must be found and read when a server is lost (decision 0024) |
@@ -41,6 +42,7 @@
 //! Deliberately absent: incremental and compressed versions come with the full library. Threads inside one rank: a
 //! [`Writer`] has one owner. Reading from a bucket: a shared tier is looked into only if it is a directory.
 
+pub mod advice;
 mod attempt;
 mod checkpoints;
 mod copies;
@@ -62,6 +64,7 @@ mod sums;
 mod tier;
 mod writer;
 
+pub use advice::{Advice, Advisor};
 pub use checkpoints::{Checkpoints, VersionInfo};
 pub use error::{Error, Result};
 pub use options::{Options, Redundancy};
