@@ -34,6 +34,7 @@ mod sync;
 mod threads;
 pub mod tier;
 mod transaction;
+mod vault;
 mod widen;
 mod worker;
 

@@ -22,6 +22,7 @@ mod paths;
 mod places;
 mod seek;
 mod small;
+mod vault;
 mod walk;
 
 use std::cell::Cell;

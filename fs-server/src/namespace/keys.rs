@@ -21,6 +21,7 @@
 //! 'j' client:u64                      -> ()                 a client that may hold locks of files here
 //! 'b' ino:u64 chunk:u64               -> ServerId           who holds a chunk of a file in layout `writer`: `pointers.rs`
 //! 'k' lane:u8                         -> count, floor       the batches of a lane of commits: `kv/guard.rs`
+//! 'y' key...                          -> VaultRecord        an object outside of the namespace: `vault.rs`
 //! 'e', 'v'                                                  the index of the chunk store: `store/rows.rs`
 //! ```
 //! Integers are big-endian, so that keys sort by them. Values begin with [`fs_proto::record::RECORD_VERSION`]; in the
@@ -211,6 +212,14 @@ pub fn tier_entry(parent: InodeId, name: &[u8]) -> Key {
 /// A removed directory that the shared tier still has.
 pub fn tier_ghost(ino: InodeId) -> Key {
     with_ino(b'g', ino, 0)
+}
+
+/// An object of the vault.
+pub fn vault(key: &[u8]) -> Key {
+    let mut whole = Vec::with_capacity(1 + key.len());
+    whole.push(b'y');
+    whole.extend_from_slice(key);
+    whole
 }
 
 /// A fact of the server.

@@ -159,8 +159,7 @@ def test_servers_make_it_durable(fs, checkpoints):
         assert error.errno == errno.EINVAL, error
         pytest.skip("this cluster has no tier 2")
     assert checkpoints.state("s", 1) == State.DURABLE
-    checkpoints.begin("s", 2)
-    with pytest.raises(TimeoutError):
+    with checkpoints.begin("s", 2), pytest.raises(TimeoutError):
         checkpoints.wait("s", 2, State.COMMITTED, timeout=0.1)
 
 
