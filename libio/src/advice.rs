@@ -119,7 +119,10 @@ mod tests {
         let advisor = advisor(10, 3600);
         let interval = advisor.interval();
         let early = advisor.advise(interval / 2, None, Duration::ZERO);
-        assert_eq!(early, Advice { checkpoint: false, stop: false, next: interval.saturating_sub(interval / 2) });
+        assert_eq!(
+            early,
+            Advice { checkpoint: false, stop: false, next: interval.saturating_sub(interval / 2) }
+        );
         assert!(advisor.advise(interval, None, Duration::ZERO).checkpoint);
     }
 
