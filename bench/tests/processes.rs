@@ -39,9 +39,10 @@ fn main() -> ExitCode {
     }
     let dir = tempfile::tempdir().expect("a directory");
     commands_measure_verify_and_fail(dir.path());
+    ranks_are_known_by_their_variables(dir.path());
     killed_tasks_end_the_run();
     tasks_that_never_serve_end_the_run();
-    println!("test result: ok. 3 scenarios of processes");
+    println!("test result: ok. 4 scenarios of processes");
     ExitCode::SUCCESS
 }
 
@@ -71,9 +72,32 @@ fn commands_measure_verify_and_fail(dir: &Path) {
     assert!(status == Some(2) && errors.contains("cannot open") && errors.contains("task "), "{errors}");
     let (status, _, errors) = bench("ior -a HAYATE");
     assert!(status == Some(2) && errors.contains("no cluster in this test"), "{errors}");
-    let (status, text, errors) = bench(&format!("metadata -n 5 -u -w 10 -d {}", dir.display()));
+    let (status, text, errors) = bench(&format!("mdtest -n 5 -u -w 10 -e 10 -X -d {}", dir.display()));
     assert!(status == Some(0) && text.contains("File creation") && errors.is_empty(), "{text}{errors}");
     assert_eq!(std::fs::read_dir(dir).expect("the directory").count(), 0, "nothing is left");
+}
+
+/// As MPICH and Slurm start ranks: three processes that know of each other by variables and the current directory only. Rank 0 speaks.
+fn ranks_are_known_by_their_variables(dir: &Path) {
+    for (rank, size) in [("PMI_RANK", "PMI_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")] {
+        let start = |number: u32| {
+            let mut command = Command::new(std::env::current_exe().expect("this program"));
+            command.args(["bench", "ior", "-o", "shared", "-w", "-r", "-R", "-C", "-t", "1k", "-b", "8k"]);
+            command.env(rank, number.to_string()).env(size, "3").current_dir(dir);
+            command.stdout(std::process::Stdio::piped()).spawn().expect("a process")
+        };
+        let ranks = [2, 0, 1].map(start);
+        let outputs = ranks.map(|child| child.wait_with_output().expect("its end"));
+        assert!(outputs.iter().all(|output| output.status.success()), "{rank}");
+        let texts = outputs.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+        assert!(texts[0].is_empty() && texts[2].is_empty(), "only rank 0 speaks");
+        assert!(
+            texts[1].contains("tasks               : 3\n") && texts[1].contains("wrong words         : 0\n"),
+            "{}",
+            texts[1]
+        );
+        assert_eq!(std::fs::read_dir(dir).expect("the directory").count(), 0, "nothing is left");
+    }
 }
 
 /// Kills one task as soon as all are started.
@@ -107,7 +131,7 @@ fn killed_tasks_end_the_run() {
     let spec = IorSpec { tasks: 4, repetitions: u32::MAX, ..IorSpec::new(Api::Null, "f") };
     let mut killer = Killer { pids: Vec::new() };
     let launch = Launch::Processes { program, args };
-    let outcome = coordinator::run(&Job::Ior(spec), 4, &launch, &Connection::Null, &mut killer);
+    let outcome = coordinator::run(&Job::Ior(Box::new(spec)), 4, &launch, &Connection::Null, &mut killer);
     let message = outcome.expect_err("a task was killed").to_string();
     assert!(message.contains("task 1 died") && message.contains("killed by signal 9"), "{message}");
     for id in killer.pids {
@@ -120,7 +144,7 @@ fn tasks_that_never_serve_end_the_run() {
     let attempt = |program: &str, args: &[&str]| {
         let launch =
             Launch::Processes { program: program.into(), args: args.iter().map(Into::into).collect() };
-        let job = Job::Ior(IorSpec { tasks: 2, ..IorSpec::new(Api::Null, "f") });
+        let job = Job::Ior(Box::new(IorSpec { tasks: 2, ..IorSpec::new(Api::Null, "f") }));
         coordinator::run(&job, 2, &launch, &Connection::Null, &mut Killed)
     };
     let message = attempt("/bin/sh", &["-c", "exit 7"]).expect_err("no task").to_string();

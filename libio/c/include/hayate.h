@@ -353,6 +353,14 @@ int hayate_flush(int file);
 // Cuts or extends a file that is open for writing to `size` bytes.
 int hayate_ftruncate(int file, int64_t size);
 
+// Copies up to `size` bytes from one open file of a connection to another; answers how many, fewer only at the end of the first. The bytes go from
+// server to server, and holes are copied as holes.
+int64_t hayate_copy(int from,
+                    int64_t from_offset,
+                    int to,
+                    int64_t to_offset,
+                    uint64_t size);
+
 // Attributes of an open file, as they are now.
 int hayate_fstat(int file, hayate_stat_t *stat);
 

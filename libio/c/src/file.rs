@@ -121,6 +121,20 @@ pub extern "C" fn hayate_ftruncate(file: c_int, size: i64) -> c_int {
     })
 }
 
+/// Copies up to `size` bytes from one open file of a connection to another; answers how many, fewer only at the end of the first. The bytes go from
+/// server to server, and holes are copied as holes.
+#[unsafe(no_mangle)]
+pub extern "C" fn hayate_copy(from: c_int, from_offset: i64, to: c_int, to_offset: i64, size: u64) -> i64 {
+    call(|| {
+        let (from, to) = (tables().files.get(from)?, tables().files.get(to)?);
+        if from.fs != to.fs {
+            return Err(Failure::new(libc::EXDEV, "the two files are of different connections"));
+        }
+        let (start, end) = (arguments::offset(from_offset)?, arguments::offset(to_offset)?);
+        Ok(from.file.copy_range_to(start, &to.file, end, size)? as i64)
+    })
+}
+
 /// Attributes of an open file, as they are now.
 ///
 /// # Safety

@@ -63,6 +63,16 @@ static void much(void) {
     CHECK(memcmp(data, back, size) == 0);
     GIVES(size, hayate_put(fs, "/d/put", data, size, 0666));
     CHECK(look("/d/put").size == size);
+    int from = hayate_open(fs, "/d/much", O_RDONLY, 0), to = hayate_open(fs, "/d/copy", O_RDWR | O_CREAT, 0600);
+    GIVES(size, hayate_copy(from, 0, to, 100, UINT64_MAX >> 1));
+    memset(back, 0, size);
+    GIVES(size, hayate_pread(to, back, size, 100));
+    CHECK(memcmp(data, back, size) == 0);
+    FAILS(EBADF, hayate_copy(to, 0, from, 0, 1));
+    FAILS(EINVAL, hayate_copy(from, -1, to, 0, 1));
+    FAILS(EBADF, hayate_copy(from, 0, -1, 0, 1));
+    GIVES(0, hayate_close(from));
+    GIVES(0, hayate_close(to));
     free(data);
     free(back);
 }
