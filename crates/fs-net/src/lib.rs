@@ -17,9 +17,9 @@
 //! | [`acceptor`] | listeners |
 //! | [`serve`] | the answering side |
 //! | `shm` | sessions over shared memory on one node |
+//! | `rdma` | sessions over RDMA verbs |
 //!
-//! Connections stand on a small private port, `transport`: byte streams and shared memory are its adapters, RDMA the
-//! next.
+//! Connections stand on a small private port, `transport`: byte streams, shared memory and RDMA are its adapters.
 //!
 //! Deliberately absent: retries and routing (fs-client and fs-server decide), the meaning of messages, threads and runtimes.
 
@@ -35,6 +35,7 @@ pub mod frame;
 mod handshake;
 pub mod peers;
 pub mod pool;
+mod rdma;
 pub mod secret;
 mod send_queue;
 pub mod serve;
@@ -53,6 +54,7 @@ pub use error::NetError;
 pub use frame::Frame;
 pub use peers::Peers;
 pub use pool::{BufferPool, LARGEST_BUFFER, PoolBuffer, TooLarge};
+pub use rdma::{Rdma, RdmaChoice, RdmaPort, RdmaStats};
 pub use secret::Secret;
 pub use serve::{
     Handled, Handler, MAX_RUNNING, PeerInfo, Reply, ServerIdentity, close_idle_connections, serve_connection,

@@ -147,6 +147,8 @@ wire_enum! {
         CopyChunkTo = 92,
         /// Change the layout of a directory or of an empty file.
         SetLayout = 93,
+        /// First request of a peer over TCP: go on over RDMA with me.
+        Rdma = 94,
         /// Flush the names of this inode, whatever its policy.
         FlushInode = 100,
         /// Which names are not in the shared tier yet, page by page.
