@@ -4,11 +4,11 @@
 mod support;
 
 use bytes::Bytes;
-use fs_net::{Address, NetCounters, NetEnv, Rdma, RdmaChoice, Secret};
+use fs_net::{Address, BufferClass, NetCounters, NetEnv, Rdma, RdmaChoice, Secret};
 use fs_proto::Op;
 use std::rc::Rc;
 use std::sync::Arc;
-use support::{Server, env, over_rdma, request, run};
+use support::{Server, env, over_rdma, request, run, until};
 
 const MIB: usize = 1 << 20;
 
@@ -54,6 +54,67 @@ fn without_a_way_tcp_does() {
             let connection = server.connect(&with(ours)).await.expect("connected");
             let answer = connection.call(request(Op::Ping), Bytes::new(), pattern(MIB, 1)).await;
             assert!(answer.expect("answered").bulk == pattern(MIB, 1));
+        }
+    });
+}
+
+/// Goal: answers go out while the server takes no requests, which it does not while many wait to be sent. Method: far more data asked for
+/// at once than may wait and than may be lent; all answers come, and all that was lent comes back.
+#[test]
+fn answers_flow_while_nothing_is_taken() {
+    over_rdma(|address| async move {
+        let server = Server::start(0, &address, &Secret::random());
+        let env = env();
+        let connection = server.connect(&env).await.expect("connected");
+        let calls: Vec<_> = (0..90_u8)
+            .map(|n| {
+                let connection = connection.clone();
+                tokio::task::spawn_local(async move {
+                    let bulk = pattern(MIB, n);
+                    let answer = connection.call(request(Op::Ping), Bytes::new(), bulk.clone()).await;
+                    assert!(answer.expect("answered").bulk == bulk);
+                })
+            })
+            .collect();
+        for call in calls {
+            call.await.expect("as it was sent");
+        }
+        until(|| (server.env.pool.stats().used, env.pool.stats().used) == (0, 0)).await;
+        let peak = server.env.pool.stats().peak;
+        assert!(peak < 128 * MIB as u64, "{peak}");
+    });
+}
+
+/// Goal: a peer without room holds little of what others use. Method: the test holds the client's buffers, so it cannot read answers; the
+/// server lends to it no more than its limit, and serves another meanwhile.
+#[test]
+fn a_peer_that_takes_nothing_holds_little() {
+    over_rdma(|address| async move {
+        let server = Server::start(0, &address, &Secret::random());
+        let (full, other) = (env(), env());
+        let (stuck, free) = (
+            server.connect(&full).await.expect("connected"),
+            server.connect(&other).await.expect("connected"),
+        );
+        let mut calls = Vec::new();
+        for n in 0..60_u8 {
+            let mut buffer = full.pool.get(MIB).await.expect("a buffer");
+            buffer.copy_from_slice(&pattern(MIB, n));
+            let (stuck, bulk) = (stuck.clone(), buffer.freeze());
+            let call = async move { stuck.call(request(Op::Ping), Bytes::new(), bulk).await };
+            calls.push(tokio::task::spawn_local(call));
+        }
+        let held: Vec<_> =
+            std::iter::from_fn(|| full.pool.try_get_for(BufferClass::PeerRequest, None, MIB)).collect();
+        for n in 0..20 {
+            let answer = free.call(request(Op::Ping), Bytes::new(), pattern(MIB, n)).await;
+            assert!(answer.expect("answered").bulk == pattern(MIB, n));
+        }
+        assert!(server.env.pool.stats().used <= 64 * MIB as u64, "{:?}", server.env.pool.stats());
+        drop(held);
+        for (n, call) in calls.into_iter().enumerate() {
+            let answer = call.await.expect("no panic").expect("answered");
+            assert!(answer.bulk == pattern(MIB, n as u8));
         }
     });
 }

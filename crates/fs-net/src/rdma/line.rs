@@ -1,6 +1,6 @@
 //! One connection as the thread's queues see it: what came for it, and what it has under way.
 
-use super::record::MESSAGE_BYTES;
+use super::record::{HEAD_BYTES, MESSAGE_BYTES, RECORD_BYTES};
 use bytes::Bytes;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -8,12 +8,17 @@ use std::task::{Context, Waker};
 
 /// Messages with frames that may be under way in one direction.
 pub(super) const CREDITS: u32 = 16;
-/// Messages that may wait here: a peer sends others than these only to give back what it was lent or sent.
-const MOST_WAITING: usize = 8 * CREDITS as usize;
+/// Bytes of messages that may wait here, each with what it takes besides. Besides what takes credits a peer sends only what gives back: at most a
+/// message for each part that it was lent, and there are 2,048 of these.
+const MOST_WAITING: usize = 512 << 10;
+const MESSAGE_COST: usize = 64;
+const SHORT_MESSAGE: usize = HEAD_BYTES + RECORD_BYTES;
 /// Work that a queue pair may have under way.
 pub(super) const DEPTH: u32 = 128;
 
-const _: () = assert!(MOST_WAITING * MESSAGE_BYTES <= 4 << 20);
+const _: () = assert!(
+    CREDITS as usize * (MESSAGE_BYTES + MESSAGE_COST) + 2_048 * (SHORT_MESSAGE + MESSAGE_COST) < MOST_WAITING
+);
 
 /// What comes for a connection.
 #[derive(Default)]
@@ -23,7 +28,8 @@ pub(super) struct Line {
     /// Whether both sides have said that it is open.
     pub is_up: Cell<bool>,
     /// Messages.
-    pub arrived: RefCell<VecDeque<Bytes>>,
+    arrived: RefCell<VecDeque<Bytes>>,
+    waiting: Cell<usize>,
     /// Reads that are done, by their number.
     pub pulled: RefCell<Vec<u32>>,
     /// Send buffers under way.
@@ -54,15 +60,20 @@ impl Line {
     pub fn arrive(&self, message: Bytes) {
         // Its first message says as much as the event that comes by another way, maybe later.
         self.is_up.set(true);
-        let waiting = {
-            let mut arrived = self.arrived.borrow_mut();
-            arrived.push_back(message);
-            arrived.len()
-        };
-        if waiting > MOST_WAITING {
+        self.waiting.set(self.waiting.get() + message.len() + MESSAGE_COST);
+        if self.waiting.get() > MOST_WAITING {
             self.fail("more messages than credits");
+        } else {
+            self.arrived.borrow_mut().push_back(message);
         }
         self.wake();
+    }
+
+    /// The next message.
+    pub fn take_message(&self) -> Option<Bytes> {
+        let message = self.arrived.borrow_mut().pop_front()?;
+        self.waiting.set(self.waiting.get() - message.len() - MESSAGE_COST);
+        Some(message)
     }
 
     /// It is at its end. The first reason stays.

@@ -4,7 +4,8 @@
 //! - A message with frames takes a credit, which comes back when the receiver has made frames of all of it: so no more than [`CREDITS`] such
 //!   messages wait for a peer that takes nothing (`tests/rdma.rs`, `a_peer_that_takes_nothing_holds_little`).
 //! - What is lent stays until the peer gives it back or the queue pair is gone, and is at most [`LENT_MAX`] and one part.
-//! - While a pool buffer is waited for, no further message is looked into.
+//! - While a pool buffer is waited for, no further frame is given out. Credits, and what was given back, count as soon as they come: who waits
+//!   for them to send may not be taking frames (`tests/rdma.rs`, `answers_flow_while_nothing_is_taken`).
 //! - Whatever a peer sends, this side answers with frames or an error (`record`: `any_bytes_are_survived`; an address or key that is none
 //!   ends the connection by the device's word).
 
@@ -49,6 +50,14 @@ struct Far {
     place: Place,
 }
 
+/// What messages were made of.
+enum Item {
+    Frame(Frame),
+    Far(Far),
+    /// The end of a message.
+    End,
+}
+
 /// A bulk part that is being read.
 struct Pull {
     far: Far,
@@ -72,9 +81,10 @@ pub(super) struct Link {
     credits: u32,
     /// Credits to give back.
     owed_credits: u32,
-    /// The message that is looked into, and whether it had a frame.
-    message: Bytes,
-    costs: bool,
+    /// Messages with frames that came and whose credits were not given back.
+    peer_used: u32,
+    /// What came and was not taken.
+    inbox: VecDeque<Item>,
     waiting: Option<(Far, BufferWait)>,
     /// Read, not yet told.
     due: Vec<u32>,
@@ -99,8 +109,8 @@ impl Link {
             next_id: 0,
             credits: CREDITS,
             owed_credits: 0,
-            message: Bytes::new(),
-            costs: false,
+            peer_used: 0,
+            inbox: VecDeque::new(),
             waiting: None,
             due: Vec::new(),
             unanswered: 0,
@@ -156,6 +166,7 @@ impl Link {
         self.watch(cx);
         let (before, (hub, ..)) = (frames.len(), self.parts()?);
         hub.drain();
+        self.take_in()?;
         self.parse(cx, (class, share), frames)?;
         self.read_on(cx)?;
         self.collect(frames)?;
@@ -169,7 +180,7 @@ impl Link {
     }
 
     fn ended(&self, why: &str) -> NetError {
-        tracing::info!(peer = self.describe(), why, "a connection over RDMA has ended");
+        tracing::debug!(peer = self.describe(), why, "a connection over RDMA has ended");
         NetError::Closed
     }
 
@@ -185,40 +196,58 @@ impl Link {
                 let Some((far, _)) = self.waiting.take() else { return Ok(()) };
                 self.pull(far, buffer?)?;
             }
-            match record::next(&mut self.message)? {
-                Some(Record::Frame { header, meta, bulk }) => {
-                    self.costs = true;
-                    frames.push_back(Frame { header, meta, bulk });
-                }
-                Some(Record::ByReference { header, meta, place }) => {
-                    self.costs = true;
-                    self.want_buffer(Far { header, meta, place }, class, share)?;
-                }
-                Some(Record::GivenBack(id)) => self.take_back(id)?,
-                None => {
-                    if !self.next_message()? {
-                        return Ok(());
-                    }
-                }
+            match self.inbox.pop_front() {
+                Some(Item::Frame(frame)) => frames.push_back(frame),
+                Some(Item::Far(far)) => self.want_buffer(far, class, share)?,
+                Some(Item::End) => self.owed_credits += 1,
+                None => return Ok(()),
             }
         }
     }
 
-    /// Goes on to the next message. False: there is none.
-    fn next_message(&mut self) -> Result<bool, NetError> {
-        self.owed_credits += u32::from(std::mem::take(&mut self.costs));
-        let Some(mut message) = self.pair.line.arrived.borrow_mut().pop_front() else { return Ok(false) };
-        self.progress += message.len() as u64;
-        Counters::add(&self.rdma.counters.messages_received, 1);
-        Counters::add(&self.rdma.counters.bytes_received, message.len() as u64);
-        NetCounters::add(&self.env.counters.bytes_received, message.len() as u64);
-        let back = record::credits(&mut message)?;
-        if back > CREDITS - self.credits {
-            return Err(NetError::protocol("more credits than there are"));
+    /// Looks into what has come: credits and what was given back count at once, also while nobody takes frames.
+    fn take_in(&mut self) -> Result<(), NetError> {
+        while let Some(mut message) = self.pair.line.take_message() {
+            self.note_message(message.len() as u64);
+            let back = record::credits(&mut message)?;
+            if back > CREDITS - self.credits {
+                return Err(NetError::protocol("more credits than there are"));
+            }
+            self.credits += back;
+            let before = self.inbox.len();
+            while let Some(record) = record::next(&mut message)? {
+                match record {
+                    Record::Frame { header, meta, bulk } => {
+                        self.inbox.push_back(Item::Frame(Frame { header, meta, bulk }));
+                    }
+                    Record::ByReference { header, meta, place } => {
+                        self.inbox.push_back(Item::Far(Far { header, meta, place }));
+                    }
+                    Record::GivenBack(id) => self.take_back(id)?,
+                }
+            }
+            if self.inbox.len() > before {
+                self.end_message()?;
+            }
         }
-        self.credits += back;
-        self.message = message;
-        Ok(true)
+        Ok(())
+    }
+
+    /// A message with frames has come, which takes one of the peer's credits until these are out.
+    fn end_message(&mut self) -> Result<(), NetError> {
+        self.inbox.push_back(Item::End);
+        self.peer_used += 1;
+        if self.peer_used > CREDITS {
+            return Err(NetError::protocol("more messages than credits"));
+        }
+        Ok(())
+    }
+
+    fn note_message(&mut self, bytes: u64) {
+        self.progress += bytes;
+        Counters::add(&self.rdma.counters.messages_received, 1);
+        Counters::add(&self.rdma.counters.bytes_received, bytes);
+        NetCounters::add(&self.env.counters.bytes_received, bytes);
     }
 
     fn take_back(&mut self, id: u32) -> Result<(), NetError> {
@@ -337,11 +366,15 @@ impl Link {
         queue: &mut SendQueue,
         overflow: &mut SendQueue,
     ) -> Result<Poll<()>, NetError> {
+        if queue.is_empty() {
+            return Ok(Poll::Ready(()));
+        }
+        self.watch(cx);
+        self.parts()?.0.drain();
+        self.take_in()?;
         while !queue.is_empty() && overflow.is_empty() {
             let may = self.credits > 0 && self.pair.line.has_depth() && self.lent_bytes < LENT_MAX;
             if !may || !self.send_message(cx, Some((&mut *queue, &mut *overflow)))? {
-                self.watch(cx);
-                // Credits may be there already, in a message that nobody has looked into.
                 return Ok(Poll::Pending);
             }
         }
@@ -359,7 +392,9 @@ impl Link {
             return Ok(false);
         }
         let Some(mut slot) = hub.take_slot(cx) else { return Ok(false) };
-        let mut writer = Writer::new(slot.bytes(), std::mem::take(&mut self.owed_credits));
+        let credits = std::mem::take(&mut self.owed_credits);
+        self.peer_used -= credits;
+        let mut writer = Writer::new(slot.bytes(), credits);
         while writer.has_room(0) {
             let Some(id) = self.due.pop() else { break };
             writer.given_back(id);

@@ -48,7 +48,16 @@ use std::time::{Duration, Instant};
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// Peers of which that is remembered.
-const MOST_PAUSED: usize = 4096;
+const MOST_PEERS: usize = 4096;
+
+/// How it went with a peer.
+#[derive(Debug, Default)]
+struct Peer {
+    /// There has been a connection over RDMA.
+    worked: bool,
+    /// Not to be tried before, and after which pause.
+    paused: Option<(Instant, Duration)>,
+}
 
 /// Which RDMA devices a process uses.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -91,8 +100,8 @@ pub struct Rdma {
     /// Bytes that may come to be registered.
     bytes: usize,
     opened: OnceLock<Result<Vec<&'static Device>, String>>,
-    /// Peers with which it failed: until when it is not tried again, and after which pause.
-    paused: Mutex<HashMap<String, (Instant, Duration)>>,
+    /// Peers that were asked.
+    peers: Mutex<HashMap<String, Peer>>,
     warned: AtomicBool,
     counters: Counters,
 }
@@ -152,27 +161,43 @@ impl Rdma {
 
     /// Whether it is worth trying with a peer now.
     fn may_try(&self, peer: &str) -> bool {
-        let is_paused = || self.paused.lock().get(peer).is_some_and(|(until, _)| Instant::now() < *until);
-        self.devices().is_ok() && !is_paused()
+        let is_paused = |peer: &Peer| peer.paused.is_some_and(|(until, _)| Instant::now() < until);
+        self.devices().is_ok() && !self.peers.lock().get(peer).is_some_and(is_paused)
     }
 
     /// RDMA with a peer did not come about: TCP does for a while, longer each time. Warns the first time.
     fn failed(&self, peer: &str, why: &str) {
-        let mut paused = self.paused.lock();
-        if paused.len() >= MOST_PAUSED {
-            paused.clear();
-        }
-        let pause = paused.get(peer).map_or(FIRST_PAUSE, |(_, pause)| (*pause * 2).min(LONGEST_PAUSE));
-        paused.insert(peer.to_owned(), (Instant::now() + pause, pause));
+        self.with_peer(peer, |peer| {
+            let pause = peer.paused.map_or(FIRST_PAUSE, |(_, pause)| (pause * 2).min(LONGEST_PAUSE));
+            peer.paused = Some((Instant::now() + pause, pause));
+        });
         Counters::add(&self.counters.fallbacks, 1);
         if !self.warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(peer, why, "no RDMA; going on over TCP, and trying again from time to time");
         }
     }
 
+    /// The peer says that it has none (now). Only who has had some gives something up.
+    fn refused(&self, peer: &str, why: &str) {
+        let worked = self.peers.lock().get(peer).is_some_and(|peer| peer.worked);
+        if worked {
+            self.failed(peer, why);
+        } else {
+            tracing::debug!(peer, why, "going on over TCP");
+        }
+    }
+
     /// It works (again) with a peer.
     fn works(&self, peer: &str) {
-        self.paused.lock().remove(peer);
+        self.with_peer(peer, |peer| *peer = Peer { worked: true, paused: None });
         self.warned.store(false, Ordering::Relaxed);
+    }
+
+    fn with_peer(&self, peer: &str, change: impl FnOnce(&mut Peer)) {
+        let mut peers = self.peers.lock();
+        if peers.len() >= MOST_PEERS && !peers.contains_key(peer) {
+            peers.clear();
+        }
+        change(peers.entry(peer.to_owned()).or_default());
     }
 }

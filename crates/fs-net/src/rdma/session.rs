@@ -49,7 +49,13 @@ pub(crate) async fn ask(
     if socket.remote().is_none() || !env.rdma.may_try(&peer) {
         return Ok((socket, false));
     }
-    let Some(offer) = offered(&mut *socket, env).await? else { return Ok((socket, false)) };
+    let offer = match offered(&mut *socket, env).await? {
+        Ok(offer) => offer,
+        Err(why) => {
+            env.rdma.refused(&peer, &why);
+            return Ok((socket, false));
+        }
+    };
     match connect(&offer, env).await {
         Ok(link) => {
             env.rdma.works(&peer);
@@ -64,7 +70,8 @@ pub(crate) async fn ask(
     }
 }
 
-async fn offered(socket: &mut dyn Transport, env: &NetEnv) -> Result<Option<RdmaOffer>, NetError> {
+/// What the peer offers, or why nothing.
+async fn offered(socket: &mut dyn Transport, env: &NetEnv) -> Result<Result<RdmaOffer, String>, NetError> {
     let mut queue = SendQueue::new(env.counters.clone());
     queue.push(Header::request(Op::Rdma, Partition(0)), Ask {}.to_bytes(), Bytes::new())?;
     poll_fn(|cx| socket.poll_send(cx, &mut queue)).await?;
@@ -77,11 +84,9 @@ async fn offered(socket: &mut dyn Transport, env: &NetEnv) -> Result<Option<Rdma
         return Err(NetError::protocol("something else than an answer about RDMA"));
     }
     if header.status != Status::Ok {
-        let why = String::from_bytes(meta).unwrap_or_default();
-        tracing::debug!(why, "going on over TCP");
-        return Ok(None);
+        return Ok(Err(String::from_bytes(meta).unwrap_or_default()));
     }
-    RdmaOffer::from_bytes(meta).map(Some).map_err(NetError::protocol)
+    RdmaOffer::from_bytes(meta).map(Ok).map_err(NetError::protocol)
 }
 
 /// Tries the peer's addresses. The error is for people.
