@@ -14,6 +14,7 @@ pub mod error;
 mod executions;
 pub mod flush;
 mod identity;
+mod inside;
 pub mod kv;
 mod locks;
 pub mod metrics;

@@ -148,6 +148,11 @@ impl Node {
         &self.cluster.get().expect("requests are served after joining").1
     }
 
+    /// Whether it is part of its cluster yet.
+    pub fn has_joined(&self) -> bool {
+        self.cluster.get().is_some()
+    }
+
     /// Who owns a partition.
     pub fn owner(&self, partition: Partition) -> ServerId {
         self.map().owner(partition)
@@ -179,6 +184,11 @@ impl Node {
     pub fn io_modes(&self) -> Vec<String> {
         let mode = |direct| if direct { IoMode::Direct } else { IoMode::Buffered };
         self.store.stores().iter().map(|store| mode(store.is_direct()).to_string()).collect()
+    }
+
+    /// Whether chunks of some device are read past the page cache.
+    pub fn reads_directly(&self) -> bool {
+        self.store.stores().iter().any(|store| store.is_direct())
     }
 
     /// The namespace's directory and the chunks'.

@@ -43,6 +43,7 @@ pub fn run(
     node: &Arc<Node>,
     acceptors: Vec<Acceptor>,
     metrics: Option<MetricsPage>,
+    before_end: impl FnOnce() + Send + 'static,
 ) -> Result<(), ServerError> {
     let mut senders = Vec::new();
     let mut threads = Vec::new();
@@ -52,7 +53,13 @@ pub fn run(
         threads.push(spawn(node, &format!("worker-{index}"), move |worker| serve(worker, sockets))?);
     }
     threads.push(spawn(node, "flusher", flush::run)?);
-    let outcome = on_local_runtime(node, |worker| keep_house(worker, acceptors, senders, metrics))?;
+    let outcome = on_local_runtime(node, async |worker| {
+        let outcome = keep_house(worker, acceptors, senders, metrics).await;
+        if tokio::task::spawn_blocking(before_end).await.is_err() {
+            tracing::error!("what was to be done before the end panicked");
+        }
+        outcome
+    })?;
     node.request_stop(false);
     for thread in threads {
         if thread.join().is_err() {
@@ -105,7 +112,8 @@ async fn close_unused(worker: Rc<Worker>) {
     }
 }
 
-fn new_worker(node: &Arc<Node>) -> Rc<Worker> {
+/// A worker for the calling thread.
+pub fn new_worker(node: &Arc<Node>) -> Rc<Worker> {
     let env = Rc::new(NetEnv {
         pool: node.pools.buffers.clone(),
         messages: node.pools.messages.clone(),

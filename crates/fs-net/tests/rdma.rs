@@ -4,11 +4,12 @@
 mod support;
 
 use bytes::Bytes;
-use fs_net::{Address, BufferClass, NetCounters, NetEnv, Rdma, RdmaChoice, Secret};
-use fs_proto::Op;
+use fs_net::{Address, BufferClass, Connection, Identity, NetCounters, NetEnv, Rdma, RdmaChoice, Secret};
+use fs_proto::msg::session::Role;
+use fs_proto::{ClientId, Op};
 use std::rc::Rc;
 use std::sync::Arc;
-use support::{Server, env, over_rdma, request, run, until};
+use support::{LONG, Server, client, env, over_rdma, request, run, until};
 
 const MIB: usize = 1 << 20;
 
@@ -92,10 +93,10 @@ fn a_peer_that_takes_nothing_holds_little() {
     over_rdma(|address| async move {
         let server = Server::start(0, &address, &Secret::random());
         let (full, other) = (env(), env());
-        let (stuck, free) = (
-            server.connect(&full).await.expect("connected"),
-            server.connect(&other).await.expect("connected"),
-        );
+        let stuck = server.connect(&full).await.expect("connected");
+        // Another client: what a peer holds is counted by client, not by connection.
+        let who = Identity { role: Role::Client { id: ClientId(78) }, ..client(&server.secret) };
+        let free = Connection::connect(&server.address, &who, &other, LONG).await.expect("connected");
         let mut calls = Vec::new();
         for n in 0..60_u8 {
             let mut buffer = full.pool.get(MIB).await.expect("a buffer");

@@ -42,7 +42,7 @@ impl Core {
         if attr.inline {
             return Ok(Located::Inode(self.shared.view().owner(Target::home(ino))));
         }
-        let holders = self.holders_of(&attr);
+        let holders = self.holders_of(&attr, 0..u64::MAX);
         let asked = holders.iter().map(|server| self.held(who, ino, *server));
         let mut held = Vec::with_capacity(holders.len());
         window::each(asked, FAN_OUT, |one: Held| held.push(one)).await?;

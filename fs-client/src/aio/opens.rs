@@ -12,8 +12,8 @@ use fs_proto::msg::chunk::SyncChunks;
 use fs_proto::msg::inode::{Open, OpenInode as OpenRecord, Publish, Release, Renew, Setattr};
 use fs_proto::msg::name::{Create, OpenMode};
 use fs_proto::msg::small::{OpenRead, Opened};
-use fs_proto::placement::{chunk_partition, name_hash};
-use fs_proto::{Attr, ChunkIndex, FileKind, InodeId, PARTITIONS, Placement, ServerId, Status};
+use fs_proto::placement::name_hash;
+use fs_proto::{Attr, FileKind, InodeId, ServerId, Status};
 
 use super::call::Patience;
 use super::inodes::FAN_OUT;
@@ -269,22 +269,7 @@ impl Core {
         if attr.inline {
             return Vec::new(); // The home syncs it with the inode.
         }
-        if attr.layout.placement != Placement::Striped {
-            return self.holders_of(&attr);
-        }
-        let chunks = attr.size.div_ceil(attr.layout.chunk_bytes()).min(u64::from(PARTITIONS));
-        let view = self.shared.view();
-        let mut holders = Vec::new();
-        for chunk in 0..chunks {
-            let owner = view.owner(Target::Partition(chunk_partition(attr.ino, ChunkIndex(chunk))));
-            if !holders.contains(&owner) {
-                holders.push(owner);
-            }
-            if holders.len() == view.stores().len() {
-                break;
-            }
-        }
-        holders
+        self.holders_of(&attr, 0..attr.size)
     }
 
     pub(super) fn patience(&self) -> Patience {

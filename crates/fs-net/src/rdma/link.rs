@@ -6,8 +6,8 @@
 //! - What is lent stays until the peer gives it back or the queue pair is gone, and is at most [`LENT_MAX`] and one part.
 //! - While a pool buffer is waited for, no further frame is given out. Credits, and what was given back, count as soon as they come: who waits
 //!   for them to send may not be taking frames (`tests/rdma.rs`, `answers_flow_while_nothing_is_taken`).
-//! - Whatever a peer sends, this side answers with frames or an error (`record`: `any_bytes_are_survived`; an address or key that is none
-//!   ends the connection by the device's word).
+//! - Whatever a peer sends, this side answers with frames or an error (`record`: `any_bytes_are_survived`; `hostile`:
+//!   `liars_are_cut_off_and_others_served`; an address or key that is none ends the connection by the device's word).
 
 use super::Rdma;
 use super::cm::Pair;

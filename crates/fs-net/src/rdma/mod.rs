@@ -20,6 +20,8 @@
 mod cm;
 mod counters;
 mod device;
+#[cfg(test)]
+mod hostile;
 mod hub;
 mod interfaces;
 mod limit;

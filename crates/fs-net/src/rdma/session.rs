@@ -71,7 +71,10 @@ pub(crate) async fn ask(
 }
 
 /// What the peer offers, or why nothing.
-async fn offered(socket: &mut dyn Transport, env: &NetEnv) -> Result<Result<RdmaOffer, String>, NetError> {
+pub(super) async fn offered(
+    socket: &mut dyn Transport,
+    env: &NetEnv,
+) -> Result<Result<RdmaOffer, String>, NetError> {
     let mut queue = SendQueue::new(env.counters.clone());
     queue.push(Header::request(Op::Rdma, Partition(0)), Ask {}.to_bytes(), Bytes::new())?;
     poll_fn(|cx| socket.poll_send(cx, &mut queue)).await?;
