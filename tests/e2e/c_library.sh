@@ -65,7 +65,8 @@ timed "a program for CHFS" runs_well "a program for CHFS" env -u HAYATE_CLUSTER 
 
 # A program that writes while servers are killed and come back notices nothing; one whose cluster is gone is told within its time-out.
 compiled cc "$ROOT/tests/e2e/c_survivor.c" "$BOX/survivor" hayate
-"$BOX/survivor" "$HAYATE_CLUSTER" >"$BOX/survivor.out" 2>&1 & survivor=$!
+: >"$BOX/survivor.out"
+"$BOX/survivor" "$HAYATE_CLUSTER" >>"$BOX/survivor.out" 2>&1 & survivor=$!
 CHILDREN+=("$survivor")
 for server in 1 2; do
     lines=$(wc -l <"$BOX/survivor.out")

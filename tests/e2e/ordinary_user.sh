@@ -43,7 +43,8 @@ end_user() {
     # For the lib's end: it looks for what is below $BOX.
     hu down --discard >/dev/null 2>&1 || true
     u fusermount3 -uz "$M" 2>/dev/null || true
-    umount /dev/fuse 2>/dev/null; umount "$BOX/dev" 2>/dev/null
+    # Of open_device, if it was called.
+    umount /dev/fuse 2>/dev/null || true; umount "$BOX/dev" 2>/dev/null || true
     (exit $code); finish
 }
 trap end_user EXIT
