@@ -92,7 +92,7 @@ impl Checkpoints {
     /// # Errors
     /// [`Error::VersionExists`], [`Error::RanksDiffer`], [`Error::Superseded`] (another group began this version after ours),
     /// [`Error::Aborted`] (another rank gave up before this one came: the same that all others hear), [`Error::Invalid`] for a bad name,
-    /// rank or option, [`Error::FileSystem`].
+    /// rank or option, [`Error::FileSystem`], also if a server with a store does not answer within the client's time-out.
     pub fn begin_with(
         &self,
         set: &str,
@@ -108,6 +108,8 @@ impl Checkpoints {
         }
         let group = self.of(set)?;
         let plan = plan(&group.disk, rank, options.redundancy)?;
+        // Before the first byte is written: what these stores lose from now on is noticed.
+        let stores = copies::stores(&group.disk)?;
         let attempt = group.join(version, rank, nranks, options)?;
         let base = match Base::find(&group, &attempt, options) {
             Ok(base) => base,
@@ -116,7 +118,7 @@ impl Checkpoints {
                 return Err(e);
             }
         };
-        Ok(Writer::new(group, attempt, rank, options.clone(), plan, base))
+        Ok(Writer::new(group, attempt, rank, options.clone(), plan, base, stores))
     }
 
     /// The newest version to restart from: committed, its manifest whole, in tier 1 or else whole in the shared tier, and no restart from

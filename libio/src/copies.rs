@@ -8,6 +8,7 @@ use fs_proto::{InodeId, checksum};
 use crate::error::{Error, Result};
 use crate::format::{self, Manifest, Place, SealSum};
 use crate::register::Disk;
+use crate::state::Pauses;
 
 impl From<Place> for Spot {
     fn from(Place(server, ino): Place) -> Spot {
@@ -121,6 +122,47 @@ pub(crate) fn forget(disk: &Disk, keys: &Keys, full_name: &str) -> Result<()> {
     disk.step("remove")?;
     disk.client().vault_drop_all(&keys.manifest(full_name))?;
     Ok(disk.client().vault_drop_all(&keys.data(full_name))?)
+}
+
+/// Servers and the numbers of their stores, ascending.
+pub(crate) type Stores = Vec<(u16, u64)>;
+
+/// A prefix that no key has: only the number of the store is asked for.
+const NOTHING: &str = "ckpt-stores ";
+
+/// The numbers of all stores. A server that does not answer is waited for, up to the client's time-out, and then is an error: whether it still has what it
+/// was given is not known.
+pub(crate) fn stores(disk: &Disk) -> Result<Stores> {
+    let (client, mut pauses) = (disk.client(), Pauses::until(disk.client().config().timeout));
+    let (mut stores, mut silent) = (Stores::new(), Vec::new());
+    for (server, answer) in client.vault_list_all(NOTHING)? {
+        match answer {
+            Ok((store, _)) => stores.push((server.0, store)),
+            Err(_) => silent.push(server),
+        }
+    }
+    while let Some(server) = silent.last().copied() {
+        match client.vault_list(server, NOTHING) {
+            Ok((store, _)) => {
+                stores.push((server.0, store));
+                silent.pop();
+            }
+            Err(e) if !pauses.sleep() => return Err(e.into()),
+            Err(_) => {}
+        }
+    }
+    stores.sort_unstable();
+    Ok(stores)
+}
+
+/// The servers whose stores are not those that they were.
+pub(crate) fn changed(before: &Stores, now: &Stores) -> BTreeSet<u16> {
+    let differs = |(one, other): (&Stores, &Stores)| {
+        let other = other.clone();
+        let of = one.clone().into_iter().filter(move |store| !other.contains(store));
+        of.map(|(server, _)| server).collect::<Vec<_>>()
+    };
+    [(before, now), (now, before)].into_iter().flat_map(differs).collect()
 }
 
 /// What the servers answered when they were asked for what they keep of a set.

@@ -149,6 +149,9 @@ pub(crate) struct Seal {
     pub rank: u32,
     /// In the order of their files.
     pub regions: Vec<SealedRegion>,
+    /// The servers with data when the rank began, and the numbers of their stores.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stores: Vec<(u16, u64)>,
     /// Where copies of this document are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub copies: Vec<Place>,
@@ -465,7 +468,13 @@ mod tests {
         };
         let text = "hayate-ckpt 3 seal 986fb0ac\n{\"rank\":2,\"regions\":[{\"name\":\"u\",\"extents\":[[1048576,1048581]],\"runs\":[{\"block\":1,\"crcs\":[77]}]}]}\n";
         assert_eq!(
-            String::from_utf8(encode(&Seal { rank: 2, regions: vec![region], copies: vec![] })).unwrap(),
+            String::from_utf8(encode(&Seal {
+                rank: 2,
+                regions: vec![region],
+                stores: vec![],
+                copies: vec![]
+            }))
+            .unwrap(),
             text
         );
     }

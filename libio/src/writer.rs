@@ -2,6 +2,7 @@
 //!
 //! # Invariants
 //! - What `write` returned for lies at the servers: the caller's buffer is not looked at again (`buffers_may_be_reused`).
+//! - A version is sealed only if every server has the store that it had when each rank began (`a_store_lost_before_the_last_rank_seals_ends_the_version`).
 //! - A rank seals only after all its data is durable, and only if none of its writes failed.
 //! - A writer that goes without commit ends the attempt for all ranks (`a_rank_that_dies_leaves_the_older_version`).
 //! - All ranks get the same verdict, at the latest when the time-out is over (`a_missing_rank_is_the_same_verdict_for_all`).
@@ -14,7 +15,7 @@ use std::time::Duration;
 use fs_proto::checksum;
 
 use crate::attempt::{Attempt, Group};
-use crate::copies::Survey;
+use crate::copies::{self, Stores};
 use crate::error::{Error, Result};
 use crate::format::{self, Manifest, REGION_MAX_BYTES, Seal, SealSum};
 use crate::options::Options;
@@ -36,6 +37,8 @@ pub struct Writer {
     plan: Option<Plan>,
     /// If incremental: the version whose blocks are used again.
     base: Option<Base>,
+    /// As they were before anything was written.
+    stores: Stores,
     regions: Vec<Written>,
     by_name: BTreeMap<String, usize>,
     /// A write failed, so what is stored is unknown.
@@ -52,12 +55,14 @@ impl Writer {
         options: Options,
         plan: Option<Plan>,
         base: Option<Base>,
+        stores: Stores,
     ) -> Writer {
         let keys = group.keys.rank(&attempt.full_name(), rank);
         let plan = plan.map(|plan| Plan { keys, ..plan });
         Writer {
             plan,
             base,
+            stores,
             group,
             attempt,
             rank,
@@ -205,7 +210,8 @@ impl Writer {
         let disk = &self.group.disk;
         let copies =
             self.plan.as_ref().map(|plan| spread::seal_copies(disk, plan)).transpose()?.unwrap_or_default();
-        let seal = Seal { rank: self.rank, regions, copies: copies.into_iter().map(Into::into).collect() };
+        let copies = copies.into_iter().map(Into::into).collect();
+        let seal = Seal { rank: self.rank, regions, stores: self.stores.clone(), copies };
         let text = format::encode(&seal);
         spread::fill_seal(disk, &seal, &text)?;
         disk.write_new(&self.seal_path(self.rank), &text)
@@ -226,13 +232,13 @@ impl Writer {
     fn manifest(&self) -> Result<Manifest> {
         let Attempt { version, number, record } = &self.attempt;
         let (version, attempt, id) = (*version, *number, record.id.clone());
-        let stores = Survey::take(&self.group.disk, &self.group.keys)?.stores.into_iter().collect();
+        let stores = copies::stores(&self.group.disk)?;
         let spare = self.plan.as_ref().map_or(0, |plan| plan.servers.len() - plan.data) as u16;
         let mut manifest =
             Manifest { version, attempt, id, bytes: 0, spare, needs: Vec::new(), stores, seals: Vec::new() };
         let mut needs = BTreeSet::new();
         for rank in 0..record.nranks {
-            let (sum, bytes, needed) = self.seal_sum(rank)?;
+            let (sum, bytes, needed) = self.seal_sum(rank, &manifest.stores)?;
             manifest.bytes += bytes;
             manifest.seals.push(sum);
             needs.extend(needed);
@@ -242,13 +248,14 @@ impl Writer {
     }
 
     /// Checks a rank's seal before it is vouched for; answers how much the rank wrote, and the versions whose files it uses, too.
-    fn seal_sum(&self, rank: u32) -> Result<(SealSum, u64, Vec<u64>)> {
+    fn seal_sum(&self, rank: u32, stores: &Stores) -> Result<(SealSum, u64, Vec<u64>)> {
         let path = self.seal_path(rank);
         let seal = self.group.disk.read_raw(&path)?.ok_or_else(|| Error::corrupt(&path, "it is missing"))?;
         let read: Seal = format::decode(&path, &seal)?;
         if read.rank != rank {
             return Err(Error::corrupt(&path, format!("it is the seal of rank {}", read.rank)));
         }
+        self.refuse_changed(rank, &copies::changed(&read.stores, stores))?;
         let written =
             read.regions.iter().flat_map(|region| &region.extents).map(|(from, to)| to - from).sum();
         let packed = read.regions.iter().filter_map(|region| region.packed.as_ref());
@@ -260,6 +267,18 @@ impl Writer {
             written,
             needed,
         ))
+    }
+
+    /// What a server kept when the rank wrote may be gone if its store is another one now.
+    fn refuse_changed(&self, rank: u32, changed: &BTreeSet<u16>) -> Result<()> {
+        if changed.is_empty() {
+            return Ok(());
+        }
+        let servers: Vec<_> = changed.iter().map(ToString::to_string).collect();
+        let reason =
+            format!("the stores of servers {} are not those that rank {rank} wrote to", servers.join(", "));
+        self.group.abort(&self.attempt, &reason)?;
+        Err(self.group.given_up(&self.attempt, self.group.name.clone(), reason))
     }
 
     /// What fails because the attempt's files were removed failed because the attempt was given up.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fs_client::{Client, ClientConfig, OpenOptions, Route, ServerId, Spot};
 use hayate_tests::{Cluster, ClusterOptions};
-use libio::{Checkpoints, Error, Level, Options, Redundancy};
+use libio::{Checkpoints, Error, Level, Options, Redundancy, Writer};
 
 const SET: &str = "set";
 const MIB: usize = 1 << 20;
@@ -84,6 +84,36 @@ fn lose(cluster: &mut Cluster, server: u16) {
         if name == format!("store-{server}") || name.starts_with(&format!("store-{server}-")) {
             std::fs::remove_dir_all(dir).expect("remove");
         }
+    }
+}
+
+/// One rank of two that has written its part.
+fn written(checkpoints: &Checkpoints, version: u64, rank: u32, options: &Options) -> Writer {
+    let mut writer = checkpoints.begin_with(SET, version, rank, 2, options).expect("begin");
+    writer.write(&format!("field.{rank}"), &content(version, rank), 0).expect("write");
+    writer
+}
+
+/// Whichever server loses what rank 0 sealed: rank 1 must not commit the rest. For one at least the reason is the store's number, and not a name that is lost.
+#[test]
+fn a_store_lost_before_the_last_rank_seals_ends_the_version() {
+    for redundancy in [Redundancy::None, COPY] {
+        let mut noticed = 0;
+        for lost in 0..4 {
+            let mut cluster = cluster(4);
+            let checkpoints = checkpoints(&cluster);
+            save(&checkpoints, 1, &with(COPY, "never"));
+            let options = with(redundancy, "never");
+            let [first, second] = [0, 1].map(|rank| written(&checkpoints, 2, rank, &options));
+            let pending = first.seal(true).expect("seal");
+            lose(&mut cluster, lost);
+            cluster.restart(lost);
+            let ended = second.seal(true).expect_err("what rank 0 sealed is gone");
+            noticed += u32::from(ended.to_string().contains("stores of servers"));
+            assert!(pending.test().map_or(true, |committed| !committed), "{redundancy:?}, server {lost}");
+            assert_eq!(checkpoints.latest(SET).expect("latest"), Some(1), "{redundancy:?}, server {lost}");
+        }
+        assert!(noticed > 0, "{redundancy:?}: no loss was found by the store's number");
     }
 }
 
