@@ -262,6 +262,13 @@ impl Manifest {
     }
 }
 
+impl SealSum {
+    /// How many servers its rank can lose: its copies, and with them its parts, are made so.
+    pub fn spare(&self) -> u16 {
+        self.copies.len().saturating_sub(1) as u16
+    }
+}
+
 impl SealedRegion {
     /// Where the last extent ends.
     pub fn end(&self) -> u64 {

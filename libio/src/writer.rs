@@ -233,9 +233,16 @@ impl Writer {
         let Attempt { version, number, record } = &self.attempt;
         let (version, attempt, id) = (*version, *number, record.id.clone());
         let stores = copies::stores(&self.group.disk)?;
-        let spare = self.plan.as_ref().map_or(0, |plan| plan.servers.len() - plan.data) as u16;
-        let mut manifest =
-            Manifest { version, attempt, id, bytes: 0, spare, needs: Vec::new(), stores, seals: Vec::new() };
+        let mut manifest = Manifest {
+            version,
+            attempt,
+            id,
+            bytes: 0,
+            spare: 0,
+            needs: Vec::new(),
+            stores,
+            seals: Vec::new(),
+        };
         let mut needs = BTreeSet::new();
         for rank in 0..record.nranks {
             let (sum, bytes, needed) = self.seal_sum(rank, &manifest.stores)?;
@@ -244,6 +251,8 @@ impl Writer {
             needs.extend(needed);
         }
         manifest.needs = needs.into_iter().collect();
+        // Not what this rank was told: another may have been told less.
+        manifest.spare = manifest.seals.iter().map(SealSum::spare).min().unwrap_or(0);
         Ok(manifest)
     }
 

@@ -117,6 +117,22 @@ fn a_store_lost_before_the_last_rank_seals_ends_the_version() {
     }
 }
 
+/// Rank 0 has no copies, rank 1 has, and seals last: the version can spare no server.
+#[test]
+fn a_version_spares_what_its_weakest_rank_does() {
+    let mut cluster = cluster(4);
+    let checkpoints = checkpoints(&cluster);
+    save(&checkpoints, 1, &with(COPY, "never"));
+    let [first, second] = [(0, Redundancy::None), (1, COPY)]
+        .map(|(rank, how)| written(&checkpoints, 2, rank, &with(how, "never")));
+    let pending = first.seal(true).expect("seal");
+    second.seal(true).expect("seal").wait(PATIENCE).expect("committed");
+    assert!(pending.test().expect("test"));
+    lose(&mut cluster, 3);
+    cluster.restart(3);
+    assert_eq!(self::checkpoints(&cluster).latest(SET).expect("latest"), Some(1));
+}
+
 /// Each server in turn loses everything, is away, and comes back with nothing.
 fn any_one_is_lost(servers: u16, redundancy: Redundancy) {
     for lost in 0..servers {
