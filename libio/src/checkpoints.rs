@@ -364,11 +364,6 @@ fn of_version(manifest: Manifest, version: u64, path: &str) -> Result<Manifest> 
     Err(Error::corrupt(path, format!("it is the manifest of version {}", manifest.version)))
 }
 
-/// Whether tier 1 has a version, and its manifest is whole.
-pub(crate) fn whole_here(group: &Group, version: u64) -> Result<Option<Manifest>> {
-    undamaged(here(group, version))
-}
-
 pub(crate) fn undamaged(found: Result<Option<Manifest>>) -> Result<Option<Manifest>> {
     match found {
         Err(Error::Corrupt { path, what }) => {

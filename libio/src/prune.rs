@@ -4,7 +4,7 @@
 //! it is invisible), the data, the group record, the verdict, the mark. The next call goes on where it stopped.
 //!
 //! # Invariants
-//! - The newest complete version, and what is newer, is never touched by [`Checkpoints::prune`] (`prune_keeps_the_newest`); nor is what
+//! - The newest version that can be restarted from, and what is newer, is never touched by [`Checkpoints::prune`] (`prune_keeps_the_newest`, `what_cannot_be_read_is_not_counted_as_kept`); nor is what
 //!   is pinned (`a_pinned_version_stays`), nor the newest durable version (`the_newest_durable_version_stays`).
 //! - Damage does not stop it: names alone say what belongs to a version (`a_damaged_version_can_be_removed`).
 
@@ -12,27 +12,31 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::attempt::{Attempt, Group};
-use crate::checkpoints::{Checkpoints, listed_here, whole_here};
+use crate::checkpoints::{Checkpoints, listed_here};
 use crate::copies;
 use crate::error::{Error, Result};
 use crate::format::{self, Pruned, SetPaths, Verdict};
+use crate::look::{Look, Offer};
 use crate::state::{Pauses, is_in_tier};
 
 /// How long [`Checkpoints::remove`] waits for the shared tier.
 const TIER_FOLLOWS: Duration = Duration::from_secs(20);
 
 impl Checkpoints {
-    /// Removes all but the newest `keep` complete versions (at least one stays), those that are pinned, and the newest one that is durable,
+    /// Removes all but the newest `keep` versions that can be restarted from (at least one stays), those that are pinned, and the newest one that is durable,
     /// and removes the data of attempts that were given up. What is removed goes from the shared tier, too. Answers the versions
     /// removed. May be called while others write and read; attempts at versions older than the oldest one kept
     /// are ended.
     pub fn prune(&self, set: &str, keep: usize) -> Result<Vec<u64>> {
         let group = self.of(set)?;
-        let listed = listed_here(&group)?;
-        let Some(oldest) = oldest_kept(&group, &listed, keep.max(1))? else {
+        let look = Look::take(&group)?;
+        let Some(oldest) = oldest_kept(&look, keep.max(1))? else {
             return Ok(Vec::new());
         };
-        let kept = kept_besides(&group, &listed, oldest)?;
+        let here: BTreeSet<u64> = listed_here(&group)?.into_iter().collect();
+        let mut kept = kept_besides(&look, oldest)?;
+        // What tier 1 has of a version that only the shared tier lists is a part of a copy that can be read.
+        kept.extend(look.versions.difference(&here));
         // Newest first: what they needed is free then.
         let leaving = names_of_all(&group)?;
         for version in leaving.range(..oldest).rev().filter(|version| !kept.contains(version)) {
@@ -47,7 +51,7 @@ impl Checkpoints {
                 group.disk.remove_tree(&group.data_dir(&attempt))?;
             }
         }
-        Ok(listed.into_iter().filter(|version| *version < oldest && !kept.contains(version)).collect())
+        Ok(here.into_iter().filter(|version| *version < oldest && !kept.contains(version)).collect())
     }
 
     /// Removes one version, whichever it is: a damaged one, say, whose number is to be written again.
@@ -68,14 +72,11 @@ impl Checkpoints {
     }
 }
 
-/// The oldest of the newest `keep` complete versions.
-fn oldest_kept(group: &Group, listed: &[u64], keep: usize) -> Result<Option<u64>> {
+/// The oldest of the newest `keep` versions that can be restarted from.
+fn oldest_kept(look: &Look, keep: usize) -> Result<Option<u64>> {
     let (mut oldest, mut kept) = (None, 0);
-    for version in listed.iter().rev() {
-        if kept < keep
-            && let Some(manifest) = whole_here(group, *version)?
-            && !group.has_failed(&manifest)?
-        {
+    for version in look.versions.iter().rev() {
+        if kept < keep && matches!(look.offered(*version)?, Offer::Yes) {
             (oldest, kept) = (Some(*version), kept + 1);
         }
     }
@@ -83,14 +84,15 @@ fn oldest_kept(group: &Group, listed: &[u64], keep: usize) -> Result<Option<u64>
 }
 
 /// Versions before `oldest` that stay: what is pinned, and the newest that the shared tier has whole, unless a newer one is there too.
-fn kept_besides(group: &Group, listed: &[u64], oldest: u64) -> Result<BTreeSet<u64>> {
+fn kept_besides(look: &Look, oldest: u64) -> Result<BTreeSet<u64>> {
+    let group = &look.group;
     let names = group.disk.list(&group.paths.versions)?;
     let is_pinned = |version: u64| names.iter().any(|entry| entry.name == format::pin_name(version));
     let mut kept: BTreeSet<u64> =
-        listed.iter().copied().filter(|version| *version < oldest && is_pinned(*version)).collect();
-    for version in listed.iter().rev() {
-        if let Some(manifest) = whole_here(group, *version)?
-            && !group.has_failed(&manifest)?
+        look.versions.range(..oldest).copied().filter(|version| is_pinned(*version)).collect();
+    for version in look.versions.iter().rev() {
+        if matches!(look.offered(*version)?, Offer::Yes)
+            && let Some(manifest) = look.manifest(*version)?
             && is_in_tier(group, &manifest)?
         {
             kept.insert(*version);

@@ -133,6 +133,26 @@ fn a_version_spares_what_its_weakest_rank_does() {
     assert_eq!(self::checkpoints(&cluster).latest(SET).expect("latest"), Some(1));
 }
 
+/// Version 2 is lost with any server, and its manifest may be there: version 1 is the only one to restart from, and stays.
+#[test]
+fn what_cannot_be_read_is_not_counted_as_kept() {
+    let mut pruned = 0;
+    for lost in 0..4 {
+        let mut cluster = cluster(4);
+        let before = checkpoints(&cluster);
+        save(&before, 1, &with(COPY, "never"));
+        save(&before, 2, &with(Redundancy::None, "never"));
+        lose(&mut cluster, lost);
+        cluster.restart(lost);
+        let after = checkpoints(&cluster);
+        // Directories may be lost, too: then there is nothing to prune, or it cannot be done.
+        pruned += u32::from(after.prune(SET, 1).is_ok_and(|removed| removed.is_empty()));
+        assert_eq!(after.latest(SET).expect("latest"), Some(1), "server {lost}");
+        assert_whole(&after, 1, &format!("server {lost}"));
+    }
+    assert!(pruned > 0);
+}
+
 /// Each server in turn loses everything, is away, and comes back with nothing.
 fn any_one_is_lost(servers: u16, redundancy: Redundancy) {
     for lost in 0..servers {
