@@ -11,7 +11,7 @@ use crate::attempt::Group;
 use crate::copies::{self, Keys};
 use crate::error::{Error, Result};
 use crate::format::{self, Failed, Manifest, Pin, RANKS_MAX, SetPaths};
-use crate::look::{Look, Offer};
+use crate::look::{Look, Newest, Offer};
 use crate::options::{Options, Redundancy};
 use crate::packed::Base;
 use crate::register::{Disk, Hook, unique_id};
@@ -131,28 +131,26 @@ impl Checkpoints {
     ///
     /// # Errors
     /// [`Error::Lost`] if there are versions, and servers are lost or away without which none of them is whole. Servers that do not
-    /// answer are waited for, up to the client's time-out.
+    /// answer are waited for, up to the client's time-out, if a newer version may depend on them.
+    ///
+    /// Two ranks that ask may hear different answers, if a server comes or goes between them: let one ask, and tell the others.
     pub fn latest_below(&self, set: &str, below: u64) -> Result<Option<u64>> {
         let mut pauses = Pauses::until(self.disk.client().config().timeout);
         loop {
             let look = Look::take(&self.of(set)?)?;
-            let (found, lost) = look.newest(below)?;
+            let newest = look.newest(below)?;
             // What a server that is away has comes back when it does, so a newer version is worth waiting.
-            let Some((version, servers)) = lost else { return Ok(found) };
-            if look.survey.silent.is_empty() || !pauses.sleep() {
-                let servers: Vec<_> = servers.iter().map(ToString::to_string).collect();
-                let lost = Error::Lost { set: set.to_owned(), version, servers: servers.join(", ") };
-                if found.is_some() {
-                    tracing::warn!(set, version, error = %lost, "an older version is used");
-                }
-                return found.map(Some).ok_or(lost);
+            let unlisted = look.listing.unlisted.is_some();
+            let waits = unlisted || (newest.1.is_some() && !look.survey.silent.is_empty());
+            if !waits || !pauses.sleep() {
+                return settled(set, newest, look.listing.unlisted);
             }
         }
     }
 
     /// All versions that can be restarted from, oldest first.
     pub fn versions(&self, set: &str) -> Result<Vec<u64>> {
-        let look = Look::take(&self.of(set)?)?;
+        let look = Look::take(&self.of(set)?)?.complete()?;
         let mut versions = Vec::new();
         for version in &look.versions {
             if matches!(look.offered(*version)?, Offer::Yes) {
@@ -184,7 +182,9 @@ impl Checkpoints {
     /// [`Error::NotFound`] if it is not committed.
     pub fn pin(&self, set: &str, version: u64, pinned: bool) -> Result<()> {
         let group = self.of(set)?;
-        if !listed(&group)?.contains(&version) {
+        let look = Look::take(&group)?;
+        if !look.versions.contains(&version) {
+            look.complete()?;
             return Err(group.no_version(version));
         }
         let name = format::pin_name(version);
@@ -198,9 +198,9 @@ impl Checkpoints {
     /// All versions that somebody began, oldest first, with what became of them.
     pub fn list(&self, set: &str) -> Result<Vec<VersionInfo>> {
         let group = self.of(set)?;
-        let mut versions: BTreeSet<u64> = listed(&group)?.into_iter().collect();
+        let mut look = Look::take(&group)?.complete()?;
+        let mut versions = std::mem::take(&mut look.versions);
         versions.extend(group.attempts()?.into_iter().map(|(version, _)| version));
-        let pins = names(&group)?;
         let mut all = Vec::with_capacity(versions.len());
         for version in versions {
             let state = match self.state(set, version) {
@@ -209,13 +209,13 @@ impl Checkpoints {
                 Err(Error::Corrupt { .. }) => State::Failed,
                 Err(e) => return Err(e),
             };
-            let manifest = manifest(&group, version).ok().flatten();
+            let manifest = look.manifest(version).ok().flatten();
             all.push(VersionInfo {
                 version,
                 state,
                 nranks: manifest.as_ref().map(|manifest| manifest.seals.len() as u32),
                 bytes: manifest.as_ref().map(|manifest| manifest.bytes),
-                pinned: pins.contains(format::pin_name(version).as_bytes()),
+                pinned: look.listing.is_pinned(version),
             });
         }
         Ok(all)
@@ -271,6 +271,23 @@ impl Checkpoints {
     }
 }
 
+/// What is left to use when nobody is waited for any more.
+fn settled(set: &str, (found, lost): Newest, unlisted: Option<Error>) -> Result<Option<u64>> {
+    if let Some(e) = unlisted {
+        if found.is_none() && lost.is_none() {
+            return Err(e);
+        }
+        tracing::warn!(set, error = %e, "tier 1 does not list its versions: there may be newer ones");
+    }
+    let Some((version, servers)) = lost else { return Ok(found) };
+    let servers: Vec<_> = servers.iter().map(ToString::to_string).collect();
+    let lost = Error::Lost { set: set.to_owned(), version, servers: servers.join(", ") };
+    if found.is_some() {
+        tracing::warn!(set, version, error = %lost, "an older version is used");
+    }
+    found.map(Some).ok_or(lost)
+}
+
 /// Where the parts of a rank's regions go.
 fn plan(disk: &Disk, rank: u32, redundancy: Redundancy) -> Result<Option<Plan>> {
     let Some((data, extra)) = redundancy.parts() else { return Ok(None) };
@@ -297,26 +314,38 @@ pub struct VersionInfo {
 }
 
 /// The names in `versions/` of both tiers.
-fn names(group: &Group) -> Result<BTreeSet<Vec<u8>>> {
-    let dir = &group.paths.versions;
-    let mut names = BTreeSet::new();
-    if let Some(tier) = group.disk.tier() {
-        names.extend(tier.list(dir)?);
-    }
-    match group.disk.list(dir) {
-        Ok(entries) => names.extend(entries.iter().map(|entry| entry.name.to_vec())),
-        // A part of tier 1 is gone: what the shared tier has will do.
-        Err(e @ Error::FileSystem(_)) if !names.is_empty() => {
-            tracing::warn!(dir, error = %e, "versions are listed from the shared tier only");
-        }
-        Err(e) => return Err(e),
-    }
-    Ok(names)
+#[derive(Debug, Default)]
+pub(crate) struct Listing {
+    names: BTreeSet<Vec<u8>>,
+    /// Why tier 1's are not among them.
+    pub unlisted: Option<Error>,
 }
 
-/// Versions with a manifest in either tier, whole or not, ascending.
-pub(crate) fn listed(group: &Group) -> Result<Vec<u64>> {
-    Ok(names(group)?.iter().filter_map(|name| format::parse_version(name)).collect())
+impl Listing {
+    pub fn take(group: &Group) -> Result<Listing> {
+        let (dir, mut listing) = (&group.paths.versions, Listing::default());
+        match group.disk.tier().map(|tier| tier.list(dir)) {
+            Some(Ok(names)) => listing.names.extend(names),
+            // What tier 1 has does not depend on it.
+            Some(Err(e)) => tracing::warn!(dir, error = %e, "versions of the shared tier are not seen"),
+            None => {}
+        }
+        match group.disk.list(dir) {
+            Ok(entries) => listing.names.extend(entries.iter().map(|entry| entry.name.to_vec())),
+            Err(e @ Error::FileSystem(_)) => listing.unlisted = Some(e),
+            Err(e) => return Err(e),
+        }
+        Ok(listing)
+    }
+
+    /// Versions with a manifest, whole or not, ascending.
+    pub fn versions(&self) -> BTreeSet<u64> {
+        self.names.iter().filter_map(|name| format::parse_version(name)).collect()
+    }
+
+    pub fn is_pinned(&self, version: u64) -> bool {
+        self.names.contains(format::pin_name(version).as_bytes())
+    }
 }
 
 /// Versions with a manifest in tier 1, whole or not, ascending.

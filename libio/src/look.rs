@@ -3,11 +3,12 @@
 //! # Invariants
 //! - A version is offered only if no more servers have lost their stores since its commit than it can spare, or it is whole in the shared
 //!   tier (`more_lost_than_spared_falls_back`).
+//! - What tier 1 lists is waited for while a server is away, whatever the shared tier has (`a_short_restart_sends_nobody_back`).
 
 use std::collections::BTreeSet;
 
 use crate::attempt::Group;
-use crate::checkpoints::{here, listed, manifest, undamaged};
+use crate::checkpoints::{Listing, here, manifest, undamaged};
 use crate::copies::Survey;
 use crate::error::{Error, Result};
 use crate::format::Manifest;
@@ -17,6 +18,8 @@ use crate::snapshot::Snapshot;
 pub(crate) struct Look {
     pub group: Group,
     pub survey: Survey,
+    pub listing: Listing,
+    /// Of both, and of the copies of manifests.
     pub versions: BTreeSet<u64>,
 }
 
@@ -28,8 +31,8 @@ pub(crate) enum Offer {
     No,
 }
 
-/// A version that needs servers.
-type Lost = Option<(u64, Vec<u16>)>;
+/// The newest version that can be restarted from, and the newest that could be, were it not for servers, if that is newer.
+pub(crate) type Newest = (Option<u64>, Option<(u64, Vec<u16>)>);
 
 impl Look {
     pub fn take(group: &Group) -> Result<Look> {
@@ -39,18 +42,24 @@ impl Look {
             group.disk = group.disk.hasty()?;
         }
         let mut versions: BTreeSet<u64> = survey.versions().collect();
-        match listed(&group) {
-            Ok(listed) => versions.extend(listed),
-            Err(e @ Error::FileSystem(_)) if !versions.is_empty() => {
-                tracing::warn!(set = group.set, error = %e, "versions are those that single servers know of");
-            }
-            Err(e) => return Err(e),
-        }
-        Ok(Look { group, survey, versions })
+        let listing = Listing::take(&group)?;
+        versions.extend(listing.versions());
+        Ok(Look { group, survey, listing, versions })
     }
 
-    /// The newest version below `below` that can be restarted from, and the newest that could be, were it not for servers, if that is newer.
-    pub fn newest(&self, below: u64) -> Result<(Option<u64>, Lost)> {
+    /// Unless tier 1 could not be listed and nothing else was found.
+    pub fn complete(mut self) -> Result<Look> {
+        match self.listing.unlisted.take() {
+            Some(e) if self.versions.is_empty() => Err(e),
+            unlisted => {
+                self.listing.unlisted = unlisted;
+                Ok(self)
+            }
+        }
+    }
+
+    /// Of the versions below `below`.
+    pub fn newest(&self, below: u64) -> Result<Newest> {
         let mut lost = None;
         for version in self.versions.range(..below).rev() {
             match self.offered(*version)? {

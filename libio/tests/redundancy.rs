@@ -153,6 +153,26 @@ fn what_cannot_be_read_is_not_counted_as_kept() {
     assert!(pruned > 0);
 }
 
+/// Version 1 is in the shared tier, version 2 in tier 1 alone; each server in turn restarts, with all it had, while somebody asks.
+#[test]
+fn a_short_restart_sends_nobody_back() {
+    let mut cluster = cluster(4);
+    let before = checkpoints(&cluster);
+    save(&before, 1, &with(Redundancy::None, "close"));
+    before.wait(SET, 1, Level::Durable, PATIENCE).expect("durable");
+    save(&before, 2, &with(Redundancy::None, "never"));
+    for away in 1..4 {
+        // Made before: a new client would wait for a server itself.
+        let asks = checkpoints(&cluster);
+        cluster.stop(away);
+        let asked = std::thread::spawn(move || asks.latest(SET));
+        std::thread::sleep(Duration::from_millis(500)); // As long as the restart takes.
+        cluster.restart(away);
+        let answer = asked.join().expect("no panic");
+        assert_eq!(answer.expect("latest"), Some(2), "server {away}");
+    }
+}
+
 /// Each server in turn loses everything, is away, and comes back with nothing.
 fn any_one_is_lost(servers: u16, redundancy: Redundancy) {
     for lost in 0..servers {
