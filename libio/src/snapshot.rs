@@ -241,20 +241,36 @@ impl Snapshot {
         }
     }
 
-    /// Paths of files of other versions that this one has blocks in.
-    pub(crate) fn borrowed_files(&self) -> Result<Vec<String>> {
+    /// Whether this is the version, and the attempt, of a manifest.
+    pub(crate) fn is_of(&self, manifest: &Manifest) -> bool {
+        self.manifest == *manifest
+    }
+
+    /// Paths of all seals and files that it has, and those of other versions that it has blocks in.
+    pub(crate) fn all_files(&self) -> Result<BTreeSet<String>> {
         let mut paths = BTreeSet::new();
-        if self.manifest.needs.is_empty() {
-            return Ok(Vec::new());
-        }
         for rank in 0..self.nranks() {
+            paths.insert(format!("{}/seal", self.rank_dir(rank)));
             let seal = self.seal(rank)?;
-            let packed = seal.regions.iter().filter_map(|region| region.packed.as_ref());
-            for source in packed.flat_map(|packed| &packed.sources) {
-                paths.extend(files(&source.path(&self.group.paths.data), &source.file));
+            for (path, region) in self.stored_regions(rank, &seal) {
+                paths.extend(files(&path, region));
             }
         }
-        Ok(paths.into_iter().collect())
+        Ok(paths)
+    }
+
+    /// What the files of a rank are, with their paths; and those of other versions.
+    fn stored_regions<'a>(&self, rank: u32, seal: &'a Seal) -> Vec<(String, &'a SealedRegion)> {
+        let (dir, data) = (self.rank_dir(rank), &self.group.paths.data);
+        let own = seal
+            .regions
+            .iter()
+            .enumerate()
+            .map(|(index, region)| (format!("{dir}/{index}"), region.stored()));
+        let packed = seal.regions.iter().filter_map(|region| region.packed.as_ref());
+        let borrowed =
+            packed.flat_map(|packed| &packed.sources).map(|source| (source.path(data), &source.file));
+        own.chain(borrowed).collect()
     }
 
     /// Whether manifest, seals and files of the right sizes are in the shared tier, as far as that can be seen from here.
@@ -263,20 +279,14 @@ impl Snapshot {
             let manifest = checkpoints::in_tier(&self.group, self.manifest.version);
             manifest.is_ok_and(|manifest| manifest.as_ref() == Some(&self.manifest))
                 && (0..self.nranks()).all(|rank| {
-                    let dir = self.rank_dir(rank);
-                    self.seal_in_tier(rank, &format!("{dir}/seal")).is_some_and(|seal| {
-                        let whole = |path: String, region: &SealedRegion| {
+                    let seal = self.seal_in_tier(rank, &format!("{}/seal", self.rank_dir(rank)));
+                    seal.is_some_and(|seal| {
+                        let mut stored = self.stored_regions(rank, &seal).into_iter();
+                        stored.all(|(path, region)| {
                             let files = files(&path, region);
                             let (count, end) = (files.len() as u64, region.end());
                             let mut files = (0..).zip(&files);
                             files.all(|(part, file)| tier.size(file) == Some(part_end(end, part, count)))
-                        };
-                        seal.regions.iter().enumerate().all(|(index, region)| {
-                            let sources = region.packed.iter().flat_map(|packed| &packed.sources);
-                            let mut sources =
-                                sources.map(|source| (source.path(&self.group.paths.data), &source.file));
-                            whole(format!("{dir}/{index}"), region.stored())
-                                && sources.all(|(path, file)| whole(path, file))
                         })
                     })
                 })

@@ -1,14 +1,12 @@
 //! States of a version, and waiting for them.
 //!
 //! # Invariants
-//! - A version is DURABLE only if the servers say so of every file of it, and manifest and seals in the shared tier are those of
-//!   tier 1 (`a_version_becomes_durable_by_itself`).
+//! - A version is DURABLE only if the servers say so of every file that its seals name, and manifest and seals in the shared tier are those of
+//!   tier 1 (`a_version_becomes_durable_by_itself`, `what_tier_1_does_not_list_is_not_durable`).
 //! - No call waits beyond its time-out, but for a server that does not answer (the client's own time-out).
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
-
-use fs_client::InodeId;
 
 use crate::attempt::Group;
 use crate::checkpoints::{self, Checkpoints};
@@ -95,9 +93,25 @@ impl Pauses {
     }
 }
 
-/// Which files of a version were found durable: they stay so, as nobody changes them.
+/// What a version has, and which files of it were found durable: they stay so, as nobody changes them.
 #[derive(Default)]
-struct Seen(HashSet<InodeId>);
+struct Seen {
+    /// Of this manifest's attempt.
+    version: Option<Snapshot>,
+    durable: HashSet<String>,
+}
+
+impl Seen {
+    fn snapshot(&mut self, group: &Group, manifest: &Manifest) -> Snapshot {
+        match self.version.take() {
+            Some(snapshot) if snapshot.is_of(manifest) => snapshot,
+            _ => {
+                self.durable.clear();
+                Snapshot::new(group.clone(), manifest.clone())
+            }
+        }
+    }
+}
 
 impl Checkpoints {
     /// What became of a version so far.
@@ -187,31 +201,48 @@ fn is_durable(group: &Group, manifest: &Manifest, seen: &mut Seen) -> Result<boo
     if group.disk.cluster_tier().is_none() {
         return Ok(false);
     }
+    let snapshot = seen.snapshot(group, manifest);
+    let durable = is_all_durable(group, manifest, &snapshot, &mut seen.durable);
+    seen.version = Some(snapshot);
+    durable
+}
+
+fn is_all_durable(
+    group: &Group,
+    manifest: &Manifest,
+    snapshot: &Snapshot,
+    seen: &mut HashSet<String>,
+) -> Result<bool> {
     let version = format!("{}/{}", group.paths.versions, format::version_name(manifest.version));
-    match group.disk.inode(&version)? {
-        Some(ino) if is_copied(group, ino, seen)? => {}
-        Some(_) => return Ok(false),
+    match is_copied(group, version, seen)? {
+        Some(true) => {}
+        Some(false) => return Ok(false),
         // Tier 1 has lost it, or never had it: another cluster wrote it.
-        None => return Ok(Snapshot::new(group.clone(), manifest.clone()).is_whole_in_tier()),
+        None => return Ok(snapshot.is_whole_in_tier()),
     }
-    for rank in 0..manifest.seals.len() as u32 {
-        let dir = format!("{}/r{rank}", group.paths.attempt_data(&manifest.full_name()));
-        for entry in group.disk.list(&dir)? {
-            if !is_copied(group, entry.ino, seen)? {
-                return Ok(false);
-            }
-        }
-    }
-    for path in Snapshot::new(group.clone(), manifest.clone()).borrowed_files()? {
-        let copied = group.disk.inode(&path)?.map(|ino| is_copied(group, ino, seen)).transpose()?;
-        if copied != Some(true) {
+    // What a directory lists would not do: it lists nothing when it is lost.
+    let files = match snapshot.all_files() {
+        Err(Error::Corrupt { .. } | Error::NotFound { .. }) => return Ok(false),
+        files => files?,
+    };
+    for path in files {
+        if is_copied(group, path, seen)? != Some(true) {
             return Ok(false);
         }
     }
     // Where the tier cannot be looked into from here, the servers' word stands.
-    Ok(group.disk.tier().is_none() || Snapshot::new(group.clone(), manifest.clone()).is_whole_in_tier())
+    Ok(group.disk.tier().is_none() || snapshot.is_whole_in_tier())
 }
 
-fn is_copied(group: &Group, ino: InodeId, seen: &mut Seen) -> Result<bool> {
-    Ok(seen.0.contains(&ino) || (group.disk.is_durable(ino)? && seen.0.insert(ino)))
+/// Whether a file is in the shared tier; none if it does not exist.
+fn is_copied(group: &Group, path: String, seen: &mut HashSet<String>) -> Result<Option<bool>> {
+    if seen.contains(&path) {
+        return Ok(Some(true));
+    }
+    let Some(ino) = group.disk.inode(&path)? else { return Ok(None) };
+    let durable = group.disk.is_durable(ino)?;
+    if durable {
+        seen.insert(path);
+    }
+    Ok(Some(durable))
 }

@@ -137,6 +137,25 @@ fn a_version_becomes_durable_by_itself() {
     drop(client);
 }
 
+/// Without a look at the tier, so that only the servers' word counts: files that are gone are nobody's word.
+#[test]
+fn what_tier_1_does_not_list_is_not_durable() {
+    let (cluster, client, checkpoints) = start();
+    save(&checkpoints, 1, &Options::default());
+    checkpoints.wait(SET, 1, Level::Durable, PATIENCE).expect("durable");
+    let mut config = fs_client::ClientConfig::new(cluster.file().clone());
+    config.cluster.tier = Some("/no/tier/here".into());
+    let blind = Checkpoints::open(Client::connect(config).expect("connect"), "/ckpt").expect("open");
+    assert_eq!(blind.state(SET, 1).expect("state"), State::Durable);
+    let data = client.read_dir("/ckpt/set/data").expect("list").next().expect("one").expect("entry");
+    for name in ["0", "seal"] {
+        client
+            .remove_file(format!("/ckpt/set/data/{}/r0/{name}", String::from_utf8_lossy(&data.name)))
+            .expect("remove");
+        assert_eq!(blind.state(SET, 1).expect("state"), State::Committed, "without {name}");
+    }
+}
+
 #[test]
 fn what_tier_1_lost_is_read_from_the_shared_tier() {
     let (_cluster, client, checkpoints) = start();
