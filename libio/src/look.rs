@@ -109,7 +109,7 @@ impl Look {
         let lost = self.survey.lost(&manifest);
         let spared = lost.len() <= usize::from(manifest.spare);
         if (spared && self.is_here(&manifest))
-            || Snapshot::new(self.group.clone(), manifest).is_whole_in_tier()
+            || Snapshot::new(self.group.clone(), manifest).is_whole_in_tier(!lost.is_empty())
         {
             return Ok(Offer::Yes);
         }

@@ -19,7 +19,8 @@ use crate::extents::clipped;
 use crate::format::{self, Manifest, Packed, Seal, SealedRegion};
 use crate::packed;
 use crate::spread::part_end;
-use crate::stored::{Silent, Stored, files};
+use crate::stored::{Silent, Stored, files, is_good_in_tier};
+use crate::tier::Tier;
 
 /// Bytes read at once by [`Snapshot::verify`].
 const VERIFY_BYTES: usize = 8 << 20;
@@ -273,25 +274,43 @@ impl Snapshot {
         own.chain(borrowed).collect()
     }
 
-    /// Whether manifest, seals and files of the right sizes are in the shared tier, as far as that can be seen from here.
-    pub(crate) fn is_whole_in_tier(&self) -> bool {
-        self.group.disk.tier().is_some_and(|tier| {
-            let manifest = checkpoints::in_tier(&self.group, self.manifest.version);
-            manifest.is_ok_and(|manifest| manifest.as_ref() == Some(&self.manifest))
-                && (0..self.nranks()).all(|rank| {
-                    let seal = self.seal_in_tier(rank, &format!("{}/seal", self.rank_dir(rank)));
-                    seal.is_some_and(|seal| {
-                        let mut stored = self.stored_regions(rank, &seal).into_iter();
-                        stored.all(|(path, region)| {
-                            let files = files(&path, region);
-                            let (count, end) = (files.len() as u64, region.end());
-                            let mut files = (0..).zip(&files);
-                            files.all(|(part, file)| tier.size(file) == Some(part_end(end, part, count)))
-                        })
-                    })
-                })
+    /// Whether manifest, seals and files of the right sizes are in the shared tier, as far as that can be seen from here; and, if stores were `lost` since
+    /// the commit, whether every byte is the right one: a server that had lost its share may have flushed holes since, which have the right size.
+    pub(crate) fn is_whole_in_tier(&self, lost: bool) -> bool {
+        let Some(tier) = self.group.disk.tier() else { return false };
+        let manifest = checkpoints::in_tier(&self.group, self.manifest.version);
+        if !manifest.is_ok_and(|manifest| manifest.as_ref() == Some(&self.manifest))
+            || !self.all_in_tier(&|path, region| has_sizes(tier, path, region))
+        {
+            return false;
+        }
+        let id = self.manifest.full_name();
+        if !lost || self.group.disk.was_whole(&id) {
+            return true;
+        }
+        let whole = self.all_in_tier(&|path, region| is_good_in_tier(tier, path, region));
+        if whole {
+            self.group.disk.note_whole(id);
+        }
+        whole
+    }
+
+    /// Whether the tier has all seals, and this holds for all that they name.
+    fn all_in_tier(&self, holds: &dyn Fn(&str, &SealedRegion) -> bool) -> bool {
+        (0..self.nranks()).all(|rank| {
+            let seal = self.seal_in_tier(rank, &format!("{}/seal", self.rank_dir(rank)));
+            seal.is_some_and(|seal| {
+                let mut stored = self.stored_regions(rank, &seal).into_iter();
+                stored.all(|(path, region)| holds(&path, region))
+            })
         })
     }
+}
+
+fn has_sizes(tier: &Tier, path: &str, region: &SealedRegion) -> bool {
+    let files = files(path, region);
+    let (count, end) = (files.len() as u64, region.end());
+    (0..).zip(&files).all(|(part, file)| tier.size(file) == Some(part_end(end, part, count)))
 }
 
 /// Damage that the file system found itself is damage here too.

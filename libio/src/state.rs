@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //! - A version is DURABLE only if the servers say so of every file that its seals name, and manifest and seals in the shared tier are those of
-//!   tier 1 (`a_version_becomes_durable_by_itself`, `what_tier_1_does_not_list_is_not_durable`).
+//!   tier 1; and if a store was lost since the commit, only if every byte there is right (`holes_are_not_durable`; `a_version_becomes_durable_by_itself`, `what_tier_1_does_not_list_is_not_durable`).
 //! - No call waits beyond its time-out, but for a server that does not answer (the client's own time-out).
 
 use std::collections::HashSet;
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::attempt::Group;
 use crate::checkpoints::{self, Checkpoints};
+use crate::copies::Survey;
 use crate::error::{Error, Result};
 use crate::format::{self, Manifest, Verdict};
 use crate::snapshot::Snapshot;
@@ -218,7 +219,7 @@ fn is_all_durable(
         Some(true) => {}
         Some(false) => return Ok(false),
         // Tier 1 has lost it, or never had it: another cluster wrote it.
-        None => return Ok(snapshot.is_whole_in_tier()),
+        None => return Ok(group.disk.tier().is_some() && is_whole_in_tier(group, manifest, snapshot)?),
     }
     // What a directory lists would not do: it lists nothing when it is lost.
     let files = match snapshot.all_files() {
@@ -230,8 +231,14 @@ fn is_all_durable(
             return Ok(false);
         }
     }
+    is_whole_in_tier(group, manifest, snapshot)
+}
+
+/// A server that lost its share of a file may have flushed holes: then the servers' word does not count, and the tier's bytes are read.
+fn is_whole_in_tier(group: &Group, manifest: &Manifest, snapshot: &Snapshot) -> Result<bool> {
+    let lost = !Survey::take(&group.disk, &group.keys)?.lost(manifest).is_empty();
     // Where the tier cannot be looked into from here, the servers' word stands.
-    Ok(group.disk.tier().is_none() || snapshot.is_whole_in_tier())
+    Ok((group.disk.tier().is_none() && !lost) || snapshot.is_whole_in_tier(lost))
 }
 
 /// Whether a file is in the shared tier; none if it does not exist.

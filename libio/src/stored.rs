@@ -13,6 +13,7 @@ use crate::snapshot::damage;
 use crate::spread::place;
 use crate::stripes;
 use crate::sums::block_bytes;
+use crate::tier::Tier;
 
 /// Servers that did not answer, and are not asked again by the same reader.
 pub(crate) type Silent = Mutex<BTreeSet<u16>>;
@@ -259,6 +260,19 @@ impl<'a> Stored<'a> {
             format!("bytes {from} to {to} (region {name:?}) differ from their checksum"),
         )
     }
+}
+
+/// Whether every block of a region is in the shared tier's files as it was written.
+pub(crate) fn is_good_in_tier(tier: &Tier, path: &str, region: &SealedRegion) -> bool {
+    let open = |path: &String| tier.open(path).ok().flatten();
+    let Some(parts) = files(path, region).iter().map(open).collect::<Option<Vec<_>>>() else { return false };
+    let (mut buf, end) = (Vec::new(), region.end());
+    let mut is_good = |block: u64, crc: u32| {
+        buf.resize(block_bytes(end, block * BLOCK_BYTES) as usize, 0);
+        let (part, at) = place(block * BLOCK_BYTES, parts.len() as u64);
+        tier.fill(&parts[part], path, &mut buf, at).is_ok() && checksum::crc(&buf) == crc
+    };
+    region.runs.iter().all(|run| (run.block..).zip(&run.crcs).all(|(block, crc)| is_good(block, *crc)))
 }
 
 /// The files of a region whose path is this.

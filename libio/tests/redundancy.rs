@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fs_client::{Client, ClientConfig, OpenOptions, Route, ServerId, Spot};
 use hayate_tests::{Cluster, ClusterOptions};
-use libio::{Checkpoints, Error, Level, Options, Redundancy, Writer};
+use libio::{Checkpoints, Error, Level, Options, Redundancy, State, Writer};
 
 const SET: &str = "set";
 const MIB: usize = 1 << 20;
@@ -171,6 +171,31 @@ fn a_short_restart_sends_nobody_back() {
         let answer = asked.join().expect("no panic");
         assert_eq!(answer.expect("latest"), Some(2), "server {away}");
     }
+}
+
+/// A file of the shared tier becomes what a server flushes that lost its share of it: of the same size, and zeros. As long as no store is lost the servers' word
+/// counts; then the bytes do.
+#[test]
+fn holes_are_not_durable() {
+    let mut cluster = cluster(4);
+    let before = checkpoints(&cluster);
+    for version in [1, 2] {
+        save(&before, version, &with(Redundancy::None, "close"));
+        before.wait(SET, version, Level::Durable, PATIENCE).expect("durable");
+    }
+    let data = cluster.tier().expect("a tier").join("deep/down/ckpt/set/data");
+    let attempts = std::fs::read_dir(data).expect("list").map(|entry| entry.expect("entry").path());
+    let newest = attempts.max().expect("two").join("r1/0");
+    let mut bytes = std::fs::read(&newest).expect("read");
+    assert!(bytes == content(2, 1));
+    bytes[MIB..2 * MIB].fill(0);
+    std::fs::write(&newest, bytes).expect("write");
+    lose(&mut cluster, 3);
+    cluster.restart(3);
+    let after = checkpoints(&cluster);
+    assert_eq!(after.latest(SET).expect("latest"), Some(1));
+    assert_ne!(after.state(SET, 2).expect("state"), State::Durable);
+    assert_whole(&after, 1, "the whole one");
 }
 
 /// Each server in turn loses everything, is away, and comes back with nothing.
