@@ -166,14 +166,24 @@ impl Checkpoints {
     /// [`Error::NotFound`] if it is not committed.
     pub fn finish(&self, set: &str, version: u64, ok: bool) -> Result<()> {
         let group = self.of(set)?;
-        let manifest = manifest(&group, version)?.ok_or_else(|| group.no_version(version))?;
+        let look = Look::take(&group)?;
+        let manifest = look.manifest(version)?.ok_or_else(|| group.no_version(version))?;
         if ok {
             return Ok(());
         }
-        group.disk.make_dirs(&group.paths.versions)?;
-        let name = format::failed_name(version, &manifest.id);
-        group.disk.place(&group.paths.versions, &name, &Failed { group: group.name.clone() })?;
-        Ok(())
+        // What latest offers from copies must be marked where these are.
+        let kept = copies::keep_failed(&group.disk, &group.keys, &look.survey, &manifest);
+        let (versions, name) = (&group.paths.versions, format::failed_name(version, &manifest.id));
+        let placed = group.disk.make_dirs(versions).and_then(|()| {
+            group.disk.place(versions, &name, &Failed { group: group.name.clone() }).map(drop)
+        });
+        match placed {
+            Err(Error::FileSystem(e)) if kept => {
+                tracing::warn!(set, version, error = %e, "a failed restart is marked at single servers only");
+                Ok(())
+            }
+            placed => placed,
+        }
     }
 
     /// Says that a version is never pruned, or that it may be.

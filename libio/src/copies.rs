@@ -22,6 +22,9 @@ impl From<Spot> for Place {
     }
 }
 
+/// How the key of a mark of failure ends.
+const FAILED: &str = ".failed";
+
 /// The beginnings of a set's keys.
 #[derive(Debug, Clone)]
 pub(crate) struct Keys {
@@ -41,13 +44,19 @@ impl Keys {
         format!("{}m/{full_name}", self.base)
     }
 
+    /// That a restart from an attempt failed: among the manifests, which no mark is taken for, as its value is none's.
+    fn failed(&self, full_name: &str) -> String {
+        format!("{}{FAILED}", self.manifest(full_name))
+    }
+
     /// Where keys of a rank's data begin.
     pub fn rank(&self, full_name: &str, rank: u32) -> String {
         format!("{}d/{full_name}/r{rank}/", self.base)
     }
 
+    /// Attempts' names have one length, so that none is the beginning of another's.
     fn data(&self, full_name: &str) -> String {
-        format!("{}d/{full_name}/", self.base)
+        format!("{}d/{full_name}", self.base)
     }
 }
 
@@ -117,11 +126,32 @@ pub(crate) fn keep_manifest(disk: &Disk, keys: &Keys, manifest: &Manifest) -> Re
     fill(disk, &spots, &text)
 }
 
+/// Marks at the servers with a copy of the manifest that a restart from it failed; answers whether one of them took it.
+pub(crate) fn keep_failed(disk: &Disk, keys: &Keys, survey: &Survey, manifest: &Manifest) -> bool {
+    let (key, mut kept) = (keys.failed(&manifest.full_name()), false);
+    for (_, Place(server, _)) in survey.manifests.get(&manifest.version).into_iter().flatten() {
+        match make(disk, ServerId(*server), &key, b"") {
+            Ok(_) => kept = true,
+            Err(e) => tracing::warn!(server, error = %e, "a failed restart is not remembered by a server"),
+        }
+    }
+    kept
+}
+
+/// Removes what single servers keep of all attempts at a version.
+pub(crate) fn forget_version(disk: &Disk, keys: &Keys, version: u64) -> Result<()> {
+    forget_prefix(disk, keys, &format!("{}.", format::version_name(version)))
+}
+
 /// Removes what single servers keep of an attempt.
 pub(crate) fn forget(disk: &Disk, keys: &Keys, full_name: &str) -> Result<()> {
+    forget_prefix(disk, keys, full_name)
+}
+
+fn forget_prefix(disk: &Disk, keys: &Keys, names: &str) -> Result<()> {
     disk.step("remove")?;
-    disk.client().vault_drop_all(&keys.manifest(full_name))?;
-    Ok(disk.client().vault_drop_all(&keys.data(full_name))?)
+    disk.client().vault_drop_all(&keys.manifest(names))?;
+    Ok(disk.client().vault_drop_all(&keys.data(names))?)
 }
 
 /// Servers and the numbers of their stores, ascending.
@@ -173,6 +203,7 @@ pub(crate) struct Survey {
     /// Those that did not, and why.
     pub silent: BTreeMap<u16, fs_client::Error>,
     manifests: BTreeMap<u64, Vec<(SealSum, Place)>>,
+    failed: BTreeSet<String>,
 }
 
 impl Survey {
@@ -188,8 +219,13 @@ impl Survey {
             };
             survey.stores.insert(server.0, store);
             for object in objects {
-                let name = object.key.get(prefix.len()..).and_then(format::parse_leading_version);
-                if let (Some(version), Ok(sum)) = (name, serde_json::from_slice(&object.value)) {
+                let name = object.key.get(prefix.len()..).unwrap_or_default();
+                if let Some(failed) = name.strip_suffix(FAILED.as_bytes()) {
+                    survey.failed.insert(String::from_utf8_lossy(failed).into_owned());
+                    continue;
+                }
+                let version = format::parse_leading_version(name);
+                if let (Some(version), Ok(sum)) = (version, serde_json::from_slice(&object.value)) {
                     survey.manifests.entry(version).or_default().push((sum, Place(server.0, object.ino.0)));
                 }
             }
@@ -209,6 +245,11 @@ impl Survey {
             format::decode("a copy of a manifest", &read(disk, sum, [*place])?).ok()
         });
         read.filter(|manifest: &Manifest| manifest.version == version).max_by_key(|manifest| manifest.attempt)
+    }
+
+    /// Whether a server knows that a restart from it failed.
+    pub fn has_failed(&self, manifest: &Manifest) -> bool {
+        self.failed.contains(&manifest.full_name())
     }
 
     /// The servers of a version that have lost what they had, or do not answer.

@@ -20,6 +20,7 @@
 //! With redundancy, objects of single servers, outside of the namespace (`copies.rs`); keys are texts:
 //!
 //!   ckpt ROOT/SET\nm/<V>.<N>-<ID>              a copy of the manifest; value: bytes and CRC as SealSum
+//!   ckpt ROOT/SET\nm/<V>.<N>-<ID>.failed       a restart from it failed; at the servers with such a copy; no value
 //!   ckpt ROOT/SET\nd/<V>.<N>-<ID>/r<R>/<I>.<P> copy or parity P of region I
 //!   ckpt ROOT/SET\nd/<V>.<N>-<ID>/r<R>/seal    a copy of the seal
 //!

@@ -124,6 +124,9 @@ impl Look {
 
     /// A mark that cannot be looked for counts as none.
     fn has_failed(&self, manifest: &Manifest) -> Result<bool> {
+        if self.survey.has_failed(manifest) {
+            return Ok(true);
+        }
         match self.group.has_failed(manifest) {
             Err(Error::FileSystem(_)) if !self.survey.silent.is_empty() => Ok(false),
             other => other,

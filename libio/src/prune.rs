@@ -57,17 +57,23 @@ impl Checkpoints {
     /// Removes one version, whichever it is: a damaged one, say, whose number is to be written again.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if it is not committed.
+    /// [`Error::NotFound`] if it is not committed. [`Error::Tier`] if the shared tier still has it after 20 s: the servers are late, or never knew of it.
     pub fn remove(&self, set: &str, version: u64) -> Result<()> {
         let group = self.of(set)?;
-        if !listed_here(&group)?.contains(&version) {
+        let look = Look::take(&group)?;
+        if !look.versions.contains(&version) {
+            look.complete()?;
             return Err(group.no_version(version));
         }
         remove_version(&group, version)?;
         // Until its copy is gone, too, the number could not be used again.
         let mut pauses = Pauses::until(TIER_FOLLOWS);
         let path = format!("{}/{}", group.paths.versions, format::version_name(version));
-        while group.disk.tier().is_some_and(|tier| tier.size(&path).is_some()) && pauses.sleep() {}
+        while let Some(tier) = group.disk.tier().filter(|tier| tier.size(&path).is_some()) {
+            if !pauses.sleep() {
+                return Err(tier.stays(&path));
+            }
+        }
         Ok(())
     }
 }
@@ -134,8 +140,9 @@ fn remove_version(group: &Group, version: u64) -> Result<()> {
     if is_needed(group, version)? {
         return Ok(()); // It goes with the last that needs it.
     }
+    // Also of attempts whose names are lost.
+    copies::forget_version(&group.disk, &group.keys, version)?;
     for name in names_of(group, data, version)? {
-        copies::forget(&group.disk, &group.keys, &name)?;
         forget_needs(group, &name)?;
         // A rank that goes on writing may keep it from vanishing; what it leaves goes with the next call.
         group.disk.remove_tree(&format!("{data}/{name}"))?;

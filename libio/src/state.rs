@@ -160,14 +160,30 @@ impl Checkpoints {
     }
 
     fn look(&self, group: &Group, version: u64, tier_too: bool, seen: &mut Seen) -> Result<State> {
-        let Some(manifest) = checkpoints::manifest(group, version)? else {
-            return attempted(group, version);
+        let manifest = match checkpoints::manifest(group, version) {
+            Ok(Some(manifest)) => manifest,
+            other => return elsewhere(group, version, other.err()),
         };
         if group.has_failed(&manifest)? {
             return Ok(State::Failed);
         }
         let durable = tier_too && is_durable(group, &manifest, seen)?;
         Ok(if durable { State::Durable } else { State::Committed })
+    }
+}
+
+/// The state of a version whose manifest neither tier shows: single servers may have copies of it.
+fn elsewhere(group: &Group, version: u64, failure: Option<Error>) -> Result<State> {
+    let state = failure.map_or_else(|| attempted(group, version), Err);
+    if let Ok(State::Open | State::Aborted) = state {
+        return state;
+    }
+    let survey = Survey::take(&group.disk, &group.keys)?;
+    match survey.manifest(&group.disk, version) {
+        Some(manifest) if survey.has_failed(&manifest) => Ok(State::Failed),
+        // A sealed one is on its way.
+        Some(_) if !matches!(state, Ok(State::Sealed)) => Ok(State::Committed),
+        _ => state,
     }
 }
 

@@ -63,6 +63,17 @@ impl Tier {
         file.read_exact_at(buf, offset).map_err(|e| self.failed(path, &e))
     }
 
+    /// The error of a file that should have gone.
+    pub fn stays(&self, path: &str) -> Error {
+        Error::Tier {
+            path: self.place(path).display().to_string(),
+            reason:
+                "it is still there: wait for the servers, or remove it there if none of this cluster's has it"
+                    .to_owned(),
+            errno: Some(libc::EBUSY),
+        }
+    }
+
     fn failed(&self, path: &str, e: &std::io::Error) -> Error {
         Error::Tier {
             path: self.place(path).display().to_string(),

@@ -198,6 +198,42 @@ fn holes_are_not_durable() {
     assert_whole(&after, 1, "the whole one");
 }
 
+/// What is offered from copies alone is shown, failed and removed as any other. All of its names are taken away by hand.
+#[test]
+fn what_only_copies_have_can_be_failed_and_removed() {
+    let cluster = cluster(3);
+    let (checkpoints, client) = (checkpoints(&cluster), cluster.client());
+    for version in [1, 2] {
+        save(&checkpoints, version, &with(COPY, "never"));
+        let name = format!("{version:020}");
+        client.remove_file(format!("/deep/down/ckpt/set/versions/{name}")).expect("remove");
+        for entry in client.read_dir("/deep/down/ckpt/set/attempts").expect("list") {
+            let path = format!(
+                "/deep/down/ckpt/set/attempts/{}",
+                String::from_utf8_lossy(&entry.expect("entry").name)
+            );
+            client.remove_file(path).expect("remove");
+        }
+        assert_eq!(checkpoints.latest(SET).expect("latest"), Some(version));
+        assert_eq!(checkpoints.state(SET, version).expect("state"), State::Committed);
+    }
+    checkpoints.pin(SET, 2, true).expect("pin");
+    assert!(checkpoints.list(SET).expect("list")[1].pinned);
+    checkpoints.finish(SET, 2, false).expect("remembered");
+    // The mark in the namespace may be lost as well.
+    for entry in client.read_dir("/deep/down/ckpt/set/versions").expect("list") {
+        let path =
+            format!("/deep/down/ckpt/set/versions/{}", String::from_utf8_lossy(&entry.expect("entry").name));
+        client.remove_file(path).expect("remove");
+    }
+    assert_eq!(checkpoints.state(SET, 2).expect("state"), State::Failed);
+    assert_eq!(checkpoints.latest(SET).expect("latest"), Some(1));
+    checkpoints.remove(SET, 2).expect("remove");
+    save(&checkpoints, 2, &with(COPY, "never"));
+    assert_eq!(checkpoints.latest(SET).expect("latest"), Some(2), "the mark went, too");
+    assert_whole(&checkpoints, 2, "written again");
+}
+
 /// Each server in turn loses everything, is away, and comes back with nothing.
 fn any_one_is_lost(servers: u16, redundancy: Redundancy) {
     for lost in 0..servers {
