@@ -257,16 +257,27 @@ impl Group {
         copies::keep_manifest(&self.disk, &self.keys, manifest)?;
         let name = format::version_name(attempt.version);
         if let Placed::Lost(other) = self.disk.place(&self.paths.versions, &name, manifest)? {
-            let ours = other.id == manifest.id;
-            let (set, version) = (self.set.clone(), attempt.version);
-            return if ours { Ok(true) } else { Err(Error::VersionExists { set, version }) };
+            if other.id == manifest.id {
+                return Ok(true);
+            }
+            copies::forget(&self.disk, &self.keys, &attempt.full_name())?;
+            return Err(Error::VersionExists { set: self.set.clone(), version: attempt.version });
         }
         if !self.is_leaving(attempt)? {
             return Ok(true);
         }
-        // Removed while this process slept between the look and the deed: what was made visible has no data.
-        self.disk.remove_file(&format!("{}/{name}", self.paths.versions))?;
+        self.take_back(attempt, &name)?;
         Ok(false)
+    }
+
+    /// Removed while this process slept between the look and the deed: what was made visible has no data. The name may be another attempt's by now, if whoever
+    /// removed the version removed ours, too.
+    fn take_back(&self, attempt: &Attempt, name: &str) -> Result<()> {
+        let path = format!("{}/{name}", self.paths.versions);
+        if self.disk.read::<Manifest>(&path)?.is_some_and(|there| there.id == attempt.record.id) {
+            self.disk.remove_file(&path)?;
+        }
+        copies::forget(&self.disk, &self.keys, &attempt.full_name())
     }
 
     /// Whether an attempt is marked as being removed.

@@ -2,6 +2,8 @@
 //! damage is repaired; when more are lost, the newest version in the shared tier is used, or it is said who is missing. Method: a real cluster in this
 //! process; servers are ended, their stores deleted, and started again on nothing, or not at all. With processes and SIGKILL: `crates/cli/tests/ckpt.rs`.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fs_client::{Client, ClientConfig, OpenOptions, Route, ServerId, Spot};
@@ -232,6 +234,38 @@ fn what_only_copies_have_can_be_failed_and_removed() {
     save(&checkpoints, 2, &with(COPY, "never"));
     assert_eq!(checkpoints.latest(SET).expect("latest"), Some(2), "the mark went, too");
     assert_whole(&checkpoints, 2, "written again");
+}
+
+/// Somebody removes a sealed version just before its rank makes it visible, and perhaps writes it again. Nothing of the removed one stays, and all of the
+/// new one does.
+#[test]
+fn removal_before_publication_leaves_nothing() {
+    for again in [false, true] {
+        let cluster = cluster(3);
+        let (other, client) = (checkpoints(&cluster), cluster.client());
+        save(&other, 1, &with(COPY, "never"));
+        let (remover, once) = (other.clone(), AtomicBool::new(false));
+        let slow = other.clone().with_hook(Arc::new(move |kind| {
+            let sealed = kind == "rename" && matches!(remover.state(SET, 2), Ok(State::Sealed));
+            if sealed && !once.swap(true, Ordering::Relaxed) {
+                remover.remove(SET, 2).expect("remove");
+                if again {
+                    save(&remover, 2, &with(COPY, "never"));
+                }
+            }
+            Ok(())
+        }));
+        let mut writer = slow.begin_with(SET, 2, 0, 1, &with(COPY, "never")).expect("begin");
+        writer.write("field.0", &[1; 10], 0).expect("write");
+        let ended = writer.commit(true).expect_err("it was removed");
+        assert!(matches!(ended, Error::VersionExists { .. } | Error::Aborted { .. }), "{ended}");
+        let newest = if again { 2 } else { 1 };
+        assert_eq!(other.latest(SET).expect("latest"), Some(newest));
+        assert_whole(&other, newest, "after a removal");
+        let kept = client.vault_list_all("ckpt /deep/down/ckpt/set\nm/").expect("list");
+        let manifests: usize = kept.into_iter().map(|(_, kept)| kept.expect("it answers").1.len()).sum();
+        assert_eq!(manifests, 2 * newest as usize, "copies of manifests");
+    }
 }
 
 /// Each server in turn loses everything, is away, and comes back with nothing.
