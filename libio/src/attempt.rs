@@ -286,6 +286,14 @@ impl Group {
         Ok(self.disk.read::<Pruned>(&mark)?.is_some())
     }
 
+    /// Whether a version, by any attempt, is marked as being removed.
+    pub fn is_version_marked(&self, version: u64) -> Result<bool> {
+        let names = self.disk.list(&self.paths.attempts)?;
+        Ok(names.iter().any(|entry| {
+            format::parse_leading_version(&entry.name) == Some(version) && entry.name.ends_with(b".pruned")
+        }))
+    }
+
     fn is_leaving(&self, attempt: &Attempt) -> Result<bool> {
         if self.is_marked(attempt)? {
             return Ok(true);

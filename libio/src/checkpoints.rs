@@ -189,7 +189,7 @@ impl Checkpoints {
     /// Says that a version is never pruned, or that it may be.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if it is not committed.
+    /// [`Error::NotFound`] if it is not committed, or is being removed at this moment.
     pub fn pin(&self, set: &str, version: u64, pinned: bool) -> Result<()> {
         let group = self.of(set)?;
         let look = Look::take(&group)?;
@@ -200,7 +200,13 @@ impl Checkpoints {
         let name = format::pin_name(version);
         if pinned {
             group.disk.make_dirs(&group.paths.versions)?;
-            return group.disk.place(&group.paths.versions, &name, &Pin {}).map(drop);
+            group.disk.place(&group.paths.versions, &name, &Pin {})?;
+            // It may be on its way out already: see `prune::mark_unpinned`.
+            if !group.is_version_marked(version)? {
+                return Ok(());
+            }
+            group.disk.remove_file(&format!("{}/{name}", group.paths.versions))?;
+            return Err(group.no_version(version));
         }
         group.disk.remove_file(&format!("{}/{name}", group.paths.versions))
     }

@@ -5,7 +5,7 @@
 //!
 //! # Invariants
 //! - The newest version that can be restarted from, and what is newer, is never touched by [`Checkpoints::prune`] (`prune_keeps_the_newest`, `what_cannot_be_read_is_not_counted_as_kept`); nor is what
-//!   is pinned (`a_pinned_version_stays`), nor the newest durable version (`the_newest_durable_version_stays`).
+//!   is pinned (`a_pinned_version_stays`, `a_pin_that_comes_during_pruning_holds_or_fails`), nor the newest durable version (`the_newest_durable_version_stays`).
 //! - Damage does not stop it: names alone say what belongs to a version (`a_damaged_version_can_be_removed`).
 
 use std::collections::BTreeSet;
@@ -39,8 +39,15 @@ impl Checkpoints {
         kept.extend(look.versions.difference(&here));
         // Newest first: what they needed is free then.
         let leaving = names_of_all(&group)?;
-        for version in leaving.range(..oldest).rev().filter(|version| !kept.contains(version)) {
-            remove_version(&group, *version)?;
+        for version in leaving.range(..oldest).rev() {
+            if kept.contains(version) {
+                continue;
+            }
+            if mark_unpinned(&group, *version)? {
+                remove_version(&group, *version)?;
+            } else {
+                kept.insert(*version);
+            }
         }
         for (version, number) in group.attempts()?.into_iter().filter(|(version, _)| *version >= oldest) {
             if let Some(attempt) = readable(group.attempt(version, number))?
@@ -129,13 +136,7 @@ fn names_of(group: &Group, dir: &str, version: u64) -> Result<Vec<String>> {
 /// Removes a version, visible or not, with all attempts at it.
 fn remove_version(group: &Group, version: u64) -> Result<()> {
     let SetPaths { versions, attempts, data } = &group.paths;
-    for name in names_of(group, attempts, version)? {
-        if let Some((_, number)) = format::parse_attempt(name.as_bytes())
-            && let Some(attempt) = readable(group.attempt(version, number))?
-        {
-            mark(group, &attempt)?;
-        }
-    }
+    mark_all(group, version)?;
     group.disk.remove_file(&format!("{versions}/{}", format::version_name(version)))?;
     if is_needed(group, version)? {
         return Ok(()); // It goes with the last that needs it.
@@ -157,6 +158,33 @@ fn remove_version(group: &Group, version: u64) -> Result<()> {
         group.disk.remove_file(&format!("{versions}/{name}"))?;
     }
     Ok(())
+}
+
+/// Marks all attempts at a version as leaving.
+fn mark_all(group: &Group, version: u64) -> Result<Vec<Attempt>> {
+    let mut marked = Vec::new();
+    for name in names_of(group, &group.paths.attempts, version)? {
+        if let Some((_, number)) = format::parse_attempt(name.as_bytes())
+            && let Some(attempt) = readable(group.attempt(version, number))?
+        {
+            mark(group, &attempt)?;
+            marked.push(attempt);
+        }
+    }
+    Ok(marked)
+}
+
+/// The same, unless the version is pinned: who pins looks for the mark after its pin, so one of the two sees the other. Both may, and then the version stays
+/// without a pin.
+fn mark_unpinned(group: &Group, version: u64) -> Result<bool> {
+    let marked = mark_all(group, version)?;
+    if group.disk.inode(&format!("{}/{}", group.paths.versions, format::pin_name(version)))?.is_none() {
+        return Ok(true);
+    }
+    for attempt in marked {
+        group.disk.remove_file(&format!("{}/{}", group.paths.attempts, attempt.pruned_name()))?;
+    }
+    Ok(false)
 }
 
 /// Whether an attempt that is, or may be, committed has blocks in a version's files. To be asked after the version was marked: who marks a need looks

@@ -1,6 +1,8 @@
 //! Goal: every rank hears the same of a version, it comes to the shared tier by itself, and what cannot be restarted from is not
 //! offered. Method: a real cluster with a shared tier in this process, ranks as threads.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use fs_client::Client;
@@ -240,6 +242,45 @@ fn a_pinned_version_stays() {
     checkpoints.pin(SET, 2, false).expect("unpin");
     assert_eq!(checkpoints.prune(SET, 1).expect("prune"), [2]);
     assert_eq!(client.read_dir("/ckpt/set/versions").expect("list").count(), 1, "the pin went, too");
+}
+
+/// A pin is set before each change that pruning makes: it holds, or its setter is told that it does not.
+#[test]
+fn a_pin_that_comes_during_pruning_holds_or_fails() {
+    let (_cluster, _, checkpoints) = start();
+    let never = Options { flush: Some("never".to_owned()), ..Options::default() };
+    let (mut held, mut refused) = (0, 0);
+    for step in 0.. {
+        for version in [1, 2] {
+            save(&checkpoints, version, &never);
+        }
+        let (pinner, steps, pinned) =
+            (checkpoints.clone(), AtomicUsize::new(0), Arc::new(AtomicUsize::new(2)));
+        let answer = pinned.clone();
+        let pruner = checkpoints.clone().with_hook(Arc::new(move |_| {
+            if steps.fetch_add(1, Ordering::Relaxed) == step {
+                answer.store(usize::from(pinner.pin(SET, 1, true).is_ok()), Ordering::Relaxed);
+            }
+            Ok(())
+        }));
+        let removed = pruner.prune(SET, 1).expect("prune");
+        match pinned.load(Ordering::Relaxed) {
+            1 => {
+                assert!(removed.is_empty(), "step {step}");
+                assert!(read(&checkpoints, 1).expect("pinned") == bytes(1, 2 * MIB + 77), "step {step}");
+                held += 1;
+            }
+            0 => refused += 1,
+            _ => break, // There are no so many steps.
+        }
+        for version in [1, 2] {
+            let there = checkpoints.latest_below(SET, version + 1).expect("latest") == Some(version);
+            if there {
+                checkpoints.remove(SET, version).expect("remove");
+            }
+        }
+    }
+    assert!(held > 0 && refused > 0, "{held} held, {refused} refused");
 }
 
 #[test]
