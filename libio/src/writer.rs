@@ -179,6 +179,8 @@ impl Writer {
             let what = if ok { "failed to write" } else { "voted against it" };
             let reason = format!("rank {rank} {what}");
             self.end(&reason)?;
+            // All ranks hear the first verdict, this one too.
+            self.group.verdict_so_far(&self.attempt)?;
             return Err(self.group.given_up(&self.attempt, self.group.name.clone(), reason));
         }
         match self.seal_rank().and_then(|()| self.seal_all()) {

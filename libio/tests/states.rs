@@ -74,6 +74,17 @@ fn one_no_is_no_for_all() {
     assert_eq!(checkpoints.latest(SET).expect("latest"), Some(2));
 }
 
+/// The first that says no is heard by all, also by those that say no themselves.
+#[test]
+fn the_first_no_is_every_ranks_answer() {
+    let (_cluster, _, checkpoints) = start();
+    let writers = [1, 0].map(|rank| (rank, begin_of_two(&checkpoints, rank)));
+    for (rank, writer) in writers {
+        let heard = writer.commit(false).expect_err("nobody wants it").to_string();
+        assert!(heard.contains("rank 1 voted"), "rank {rank}: {heard}");
+    }
+}
+
 #[test]
 fn a_missing_rank_is_the_same_verdict_for_all() {
     let (_cluster, _, checkpoints) = start();
