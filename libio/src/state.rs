@@ -19,6 +19,9 @@ use crate::snapshot::Snapshot;
 const LOOK_FIRST: Duration = Duration::from_millis(1);
 const LOOK_LAST: Duration = Duration::from_millis(100);
 
+/// How long a sealed version is left to the rank that publishes it; then whoever waits does so.
+pub(crate) const PUBLISHING: Duration = Duration::from_secs(1);
+
 /// What became of a version so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum State {
@@ -135,7 +138,7 @@ impl Checkpoints {
                 "nothing becomes durable in a cluster without a shared tier".to_owned(),
             ));
         }
-        let (mut pauses, mut seen) = (Pauses::until(timeout), Seen::default());
+        let (mut pauses, mut seen, mut sealed) = (Pauses::until(timeout), Seen::default(), None);
         loop {
             match self.look(&group, version, level == Level::Durable, &mut seen) {
                 Ok(state) if level.reached(state) => return Ok(()),
@@ -143,6 +146,11 @@ impl Checkpoints {
                 Ok(State::Aborted) => {
                     let reason = aborted(&group, version)?.unwrap_or_default();
                     return Err(Error::Aborted { set: set.to_owned(), version, reason });
+                }
+                Ok(State::Sealed) => {
+                    if sealed.get_or_insert_with(Instant::now).elapsed() >= PUBLISHING {
+                        publish(&group, version)?;
+                    }
                 }
                 Ok(_) | Err(Error::NotFound { .. }) => {}
                 Err(e) => return Err(e),
@@ -198,6 +206,15 @@ fn attempted(group: &Group, version: u64) -> Result<State> {
         Some(Verdict::Sealed(_)) => State::Sealed,
         Some(Verdict::Aborted { .. }) => State::Aborted,
     })
+}
+
+/// Makes a sealed version visible: whoever should have died.
+fn publish(group: &Group, version: u64) -> Result<()> {
+    let Some(newest) = group.attempts_at(version)?.pop() else { return Ok(()) };
+    match group.verdict(&newest)? {
+        Some(Verdict::Sealed(manifest)) => group.finish_sealed(&newest, &manifest),
+        _ => Ok(()),
+    }
 }
 
 /// Why the newest attempt at a version was given up, if it was.

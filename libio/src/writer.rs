@@ -10,7 +10,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use fs_proto::checksum;
 
@@ -22,10 +23,7 @@ use crate::options::Options;
 use crate::packed::{Base, PackedRegion, Written};
 use crate::region::Region;
 use crate::spread::{self, Plan};
-use crate::state::Pauses;
-
-/// How long a rank waits for the last one to publish a sealed version before it does so itself.
-const PUBLISHING: Duration = Duration::from_secs(1);
+use crate::state::{PUBLISHING, Pauses};
 
 /// One rank's part of a version. Dropped without [`Writer::commit`] or [`Writer::seal`], it aborts the version for all ranks.
 pub struct Writer {
@@ -186,7 +184,11 @@ impl Writer {
         match self.seal_rank().and_then(|()| self.seal_all()) {
             Ok(()) => {
                 self.ended = true;
-                Ok(Pending { group: self.group.clone(), attempt: self.attempt.clone() })
+                Ok(Pending {
+                    group: self.group.clone(),
+                    attempt: self.attempt.clone(),
+                    sealed: OnceLock::new(),
+                })
             }
             Err(e) => Err(self.explain(e)), // Dropping aborts.
         }
@@ -319,6 +321,8 @@ impl Drop for Writer {
 pub struct Pending {
     group: Group,
     attempt: Attempt,
+    /// When the version was first seen sealed and not published.
+    sealed: OnceLock<Instant>,
 }
 
 impl fmt::Debug for Pending {
@@ -328,13 +332,19 @@ impl fmt::Debug for Pending {
 }
 
 impl Pending {
-    /// Whether the version is committed by now.
+    /// Whether the version is committed by now. One that is sealed for a second is published by this call: the rank that should have died.
     ///
     /// # Errors
     /// [`Error::Aborted`], [`Error::Superseded`], [`Error::FileSystem`].
     pub fn test(&self) -> Result<bool> {
         let Some(manifest) = self.group.verdict_so_far(&self.attempt)? else { return Ok(false) };
-        self.group.is_published(&self.attempt, &manifest)
+        if self.group.is_published(&self.attempt, &manifest)? {
+            return Ok(true);
+        }
+        if self.sealed.get_or_init(Instant::now).elapsed() < PUBLISHING {
+            return Ok(false);
+        }
+        self.group.finish_sealed(&self.attempt, &manifest).map(|()| true)
     }
 
     /// Waits until the version is committed. When the time-out is over and a rank is missing, it is aborted for all.

@@ -85,6 +85,39 @@ fn the_first_no_is_every_ranks_answer() {
     }
 }
 
+/// The last rank dies between the verdict and the publication, by a hook that fails that rename. Whoever waits, by each of the three calls, publishes.
+#[test]
+fn a_sealed_version_is_published_by_whoever_waits() {
+    let (_cluster, _, checkpoints) = start();
+    for (version, way) in (1..).zip(["wait", "test", "join"]) {
+        let looker = checkpoints.clone();
+        let dying = checkpoints.clone().with_hook(Arc::new(move |kind| match looker.state(SET, version) {
+            Ok(State::Sealed) if kind == "rename" => Err(Error::Invalid("it dies".to_owned())),
+            _ => Ok(()),
+        }));
+        let [first, last] = [(&checkpoints, 0), (&dying, 1)].map(|(checkpoints, rank)| {
+            let mut writer = checkpoints.begin(SET, version, rank, 2).expect("begin");
+            writer.write("x", &[1], u64::from(rank)).expect("write");
+            writer
+        });
+        let pending = first.seal(true).expect("seal");
+        last.seal(true).expect_err("it dies");
+        assert_eq!(checkpoints.state(SET, version).expect("state"), State::Sealed);
+        match way {
+            "wait" => checkpoints.wait(SET, version, Level::Committed, PATIENCE).expect("committed"),
+            "join" => pending.wait(PATIENCE).expect("committed"),
+            _ => {
+                let end = Instant::now() + PATIENCE;
+                while !pending.test().expect("test") {
+                    assert!(Instant::now() < end, "it is not published");
+                    std::thread::yield_now();
+                }
+            }
+        }
+        assert_eq!(checkpoints.latest(SET).expect("latest"), Some(version), "{way}");
+    }
+}
+
 #[test]
 fn a_missing_rank_is_the_same_verdict_for_all() {
     let (_cluster, _, checkpoints) = start();
