@@ -163,5 +163,9 @@ fn the_command_shows_checks_and_exports() {
     let field = format!("h:/checkpoints/set/data/{attempt}/r1/0");
     sandbox.ok(&["cp", &sandbox.word("wrong"), &field]);
     sandbox.fails(3, &["ckpt", "verify", SET], &["not whole: set 4"]);
+    // Also of one that is not offered any more.
+    let manifest = format!("h:/checkpoints/set/versions/{:020}", 4);
+    sandbox.ok(&["cp", &sandbox.word("wrong"), &manifest]);
+    sandbox.fails(3, &["ckpt", "verify", SET], &["not whole: set 4"]);
     sandbox.ok(&["down", "--discard"]);
 }

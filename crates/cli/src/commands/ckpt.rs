@@ -5,7 +5,7 @@ use crate::error::{CliError, Result, cannot, failed};
 use crate::table::Table;
 use crate::{out, side, size};
 use clap::{Args, Subcommand};
-use libio::{Checkpoints, Snapshot, VersionInfo};
+use libio::{Checkpoints, Snapshot, State, VersionInfo};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -42,7 +42,7 @@ enum CkptCommand {
     Verify {
         /// The set
         set: String,
-        /// The version [default: all that can be restarted from]
+        /// The version [default: all that were committed, also those that are not offered any more]
         version: Option<u64>,
     },
     /// Remove old versions; pinned ones, and the newest that is durable, stay
@@ -140,7 +140,13 @@ fn show(checkpoints: &Checkpoints, set: &str, version: Option<u64>) -> Result<()
 fn verify(checkpoints: &Checkpoints, set: &str, version: Option<u64>) -> Result<()> {
     let versions = match version {
         Some(version) => vec![version],
-        None => checkpoints.versions(set).map_err(failed)?,
+        // Not only those that would be offered: whether one of them should be is the question.
+        None => {
+            let all = checkpoints.list(set).map_err(failed)?;
+            let committed =
+                |info: &VersionInfo| info.state >= State::Committed || info.state == State::Failed;
+            all.iter().filter(|info| committed(info)).map(|info| info.version).collect()
+        }
     };
     let mut damaged = Vec::new();
     for version in versions {
