@@ -167,5 +167,10 @@ fn the_command_shows_checks_and_exports() {
     let manifest = format!("h:/checkpoints/set/versions/{:020}", 4);
     sandbox.ok(&["cp", &sandbox.word("wrong"), &manifest]);
     sandbox.fails(3, &["ckpt", "verify", SET], &["not whole: set 4"]);
+    // Its number is free once it is removed.
+    assert!(checkpoints.begin(SET, 4, 0, 1).is_err());
+    sandbox.ok(&["ckpt", "remove", SET, "4"]);
+    save(&checkpoints, 4, Redundancy::None, "never");
+    sandbox.fails(1, &["ckpt", "remove", SET, "9"], &["version 9"]);
     sandbox.ok(&["down", "--discard"]);
 }

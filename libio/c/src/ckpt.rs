@@ -587,6 +587,20 @@ pub unsafe extern "C" fn hayate_ckpt_pin(
     })
 }
 
+/// Removes one version, whichever it is: one that failed, is damaged or lost, say, whose number is to be written again. `-EBUSY` if the shared tier still has it
+/// after 20 s.
+///
+/// # Safety
+/// `set` is a string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hayate_ckpt_remove(ckpt: c_int, set: *const c_char, version: u64) -> c_int {
+    call(|| {
+        let ckpt = tables().ckpts.get(ckpt)?;
+        // SAFETY: the caller's promise.
+        Ok(ckpt.checkpoints.remove(unsafe { text(set, "set") }?, version).map(|()| 0)?)
+    })
+}
+
 /// Removes all but the newest `keep` complete versions, those that are pinned, and the newest durable one. Answers how many went.
 ///
 /// # Safety

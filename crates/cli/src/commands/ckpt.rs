@@ -53,6 +53,13 @@ enum CkptCommand {
         #[arg(long, value_name = "N")]
         keep: usize,
     },
+    /// Remove one version, whichever it is: one that failed, is damaged or lost, and whose number is to be written again
+    Remove {
+        /// The set
+        set: String,
+        /// The version
+        version: u64,
+    },
     /// Keep a version whatever is pruned
     Pin {
         /// The set
@@ -84,6 +91,7 @@ pub fn run(global: &Global, args: &CkptArgs) -> Result<()> {
         CkptCommand::Show { set, version } => show(&checkpoints, set, *version),
         CkptCommand::Verify { set, version } => verify(&checkpoints, set, *version),
         CkptCommand::Prune { set, keep } => prune(&checkpoints, set, *keep),
+        CkptCommand::Remove { set, version } => checkpoints.remove(set, *version).map_err(failed),
         CkptCommand::Pin { set, version, off } => checkpoints.pin(set, *version, !off).map_err(failed),
         CkptCommand::Export { set, version, dir } => export(&checkpoints, set, *version, dir),
     }

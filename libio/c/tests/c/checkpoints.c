@@ -135,6 +135,11 @@ int main(int argc, char **argv)
     GIVES(0, hayate_ckpt_finish(ckpt, "heat", 3, 0));
     GIVES(1, hayate_ckpt_latest(ckpt, "heat", 0, &version));
     CHECK(version == 2);
+    FAILS(EEXIST, hayate_ckpt_begin(ckpt, "heat", 3, 0, 2, NULL));
+    GIVES(0, hayate_ckpt_remove(ckpt, "heat", 3));
+    FAILS(ENOENT, hayate_ckpt_remove(ckpt, "heat", 3));
+    both_commit(ckpt, 3, &parity); /* The number is free. */
+    GIVES(0, hayate_ckpt_finish(ckpt, "heat", 3, 0));
     GIVES(0, hayate_ckpt_pin(ckpt, "heat", 1, 1));
     hayate_ckpt_info_t infos[2];
     GIVES(4, hayate_ckpt_list(ckpt, "heat", infos, 2));
