@@ -214,7 +214,8 @@ int64_t hayate_ckpt_write(int writer, const char *name, const void *buffer, size
 // Writes all registered memory; answers how many bytes.
 int64_t hayate_ckpt_write_all(int writer);
 
-// A path for a program that writes region `name` itself, with a zero behind it; answers its length. The file must be closed before the commit.
+// A path for a program that writes region `name` itself, with a zero behind it; answers its length. The file must be closed before the commit. With `-ERANGE`
+// call it again, with more room.
 int64_t hayate_ckpt_route(int writer,
                           const char *name,
                           char *path,

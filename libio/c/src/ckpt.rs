@@ -1,9 +1,10 @@
 //! Checkpoints: the functions of `libio`.
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, c_char, c_int, c_void};
 use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -99,6 +100,8 @@ enum Stage {
 pub struct CkptWriter {
     of: Arc<Ckpt>,
     stage: Mutex<Stage>,
+    /// Paths of routed regions that there was no room for: the region is made, so the path must not be lost.
+    routed: Mutex<BTreeMap<String, PathBuf>>,
 }
 
 impl From<libio::Error> for Failure {
@@ -255,7 +258,11 @@ pub unsafe extern "C" fn hayate_ckpt_begin(
         // SAFETY: the caller's promise.
         let (set, options) = unsafe { (text(set, "set")?, read_options(options)?) };
         let writer = of.checkpoints.begin_with(set, version, rank, nranks, &options)?;
-        tables().writers.add(CkptWriter { of, stage: Mutex::new(Stage::Writing(Box::new(writer))) })
+        tables().writers.add(CkptWriter {
+            of,
+            stage: Mutex::new(Stage::Writing(Box::new(writer))),
+            routed: Mutex::default(),
+        })
     })
 }
 
@@ -299,7 +306,8 @@ pub unsafe extern "C" fn hayate_ckpt_write_all(writer: c_int) -> i64 {
     })
 }
 
-/// A path for a program that writes region `name` itself, with a zero behind it; answers its length. The file must be closed before the commit.
+/// A path for a program that writes region `name` itself, with a zero behind it; answers its length. The file must be closed before the commit. With `-ERANGE`
+/// call it again, with more room.
 ///
 /// # Safety
 /// `name` is a string, `path` has `size` bytes.
@@ -313,8 +321,14 @@ pub unsafe extern "C" fn hayate_ckpt_route(
     call(|| {
         // SAFETY: the caller's promise.
         let (name, room) = unsafe { (text(name, "region's name")?, arguments::output(path.cast(), size)?) };
-        let routed = tables().writers.get(writer)?.with(|writer| Ok(writer.route(name)?))?;
-        copy_string(routed.as_os_str().as_bytes(), room, "path")
+        let writer = tables().writers.get(writer)?;
+        let kept = locked(&writer.routed).remove(name);
+        let path = kept.map_or_else(|| writer.with(|writer| Ok(writer.route(name)?)), Ok)?;
+        let copied = copy_string(path.as_os_str().as_bytes(), room, "path");
+        if copied.is_err() {
+            locked(&writer.routed).insert(name.to_owned(), path);
+        }
+        copied
     })
 }
 
