@@ -185,7 +185,7 @@ int hayate_ckpt_open(int fs,
                      const char *group,
                      const char *mount);
 
-// Gives the number back. Versions that are being written go on.
+// Gives the number back, and forgets registered memory. Versions that are being written go on.
 int hayate_ckpt_close(int ckpt);
 
 // Registers memory that lies at byte `offset` of region `name`: hayate_ckpt_write_all writes it, hayate_ckpt_read_all reads it. It stays the

@@ -194,10 +194,14 @@ pub unsafe extern "C" fn hayate_ckpt_open(
     })
 }
 
-/// Gives the number back. Versions that are being written go on.
+/// Gives the number back, and forgets registered memory. Versions that are being written go on.
 #[unsafe(no_mangle)]
 pub extern "C" fn hayate_ckpt_close(ckpt: c_int) -> c_int {
-    call(|| tables().ckpts.take(ckpt).map(|_| 0))
+    call(|| {
+        // Writers outlive it, and what was registered need not be there any more.
+        locked(&tables().ckpts.take(ckpt)?.memory).clear();
+        Ok(0)
+    })
 }
 
 /// Registers memory that lies at byte `offset` of region `name`: hayate_ckpt_write_all writes it, hayate_ckpt_read_all reads it. It stays the

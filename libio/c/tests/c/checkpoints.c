@@ -161,7 +161,14 @@ int main(int argc, char **argv)
     GIVES(0, hayate_ckpt_advise(3600, 10, 1, -1, 0, &advice));
     CHECK(advice.checkpoint == 0 && advice.stop == 0 && advice.next_s > 200 && advice.next_s < 300);
     FAILS(EINVAL, hayate_ckpt_advise(-1, 10, 1, -1, 0, &advice));
+    char *gone = malloc(100000);
+    CHECK(gone != NULL);
+    GIVES(0, hayate_ckpt_protect(ckpt, "gone", gone, 100000, 0));
+    int writer = hayate_ckpt_begin(ckpt, "state", 3, 0, 1, NULL);
     GIVES(0, hayate_ckpt_close(ckpt));
+    free(gone);
+    GIVES(0, hayate_ckpt_write_all(writer)); /* What was registered need not be there any more. */
+    GIVES(0, hayate_ckpt_commit(writer, 1));
     FAILS(EBADF, hayate_ckpt_close(ckpt));
     GIVES(0, hayate_disconnect(fs));
     return 0;
