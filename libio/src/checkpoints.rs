@@ -243,8 +243,10 @@ impl Checkpoints {
     /// [`Error::NotFound`], [`Error::Corrupt`] if its manifest is damaged.
     pub fn snapshot(&self, set: &str, version: u64) -> Result<Snapshot> {
         let group = self.of(set)?;
+        // Asked before: a manifest that takes its place between the two is then not taken for it.
+        let name = group.disk.inode(&manifest_path(&group, version)).ok().flatten();
         if let Ok(Some(manifest)) = here(&group, version) {
-            return Ok(Snapshot::new(group, manifest));
+            return Ok(Snapshot::new(group, manifest).named(name));
         }
         let look = Look::take(&group)?;
         match look.manifest(version)? {
@@ -373,7 +375,7 @@ pub(crate) fn listed_here(group: &Group) -> Result<Vec<u64>> {
     Ok(versions)
 }
 
-fn manifest_path(group: &Group, version: u64) -> String {
+pub(crate) fn manifest_path(group: &Group, version: u64) -> String {
     format!("{}/{}", group.paths.versions, format::version_name(version))
 }
 

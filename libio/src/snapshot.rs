@@ -6,9 +6,10 @@
 //! - What tier 1 has lost is read from the shared tier, block by block (`what_tier_1_lost_is_read_from_the_shared_tier`).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use fs_client::Status;
+use fs_client::{InodeId, Status};
 use fs_proto::checksum;
 
 use crate::attempt::Group;
@@ -52,6 +53,10 @@ enum Part<'a> {
 pub struct Snapshot {
     group: Group,
     manifest: Manifest,
+    /// The manifest's file, if it was read from tier 1.
+    name: Option<InodeId>,
+    /// Tier 1 could not tell: it is not asked, and waited for, at every read.
+    unasked: AtomicBool,
     seals: Mutex<HashMap<u32, Arc<Seal>>>,
     index: OnceLock<BTreeMap<String, Parts>>,
     silent: Silent,
@@ -62,10 +67,32 @@ impl Snapshot {
         Snapshot {
             group,
             manifest,
+            name: None,
+            unasked: AtomicBool::new(false),
             seals: Mutex::default(),
             index: OnceLock::new(),
             silent: Silent::default(),
         }
+    }
+
+    /// One whose manifest is this file.
+    pub(crate) fn named(self, name: Option<InodeId>) -> Snapshot {
+        Snapshot { name, ..self }
+    }
+
+    /// Whether the version is still the one that was opened, as far as tier 1 can tell: its number may have been removed, and written again. One message.
+    pub fn is_current(&self) -> bool {
+        if self.name.is_none() || self.unasked.load(Ordering::Relaxed) {
+            return true;
+        }
+        let path = checkpoints::manifest_path(&self.group, self.manifest.version);
+        self.group.disk.inode(&path).map_or_else(
+            |_| {
+                self.unasked.store(true, Ordering::Relaxed);
+                true
+            },
+            |now| now == self.name,
+        )
     }
 
     /// The version.

@@ -155,12 +155,22 @@ impl Ckpt {
         if let Some((of, snapshot)) = &*read
             && of == set
             && snapshot.version() == version
+            && snapshot.is_current()
         {
             return Ok(snapshot.clone());
         }
         let snapshot = Arc::new(self.checkpoints.snapshot(set, version)?);
         *read = Some((set.to_owned(), snapshot.clone()));
         Ok(snapshot)
+    }
+
+    /// Does something with a version. If that fails the version is opened anew the next time.
+    fn reading<T>(&self, set: &str, version: u64, work: impl FnOnce(&Snapshot) -> Result<T>) -> Result<T> {
+        let done = work(&*self.snapshot(set, version)?);
+        if done.is_err() {
+            *locked(&self.read) = None;
+        }
+        done
     }
 }
 
@@ -487,7 +497,7 @@ pub unsafe extern "C" fn hayate_ckpt_size(
         let ckpt = tables().ckpts.get(ckpt)?;
         // SAFETY: the caller's promise.
         let (set, name) = unsafe { (text(set, "set")?, text(name, "region's name")?) };
-        Ok(ckpt.snapshot(set, version)?.size(name)? as i64)
+        ckpt.reading(set, version, |snapshot| Ok(snapshot.size(name)? as i64))
     })
 }
 
@@ -511,7 +521,7 @@ pub unsafe extern "C" fn hayate_ckpt_read(
         let (set, name) = unsafe { (text(set, "set")?, text(name, "region's name")?) };
         // SAFETY: the caller's promise.
         let room = unsafe { arguments::output(buffer, size) }?;
-        Ok(ckpt.snapshot(set, version)?.read(name, offset, room)? as i64)
+        ckpt.reading(set, version, |snapshot| Ok(snapshot.read(name, offset, room)? as i64))
     })
 }
 
@@ -524,22 +534,26 @@ pub unsafe extern "C" fn hayate_ckpt_read_all(ckpt: c_int, set: *const c_char, v
     call(|| {
         let ckpt = tables().ckpts.get(ckpt)?;
         // SAFETY: the caller's promise.
-        let snapshot = ckpt.snapshot(unsafe { text(set, "set") }?, version)?;
+        let set = unsafe { text(set, "set") }?;
         let all = locked(&ckpt.memory).clone();
-        let mut bytes = 0;
-        for memory in all {
+        ckpt.reading(set, version, |snapshot| {
             // SAFETY: the caller's promise, here and at the registration.
-            let room = unsafe { arguments::output(memory.address as *mut c_void, memory.bytes) }?;
-            let read = snapshot.read(&memory.name, memory.offset, room)?;
-            if read < room.len() {
-                let words =
-                    format!("region {:?} has {read} bytes where {} are registered", memory.name, room.len());
-                return Err(Failure::new(libc::EINVAL, words));
-            }
-            bytes += read as i64;
-        }
-        Ok(bytes)
+            all.iter().map(|memory| unsafe { restore(snapshot, memory) }).sum()
+        })
     })
+}
+
+/// # Safety
+/// The memory is there, and nobody else uses it meanwhile.
+unsafe fn restore(snapshot: &Snapshot, memory: &Memory) -> Result<i64> {
+    // SAFETY: the caller's promise.
+    let room = unsafe { arguments::output(memory.address as *mut c_void, memory.bytes) }?;
+    let (read, expected) = (snapshot.read(&memory.name, memory.offset, room)?, memory.bytes);
+    if read == expected {
+        return Ok(read as i64);
+    }
+    let words = format!("region {:?} has {read} bytes where {expected} are registered", memory.name);
+    Err(Failure::new(libc::EINVAL, words))
 }
 
 /// The `index`-th region of a version, by name: 1, its name with a zero behind it, and its size; or 0 if there are no more.
@@ -560,7 +574,7 @@ pub unsafe extern "C" fn hayate_ckpt_region(
         let ckpt = tables().ckpts.get(ckpt)?;
         // SAFETY: the caller's promise.
         let (set, room) = unsafe { (text(set, "set")?, arguments::output(name.cast(), size)?) };
-        let regions = ckpt.snapshot(set, version)?.regions()?;
+        let regions = ckpt.reading(set, version, |snapshot| Ok(snapshot.regions()?))?;
         let Some(region) = regions.get(index) else { return Ok(0) };
         copy_string(region.name.as_bytes(), room, "region's name")?;
         // SAFETY: the caller's promise.

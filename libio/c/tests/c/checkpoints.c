@@ -139,7 +139,16 @@ int main(int argc, char **argv)
     FAILS(EEXIST, hayate_ckpt_begin(ckpt, "heat", 3, 0, 2, NULL));
     GIVES(0, hayate_ckpt_remove(ckpt, "heat", 3));
     FAILS(ENOENT, hayate_ckpt_remove(ckpt, "heat", 3));
-    both_commit(ckpt, 3, &parity); /* The number is free. */
+    both_commit(ckpt, 3, &parity); /* The number is free, */
+    reads(ckpt, 3);                /* and what was read of it before is not what is read now. */
+    GIVES(0, hayate_ckpt_remove(ckpt, "heat", 3));
+    FAILS(ENOENT, hayate_ckpt_size(ckpt, "heat", 3, "plate"));
+    int shorter = hayate_ckpt_begin(ckpt, "heat", 3, 0, 1, NULL);
+    GIVES(1, hayate_ckpt_write(shorter, "plate", plate[0], 1, 0));
+    GIVES(0, hayate_ckpt_commit(shorter, 1));
+    GIVES(1, hayate_ckpt_size(ckpt, "heat", 3, "plate"));
+    GIVES(0, hayate_ckpt_remove(ckpt, "heat", 3));
+    both_commit(ckpt, 3, &parity);
     GIVES(0, hayate_ckpt_finish(ckpt, "heat", 3, 0));
     GIVES(0, hayate_ckpt_pin(ckpt, "heat", 1, 1));
     hayate_ckpt_info_t infos[2];
