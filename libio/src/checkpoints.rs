@@ -131,7 +131,8 @@ impl Checkpoints {
     ///
     /// # Errors
     /// [`Error::Lost`] if there are versions, and servers are lost or away without which none of them is whole. Servers that do not
-    /// answer are waited for, up to the client's time-out, if a newer version may depend on them.
+    /// answer are waited for, up to the client's time-out, if a newer version may depend on them. [`Error::Tier`] if there is nothing in tier 1, and the shared
+    /// tier cannot be read.
     ///
     /// Two ranks that ask may hear different answers, if a server comes or goes between them: let one ask, and tell the others.
     pub fn latest_below(&self, set: &str, below: u64) -> Result<Option<u64>> {
@@ -143,7 +144,7 @@ impl Checkpoints {
             let unlisted = look.listing.unlisted.is_some();
             let waits = unlisted || (newest.1.is_some() && !look.survey.silent.is_empty());
             if !waits || !pauses.sleep() {
-                return settled(set, newest, look.listing.unlisted);
+                return settled(set, newest, look.listing);
             }
         }
     }
@@ -282,7 +283,10 @@ impl Checkpoints {
         let entries = self.disk.list(self.root.trim_end_matches('/'))?;
         let mut names: BTreeSet<Vec<u8>> = entries.iter().map(|entry| entry.name.to_vec()).collect();
         if let Some(tier) = self.disk.tier() {
-            names.extend(tier.list(&self.root)?);
+            match tier.list(&self.root) {
+                Ok(more) => names.extend(more),
+                Err(e) => tracing::warn!(error = %e, "sets of the shared tier are not seen"),
+            }
         }
         let names = names.into_iter().filter_map(|name| String::from_utf8(name).ok());
         Ok(names.filter(|name| format::check_set_name(name).is_ok()).collect())
@@ -290,12 +294,13 @@ impl Checkpoints {
 }
 
 /// What is left to use when nobody is waited for any more.
-fn settled(set: &str, (found, lost): Newest, unlisted: Option<Error>) -> Result<Option<u64>> {
-    if let Some(e) = unlisted {
+fn settled(set: &str, (found, lost): Newest, listing: Listing) -> Result<Option<u64>> {
+    // Nothing to restart from is an answer only if all could be looked through.
+    if let Some(e) = listing.unlisted.or(listing.untiered) {
         if found.is_none() && lost.is_none() {
             return Err(e);
         }
-        tracing::warn!(set, error = %e, "tier 1 does not list its versions: there may be newer ones");
+        tracing::warn!(set, error = %e, "not all versions are listed: there may be newer ones");
     }
     let Some((version, servers)) = lost else { return Ok(found) };
     let servers: Vec<_> = servers.iter().map(ToString::to_string).collect();
@@ -337,6 +342,8 @@ pub(crate) struct Listing {
     names: BTreeSet<Vec<u8>>,
     /// Why tier 1's are not among them.
     pub unlisted: Option<Error>,
+    /// Why the shared tier's are not.
+    pub untiered: Option<Error>,
 }
 
 impl Listing {
@@ -345,7 +352,10 @@ impl Listing {
         match group.disk.tier().map(|tier| tier.list(dir)) {
             Some(Ok(names)) => listing.names.extend(names),
             // What tier 1 has does not depend on it.
-            Some(Err(e)) => tracing::warn!(dir, error = %e, "versions of the shared tier are not seen"),
+            Some(Err(e)) => {
+                tracing::warn!(dir, error = %e, "versions of the shared tier are not seen");
+                listing.untiered = Some(e);
+            }
             None => {}
         }
         match group.disk.list(dir) {

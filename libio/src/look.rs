@@ -47,14 +47,13 @@ impl Look {
         Ok(Look { group, survey, listing, versions })
     }
 
-    /// Unless tier 1 could not be listed and nothing else was found.
+    /// Unless a tier could not be listed and nothing else was found.
     pub fn complete(mut self) -> Result<Look> {
-        match self.listing.unlisted.take() {
-            Some(e) if self.versions.is_empty() => Err(e),
-            unlisted => {
-                self.listing.unlisted = unlisted;
-                Ok(self)
-            }
+        let Listing { unlisted, untiered, .. } = &mut self.listing;
+        let failure = unlisted.take_if(|_| self.versions.is_empty());
+        match failure.or_else(|| untiered.take_if(|_| self.versions.is_empty())) {
+            Some(e) => Err(e),
+            None => Ok(self),
         }
     }
 
@@ -98,6 +97,10 @@ impl Look {
         let manifest = match undamaged(self.manifest(version)) {
             Ok(Some(manifest)) => manifest,
             Ok(None) => return Ok(Offer::No),
+            Err(e @ Error::Tier { .. }) => {
+                tracing::warn!(version, error = %e, "a version that only the shared tier may have is passed over");
+                return Ok(Offer::No);
+            }
             Err(Error::FileSystem(_)) if !self.survey.silent.is_empty() => {
                 return Ok(Offer::Lost(self.survey.silent.keys().copied().collect()));
             }

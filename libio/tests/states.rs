@@ -217,6 +217,25 @@ fn what_tier_1_lost_is_read_from_the_shared_tier() {
     checkpoints.snapshot(SET, 1).expect("snapshot").verify().expect("whole");
 }
 
+/// The shared tier as a client sees it that is broken: a file is where a directory should be.
+#[test]
+fn a_broken_shared_tier_hides_nothing_of_tier_1() {
+    let (cluster, _, checkpoints) = start();
+    let broken = tempfile::tempdir().expect("a directory");
+    std::fs::write(broken.path().join("ckpt"), b"no directory").expect("write");
+    let mut config = fs_client::ClientConfig::new(cluster.file().clone());
+    config.cluster.tier = Some(broken.path().to_owned());
+    let looks = Checkpoints::open(Client::connect(config).expect("connect"), "/ckpt").expect("open");
+    // Nothing to restart from would be a wrong answer.
+    assert!(matches!(looks.latest(SET), Err(Error::Tier { .. })), "{:?}", looks.latest(SET));
+    save(&checkpoints, 1, &Options::default());
+    assert_eq!(looks.latest(SET).expect("latest"), Some(1));
+    assert_eq!(looks.versions(SET).expect("versions"), [1]);
+    assert_eq!(looks.list(SET).expect("list").len(), 1);
+    assert_eq!(looks.sets().expect("sets"), [SET]);
+    assert!(read(&looks, 1).expect("read") == bytes(1, 2 * MIB + 77));
+}
+
 #[test]
 fn another_cluster_restarts_from_the_shared_tier() {
     let (cluster, _, checkpoints) = start();
