@@ -57,7 +57,7 @@ pub(crate) struct Disk {
 impl Disk {
     pub fn new(client: Client) -> Result<Disk> {
         let caller = client.core()?.caller().clone();
-        let tier = Tier::seen(client.cluster().tier.as_deref());
+        let tier = Tier::seen(client.cluster().tier.as_deref(), client.config().timeout);
         Ok(Disk { client, caller, tier, mount: None, hook: None, whole: Arc::default() })
     }
 

@@ -1,7 +1,7 @@
 //! What one rank wrote of one region, read and checked, from wherever it is whole: its parts, a copy, what parity gives, or the shared tier.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use fs_client::{File, Spot};
 use fs_proto::checksum;
@@ -26,7 +26,7 @@ pub(crate) struct Stored<'a> {
     silent: &'a Silent,
     file: Option<File>,
     /// One for each part.
-    in_tier: Option<Vec<std::fs::File>>,
+    in_tier: Option<Vec<Arc<std::fs::File>>>,
     /// Why tier 1 is not asked any more.
     lost: Option<Error>,
     scratch: Vec<u8>,
