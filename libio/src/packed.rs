@@ -100,6 +100,22 @@ impl Written {
         }
     }
 
+    /// The region that has the bytes.
+    pub fn file(&self) -> &Region {
+        match self {
+            Written::Plain(region) => region,
+            Written::Packed(region) => &region.tape.file,
+        }
+    }
+
+    /// The same, to be changed.
+    pub fn file_mut(&mut self) -> &mut Region {
+        match self {
+            Written::Plain(region) => region,
+            Written::Packed(region) => &mut region.tape.file,
+        }
+    }
+
     /// Makes it durable and answers what is in it.
     pub fn seal(self) -> Result<SealedRegion> {
         match self {

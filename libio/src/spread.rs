@@ -68,6 +68,18 @@ impl Parts {
         stripes.write(data, offset, &read_back, &mut |parity| write_parity(client, &self.extra, parity))
     }
 
+    /// Of how many stripes a copy is in memory.
+    pub fn open_stripes(&self) -> usize {
+        self.stripes.as_ref().map_or(0, Stripes::open)
+    }
+
+    /// Lets go of one.
+    pub fn close_stripe(&mut self) -> Result<()> {
+        let (disk, extra) = (&self.disk, &self.extra);
+        let Some(stripes) = &mut self.stripes else { return Ok(()) };
+        stripes.close_one(&mut |parity| write_parity(disk.client(), extra, parity))
+    }
+
     /// Fills `buf` with what was written.
     pub fn read(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         read(self.disk.client(), &self.data, buf, offset)

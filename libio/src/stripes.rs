@@ -17,8 +17,8 @@ use crate::extents::Extents;
 use crate::format::{BLOCK_BYTES, StripeSum};
 
 const BLOCK: usize = BLOCK_BYTES as usize;
-/// Stripes of which a copy is kept at once.
-const OPEN_MAX: usize = 4;
+/// Stripes of which a copy is kept at once, of all regions of a rank.
+pub(crate) const OPEN_MAX: usize = 4;
 /// Stripes whose parity is kept until it is stored: several at once fill the network.
 const TOGETHER: usize = 4;
 /// Parity comes in multiples of this.
@@ -107,6 +107,16 @@ impl Stripes {
         open.have.add(start as u64, (start + data.len()) as u64);
         open.age = self.count;
         if open.have.covers(whole) { Ok(self.open.remove(&stripe)) } else { Ok(None) }
+    }
+
+    /// Of how many stripes a copy is kept.
+    pub fn open(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Stores the parity of the stripe that was not written to for longest, as far as it is known, and forgets the copy.
+    pub fn close_one(&mut self, store: &mut Store) -> Result<()> {
+        self.oldest()?.map_or(Ok(()), |parity| store(&[parity]))
     }
 
     fn oldest(&mut self) -> Result<Option<Parity>> {

@@ -3,6 +3,7 @@
 //! # Invariants
 //! - What `write` returned for lies at the servers: the caller's buffer is not looked at again (`buffers_may_be_reused`).
 //! - A version is sealed only if every server has the store that it had when each rank began (`a_store_lost_before_the_last_rank_seals_ends_the_version`).
+//! - Copies of stripes in memory are a few, however many regions there are (`stripes_of_many_regions_are_few`).
 //! - A rank seals only after all its data is durable, and only if none of its writes failed.
 //! - A writer that goes without commit ends the attempt for all ranks (`a_rank_that_dies_leaves_the_older_version`).
 //! - All ranks get the same verdict, at the latest when the time-out is over (`a_missing_rank_is_the_same_verdict_for_all`).
@@ -24,6 +25,7 @@ use crate::packed::{Base, PackedRegion, Written};
 use crate::region::Region;
 use crate::spread::{self, Plan};
 use crate::state::{PUBLISHING, Pauses};
+use crate::stripes::OPEN_MAX;
 
 /// One rank's part of a version. Dropped without [`Writer::commit`] or [`Writer::seal`], it aborts the version for all ranks.
 pub struct Writer {
@@ -39,6 +41,8 @@ pub struct Writer {
     stores: Stores,
     regions: Vec<Written>,
     by_name: BTreeMap<String, usize>,
+    /// Regions with copies of stripes in memory, the one that was written to last at the end.
+    recent: Vec<usize>,
     /// A write failed, so what is stored is unknown.
     failed: bool,
     /// Sealed or aborted.
@@ -67,6 +71,7 @@ impl Writer {
             options,
             regions: Vec::new(),
             by_name: BTreeMap::new(),
+            recent: Vec::new(),
             failed: false,
             ended: false,
         }
@@ -96,7 +101,10 @@ impl Writer {
         if self.by_name.get(name).is_some_and(|index| self.regions[*index].is_routed()) {
             return Err(Error::Invalid(format!("region {name:?} is written by path: it was routed")));
         }
-        let written = self.region(name).and_then(|region| region.write(data, offset));
+        let written = self.region(name).and_then(|index| {
+            self.regions[index].write(data, offset)?;
+            self.bound_stripes(index)
+        });
         self.noted(written)
     }
 
@@ -126,9 +134,23 @@ impl Writer {
         })
     }
 
-    fn region(&mut self, name: &str) -> Result<&mut Written> {
+    /// Lets go of copies of stripes until no more are in memory than one region may have: of the region first that was not written to for longest.
+    fn bound_stripes(&mut self, written: usize) -> Result<()> {
+        self.recent.retain(|index| *index != written);
+        self.recent.push(written);
+        loop {
+            self.recent.retain(|index| self.regions[*index].file().open_stripes() > 0);
+            let open = self.recent.iter().map(|index| self.regions[*index].file().open_stripes());
+            let (open, oldest) = (open.sum::<usize>(), self.recent.first().copied());
+            let Some(oldest) = oldest.filter(|_| open > OPEN_MAX) else { return Ok(()) };
+            self.regions[oldest].file_mut().close_stripe()?;
+        }
+    }
+
+    /// The number of a region, which is made if it is new.
+    fn region(&mut self, name: &str) -> Result<usize> {
         if let Some(index) = self.by_name.get(name) {
-            return Ok(&mut self.regions[*index]);
+            return Ok(*index);
         }
         let (index, path) = self.next_region();
         let region = Region::create(&self.group.disk, name, index, path, self.plan.as_ref())?;
@@ -140,8 +162,7 @@ impl Writer {
                 Written::Packed(Box::new(PackedRegion::new(name, packing, blocks, region, &self.group)))
             }
         };
-        let index = self.add_region(name, region);
-        Ok(&mut self.regions[index])
+        Ok(self.add_region(name, region))
     }
 
     fn next_region(&self) -> (usize, String) {
@@ -375,5 +396,39 @@ impl Pending {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Goal: what the module promises of memory. Method: a real cluster, and a look at the regions.
+    use hayate_tests::Cluster;
+
+    use super::*;
+    use crate::{Checkpoints, Redundancy};
+
+    /// The beginnings of many regions, twice, and then their ends: by then each copy was let go of, and is read back.
+    #[test]
+    fn stripes_of_many_regions_are_few() {
+        let cluster = Cluster::start(3);
+        let checkpoints = Checkpoints::open(cluster.client(), "/ckpt").unwrap();
+        let options = Options { redundancy: Redundancy::Parity { data: 2, extra: 1 }, ..Options::default() };
+        let mut writer = checkpoints.begin_with("set", 1, 0, 1, &options).unwrap();
+        for (at, byte) in [(0, 1), (5, 2), (2_000_000, 3)] {
+            for region in 0..3 * OPEN_MAX {
+                writer.write(&format!("r{region}"), &[byte + region as u8; 10], at).unwrap();
+                let open: usize = writer.regions.iter().map(|region| region.file().open_stripes()).sum();
+                assert!(open <= OPEN_MAX, "{open} copies");
+            }
+        }
+        writer.commit(true).unwrap();
+        let snapshot = checkpoints.snapshot("set", 1).unwrap();
+        snapshot.verify().unwrap();
+        for region in 0..3 * OPEN_MAX {
+            let mut found = [0; 15];
+            snapshot.read(&format!("r{region}"), 0, &mut found).unwrap();
+            let byte = region as u8;
+            assert_eq!(found, [[1 + byte; 5], [2 + byte; 5], [2 + byte; 5]].as_flattened());
+        }
     }
 }
