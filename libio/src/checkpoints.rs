@@ -137,15 +137,20 @@ impl Checkpoints {
     /// Two ranks that ask may hear different answers, if a server comes or goes between them: let one ask, and tell the others.
     pub fn latest_below(&self, set: &str, below: u64) -> Result<Option<u64>> {
         let mut pauses = Pauses::until(self.disk.client().config().timeout);
+        let mut before: Option<(Newest, Listing)> = None;
         loop {
             let look = Look::take(&self.of(set)?)?;
-            let newest = look.newest(below)?;
+            // A later look is given up for the earlier one's answer when the time is over.
+            let Some(newest) = look.newest(below, &|| before.is_some() && pauses.is_over())? else {
+                return before.map_or(Ok(None), |(newest, listing)| settled(set, newest, listing));
+            };
             // What a server that is away has comes back when it does, so a newer version is worth waiting.
             let unlisted = look.listing.unlisted.is_some();
             let waits = unlisted || (newest.1.is_some() && !look.survey.silent.is_empty());
             if !waits || !pauses.sleep() {
                 return settled(set, newest, look.listing);
             }
+            before = Some((newest, look.listing));
         }
     }
 
@@ -251,7 +256,10 @@ impl Checkpoints {
         }
         let look = Look::take(&group)?;
         match look.manifest(version)? {
-            Some(manifest) => Ok(Snapshot::new(look.group, manifest)),
+            Some(manifest) => {
+                let silent = look.survey.silent.keys().copied();
+                Ok(Snapshot::new(look.group, manifest).without(silent))
+            }
             None => Err(group.no_version(version)),
         }
     }

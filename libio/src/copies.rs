@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::format::{self, Manifest, Place, SealSum};
 use crate::register::Disk;
 use crate::state::Pauses;
+use crate::stored::Silent;
 
 impl From<Place> for Spot {
     fn from(Place(server, ino): Place) -> Spot {
@@ -100,11 +101,16 @@ pub(crate) fn fill(disk: &Disk, spots: &[Spot], text: &[u8]) -> Result<()> {
 }
 
 /// A document's bytes from the first of these places where they are whole.
-pub(crate) fn read(disk: &Disk, sum: &SealSum, places: impl IntoIterator<Item = Place>) -> Option<Vec<u8>> {
+pub(crate) fn read(
+    disk: &Disk,
+    silent: &Silent,
+    sum: &SealSum,
+    places: impl IntoIterator<Item = Place>,
+) -> Option<Vec<u8>> {
     let mut text = vec![0; sum.bytes as usize];
-    for place in places {
+    for place in places.into_iter().filter(|place| !silent.has(*place)) {
         let read = disk.client().read_spot(place.into(), &mut text, 0);
-        if read.is_ok() && checksum::crc(&text) == sum.crc {
+        if silent.heard(&read, place) && checksum::crc(&text) == sum.crc {
             return Some(text);
         }
     }
@@ -204,6 +210,8 @@ pub(crate) struct Survey {
     pub silent: BTreeMap<u16, fs_client::Error>,
     manifests: BTreeMap<u64, Vec<(SealSum, Place)>>,
     failed: BTreeSet<String>,
+    /// Those that answered at first, and later did not.
+    silent_since: Silent,
 }
 
 impl Survey {
@@ -242,7 +250,7 @@ impl Survey {
     pub fn manifest(&self, disk: &Disk, version: u64) -> Option<Manifest> {
         let copies = self.manifests.get(&version)?.iter();
         let read = copies.filter_map(|(sum, place)| {
-            format::decode("a copy of a manifest", &read(disk, sum, [*place])?).ok()
+            format::decode("a copy of a manifest", &read(disk, &self.silent_since, sum, [*place])?).ok()
         });
         read.filter(|manifest: &Manifest| manifest.version == version).max_by_key(|manifest| manifest.attempt)
     }

@@ -57,17 +57,20 @@ impl Look {
         }
     }
 
-    /// Of the versions below `below`.
-    pub fn newest(&self, below: u64) -> Result<Newest> {
+    /// Of the versions below `below`; none if it is `over` before one is found: each version may have to wait for a server.
+    pub fn newest(&self, below: u64, over: &dyn Fn() -> bool) -> Result<Option<Newest>> {
         let mut lost = None;
         for version in self.versions.range(..below).rev() {
+            if over() {
+                return Ok(None);
+            }
             match self.offered(*version)? {
-                Offer::Yes => return Ok((Some(*version), lost)),
+                Offer::Yes => return Ok(Some((Some(*version), lost))),
                 Offer::Lost(servers) => lost = lost.or(Some((*version, servers))),
                 Offer::No => {}
             }
         }
-        Ok((None, lost))
+        Ok(Some((None, lost)))
     }
 
     /// The newest version below `below` that is in tier 1, and no server has lost anything since.

@@ -80,6 +80,12 @@ impl Snapshot {
         Snapshot { name, ..self }
     }
 
+    /// One whose reader knows already that these servers do not answer.
+    pub(crate) fn without(self, silent: impl IntoIterator<Item = u16>) -> Snapshot {
+        silent.into_iter().for_each(|server| self.silent.add(server));
+        self
+    }
+
     /// Whether the version is still the one that was opened, as far as tier 1 can tell: its number may have been removed, and written again. One message.
     pub fn is_current(&self) -> bool {
         if self.name.is_none() || self.unasked.load(Ordering::Relaxed) {
@@ -229,7 +235,7 @@ impl Snapshot {
         let path = format!("{}/seal", self.rank_dir(rank));
         let sum =
             self.manifest.seals.get(rank as usize).ok_or_else(|| self.not_found(format!("rank {rank}")))?;
-        if let Some(text) = copies::read(&self.group.disk, sum, sum.copies.iter().copied()) {
+        if let Some(text) = copies::read(&self.group.disk, &self.silent, sum, sum.copies.iter().copied()) {
             return format::decode(&path, &text);
         }
         let first = self.group.disk.read_raw(&path).map_err(|e| damage(e, &path));

@@ -88,6 +88,11 @@ impl Pauses {
         Pauses { end: end.unwrap_or_else(|| Instant::now() + Duration::from_secs(1 << 30)), next: LOOK_FIRST }
     }
 
+    /// Whether no time is left.
+    pub fn is_over(&self) -> bool {
+        Instant::now() >= self.end
+    }
+
     /// Sleeps; answers whether there was time left.
     pub fn sleep(&mut self) -> bool {
         let left = self.end.saturating_duration_since(Instant::now());

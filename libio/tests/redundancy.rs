@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fs_client::{Client, ClientConfig, OpenOptions, Route, ServerId, Spot};
 use hayate_tests::{Cluster, ClusterOptions};
@@ -266,6 +266,31 @@ fn removal_before_publication_leaves_nothing() {
         let manifests: usize = kept.into_iter().map(|(_, kept)| kept.expect("it answers").1.len()).sum();
         assert_eq!(manifests, 2 * newest as usize, "copies of manifests");
     }
+}
+
+/// A server of the parity's and one of the data's are away: each is asked once, and not for each of a hundred blocks.
+#[test]
+fn silent_servers_are_asked_once() {
+    let mut cluster = cluster(5);
+    let before = checkpoints(&cluster);
+    let data: Vec<u8> = (0..60 * MIB).map(|at| (at * 31 + (at >> 9)) as u8).collect();
+    let mut writer = before.begin_with(SET, 1, 0, 1, &with(DOUBLE, "never")).expect("begin");
+    writer.write("field.0", &data, 0).expect("write");
+    writer.commit(true).expect("commit");
+    let spots = spots(&cluster.client());
+    let away: Vec<u16> = spots.iter().map(|spot| spot.server.0).filter(|server| *server > 0).collect();
+    let (first, last) = (away[0], away[away.len() - 1]);
+    let snapshot = before.snapshot(SET, 1).expect("snapshot");
+    snapshot.regions().expect("the seals");
+    for server in [first, last] {
+        cluster.stop(server);
+    }
+    let began = Instant::now();
+    let mut found = vec![0; data.len()];
+    snapshot.read("field.0", 0, &mut found).expect("read");
+    assert!(found == data);
+    // Asked for each stripe it would be half a minute and more, if being away takes a second to notice.
+    assert!(began.elapsed() < PATIENCE / 2, "{:?}", began.elapsed());
 }
 
 /// Each server in turn loses everything, is away, and comes back with nothing.
