@@ -326,6 +326,12 @@ fn plan(disk: &Disk, rank: u32, redundancy: Redundancy) -> Result<Option<Plan>> 
         return Err(Error::Invalid("parity needs servers for data, and others for parity".to_owned()));
     }
     let servers = copies::ring(disk.client(), rank as usize, data + extra)?;
+    if !copies::are_apart(disk.client(), &servers) {
+        tracing::warn!(
+            servers = data + extra,
+            "this redundancy takes more servers than there are hosts: the loss of a host may be more than it can spare"
+        );
+    }
     Ok(Some(Plan { servers, data, keys: String::new() }))
 }
 

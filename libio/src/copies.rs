@@ -85,6 +85,17 @@ pub(crate) fn ring(client: &Client, turn: usize, count: usize) -> Result<Vec<Ser
     Ok(chosen)
 }
 
+/// Whether these are servers of as many hosts.
+pub(crate) fn are_apart(client: &Client, servers: &[ServerId]) -> bool {
+    let hosts: BTreeSet<_> = servers.iter().map(|server| host(client, *server)).collect();
+    hosts.len() == servers.len()
+}
+
+/// The host of a server, as the cluster's file has it.
+pub(crate) fn host(client: &Client, server: ServerId) -> Option<String> {
+    client.cluster().member(server).map(|member| member.host.clone())
+}
+
 /// Makes an object, or finds the one that is there.
 pub(crate) fn make(disk: &Disk, server: ServerId, key: &str, value: &[u8]) -> Result<Spot> {
     disk.step("create")?;
@@ -258,6 +269,16 @@ impl Survey {
     /// Whether a server knows that a restart from it failed.
     pub fn has_failed(&self, manifest: &Manifest) -> bool {
         self.failed.contains(&manifest.full_name())
+    }
+
+    /// How many losses these servers of a version are.
+    pub fn losses(manifest: &Manifest, lost: &[u16]) -> usize {
+        if manifest.hosts.len() != manifest.stores.len() {
+            return lost.len();
+        }
+        let hosts = manifest.stores.iter().zip(&manifest.hosts);
+        let hosts = hosts.filter(|((server, _), _)| lost.contains(server)).map(|(_, host)| host);
+        hosts.collect::<BTreeSet<_>>().len()
     }
 
     /// The servers of a version that have lost what they had, or do not answer.

@@ -119,6 +119,9 @@ pub(crate) struct Manifest {
     /// The servers that kept data then, and the numbers of their stores.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stores: Vec<(u16, u64)>,
+    /// If no two parts of anything are at one host: those of `stores`, in their order. What one host loses then counts as one loss.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<String>,
     /// One per rank, in order.
     pub seals: Vec<SealSum>,
 }
@@ -144,6 +147,11 @@ fn is_zero(number: &u16) -> bool {
     *number == 0
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref)] // As serde calls it.
+fn is_false(flag: &bool) -> bool {
+    !*flag
+}
+
 /// What a rank wrote.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Seal {
@@ -153,6 +161,9 @@ pub(crate) struct Seal {
     /// The servers with data when the rank began, and the numbers of their stores.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stores: Vec<(u16, u64)>,
+    /// Whether no two parts of anything are at one host.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub apart: bool,
     /// Where copies of this document are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub copies: Vec<Place>,
@@ -460,6 +471,7 @@ mod tests {
             spare: 0,
             needs: vec![],
             stores: vec![],
+            hosts: vec![],
             seals,
         };
         let text = "hayate-ckpt 3 verdict cde563af\n{\"sealed\":{\"version\":3,\"attempt\":1,\"id\":\"00ff\",\"bytes\":5,\"seals\":[{\"bytes\":7,\"crc\":9}]}}\n";
@@ -480,6 +492,7 @@ mod tests {
                 rank: 2,
                 regions: vec![region],
                 stores: vec![],
+                apart: false,
                 copies: vec![]
             }))
             .unwrap(),

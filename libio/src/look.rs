@@ -113,7 +113,7 @@ impl Look {
             return Ok(Offer::No);
         }
         let lost = self.survey.lost(&manifest);
-        let spared = lost.len() <= usize::from(manifest.spare);
+        let spared = Survey::losses(&manifest, &lost) <= usize::from(manifest.spare);
         if (spared && self.is_here(&manifest))
             || Snapshot::new(self.group.clone(), manifest).is_whole_in_tier(!lost.is_empty())
         {

@@ -59,6 +59,11 @@ impl Base {
         Ok((!leaving).then_some(self))
     }
 
+    /// Whether no two parts of anything in it are at one host.
+    pub fn is_apart(&self) -> bool {
+        self.snapshot.is_apart()
+    }
+
     /// The blocks that `rank` wrote of a region, by number, and the files they are in.
     pub fn blocks(&self, rank: u32, name: &str) -> Result<(BTreeMap<u64, PackedBlock>, Vec<Source>)> {
         let nothing = (BTreeMap::new(), Vec::new());

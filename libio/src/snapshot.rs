@@ -86,6 +86,11 @@ impl Snapshot {
         self
     }
 
+    /// Whether no two parts of anything are at one host.
+    pub(crate) fn is_apart(&self) -> bool {
+        !self.manifest.hosts.is_empty()
+    }
+
     /// Whether the version is still the one that was opened, as far as tier 1 can tell: its number may have been removed, and written again. One message.
     pub fn is_current(&self) -> bool {
         if self.name.is_none() || self.unasked.load(Ordering::Relaxed) {

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use fs_client::ServerId;
 use fs_proto::checksum;
 
 use crate::attempt::{Attempt, Group};
@@ -236,10 +237,18 @@ impl Writer {
         let copies =
             self.plan.as_ref().map(|plan| spread::seal_copies(disk, plan)).transpose()?.unwrap_or_default();
         let copies = copies.into_iter().map(Into::into).collect();
-        let seal = Seal { rank: self.rank, regions, stores: self.stores.clone(), copies };
+        let seal =
+            Seal { rank: self.rank, regions, stores: self.stores.clone(), apart: self.is_apart(), copies };
         let text = format::encode(&seal);
         spread::fill_seal(disk, &seal, &text)?;
         disk.write_new(&self.seal_path(self.rank), &text)
+    }
+
+    /// Whether no two parts of anything are at one host, those that an earlier version has included.
+    fn is_apart(&self) -> bool {
+        let client = self.group.disk.client();
+        self.plan.as_ref().is_some_and(|plan| copies::are_apart(client, &plan.servers))
+            && self.base.as_ref().is_none_or(Base::is_apart)
     }
 
     fn seal_path(&self, rank: u32) -> String {
@@ -266,23 +275,35 @@ impl Writer {
             spare: 0,
             needs: Vec::new(),
             stores,
+            hosts: Vec::new(),
             seals: Vec::new(),
         };
-        let mut needs = BTreeSet::new();
+        let (mut needs, mut apart) = (BTreeSet::new(), true);
         for rank in 0..record.nranks {
-            let (sum, bytes, needed) = self.seal_sum(rank, &manifest.stores)?;
-            manifest.bytes += bytes;
-            manifest.seals.push(sum);
-            needs.extend(needed);
+            let part = self.part(rank, &manifest.stores)?;
+            manifest.bytes += part.bytes;
+            manifest.seals.push(part.sum);
+            needs.extend(part.needs);
+            apart &= part.apart;
         }
         manifest.needs = needs.into_iter().collect();
+        if apart {
+            manifest.hosts = self.hosts(&manifest.stores);
+        }
         // Not what this rank was told: another may have been told less.
         manifest.spare = manifest.seals.iter().map(SealSum::spare).min().unwrap_or(0);
         Ok(manifest)
     }
 
-    /// Checks a rank's seal before it is vouched for; answers how much the rank wrote, and the versions whose files it uses, too.
-    fn seal_sum(&self, rank: u32, stores: &Stores) -> Result<(SealSum, u64, Vec<u64>)> {
+    /// The hosts of these servers; none if one is not known.
+    fn hosts(&self, stores: &Stores) -> Vec<String> {
+        let client = self.group.disk.client();
+        let hosts = stores.iter().map(|(server, _)| copies::host(client, ServerId(*server)));
+        hosts.collect::<Option<Vec<_>>>().unwrap_or_default()
+    }
+
+    /// Checks a rank's seal before it is vouched for.
+    fn part(&self, rank: u32, stores: &Stores) -> Result<Part> {
         let path = self.seal_path(rank);
         let seal = self.group.disk.read_raw(&path)?.ok_or_else(|| Error::corrupt(&path, "it is missing"))?;
         let read: Seal = format::decode(&path, &seal)?;
@@ -290,17 +311,14 @@ impl Writer {
             return Err(Error::corrupt(&path, format!("it is the seal of rank {}", read.rank)));
         }
         self.refuse_changed(rank, &copies::changed(&read.stores, stores))?;
-        let written =
-            read.regions.iter().flat_map(|region| &region.extents).map(|(from, to)| to - from).sum();
+        let extents = read.regions.iter().flat_map(|region| &region.extents);
+        let bytes = extents.map(|(from, to)| to - from).sum();
         let packed = read.regions.iter().filter_map(|region| region.packed.as_ref());
         let sources = packed.flat_map(|packed| &packed.sources);
-        let needed =
-            sources.filter_map(|source| format::parse_leading_version(source.attempt.as_bytes())).collect();
-        Ok((
-            SealSum { bytes: seal.len() as u64, crc: checksum::crc(&seal), copies: read.copies },
-            written,
-            needed,
-        ))
+        let needs = sources.filter_map(|source| format::parse_leading_version(source.attempt.as_bytes()));
+        let needs = needs.collect();
+        let sum = SealSum { bytes: seal.len() as u64, crc: checksum::crc(&seal), copies: read.copies };
+        Ok(Part { sum, bytes, needs, apart: read.apart })
     }
 
     /// What a server kept when the rank wrote may be gone if its store is another one now.
@@ -322,6 +340,16 @@ impl Writer {
             Ok(_) | Err(_) => e,
         }
     }
+}
+
+/// What a rank's seal says.
+struct Part {
+    sum: SealSum,
+    /// That the rank wrote.
+    bytes: u64,
+    /// Versions whose files it uses.
+    needs: Vec<u64>,
+    apart: bool,
 }
 
 impl Drop for Writer {

@@ -293,6 +293,35 @@ fn silent_servers_are_asked_once() {
     assert!(began.elapsed() < PATIENCE / 2, "{:?}", began.elapsed());
 }
 
+/// Six servers on three hosts, as the clients' cluster file has it: with a copy on another host, the loss of a host is one loss, and that of servers of two is two.
+#[test]
+fn losses_are_counted_by_hosts() {
+    for (lost, survives) in [([2, 3], true), ([1, 2], false)] {
+        let mut cluster = cluster(6);
+        let on_hosts = |cluster: &Cluster| {
+            let mut config = ClientConfig::new(cluster.file().clone());
+            for (at, member) in config.cluster.members.iter_mut().enumerate() {
+                member.host = format!("host{}", at / 2);
+            }
+            config.timeout = Duration::from_secs(5);
+            let client = Client::connect(config).expect("connect");
+            Checkpoints::open(client, "/deep/down/ckpt").expect("open").with_group("first")
+        };
+        save(&on_hosts(&cluster), 1, &with(COPY, "never"));
+        for server in lost {
+            lose(&mut cluster, server);
+            cluster.restart(server);
+        }
+        let after = on_hosts(&cluster);
+        if survives {
+            assert_eq!(after.latest(SET).expect("latest"), Some(1), "{lost:?}");
+            assert_whole(&after, 1, "a host is lost");
+        } else {
+            assert!(!matches!(after.latest(SET), Ok(Some(_))), "{lost:?}");
+        }
+    }
+}
+
 /// Each server in turn loses everything, is away, and comes back with nothing.
 fn any_one_is_lost(servers: u16, redundancy: Redundancy) {
     for lost in 0..servers {
