@@ -2,7 +2,7 @@
 //! offered. Method: a real cluster with a shared tier in this process, ranks as threads.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use fs_client::Client;
@@ -65,7 +65,7 @@ fn one_no_is_no_for_all() {
         let verdict = verdict.expect_err("rank 2 said no");
         assert!(matches!(&verdict, Error::Aborted { reason, .. } if reason.contains("rank 2")), "{verdict}");
     }
-    assert!(began.elapsed() < PATIENCE, "nobody waits for who said no");
+    assert!(began.elapsed() < PATIENCE / 4, "nobody waits for who said no");
     assert_eq!(checkpoints.state(SET, 2).expect("state"), State::Aborted);
     assert_eq!(checkpoints.latest(SET).expect("latest"), Some(1));
     for heard in together(|rank| rank_saves(&checkpoints, 2, rank, PATIENCE, true)) {
@@ -127,7 +127,7 @@ fn a_missing_rank_is_the_same_verdict_for_all() {
         3 => Ok(()),
         _ => rank_saves(&checkpoints, 2, rank, Duration::from_millis(300), true),
     });
-    assert!(began.elapsed() < PATIENCE);
+    assert!(began.elapsed() < PATIENCE / 6, "300 ms became {:?}", began.elapsed());
     for verdict in &heard[..3] {
         let verdict = verdict.as_ref().expect_err("rank 3 did not come");
         assert!(matches!(verdict, Error::Aborted { reason, .. } if reason.contains("4 ranks")), "{verdict}");
@@ -344,6 +344,54 @@ fn a_pin_that_comes_during_pruning_holds_or_fails() {
         }
     }
     assert!(held > 0 && refused > 0, "{held} held, {refused} refused");
+}
+
+/// Versions are committed and flushed, pruned by another thread, and read by a third, while servers restart.
+#[test]
+fn pruning_races_commit_flush_and_restart() {
+    let (mut cluster, _, checkpoints) = start();
+    save(&checkpoints, 1, &Options::default());
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (done, checkpoints) = (&done, &checkpoints);
+        let pruner = scope.spawn(move || {
+            let mut removed = 0;
+            while !done.load(Ordering::Relaxed) {
+                removed += checkpoints.prune(SET, 1).expect("prune").len();
+            }
+            removed
+        });
+        let reader = scope.spawn(move || {
+            let mut newest = 1;
+            while !done.load(Ordering::Relaxed) {
+                let version = checkpoints.latest(SET).expect("latest").expect("there is always one");
+                assert!(version >= newest, "{version} after {newest}");
+                newest = version;
+                match read(checkpoints, version) {
+                    Ok(found) => assert!(found == bytes(version, 2 * MIB + 77), "version {version}"),
+                    // It was removed meanwhile, as there is a newer one.
+                    Err(e) => {
+                        let now = checkpoints.latest(SET).expect("latest");
+                        assert!(now > Some(version), "version {version}: {e}");
+                    }
+                }
+            }
+        });
+        let writer =
+            scope.spawn(move || (2..=15).for_each(|version| save(checkpoints, version, &Options::default())));
+        for server in [1, 2] {
+            cluster.restart(server);
+        }
+        writer.join().expect("writer");
+        done.store(true, Ordering::Relaxed);
+        reader.join().expect("reader");
+        assert!(pruner.join().expect("pruner") > 0, "nothing was pruned: this run shows nothing");
+    });
+    assert_eq!(checkpoints.latest(SET).expect("latest"), Some(15));
+    assert!(read(&checkpoints, 15).expect("read") == bytes(15, 2 * MIB + 77));
+    checkpoints.wait(SET, 15, Level::Durable, PATIENCE).expect("durable");
+    checkpoints.prune(SET, 1).expect("prune");
+    assert_eq!(checkpoints.versions(SET).expect("versions"), [15]);
 }
 
 #[test]

@@ -67,16 +67,22 @@ fn a_server_is_killed_and_its_store_deleted() {
         sandbox.up(&["--nodes", "4"]);
         let before = checkpoints(&sandbox);
         save(&before, 1, redundancy, "close");
-        // A second version is being written when the server dies.
-        let options = Options { redundancy, ..Options::default() };
-        let mut open = before.begin_with(SET, 2, 0, 2, &options).unwrap();
-        open.write("field.0", &content(2, 0), 0).unwrap();
+        // Of a second version rank 0 has sealed its part when the server dies. It comes back with nothing before rank 1 seals.
+        let options = Options { redundancy, flush: Some("never".to_owned()), ..Options::default() };
+        let [first, second] = [0, 1].map(|rank| {
+            let mut writer = before.begin_with(SET, 2, rank, 2, &options).unwrap();
+            writer.write(&format!("field.{rank}"), &content(2, rank), 0).unwrap();
+            writer
+        });
+        let pending = first.seal(true).unwrap();
         kill_and_wipe(&sandbox, victim);
         assert_eq!(checkpoints(&sandbox).latest(SET).unwrap(), Some(1), "{redundancy:?}");
         assert_whole(&checkpoints(&sandbox), 1);
-        // Rank 1 never comes, and rank 0 may or may not reach what it needs: the old version stays the newest.
-        drop(open.seal(true));
+        sandbox.ok(&["up", "--restart"]);
+        assert!(second.seal(true).is_err(), "{redundancy:?}: what rank 0 sealed is gone");
+        assert!(!pending.test().is_ok_and(|committed| committed), "{redundancy:?}");
         assert_eq!(checkpoints(&sandbox).latest(SET).unwrap(), Some(1), "{redundancy:?}");
+        assert_whole(&checkpoints(&sandbox), 1);
     }
 }
 
