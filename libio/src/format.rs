@@ -1,7 +1,7 @@
 //! What lies on disk.
 //!
 //! ```text
-//! ROOT/SET/versions/<V>                      manifest: the version is COMMITTED exactly when this name is here
+//! ROOT/SET/versions/<V>                      manifest: the version is COMMITTED once this name is here; when it is lost, a copy says so (below)
 //! ROOT/SET/versions/<V>.pin                  the version is not pruned
 //! ROOT/SET/versions/<V>.needed-<W>.<N>-<ID>  attempt N at version W has blocks in V's files: these stay, as long as it may
 //! ROOT/SET/versions/<V>.failed-<ID>          a restart from attempt ID failed: it is FAILED, and not offered again
