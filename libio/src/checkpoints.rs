@@ -101,6 +101,11 @@ impl Checkpoints {
         nranks: u32,
         options: &Options,
     ) -> Result<Writer> {
+        if version == u64::MAX {
+            return Err(Error::Invalid(format!(
+                "version {version} cannot be asked for: use a smaller number"
+            )));
+        }
         if rank >= nranks || nranks > RANKS_MAX {
             return Err(Error::Invalid(format!(
                 "rank {rank} of {nranks}: ranks count from 0, and there are at most {RANKS_MAX}"
@@ -322,8 +327,12 @@ fn settled(set: &str, (found, lost): Newest, listing: Listing) -> Result<Option<
 /// Where the parts of a rank's regions go.
 fn plan(disk: &Disk, rank: u32, redundancy: Redundancy) -> Result<Option<Plan>> {
     let Some((data, extra)) = redundancy.parts() else { return Ok(None) };
-    if data == 0 || extra == 0 {
-        return Err(Error::Invalid("parity needs servers for data, and others for parity".to_owned()));
+    let too_few =
+        matches!(redundancy, Redundancy::Parity { data: 0 | 1, .. } | Redundancy::Parity { extra: 0, .. });
+    if too_few {
+        return Err(Error::Invalid(
+            "parity needs at least 2 servers for data, and others for parity".to_owned(),
+        ));
     }
     let servers = copies::ring(disk.client(), rank as usize, data + extra)?;
     if !copies::are_apart(disk.client(), &servers) {

@@ -23,6 +23,9 @@ impl From<Spot> for Place {
     }
 }
 
+/// Largest document that is read from copies, in bytes: a seal with checksums of some terabytes has a few dozen MiB.
+const DOCUMENT_MAX: u64 = 1 << 30;
+
 /// How the key of a mark of failure ends.
 const FAILED: &str = ".failed";
 
@@ -118,6 +121,10 @@ pub(crate) fn read(
     sum: &SealSum,
     places: impl IntoIterator<Item = Place>,
 ) -> Option<Vec<u8>> {
+    // A damaged number asks for no memory.
+    if sum.bytes > DOCUMENT_MAX {
+        return None;
+    }
     let mut text = vec![0; sum.bytes as usize];
     for place in places.into_iter().filter(|place| !silent.has(*place)) {
         let read = disk.client().read_spot(place.into(), &mut text, 0);
