@@ -162,20 +162,23 @@ pub(crate) fn keep_failed(disk: &Disk, keys: &Keys, survey: &Survey, manifest: &
     kept
 }
 
-/// Removes what single servers keep of all attempts at a version.
-pub(crate) fn forget_version(disk: &Disk, keys: &Keys, version: u64) -> Result<()> {
-    forget_prefix(disk, keys, &format!("{}.", format::version_name(version)))
+/// Removes the copies of the manifests of all attempts at a version, and marks of failure.
+pub(crate) fn forget_manifests(disk: &Disk, keys: &Keys, version: u64) -> Result<()> {
+    disk.step("remove")?;
+    Ok(disk.client().vault_drop_all(&keys.manifest(&format!("{}.", format::version_name(version))))?)
+}
+
+/// Removes the copies, parity and seals at single servers of all attempts at a version.
+pub(crate) fn forget_data(disk: &Disk, keys: &Keys, version: u64) -> Result<()> {
+    disk.step("remove")?;
+    Ok(disk.client().vault_drop_all(&keys.data(&format!("{}.", format::version_name(version))))?)
 }
 
 /// Removes what single servers keep of an attempt.
 pub(crate) fn forget(disk: &Disk, keys: &Keys, full_name: &str) -> Result<()> {
-    forget_prefix(disk, keys, full_name)
-}
-
-fn forget_prefix(disk: &Disk, keys: &Keys, names: &str) -> Result<()> {
     disk.step("remove")?;
-    disk.client().vault_drop_all(&keys.manifest(names))?;
-    Ok(disk.client().vault_drop_all(&keys.data(names))?)
+    disk.client().vault_drop_all(&keys.manifest(full_name))?;
+    Ok(disk.client().vault_drop_all(&keys.data(full_name))?)
 }
 
 /// Servers and the numbers of their stores, ascending.

@@ -36,7 +36,7 @@ impl Checkpoints {
         let here: BTreeSet<u64> = listed_here(&group)?.into_iter().collect();
         let mut kept = kept_besides(&look, oldest)?;
         // What tier 1 has of a version that only the shared tier lists is a part of a copy that can be read.
-        kept.extend(look.versions.difference(&here));
+        kept.extend(look.listing.versions().difference(&here));
         // Newest first: what they needed is free then.
         let leaving = names_of_all(&group)?;
         for version in leaving.range(..oldest).rev() {
@@ -138,11 +138,12 @@ fn remove_version(group: &Group, version: u64) -> Result<()> {
     let SetPaths { versions, attempts, data } = &group.paths;
     mark_all(group, version)?;
     group.disk.remove_file(&format!("{versions}/{}", format::version_name(version)))?;
+    copies::forget_manifests(&group.disk, &group.keys, version)?;
     if is_needed(group, version)? {
         return Ok(()); // It goes with the last that needs it.
     }
     // Also of attempts whose names are lost.
-    copies::forget_version(&group.disk, &group.keys, version)?;
+    copies::forget_data(&group.disk, &group.keys, version)?;
     for name in names_of(group, data, version)? {
         forget_needs(group, &name)?;
         // A rank that goes on writing may keep it from vanishing; what it leaves goes with the next call.
