@@ -256,18 +256,19 @@ impl Group {
         }
         copies::keep_manifest(&self.disk, &self.keys, manifest)?;
         let name = format::version_name(attempt.version);
-        if let Placed::Lost(other) = self.disk.place(&self.paths.versions, &name, manifest)? {
-            if other.id == manifest.id {
-                return Ok(true);
+        let placed = self.disk.place(&self.paths.versions, &name, manifest);
+        // Asked whatever came of it: removal takes away what is being placed, too.
+        if self.is_leaving(attempt)? {
+            self.take_back(attempt, &name)?;
+            return Ok(false);
+        }
+        match placed? {
+            Placed::Lost(other) if other.id != manifest.id => {
+                copies::forget(&self.disk, &self.keys, &attempt.full_name())?;
+                Err(Error::VersionExists { set: self.set.clone(), version: attempt.version })
             }
-            copies::forget(&self.disk, &self.keys, &attempt.full_name())?;
-            return Err(Error::VersionExists { set: self.set.clone(), version: attempt.version });
+            Placed::Won | Placed::Lost(_) => Ok(true),
         }
-        if !self.is_leaving(attempt)? {
-            return Ok(true);
-        }
-        self.take_back(attempt, &name)?;
-        Ok(false)
     }
 
     /// Removed while this process slept between the look and the deed: what was made visible has no data. The name may be another attempt's by now, if whoever

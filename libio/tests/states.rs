@@ -314,33 +314,32 @@ fn a_pin_that_comes_during_pruning_holds_or_fails() {
     let never = Options { flush: Some("never".to_owned()), ..Options::default() };
     let (mut held, mut refused) = (0, 0);
     for step in 0.. {
-        for version in [1, 2] {
-            save(&checkpoints, version, &never);
-        }
+        // The first of these two is pinned; what is older goes as well.
+        let version = 2 * step as u64 + 1;
+        save(&checkpoints, version, &never);
+        save(&checkpoints, version + 1, &never);
         let (pinner, steps, pinned) =
             (checkpoints.clone(), AtomicUsize::new(0), Arc::new(AtomicUsize::new(2)));
         let answer = pinned.clone();
         let pruner = checkpoints.clone().with_hook(Arc::new(move |_| {
             if steps.fetch_add(1, Ordering::Relaxed) == step {
-                answer.store(usize::from(pinner.pin(SET, 1, true).is_ok()), Ordering::Relaxed);
+                answer.store(usize::from(pinner.pin(SET, version, true).is_ok()), Ordering::Relaxed);
             }
             Ok(())
         }));
         let removed = pruner.prune(SET, 1).expect("prune");
         match pinned.load(Ordering::Relaxed) {
             1 => {
-                assert!(removed.is_empty(), "step {step}");
-                assert!(read(&checkpoints, 1).expect("pinned") == bytes(1, 2 * MIB + 77), "step {step}");
+                assert!(!removed.contains(&version), "step {step}");
+                assert!(
+                    read(&checkpoints, version).expect("pinned") == bytes(version, 2 * MIB + 77),
+                    "step {step}"
+                );
+                checkpoints.pin(SET, version, false).expect("unpin");
                 held += 1;
             }
             0 => refused += 1,
             _ => break, // There are no so many steps.
-        }
-        for version in [1, 2] {
-            let there = checkpoints.latest_below(SET, version + 1).expect("latest") == Some(version);
-            if there {
-                checkpoints.remove(SET, version).expect("remove");
-            }
         }
     }
     assert!(held > 0 && refused > 0, "{held} held, {refused} refused");
@@ -357,7 +356,11 @@ fn pruning_races_commit_flush_and_restart() {
         let pruner = scope.spawn(move || {
             let mut removed = 0;
             while !done.load(Ordering::Relaxed) {
-                removed += checkpoints.prune(SET, 1).expect("prune").len();
+                match checkpoints.prune(SET, 1) {
+                    Ok(gone) => removed += gone.len(),
+                    Err(Error::FileSystem(_)) => {} // All servers are told, and one is away: the next call goes on.
+                    Err(e) => panic!("prune: {e}"),
+                }
             }
             removed
         });
