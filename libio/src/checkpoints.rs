@@ -8,7 +8,7 @@ use std::time::Duration;
 use fs_client::Client;
 
 use crate::attempt::Group;
-use crate::copies::{self, Keys};
+use crate::copies::{self, Keys, Survey};
 use crate::error::{Error, Result};
 use crate::format::{self, Failed, Manifest, Pin, RANKS_MAX, SetPaths};
 use crate::look::{Look, Newest, Offer};
@@ -200,20 +200,18 @@ impl Checkpoints {
     /// Says that a version is never pruned, or that it may be.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if it is not committed, or is being removed at this moment.
+    /// [`Error::NotFound`] if it is not committed, or is being removed at this moment, or only the shared tier has it: then nothing prunes it.
     pub fn pin(&self, set: &str, version: u64, pinned: bool) -> Result<()> {
         let group = self.of(set)?;
-        let look = Look::take(&group)?;
-        if !look.versions.contains(&version) {
-            look.complete()?;
+        if !keeps(&group, version)? {
             return Err(group.no_version(version));
         }
         let name = format::pin_name(version);
         if pinned {
             group.disk.make_dirs(&group.paths.versions)?;
             group.disk.place(&group.paths.versions, &name, &Pin {})?;
-            // It may be on its way out already: see `prune::mark_unpinned`.
-            if !group.is_version_marked(version)? {
+            // It may be on its way out, or gone, by now: see `prune::mark_unpinned`.
+            if !group.is_version_marked(version)? && keeps(&group, version)? {
                 return Ok(());
             }
             group.disk.remove_file(&format!("{}/{name}", group.paths.versions))?;
@@ -397,6 +395,12 @@ impl Listing {
     pub fn is_pinned(&self, version: u64) -> bool {
         self.names.contains(format::pin_name(version).as_bytes())
     }
+}
+
+/// Whether tier 1, or a single server, has the manifest of a version, whole or not. The shared tier follows behind.
+fn keeps(group: &Group, version: u64) -> Result<bool> {
+    Ok(listed_here(group)?.contains(&version)
+        || Survey::take(&group.disk, &group.keys)?.versions().any(|kept| kept == version))
 }
 
 /// Versions with a manifest in tier 1, whole or not, ascending.
