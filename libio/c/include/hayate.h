@@ -289,7 +289,9 @@ int hayate_ckpt_pin(int ckpt, const char *set, uint64_t version, int pinned);
 
 // Removes one version, whichever it is: one that failed, is damaged or lost, say, whose number is to be written again. `-EBUSY` if the shared tier still has it
 // after 20 s.
-int hayate_ckpt_remove(int ckpt, const char *set, uint64_t version);
+int hayate_ckpt_remove(int ckpt,
+                       const char *set,
+                       uint64_t version);
 
 // Removes all but the newest `keep` complete versions, those that are pinned, and the newest durable one. Answers how many went.
 int hayate_ckpt_prune(int ckpt,
