@@ -32,7 +32,7 @@ impl Tier {
     pub fn seen(named: Option<&Path>, timeout: Duration) -> Option<Tier> {
         let dir = named.filter(|dir| dir.is_absolute())?;
         let tier = Tier { dir: dir.into(), timeout, hanging: Arc::default() };
-        match tier.timed("", |dir| dir.metadata()) {
+        match tier.timed("", Path::metadata) {
             Ok(found) => found.is_dir().then_some(tier),
             Err(Error::Tier { errno: Some(libc::ETIMEDOUT), .. }) => {
                 tracing::warn!(dir = %dir.display(), "the shared tier does not answer, and is not looked into");
