@@ -5,9 +5,11 @@
 //! # Invariants
 //! - An object's number never changes while it is there, however often it is put (`an_object_keeps_its_number`).
 //! - Who is neither its owner nor the superuser can neither change nor remove an object (`strangers_change_nothing`).
-//! - The number of a store is drawn once, when it is first asked for (`an_object_keeps_its_number`).
+//! - The number of a store is drawn once, when it is first asked for (`an_object_keeps_its_number`), and told to nobody before it is durable: one that a loss of
+//!   power takes back would make a store look lost that is not (`ops/vault.rs`).
 
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use fs_proto::msg::Caller;
@@ -27,6 +29,8 @@ const NOT_YOURS: OpError = OpError::new(Status::NotPermitted, "the object is ano
 #[derive(Default)]
 pub struct Vault {
     changes: Mutex<()>,
+    /// The number is known to be on the device since this process began.
+    settled: AtomicBool,
 }
 
 impl Vault {
@@ -99,6 +103,16 @@ impl Vault {
         }
         let _alone = self.changes.lock();
         Ok(kv.commit(batch)?)
+    }
+
+    /// Whether [`Vault::settle`] was called.
+    pub fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::Acquire)
+    }
+
+    /// Says that the number that was drawn has been made durable.
+    pub fn settle(&self) {
+        self.settled.store(true, Ordering::Release);
     }
 
     /// The number that tells this store from another one that takes its place.

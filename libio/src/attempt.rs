@@ -256,23 +256,43 @@ impl Group {
         }
         copies::keep_manifest(&self.disk, &self.keys, manifest)?;
         let name = format::version_name(attempt.version);
-        if let Placed::Lost(other) = self.disk.place(&self.paths.versions, &name, manifest)? {
-            let ours = other.id == manifest.id;
-            let (set, version) = (self.set.clone(), attempt.version);
-            return if ours { Ok(true) } else { Err(Error::VersionExists { set, version }) };
+        let placed = self.disk.place(&self.paths.versions, &name, manifest);
+        // Asked whatever came of it: removal takes away what is being placed, too.
+        if self.is_leaving(attempt)? {
+            self.take_back(attempt, &name)?;
+            return Ok(false);
         }
-        if !self.is_leaving(attempt)? {
-            return Ok(true);
+        match placed? {
+            Placed::Lost(other) if other.id != manifest.id => {
+                copies::forget(&self.disk, &self.keys, &attempt.full_name())?;
+                Err(Error::VersionExists { set: self.set.clone(), version: attempt.version })
+            }
+            Placed::Won | Placed::Lost(_) => Ok(true),
         }
-        // Removed while this process slept between the look and the deed: what was made visible has no data.
-        self.disk.remove_file(&format!("{}/{name}", self.paths.versions))?;
-        Ok(false)
+    }
+
+    /// Removed while this process slept between the look and the deed: what was made visible has no data. The name may be another attempt's by now, if whoever
+    /// removed the version removed ours, too.
+    fn take_back(&self, attempt: &Attempt, name: &str) -> Result<()> {
+        let path = format!("{}/{name}", self.paths.versions);
+        if self.disk.read::<Manifest>(&path)?.is_some_and(|there| there.id == attempt.record.id) {
+            self.disk.remove_file(&path)?;
+        }
+        copies::forget(&self.disk, &self.keys, &attempt.full_name())
     }
 
     /// Whether an attempt is marked as being removed.
     pub fn is_marked(&self, attempt: &Attempt) -> Result<bool> {
         let mark = format!("{}/{}", self.paths.attempts, attempt.pruned_name());
         Ok(self.disk.read::<Pruned>(&mark)?.is_some())
+    }
+
+    /// Whether a version, by any attempt, is marked as being removed.
+    pub fn is_version_marked(&self, version: u64) -> Result<bool> {
+        let names = self.disk.list(&self.paths.attempts)?;
+        Ok(names.iter().any(|entry| {
+            format::parse_leading_version(&entry.name) == Some(version) && entry.name.ends_with(b".pruned")
+        }))
     }
 
     fn is_leaving(&self, attempt: &Attempt) -> Result<bool> {

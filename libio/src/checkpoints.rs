@@ -8,10 +8,10 @@ use std::time::Duration;
 use fs_client::Client;
 
 use crate::attempt::Group;
-use crate::copies::{self, Keys};
+use crate::copies::{self, Keys, Survey};
 use crate::error::{Error, Result};
 use crate::format::{self, Failed, Manifest, Pin, RANKS_MAX, SetPaths};
-use crate::look::{Look, Offer};
+use crate::look::{Look, Newest, Offer};
 use crate::options::{Options, Redundancy};
 use crate::packed::Base;
 use crate::register::{Disk, Hook, unique_id};
@@ -92,7 +92,7 @@ impl Checkpoints {
     /// # Errors
     /// [`Error::VersionExists`], [`Error::RanksDiffer`], [`Error::Superseded`] (another group began this version after ours),
     /// [`Error::Aborted`] (another rank gave up before this one came: the same that all others hear), [`Error::Invalid`] for a bad name,
-    /// rank or option, [`Error::FileSystem`].
+    /// rank or option, [`Error::FileSystem`], also if a server with a store does not answer within the client's time-out.
     pub fn begin_with(
         &self,
         set: &str,
@@ -101,6 +101,11 @@ impl Checkpoints {
         nranks: u32,
         options: &Options,
     ) -> Result<Writer> {
+        if version == u64::MAX {
+            return Err(Error::Invalid(format!(
+                "version {version} cannot be asked for: use a smaller number"
+            )));
+        }
         if rank >= nranks || nranks > RANKS_MAX {
             return Err(Error::Invalid(format!(
                 "rank {rank} of {nranks}: ranks count from 0, and there are at most {RANKS_MAX}"
@@ -108,6 +113,8 @@ impl Checkpoints {
         }
         let group = self.of(set)?;
         let plan = plan(&group.disk, rank, options.redundancy)?;
+        // Before the first byte is written: what these stores lose from now on is noticed.
+        let stores = copies::stores(&group.disk)?;
         let attempt = group.join(version, rank, nranks, options)?;
         let base = match Base::find(&group, &attempt, options) {
             Ok(base) => base,
@@ -116,7 +123,7 @@ impl Checkpoints {
                 return Err(e);
             }
         };
-        Ok(Writer::new(group, attempt, rank, options.clone(), plan, base))
+        Ok(Writer::new(group, attempt, rank, options.clone(), plan, base, stores))
     }
 
     /// The newest version to restart from: committed, its manifest whole, in tier 1 or else whole in the shared tier, and no restart from
@@ -129,28 +136,32 @@ impl Checkpoints {
     ///
     /// # Errors
     /// [`Error::Lost`] if there are versions, and servers are lost or away without which none of them is whole. Servers that do not
-    /// answer are waited for, up to the client's time-out.
+    /// answer are waited for, up to the client's time-out, if a newer version may depend on them. [`Error::Tier`] if there is nothing in tier 1, and the shared
+    /// tier cannot be read.
+    ///
+    /// Two ranks that ask may hear different answers, if a server comes or goes between them: let one ask, and tell the others.
     pub fn latest_below(&self, set: &str, below: u64) -> Result<Option<u64>> {
         let mut pauses = Pauses::until(self.disk.client().config().timeout);
+        let mut before: Option<(Newest, Listing)> = None;
         loop {
             let look = Look::take(&self.of(set)?)?;
-            let (found, lost) = look.newest(below)?;
+            // A later look is given up for the earlier one's answer when the time is over.
+            let Some(newest) = look.newest(below, &|| before.is_some() && pauses.is_over())? else {
+                return before.map_or(Ok(None), |(newest, listing)| settled(set, newest, listing));
+            };
             // What a server that is away has comes back when it does, so a newer version is worth waiting.
-            let Some((version, servers)) = lost else { return Ok(found) };
-            if look.survey.silent.is_empty() || !pauses.sleep() {
-                let servers: Vec<_> = servers.iter().map(ToString::to_string).collect();
-                let lost = Error::Lost { set: set.to_owned(), version, servers: servers.join(", ") };
-                if found.is_some() {
-                    tracing::warn!(set, version, error = %lost, "an older version is used");
-                }
-                return found.map(Some).ok_or(lost);
+            let unlisted = look.listing.unlisted.is_some();
+            let waits = unlisted || (newest.1.is_some() && !look.survey.silent.is_empty());
+            if !waits || !pauses.sleep() {
+                return settled(set, newest, look.listing);
             }
+            before = Some((newest, look.listing));
         }
     }
 
     /// All versions that can be restarted from, oldest first.
     pub fn versions(&self, set: &str) -> Result<Vec<u64>> {
-        let look = Look::take(&self.of(set)?)?;
+        let look = Look::take(&self.of(set)?)?.complete()?;
         let mut versions = Vec::new();
         for version in &look.versions {
             if matches!(look.offered(*version)?, Offer::Yes) {
@@ -166,29 +177,45 @@ impl Checkpoints {
     /// [`Error::NotFound`] if it is not committed.
     pub fn finish(&self, set: &str, version: u64, ok: bool) -> Result<()> {
         let group = self.of(set)?;
-        let manifest = manifest(&group, version)?.ok_or_else(|| group.no_version(version))?;
+        let look = Look::take(&group)?;
+        let manifest = look.manifest(version)?.ok_or_else(|| group.no_version(version))?;
         if ok {
             return Ok(());
         }
-        group.disk.make_dirs(&group.paths.versions)?;
-        let name = format::failed_name(version, &manifest.id);
-        group.disk.place(&group.paths.versions, &name, &Failed { group: group.name.clone() })?;
-        Ok(())
+        // What latest offers from copies must be marked where these are.
+        let kept = copies::keep_failed(&group.disk, &group.keys, &look.survey, &manifest);
+        let (versions, name) = (&group.paths.versions, format::failed_name(version, &manifest.id));
+        let placed = group.disk.make_dirs(versions).and_then(|()| {
+            group.disk.place(versions, &name, &Failed { group: group.name.clone() }).map(drop)
+        });
+        match placed {
+            Err(Error::FileSystem(e)) if kept => {
+                tracing::warn!(set, version, error = %e, "a failed restart is marked at single servers only");
+                Ok(())
+            }
+            placed => placed,
+        }
     }
 
     /// Says that a version is never pruned, or that it may be.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if it is not committed.
+    /// [`Error::NotFound`] if it is not committed, or is being removed at this moment, or only the shared tier has it: then nothing prunes it.
     pub fn pin(&self, set: &str, version: u64, pinned: bool) -> Result<()> {
         let group = self.of(set)?;
-        if !listed(&group)?.contains(&version) {
+        if !keeps(&group, version)? {
             return Err(group.no_version(version));
         }
         let name = format::pin_name(version);
         if pinned {
             group.disk.make_dirs(&group.paths.versions)?;
-            return group.disk.place(&group.paths.versions, &name, &Pin {}).map(drop);
+            group.disk.place(&group.paths.versions, &name, &Pin {})?;
+            // It may be on its way out, or gone, by now: see `prune::mark_unpinned`.
+            if !group.is_version_marked(version)? && keeps(&group, version)? {
+                return Ok(());
+            }
+            group.disk.remove_file(&format!("{}/{name}", group.paths.versions))?;
+            return Err(group.no_version(version));
         }
         group.disk.remove_file(&format!("{}/{name}", group.paths.versions))
     }
@@ -196,9 +223,9 @@ impl Checkpoints {
     /// All versions that somebody began, oldest first, with what became of them.
     pub fn list(&self, set: &str) -> Result<Vec<VersionInfo>> {
         let group = self.of(set)?;
-        let mut versions: BTreeSet<u64> = listed(&group)?.into_iter().collect();
+        let mut look = Look::take(&group)?.complete()?;
+        let mut versions = std::mem::take(&mut look.versions);
         versions.extend(group.attempts()?.into_iter().map(|(version, _)| version));
-        let pins = names(&group)?;
         let mut all = Vec::with_capacity(versions.len());
         for version in versions {
             let state = match self.state(set, version) {
@@ -207,13 +234,13 @@ impl Checkpoints {
                 Err(Error::Corrupt { .. }) => State::Failed,
                 Err(e) => return Err(e),
             };
-            let manifest = manifest(&group, version).ok().flatten();
+            let manifest = look.manifest(version).ok().flatten();
             all.push(VersionInfo {
                 version,
                 state,
                 nranks: manifest.as_ref().map(|manifest| manifest.seals.len() as u32),
                 bytes: manifest.as_ref().map(|manifest| manifest.bytes),
-                pinned: pins.contains(format::pin_name(version).as_bytes()),
+                pinned: look.listing.is_pinned(version),
             });
         }
         Ok(all)
@@ -225,12 +252,17 @@ impl Checkpoints {
     /// [`Error::NotFound`], [`Error::Corrupt`] if its manifest is damaged.
     pub fn snapshot(&self, set: &str, version: u64) -> Result<Snapshot> {
         let group = self.of(set)?;
+        // Asked before: a manifest that takes its place between the two is then not taken for it.
+        let name = group.disk.inode(&manifest_path(&group, version)).ok().flatten();
         if let Ok(Some(manifest)) = here(&group, version) {
-            return Ok(Snapshot::new(group, manifest));
+            return Ok(Snapshot::new(group, manifest).named(name));
         }
         let look = Look::take(&group)?;
         match look.manifest(version)? {
-            Some(manifest) => Ok(Snapshot::new(look.group, manifest)),
+            Some(manifest) => {
+                let silent = look.survey.silent.keys().copied();
+                Ok(Snapshot::new(look.group, manifest).without(silent))
+            }
             None => Err(group.no_version(version)),
         }
     }
@@ -262,20 +294,51 @@ impl Checkpoints {
         let entries = self.disk.list(self.root.trim_end_matches('/'))?;
         let mut names: BTreeSet<Vec<u8>> = entries.iter().map(|entry| entry.name.to_vec()).collect();
         if let Some(tier) = self.disk.tier() {
-            names.extend(tier.list(&self.root)?);
+            match tier.list(&self.root) {
+                Ok(more) => names.extend(more),
+                Err(e) => tracing::warn!(error = %e, "sets of the shared tier are not seen"),
+            }
         }
         let names = names.into_iter().filter_map(|name| String::from_utf8(name).ok());
         Ok(names.filter(|name| format::check_set_name(name).is_ok()).collect())
     }
 }
 
+/// What is left to use when nobody is waited for any more.
+fn settled(set: &str, (found, lost): Newest, listing: Listing) -> Result<Option<u64>> {
+    // Nothing to restart from is an answer only if all could be looked through.
+    if let Some(e) = listing.unlisted.or(listing.untiered) {
+        if found.is_none() && lost.is_none() {
+            return Err(e);
+        }
+        tracing::warn!(set, error = %e, "not all versions are listed: there may be newer ones");
+    }
+    let Some((version, servers)) = lost else { return Ok(found) };
+    let servers: Vec<_> = servers.iter().map(ToString::to_string).collect();
+    let lost = Error::Lost { set: set.to_owned(), version, servers: servers.join(", ") };
+    if found.is_some() {
+        tracing::warn!(set, version, error = %lost, "an older version is used");
+    }
+    found.map(Some).ok_or(lost)
+}
+
 /// Where the parts of a rank's regions go.
 fn plan(disk: &Disk, rank: u32, redundancy: Redundancy) -> Result<Option<Plan>> {
     let Some((data, extra)) = redundancy.parts() else { return Ok(None) };
-    if data == 0 || extra == 0 {
-        return Err(Error::Invalid("parity needs servers for data, and others for parity".to_owned()));
+    let too_few =
+        matches!(redundancy, Redundancy::Parity { data: 0 | 1, .. } | Redundancy::Parity { extra: 0, .. });
+    if too_few {
+        return Err(Error::Invalid(
+            "parity needs at least 2 servers for data, and others for parity".to_owned(),
+        ));
     }
     let servers = copies::ring(disk.client(), rank as usize, data + extra)?;
+    if !copies::are_apart(disk.client(), &servers) {
+        tracing::warn!(
+            servers = data + extra,
+            "this redundancy takes more servers than there are hosts: the loss of a host may be more than it can spare"
+        );
+    }
     Ok(Some(Plan { servers, data, keys: String::new() }))
 }
 
@@ -295,26 +358,49 @@ pub struct VersionInfo {
 }
 
 /// The names in `versions/` of both tiers.
-fn names(group: &Group) -> Result<BTreeSet<Vec<u8>>> {
-    let dir = &group.paths.versions;
-    let mut names = BTreeSet::new();
-    if let Some(tier) = group.disk.tier() {
-        names.extend(tier.list(dir)?);
-    }
-    match group.disk.list(dir) {
-        Ok(entries) => names.extend(entries.iter().map(|entry| entry.name.to_vec())),
-        // A part of tier 1 is gone: what the shared tier has will do.
-        Err(e @ Error::FileSystem(_)) if !names.is_empty() => {
-            tracing::warn!(dir, error = %e, "versions are listed from the shared tier only");
-        }
-        Err(e) => return Err(e),
-    }
-    Ok(names)
+#[derive(Debug, Default)]
+pub(crate) struct Listing {
+    names: BTreeSet<Vec<u8>>,
+    /// Why tier 1's are not among them.
+    pub unlisted: Option<Error>,
+    /// Why the shared tier's are not.
+    pub untiered: Option<Error>,
 }
 
-/// Versions with a manifest in either tier, whole or not, ascending.
-pub(crate) fn listed(group: &Group) -> Result<Vec<u64>> {
-    Ok(names(group)?.iter().filter_map(|name| format::parse_version(name)).collect())
+impl Listing {
+    pub fn take(group: &Group) -> Result<Listing> {
+        let (dir, mut listing) = (&group.paths.versions, Listing::default());
+        match group.disk.tier().map(|tier| tier.list(dir)) {
+            Some(Ok(names)) => listing.names.extend(names),
+            // What tier 1 has does not depend on it.
+            Some(Err(e)) => {
+                tracing::warn!(dir, error = %e, "versions of the shared tier are not seen");
+                listing.untiered = Some(e);
+            }
+            None => {}
+        }
+        match group.disk.list(dir) {
+            Ok(entries) => listing.names.extend(entries.iter().map(|entry| entry.name.to_vec())),
+            Err(e @ Error::FileSystem(_)) => listing.unlisted = Some(e),
+            Err(e) => return Err(e),
+        }
+        Ok(listing)
+    }
+
+    /// Versions with a manifest, whole or not, ascending.
+    pub fn versions(&self) -> BTreeSet<u64> {
+        self.names.iter().filter_map(|name| format::parse_version(name)).collect()
+    }
+
+    pub fn is_pinned(&self, version: u64) -> bool {
+        self.names.contains(format::pin_name(version).as_bytes())
+    }
+}
+
+/// Whether tier 1, or a single server, has the manifest of a version, whole or not. The shared tier follows behind.
+fn keeps(group: &Group, version: u64) -> Result<bool> {
+    Ok(listed_here(group)?.contains(&version)
+        || Survey::take(&group.disk, &group.keys)?.versions().any(|kept| kept == version))
 }
 
 /// Versions with a manifest in tier 1, whole or not, ascending.
@@ -326,7 +412,7 @@ pub(crate) fn listed_here(group: &Group) -> Result<Vec<u64>> {
     Ok(versions)
 }
 
-fn manifest_path(group: &Group, version: u64) -> String {
+pub(crate) fn manifest_path(group: &Group, version: u64) -> String {
     format!("{}/{}", group.paths.versions, format::version_name(version))
 }
 
@@ -360,11 +446,6 @@ fn of_version(manifest: Manifest, version: u64, path: &str) -> Result<Manifest> 
         return Ok(manifest);
     }
     Err(Error::corrupt(path, format!("it is the manifest of version {}", manifest.version)))
-}
-
-/// Whether tier 1 has a version, and its manifest is whole.
-pub(crate) fn whole_here(group: &Group, version: u64) -> Result<Option<Manifest>> {
-    undamaged(here(group, version))
 }
 
 pub(crate) fn undamaged(found: Result<Option<Manifest>>) -> Result<Option<Manifest>> {

@@ -8,6 +8,8 @@ use fs_proto::{InodeId, checksum};
 use crate::error::{Error, Result};
 use crate::format::{self, Manifest, Place, SealSum};
 use crate::register::Disk;
+use crate::state::Pauses;
+use crate::stored::Silent;
 
 impl From<Place> for Spot {
     fn from(Place(server, ino): Place) -> Spot {
@@ -20,6 +22,12 @@ impl From<Spot> for Place {
         Place(server.0, ino.0)
     }
 }
+
+/// Largest document that is read from copies, in bytes: a seal with checksums of some terabytes has a few dozen MiB.
+const DOCUMENT_MAX: u64 = 1 << 30;
+
+/// How the key of a mark of failure ends.
+const FAILED: &str = ".failed";
 
 /// The beginnings of a set's keys.
 #[derive(Debug, Clone)]
@@ -40,13 +48,19 @@ impl Keys {
         format!("{}m/{full_name}", self.base)
     }
 
+    /// That a restart from an attempt failed: among the manifests, which no mark is taken for, as its value is none's.
+    fn failed(&self, full_name: &str) -> String {
+        format!("{}{FAILED}", self.manifest(full_name))
+    }
+
     /// Where keys of a rank's data begin.
     pub fn rank(&self, full_name: &str, rank: u32) -> String {
         format!("{}d/{full_name}/r{rank}/", self.base)
     }
 
+    /// Attempts' names have one length, so that none is the beginning of another's.
     fn data(&self, full_name: &str) -> String {
-        format!("{}d/{full_name}/", self.base)
+        format!("{}d/{full_name}", self.base)
     }
 }
 
@@ -74,6 +88,17 @@ pub(crate) fn ring(client: &Client, turn: usize, count: usize) -> Result<Vec<Ser
     Ok(chosen)
 }
 
+/// Whether these are servers of as many hosts.
+pub(crate) fn are_apart(client: &Client, servers: &[ServerId]) -> bool {
+    let hosts: BTreeSet<_> = servers.iter().map(|server| host(client, *server)).collect();
+    hosts.len() == servers.len()
+}
+
+/// The host of a server, as the cluster's file has it.
+pub(crate) fn host(client: &Client, server: ServerId) -> Option<String> {
+    client.cluster().member(server).map(|member| member.host.clone())
+}
+
 /// Makes an object, or finds the one that is there.
 pub(crate) fn make(disk: &Disk, server: ServerId, key: &str, value: &[u8]) -> Result<Spot> {
     disk.step("create")?;
@@ -90,11 +115,20 @@ pub(crate) fn fill(disk: &Disk, spots: &[Spot], text: &[u8]) -> Result<()> {
 }
 
 /// A document's bytes from the first of these places where they are whole.
-pub(crate) fn read(disk: &Disk, sum: &SealSum, places: impl IntoIterator<Item = Place>) -> Option<Vec<u8>> {
+pub(crate) fn read(
+    disk: &Disk,
+    silent: &Silent,
+    sum: &SealSum,
+    places: impl IntoIterator<Item = Place>,
+) -> Option<Vec<u8>> {
+    // A damaged number asks for no memory.
+    if sum.bytes > DOCUMENT_MAX {
+        return None;
+    }
     let mut text = vec![0; sum.bytes as usize];
-    for place in places {
+    for place in places.into_iter().filter(|place| !silent.has(*place)) {
         let read = disk.client().read_spot(place.into(), &mut text, 0);
-        if read.is_ok() && checksum::crc(&text) == sum.crc {
+        if silent.heard(&read, place) && checksum::crc(&text) == sum.crc {
             return Some(text);
         }
     }
@@ -116,11 +150,76 @@ pub(crate) fn keep_manifest(disk: &Disk, keys: &Keys, manifest: &Manifest) -> Re
     fill(disk, &spots, &text)
 }
 
+/// Marks at the servers with a copy of the manifest that a restart from it failed; answers whether one of them took it.
+pub(crate) fn keep_failed(disk: &Disk, keys: &Keys, survey: &Survey, manifest: &Manifest) -> bool {
+    let (key, mut kept) = (keys.failed(&manifest.full_name()), false);
+    for (_, Place(server, _)) in survey.manifests.get(&manifest.version).into_iter().flatten() {
+        match make(disk, ServerId(*server), &key, b"") {
+            Ok(_) => kept = true,
+            Err(e) => tracing::warn!(server, error = %e, "a failed restart is not remembered by a server"),
+        }
+    }
+    kept
+}
+
+/// Removes the copies of the manifests of all attempts at a version, and marks of failure.
+pub(crate) fn forget_manifests(disk: &Disk, keys: &Keys, version: u64) -> Result<()> {
+    disk.step("remove")?;
+    Ok(disk.client().vault_drop_all(&keys.manifest(&format!("{}.", format::version_name(version))))?)
+}
+
+/// Removes the copies, parity and seals at single servers of all attempts at a version.
+pub(crate) fn forget_data(disk: &Disk, keys: &Keys, version: u64) -> Result<()> {
+    disk.step("remove")?;
+    Ok(disk.client().vault_drop_all(&keys.data(&format!("{}.", format::version_name(version))))?)
+}
+
 /// Removes what single servers keep of an attempt.
 pub(crate) fn forget(disk: &Disk, keys: &Keys, full_name: &str) -> Result<()> {
     disk.step("remove")?;
     disk.client().vault_drop_all(&keys.manifest(full_name))?;
     Ok(disk.client().vault_drop_all(&keys.data(full_name))?)
+}
+
+/// Servers and the numbers of their stores, ascending.
+pub(crate) type Stores = Vec<(u16, u64)>;
+
+/// A prefix that no key has: only the number of the store is asked for.
+const NOTHING: &str = "ckpt-stores ";
+
+/// The numbers of all stores. A server that does not answer is waited for, up to the client's time-out, and then is an error: whether it still has what it
+/// was given is not known.
+pub(crate) fn stores(disk: &Disk) -> Result<Stores> {
+    let (client, mut pauses) = (disk.client(), Pauses::until(disk.client().config().timeout));
+    let (mut stores, mut silent) = (Stores::new(), Vec::new());
+    for (server, answer) in client.vault_list_all(NOTHING)? {
+        match answer {
+            Ok((store, _)) => stores.push((server.0, store)),
+            Err(_) => silent.push(server),
+        }
+    }
+    while let Some(server) = silent.last().copied() {
+        match client.vault_list(server, NOTHING) {
+            Ok((store, _)) => {
+                stores.push((server.0, store));
+                silent.pop();
+            }
+            Err(e) if !pauses.sleep() => return Err(e.into()),
+            Err(_) => {}
+        }
+    }
+    stores.sort_unstable();
+    Ok(stores)
+}
+
+/// The servers whose stores are not those that they were.
+pub(crate) fn changed(before: &Stores, now: &Stores) -> BTreeSet<u16> {
+    let differs = |(one, other): (&Stores, &Stores)| {
+        let other = other.clone();
+        let of = one.clone().into_iter().filter(move |store| !other.contains(store));
+        of.map(|(server, _)| server).collect::<Vec<_>>()
+    };
+    [(before, now), (now, before)].into_iter().flat_map(differs).collect()
 }
 
 /// What the servers answered when they were asked for what they keep of a set.
@@ -131,6 +230,9 @@ pub(crate) struct Survey {
     /// Those that did not, and why.
     pub silent: BTreeMap<u16, fs_client::Error>,
     manifests: BTreeMap<u64, Vec<(SealSum, Place)>>,
+    failed: BTreeSet<String>,
+    /// Those that answered at first, and later did not.
+    silent_since: Silent,
 }
 
 impl Survey {
@@ -146,8 +248,13 @@ impl Survey {
             };
             survey.stores.insert(server.0, store);
             for object in objects {
-                let name = object.key.get(prefix.len()..).and_then(format::parse_leading_version);
-                if let (Some(version), Ok(sum)) = (name, serde_json::from_slice(&object.value)) {
+                let name = object.key.get(prefix.len()..).unwrap_or_default();
+                if let Some(failed) = name.strip_suffix(FAILED.as_bytes()) {
+                    survey.failed.insert(String::from_utf8_lossy(failed).into_owned());
+                    continue;
+                }
+                let version = format::parse_leading_version(name);
+                if let (Some(version), Ok(sum)) = (version, serde_json::from_slice(&object.value)) {
                     survey.manifests.entry(version).or_default().push((sum, Place(server.0, object.ino.0)));
                 }
             }
@@ -164,9 +271,24 @@ impl Survey {
     pub fn manifest(&self, disk: &Disk, version: u64) -> Option<Manifest> {
         let copies = self.manifests.get(&version)?.iter();
         let read = copies.filter_map(|(sum, place)| {
-            format::decode("a copy of a manifest", &read(disk, sum, [*place])?).ok()
+            format::decode("a copy of a manifest", &read(disk, &self.silent_since, sum, [*place])?).ok()
         });
         read.filter(|manifest: &Manifest| manifest.version == version).max_by_key(|manifest| manifest.attempt)
+    }
+
+    /// Whether a server knows that a restart from it failed.
+    pub fn has_failed(&self, manifest: &Manifest) -> bool {
+        self.failed.contains(&manifest.full_name())
+    }
+
+    /// How many losses these servers of a version are.
+    pub fn losses(manifest: &Manifest, lost: &[u16]) -> usize {
+        if manifest.hosts.len() != manifest.stores.len() {
+            return lost.len();
+        }
+        let hosts = manifest.stores.iter().zip(&manifest.hosts);
+        let hosts = hosts.filter(|((server, _), _)| lost.contains(server)).map(|(_, host)| host);
+        hosts.collect::<BTreeSet<_>>().len()
     }
 
     /// The servers of a version that have lost what they had, or do not answer.

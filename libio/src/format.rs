@@ -1,7 +1,7 @@
 //! What lies on disk.
 //!
 //! ```text
-//! ROOT/SET/versions/<V>                      manifest: the version is COMMITTED exactly when this name is here
+//! ROOT/SET/versions/<V>                      manifest: the version is COMMITTED once this name is here; when it is lost, a copy says so (below)
 //! ROOT/SET/versions/<V>.pin                  the version is not pruned
 //! ROOT/SET/versions/<V>.needed-<W>.<N>-<ID>  attempt N at version W has blocks in V's files: these stay, as long as it may
 //! ROOT/SET/versions/<V>.failed-<ID>          a restart from attempt ID failed: it is FAILED, and not offered again
@@ -20,6 +20,7 @@
 //! With redundancy, objects of single servers, outside of the namespace (`copies.rs`); keys are texts:
 //!
 //!   ckpt ROOT/SET\nm/<V>.<N>-<ID>              a copy of the manifest; value: bytes and CRC as SealSum
+//!   ckpt ROOT/SET\nm/<V>.<N>-<ID>.failed       a restart from it failed; at the servers with such a copy; no value
 //!   ckpt ROOT/SET\nd/<V>.<N>-<ID>/r<R>/<I>.<P> copy or parity P of region I
 //!   ckpt ROOT/SET\nd/<V>.<N>-<ID>/r<R>/seal    a copy of the seal
 //!
@@ -118,6 +119,9 @@ pub(crate) struct Manifest {
     /// The servers that kept data then, and the numbers of their stores.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stores: Vec<(u16, u64)>,
+    /// If no two parts of anything are at one host: those of `stores`, in their order. What one host loses then counts as one loss.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<String>,
     /// One per rank, in order.
     pub seals: Vec<SealSum>,
 }
@@ -143,12 +147,23 @@ fn is_zero(number: &u16) -> bool {
     *number == 0
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref)] // As serde calls it.
+fn is_false(flag: &bool) -> bool {
+    !*flag
+}
+
 /// What a rank wrote.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Seal {
     pub rank: u32,
     /// In the order of their files.
     pub regions: Vec<SealedRegion>,
+    /// The servers with data when the rank began, and the numbers of their stores.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stores: Vec<(u16, u64)>,
+    /// Whether no two parts of anything are at one host.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub apart: bool,
     /// Where copies of this document are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub copies: Vec<Place>,
@@ -256,6 +271,13 @@ impl Manifest {
     /// The name of its attempt's directory.
     pub fn full_name(&self) -> String {
         attempt_full_name(self.version, self.attempt, &self.id)
+    }
+}
+
+impl SealSum {
+    /// How many servers its rank can lose: its copies, and with them its parts, are made so.
+    pub fn spare(&self) -> u16 {
+        self.copies.len().saturating_sub(1) as u16
     }
 }
 
@@ -449,6 +471,7 @@ mod tests {
             spare: 0,
             needs: vec![],
             stores: vec![],
+            hosts: vec![],
             seals,
         };
         let text = "hayate-ckpt 3 verdict cde563af\n{\"sealed\":{\"version\":3,\"attempt\":1,\"id\":\"00ff\",\"bytes\":5,\"seals\":[{\"bytes\":7,\"crc\":9}]}}\n";
@@ -465,7 +488,14 @@ mod tests {
         };
         let text = "hayate-ckpt 3 seal 986fb0ac\n{\"rank\":2,\"regions\":[{\"name\":\"u\",\"extents\":[[1048576,1048581]],\"runs\":[{\"block\":1,\"crcs\":[77]}]}]}\n";
         assert_eq!(
-            String::from_utf8(encode(&Seal { rank: 2, regions: vec![region], copies: vec![] })).unwrap(),
+            String::from_utf8(encode(&Seal {
+                rank: 2,
+                regions: vec![region],
+                stores: vec![],
+                apart: false,
+                copies: vec![]
+            }))
+            .unwrap(),
             text
         );
     }

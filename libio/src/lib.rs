@@ -36,8 +36,10 @@
 //! | `checkpoints`, `options`, `writer`, `state`, `snapshot`, `protected`, `prune` | the interface |
 //!
 //! # Invariants
-//! - A version is in `versions/` only when every rank's data and checksums are durable (`a_rank_that_dies_leaves_the_older_version`).
-//! - Of all attempts at a version at most one is ever sealed, and it has ranks of one group only (`two_groups_on_one_version`).
+//! - A version is in `versions/` only when every rank's data and checksums are durable, as far as the cluster makes anything durable (`--durability`), and at the
+//!   stores that they were written to (`a_rank_that_dies_leaves_the_older_version`, `a_store_lost_before_the_last_rank_seals_ends_the_version`).
+//! - Of all attempts at a version at most one is published at a time, another one only after it was removed; it has ranks of one group only
+//!   (`two_groups_on_one_version`).
 //! - No call waits for another rank, except [`Writer::commit`], [`Pending::wait`] and [`Checkpoints::wait`], which have a time limit.
 //!
 //! Deliberately absent: threads inside one rank: a

@@ -3,11 +3,12 @@
 //! # Invariants
 //! - A version is offered only if no more servers have lost their stores since its commit than it can spare, or it is whole in the shared
 //!   tier (`more_lost_than_spared_falls_back`).
+//! - What tier 1 lists is waited for while a server is away, whatever the shared tier has (`a_short_restart_sends_nobody_back`).
 
 use std::collections::BTreeSet;
 
 use crate::attempt::Group;
-use crate::checkpoints::{here, listed, manifest, undamaged};
+use crate::checkpoints::{Listing, here, manifest, undamaged};
 use crate::copies::Survey;
 use crate::error::{Error, Result};
 use crate::format::Manifest;
@@ -17,6 +18,8 @@ use crate::snapshot::Snapshot;
 pub(crate) struct Look {
     pub group: Group,
     pub survey: Survey,
+    pub listing: Listing,
+    /// Of both, and of the copies of manifests.
     pub versions: BTreeSet<u64>,
 }
 
@@ -28,8 +31,8 @@ pub(crate) enum Offer {
     No,
 }
 
-/// A version that needs servers.
-type Lost = Option<(u64, Vec<u16>)>;
+/// The newest version that can be restarted from, and the newest that could be, were it not for servers, if that is newer.
+pub(crate) type Newest = (Option<u64>, Option<(u64, Vec<u16>)>);
 
 impl Look {
     pub fn take(group: &Group) -> Result<Look> {
@@ -39,27 +42,35 @@ impl Look {
             group.disk = group.disk.hasty()?;
         }
         let mut versions: BTreeSet<u64> = survey.versions().collect();
-        match listed(&group) {
-            Ok(listed) => versions.extend(listed),
-            Err(e @ Error::FileSystem(_)) if !versions.is_empty() => {
-                tracing::warn!(set = group.set, error = %e, "versions are those that single servers know of");
-            }
-            Err(e) => return Err(e),
-        }
-        Ok(Look { group, survey, versions })
+        let listing = Listing::take(&group)?;
+        versions.extend(listing.versions());
+        Ok(Look { group, survey, listing, versions })
     }
 
-    /// The newest version below `below` that can be restarted from, and the newest that could be, were it not for servers, if that is newer.
-    pub fn newest(&self, below: u64) -> Result<(Option<u64>, Lost)> {
+    /// Unless a tier could not be listed and nothing else was found.
+    pub fn complete(mut self) -> Result<Look> {
+        let Listing { unlisted, untiered, .. } = &mut self.listing;
+        let failure = unlisted.take_if(|_| self.versions.is_empty());
+        match failure.or_else(|| untiered.take_if(|_| self.versions.is_empty())) {
+            Some(e) => Err(e),
+            None => Ok(self),
+        }
+    }
+
+    /// Of the versions below `below`; none if it is `over` before one is found: each version may have to wait for a server.
+    pub fn newest(&self, below: u64, over: &dyn Fn() -> bool) -> Result<Option<Newest>> {
         let mut lost = None;
         for version in self.versions.range(..below).rev() {
+            if over() {
+                return Ok(None);
+            }
             match self.offered(*version)? {
-                Offer::Yes => return Ok((Some(*version), lost)),
+                Offer::Yes => return Ok(Some((Some(*version), lost))),
                 Offer::Lost(servers) => lost = lost.or(Some((*version, servers))),
                 Offer::No => {}
             }
         }
-        Ok((None, lost))
+        Ok(Some((None, lost)))
     }
 
     /// The newest version below `below` that is in tier 1, and no server has lost anything since.
@@ -89,6 +100,10 @@ impl Look {
         let manifest = match undamaged(self.manifest(version)) {
             Ok(Some(manifest)) => manifest,
             Ok(None) => return Ok(Offer::No),
+            Err(e @ Error::Tier { .. }) => {
+                tracing::warn!(version, error = %e, "a version that only the shared tier may have is passed over");
+                return Ok(Offer::No);
+            }
             Err(Error::FileSystem(_)) if !self.survey.silent.is_empty() => {
                 return Ok(Offer::Lost(self.survey.silent.keys().copied().collect()));
             }
@@ -98,9 +113,9 @@ impl Look {
             return Ok(Offer::No);
         }
         let lost = self.survey.lost(&manifest);
-        let spared = lost.len() <= usize::from(manifest.spare);
+        let spared = Survey::losses(&manifest, &lost) <= usize::from(manifest.spare);
         if (spared && self.is_here(&manifest))
-            || Snapshot::new(self.group.clone(), manifest).is_whole_in_tier()
+            || Snapshot::new(self.group.clone(), manifest).is_whole_in_tier(!lost.is_empty())
         {
             return Ok(Offer::Yes);
         }
@@ -115,6 +130,9 @@ impl Look {
 
     /// A mark that cannot be looked for counts as none.
     fn has_failed(&self, manifest: &Manifest) -> Result<bool> {
+        if self.survey.has_failed(manifest) {
+            return Ok(true);
+        }
         match self.group.has_failed(manifest) {
             Err(Error::FileSystem(_)) if !self.survey.silent.is_empty() => Ok(false),
             other => other,

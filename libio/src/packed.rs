@@ -59,6 +59,11 @@ impl Base {
         Ok((!leaving).then_some(self))
     }
 
+    /// Whether no two parts of anything in it are at one host.
+    pub fn is_apart(&self) -> bool {
+        self.snapshot.is_apart()
+    }
+
     /// The blocks that `rank` wrote of a region, by number, and the files they are in.
     pub fn blocks(&self, rank: u32, name: &str) -> Result<(BTreeMap<u64, PackedBlock>, Vec<Source>)> {
         let nothing = (BTreeMap::new(), Vec::new());
@@ -97,6 +102,22 @@ impl Written {
         match self {
             Written::Plain(region) => region.write(data, offset),
             Written::Packed(region) => region.write(data, offset),
+        }
+    }
+
+    /// The region that has the bytes.
+    pub fn file(&self) -> &Region {
+        match self {
+            Written::Plain(region) => region,
+            Written::Packed(region) => &region.tape.file,
+        }
+    }
+
+    /// The same, to be changed.
+    pub fn file_mut(&mut self) -> &mut Region {
+        match self {
+            Written::Plain(region) => region,
+            Written::Packed(region) => &mut region.tape.file,
         }
     }
 

@@ -4,39 +4,50 @@
 //! it is invisible), the data, the group record, the verdict, the mark. The next call goes on where it stopped.
 //!
 //! # Invariants
-//! - The newest complete version, and what is newer, is never touched by [`Checkpoints::prune`] (`prune_keeps_the_newest`); nor is what
-//!   is pinned (`a_pinned_version_stays`), nor the newest durable version (`the_newest_durable_version_stays`).
+//! - The newest version that can be restarted from, and what is newer, is never touched by [`Checkpoints::prune`] (`prune_keeps_the_newest`, `what_cannot_be_read_is_not_counted_as_kept`); nor is what
+//!   is pinned (`a_pinned_version_stays`, `a_pin_that_comes_during_pruning_holds_or_fails`), nor the newest durable version (`the_newest_durable_version_stays`).
 //! - Damage does not stop it: names alone say what belongs to a version (`a_damaged_version_can_be_removed`).
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::attempt::{Attempt, Group};
-use crate::checkpoints::{Checkpoints, listed_here, whole_here};
+use crate::checkpoints::{Checkpoints, listed_here};
 use crate::copies;
 use crate::error::{Error, Result};
 use crate::format::{self, Pruned, SetPaths, Verdict};
+use crate::look::{Look, Offer};
 use crate::state::{Pauses, is_in_tier};
 
 /// How long [`Checkpoints::remove`] waits for the shared tier.
 const TIER_FOLLOWS: Duration = Duration::from_secs(20);
 
 impl Checkpoints {
-    /// Removes all but the newest `keep` complete versions (at least one stays), those that are pinned, and the newest one that is durable,
+    /// Removes all but the newest `keep` versions that can be restarted from (at least one stays), those that are pinned, and the newest one that is durable,
     /// and removes the data of attempts that were given up. What is removed goes from the shared tier, too. Answers the versions
     /// removed. May be called while others write and read; attempts at versions older than the oldest one kept
     /// are ended.
     pub fn prune(&self, set: &str, keep: usize) -> Result<Vec<u64>> {
         let group = self.of(set)?;
-        let listed = listed_here(&group)?;
-        let Some(oldest) = oldest_kept(&group, &listed, keep.max(1))? else {
+        let look = Look::take(&group)?;
+        let Some(oldest) = oldest_kept(&look, keep.max(1))? else {
             return Ok(Vec::new());
         };
-        let kept = kept_besides(&group, &listed, oldest)?;
+        let here: BTreeSet<u64> = listed_here(&group)?.into_iter().collect();
+        let mut kept = kept_besides(&look, oldest)?;
+        // What tier 1 has of a version that only the shared tier lists is a part of a copy that can be read.
+        kept.extend(look.listing.versions().difference(&here));
         // Newest first: what they needed is free then.
         let leaving = names_of_all(&group)?;
-        for version in leaving.range(..oldest).rev().filter(|version| !kept.contains(version)) {
-            remove_version(&group, *version)?;
+        for version in leaving.range(..oldest).rev() {
+            if kept.contains(version) {
+                continue;
+            }
+            if mark_unpinned(&group, *version)? {
+                remove_version(&group, *version)?;
+            } else {
+                kept.insert(*version);
+            }
         }
         for (version, number) in group.attempts()?.into_iter().filter(|(version, _)| *version >= oldest) {
             if let Some(attempt) = readable(group.attempt(version, number))?
@@ -47,35 +58,38 @@ impl Checkpoints {
                 group.disk.remove_tree(&group.data_dir(&attempt))?;
             }
         }
-        Ok(listed.into_iter().filter(|version| *version < oldest && !kept.contains(version)).collect())
+        Ok(here.into_iter().filter(|version| *version < oldest && !kept.contains(version)).collect())
     }
 
     /// Removes one version, whichever it is: a damaged one, say, whose number is to be written again.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if it is not committed.
+    /// [`Error::NotFound`] if it is not committed. [`Error::Tier`] if the shared tier still has it after 20 s: the servers are late, or never knew of it.
     pub fn remove(&self, set: &str, version: u64) -> Result<()> {
         let group = self.of(set)?;
-        if !listed_here(&group)?.contains(&version) {
+        let look = Look::take(&group)?;
+        if !look.versions.contains(&version) {
+            look.complete()?;
             return Err(group.no_version(version));
         }
         remove_version(&group, version)?;
         // Until its copy is gone, too, the number could not be used again.
         let mut pauses = Pauses::until(TIER_FOLLOWS);
         let path = format!("{}/{}", group.paths.versions, format::version_name(version));
-        while group.disk.tier().is_some_and(|tier| tier.size(&path).is_some()) && pauses.sleep() {}
+        while let Some(tier) = group.disk.tier().filter(|tier| tier.size(&path).is_some()) {
+            if !pauses.sleep() {
+                return Err(tier.stays(&path));
+            }
+        }
         Ok(())
     }
 }
 
-/// The oldest of the newest `keep` complete versions.
-fn oldest_kept(group: &Group, listed: &[u64], keep: usize) -> Result<Option<u64>> {
+/// The oldest of the newest `keep` versions that can be restarted from.
+fn oldest_kept(look: &Look, keep: usize) -> Result<Option<u64>> {
     let (mut oldest, mut kept) = (None, 0);
-    for version in listed.iter().rev() {
-        if kept < keep
-            && let Some(manifest) = whole_here(group, *version)?
-            && !group.has_failed(&manifest)?
-        {
+    for version in look.versions.iter().rev() {
+        if kept < keep && matches!(look.offered(*version)?, Offer::Yes) {
             (oldest, kept) = (Some(*version), kept + 1);
         }
     }
@@ -83,14 +97,15 @@ fn oldest_kept(group: &Group, listed: &[u64], keep: usize) -> Result<Option<u64>
 }
 
 /// Versions before `oldest` that stay: what is pinned, and the newest that the shared tier has whole, unless a newer one is there too.
-fn kept_besides(group: &Group, listed: &[u64], oldest: u64) -> Result<BTreeSet<u64>> {
+fn kept_besides(look: &Look, oldest: u64) -> Result<BTreeSet<u64>> {
+    let group = &look.group;
     let names = group.disk.list(&group.paths.versions)?;
     let is_pinned = |version: u64| names.iter().any(|entry| entry.name == format::pin_name(version));
     let mut kept: BTreeSet<u64> =
-        listed.iter().copied().filter(|version| *version < oldest && is_pinned(*version)).collect();
-    for version in listed.iter().rev() {
-        if let Some(manifest) = whole_here(group, *version)?
-            && !group.has_failed(&manifest)?
+        look.versions.range(..oldest).copied().filter(|version| is_pinned(*version)).collect();
+    for version in look.versions.iter().rev() {
+        if matches!(look.offered(*version)?, Offer::Yes)
+            && let Some(manifest) = look.manifest(*version)?
             && is_in_tier(group, &manifest)?
         {
             kept.insert(*version);
@@ -121,19 +136,15 @@ fn names_of(group: &Group, dir: &str, version: u64) -> Result<Vec<String>> {
 /// Removes a version, visible or not, with all attempts at it.
 fn remove_version(group: &Group, version: u64) -> Result<()> {
     let SetPaths { versions, attempts, data } = &group.paths;
-    for name in names_of(group, attempts, version)? {
-        if let Some((_, number)) = format::parse_attempt(name.as_bytes())
-            && let Some(attempt) = readable(group.attempt(version, number))?
-        {
-            mark(group, &attempt)?;
-        }
-    }
+    mark_all(group, version)?;
     group.disk.remove_file(&format!("{versions}/{}", format::version_name(version)))?;
+    copies::forget_manifests(&group.disk, &group.keys, version)?;
     if is_needed(group, version)? {
         return Ok(()); // It goes with the last that needs it.
     }
+    // Also of attempts whose names are lost.
+    copies::forget_data(&group.disk, &group.keys, version)?;
     for name in names_of(group, data, version)? {
-        copies::forget(&group.disk, &group.keys, &name)?;
         forget_needs(group, &name)?;
         // A rank that goes on writing may keep it from vanishing; what it leaves goes with the next call.
         group.disk.remove_tree(&format!("{data}/{name}"))?;
@@ -148,6 +159,33 @@ fn remove_version(group: &Group, version: u64) -> Result<()> {
         group.disk.remove_file(&format!("{versions}/{name}"))?;
     }
     Ok(())
+}
+
+/// Marks all attempts at a version as leaving.
+fn mark_all(group: &Group, version: u64) -> Result<Vec<Attempt>> {
+    let mut marked = Vec::new();
+    for name in names_of(group, &group.paths.attempts, version)? {
+        if let Some((_, number)) = format::parse_attempt(name.as_bytes())
+            && let Some(attempt) = readable(group.attempt(version, number))?
+        {
+            mark(group, &attempt)?;
+            marked.push(attempt);
+        }
+    }
+    Ok(marked)
+}
+
+/// The same, unless the version is pinned: who pins looks for the mark after its pin, so one of the two sees the other. Both may, and then the version stays
+/// without a pin.
+fn mark_unpinned(group: &Group, version: u64) -> Result<bool> {
+    let marked = mark_all(group, version)?;
+    if group.disk.inode(&format!("{}/{}", group.paths.versions, format::pin_name(version)))?.is_none() {
+        return Ok(true);
+    }
+    for attempt in marked {
+        group.disk.remove_file(&format!("{}/{}", group.paths.attempts, attempt.pruned_name()))?;
+    }
+    Ok(false)
 }
 
 /// Whether an attempt that is, or may be, committed has blocks in a version's files. To be asked after the version was marked: who marks a need looks

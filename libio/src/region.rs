@@ -82,6 +82,16 @@ impl Region {
         Ok(())
     }
 
+    /// Of how many stripes a copy is in memory.
+    pub fn open_stripes(&self) -> usize {
+        if let Body::Spread(parts) = &self.body { parts.open_stripes() } else { 0 }
+    }
+
+    /// Lets go of one.
+    pub fn close_stripe(&mut self) -> Result<()> {
+        if let Body::Spread(parts) = &mut self.body { parts.close_stripe() } else { Ok(()) }
+    }
+
     /// Fills `buf` with what was written.
     pub fn read(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         match &self.body {

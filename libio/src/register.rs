@@ -6,13 +6,14 @@
 //! # Invariants
 //! - Of any number of [`Disk::place`] at one path one wins, and all others get its document (`one_of_many_places_wins`).
 
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use fs_client::{Caller, Client, ClientConfig, DirEntry, File, InodeId, OpenOptions, Status};
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
@@ -49,13 +50,15 @@ pub(crate) struct Disk {
     tier: Option<Tier>,
     mount: Option<Arc<Path>>,
     hook: Option<Hook>,
+    /// Attempts whose bytes in the shared tier were all read and found right: nobody changes them.
+    whole: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Disk {
     pub fn new(client: Client) -> Result<Disk> {
         let caller = client.core()?.caller().clone();
-        let tier = Tier::seen(client.cluster().tier.as_deref());
-        Ok(Disk { client, caller, tier, mount: None, hook: None })
+        let tier = Tier::seen(client.cluster().tier.as_deref(), client.config().timeout);
+        Ok(Disk { client, caller, tier, mount: None, hook: None, whole: Arc::default() })
     }
 
     pub fn with_hook(self, hook: Hook) -> Disk {
@@ -87,6 +90,16 @@ impl Disk {
     /// The shared tier, if it can be looked into from here.
     pub fn tier(&self) -> Option<&Tier> {
         self.tier.as_ref()
+    }
+
+    /// Whether [`Disk::note_whole`] was told of an attempt.
+    pub fn was_whole(&self, full_name: &str) -> bool {
+        self.whole.lock().unwrap_or_else(PoisonError::into_inner).contains(full_name)
+    }
+
+    /// Remembers that the shared tier has every byte of an attempt.
+    pub fn note_whole(&self, full_name: String) {
+        self.whole.lock().unwrap_or_else(PoisonError::into_inner).insert(full_name);
     }
 
     /// The inode at `path`, if there is one.

@@ -6,9 +6,10 @@
 //! - What tier 1 has lost is read from the shared tier, block by block (`what_tier_1_lost_is_read_from_the_shared_tier`).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use fs_client::Status;
+use fs_client::{InodeId, Status};
 use fs_proto::checksum;
 
 use crate::attempt::Group;
@@ -19,7 +20,8 @@ use crate::extents::clipped;
 use crate::format::{self, Manifest, Packed, Seal, SealedRegion};
 use crate::packed;
 use crate::spread::part_end;
-use crate::stored::{Silent, Stored, files};
+use crate::stored::{Silent, Stored, files, is_good_in_tier};
+use crate::tier::Tier;
 
 /// Bytes read at once by [`Snapshot::verify`].
 const VERIFY_BYTES: usize = 8 << 20;
@@ -51,6 +53,10 @@ enum Part<'a> {
 pub struct Snapshot {
     group: Group,
     manifest: Manifest,
+    /// The manifest's file, if it was read from tier 1.
+    name: Option<InodeId>,
+    /// Tier 1 could not tell: it is not asked, and waited for, at every read.
+    unasked: AtomicBool,
     seals: Mutex<HashMap<u32, Arc<Seal>>>,
     index: OnceLock<BTreeMap<String, Parts>>,
     silent: Silent,
@@ -61,10 +67,43 @@ impl Snapshot {
         Snapshot {
             group,
             manifest,
+            name: None,
+            unasked: AtomicBool::new(false),
             seals: Mutex::default(),
             index: OnceLock::new(),
             silent: Silent::default(),
         }
+    }
+
+    /// One whose manifest is this file.
+    pub(crate) fn named(self, name: Option<InodeId>) -> Snapshot {
+        Snapshot { name, ..self }
+    }
+
+    /// One whose reader knows already that these servers do not answer.
+    pub(crate) fn without(self, silent: impl IntoIterator<Item = u16>) -> Snapshot {
+        silent.into_iter().for_each(|server| self.silent.add(server));
+        self
+    }
+
+    /// Whether no two parts of anything are at one host.
+    pub(crate) fn is_apart(&self) -> bool {
+        !self.manifest.hosts.is_empty()
+    }
+
+    /// Whether the version is still the one that was opened, as far as tier 1 can tell: its number may have been removed, and written again. One message.
+    pub fn is_current(&self) -> bool {
+        if self.name.is_none() || self.unasked.load(Ordering::Relaxed) {
+            return true;
+        }
+        let path = checkpoints::manifest_path(&self.group, self.manifest.version);
+        self.group.disk.inode(&path).map_or_else(
+            |_| {
+                self.unasked.store(true, Ordering::Relaxed);
+                true
+            },
+            |now| now == self.name,
+        )
     }
 
     /// The version.
@@ -201,7 +240,7 @@ impl Snapshot {
         let path = format!("{}/seal", self.rank_dir(rank));
         let sum =
             self.manifest.seals.get(rank as usize).ok_or_else(|| self.not_found(format!("rank {rank}")))?;
-        if let Some(text) = copies::read(&self.group.disk, sum, sum.copies.iter().copied()) {
+        if let Some(text) = copies::read(&self.group.disk, &self.silent, sum, sum.copies.iter().copied()) {
             return format::decode(&path, &text);
         }
         let first = self.group.disk.read_raw(&path).map_err(|e| damage(e, &path));
@@ -241,47 +280,75 @@ impl Snapshot {
         }
     }
 
-    /// Paths of files of other versions that this one has blocks in.
-    pub(crate) fn borrowed_files(&self) -> Result<Vec<String>> {
-        let mut paths = BTreeSet::new();
-        if self.manifest.needs.is_empty() {
-            return Ok(Vec::new());
-        }
-        for rank in 0..self.nranks() {
-            let seal = self.seal(rank)?;
-            let packed = seal.regions.iter().filter_map(|region| region.packed.as_ref());
-            for source in packed.flat_map(|packed| &packed.sources) {
-                paths.extend(files(&source.path(&self.group.paths.data), &source.file));
-            }
-        }
-        Ok(paths.into_iter().collect())
+    /// Whether this is the version, and the attempt, of a manifest.
+    pub(crate) fn is_of(&self, manifest: &Manifest) -> bool {
+        self.manifest == *manifest
     }
 
-    /// Whether manifest, seals and files of the right sizes are in the shared tier, as far as that can be seen from here.
-    pub(crate) fn is_whole_in_tier(&self) -> bool {
-        self.group.disk.tier().is_some_and(|tier| {
-            let manifest = checkpoints::in_tier(&self.group, self.manifest.version);
-            manifest.is_ok_and(|manifest| manifest.as_ref() == Some(&self.manifest))
-                && (0..self.nranks()).all(|rank| {
-                    let dir = self.rank_dir(rank);
-                    self.seal_in_tier(rank, &format!("{dir}/seal")).is_some_and(|seal| {
-                        let whole = |path: String, region: &SealedRegion| {
-                            let files = files(&path, region);
-                            let (count, end) = (files.len() as u64, region.end());
-                            let mut files = (0..).zip(&files);
-                            files.all(|(part, file)| tier.size(file) == Some(part_end(end, part, count)))
-                        };
-                        seal.regions.iter().enumerate().all(|(index, region)| {
-                            let sources = region.packed.iter().flat_map(|packed| &packed.sources);
-                            let mut sources =
-                                sources.map(|source| (source.path(&self.group.paths.data), &source.file));
-                            whole(format!("{dir}/{index}"), region.stored())
-                                && sources.all(|(path, file)| whole(path, file))
-                        })
-                    })
-                })
+    /// Paths of all seals and files that it has, and those of other versions that it has blocks in.
+    pub(crate) fn all_files(&self) -> Result<BTreeSet<String>> {
+        let mut paths = BTreeSet::new();
+        for rank in 0..self.nranks() {
+            paths.insert(format!("{}/seal", self.rank_dir(rank)));
+            let seal = self.seal(rank)?;
+            for (path, region) in self.stored_regions(rank, &seal) {
+                paths.extend(files(&path, region));
+            }
+        }
+        Ok(paths)
+    }
+
+    /// What the files of a rank are, with their paths; and those of other versions.
+    fn stored_regions<'a>(&self, rank: u32, seal: &'a Seal) -> Vec<(String, &'a SealedRegion)> {
+        let (dir, data) = (self.rank_dir(rank), &self.group.paths.data);
+        let own = seal
+            .regions
+            .iter()
+            .enumerate()
+            .map(|(index, region)| (format!("{dir}/{index}"), region.stored()));
+        let packed = seal.regions.iter().filter_map(|region| region.packed.as_ref());
+        let borrowed =
+            packed.flat_map(|packed| &packed.sources).map(|source| (source.path(data), &source.file));
+        own.chain(borrowed).collect()
+    }
+
+    /// Whether manifest, seals and files of the right sizes are in the shared tier, as far as that can be seen from here; and, if stores were `lost` since
+    /// the commit, whether every byte is the right one: a server that had lost its share may have flushed holes since, which have the right size.
+    pub(crate) fn is_whole_in_tier(&self, lost: bool) -> bool {
+        let Some(tier) = self.group.disk.tier() else { return false };
+        let manifest = checkpoints::in_tier(&self.group, self.manifest.version);
+        if !manifest.is_ok_and(|manifest| manifest.as_ref() == Some(&self.manifest))
+            || !self.all_in_tier(&|path, region| has_sizes(tier, path, region))
+        {
+            return false;
+        }
+        let id = self.manifest.full_name();
+        if !lost || self.group.disk.was_whole(&id) {
+            return true;
+        }
+        let whole = self.all_in_tier(&|path, region| is_good_in_tier(tier, path, region));
+        if whole {
+            self.group.disk.note_whole(id);
+        }
+        whole
+    }
+
+    /// Whether the tier has all seals, and this holds for all that they name.
+    fn all_in_tier(&self, holds: &dyn Fn(&str, &SealedRegion) -> bool) -> bool {
+        (0..self.nranks()).all(|rank| {
+            let seal = self.seal_in_tier(rank, &format!("{}/seal", self.rank_dir(rank)));
+            seal.is_some_and(|seal| {
+                let mut stored = self.stored_regions(rank, &seal).into_iter();
+                stored.all(|(path, region)| holds(&path, region))
+            })
         })
     }
+}
+
+fn has_sizes(tier: &Tier, path: &str, region: &SealedRegion) -> bool {
+    let files = files(path, region);
+    let (count, end) = (files.len() as u64, region.end());
+    (0..).zip(&files).all(|(part, file)| tier.size(file) == Some(part_end(end, part, count)))
 }
 
 /// Damage that the file system found itself is damage here too.

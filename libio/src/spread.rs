@@ -64,8 +64,20 @@ impl Parts {
         let Some(stripes) = &mut self.stripes else { return Ok(()) };
         let (client, spots) = (self.disk.client(), &self.data);
         let whole = spots.len() as u64 * BLOCK_BYTES;
-        let parity = stripes.write(data, offset, &|stripe, buf| read(client, spots, buf, stripe * whole))?;
-        write_parity(client, &self.extra, &parity)
+        let read_back = |stripe, buf: &mut [u8]| read(client, spots, buf, stripe * whole);
+        stripes.write(data, offset, &read_back, &mut |parity| write_parity(client, &self.extra, parity))
+    }
+
+    /// Of how many stripes a copy is in memory.
+    pub fn open_stripes(&self) -> usize {
+        self.stripes.as_ref().map_or(0, Stripes::open)
+    }
+
+    /// Lets go of one.
+    pub fn close_stripe(&mut self) -> Result<()> {
+        let (disk, extra) = (&self.disk, &self.extra);
+        let Some(stripes) = &mut self.stripes else { return Ok(()) };
+        stripes.close_one(&mut |parity| write_parity(disk.client(), extra, parity))
     }
 
     /// Fills `buf` with what was written.
@@ -77,7 +89,7 @@ impl Parts {
     pub fn seal(mut self, end: u64) -> Result<Spread> {
         let mut sums = Vec::new();
         if let Some(mut stripes) = self.stripes.take() {
-            write_parity(self.disk.client(), &self.extra, &stripes.finish()?)?;
+            stripes.finish(&mut |parity| write_parity(self.disk.client(), &self.extra, parity))?;
             sums = stripes.into_sums();
         }
         let count = self.files.len() as u64;
@@ -150,6 +162,9 @@ fn read(client: &Client, parts: &[Spot], mut buf: &mut [u8], mut offset: u64) ->
 }
 
 fn write_parity(client: &Client, extra: &[Spot], parity: &[Parity]) -> Result<()> {
+    if parity.is_empty() {
+        return Ok(());
+    }
     let shards = parity.iter().flat_map(|of| {
         extra.iter().zip(&of.shards).map(|(spot, shard)| (*spot, &shard[..], of.stripe * BLOCK_BYTES))
     });

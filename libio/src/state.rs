@@ -1,17 +1,16 @@
 //! States of a version, and waiting for them.
 //!
 //! # Invariants
-//! - A version is DURABLE only if the servers say so of every file of it, and manifest and seals in the shared tier are those of
-//!   tier 1 (`a_version_becomes_durable_by_itself`).
+//! - A version is DURABLE only if the servers say so of every file that its seals name, and manifest and seals in the shared tier are those of
+//!   tier 1; and if a store was lost since the commit, only if every byte there is right (`holes_are_not_durable`; `a_version_becomes_durable_by_itself`, `what_tier_1_does_not_list_is_not_durable`).
 //! - No call waits beyond its time-out, but for a server that does not answer (the client's own time-out).
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use fs_client::InodeId;
-
 use crate::attempt::Group;
 use crate::checkpoints::{self, Checkpoints};
+use crate::copies::Survey;
 use crate::error::{Error, Result};
 use crate::format::{self, Manifest, Verdict};
 use crate::snapshot::Snapshot;
@@ -19,6 +18,9 @@ use crate::snapshot::Snapshot;
 /// How long a wait sleeps between two looks, at first and at most.
 const LOOK_FIRST: Duration = Duration::from_millis(1);
 const LOOK_LAST: Duration = Duration::from_millis(100);
+
+/// How long a sealed version is left to the rank that publishes it; then whoever waits does so.
+pub(crate) const PUBLISHING: Duration = Duration::from_secs(1);
 
 /// What became of a version so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -86,6 +88,11 @@ impl Pauses {
         Pauses { end: end.unwrap_or_else(|| Instant::now() + Duration::from_secs(1 << 30)), next: LOOK_FIRST }
     }
 
+    /// Whether no time is left.
+    pub fn is_over(&self) -> bool {
+        Instant::now() >= self.end
+    }
+
     /// Sleeps; answers whether there was time left.
     pub fn sleep(&mut self) -> bool {
         let left = self.end.saturating_duration_since(Instant::now());
@@ -95,9 +102,25 @@ impl Pauses {
     }
 }
 
-/// Which files of a version were found durable: they stay so, as nobody changes them.
+/// What a version has, and which files of it were found durable: they stay so, as nobody changes them.
 #[derive(Default)]
-struct Seen(HashSet<InodeId>);
+struct Seen {
+    /// Of this manifest's attempt.
+    version: Option<Snapshot>,
+    durable: HashSet<String>,
+}
+
+impl Seen {
+    fn snapshot(&mut self, group: &Group, manifest: &Manifest) -> Snapshot {
+        match self.version.take() {
+            Some(snapshot) if snapshot.is_of(manifest) => snapshot,
+            _ => {
+                self.durable.clear();
+                Snapshot::new(group.clone(), manifest.clone())
+            }
+        }
+    }
+}
 
 impl Checkpoints {
     /// What became of a version so far.
@@ -120,7 +143,7 @@ impl Checkpoints {
                 "nothing becomes durable in a cluster without a shared tier".to_owned(),
             ));
         }
-        let (mut pauses, mut seen) = (Pauses::until(timeout), Seen::default());
+        let (mut pauses, mut seen, mut sealed) = (Pauses::until(timeout), Seen::default(), None);
         loop {
             match self.look(&group, version, level == Level::Durable, &mut seen) {
                 Ok(state) if level.reached(state) => return Ok(()),
@@ -128,6 +151,11 @@ impl Checkpoints {
                 Ok(State::Aborted) => {
                     let reason = aborted(&group, version)?.unwrap_or_default();
                     return Err(Error::Aborted { set: set.to_owned(), version, reason });
+                }
+                Ok(State::Sealed) => {
+                    if sealed.get_or_insert_with(Instant::now).elapsed() >= PUBLISHING {
+                        publish(&group, version)?;
+                    }
                 }
                 Ok(_) | Err(Error::NotFound { .. }) => {}
                 Err(e) => return Err(e),
@@ -145,14 +173,30 @@ impl Checkpoints {
     }
 
     fn look(&self, group: &Group, version: u64, tier_too: bool, seen: &mut Seen) -> Result<State> {
-        let Some(manifest) = checkpoints::manifest(group, version)? else {
-            return attempted(group, version);
+        let manifest = match checkpoints::manifest(group, version) {
+            Ok(Some(manifest)) => manifest,
+            other => return elsewhere(group, version, other.err()),
         };
         if group.has_failed(&manifest)? {
             return Ok(State::Failed);
         }
         let durable = tier_too && is_durable(group, &manifest, seen)?;
         Ok(if durable { State::Durable } else { State::Committed })
+    }
+}
+
+/// The state of a version whose manifest neither tier shows: single servers may have copies of it.
+fn elsewhere(group: &Group, version: u64, failure: Option<Error>) -> Result<State> {
+    let state = failure.map_or_else(|| attempted(group, version), Err);
+    if let Ok(State::Open | State::Aborted) = state {
+        return state;
+    }
+    let survey = Survey::take(&group.disk, &group.keys)?;
+    match survey.manifest(&group.disk, version) {
+        Some(manifest) if survey.has_failed(&manifest) => Ok(State::Failed),
+        // A sealed one is on its way.
+        Some(_) if !matches!(state, Ok(State::Sealed)) => Ok(State::Committed),
+        _ => state,
     }
 }
 
@@ -167,6 +211,15 @@ fn attempted(group: &Group, version: u64) -> Result<State> {
         Some(Verdict::Sealed(_)) => State::Sealed,
         Some(Verdict::Aborted { .. }) => State::Aborted,
     })
+}
+
+/// Makes a sealed version visible: whoever should have died.
+fn publish(group: &Group, version: u64) -> Result<()> {
+    let Some(newest) = group.attempts_at(version)?.pop() else { return Ok(()) };
+    match group.verdict(&newest)? {
+        Some(Verdict::Sealed(manifest)) => group.finish_sealed(&newest, &manifest),
+        _ => Ok(()),
+    }
 }
 
 /// Why the newest attempt at a version was given up, if it was.
@@ -187,31 +240,54 @@ fn is_durable(group: &Group, manifest: &Manifest, seen: &mut Seen) -> Result<boo
     if group.disk.cluster_tier().is_none() {
         return Ok(false);
     }
+    let snapshot = seen.snapshot(group, manifest);
+    let durable = is_all_durable(group, manifest, &snapshot, &mut seen.durable);
+    seen.version = Some(snapshot);
+    durable
+}
+
+fn is_all_durable(
+    group: &Group,
+    manifest: &Manifest,
+    snapshot: &Snapshot,
+    seen: &mut HashSet<String>,
+) -> Result<bool> {
     let version = format!("{}/{}", group.paths.versions, format::version_name(manifest.version));
-    match group.disk.inode(&version)? {
-        Some(ino) if is_copied(group, ino, seen)? => {}
-        Some(_) => return Ok(false),
+    match is_copied(group, version, seen)? {
+        Some(true) => {}
+        Some(false) => return Ok(false),
         // Tier 1 has lost it, or never had it: another cluster wrote it.
-        None => return Ok(Snapshot::new(group.clone(), manifest.clone()).is_whole_in_tier()),
+        None => return Ok(group.disk.tier().is_some() && is_whole_in_tier(group, manifest, snapshot)?),
     }
-    for rank in 0..manifest.seals.len() as u32 {
-        let dir = format!("{}/r{rank}", group.paths.attempt_data(&manifest.full_name()));
-        for entry in group.disk.list(&dir)? {
-            if !is_copied(group, entry.ino, seen)? {
-                return Ok(false);
-            }
-        }
-    }
-    for path in Snapshot::new(group.clone(), manifest.clone()).borrowed_files()? {
-        let copied = group.disk.inode(&path)?.map(|ino| is_copied(group, ino, seen)).transpose()?;
-        if copied != Some(true) {
+    // What a directory lists would not do: it lists nothing when it is lost.
+    let files = match snapshot.all_files() {
+        Err(Error::Corrupt { .. } | Error::NotFound { .. }) => return Ok(false),
+        files => files?,
+    };
+    for path in files {
+        if is_copied(group, path, seen)? != Some(true) {
             return Ok(false);
         }
     }
-    // Where the tier cannot be looked into from here, the servers' word stands.
-    Ok(group.disk.tier().is_none() || Snapshot::new(group.clone(), manifest.clone()).is_whole_in_tier())
+    is_whole_in_tier(group, manifest, snapshot)
 }
 
-fn is_copied(group: &Group, ino: InodeId, seen: &mut Seen) -> Result<bool> {
-    Ok(seen.0.contains(&ino) || (group.disk.is_durable(ino)? && seen.0.insert(ino)))
+/// A server that lost its share of a file may have flushed holes: then the servers' word does not count, and the tier's bytes are read.
+fn is_whole_in_tier(group: &Group, manifest: &Manifest, snapshot: &Snapshot) -> Result<bool> {
+    let lost = !Survey::take(&group.disk, &group.keys)?.lost(manifest).is_empty();
+    // Where the tier cannot be looked into from here, the servers' word stands.
+    Ok((group.disk.tier().is_none() && !lost) || snapshot.is_whole_in_tier(lost))
+}
+
+/// Whether a file is in the shared tier; none if it does not exist.
+fn is_copied(group: &Group, path: String, seen: &mut HashSet<String>) -> Result<Option<bool>> {
+    if seen.contains(&path) {
+        return Ok(Some(true));
+    }
+    let Some(ino) = group.disk.inode(&path)? else { return Ok(None) };
+    let durable = group.disk.is_durable(ino)?;
+    if durable {
+        seen.insert(path);
+    }
+    Ok(Some(durable))
 }

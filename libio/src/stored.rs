@@ -1,7 +1,7 @@
 //! What one rank wrote of one region, read and checked, from wherever it is whole: its parts, a copy, what parity gives, or the shared tier.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use fs_client::{File, Spot};
 use fs_proto::checksum;
@@ -13,9 +13,29 @@ use crate::snapshot::damage;
 use crate::spread::place;
 use crate::stripes;
 use crate::sums::block_bytes;
+use crate::tier::Tier;
 
 /// Servers that did not answer, and are not asked again by the same reader.
-pub(crate) type Silent = Mutex<BTreeSet<u16>>;
+#[derive(Debug, Default)]
+pub(crate) struct Silent(Mutex<BTreeSet<u16>>);
+
+impl Silent {
+    pub fn has(&self, Place(server, _): Place) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&server)
+    }
+
+    pub fn add(&self, server: u16) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(server);
+    }
+
+    /// Takes note of an answer from there; answers whether it is one.
+    pub fn heard(&self, answer: &fs_client::Result<()>, Place(server, _): Place) -> bool {
+        if let Err(fs_client::Error::Unavailable { .. }) = answer {
+            self.add(server);
+        }
+        answer.is_ok()
+    }
+}
 
 /// A region's files and what must be in them.
 pub(crate) struct Stored<'a> {
@@ -25,7 +45,7 @@ pub(crate) struct Stored<'a> {
     silent: &'a Silent,
     file: Option<File>,
     /// One for each part.
-    in_tier: Option<Vec<std::fs::File>>,
+    in_tier: Option<Vec<Arc<std::fs::File>>>,
     /// Why tier 1 is not asked any more.
     lost: Option<Error>,
     scratch: Vec<u8>,
@@ -136,7 +156,7 @@ impl<'a> Stored<'a> {
         };
         let blocks = (first..).zip(buf.chunks_mut(BLOCK_BYTES as usize));
         let (known, mut asked): (Vec<_>, Vec<_>) =
-            blocks.partition(|(block, _)| self.is_silent(from(*block).0));
+            blocks.partition(|(block, _)| self.silent.has(from(*block).0));
         let mut missing: Vec<u64> = known.into_iter().map(|(block, _)| block).collect();
         let mut parts: Vec<(Spot, &mut [u8], u64)> = asked
             .iter_mut()
@@ -147,7 +167,7 @@ impl<'a> Stored<'a> {
             .collect();
         let answers = self.disk.client().read_spots(&mut parts)?;
         for ((block, buf), answer) in asked.iter().zip(answers) {
-            if !self.is_good(answer, from(*block).0, *block, buf) {
+            if !self.is_good(&answer, from(*block).0, *block, buf) {
                 missing.push(*block);
             }
         }
@@ -160,16 +180,9 @@ impl<'a> Stored<'a> {
         Ok(())
     }
 
-    fn is_silent(&self, Place(server, _): Place) -> bool {
-        self.silent.lock().unwrap_or_else(PoisonError::into_inner).contains(&server)
-    }
-
     /// Whether a block was read and is what was written; remembers a server that did not answer.
-    fn is_good(&self, answer: fs_client::Result<()>, from: Place, block: u64, buf: &[u8]) -> bool {
-        if let Err(fs_client::Error::Unavailable { .. }) = &answer {
-            self.silent.lock().unwrap_or_else(PoisonError::into_inner).insert(from.0);
-        }
-        answer.is_ok() && self.region.crc(block) == Some(checksum::crc(buf))
+    fn is_good(&self, answer: &fs_client::Result<()>, from: Place, block: u64, buf: &[u8]) -> bool {
+        self.silent.heard(answer, from) && self.region.crc(block) == Some(checksum::crc(buf))
     }
 
     /// Fills `buf` with a block that its own part does not have.
@@ -182,10 +195,10 @@ impl<'a> Stored<'a> {
     }
 
     fn read_copy(&self, spread: &Spread, block: u64, buf: &mut [u8]) -> bool {
-        let mut copies = spread.extra.iter().filter(|copy| !self.is_silent(**copy));
+        let mut copies = spread.extra.iter().filter(|copy| !self.silent.has(**copy));
         copies.any(|copy| {
             let answer = self.disk.client().read_spot((*copy).into(), buf, block * BLOCK_BYTES);
-            self.is_good(answer, *copy, block, buf)
+            self.is_good(&answer, *copy, block, buf)
         })
     }
 
@@ -199,9 +212,12 @@ impl<'a> Stored<'a> {
             (0..parts).map(|part| self.data_block(spread, stripe * parts + part, bytes)).collect();
         blocks[number] = None;
         let parity = spread.extra.iter().zip(&sum.crcs).map(|(place, crc)| {
+            if self.silent.has(*place) {
+                return None;
+            }
             let mut shard = vec![0; bytes];
-            self.disk.client().read_spot((*place).into(), &mut shard, stripe * BLOCK_BYTES).ok()?;
-            (checksum::crc(&shard) == *crc).then_some(shard)
+            let answer = self.disk.client().read_spot((*place).into(), &mut shard, stripe * BLOCK_BYTES);
+            (self.silent.heard(&answer, *place) && checksum::crc(&shard) == *crc).then_some(shard)
         });
         let parity: Vec<_> = parity.collect();
         if stripes::restore(&mut blocks, &parity, bytes).is_none() {
@@ -220,13 +236,13 @@ impl<'a> Stored<'a> {
         let Some(crc) = self.region.crc(block) else { return Some(buf) };
         let (part, at) = place(block * BLOCK_BYTES, spread.data.len() as u64);
         let from = spread.data[part];
-        if self.is_silent(from) {
+        if self.silent.has(from) {
             return None;
         }
         let len = block_bytes(self.region.end(), block * BLOCK_BYTES) as usize;
         buf.resize(len, 0);
         let answer = self.disk.client().read_spot(from.into(), &mut buf, at);
-        let whole = answer.is_ok() && checksum::crc(&buf) == crc;
+        let whole = self.silent.heard(&answer, from) && checksum::crc(&buf) == crc;
         buf.resize(bytes, 0);
         whole.then_some(buf)
     }
@@ -259,6 +275,19 @@ impl<'a> Stored<'a> {
             format!("bytes {from} to {to} (region {name:?}) differ from their checksum"),
         )
     }
+}
+
+/// Whether every block of a region is in the shared tier's files as it was written.
+pub(crate) fn is_good_in_tier(tier: &Tier, path: &str, region: &SealedRegion) -> bool {
+    let open = |path: &String| tier.open(path).ok().flatten();
+    let Some(parts) = files(path, region).iter().map(open).collect::<Option<Vec<_>>>() else { return false };
+    let (mut buf, end) = (Vec::new(), region.end());
+    let mut is_good = |block: u64, crc: u32| {
+        buf.resize(block_bytes(end, block * BLOCK_BYTES) as usize, 0);
+        let (part, at) = place(block * BLOCK_BYTES, parts.len() as u64);
+        tier.fill(&parts[part], path, &mut buf, at).is_ok() && checksum::crc(&buf) == crc
+    };
+    region.runs.iter().all(|run| (run.block..).zip(&run.crcs).all(|(block, crc)| is_good(block, *crc)))
 }
 
 /// The files of a region whose path is this.

@@ -17,8 +17,10 @@ use crate::extents::Extents;
 use crate::format::{BLOCK_BYTES, StripeSum};
 
 const BLOCK: usize = BLOCK_BYTES as usize;
-/// Stripes of which a copy is kept at once.
-const OPEN_MAX: usize = 4;
+/// Stripes of which a copy is kept at once, of all regions of a rank.
+pub(crate) const OPEN_MAX: usize = 4;
+/// Stripes whose parity is kept until it is stored: several at once fill the network.
+const TOGETHER: usize = 4;
 /// Parity comes in multiples of this.
 const UNIT: usize = 64;
 
@@ -36,6 +38,9 @@ struct Open {
 
 /// Reads a stripe back, zeros where nothing is.
 pub(crate) type ReadBack<'a> = dyn Fn(u64, &mut [u8]) -> Result<()> + 'a;
+
+/// Stores parity.
+pub(crate) type Store<'a> = dyn FnMut(&[Parity]) -> Result<()> + 'a;
 
 /// The stripes of one region.
 pub(crate) struct Stripes {
@@ -56,8 +61,14 @@ impl Stripes {
         self.data as u64 * BLOCK_BYTES
     }
 
-    /// Takes note of a write whose bytes are stored already; answers the parity that can be told by now.
-    pub fn write(&mut self, mut data: &[u8], mut offset: u64, read_back: &ReadBack) -> Result<Vec<Parity>> {
+    /// Takes note of a write whose bytes are stored already; stores the parity that can be told by now, a few stripes at once, however long the write is.
+    pub fn write(
+        &mut self,
+        mut data: &[u8],
+        mut offset: u64,
+        read_back: &ReadBack,
+        store: &mut Store,
+    ) -> Result<()> {
         let (whole, mut done) = (self.stripe_bytes(), Vec::new());
         while !data.is_empty() {
             let (stripe, start) = (offset / whole, offset % whole);
@@ -68,12 +79,16 @@ impl Stripes {
             } else if let Some(open) = self.note(stripe, start as usize, here, read_back)? {
                 done.push(self.code(stripe, &open.bytes)?);
             }
+            if done.len() == TOGETHER {
+                store(&done)?;
+                done.clear();
+            }
             (data, offset) = (rest, offset + here.len() as u64);
         }
         while self.open.len() > OPEN_MAX {
             done.extend(self.oldest()?);
         }
-        Ok(done)
+        store(&done)
     }
 
     /// Notes a part of a stripe; answers the stripe if it is whole.
@@ -94,6 +109,16 @@ impl Stripes {
         if open.have.covers(whole) { Ok(self.open.remove(&stripe)) } else { Ok(None) }
     }
 
+    /// Of how many stripes a copy is kept.
+    pub fn open(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Stores the parity of the stripe that was not written to for longest, as far as it is known, and forgets the copy.
+    pub fn close_one(&mut self, store: &mut Store) -> Result<()> {
+        self.oldest()?.map_or(Ok(()), |parity| store(&[parity]))
+    }
+
     fn oldest(&mut self) -> Result<Option<Parity>> {
         let oldest = self.open.iter().min_by_key(|(_, open)| open.age).map(|(stripe, _)| *stripe);
         let Some((stripe, open)) = oldest.and_then(|stripe| Some((stripe, self.open.remove(&stripe)?)))
@@ -103,10 +128,12 @@ impl Stripes {
         self.code(stripe, &open.bytes).map(Some)
     }
 
-    /// The parity that is left.
-    pub fn finish(&mut self) -> Result<Vec<Parity>> {
-        let open = std::mem::take(&mut self.open);
-        open.into_iter().map(|(stripe, open)| self.code(stripe, &open.bytes)).collect()
+    /// Stores the parity that is left.
+    pub fn finish(&mut self, store: &mut Store) -> Result<()> {
+        while let Some(parity) = self.oldest()? {
+            store(&[parity])?;
+        }
+        Ok(())
     }
 
     pub fn into_sums(self) -> Vec<StripeSum> {
@@ -193,11 +220,29 @@ mod tests {
                 buf.copy_from_slice(&model[stripe as usize * 2 * BLOCK..][..2 * BLOCK]);
                 Ok(())
             };
-            let done = stripes.write(&data, offset, &read_back).unwrap();
-            stored.extend(done.into_iter().map(|parity| (parity.stripe, parity.shards)));
+            stripes.write(&data, offset, &read_back, &mut |done| keep(&mut stored, done)).unwrap();
         }
-        stored.extend(stripes.finish().unwrap().into_iter().map(|parity| (parity.stripe, parity.shards)));
+        stripes.finish(&mut |done| keep(&mut stored, done)).unwrap();
         (model, stored, stripes.into_sums(), read.get())
+    }
+
+    fn keep(stored: &mut Shards, done: &[Parity]) -> Result<()> {
+        assert!(done.len() <= TOGETHER + OPEN_MAX, "{} stripes' parity at once", done.len());
+        stored.extend(done.iter().map(|parity| (parity.stripe, parity.shards.clone())));
+        Ok(())
+    }
+
+    #[test]
+    fn parity_of_a_long_write_is_stored_as_it_goes() {
+        let (mut stripes, mut most, mut count) = (Stripes::new(2, 1), 0, 0);
+        let data = vec![7; 20 * BLOCK];
+        let read_back = |_, _: &mut [u8]| unreachable!("it is written once");
+        let stored = stripes.write(&data, 0, &read_back, &mut |done| {
+            (most, count) = (most.max(done.len()), count + done.len());
+            Ok(())
+        });
+        stored.unwrap();
+        assert_eq!((most, count), (TOGETHER, 10));
     }
 
     fn check(writes: &[(u64, usize, u8)]) -> usize {

@@ -2,6 +2,8 @@
 //!
 //! # Invariants
 //! - What `write` returned for lies at the servers: the caller's buffer is not looked at again (`buffers_may_be_reused`).
+//! - A version is sealed only if every server has the store that it had when each rank began (`a_store_lost_before_the_last_rank_seals_ends_the_version`).
+//! - Copies of stripes in memory are a few, however many regions there are (`stripes_of_many_regions_are_few`).
 //! - A rank seals only after all its data is durable, and only if none of its writes failed.
 //! - A writer that goes without commit ends the attempt for all ranks (`a_rank_that_dies_leaves_the_older_version`).
 //! - All ranks get the same verdict, at the latest when the time-out is over (`a_missing_rank_is_the_same_verdict_for_all`).
@@ -9,22 +11,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
+use fs_client::ServerId;
 use fs_proto::checksum;
 
 use crate::attempt::{Attempt, Group};
-use crate::copies::Survey;
+use crate::copies::{self, Stores};
 use crate::error::{Error, Result};
 use crate::format::{self, Manifest, REGION_MAX_BYTES, Seal, SealSum};
 use crate::options::Options;
 use crate::packed::{Base, PackedRegion, Written};
 use crate::region::Region;
 use crate::spread::{self, Plan};
-use crate::state::Pauses;
-
-/// How long a rank waits for the last one to publish a sealed version before it does so itself.
-const PUBLISHING: Duration = Duration::from_secs(1);
+use crate::state::{PUBLISHING, Pauses};
+use crate::stripes::OPEN_MAX;
 
 /// One rank's part of a version. Dropped without [`Writer::commit`] or [`Writer::seal`], it aborts the version for all ranks.
 pub struct Writer {
@@ -36,8 +38,12 @@ pub struct Writer {
     plan: Option<Plan>,
     /// If incremental: the version whose blocks are used again.
     base: Option<Base>,
+    /// As they were before anything was written.
+    stores: Stores,
     regions: Vec<Written>,
     by_name: BTreeMap<String, usize>,
+    /// Regions with copies of stripes in memory, the one that was written to last at the end.
+    recent: Vec<usize>,
     /// A write failed, so what is stored is unknown.
     failed: bool,
     /// Sealed or aborted.
@@ -52,18 +58,21 @@ impl Writer {
         options: Options,
         plan: Option<Plan>,
         base: Option<Base>,
+        stores: Stores,
     ) -> Writer {
         let keys = group.keys.rank(&attempt.full_name(), rank);
         let plan = plan.map(|plan| Plan { keys, ..plan });
         Writer {
             plan,
             base,
+            stores,
             group,
             attempt,
             rank,
             options,
             regions: Vec::new(),
             by_name: BTreeMap::new(),
+            recent: Vec::new(),
             failed: false,
             ended: false,
         }
@@ -93,7 +102,10 @@ impl Writer {
         if self.by_name.get(name).is_some_and(|index| self.regions[*index].is_routed()) {
             return Err(Error::Invalid(format!("region {name:?} is written by path: it was routed")));
         }
-        let written = self.region(name).and_then(|region| region.write(data, offset));
+        let written = self.region(name).and_then(|index| {
+            self.regions[index].write(data, offset)?;
+            self.bound_stripes(index)
+        });
         self.noted(written)
     }
 
@@ -123,9 +135,23 @@ impl Writer {
         })
     }
 
-    fn region(&mut self, name: &str) -> Result<&mut Written> {
+    /// Lets go of copies of stripes until no more are in memory than one region may have: of the region first that was not written to for longest.
+    fn bound_stripes(&mut self, written: usize) -> Result<()> {
+        self.recent.retain(|index| *index != written);
+        self.recent.push(written);
+        loop {
+            self.recent.retain(|index| self.regions[*index].file().open_stripes() > 0);
+            let open = self.recent.iter().map(|index| self.regions[*index].file().open_stripes());
+            let (open, oldest) = (open.sum::<usize>(), self.recent.first().copied());
+            let Some(oldest) = oldest.filter(|_| open > OPEN_MAX) else { return Ok(()) };
+            self.regions[oldest].file_mut().close_stripe()?;
+        }
+    }
+
+    /// The number of a region, which is made if it is new.
+    fn region(&mut self, name: &str) -> Result<usize> {
         if let Some(index) = self.by_name.get(name) {
-            return Ok(&mut self.regions[*index]);
+            return Ok(*index);
         }
         let (index, path) = self.next_region();
         let region = Region::create(&self.group.disk, name, index, path, self.plan.as_ref())?;
@@ -137,8 +163,7 @@ impl Writer {
                 Written::Packed(Box::new(PackedRegion::new(name, packing, blocks, region, &self.group)))
             }
         };
-        let index = self.add_region(name, region);
-        Ok(&mut self.regions[index])
+        Ok(self.add_region(name, region))
     }
 
     fn next_region(&self) -> (usize, String) {
@@ -174,12 +199,18 @@ impl Writer {
             let what = if ok { "failed to write" } else { "voted against it" };
             let reason = format!("rank {rank} {what}");
             self.end(&reason)?;
+            // All ranks hear the first verdict, this one too.
+            self.group.verdict_so_far(&self.attempt)?;
             return Err(self.group.given_up(&self.attempt, self.group.name.clone(), reason));
         }
         match self.seal_rank().and_then(|()| self.seal_all()) {
             Ok(()) => {
                 self.ended = true;
-                Ok(Pending { group: self.group.clone(), attempt: self.attempt.clone() })
+                Ok(Pending {
+                    group: self.group.clone(),
+                    attempt: self.attempt.clone(),
+                    sealed: OnceLock::new(),
+                })
             }
             Err(e) => Err(self.explain(e)), // Dropping aborts.
         }
@@ -205,10 +236,19 @@ impl Writer {
         let disk = &self.group.disk;
         let copies =
             self.plan.as_ref().map(|plan| spread::seal_copies(disk, plan)).transpose()?.unwrap_or_default();
-        let seal = Seal { rank: self.rank, regions, copies: copies.into_iter().map(Into::into).collect() };
+        let copies = copies.into_iter().map(Into::into).collect();
+        let seal =
+            Seal { rank: self.rank, regions, stores: self.stores.clone(), apart: self.is_apart(), copies };
         let text = format::encode(&seal);
         spread::fill_seal(disk, &seal, &text)?;
         disk.write_new(&self.seal_path(self.rank), &text)
+    }
+
+    /// Whether no two parts of anything are at one host, those that an earlier version has included.
+    fn is_apart(&self) -> bool {
+        let client = self.group.disk.client();
+        self.plan.as_ref().is_some_and(|plan| copies::are_apart(client, &plan.servers))
+            && self.base.as_ref().is_none_or(Base::is_apart)
     }
 
     fn seal_path(&self, rank: u32) -> String {
@@ -226,40 +266,71 @@ impl Writer {
     fn manifest(&self) -> Result<Manifest> {
         let Attempt { version, number, record } = &self.attempt;
         let (version, attempt, id) = (*version, *number, record.id.clone());
-        let stores = Survey::take(&self.group.disk, &self.group.keys)?.stores.into_iter().collect();
-        let spare = self.plan.as_ref().map_or(0, |plan| plan.servers.len() - plan.data) as u16;
-        let mut manifest =
-            Manifest { version, attempt, id, bytes: 0, spare, needs: Vec::new(), stores, seals: Vec::new() };
-        let mut needs = BTreeSet::new();
+        let stores = copies::stores(&self.group.disk)?;
+        let mut manifest = Manifest {
+            version,
+            attempt,
+            id,
+            bytes: 0,
+            spare: 0,
+            needs: Vec::new(),
+            stores,
+            hosts: Vec::new(),
+            seals: Vec::new(),
+        };
+        let (mut needs, mut apart) = (BTreeSet::new(), true);
         for rank in 0..record.nranks {
-            let (sum, bytes, needed) = self.seal_sum(rank)?;
-            manifest.bytes += bytes;
-            manifest.seals.push(sum);
-            needs.extend(needed);
+            let part = self.part(rank, &manifest.stores)?;
+            manifest.bytes += part.bytes;
+            manifest.seals.push(part.sum);
+            needs.extend(part.needs);
+            apart &= part.apart;
         }
         manifest.needs = needs.into_iter().collect();
+        if apart {
+            manifest.hosts = self.hosts(&manifest.stores);
+        }
+        // Not what this rank was told: another may have been told less.
+        manifest.spare = manifest.seals.iter().map(SealSum::spare).min().unwrap_or(0);
         Ok(manifest)
     }
 
-    /// Checks a rank's seal before it is vouched for; answers how much the rank wrote, and the versions whose files it uses, too.
-    fn seal_sum(&self, rank: u32) -> Result<(SealSum, u64, Vec<u64>)> {
+    /// The hosts of these servers; none if one is not known.
+    fn hosts(&self, stores: &Stores) -> Vec<String> {
+        let client = self.group.disk.client();
+        let hosts = stores.iter().map(|(server, _)| copies::host(client, ServerId(*server)));
+        hosts.collect::<Option<Vec<_>>>().unwrap_or_default()
+    }
+
+    /// Checks a rank's seal before it is vouched for.
+    fn part(&self, rank: u32, stores: &Stores) -> Result<Part> {
         let path = self.seal_path(rank);
         let seal = self.group.disk.read_raw(&path)?.ok_or_else(|| Error::corrupt(&path, "it is missing"))?;
         let read: Seal = format::decode(&path, &seal)?;
         if read.rank != rank {
             return Err(Error::corrupt(&path, format!("it is the seal of rank {}", read.rank)));
         }
-        let written =
-            read.regions.iter().flat_map(|region| &region.extents).map(|(from, to)| to - from).sum();
+        self.refuse_changed(rank, &copies::changed(&read.stores, stores))?;
+        let extents = read.regions.iter().flat_map(|region| &region.extents);
+        let bytes = extents.map(|(from, to)| to - from).sum();
         let packed = read.regions.iter().filter_map(|region| region.packed.as_ref());
         let sources = packed.flat_map(|packed| &packed.sources);
-        let needed =
-            sources.filter_map(|source| format::parse_leading_version(source.attempt.as_bytes())).collect();
-        Ok((
-            SealSum { bytes: seal.len() as u64, crc: checksum::crc(&seal), copies: read.copies },
-            written,
-            needed,
-        ))
+        let needs = sources.filter_map(|source| format::parse_leading_version(source.attempt.as_bytes()));
+        let needs = needs.collect();
+        let sum = SealSum { bytes: seal.len() as u64, crc: checksum::crc(&seal), copies: read.copies };
+        Ok(Part { sum, bytes, needs, apart: read.apart })
+    }
+
+    /// What a server kept when the rank wrote may be gone if its store is another one now.
+    fn refuse_changed(&self, rank: u32, changed: &BTreeSet<u16>) -> Result<()> {
+        if changed.is_empty() {
+            return Ok(());
+        }
+        let servers: Vec<_> = changed.iter().map(ToString::to_string).collect();
+        let reason =
+            format!("the stores of servers {} are not those that rank {rank} wrote to", servers.join(", "));
+        self.group.abort(&self.attempt, &reason)?;
+        Err(self.group.given_up(&self.attempt, self.group.name.clone(), reason))
     }
 
     /// What fails because the attempt's files were removed failed because the attempt was given up.
@@ -269,6 +340,16 @@ impl Writer {
             Ok(_) | Err(_) => e,
         }
     }
+}
+
+/// What a rank's seal says.
+struct Part {
+    sum: SealSum,
+    /// That the rank wrote.
+    bytes: u64,
+    /// Versions whose files it uses.
+    needs: Vec<u64>,
+    apart: bool,
 }
 
 impl Drop for Writer {
@@ -289,6 +370,8 @@ impl Drop for Writer {
 pub struct Pending {
     group: Group,
     attempt: Attempt,
+    /// When the version was first seen sealed and not published.
+    sealed: OnceLock<Instant>,
 }
 
 impl fmt::Debug for Pending {
@@ -298,13 +381,19 @@ impl fmt::Debug for Pending {
 }
 
 impl Pending {
-    /// Whether the version is committed by now.
+    /// Whether the version is committed by now. One that is sealed for a second is published by this call: the rank that should have died.
     ///
     /// # Errors
     /// [`Error::Aborted`], [`Error::Superseded`], [`Error::FileSystem`].
     pub fn test(&self) -> Result<bool> {
         let Some(manifest) = self.group.verdict_so_far(&self.attempt)? else { return Ok(false) };
-        self.group.is_published(&self.attempt, &manifest)
+        if self.group.is_published(&self.attempt, &manifest)? {
+            return Ok(true);
+        }
+        if self.sealed.get_or_init(Instant::now).elapsed() < PUBLISHING {
+            return Ok(false);
+        }
+        self.group.finish_sealed(&self.attempt, &manifest).map(|()| true)
     }
 
     /// Waits until the version is committed. When the time-out is over and a rank is missing, it is aborted for all.
@@ -335,5 +424,39 @@ impl Pending {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Goal: what the module promises of memory. Method: a real cluster, and a look at the regions.
+    use hayate_tests::Cluster;
+
+    use super::*;
+    use crate::{Checkpoints, Redundancy};
+
+    /// The beginnings of many regions, twice, and then their ends: by then each copy was let go of, and is read back.
+    #[test]
+    fn stripes_of_many_regions_are_few() {
+        let cluster = Cluster::start(3);
+        let checkpoints = Checkpoints::open(cluster.client(), "/ckpt").unwrap();
+        let options = Options { redundancy: Redundancy::Parity { data: 2, extra: 1 }, ..Options::default() };
+        let mut writer = checkpoints.begin_with("set", 1, 0, 1, &options).unwrap();
+        for (at, byte) in [(0, 1), (5, 2), (2_000_000, 3)] {
+            for region in 0..3 * OPEN_MAX {
+                writer.write(&format!("r{region}"), &[byte + region as u8; 10], at).unwrap();
+                let open: usize = writer.regions.iter().map(|region| region.file().open_stripes()).sum();
+                assert!(open <= OPEN_MAX, "{open} copies");
+            }
+        }
+        writer.commit(true).unwrap();
+        let snapshot = checkpoints.snapshot("set", 1).unwrap();
+        snapshot.verify().unwrap();
+        for region in 0..3 * OPEN_MAX {
+            let mut found = [0; 15];
+            snapshot.read(&format!("r{region}"), 0, &mut found).unwrap();
+            let byte = region as u8;
+            assert_eq!(found, [[1 + byte; 5], [2 + byte; 5], [2 + byte; 5]].as_flattened());
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fs_client::{Client, FileKind, OpenOptions};
 use hayate_tests::Cluster;
-use libio::{Checkpoints, Error, Level};
+use libio::{Checkpoints, Error, Level, Options, Redundancy};
 
 const ROOT: &str = "/ckpt";
 const SET: &str = "set";
@@ -244,6 +244,12 @@ fn wrong_calls_are_refused_and_harm_nothing() {
         );
     }
     assert!(matches!(checkpoints.begin("a/b", 3, 0, 1), Err(Error::Invalid(_))));
+    // latest_below(u64::MAX) is all versions, so that one would never be found.
+    assert!(matches!(checkpoints.begin(SET, u64::MAX, 0, 1), Err(Error::Invalid(_))));
+    for (data, extra) in [(0, 1), (1, 1), (2, 0)] {
+        let options = Options { redundancy: Redundancy::Parity { data, extra }, ..Options::default() };
+        assert!(matches!(checkpoints.begin_with(SET, 3, 0, 1, &options), Err(Error::Invalid(_))));
+    }
     let exists = checkpoints.begin(SET, 2, 0, 2).err().expect("committed");
     assert!(matches!(exists, Error::VersionExists { .. }), "{exists}");
 

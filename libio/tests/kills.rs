@@ -1,6 +1,6 @@
 //! Goal: whatever moment a rank is killed at, and whatever call to the file system fails, a restart finds the old version or the new one,
 //! never a mixture, and the same number can be tried again. Method: the test starts itself again as a rank that kills itself (SIGKILL)
-//! before its n-th change, for every n; and ranks as threads whose n-th change fails.
+//! before its n-th change, for every n; and ranks as threads whose n-th change fails. The rank is the last to seal or the first, with copies and without.
 
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use fs_client::{Client, ClientConfig, Status};
 use hayate_tests::Cluster;
-use libio::{Checkpoints, Error, Result};
+use libio::{Checkpoints, Error, Options, Pending, Redundancy, Result};
 
 const SET: &str = "set";
 const BYTES: usize = 1_200_000;
@@ -21,17 +21,28 @@ fn content(version: u64, rank: u32) -> Vec<u8> {
     (0..BYTES as u64).map(|at| (at * 31 + version * 101 + u64::from(rank) * 7 + (at >> 8)) as u8).collect()
 }
 
+/// Which rank of the two has bad luck.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Seals {
+    First,
+    Last,
+}
+
+const CASES: [(Seals, u8); 3] = [(Seals::Last, 0), (Seals::First, 0), (Seals::Last, 1)];
+
 /// All that a rank of two does for a version, but for waiting.
-fn work(checkpoints: &Checkpoints, version: u64, rank: u32) -> Result<libio::Pending> {
-    let mut writer = checkpoints.begin(SET, version, rank, 2)?;
+fn work(checkpoints: &Checkpoints, version: u64, rank: u32, copies: u8) -> Result<Pending> {
+    let options = Options { redundancy: Redundancy::Copies(copies), ..Options::default() };
+    let mut writer = checkpoints.begin_with(SET, version, rank, 2, &options)?;
     writer.write("array", &content(version, rank), u64::from(rank) * BYTES as u64)?;
     writer.write(&format!("own.{rank}"), &version.to_le_bytes(), 0)?;
     writer.seal(true)
 }
 
 /// Both ranks, one after the other.
-fn save(checkpoints: &Checkpoints, version: u64) {
-    let pending: Vec<_> = (0..2).map(|rank| work(checkpoints, version, rank).expect("sealed")).collect();
+fn save(checkpoints: &Checkpoints, version: u64, copies: u8) {
+    let pending: Vec<_> =
+        (0..2).map(|rank| work(checkpoints, version, rank, copies).expect("sealed")).collect();
     pending[0].wait(SHORT).expect("committed");
 }
 
@@ -52,7 +63,7 @@ fn assert_whole(checkpoints: &Checkpoints, version: u64) {
 fn child() {
     let Ok(order) = std::env::var("HAYATE_TEST_CHILD") else { return };
     let parts: Vec<&str> = order.split(' ').collect();
-    let [cluster, version, step] = parts[..] else { panic!("{order}") };
+    let [cluster, version, step, copies] = parts[..] else { panic!("{order}") };
     let (version, step): (u64, usize) = (version.parse().expect("a version"), step.parse().expect("a step"));
     let client = Client::connect(ClientConfig::load(cluster.as_ref()).expect("cluster")).expect("connect");
     let count = AtomicUsize::new(0);
@@ -64,95 +75,128 @@ fn child() {
         }
         Ok(())
     }));
-    work(&checkpoints, version, 1).expect("sealed");
+    work(&checkpoints, version, 1, copies.parse().expect("a number")).expect("sealed");
+}
+
+/// A cluster with version 0, seen by a group of its own.
+fn start(copies: u8) -> (Cluster, Checkpoints) {
+    let cluster = Cluster::start(2);
+    let checkpoints = Checkpoints::open(cluster.client(), "/ckpt").expect("open").with_group("run 0");
+    save(&checkpoints, 0, copies);
+    (cluster, checkpoints)
+}
+
+/// What both ranks came to: rank 0, and rank 1, which has bad luck.
+fn both<T>(
+    seals: Seals,
+    zero: impl FnOnce() -> Result<Pending>,
+    one: impl FnOnce() -> T,
+) -> (Result<Pending>, T) {
+    if seals == Seals::First {
+        let one = one();
+        return (zero(), one);
+    }
+    (zero(), one())
 }
 
 #[test]
 fn a_rank_is_killed_at_every_boundary() {
-    let cluster = Cluster::start(2);
-    let dir = tempfile::tempdir().expect("a directory");
-    let file = dir.path().join("run").join("c.toml");
-    cluster.file().store(&file).expect("cluster file");
-    let checkpoints = Checkpoints::open(cluster.client(), "/ckpt").expect("open").with_group("run 0");
-    save(&checkpoints, 0);
-    let (mut step, mut old, mut fates) = (0, 0, [0, 0]);
-    loop {
-        step += 1;
-        let version = step as u64;
-        let ours = checkpoints.clone().with_group(&format!("run {version}"));
-        let pending = work(&ours, version, 0).expect("sealed");
-        let child = Command::new(std::env::current_exe().expect("this program"))
-            .args(["--exact", "child"])
-            .env("HAYATE_TEST_CHILD", format!("{} {version} {step}", file.display()))
-            .stdout(Stdio::null())
-            .status()
-            .expect("the child runs");
-        let heard = pending.wait(SHORT);
-        let latest = checkpoints.latest(SET).expect("latest").expect("there is always one");
-        assert_eq!(latest, if heard.is_ok() { version } else { old }, "step {step}: {heard:?}");
-        assert_whole(&checkpoints, latest);
-        assert_whole(&checkpoints, old);
-        if child.success() {
-            assert_eq!(latest, version);
-            break;
+    for (seals, copies) in CASES {
+        let (cluster, checkpoints) = start(copies);
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("run").join("c.toml");
+        cluster.file().store(&file).expect("cluster file");
+        let (mut step, mut old, mut fates) = (0, 0, [0, 0]);
+        loop {
+            step += 1;
+            let version = step as u64;
+            let ours = checkpoints.clone().with_group(&format!("run {version}"));
+            let run_child = || {
+                let mut child = Command::new(std::env::current_exe().expect("this program"));
+                child.args(["--exact", "child"]).stdout(Stdio::null());
+                child.env("HAYATE_TEST_CHILD", format!("{} {version} {step} {copies}", file.display()));
+                child.status().expect("the child runs").success()
+            };
+            let (pending, survived) = both(seals, || work(&ours, version, 0, copies), run_child);
+            let heard = pending.expect("sealed").wait(SHORT);
+            let what = format!("{seals:?}, {copies} copies, step {step}: {heard:?}");
+            let latest = checkpoints.latest(SET).expect("latest").expect("there is always one");
+            assert_eq!(latest, if heard.is_ok() { version } else { old }, "{what}");
+            assert_whole(&checkpoints, latest);
+            assert_whole(&checkpoints, old);
+            if survived {
+                assert_eq!(latest, version, "{what}");
+                break;
+            }
+            fates[usize::from(heard.is_ok())] += 1;
+            if let Err(verdict) = heard {
+                assert!(matches!(verdict, Error::Aborted { .. }), "{what}");
+                save(&checkpoints.clone().with_group("again"), version, copies);
+            }
+            assert_whole(&checkpoints, version);
+            assert_eq!(checkpoints.prune(SET, 2).expect("prune").len(), usize::from(step > 1), "{what}");
+            old = version;
         }
-        fates[usize::from(heard.is_ok())] += 1;
-        if let Err(verdict) = heard {
-            assert!(matches!(verdict, Error::Aborted { .. }), "step {step}: {verdict}");
-            save(&checkpoints.clone().with_group("again"), version);
-        }
-        assert_whole(&checkpoints, version);
-        assert_eq!(checkpoints.prune(SET, 2).expect("prune").len(), usize::from(step > 1));
-        old = version;
+        // Before the verdict the old version stays, after it the new one comes: both have been seen, where this rank has the verdict to write.
+        assert!(
+            fates[0] > 10 && (seals == Seals::First || fates[1] > 1),
+            "{seals:?}: {fates:?} of {step} steps"
+        );
     }
-    // Before the verdict the old version stays, after it the new one comes: both have been seen.
-    assert!(fates[0] > 10 && fates[1] > 1, "{fates:?} of {step} steps");
 }
 
 #[test]
 fn every_call_fails_once() {
-    let cluster = Cluster::start(2);
-    let checkpoints = Checkpoints::open(cluster.client(), "/ckpt").expect("open").with_group("run 0");
-    save(&checkpoints, 0);
-    let (mut step, mut old, mut failures) = (0, 0, 0);
-    loop {
-        step += 1;
-        let version = step as u64;
-        let ours = checkpoints.clone().with_group(&format!("run {version}"));
-        let count = Arc::new(AtomicUsize::new(0));
-        let counted = count.clone();
-        let failing = ours.clone().with_hook(Arc::new(move |kind| {
-            if counted.fetch_add(1, Ordering::Relaxed) + 1 != step {
-                return Ok(());
+    for (seals, copies) in CASES {
+        let (_cluster, checkpoints) = start(copies);
+        let (mut step, mut old, mut failures) = (0, 0, 0);
+        loop {
+            step += 1;
+            let version = step as u64;
+            let ours = checkpoints.clone().with_group(&format!("run {version}"));
+            let (failing, count) = failing(&ours, step);
+            let unlucky = || work(&failing, version, 1, copies);
+            let (first, second) = both(seals, || work(&ours, version, 0, copies), unlucky);
+            let heard = first.and_then(|pending| pending.wait(SHORT));
+            let second = second.and_then(|pending| pending.wait(SHORT));
+            let done = count.load(Ordering::Relaxed) < step;
+            let what = format!("{seals:?}, {copies} copies, step {step}: {heard:?}, {second:?}");
+            let latest = checkpoints.latest(SET).expect("latest").expect("there is always one");
+            if heard.is_ok() {
+                assert_eq!(latest, version, "{what}");
+                assert_whole(&checkpoints, version);
+            } else {
+                assert_eq!(latest, old, "{what}");
+                let error = second.expect_err("no rank believes that it is committed");
+                assert!([libc::ENOSPC, libc::EIO].contains(&error.errno()), "{what}");
+                failures += 1;
             }
-            let status = if kind == "write" { Status::NoSpace } else { Status::Io };
-            let (message, path) = (format!("{kind} fails"), None);
-            Err(Error::FileSystem(fs_client::Error::Status { status, message, path }))
-        }));
-        let first = work(&ours, version, 0).expect("sealed");
-        let second = work(&failing, version, 1).and_then(|pending| pending.wait(SHORT));
-        let done = count.load(Ordering::Relaxed) < step;
-        let heard = first.wait(SHORT);
-        let latest = checkpoints.latest(SET).expect("latest").expect("there is always one");
-        if heard.is_ok() {
-            assert_eq!(latest, version);
+            assert_whole(&checkpoints, old);
+            if done {
+                assert_eq!(latest, version, "{what}");
+                break;
+            }
+            if heard.is_err() {
+                save(&checkpoints.clone().with_group("again"), version, copies);
+            }
             assert_whole(&checkpoints, version);
-        } else {
-            assert_eq!(latest, old);
-            let error = second.expect_err("no rank believes that it is committed");
-            assert!([libc::ENOSPC, libc::EIO].contains(&error.errno()), "step {step}: {error}");
-            failures += 1;
+            old = version;
         }
-        assert_whole(&checkpoints, old);
-        if done {
-            assert_eq!(latest, version);
-            break;
-        }
-        if heard.is_err() {
-            save(&checkpoints.clone().with_group("again"), version);
-        }
-        assert_whole(&checkpoints, version);
-        old = version;
+        assert!(failures > 10, "{seals:?}: {failures} of {step} steps");
     }
-    assert!(failures > 10, "{failures} of {step} steps");
+}
+
+/// The same, whose `step`-th change fails, and how many there were.
+fn failing(ours: &Checkpoints, step: usize) -> (Checkpoints, Arc<AtomicUsize>) {
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = count.clone();
+    let failing = ours.clone().with_hook(Arc::new(move |kind| {
+        if counted.fetch_add(1, Ordering::Relaxed) + 1 != step {
+            return Ok(());
+        }
+        let status = if kind == "write" { Status::NoSpace } else { Status::Io };
+        let (message, path) = (format!("{kind} fails"), None);
+        Err(Error::FileSystem(fs_client::Error::Status { status, message, path }))
+    }));
+    (failing, count)
 }

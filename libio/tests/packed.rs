@@ -119,6 +119,24 @@ fn what_is_needed_stays_when_its_version_goes() {
     assert_eq!(versions.count(), 1, "marks of needs are gone");
 }
 
+/// A removed version whose files another one needs vanishes from sight, also where copies of its manifest said that it is there.
+#[test]
+fn a_needed_version_with_copies_vanishes_from_sight() {
+    let (_cluster, client, checkpoints) = start();
+    let options = Options { redundancy: Redundancy::Copies(1), ..incremental() };
+    for version in 1..=2 {
+        save(&checkpoints, version, &content(version), &options);
+    }
+    assert_eq!(checkpoints.prune(SET, 1).expect("prune"), [1]);
+    assert_eq!(checkpoints.versions(SET).expect("versions"), [2]);
+    assert_is(&checkpoints, 2, &content(2));
+    save(&checkpoints, 3, &noise(7), &options);
+    assert_eq!(checkpoints.prune(SET, 1).expect("prune"), [2]);
+    let left: Vec<_> =
+        client.read_dir("/ckpt/set/data").expect("list").map(|entry| entry.expect("entry").name).collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+}
+
 #[test]
 fn an_attempt_that_was_given_up_needs_nothing() {
     let (_cluster, client, checkpoints) = start();

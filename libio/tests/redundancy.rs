@@ -2,11 +2,13 @@
 //! damage is repaired; when more are lost, the newest version in the shared tier is used, or it is said who is missing. Method: a real cluster in this
 //! process; servers are ended, their stores deleted, and started again on nothing, or not at all. With processes and SIGKILL: `crates/cli/tests/ckpt.rs`.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use fs_client::{Client, ClientConfig, OpenOptions, Route, ServerId, Spot};
 use hayate_tests::{Cluster, ClusterOptions};
-use libio::{Checkpoints, Error, Level, Options, Redundancy};
+use libio::{Checkpoints, Error, Level, Options, Redundancy, State, Writer};
 
 const SET: &str = "set";
 const MIB: usize = 1 << 20;
@@ -87,6 +89,239 @@ fn lose(cluster: &mut Cluster, server: u16) {
     }
 }
 
+/// One rank of two that has written its part.
+fn written(checkpoints: &Checkpoints, version: u64, rank: u32, options: &Options) -> Writer {
+    let mut writer = checkpoints.begin_with(SET, version, rank, 2, options).expect("begin");
+    writer.write(&format!("field.{rank}"), &content(version, rank), 0).expect("write");
+    writer
+}
+
+/// Whichever server loses what rank 0 sealed: rank 1 must not commit the rest. Names are lost with most servers, and fail it as well; servers are tried until one
+/// is found whose loss only the number of its store tells.
+#[test]
+fn a_store_lost_before_the_last_rank_seals_ends_the_version() {
+    for redundancy in [Redundancy::None, COPY] {
+        let noticed = (0..8).cycle().take(40).any(|lost| {
+            let mut cluster = cluster(8);
+            let checkpoints = checkpoints(&cluster);
+            save(&checkpoints, 1, &with(COPY, "never"));
+            let options = with(redundancy, "never");
+            let [first, second] = [0, 1].map(|rank| written(&checkpoints, 2, rank, &options));
+            let pending = first.seal(true).expect("seal");
+            lose(&mut cluster, lost);
+            cluster.restart(lost);
+            let ended = second.seal(true).expect_err("what rank 0 sealed is gone");
+            assert!(!pending.test().is_ok_and(|committed| committed), "{redundancy:?}, server {lost}");
+            assert_eq!(checkpoints.latest(SET).expect("latest"), Some(1), "{redundancy:?}, server {lost}");
+            ended.to_string().contains("stores of servers")
+        });
+        assert!(noticed, "{redundancy:?}: no loss was found by the store's number");
+    }
+}
+
+/// Rank 0 has no copies, rank 1 has, and seals last: the version can spare no server.
+#[test]
+fn a_version_spares_what_its_weakest_rank_does() {
+    let mut cluster = cluster(4);
+    let checkpoints = checkpoints(&cluster);
+    save(&checkpoints, 1, &with(COPY, "never"));
+    let [first, second] = [(0, Redundancy::None), (1, COPY)]
+        .map(|(rank, how)| written(&checkpoints, 2, rank, &with(how, "never")));
+    let pending = first.seal(true).expect("seal");
+    second.seal(true).expect("seal").wait(PATIENCE).expect("committed");
+    assert!(pending.test().expect("test"));
+    lose(&mut cluster, 3);
+    cluster.restart(3);
+    assert_eq!(self::checkpoints(&cluster).latest(SET).expect("latest"), Some(1));
+}
+
+/// Version 2 is lost with any server, and its manifest may be there: version 1 is the only one to restart from, and stays.
+#[test]
+fn what_cannot_be_read_is_not_counted_as_kept() {
+    let mut pruned = 0;
+    for lost in 0..4 {
+        let mut cluster = cluster(4);
+        let before = checkpoints(&cluster);
+        save(&before, 1, &with(COPY, "never"));
+        save(&before, 2, &with(Redundancy::None, "never"));
+        lose(&mut cluster, lost);
+        cluster.restart(lost);
+        let after = checkpoints(&cluster);
+        // Directories may be lost, too: then there is nothing to prune, or it cannot be done.
+        pruned += u32::from(after.prune(SET, 1).is_ok_and(|removed| removed.is_empty()));
+        assert_eq!(after.latest(SET).expect("latest"), Some(1), "server {lost}");
+        assert_whole(&after, 1, &format!("server {lost}"));
+    }
+    assert!(pruned > 0);
+}
+
+/// Version 1 is in the shared tier, version 2 in tier 1 alone; each server in turn restarts, with all it had, while somebody asks.
+#[test]
+fn a_short_restart_sends_nobody_back() {
+    let mut cluster = cluster(4);
+    let before = checkpoints(&cluster);
+    save(&before, 1, &with(Redundancy::None, "close"));
+    before.wait(SET, 1, Level::Durable, PATIENCE).expect("durable");
+    save(&before, 2, &with(Redundancy::None, "never"));
+    for away in 1..4 {
+        // Made before: a new client would wait for a server itself.
+        let asks = checkpoints(&cluster);
+        cluster.stop(away);
+        let asked = std::thread::spawn(move || asks.latest(SET));
+        std::thread::sleep(Duration::from_millis(500)); // As long as the restart takes.
+        cluster.restart(away);
+        let answer = asked.join().expect("no panic");
+        assert_eq!(answer.expect("latest"), Some(2), "server {away}");
+    }
+}
+
+/// A file of the shared tier becomes what a server flushes that lost its share of it: of the same size, and zeros. As long as no store is lost the servers' word
+/// counts; then the bytes do.
+#[test]
+fn holes_are_not_durable() {
+    let mut cluster = cluster(4);
+    let before = checkpoints(&cluster);
+    for version in [1, 2] {
+        save(&before, version, &with(Redundancy::None, "close"));
+        before.wait(SET, version, Level::Durable, PATIENCE).expect("durable");
+    }
+    let data = cluster.tier().expect("a tier").join("deep/down/ckpt/set/data");
+    let attempts = std::fs::read_dir(data).expect("list").map(|entry| entry.expect("entry").path());
+    let newest = attempts.max().expect("two").join("r1/0");
+    let mut bytes = std::fs::read(&newest).expect("read");
+    assert!(bytes == content(2, 1));
+    bytes[MIB..2 * MIB].fill(0);
+    std::fs::write(&newest, bytes).expect("write");
+    lose(&mut cluster, 3);
+    cluster.restart(3);
+    let after = checkpoints(&cluster);
+    assert_eq!(after.latest(SET).expect("latest"), Some(1));
+    assert_ne!(after.state(SET, 2).expect("state"), State::Durable);
+    assert_whole(&after, 1, "the whole one");
+}
+
+/// What is offered from copies alone is shown, failed and removed as any other. All of its names are taken away by hand.
+#[test]
+fn what_only_copies_have_can_be_failed_and_removed() {
+    let cluster = cluster(3);
+    let (checkpoints, client) = (checkpoints(&cluster), cluster.client());
+    for version in [1, 2] {
+        save(&checkpoints, version, &with(COPY, "never"));
+        let name = format!("{version:020}");
+        client.remove_file(format!("/deep/down/ckpt/set/versions/{name}")).expect("remove");
+        for entry in client.read_dir("/deep/down/ckpt/set/attempts").expect("list") {
+            let path = format!(
+                "/deep/down/ckpt/set/attempts/{}",
+                String::from_utf8_lossy(&entry.expect("entry").name)
+            );
+            client.remove_file(path).expect("remove");
+        }
+        assert_eq!(checkpoints.latest(SET).expect("latest"), Some(version));
+        assert_eq!(checkpoints.state(SET, version).expect("state"), State::Committed);
+    }
+    checkpoints.pin(SET, 2, true).expect("pin");
+    assert!(checkpoints.list(SET).expect("list")[1].pinned);
+    checkpoints.finish(SET, 2, false).expect("remembered");
+    // The mark in the namespace may be lost as well.
+    for entry in client.read_dir("/deep/down/ckpt/set/versions").expect("list") {
+        let path =
+            format!("/deep/down/ckpt/set/versions/{}", String::from_utf8_lossy(&entry.expect("entry").name));
+        client.remove_file(path).expect("remove");
+    }
+    assert_eq!(checkpoints.state(SET, 2).expect("state"), State::Failed);
+    assert_eq!(checkpoints.latest(SET).expect("latest"), Some(1));
+    checkpoints.remove(SET, 2).expect("remove");
+    save(&checkpoints, 2, &with(COPY, "never"));
+    assert_eq!(checkpoints.latest(SET).expect("latest"), Some(2), "the mark went, too");
+    assert_whole(&checkpoints, 2, "written again");
+}
+
+/// Somebody removes a sealed version just before its rank makes it visible, and perhaps writes it again. Nothing of the removed one stays, and all of the
+/// new one does.
+#[test]
+fn removal_before_publication_leaves_nothing() {
+    for again in [false, true] {
+        let cluster = cluster(3);
+        let (other, client) = (checkpoints(&cluster), cluster.client());
+        save(&other, 1, &with(COPY, "never"));
+        let (remover, once) = (other.clone(), AtomicBool::new(false));
+        let slow = other.clone().with_hook(Arc::new(move |kind| {
+            let sealed = kind == "rename" && matches!(remover.state(SET, 2), Ok(State::Sealed));
+            if sealed && !once.swap(true, Ordering::Relaxed) {
+                remover.remove(SET, 2).expect("remove");
+                if again {
+                    save(&remover, 2, &with(COPY, "never"));
+                }
+            }
+            Ok(())
+        }));
+        let mut writer = slow.begin_with(SET, 2, 0, 1, &with(COPY, "never")).expect("begin");
+        writer.write("field.0", &[1; 10], 0).expect("write");
+        let ended = writer.commit(true).expect_err("it was removed");
+        assert!(matches!(ended, Error::VersionExists { .. } | Error::Aborted { .. }), "{ended}");
+        let newest = if again { 2 } else { 1 };
+        assert_eq!(other.latest(SET).expect("latest"), Some(newest));
+        assert_whole(&other, newest, "after a removal");
+        let kept = client.vault_list_all("ckpt /deep/down/ckpt/set\nm/").expect("list");
+        let manifests: usize = kept.into_iter().map(|(_, kept)| kept.expect("it answers").1.len()).sum();
+        assert_eq!(manifests, 2 * newest as usize, "copies of manifests");
+    }
+}
+
+/// A server of the parity's and one of the data's are away: each is asked once, and not for each of a hundred blocks.
+#[test]
+fn silent_servers_are_asked_once() {
+    let mut cluster = cluster(5);
+    let before = checkpoints(&cluster);
+    let data: Vec<u8> = (0..60 * MIB).map(|at| (at * 31 + (at >> 9)) as u8).collect();
+    let mut writer = before.begin_with(SET, 1, 0, 1, &with(DOUBLE, "never")).expect("begin");
+    writer.write("field.0", &data, 0).expect("write");
+    writer.commit(true).expect("commit");
+    let spots = spots(&cluster.client());
+    let away: Vec<u16> = spots.iter().map(|spot| spot.server.0).filter(|server| *server > 0).collect();
+    let (first, last) = (away[0], away[away.len() - 1]);
+    let snapshot = before.snapshot(SET, 1).expect("snapshot");
+    snapshot.regions().expect("the seals");
+    for server in [first, last] {
+        cluster.stop(server);
+    }
+    let began = Instant::now();
+    let mut found = vec![0; data.len()];
+    snapshot.read("field.0", 0, &mut found).expect("read");
+    assert!(found == data);
+    // Asked for each stripe it would be half a minute and more, if being away takes a second to notice.
+    assert!(began.elapsed() < PATIENCE / 2, "{:?}", began.elapsed());
+}
+
+/// Six servers on three hosts, as the clients' cluster file has it: with a copy on another host, the loss of a host is one loss, and that of servers of two is two.
+#[test]
+fn losses_are_counted_by_hosts() {
+    for (lost, survives) in [([2, 3], true), ([1, 2], false)] {
+        let mut cluster = cluster(6);
+        let on_hosts = |cluster: &Cluster| {
+            let mut config = ClientConfig::new(cluster.file().clone());
+            for (at, member) in config.cluster.members.iter_mut().enumerate() {
+                member.host = format!("host{}", at / 2);
+            }
+            config.timeout = Duration::from_secs(5);
+            let client = Client::connect(config).expect("connect");
+            Checkpoints::open(client, "/deep/down/ckpt").expect("open").with_group("first")
+        };
+        save(&on_hosts(&cluster), 1, &with(COPY, "never"));
+        for server in lost {
+            lose(&mut cluster, server);
+            cluster.restart(server);
+        }
+        let after = on_hosts(&cluster);
+        if survives {
+            assert_eq!(after.latest(SET).expect("latest"), Some(1), "{lost:?}");
+            assert_whole(&after, 1, "a host is lost");
+        } else {
+            assert!(!matches!(after.latest(SET), Ok(Some(_))), "{lost:?}");
+        }
+    }
+}
+
 /// Each server in turn loses everything, is away, and comes back with nothing.
 fn any_one_is_lost(servers: u16, redundancy: Redundancy) {
     for lost in 0..servers {
@@ -156,16 +391,25 @@ fn more_lost_than_spared_falls_back() {
 
 #[test]
 fn with_nothing_left_it_is_said_who_is_missing() {
-    let mut cluster = cluster(3);
+    let mut cluster = cluster(4);
     save(&checkpoints(&cluster), 1, &with(COPY, "never"));
-    for server in [1, 2] {
+    let kept = cluster.client().vault_list_all("ckpt /deep/down/ckpt/set\nm/").expect("list");
+    let has = |found: &(ServerId, fs_client::Result<fs_client::Kept>)| {
+        !found.1.as_ref().expect("it answers").1.is_empty()
+    };
+    let (with_copy, others): (Vec<_>, Vec<_>) = kept.into_iter().partition(has);
+    assert_eq!((with_copy.len(), others.len()), (2, 2));
+    // The other copy of the manifest says what there was.
+    let mut lost = [with_copy[0].0.0, others[0].0.0];
+    lost.sort_unstable();
+    for server in lost {
         lose(&mut cluster, server);
         cluster.restart(server);
     }
-    // Servers 1 and 2 may have had the manifest and all its copies: then there is nothing to be said.
     match checkpoints(&cluster).latest(SET) {
-        Ok(None) => {}
-        Err(Error::Lost { version: 1, servers, .. }) => assert_eq!(servers, "1, 2"),
+        Err(Error::Lost { version: 1, servers, .. }) => {
+            assert_eq!(servers, lost.map(|server| server.to_string()).join(", "));
+        }
         other => panic!("{other:?}"),
     }
 }

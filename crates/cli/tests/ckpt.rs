@@ -67,16 +67,26 @@ fn a_server_is_killed_and_its_store_deleted() {
         sandbox.up(&["--nodes", "4"]);
         let before = checkpoints(&sandbox);
         save(&before, 1, redundancy, "close");
-        // A second version is being written when the server dies.
-        let options = Options { redundancy, ..Options::default() };
-        let mut open = before.begin_with(SET, 2, 0, 2, &options).unwrap();
-        open.write("field.0", &content(2, 0), 0).unwrap();
+        // Of a second version rank 0 has sealed its part when the server dies. It comes back with nothing before rank 1 seals.
+        let options = Options { redundancy, flush: Some("never".to_owned()), ..Options::default() };
+        let [first, second] = [0, 1].map(|rank| {
+            let mut writer = before.begin_with(SET, 2, rank, 2, &options).unwrap();
+            writer.write(&format!("field.{rank}"), &content(2, rank), 0).unwrap();
+            writer
+        });
+        let pending = first.seal(true).unwrap();
         kill_and_wipe(&sandbox, victim);
         assert_eq!(checkpoints(&sandbox).latest(SET).unwrap(), Some(1), "{redundancy:?}");
         assert_whole(&checkpoints(&sandbox), 1);
-        // Rank 1 never comes, and rank 0 may or may not reach what it needs: the old version stays the newest.
-        drop(open.seal(true));
+        // As after the exchange of a disk: the place is there, and empty.
+        for store in sandbox.members("stores")[victim].as_array().unwrap() {
+            fs::create_dir_all(store.as_str().unwrap()).unwrap();
+        }
+        sandbox.ok(&["up", "--restart"]);
+        assert!(second.seal(true).is_err(), "{redundancy:?}: what rank 0 sealed is gone");
+        assert!(!pending.test().is_ok_and(|committed| committed), "{redundancy:?}");
         assert_eq!(checkpoints(&sandbox).latest(SET).unwrap(), Some(1), "{redundancy:?}");
+        assert_whole(&checkpoints(&sandbox), 1);
     }
 }
 
@@ -163,5 +173,15 @@ fn the_command_shows_checks_and_exports() {
     let field = format!("h:/checkpoints/set/data/{attempt}/r1/0");
     sandbox.ok(&["cp", &sandbox.word("wrong"), &field]);
     sandbox.fails(3, &["ckpt", "verify", SET], &["not whole: set 4"]);
+    // Also of one that is not offered any more.
+    let manifest = format!("h:/checkpoints/set/versions/{:020}", 4);
+    sandbox.ok(&["cp", &sandbox.word("wrong"), &manifest]);
+    sandbox.fails(3, &["ckpt", "verify", SET], &["not whole: set 4"]);
+    // Its number is free once it is removed.
+    assert!(checkpoints.begin(SET, 4, 0, 1).is_err());
+    sandbox.ok(&["ckpt", "remove", SET, "4"]);
+    // A client of its own: the other one may remember the name for a while.
+    save(&self::checkpoints(&sandbox), 4, Redundancy::None, "never");
+    sandbox.fails(1, &["ckpt", "remove", SET, "9"], &["version 9"]);
     sandbox.ok(&["down", "--discard"]);
 }

@@ -31,17 +31,22 @@ pub async fn put(worker: &Rc<Worker>, context: &Context, request: VaultPut) -> O
 }
 
 /// A page of objects.
-#[allow(clippy::unused_async)] // One signature for all operations.
 pub async fn list(worker: &Rc<Worker>, _: &Context, request: VaultList) -> OpResult<VaultPage> {
     let (kv, vault) = (&**worker.node.namespace.kv(), &worker.node.vault);
+    let store = vault.store(kv)?;
+    if !vault.is_settled() {
+        if worker.node.syncs_device() {
+            crate::sync::group_sync(&worker.node).await?;
+        }
+        vault.settle();
+    }
     let found = vault.list(kv, &request.prefix, &request.after, PAGE)?;
     let end = found.len() < PAGE;
     let objects = found.into_iter().map(|(_, object)| object).collect();
-    Ok(VaultPage { store: vault.store(kv)?, objects, end })
+    Ok(VaultPage { store, objects, end })
 }
 
 /// Removes objects. The chunks go first: an object without chunks is found again, chunks without an object would not be.
-#[allow(clippy::unused_async)]
 pub async fn remove(worker: &Rc<Worker>, context: &Context, request: VaultDrop) -> OpResult<()> {
     if request.prefix.is_empty() {
         return Err(OpError::new(Status::Invalid, "all objects are not removed at once"));
@@ -56,5 +61,7 @@ pub async fn remove(worker: &Rc<Worker>, context: &Context, request: VaultDrop) 
         let inos: Vec<InodeId> = some.iter().map(|(_, object)| object.ino).collect();
         worker.node.store.remove(&inos)?;
         vault.forget(kv, &context.caller, &some)?;
+        // Others have their turn between two pages.
+        tokio::task::yield_now().await;
     }
 }

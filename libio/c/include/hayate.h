@@ -185,7 +185,7 @@ int hayate_ckpt_open(int fs,
                      const char *group,
                      const char *mount);
 
-// Gives the number back. Versions that are being written go on.
+// Gives the number back, and forgets registered memory. Versions that are being written go on.
 int hayate_ckpt_close(int ckpt);
 
 // Registers memory that lies at byte `offset` of region `name`: hayate_ckpt_write_all writes it, hayate_ckpt_read_all reads it. It stays the
@@ -214,7 +214,8 @@ int64_t hayate_ckpt_write(int writer, const char *name, const void *buffer, size
 // Writes all registered memory; answers how many bytes.
 int64_t hayate_ckpt_write_all(int writer);
 
-// A path for a program that writes region `name` itself, with a zero behind it; answers its length. The file must be closed before the commit.
+// A path for a program that writes region `name` itself, with a zero behind it; answers its length. The file must be closed before the commit. With `-ERANGE`
+// call it again, with more room.
 int64_t hayate_ckpt_route(int writer,
                           const char *name,
                           char *path,
@@ -285,6 +286,12 @@ int hayate_ckpt_finish(int ckpt, const char *set, uint64_t version, int ok);
 
 // Says that a version is never pruned, or that it may be.
 int hayate_ckpt_pin(int ckpt, const char *set, uint64_t version, int pinned);
+
+// Removes one version, whichever it is: one that failed, is damaged or lost, say, whose number is to be written again. `-EBUSY` if the shared tier still has it
+// after 20 s.
+int hayate_ckpt_remove(int ckpt,
+                       const char *set,
+                       uint64_t version);
 
 // Removes all but the newest `keep` complete versions, those that are pinned, and the newest durable one. Answers how many went.
 int hayate_ckpt_prune(int ckpt,

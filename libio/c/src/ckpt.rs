@@ -1,9 +1,10 @@
 //! Checkpoints: the functions of `libio`.
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, c_char, c_int, c_void};
 use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -99,6 +100,8 @@ enum Stage {
 pub struct CkptWriter {
     of: Arc<Ckpt>,
     stage: Mutex<Stage>,
+    /// Paths of routed regions that there was no room for: the region is made, so the path must not be lost.
+    routed: Mutex<BTreeMap<String, PathBuf>>,
 }
 
 impl From<libio::Error> for Failure {
@@ -152,12 +155,22 @@ impl Ckpt {
         if let Some((of, snapshot)) = &*read
             && of == set
             && snapshot.version() == version
+            && snapshot.is_current()
         {
             return Ok(snapshot.clone());
         }
         let snapshot = Arc::new(self.checkpoints.snapshot(set, version)?);
         *read = Some((set.to_owned(), snapshot.clone()));
         Ok(snapshot)
+    }
+
+    /// Does something with a version. If that fails the version is opened anew the next time.
+    fn reading<T>(&self, set: &str, version: u64, work: impl FnOnce(&Snapshot) -> Result<T>) -> Result<T> {
+        let done = work(&*self.snapshot(set, version)?);
+        if done.is_err() {
+            *locked(&self.read) = None;
+        }
+        done
     }
 }
 
@@ -191,10 +204,14 @@ pub unsafe extern "C" fn hayate_ckpt_open(
     })
 }
 
-/// Gives the number back. Versions that are being written go on.
+/// Gives the number back, and forgets registered memory. Versions that are being written go on.
 #[unsafe(no_mangle)]
 pub extern "C" fn hayate_ckpt_close(ckpt: c_int) -> c_int {
-    call(|| tables().ckpts.take(ckpt).map(|_| 0))
+    call(|| {
+        // Writers outlive it, and what was registered need not be there any more.
+        locked(&tables().ckpts.take(ckpt)?.memory).clear();
+        Ok(0)
+    })
 }
 
 /// Registers memory that lies at byte `offset` of region `name`: hayate_ckpt_write_all writes it, hayate_ckpt_read_all reads it. It stays the
@@ -255,7 +272,11 @@ pub unsafe extern "C" fn hayate_ckpt_begin(
         // SAFETY: the caller's promise.
         let (set, options) = unsafe { (text(set, "set")?, read_options(options)?) };
         let writer = of.checkpoints.begin_with(set, version, rank, nranks, &options)?;
-        tables().writers.add(CkptWriter { of, stage: Mutex::new(Stage::Writing(Box::new(writer))) })
+        tables().writers.add(CkptWriter {
+            of,
+            stage: Mutex::new(Stage::Writing(Box::new(writer))),
+            routed: Mutex::default(),
+        })
     })
 }
 
@@ -299,7 +320,8 @@ pub unsafe extern "C" fn hayate_ckpt_write_all(writer: c_int) -> i64 {
     })
 }
 
-/// A path for a program that writes region `name` itself, with a zero behind it; answers its length. The file must be closed before the commit.
+/// A path for a program that writes region `name` itself, with a zero behind it; answers its length. The file must be closed before the commit. With `-ERANGE`
+/// call it again, with more room.
 ///
 /// # Safety
 /// `name` is a string, `path` has `size` bytes.
@@ -313,8 +335,14 @@ pub unsafe extern "C" fn hayate_ckpt_route(
     call(|| {
         // SAFETY: the caller's promise.
         let (name, room) = unsafe { (text(name, "region's name")?, arguments::output(path.cast(), size)?) };
-        let routed = tables().writers.get(writer)?.with(|writer| Ok(writer.route(name)?))?;
-        copy_string(routed.as_os_str().as_bytes(), room, "path")
+        let writer = tables().writers.get(writer)?;
+        let kept = locked(&writer.routed).remove(name);
+        let path = kept.map_or_else(|| writer.with(|writer| Ok(writer.route(name)?)), Ok)?;
+        let copied = copy_string(path.as_os_str().as_bytes(), room, "path");
+        if copied.is_err() {
+            locked(&writer.routed).insert(name.to_owned(), path);
+        }
+        copied
     })
 }
 
@@ -469,7 +497,7 @@ pub unsafe extern "C" fn hayate_ckpt_size(
         let ckpt = tables().ckpts.get(ckpt)?;
         // SAFETY: the caller's promise.
         let (set, name) = unsafe { (text(set, "set")?, text(name, "region's name")?) };
-        Ok(ckpt.snapshot(set, version)?.size(name)? as i64)
+        ckpt.reading(set, version, |snapshot| Ok(snapshot.size(name)? as i64))
     })
 }
 
@@ -493,7 +521,7 @@ pub unsafe extern "C" fn hayate_ckpt_read(
         let (set, name) = unsafe { (text(set, "set")?, text(name, "region's name")?) };
         // SAFETY: the caller's promise.
         let room = unsafe { arguments::output(buffer, size) }?;
-        Ok(ckpt.snapshot(set, version)?.read(name, offset, room)? as i64)
+        ckpt.reading(set, version, |snapshot| Ok(snapshot.read(name, offset, room)? as i64))
     })
 }
 
@@ -506,22 +534,26 @@ pub unsafe extern "C" fn hayate_ckpt_read_all(ckpt: c_int, set: *const c_char, v
     call(|| {
         let ckpt = tables().ckpts.get(ckpt)?;
         // SAFETY: the caller's promise.
-        let snapshot = ckpt.snapshot(unsafe { text(set, "set") }?, version)?;
+        let set = unsafe { text(set, "set") }?;
         let all = locked(&ckpt.memory).clone();
-        let mut bytes = 0;
-        for memory in all {
+        ckpt.reading(set, version, |snapshot| {
             // SAFETY: the caller's promise, here and at the registration.
-            let room = unsafe { arguments::output(memory.address as *mut c_void, memory.bytes) }?;
-            let read = snapshot.read(&memory.name, memory.offset, room)?;
-            if read < room.len() {
-                let words =
-                    format!("region {:?} has {read} bytes where {} are registered", memory.name, room.len());
-                return Err(Failure::new(libc::EINVAL, words));
-            }
-            bytes += read as i64;
-        }
-        Ok(bytes)
+            all.iter().map(|memory| unsafe { restore(snapshot, memory) }).sum()
+        })
     })
+}
+
+/// # Safety
+/// The memory is there, and nobody else uses it meanwhile.
+unsafe fn restore(snapshot: &Snapshot, memory: &Memory) -> Result<i64> {
+    // SAFETY: the caller's promise.
+    let room = unsafe { arguments::output(memory.address as *mut c_void, memory.bytes) }?;
+    let (read, expected) = (snapshot.read(&memory.name, memory.offset, room)?, memory.bytes);
+    if read == expected {
+        return Ok(read as i64);
+    }
+    let words = format!("region {:?} has {read} bytes where {expected} are registered", memory.name);
+    Err(Failure::new(libc::EINVAL, words))
 }
 
 /// The `index`-th region of a version, by name: 1, its name with a zero behind it, and its size; or 0 if there are no more.
@@ -542,7 +574,7 @@ pub unsafe extern "C" fn hayate_ckpt_region(
         let ckpt = tables().ckpts.get(ckpt)?;
         // SAFETY: the caller's promise.
         let (set, room) = unsafe { (text(set, "set")?, arguments::output(name.cast(), size)?) };
-        let regions = ckpt.snapshot(set, version)?.regions()?;
+        let regions = ckpt.reading(set, version, |snapshot| Ok(snapshot.regions()?))?;
         let Some(region) = regions.get(index) else { return Ok(0) };
         copy_string(region.name.as_bytes(), room, "region's name")?;
         // SAFETY: the caller's promise.
@@ -584,6 +616,20 @@ pub unsafe extern "C" fn hayate_ckpt_pin(
         let ckpt = tables().ckpts.get(ckpt)?;
         // SAFETY: the caller's promise.
         Ok(ckpt.checkpoints.pin(unsafe { text(set, "set") }?, version, pinned != 0).map(|()| 0)?)
+    })
+}
+
+/// Removes one version, whichever it is: one that failed, is damaged or lost, say, whose number is to be written again. `-EBUSY` if the shared tier still has it
+/// after 20 s.
+///
+/// # Safety
+/// `set` is a string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hayate_ckpt_remove(ckpt: c_int, set: *const c_char, version: u64) -> c_int {
+    call(|| {
+        let ckpt = tables().ckpts.get(ckpt)?;
+        // SAFETY: the caller's promise.
+        Ok(ckpt.checkpoints.remove(unsafe { text(set, "set") }?, version).map(|()| 0)?)
     })
 }
 

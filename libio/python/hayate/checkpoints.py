@@ -59,6 +59,7 @@ _declare("hayate_ckpt_read", c_int64, c_int, c_char_p, c_uint64, c_char_p, c_voi
 _declare("hayate_ckpt_region", c_int, c_int, c_char_p, c_uint64, c_size_t, c_void_p, c_size_t, POINTER(c_uint64))
 _declare("hayate_ckpt_finish", c_int, c_int, c_char_p, c_uint64, c_int)
 _declare("hayate_ckpt_pin", c_int, c_int, c_char_p, c_uint64, c_int)
+_declare("hayate_ckpt_remove", c_int, c_int, c_char_p, c_uint64)
 _declare("hayate_ckpt_prune", c_int, c_int, c_char_p, c_size_t)
 _declare("hayate_ckpt_list", c_int64, c_int, c_char_p, POINTER(_InfoRecord), c_size_t)
 _declare("hayate_ckpt_advise", c_int, c_double, c_double, c_double, c_double, c_double, POINTER(_AdviceRecord))
@@ -219,6 +220,10 @@ class Checkpoints:
     def pin(self, set, version, pinned=True):
         """Says that a version is never pruned, or that it may be."""
         lib.hayate_ckpt_pin(self._open_number(), set.encode(), version, bool(pinned))
+
+    def remove(self, set, version):
+        """Removes one version, whichever it is: one that failed or is damaged, say, whose number is to be written again."""
+        lib.hayate_ckpt_remove(self._open_number(), set.encode(), version)
 
     def prune(self, set, keep=1):
         """Removes all but the newest `keep` complete versions, pinned ones and the newest durable one; answers how many went."""

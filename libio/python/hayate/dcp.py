@@ -31,7 +31,7 @@ from torch.distributed.checkpoint.planner import LoadItemType, WriteItemType
 from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
 
-from .checkpoints import Checkpoints
+from .checkpoints import Checkpoints, State
 
 #: The region with what the coordinator knows; each rank's data are in a region of its own.
 _METADATA = "metadata"
@@ -144,10 +144,12 @@ class HayateWriter(_Storage, StorageWriter):
     def prepare_global_plan(self, plans):
         """As the coordinator: chooses the version, and a group that no other attempt has."""
         checkpoints, name = _opened(self.set_path, self.fs)
-        there = checkpoints.versions(name)
+        # A version that failed or is on its way is none to restart from, but its number is taken.
+        free = (State.OPEN, State.ABORTED)
+        there = [info.version for info in checkpoints.list(name) if info.state not in free]
         version = self.version if self.version is not None else max(there, default=-1) + 1
         if version in there:
-            raise FileExistsError(17, "this version is committed: use another number", f"{self.set_path} version {version}")
+            raise FileExistsError(17, "this version was committed: use another number, or remove it", f"{self.set_path} version {version}")
         group, nranks = uuid.uuid4().hex, len(plans) + 1
         attempts = [_Attempt(version, group, rank, nranks) for rank in range(nranks)]
         self._attempt = attempts[-1]

@@ -151,6 +151,17 @@ def test_keeping_house(checkpoints):
         checkpoints.begin("bad/name", 1)
 
 
+def test_a_number_is_free_once_its_version_is_removed(checkpoints):
+    for _ in range(2):
+        with checkpoints.begin("remove", 3, 0, 1) as writer:
+            writer.write("x", b"x")
+        checkpoints.finish("remove", 3, False)
+        with pytest.raises(FileExistsError):
+            checkpoints.begin("remove", 3, 0, 1)
+        checkpoints.remove("remove", 3)
+    assert checkpoints.list("remove") == []
+
+
 def test_servers_make_it_durable(fs, checkpoints):
     checkpoints.save("s", 1, {"a": os.urandom(100_000)}, flush="close")
     try:

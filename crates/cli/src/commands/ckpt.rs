@@ -5,7 +5,7 @@ use crate::error::{CliError, Result, cannot, failed};
 use crate::table::Table;
 use crate::{out, side, size};
 use clap::{Args, Subcommand};
-use libio::{Checkpoints, Snapshot, VersionInfo};
+use libio::{Checkpoints, Snapshot, State, VersionInfo};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -42,7 +42,7 @@ enum CkptCommand {
     Verify {
         /// The set
         set: String,
-        /// The version [default: all that can be restarted from]
+        /// The version [default: all that were committed, also those that are not offered any more]
         version: Option<u64>,
     },
     /// Remove old versions; pinned ones, and the newest that is durable, stay
@@ -52,6 +52,13 @@ enum CkptCommand {
         /// How many of the newest complete versions to keep
         #[arg(long, value_name = "N")]
         keep: usize,
+    },
+    /// Remove one version, whichever it is: one that failed, is damaged or lost, and whose number is to be written again
+    Remove {
+        /// The set
+        set: String,
+        /// The version
+        version: u64,
     },
     /// Keep a version whatever is pruned
     Pin {
@@ -84,6 +91,7 @@ pub fn run(global: &Global, args: &CkptArgs) -> Result<()> {
         CkptCommand::Show { set, version } => show(&checkpoints, set, *version),
         CkptCommand::Verify { set, version } => verify(&checkpoints, set, *version),
         CkptCommand::Prune { set, keep } => prune(&checkpoints, set, *keep),
+        CkptCommand::Remove { set, version } => checkpoints.remove(set, *version).map_err(failed),
         CkptCommand::Pin { set, version, off } => checkpoints.pin(set, *version, !off).map_err(failed),
         CkptCommand::Export { set, version, dir } => export(&checkpoints, set, *version, dir),
     }
@@ -140,7 +148,13 @@ fn show(checkpoints: &Checkpoints, set: &str, version: Option<u64>) -> Result<()
 fn verify(checkpoints: &Checkpoints, set: &str, version: Option<u64>) -> Result<()> {
     let versions = match version {
         Some(version) => vec![version],
-        None => checkpoints.versions(set).map_err(failed)?,
+        // Not only those that would be offered: whether one of them should be is the question.
+        None => {
+            let all = checkpoints.list(set).map_err(failed)?;
+            let committed =
+                |info: &VersionInfo| info.state >= State::Committed || info.state == State::Failed;
+            all.iter().filter(|info| committed(info)).map(|info| info.version).collect()
+        }
     };
     let mut damaged = Vec::new();
     for version in versions {

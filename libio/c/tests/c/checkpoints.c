@@ -84,7 +84,8 @@ static void routed(int fs, int ckpt)
 {
     char path[4096];
     int writer = hayate_ckpt_begin(ckpt, "state", 2, 0, 1, NULL);
-    FAILS(ERANGE, hayate_ckpt_route(writer, "x", path, 3));
+    FAILS(ERANGE, hayate_ckpt_route(writer, "out", path, 3));
+    FAILS(ERANGE, hayate_ckpt_route(writer, "out", path, 3)); /* The region is made once, however often. */
     int64_t length = hayate_ckpt_route(writer, "out", path, sizeof path);
     CHECK(length > 0 && strlen(path) == (size_t)length);
     GIVES(5, hayate_put(fs, path, "hello", 5, 0600));
@@ -135,6 +136,20 @@ int main(int argc, char **argv)
     GIVES(0, hayate_ckpt_finish(ckpt, "heat", 3, 0));
     GIVES(1, hayate_ckpt_latest(ckpt, "heat", 0, &version));
     CHECK(version == 2);
+    FAILS(EEXIST, hayate_ckpt_begin(ckpt, "heat", 3, 0, 2, NULL));
+    GIVES(0, hayate_ckpt_remove(ckpt, "heat", 3));
+    FAILS(ENOENT, hayate_ckpt_remove(ckpt, "heat", 3));
+    both_commit(ckpt, 3, &parity); /* The number is free, */
+    reads(ckpt, 3);                /* and what was read of it before is not what is read now. */
+    GIVES(0, hayate_ckpt_remove(ckpt, "heat", 3));
+    FAILS(ENOENT, hayate_ckpt_size(ckpt, "heat", 3, "plate"));
+    int shorter = hayate_ckpt_begin(ckpt, "heat", 3, 0, 1, NULL);
+    GIVES(1, hayate_ckpt_write(shorter, "plate", plate[0], 1, 0));
+    GIVES(0, hayate_ckpt_commit(shorter, 1));
+    GIVES(1, hayate_ckpt_size(ckpt, "heat", 3, "plate"));
+    GIVES(0, hayate_ckpt_remove(ckpt, "heat", 3));
+    both_commit(ckpt, 3, &parity);
+    GIVES(0, hayate_ckpt_finish(ckpt, "heat", 3, 0));
     GIVES(0, hayate_ckpt_pin(ckpt, "heat", 1, 1));
     hayate_ckpt_info_t infos[2];
     GIVES(4, hayate_ckpt_list(ckpt, "heat", infos, 2));
@@ -155,7 +170,14 @@ int main(int argc, char **argv)
     GIVES(0, hayate_ckpt_advise(3600, 10, 1, -1, 0, &advice));
     CHECK(advice.checkpoint == 0 && advice.stop == 0 && advice.next_s > 200 && advice.next_s < 300);
     FAILS(EINVAL, hayate_ckpt_advise(-1, 10, 1, -1, 0, &advice));
+    char *gone = malloc(100000);
+    CHECK(gone != NULL);
+    GIVES(0, hayate_ckpt_protect(ckpt, "gone", gone, 100000, 0));
+    int writer = hayate_ckpt_begin(ckpt, "state", 3, 0, 1, NULL);
     GIVES(0, hayate_ckpt_close(ckpt));
+    free(gone);
+    GIVES(0, hayate_ckpt_write_all(writer)); /* What was registered need not be there any more. */
+    GIVES(0, hayate_ckpt_commit(writer, 1));
     FAILS(EBADF, hayate_ckpt_close(ckpt));
     GIVES(0, hayate_disconnect(fs));
     return 0;
