@@ -6,6 +6,7 @@
 //!
 //! Deliberately absent: anything that only clients need (caches, paths, retries), FUSE, and command-line handling.
 
+mod backing;
 mod boot;
 pub mod config;
 mod departed;

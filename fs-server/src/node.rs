@@ -11,6 +11,7 @@ use fs_net::{ClusterFile, NetCounters, ShareStats, Sharing};
 use fs_proto::{Partition, PartitionMap, ServerId, TimeNs};
 use tokio::sync::watch;
 
+use crate::backing::Backing;
 use crate::config::{Durability, ServerConfig};
 use crate::departed::Departed;
 use crate::executions::Executions;
@@ -49,6 +50,8 @@ pub struct Node {
     pub transactions: Transactions,
     /// Copies in the shared tier.
     pub flusher: Flusher,
+    /// What is only in the shared tier.
+    pub backing: Backing,
     /// What was asked, how often and for how long.
     pub counters: OpCounters,
     /// Messages, bytes and system calls of connections.
@@ -97,6 +100,7 @@ impl Node {
     pub fn new(parts: NodeParts) -> Self {
         let lease = Duration::from_millis(u64::from(parts.config.lock_lease_ms));
         Node {
+            backing: Backing::open(&**parts.namespace.kv(), parts.flusher.reads_tier()),
             config: parts.config,
             namespace: parts.namespace,
             store: parts.store,

@@ -23,7 +23,7 @@ use crate::metrics_page::MetricsPage;
 use crate::node::Node;
 use crate::transaction::recovery;
 use crate::worker::Worker;
-use crate::{flush, ops, reaper};
+use crate::{backing, flush, ops, reaper};
 
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// A connection to another server that was not used from one look to the next is closed.
@@ -199,6 +199,7 @@ async fn keep_house(
     }
     tokio::task::spawn_local(ops::setattr::finish_cuts(Rc::clone(&worker)));
     tokio::task::spawn_local(reaper::run(Rc::clone(&worker)));
+    tokio::task::spawn_local(backing::evict::run(Rc::clone(&worker)));
     tokio::task::spawn_local(tidy(Rc::clone(&worker)));
     tokio::select! {
         _ = terminate.recv() => tracing::info!("SIGTERM"),

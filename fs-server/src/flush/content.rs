@@ -22,6 +22,8 @@ use tokio::sync::watch;
 
 use super::outcome::{FlushResult, Stop};
 use super::parts;
+use crate::backing::claims::Use;
+use crate::backing::fetch;
 use crate::error::{OpError, OpResult};
 use crate::node::Node;
 use crate::ops::inline;
@@ -212,6 +214,7 @@ pub fn finish(
 /// A file whose chunks are all here, in one job: no message, one buffer.
 async fn small_file(worker: &Rc<Worker>, attr: &Attr, place: &Place, to: Destination) -> FlushResult<u64> {
     let node = &worker.node;
+    let mut copying = Copying::begin(worker, attr.ino, attr.size).await?;
     let mut buffer = buffer(node, attr.size.max(1)).await?;
     let (own, place, attr) = (Arc::clone(node), place.clone(), attr.clone());
     let fill = move |tier: &dyn Tier| {
@@ -228,7 +231,37 @@ async fn small_file(worker: &Rc<Worker>, attr: &Attr, place: &Place, to: Destina
         tier.set(&place, id, &to.attributes)?;
         Ok(id)
     };
-    Ok(node.flusher.on_tier(fill).await?)
+    let id = node.flusher.on_tier(fill).await?;
+    copying.is_done = true;
+    Ok(id)
+}
+
+/// Chunks of a file are being copied from here: all of them are here, and none is dropped meanwhile.
+struct Copying {
+    node: Arc<Node>,
+    ino: InodeId,
+    used: Option<Use>,
+    is_done: bool,
+}
+
+impl Copying {
+    async fn begin(worker: &Rc<Worker>, ino: InodeId, size: u64) -> FlushResult<Self> {
+        let node = Arc::clone(&worker.node);
+        let used = node.backing.enter(ino).await;
+        // What is written from now on is dirty again.
+        node.backing.evictor().note_copy(ino);
+        let copying = Copying { node, ino, used: used, is_done: false };
+        fetch::share(worker, copying.used.as_ref(), ino, size).await?;
+        Ok(copying)
+    }
+}
+
+impl Drop for Copying {
+    fn drop(&mut self) {
+        if !self.is_done {
+            self.node.backing.evictor().note_write(self.ino);
+        }
+    }
 }
 
 /// A buffer for a piece of a file, of at most [`PIECE`] bytes.
@@ -354,6 +387,7 @@ async fn write_share(worker: &Rc<Worker>, request: FlushChunks) -> FlushResult<F
         return parts::share(worker, request, which).await;
     }
     let (own, ino, size, layout) = (Arc::clone(node), request.ino, request.size, request.layout);
+    let mut copying = Copying::begin(worker, ino, size).await?;
     let (server, staging) = (request.server, request.staging.clone());
     let open = move |tier: &dyn Tier| {
         let chunks = chunks_here(&own, ino, size, layout)?;
@@ -363,6 +397,7 @@ async fn write_share(worker: &Rc<Worker>, request: FlushChunks) -> FlushResult<F
     };
     let (chunks, file) = node.flusher.on_tier(open).await?;
     if chunks.is_empty() {
+        copying.is_done = true;
         return Ok(FlushedShare { bytes: 0, receipt: Bytes::new() });
     }
     let bytes = chunks.len() as u64 * layout.chunk_bytes();
@@ -386,5 +421,6 @@ async fn write_share(worker: &Rc<Worker>, request: FlushChunks) -> FlushResult<F
         Ok(file.receipt())
     };
     let receipt = node.flusher.on_tier(close).await?;
+    copying.is_done = true;
     Ok(FlushedShare { bytes: written, receipt })
 }

@@ -51,11 +51,12 @@ pub async fn publish(job: &NameJob<'_>, entry: &EntryRecord) -> FlushResult<Tier
 }
 
 /// What is under the name, if it is a copy of this version: known from the name's record, or from the inode's home (after the
-/// name came from another server).
+/// name came from another server, or others put another copy there, which was taken over).
 async fn right_copy(job: &NameJob<'_>, inode: &InodeRecord) -> FlushResult<Option<TierEntry>> {
     let attr = &inode.attr;
-    if let Some(had) = job.had.as_ref().filter(|had| had.ino == attr.ino && had.is_settled()) {
-        return Ok((had.version == attr.version).then(|| had.clone()));
+    let had = job.had.as_ref().filter(|had| had.ino == attr.ino && had.is_settled());
+    if let Some(had) = had.filter(|had| had.version == attr.version) {
+        return Ok(Some(had.clone()));
     }
     let Some(at) = inode.tier.as_ref().filter(|at| at.version == attr.version && job.is_here(at)) else {
         return Ok(None);

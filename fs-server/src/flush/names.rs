@@ -130,6 +130,9 @@ async fn clear(job: &mut NameJob<'_>, wanted: Option<&EntryRecord>) -> FlushResu
     if wanted.is_some_and(|wanted| wanted.ino == had.ino) {
         return Ok(());
     }
+    if had.kind == FileKind::File && job.worker.node.flusher.reads_tier() {
+        remote::detach(job.worker, had.ino, job.parent, job.name).await?;
+    }
     if had.kind == FileKind::Directory {
         clear_directory(job, &had, wanted).await?;
     } else if wanted.is_none_or(|wanted| wanted.kind == FileKind::Directory) {

@@ -9,7 +9,7 @@ use fs_proto::msg::tier::{
     FlushAccount, FlushChunks, FlushInode, FlushList, FlushNote, FlushNow, FlushPage, FlushStatus,
     FlushedShare, TierForget, TierPath, TierPlace, TierState, TierView,
 };
-use fs_proto::record::{InodeRecord, Mutation, TierLocation};
+use fs_proto::record::{Backing, InodeRecord, Mutation, TierLocation};
 use fs_proto::{FileKind, InodeId, Status};
 
 use super::entry::TierEntry;
@@ -236,11 +236,24 @@ async fn take_over(node: &Node, ino: InodeId, published: TierLocation, bytes: u6
             }
             let counts = inode.attr.kind == FileKind::File
                 && inode.tier.as_ref().is_none_or(|known| known.version < published.version);
-            let change = [Mutation::SetTier { ino, tier: Some(published) }];
+            let mut change = vec![Mutation::SetTier { ino, tier: Some(published.clone()) }];
+            change.extend(backing_after(&inode, &published));
             let commit = |batch| namespace.commit_with(&change, batch);
             if counts { namespace.published().count(bytes, batch, commit) } else { commit(batch) }
         })
         .await
+}
+
+/// What becomes of a file's backing: a newer copy was made from all of its content, which is here then; attributes of the same copy have been set.
+fn backing_after(inode: &InodeRecord, published: &TierLocation) -> Option<Mutation> {
+    let (backed, attr) = (inode.backed.filter(|_| !inode.attr.is_dir())?, &inode.attr);
+    let is_newer = inode.tier.as_ref().is_none_or(|known| known.version < published.version);
+    let backed = match (is_newer, published.ctime == attr.ctime) {
+        (true, _) => None,
+        (false, true) => Some(Backing { mtime: attr.mtime, ..backed }),
+        (false, false) => return None,
+    };
+    Some(Mutation::SetBacked { ino: attr.ino, backed })
 }
 
 /// A directory that was removed while it moved in the tier: its entries there are found where it lies now.

@@ -3,13 +3,13 @@
 use std::rc::Rc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use fs_proto::msg::tier::{FlushNote, TierForget, TierPlace, TierState, TierView};
+use fs_proto::msg::tier::{DetachFile, FlushNote, TierForget, TierPlace, TierState, TierView};
 use fs_proto::placement::{entry_partition, name_hash};
 use fs_proto::record::{EntryRecord, TierLocation};
 use fs_proto::{InodeId, ServerId, Status};
 
 use super::ops;
-use super::outcome::FlushResult;
+use super::outcome::{FlushResult, Stop};
 use super::queue::FlushItem;
 use crate::error::OpResult;
 use crate::namespace::locks::{LockKey, LockSet, Mode};
@@ -40,6 +40,15 @@ async fn ask(worker: &Rc<Worker>, request: TierState) -> OpResult<TierView> {
         return ops::view(worker, request).await;
     }
     worker.ask_owner(request.ino.partition(), &request).await
+}
+
+/// A file's copy is about to go from this name: its home has everything fetched that somebody may read yet.
+pub async fn detach(worker: &Rc<Worker>, ino: InodeId, parent: InodeId, name: &Bytes) -> FlushResult<()> {
+    let request = DetachFile { ino, parent, name: name.clone() };
+    match worker.ask_owner(ino.partition(), &request).await {
+        Err(error) if error.status == Status::Retry => Err(Stop::Wait("what is read of it yet is fetched")),
+        outcome => Ok(outcome?),
+    }
 }
 
 /// Where a directory lies in the tier, also one that the namespace has no more.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use fs_proto::msg::chunk::TruncateChunks;
 use fs_proto::msg::inode::{SetTime, Setattr};
 use fs_proto::placement::chunk_partition;
-use fs_proto::record::{InodeRecord, Mutation};
+use fs_proto::record::{Backing, InodeRecord, Mutation};
 use fs_proto::{Attr, ChunkIndex, FileKind, InodeId, Placement, ServerId, Status, TimeNs};
 
 use super::publish::set_id_bits;
@@ -232,6 +232,7 @@ async fn resize(
     let mut batch = Batch::default();
     if cuts {
         changed.cut_version = changed.attr.version;
+        changed.backed = changed.backed.map(|backed| Backing { limit: backed.limit.min(size), ..backed });
     }
     let mut mutations = Vec::with_capacity(2);
     if current.attr.inline {

@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 use fs_proto::ServerId;
-use fs_server::tier::{Attributes, Base, Dir, Facts, Found, Make, Place, Tier, TierFile, TierResult};
+use fs_server::tier::{
+    Attributes, Base, Dir, Facts, Found, Make, Place, TakeListed, Tier, TierError, TierFile, TierResult,
+};
 
 /// Called before each call with its name, and with the name in its directory that it is about.
 pub type Hook = Box<dyn Fn(&'static str, &[u8]) -> TierResult<()> + Send + Sync>;
@@ -15,6 +17,8 @@ pub struct Fake<T> {
     pub before: Hook,
     /// After each call that succeeded: may turn it into a failure.
     pub after: Hook,
+    /// Listings fail after their first page.
+    pub cut_listings: bool,
 }
 
 impl<T: Tier> Fake<T> {
@@ -23,7 +27,7 @@ impl<T: Tier> Fake<T> {
         inner: T,
         before: impl Fn(&'static str, &[u8]) -> TierResult<()> + Send + Sync + 'static,
     ) -> Self {
-        Fake { inner, before: Box::new(before), after: Box::new(|_, _| Ok(())) }
+        Fake { inner, before: Box::new(before), after: Box::new(|_, _| Ok(())), cut_listings: false }
     }
 
     fn call<R>(
@@ -54,6 +58,21 @@ impl<T: Tier> Tier for Fake<T> {
     }
     fn look(&self, at: &Place) -> TierResult<Option<Found>> {
         self.call("look", &at.name, || self.inner.look(at))
+    }
+    fn list(&self, dir: &Dir, take: TakeListed<'_>) -> TierResult<()> {
+        let mut pages = 0;
+        let mut first = |page| {
+            pages += 1;
+            (pages == 1 || !self.cut_listings) && take(page)
+        };
+        self.call("list", b"", || self.inner.list(dir, &mut first))?;
+        if self.cut_listings && pages > 1 {
+            return Err(TierError::Failed("the connection broke".to_owned()));
+        }
+        Ok(())
+    }
+    fn read(&self, at: &Place, wanted: &Found, offset: u64, out: &mut [u8]) -> TierResult<()> {
+        self.call("read", &at.name, || self.inner.read(at, wanted, offset, out))
     }
     fn make(&self, at: &Place, what: &Make) -> TierResult<u64> {
         self.call("make", &at.name, || self.inner.make(at, what))

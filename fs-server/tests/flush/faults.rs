@@ -89,9 +89,8 @@ fn calls_that_fail_now_and_then_lose_nothing() {
         let hook = Arc::new(hook);
         let (before, after) = (Arc::clone(&hook), hook);
         Arc::new(Fake {
-            inner: tier,
-            before: Box::new(move |what, name| before(what, name)),
             after: Box::new(move |what, name| after(what, name)),
+            ..Fake::before(tier, move |what, name| before(what, name))
         })
     };
     let cluster = Cluster::start_with(2, 10_000, &wrap);
@@ -114,9 +113,9 @@ fn dying(tier: Posix, calls: &Arc<AtomicU64>, last: u64, after: bool) -> Arc<dyn
         }
     };
     if after {
-        Arc::new(Fake { inner: tier, before: Box::new(|_, _| Ok(())), after: Box::new(hook(true)) })
+        Arc::new(Fake { after: Box::new(hook(true)), ..Fake::before(tier, |_, _| Ok(())) })
     } else {
-        Arc::new(Fake { inner: tier, before: Box::new(hook(true)), after: Box::new(|_, _| Ok(())) })
+        Arc::new(Fake::before(tier, hook(true)))
     }
 }
 

@@ -9,6 +9,7 @@ mod adversity;
 mod controls;
 mod faults;
 mod policies;
+mod reading;
 mod renames;
 mod s3_adapter;
 mod s3_cluster;

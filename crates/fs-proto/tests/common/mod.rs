@@ -317,6 +317,13 @@ structs! {
     FlushInode { ino }
     FlushList { after }
     FlushPage { names, next }
+    TierSource { at, backing, layout }
+    FindSource { ino, look }
+    FetchChunk { ino, chunk, later }
+    EvictChunks { files, must }
+    EvictNow { bytes }
+    DetachFile { ino, parent, name }
+    FetchShare { ino }
     FlushNote { ino, name, had, forced }
     TierPlace { dir }
     TierForget { dir }
@@ -329,7 +336,8 @@ structs! {
     GetShard { dir }
 
     TierLocation { parent, name, version, ctime, tier_ino }
-    InodeRecord { attr, name, target, tier, cut_version }
+    Backing { size, mtime, limit }
+    InodeRecord { attr, name, target, tier, cut_version, backed }
     InlineRecord { crc, data }
     ShardRecord { dir, mode, uid, gid, layout, mtime, entries, subdirs }
     EntryRecord { ino, kind }
@@ -398,5 +406,7 @@ unions! {
         SetShardAttr { dir, mode, uid, gid, layout }
         PutInline { ino, content }
         DelInline { ino }
+        SetBacked { ino, backed }
+        CountEntries { dir, entries, subdirs }
     }
 }

@@ -1,0 +1,300 @@
+//! Chunks that are not held come from the shared tier: whole, verified, one task a chunk.
+//!
+//! # Invariants
+//! - A chunk is stored only while its filling is claimed, so nothing that was written since is replaced by what it replaced
+//!   (`tests/flush`: `parts_that_are_written_leave_the_rest`).
+//! - Failures are errors after [`PATIENCE`], never zeros (`a_tier_that_fails_for_good_is_an_error_for_who_reads`).
+
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use fs_proto::msg::tier::{FetchChunk, FindSource, TierSource};
+use fs_proto::placement::{ChunkPlace, chunk_place};
+use fs_proto::{ChunkIndex, InodeId, ServerId, Status};
+
+use super::claims::{Filling, Use};
+use super::{room, rows};
+use crate::error::{OpError, OpResult};
+use crate::flush::outcome::Stop;
+use crate::flush::dirs;
+use crate::node::Node;
+use crate::store::{BlockSums, ChunkKey, ChunkStore, ChunkWrite};
+use crate::tier::{Found, Place, Tier, TierError};
+use crate::worker::Worker;
+
+/// How long failures are tried again.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+/// Pauses between attempts: the first, doubled up to the last.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+/// Chunks behind one that was wanted which are fetched, too.
+const AHEAD: u64 = 4;
+/// Such chunks that this server fetches at once.
+const AHEAD_MAX: u64 = 16;
+
+/// How it comes that what the store says of a chunk is right.
+pub enum Ensured {
+    /// It was.
+    Here,
+    /// The chunk was fetched.
+    Fetched,
+    /// It will be, once the caller has overwritten all that there is of the chunk; until then this is held.
+    Fill(Filling),
+}
+
+/// Makes sure that what the store says of a chunk is right; `covers` is what is about to be overwritten of it.
+pub async fn ensure(
+    worker: &Rc<Worker>,
+    used: Option<&Use>,
+    key: ChunkKey,
+    covers: Option<Range<u32>>,
+) -> OpResult<Ensured> {
+    let node = &worker.node;
+    let Some(used) = used.filter(|_| node.backing.concerns(key.ino)) else { return Ok(Ensured::Here) };
+    if is_here(node, key)? || is_no_concern(node, key.ino)? {
+        return Ok(Ensured::Here);
+    }
+    let filling = node.backing.claims.fill(used, key.chunk).await;
+    if is_here(node, key)? {
+        return Ok(Ensured::Here);
+    }
+    let Some(source) = source(worker, key.ino).await? else { return Ok(Ensured::Here) };
+    let bytes = bytes_of(&source, key.chunk);
+    if bytes == 0 {
+        return Ok(Ensured::Here);
+    }
+    if covers.is_some_and(|range| range.start == 0 && range.end >= bytes) {
+        return Ok(Ensured::Fill(filling));
+    }
+    // A task of its own: who wanted it may give up, and nobody else may fill the chunk meanwhile.
+    let own = Rc::clone(worker);
+    let task = tokio::task::spawn_local(async move { fetch(&own, key, source, filling).await });
+    let fetched = task.await.unwrap_or_else(|_| Err(OpError::new(Status::Io, "a fetch ended unexpectedly")));
+    fetched.map(|()| Ensured::Fetched)
+}
+
+/// Whether the store's word on a chunk is the truth.
+pub fn is_here(node: &Node, key: ChunkKey) -> OpResult<bool> {
+    Ok(!node.store.ranges(key)?.is_empty() || rows::is_kept(node, key.ino, key.chunk)?)
+}
+
+/// Whether nothing of the file is in the shared tier only, as far as is known without asking.
+fn is_no_concern(node: &Node, ino: InodeId) -> OpResult<bool> {
+    Ok(match rows::get(node, ino)? {
+        Some(source) => source.is_none(),
+        None => !ino.is_adopted(),
+    })
+}
+
+/// What chunks of a file are fetched from: known here, or asked of its home. The caller fills one of its chunks.
+pub async fn source(worker: &Rc<Worker>, ino: InodeId) -> OpResult<Option<TierSource>> {
+    let node = &worker.node;
+    if let Some(known) = rows::get(node, ino)? {
+        return Ok(known);
+    }
+    if !ino.is_adopted() {
+        return Ok(None);
+    }
+    let told = worker.ask_owner(ino.partition(), &FindSource { ino, look: false }).await?;
+    rows::put(node, ino, told.as_ref())?;
+    Ok(told)
+}
+
+/// Bytes of a chunk that the source has.
+pub fn bytes_of(source: &TierSource, chunk: ChunkIndex) -> u32 {
+    let chunk_bytes = source.layout.chunk_bytes();
+    let start = chunk.0.saturating_mul(chunk_bytes);
+    source.backing.limit.saturating_sub(start).min(chunk_bytes) as u32
+}
+
+async fn fetch(worker: &Rc<Worker>, key: ChunkKey, mut source: TierSource, _filling: Filling) -> OpResult<()> {
+    let (began, mut pause) = (Instant::now(), PAUSES.0);
+    loop {
+        let error = match attempt(worker, key, &source).await {
+            Ok(()) => return Ok(()),
+            Err(Trouble::Here(error)) => return Err(error),
+            Err(Trouble::Gone(reason)) => {
+                let told = worker.ask_owner(key.ino.partition(), &FindSource { ino: key.ino, look: true }).await?;
+                let Some(told) = told else { return Err(lost(worker, key, &reason)) };
+                if told != source {
+                    rows::put(&worker.node, key.ino, Some(&told))?;
+                    source = told;
+                }
+                reason
+            }
+            Err(Trouble::Tier(reason)) => reason,
+        };
+        if began.elapsed() + pause > PATIENCE {
+            return Err(lost(worker, key, &error));
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSES.1);
+    }
+}
+
+fn lost(worker: &Worker, key: ChunkKey, reason: &str) -> OpError {
+    if !worker.node.is_stopping() {
+        tracing::warn!(ino = ?key.ino, chunk = key.chunk.0, reason, "cannot be read from the shared tier");
+    }
+    OpError::because(Status::TierFailed, format!("the shared tier does not give what was not read yet: {reason}"))
+}
+
+/// Why a fetch failed.
+enum Trouble {
+    /// Not because of the tier.
+    Here(OpError),
+    /// It is not there, or another is.
+    Gone(String),
+    /// The tier or the way to it.
+    Tier(String),
+}
+
+impl From<OpError> for Trouble {
+    fn from(error: OpError) -> Self {
+        Trouble::Here(error)
+    }
+}
+
+async fn attempt(worker: &Rc<Worker>, key: ChunkKey, source: &TierSource) -> Result<(), Trouble> {
+    let node = &worker.node;
+    let dir = dirs::handle(worker, source.at.parent).await.map_err(|stop| match stop {
+        Stop::Failed(reason) => Trouble::Tier(reason),
+        Stop::Wait(reason) => Trouble::Gone(reason.to_owned()),
+        Stop::Open | Stop::Later(_) | Stop::Never => Trouble::Gone("its directory is busy".to_owned()),
+    })?;
+    let dir = dir.ok_or_else(|| Trouble::Gone("its directory is not in the shared tier".to_owned()))?;
+    let (place, len) = (Place::new(&dir, &source.at.name), bytes_of(source, key.chunk) as usize);
+    let offset = key.chunk.0 * source.layout.chunk_bytes();
+    let backing = source.backing;
+    let wanted = Found { id: source.at.tier_ino, is_dir: false, size: backing.size, mtime: backing.mtime };
+    let mut buffer = node.pools.buffers.get(len).await.map_err(|error| Trouble::Tier(error.to_string()))?;
+    let read = move |tier: &dyn Tier| {
+        tier.read(&place, &wanted, offset, &mut buffer)?;
+        Ok(buffer)
+    };
+    let data = match node.flusher.on_reader(read).await {
+        Ok(buffer) => buffer.freeze(),
+        Err(TierError::Missing(reason) | TierError::Occupied(reason)) => return Err(Trouble::Gone(reason)),
+        Err(error) => return Err(Trouble::Tier(error.to_string())),
+    };
+    let sums = BlockSums::of(0, &data);
+    room::write(worker, ChunkWrite { key, offset: 0, data, sums }).await?;
+    node.backing.fetched_bytes.fetch_add(len as u64, Ordering::Relaxed);
+    Ok(())
+}
+
+/// The server that holds a chunk of a file from the shared tier.
+pub fn holder(node: &Node, source: &TierSource, ino: InodeId, chunk: ChunkIndex) -> Option<ServerId> {
+    match chunk_place(source.layout, ino, chunk) {
+        ChunkPlace::Owner(partition) => Some(node.owner(partition)),
+        ChunkPlace::Server(server) => Some(server),
+        // Never evicted, and what was found in the tier is striped.
+        ChunkPlace::Pointer(_) => None,
+    }
+}
+
+/// Fetches everything that this server should hold of the first `size` bytes of a file. The caller uses it.
+pub async fn share(worker: &Rc<Worker>, used: Option<&Use>, ino: InodeId, size: u64) -> OpResult<()> {
+    let node = &worker.node;
+    let Some(source) = source_of_share(worker, used, ino).await? else { return Ok(()) };
+    let chunks = source.backing.limit.min(size).div_ceil(source.layout.chunk_bytes());
+    let mine = (0..chunks)
+        .map(ChunkIndex)
+        .filter(|chunk| holder(node, &source, ino, *chunk) == Some(node.id()));
+    for chunk in mine {
+        ensure(worker, used, ChunkKey { ino, chunk }, None).await?;
+    }
+    Ok(())
+}
+
+/// As [`source`], for who fills no chunk: claims one that no file has.
+pub async fn source_of_share(
+    worker: &Rc<Worker>,
+    used: Option<&Use>,
+    ino: InodeId,
+) -> OpResult<Option<TierSource>> {
+    let node = &worker.node;
+    let Some(used) = used.filter(|_| node.backing.concerns(ino)) else { return Ok(None) };
+    let _filling = node.backing.claims.fill(used, ChunkIndex(u64::MAX)).await;
+    source(worker, ino).await
+}
+
+/// After a chunk was fetched because somebody wanted it: has those behind it fetched.
+pub fn ahead(worker: &Rc<Worker>, key: ChunkKey) {
+    let node = &worker.node;
+    let Ok(Some(Some(source))) = rows::get(node, key.ino) else { return };
+    for chunk in (key.chunk.0 + 1..=key.chunk.0 + AHEAD).map(ChunkIndex) {
+        let Some(to) = holder(node, &source, key.ino, chunk).filter(|_| bytes_of(&source, chunk) > 0) else {
+            return;
+        };
+        let (own, request) = (Rc::clone(worker), FetchChunk { ino: key.ino, chunk, later: true });
+        tokio::task::spawn_local(async move {
+            // Whoever wants the chunk hears of failures.
+            let _ = own.ask(to, &request).await;
+        });
+    }
+}
+
+/// Fetches a chunk after answering, unless enough is being fetched like that.
+pub fn later(worker: &Rc<Worker>, used: Option<Use>, key: ChunkKey) {
+    let node = &worker.node;
+    if node.backing.ahead.fetch_add(1, Ordering::Relaxed) >= AHEAD_MAX {
+        node.backing.ahead.fetch_sub(1, Ordering::Relaxed);
+        return;
+    }
+    let own = Rc::clone(worker);
+    tokio::task::spawn_local(async move {
+        let _ = ensure(&own, used.as_ref(), key, None).await;
+        own.node.backing.ahead.fetch_sub(1, Ordering::Relaxed);
+    });
+}
+
+/// Bytes of a chunk that is in the shared tier only; None if what the store says of it is right.
+pub async fn elsewhere(worker: &Rc<Worker>, used: Option<&Use>, key: ChunkKey) -> OpResult<Option<u32>> {
+    let node = &worker.node;
+    if !node.backing.concerns(key.ino) || is_here(node, key)? {
+        return Ok(None);
+    }
+    let source = source_of_share(worker, used, key.ino).await?;
+    Ok(source.map(|source| bytes_of(&source, key.chunk)).filter(|bytes| *bytes > 0))
+}
+
+/// Up to `limit` chunks from `from` on that this server would hold, and that are in the shared tier only, with their bytes.
+pub async fn all_elsewhere(
+    worker: &Rc<Worker>,
+    used: Option<&Use>,
+    ino: InodeId,
+    from: ChunkIndex,
+    limit: usize,
+) -> OpResult<Vec<(ChunkIndex, u32)>> {
+    let node = &worker.node;
+    let Some(source) = source_of_share(worker, used, ino).await? else { return Ok(Vec::new()) };
+    let end = source.backing.limit.div_ceil(source.layout.chunk_bytes());
+    let mut found = Vec::new();
+    for chunk in (from.0..end).map(ChunkIndex) {
+        if found.len() >= limit {
+            break;
+        }
+        let is_mine = holder(node, &source, ino, chunk) == Some(node.id());
+        if is_mine && !is_here(node, ChunkKey { ino, chunk })? {
+            found.push((chunk, bytes_of(&source, chunk)));
+        }
+    }
+    Ok(found)
+}
+
+/// The file is being cut here: what lies beyond is not fetched any more. The caller is alone with it.
+pub fn cut(node: &Node, ino: InodeId, chunk: ChunkIndex, keep_bytes: u32) -> OpResult<()> {
+    if !node.backing.concerns(ino) {
+        return Ok(());
+    }
+    let Some(Some(mut source)) = rows::get(node, ino)? else { return Ok(()) };
+    let start = chunk.0.saturating_mul(source.layout.chunk_bytes());
+    let limit = start.saturating_add(u64::from(keep_bytes));
+    if limit >= source.backing.limit {
+        return Ok(());
+    }
+    source.backing.limit = limit;
+    rows::put(node, ino, Some(&source))
+}
