@@ -19,6 +19,8 @@ pub struct Fake<T> {
     pub after: Hook,
     /// Listings fail after their first page.
     pub cut_listings: bool,
+    /// Listing directories is interfered with, too. Else a cluster's first look at its tier, without which nothing can begin, always works.
+    pub with_listings: bool,
 }
 
 impl<T: Tier> Fake<T> {
@@ -27,7 +29,7 @@ impl<T: Tier> Fake<T> {
         inner: T,
         before: impl Fn(&'static str, &[u8]) -> TierResult<()> + Send + Sync + 'static,
     ) -> Self {
-        Fake { inner, before: Box::new(before), after: Box::new(|_, _| Ok(())), cut_listings: false }
+        Fake { inner, before: Box::new(before), after: Box::new(|_, _| Ok(())), cut_listings: false, with_listings: false }
     }
 
     fn call<R>(
@@ -51,6 +53,9 @@ impl<T: Tier> Tier for Fake<T> {
         self.call("collect", &at.name, || self.inner.collect(at, receipts))
     }
     fn base(&self, base: Base) -> TierResult<Dir> {
+        if !self.with_listings && base == Base::Root {
+            return self.inner.base(base);
+        }
         self.call("base", b"", || self.inner.base(base))
     }
     fn open_dir(&self, at: &Place) -> TierResult<Dir> {
@@ -65,7 +70,11 @@ impl<T: Tier> Tier for Fake<T> {
             pages += 1;
             (pages == 1 || !self.cut_listings) && take(page)
         };
-        self.call("list", b"", || self.inner.list(dir, &mut first))?;
+        if self.with_listings {
+            self.call("list", b"", || self.inner.list(dir, &mut first))?;
+        } else {
+            self.inner.list(dir, &mut first)?;
+        }
         if self.cut_listings && pages > 1 {
             return Err(TierError::Failed("the connection broke".to_owned()));
         }

@@ -67,10 +67,11 @@ fn what_was_there_before_is_seen_and_read() {
     // And from a client that comes later, without the tier: what was read is here.
     drop(client);
     cluster.restart(&|tier| {
-        Arc::new(Fake::before(tier, |what, _| match what {
+        let hook = |what: &'static str, _: &[u8]| match what {
             "read" | "list" => Err(TierError::Failed("away".to_owned())),
             _ => Ok(()),
-        }))
+        };
+        Arc::new(Fake { with_listings: true, ..Fake::before(tier, hook) })
     });
     let client = Client::connect(&cluster.file);
     for (path, data) in &files {
@@ -239,7 +240,7 @@ fn a_tier_that_fails_for_a_while_delays_readers() {
     let calls = Arc::new(AtomicU64::new(0));
     cluster.launch(&|tier| {
         let calls = Arc::clone(&calls);
-        Arc::new(Fake::before(tier, move |what, _| match what {
+        let hook = move |what: &'static str, _: &[u8]| match what {
             "read" | "list" | "open_dir" => match calls.fetch_add(1, Ordering::Relaxed) % 16 {
                 0..4 => Err(TierError::Failed("cannot read: Stale file handle (os error 116)".to_owned())),
                 4..6 => {
@@ -249,7 +250,8 @@ fn a_tier_that_fails_for_a_while_delays_readers() {
                 _ => Ok(()),
             },
             _ => Ok(()),
-        }))
+        };
+        Arc::new(Fake { with_listings: true, ..Fake::before(tier, hook) })
     });
     let client = Client::connect(&cluster.file);
     for (path, data) in &files {
