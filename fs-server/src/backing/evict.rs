@@ -136,6 +136,9 @@ impl Evictor {
         if !node.flusher.reads_tier() {
             return false;
         }
+        if is_forgetful(node) {
+            return true;
+        }
         let moved = node.flusher.counts().0 + self.bytes.load(Ordering::Relaxed);
         let mut episode = self.episode.lock();
         let is_new = episode.last_full.is_none_or(|last| last.elapsed() > HOPE);
@@ -144,6 +147,12 @@ impl Evictor {
         }
         episode.since.elapsed() < HOPE
     }
+}
+
+/// After a restart it is not known for a while who writes: clients renew what they have open three times a lease.
+fn is_forgetful(node: &Node) -> bool {
+    let known_after = Duration::from_millis(u64::from(LEASE_MS / 3));
+    node.namespace.allocator().is_restart() && node.started.elapsed() < known_after
 }
 
 /// What a store can hold, in bytes.
@@ -197,13 +206,11 @@ async fn ask_homes(worker: &Rc<Worker>, bytes: u64) -> u64 {
 /// Evicts files that live here until `bytes` are free at all their holders together, or all were looked at.
 pub async fn evict(worker: &Rc<Worker>, bytes: u64) -> OpResult<u64> {
     let node = &worker.node;
-    let is_forgetful = node.namespace.allocator().is_restart()
-        && node.started.elapsed() < Duration::from_millis(u64::from(LEASE_MS / 3));
-    // Another request moves the hand already; or nobody knows yet who writes.
-    let Ok(mut hand) = node.backing.evictor.hand.try_lock() else { return Ok(0) };
-    if is_forgetful {
+    if is_forgetful(node) {
         return Ok(0);
     }
+    // Else another request moves the hand already.
+    let Ok(mut hand) = node.backing.evictor.hand.try_lock() else { return Ok(0) };
     let mut freed = 0;
     for _ in 0..SAMPLES_MAX {
         let (mut sample, is_end) = sample(node, &mut hand)?;

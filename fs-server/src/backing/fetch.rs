@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use fs_proto::msg::tier::{FetchChunk, FindSource, TierSource};
 use fs_proto::placement::{ChunkPlace, chunk_place};
 use fs_proto::{ChunkIndex, InodeId, ServerId, Status};
@@ -20,7 +21,7 @@ use crate::error::{OpError, OpResult};
 use crate::flush::outcome::Stop;
 use crate::flush::dirs;
 use crate::node::Node;
-use crate::store::{BlockSums, ChunkKey, ChunkStore, ChunkWrite};
+use crate::store::{BlockSums, ChunkKey, ChunkStore, ChunkWrite, StoreError};
 use crate::tier::{Found, Place, Tier, TierError};
 use crate::worker::Worker;
 
@@ -33,22 +34,34 @@ const AHEAD: u64 = 4;
 /// Such chunks that this server fetches at once.
 const AHEAD_MAX: u64 = 16;
 
+/// What somebody wants of a chunk.
+pub enum Want {
+    /// To read some of it: can do with its bytes where there is no room for it.
+    Bytes,
+    /// To have it in the store.
+    Stored,
+    /// To overwrite this part of it.
+    Overwritten(Range<u32>),
+}
+
 /// How it comes that what the store says of a chunk is right.
 pub enum Ensured {
     /// It was.
     Here,
     /// The chunk was fetched.
     Fetched,
+    /// It was fetched, and there is no room for it: its bytes, from its beginning. Only for [`Want::Bytes`].
+    Passed(Bytes),
     /// It will be, once the caller has overwritten all that there is of the chunk; until then this is held.
     Fill(Filling),
 }
 
-/// Makes sure that what the store says of a chunk is right; `covers` is what is about to be overwritten of it.
+/// Makes sure that what the store says of a chunk is right.
 pub async fn ensure(
     worker: &Rc<Worker>,
     used: Option<&Use>,
     key: ChunkKey,
-    covers: Option<Range<u32>>,
+    want: Want,
 ) -> OpResult<Ensured> {
     let node = &worker.node;
     let Some(used) = used.filter(|_| node.backing.concerns(key.ino)) else { return Ok(Ensured::Here) };
@@ -64,14 +77,18 @@ pub async fn ensure(
     if bytes == 0 {
         return Ok(Ensured::Here);
     }
-    if covers.is_some_and(|range| range.start == 0 && range.end >= bytes) {
+    if let Want::Overwritten(range) = &want
+        && range.start == 0
+        && range.end >= bytes
+    {
         return Ok(Ensured::Fill(filling));
     }
+    let passes = matches!(want, Want::Bytes);
     // A task of its own: who wanted it may give up, and nobody else may fill the chunk meanwhile.
     let own = Rc::clone(worker);
-    let task = tokio::task::spawn_local(async move { fetch(&own, key, source, filling).await });
+    let task = tokio::task::spawn_local(async move { fetch(&own, key, source, passes, filling).await });
     let fetched = task.await.unwrap_or_else(|_| Err(OpError::new(Status::Io, "a fetch ended unexpectedly")));
-    fetched.map(|()| Ensured::Fetched)
+    Ok(fetched?.map_or(Ensured::Fetched, Ensured::Passed))
 }
 
 /// Whether the store's word on a chunk is the truth.
@@ -108,12 +125,18 @@ pub fn bytes_of(source: &TierSource, chunk: ChunkIndex) -> u32 {
     source.backing.limit.saturating_sub(start).min(chunk_bytes) as u32
 }
 
-async fn fetch(worker: &Rc<Worker>, key: ChunkKey, mut source: TierSource, _filling: Filling) -> OpResult<()> {
+/// Answers the bytes if they could not be stored.
+async fn fetch(
+    worker: &Rc<Worker>,
+    key: ChunkKey,
+    mut source: TierSource,
+    passes: bool,
+    _filling: Filling,
+) -> OpResult<Option<Bytes>> {
     let (began, mut pause) = (Instant::now(), PAUSES.0);
     loop {
         let error = match attempt(worker, key, &source).await {
-            Ok(()) => return Ok(()),
-            Err(Trouble::Here(error)) => return Err(error),
+            Ok(data) => return store(worker, key, data, passes).await,
             Err(Trouble::Gone(reason)) => {
                 let told = worker.ask_owner(key.ino.partition(), &FindSource { ino: key.ino, look: true }).await?;
                 let Some(told) = told else { return Err(lost(worker, key, &reason)) };
@@ -142,21 +165,29 @@ fn lost(worker: &Worker, key: ChunkKey, reason: &str) -> OpError {
 
 /// Why a fetch failed.
 enum Trouble {
-    /// Not because of the tier.
-    Here(OpError),
     /// It is not there, or another is.
     Gone(String),
     /// The tier or the way to it.
     Tier(String),
 }
 
-impl From<OpError> for Trouble {
-    fn from(error: OpError) -> Self {
-        Trouble::Here(error)
+async fn store(worker: &Rc<Worker>, key: ChunkKey, data: Bytes, passes: bool) -> OpResult<Option<Bytes>> {
+    let node = &worker.node;
+    node.backing.fetched_bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
+    let write = ChunkWrite { key, offset: 0, sums: BlockSums::of(0, &data), data: data.clone() };
+    if !passes {
+        return room::write(worker, write).await.map(|()| None);
+    }
+    match node.store.write_bytes(write).await {
+        Err(StoreError::NoSpace) => {
+            node.backing.evictor.note_full();
+            Ok(Some(data))
+        }
+        outcome => Ok(outcome.map(|()| None)?),
     }
 }
 
-async fn attempt(worker: &Rc<Worker>, key: ChunkKey, source: &TierSource) -> Result<(), Trouble> {
+async fn attempt(worker: &Rc<Worker>, key: ChunkKey, source: &TierSource) -> Result<Bytes, Trouble> {
     let node = &worker.node;
     let dir = dirs::handle(worker, source.at.parent).await.map_err(|stop| match stop {
         Stop::Failed(reason) => Trouble::Tier(reason),
@@ -173,15 +204,11 @@ async fn attempt(worker: &Rc<Worker>, key: ChunkKey, source: &TierSource) -> Res
         tier.read(&place, &wanted, offset, &mut buffer)?;
         Ok(buffer)
     };
-    let data = match node.flusher.on_reader(read).await {
-        Ok(buffer) => buffer.freeze(),
-        Err(TierError::Missing(reason) | TierError::Occupied(reason)) => return Err(Trouble::Gone(reason)),
-        Err(error) => return Err(Trouble::Tier(error.to_string())),
-    };
-    let sums = BlockSums::of(0, &data);
-    room::write(worker, ChunkWrite { key, offset: 0, data, sums }).await?;
-    node.backing.fetched_bytes.fetch_add(len as u64, Ordering::Relaxed);
-    Ok(())
+    match node.flusher.on_reader(read).await {
+        Ok(buffer) => Ok(buffer.freeze()),
+        Err(TierError::Missing(reason) | TierError::Occupied(reason)) => Err(Trouble::Gone(reason)),
+        Err(error) => Err(Trouble::Tier(error.to_string())),
+    }
 }
 
 /// The server that holds a chunk of a file from the shared tier.
@@ -203,7 +230,7 @@ pub async fn share(worker: &Rc<Worker>, used: Option<&Use>, ino: InodeId, size: 
         .map(ChunkIndex)
         .filter(|chunk| holder(node, &source, ino, *chunk) == Some(node.id()));
     for chunk in mine {
-        ensure(worker, used, ChunkKey { ino, chunk }, None).await?;
+        ensure(worker, used, ChunkKey { ino, chunk }, Want::Stored).await?;
     }
     Ok(())
 }
@@ -245,7 +272,7 @@ pub fn later(worker: &Rc<Worker>, used: Option<Use>, key: ChunkKey) {
     }
     let own = Rc::clone(worker);
     tokio::task::spawn_local(async move {
-        let _ = ensure(&own, used.as_ref(), key, None).await;
+        let _ = ensure(&own, used.as_ref(), key, Want::Stored).await;
         own.node.backing.ahead.fetch_sub(1, Ordering::Relaxed);
     });
 }

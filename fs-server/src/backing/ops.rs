@@ -8,7 +8,8 @@ use fs_proto::msg::tier::{
     DetachFile, EvictChunks, EvictNow, FetchChunk, FetchShare, FindSource, TierSource,
 };
 
-use super::{evict, fetch, home};
+use super::fetch::{self, Want};
+use super::{evict, home};
 use crate::error::{OpError, OpResult};
 use crate::store::ChunkKey;
 use crate::worker::{Context, Worker};
@@ -33,7 +34,7 @@ pub async fn fetch_chunk(worker: &Rc<Worker>, _: &Context, request: FetchChunk) 
         fetch::later(worker, used, key);
         return Ok(());
     }
-    fetch::ensure(worker, used.as_ref(), key, None).await.map(drop)
+    fetch::ensure(worker, used.as_ref(), key, Want::Stored).await.map(drop)
 }
 
 /// Fetches what this server should hold of a file; what takes long is told to ask again, and finds more of it done.

@@ -4,6 +4,7 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
+use fs_proto::checksum::crc;
 use fs_proto::msg::chunk::{
     ChunkRanges, ChunkRead, DropChunks, PunchChunk, ReadChunk, SyncChunks, TruncateChunks, WriteChunk,
 };
@@ -11,7 +12,7 @@ use fs_proto::{BULK_MAX, Status, Wire};
 
 use super::chunk_map;
 use crate::backing::claims::Use;
-use crate::backing::fetch::Ensured;
+use crate::backing::fetch::{Ensured, Want};
 use crate::backing::{fetch, room, rows};
 use crate::dispatch::Answer;
 use crate::error::{OpError, OpResult};
@@ -37,8 +38,8 @@ pub async fn write(worker: &Rc<Worker>, request: WriteChunk, bulk: Bytes) -> OpR
     let write = ChunkWrite { key, offset: request.offset, data: bulk, sums };
     let used = worker.node.backing.enter(key.ino).await;
     let covers = request.offset..end as u32;
-    match fetch::ensure(worker, used.as_ref(), key, Some(covers)).await? {
-        Ensured::Here | Ensured::Fetched => written(worker, used, write).await?,
+    match fetch::ensure(worker, used.as_ref(), key, Want::Overwritten(covers)).await? {
+        Ensured::Here | Ensured::Fetched | Ensured::Passed(_) => written(worker, used, write).await?,
         Ensured::Fill(filling) => {
             // Should who asked give up, nobody else fills the chunk before this did.
             let own = Rc::clone(worker);
@@ -71,8 +72,15 @@ pub async fn read(worker: &Rc<Worker>, context: &Context, request: ReadChunk) ->
     let buffer = context.buffer(worker, len).await?;
     let key = ChunkKey { ino: request.ino, chunk: request.chunk };
     let used = worker.node.backing.enter(key.ino).await;
-    if matches!(fetch::ensure(worker, used.as_ref(), key, None).await?, Ensured::Fetched) {
-        fetch::ahead(worker, key);
+    match fetch::ensure(worker, used.as_ref(), key, Want::Bytes).await? {
+        Ensured::Passed(chunk) => {
+            let end = chunk.len().min(request.offset as usize + len);
+            let data = chunk.slice((request.offset as usize).min(end)..end);
+            worker.node.counters.note_read(data.len());
+            return Ok((ChunkRead { crc: crc(&data) }.to_bytes(), data));
+        }
+        Ensured::Fetched => fetch::ahead(worker, key),
+        Ensured::Here | Ensured::Fill(_) => {}
     }
     let ChunkData { data, crc } = worker.node.store.read_buffer(key, request.offset, len, buffer).await?;
     worker.node.counters.note_read(data.len());
@@ -107,7 +115,7 @@ pub async fn punch(worker: &Rc<Worker>, _: &Context, request: PunchChunk) -> OpR
     let node = &worker.node;
     let key = ChunkKey { ino: request.ino, chunk: request.chunk };
     let used = node.backing.enter(key.ino).await;
-    fetch::ensure(worker, used.as_ref(), key, None).await?;
+    fetch::ensure(worker, used.as_ref(), key, Want::Stored).await?;
     if used.is_some() {
         node.backing.evictor().note_write(key.ino);
     }

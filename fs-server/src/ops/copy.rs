@@ -19,7 +19,7 @@ use fs_proto::msg::chunk::{CopyChunk, CopyChunkTo, PunchChunk, WriteChunk};
 use fs_proto::placement::chunk_partition;
 use fs_proto::{BULK_MAX, ServerId, Status};
 
-use crate::backing::fetch;
+use crate::backing::fetch::{self, Want};
 use crate::error::{OpError, OpResult};
 use crate::store::{ChunkKey, ChunkStore};
 use crate::worker::{Context, Worker};
@@ -40,7 +40,7 @@ pub async fn copy_to(worker: &Rc<Worker>, _: &Context, request: CopyChunkTo) -> 
     let end = end.ok_or(OpError::new(Status::Invalid, "a copy moves at most 16 MiB"))?;
     let key = ChunkKey { ino: request.from, chunk: request.from_chunk };
     let used = worker.node.backing.enter(key.ino).await;
-    fetch::ensure(worker, used.as_ref(), key, None).await?;
+    fetch::ensure(worker, used.as_ref(), key, Want::Stored).await?;
     let ranges = worker.node.store.ranges(key)?;
     let mut at = request.from_offset;
     for data in runs(ranges, at..end) {

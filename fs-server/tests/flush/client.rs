@@ -256,6 +256,24 @@ impl Client {
         self.ask_home(ino, &fs_proto::msg::inode::Open { ino, mode: OpenMode::Read {} })
     }
 
+    /// Writes the first chunk of a file, if that is taken.
+    pub fn try_write_chunk(&self, ino: InodeId, data: &[u8]) -> Result<(), Status> {
+        let attr = self.ask_home(ino, &Spill { ino });
+        let (chunk, sum) = (ChunkIndex(0), crc(data));
+        let (file_end, since) = (data.len() as u64, attr.version);
+        let request = WriteChunk { ino, chunk, offset: 0, file_end, since, crc: sum };
+        let partition = chunk_partition(ino, chunk);
+        let header = Header::request(WriteChunk::OP, partition);
+        let to = self.map.owner(partition);
+        self.send(header, to, &request, Bytes::copy_from_slice(data)).map(drop)
+    }
+
+    /// Closes what was open for reading.
+    pub fn release(&self, ino: InodeId) {
+        let to = self.map.owner(ino.partition());
+        self.ask_server(to, &fs_proto::msg::inode::Release { inos: vec![ino] }).unwrap();
+    }
+
     /// One chunk of a file.
     pub fn try_read_chunk(&self, ino: InodeId, chunk: ChunkIndex) -> Result<Bytes, Status> {
         let request = ReadChunk { ino, chunk, offset: 0, len: 1 << 20 };

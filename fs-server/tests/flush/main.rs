@@ -8,6 +8,7 @@ mod trees;
 mod adversity;
 mod controls;
 mod faults;
+mod evicting;
 mod policies;
 mod reading;
 mod renames;

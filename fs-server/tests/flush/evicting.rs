@@ -1,0 +1,119 @@
+//! Goal: files that are safe in the shared tier make room for others, and come back when they are read; nothing else goes.
+//! Method: stores with a small capacity, more written than they hold, every byte read again; faults by the fake.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use fs_proto::ServerId;
+use fs_proto::msg::admin::ServerStatus;
+use fs_server::ServerConfig;
+use fs_server::tier::{Tier, TierError};
+
+use crate::client::{Client, ROOT};
+use crate::cluster::{Cluster, plain};
+use crate::fake::Fake;
+use crate::reading::content;
+
+const CHUNK: usize = 1 << 20;
+const SERVERS: u16 = 2;
+const CAPACITY: u64 = 24 << 20;
+
+fn small(config: &mut ServerConfig) {
+    config.capacity = Some(CAPACITY);
+}
+
+/// A figure of all servers together.
+fn figure(client: &Client, name: &str) -> u64 {
+    let status = |id| client.ask_server(ServerId(id), &ServerStatus {}).unwrap();
+    let of = |id| {
+        let json: serde_json::Value = serde_json::from_str(&status(id)).unwrap();
+        json["backing"][name].as_u64().unwrap_or_else(|| panic!("no {name}: {json}"))
+    };
+    (0..SERVERS).map(of).sum()
+}
+
+fn name(n: usize) -> String {
+    format!("file{n}")
+}
+
+#[test]
+fn a_working_set_of_three_times_the_stores_is_written_and_read() {
+    const FILE: usize = 4 * CHUNK + 77;
+    let files = 3 * CAPACITY as usize * usize::from(SERVERS) / FILE;
+    let mut cluster = Cluster::prepared_with(SERVERS, small);
+    cluster.launch(&plain);
+    let client = Client::connect(&cluster.file);
+    for n in 0..files {
+        client.write_file(ROOT, &name(n), &content(n as u64, FILE));
+    }
+    assert!(figure(&client, "evicted_bytes") > CAPACITY, "{}", figure(&client, "evicted_bytes"));
+    for n in 0..files {
+        let attr = client.open_for_reading(client.lookup(ROOT, &name(n)).unwrap());
+        assert!(client.read(&attr) == content(n as u64, FILE), "file {n}");
+        client.release(attr.ino);
+    }
+    assert!(figure(&client, "fetched_bytes") > CAPACITY);
+    // What was evicted is changed like anything else.
+    let first = client.open_file(ROOT, &name(0));
+    client.write(first, CHUNK as u64 - 5, b"0123456789");
+    client.close(first, 0);
+    client.rename(ROOT, &name(1), ROOT, "moved");
+    client.unlink(ROOT, &name(2));
+    client.truncate(client.lookup(ROOT, &name(3)).unwrap(), 10);
+    cluster.check(&client);
+    let mut changed = content(0, FILE);
+    changed[CHUNK - 5..CHUNK + 5].copy_from_slice(b"0123456789");
+    assert!(std::fs::read(cluster.at(name(0))).unwrap() == changed);
+    drop(client);
+    cluster.restart(&plain);
+    let client = Client::connect(&cluster.file);
+    cluster.compare(&client);
+}
+
+#[test]
+fn what_is_dirty_or_pinned_stays() {
+    let mut cluster = Cluster::prepared_with(SERVERS, small);
+    let away = Arc::new(AtomicBool::new(false));
+    cluster.launch(&|tier| -> Arc<dyn Tier> {
+        let away = Arc::clone(&away);
+        Arc::new(Fake::before(tier, move |what, _| match what {
+            "read" if away.load(Ordering::Acquire) => Err(TierError::Failed("away".to_owned())),
+            _ => Ok(()),
+        }))
+    });
+    let client = Client::connect(&cluster.file);
+    let (never, pinned) = (client.mkdir(ROOT, "never"), client.mkdir(ROOT, "pinned"));
+    client.setxattr(never, "user.hayate.flush", "never");
+    client.setxattr(pinned, "user.hayate.pin", "yes");
+    assert!(!client.try_setxattr(pinned, "user.hayate.pin", "maybe"));
+    let kept: Vec<_> = [never, pinned]
+        .into_iter()
+        .map(|dir| client.write_file(dir, "kept", &content(dir.0, 5 * CHUNK)))
+        .collect();
+    for n in 0..30 {
+        client.write_file(ROOT, &name(n), &content(n as u64, 3 * CHUNK));
+    }
+    assert!(figure(&client, "evicted_files") > 0);
+    away.store(true, Ordering::Release);
+    for (ino, dir) in kept.iter().zip([never, pinned]) {
+        assert!(client.read(&client.attr(*ino)) == content(dir.0, 5 * CHUNK), "{dir:?}");
+    }
+    away.store(false, Ordering::Release);
+}
+
+#[test]
+fn a_store_full_of_what_must_stay_is_full() {
+    // Goal: waiting ends when nothing can be evicted or flushed.
+    let mut cluster = Cluster::prepared_with(SERVERS, small);
+    cluster.launch(&plain);
+    let client = Client::connect(&cluster.file);
+    let never = client.mkdir(ROOT, "never");
+    client.setxattr(never, "user.hayate.flush", "never");
+    let full = (0..60).find(|n| {
+        let ino = client.open_file(never, &name(*n));
+        let refused = client.try_write_chunk(ino, &content(*n as u64, CHUNK)).is_err();
+        client.close(ino, CHUNK as u64);
+        refused
+    });
+    assert!(full.is_some_and(|n| n > 20), "{full:?}");
+}
