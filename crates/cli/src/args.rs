@@ -1,7 +1,8 @@
 //! The command line.
 
 use crate::commands::{
-    bench, cat, cp, demo, df, down, flush, ls, mkdir, mount, rm, scrub, server, stat, status, umount, up,
+    bench, cat, cp, demo, df, down, flush, ls, mkdir, mount, rm, scrub, server, stage, stat, status, umount,
+    up,
 };
 use crate::error::{Result, failed};
 use crate::logging::LogFormat;
@@ -92,6 +93,8 @@ pub enum Command {
     Rm(rm::RmArgs),
     /// Copy to the shared tier now
     Flush(flush::FlushArgs),
+    /// Fetch trees from the shared tier before they are read
+    Stage(stage::StageArgs),
     /// Verify everything that the servers hold
     Scrub(scrub::ScrubArgs),
     /// Measure, as IOR and mdtest do

@@ -52,7 +52,8 @@ const DIRTY_MAX: usize = 1 << 20;
 const KNOWN: usize = 64 << 10;
 
 /// To who waited for room long enough to be asked again.
-pub const WAITING: OpError = OpError::new(Status::Retry, "waiting for room: files are copied to the shared tier");
+pub const WAITING: OpError =
+    OpError::new(Status::Retry, "waiting for room: files are copied to the shared tier");
 
 /// State of one server.
 pub struct Evictor {

@@ -18,8 +18,8 @@ use fs_proto::{ChunkIndex, InodeId, ServerId, Status};
 use super::claims::{Filling, Use};
 use super::{room, rows};
 use crate::error::{OpError, OpResult};
-use crate::flush::outcome::Stop;
 use crate::flush::dirs;
+use crate::flush::outcome::Stop;
 use crate::node::Node;
 use crate::store::{BlockSums, ChunkKey, ChunkStore, ChunkWrite, StoreError};
 use crate::tier::{Found, Place, Tier, TierError};
@@ -57,12 +57,7 @@ pub enum Ensured {
 }
 
 /// Makes sure that what the store says of a chunk is right.
-pub async fn ensure(
-    worker: &Rc<Worker>,
-    used: Option<&Use>,
-    key: ChunkKey,
-    want: Want,
-) -> OpResult<Ensured> {
+pub async fn ensure(worker: &Rc<Worker>, used: Option<&Use>, key: ChunkKey, want: Want) -> OpResult<Ensured> {
     let node = &worker.node;
     let Some(used) = used.filter(|_| node.backing.concerns(key.ino)) else { return Ok(Ensured::Here) };
     if is_here(node, key)? || is_no_concern(node, key.ino)? {
@@ -138,7 +133,8 @@ async fn fetch(
         let error = match attempt(worker, key, &source).await {
             Ok(data) => return store(worker, key, data, passes).await,
             Err(Trouble::Gone(reason)) => {
-                let told = worker.ask_owner(key.ino.partition(), &FindSource { ino: key.ino, look: true }).await?;
+                let told =
+                    worker.ask_owner(key.ino.partition(), &FindSource { ino: key.ino, look: true }).await?;
                 let Some(told) = told else { return Err(lost(worker, key, &reason)) };
                 if told != source {
                     rows::put(&worker.node, key.ino, Some(&told))?;
@@ -160,7 +156,10 @@ fn lost(worker: &Worker, key: ChunkKey, reason: &str) -> OpError {
     if !worker.node.is_stopping() {
         tracing::warn!(ino = ?key.ino, chunk = key.chunk.0, reason, "cannot be read from the shared tier");
     }
-    OpError::because(Status::TierFailed, format!("the shared tier does not give what was not read yet: {reason}"))
+    OpError::because(
+        Status::TierFailed,
+        format!("the shared tier does not give what was not read yet: {reason}"),
+    )
 }
 
 /// Why a fetch failed.
@@ -226,9 +225,8 @@ pub async fn share(worker: &Rc<Worker>, used: Option<&Use>, ino: InodeId, size: 
     let node = &worker.node;
     let Some(source) = source_of_share(worker, used, ino).await? else { return Ok(()) };
     let chunks = source.backing.limit.min(size).div_ceil(source.layout.chunk_bytes());
-    let mine = (0..chunks)
-        .map(ChunkIndex)
-        .filter(|chunk| holder(node, &source, ino, *chunk) == Some(node.id()));
+    let mine =
+        (0..chunks).map(ChunkIndex).filter(|chunk| holder(node, &source, ino, *chunk) == Some(node.id()));
     for chunk in mine {
         ensure(worker, used, ChunkKey { ino, chunk }, Want::Stored).await?;
     }
@@ -311,17 +309,17 @@ pub async fn all_elsewhere(
     Ok(found)
 }
 
-/// The file is being cut here: what lies beyond is not fetched any more. The caller is alone with it.
-pub fn cut(node: &Node, ino: InodeId, chunk: ChunkIndex, keep_bytes: u32) -> OpResult<()> {
+/// The file is being cut here: what lies beyond is not fetched any more. Answers whether that is news. The caller is alone with it.
+pub fn cut(node: &Node, ino: InodeId, chunk: ChunkIndex, keep_bytes: u32) -> OpResult<bool> {
     if !node.backing.concerns(ino) {
-        return Ok(());
+        return Ok(false);
     }
-    let Some(Some(mut source)) = rows::get(node, ino)? else { return Ok(()) };
+    let Some(Some(mut source)) = rows::get(node, ino)? else { return Ok(false) };
     let start = chunk.0.saturating_mul(source.layout.chunk_bytes());
     let limit = start.saturating_add(u64::from(keep_bytes));
     if limit >= source.backing.limit {
-        return Ok(());
+        return Ok(false);
     }
     source.backing.limit = limit;
-    rows::put(node, ino, Some(&source))
+    rows::put(node, ino, Some(&source)).map(|()| true)
 }

@@ -9,6 +9,7 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use fs_proto::msg::inode::LEASE_MS;
 use fs_proto::msg::tier::{DetachFile, EvictChunks, FetchShare, TierSource};
 use fs_proto::record::{Backing, InodeRecord, Mutation, TierLocation};
 use fs_proto::{ChunkIndex, FileKind, InodeId, Status};
@@ -25,7 +26,8 @@ use crate::worker::Worker;
 /// Looks that are remembered.
 const LOOKS: usize = 64 << 10;
 
-const CHANGING: OpError = OpError::new(Status::Retry, "the file is being changed in the shared tier by others");
+const CHANGING: OpError =
+    OpError::new(Status::Retry, "the file is being changed in the shared tier by others");
 
 /// When copies were looked at.
 pub struct Looks {
@@ -151,7 +153,10 @@ pub async fn detach(worker: &Rc<Worker>, request: DetachFile) -> OpResult<()> {
     let Some(inode) = node.namespace.inode(ino)? else { return Ok(()) };
     let is_from = |at: &TierLocation| at.parent == request.parent && at.name == request.name;
     let Some(source) = source_of(&inode).filter(|source| is_from(&source.at)) else { return Ok(()) };
-    if inode.attr.nlink == 0 && !node.opens.is_open(ino) {
+    // After a restart those who have it open are known within a lease.
+    let lease = Duration::from_millis(u64::from(LEASE_MS));
+    let is_known = !node.namespace.allocator().is_restart() || node.started.elapsed() > lease;
+    if inode.attr.nlink == 0 && is_known && !node.opens.is_open(ino) {
         return Ok(());
     }
     let chunks = source.backing.limit.div_ceil(source.layout.chunk_bytes());
@@ -159,9 +164,8 @@ pub async fn detach(worker: &Rc<Worker>, request: DetachFile) -> OpResult<()> {
     ask_all(worker, &who, &FetchShare { ino }).await?;
     let set = LockSet::of(&[(LockKey::Inode(ino), Mode::Exclusive)]);
     let commit = || {
-        let same = |inode: &InodeRecord| {
-            inode.tier.as_ref().is_some_and(|at| at.tier_ino == source.at.tier_ino)
-        };
+        let same =
+            |inode: &InodeRecord| inode.tier.as_ref().is_some_and(|at| at.tier_ino == source.at.tier_ino);
         if !node.namespace.inode_in_section(ino)?.is_some_and(|inode| same(&inode)) {
             return Ok(());
         }

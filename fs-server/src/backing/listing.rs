@@ -87,7 +87,10 @@ async fn persistently(worker: &Rc<Worker>, dir: InodeId) -> OpResult<()> {
         };
         if began.elapsed() > PATIENCE || worker.node.is_stopping() {
             tracing::warn!(?dir, reason, "a directory cannot be listed in the shared tier");
-            return Err(OpError::because(Status::TierFailed, format!("the shared tier cannot be listed: {reason}")));
+            return Err(OpError::because(
+                Status::TierFailed,
+                format!("the shared tier cannot be listed: {reason}"),
+            ));
         }
         tokio::time::sleep(PAUSE).await;
     }

@@ -18,8 +18,8 @@ pub mod home;
 pub mod listing;
 pub mod ops;
 pub mod pins;
-pub mod rows;
 pub mod room;
+pub mod rows;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;

@@ -26,7 +26,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use fs_proto::placement::name_hash;
-use fs_proto::record::{Backing, EntryRecord, InodeRecord, RECORD_VERSION, RequestResult, SHARD_ACL, ShardRecord};
+use fs_proto::record::{
+    Backing, EntryRecord, InodeRecord, RECORD_VERSION, RequestResult, SHARD_ACL, ShardRecord,
+};
 use fs_proto::{Attr, ClientId, FileKind, InodeId, Layout, ServerId, Status, TimeNs, Wire};
 
 use parking_lot::Mutex;

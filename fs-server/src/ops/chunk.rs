@@ -91,7 +91,10 @@ pub async fn read(worker: &Rc<Worker>, context: &Context, request: ReadChunk) ->
 pub async fn truncate(worker: &Rc<Worker>, _: &Context, request: TruncateChunks) -> OpResult<()> {
     let node = &worker.node;
     let _alone = node.backing.alone(request.ino).await;
-    fetch::cut(node, request.ino, request.chunk, request.keep_bytes)?;
+    if fetch::cut(node, request.ino, request.chunk, request.keep_bytes)? && node.syncs_device() {
+        // Or what was cut off could be fetched again after a loss of power.
+        crate::sync::group_sync(node).await?;
+    }
     Ok(node.store.truncate(request.ino, request.chunk, request.keep_bytes)?)
 }
 

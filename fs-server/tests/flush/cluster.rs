@@ -101,7 +101,16 @@ impl Cluster {
             members: Vec::new(),
             events: Vec::new(),
         };
-        Cluster { dir, threads: Vec::new(), file, wide_threshold, servers, adjust: |_| {}, s3: None, atimes: true }
+        Cluster {
+            dir,
+            threads: Vec::new(),
+            file,
+            wide_threshold,
+            servers,
+            adjust: |_| {},
+            s3: None,
+            atimes: true,
+        }
     }
 
     /// The tier's directory.

@@ -29,7 +29,13 @@ impl<T: Tier> Fake<T> {
         inner: T,
         before: impl Fn(&'static str, &[u8]) -> TierResult<()> + Send + Sync + 'static,
     ) -> Self {
-        Fake { inner, before: Box::new(before), after: Box::new(|_, _| Ok(())), cut_listings: false, with_listings: false }
+        Fake {
+            inner,
+            before: Box::new(before),
+            after: Box::new(|_, _| Ok(())),
+            cut_listings: false,
+            with_listings: false,
+        }
     }
 
     fn call<R>(

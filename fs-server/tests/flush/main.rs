@@ -7,8 +7,8 @@ mod trees;
 
 mod adversity;
 mod controls;
-mod faults;
 mod evicting;
+mod faults;
 mod policies;
 mod reading;
 mod renames;

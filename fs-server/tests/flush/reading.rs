@@ -59,7 +59,8 @@ fn what_was_there_before_is_seen_and_read() {
     let client = Client::connect(&cluster.file);
     for (path, data) in &files {
         assert!(read(&client, path) == *data, "{path}");
-        let (meta, attr) = (std::fs::metadata(cluster.at(path)).unwrap(), client.attr(find(&client, path).unwrap()));
+        let (meta, attr) =
+            (std::fs::metadata(cluster.at(path)).unwrap(), client.attr(find(&client, path).unwrap()));
         assert_eq!((meta.mode() & 0o7777, meta.size()), (attr.mode, attr.size), "{path}");
         assert_eq!(meta.mtime() * 1_000_000_000 + meta.mtime_nsec(), attr.mtime, "{path}");
     }

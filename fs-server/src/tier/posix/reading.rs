@@ -147,5 +147,8 @@ fn check(file: impl AsFd, name: &Bytes, wanted: &Found) -> TierResult<()> {
 }
 
 fn other(name: &Bytes) -> TierError {
-    TierError::Missing(format!("{:?} was changed in the shared tier by others", String::from_utf8_lossy(name)))
+    TierError::Missing(format!(
+        "{:?} was changed in the shared tier by others",
+        String::from_utf8_lossy(name)
+    ))
 }

@@ -22,9 +22,8 @@ use self::draft::{Draft, PartFile, Record, SMALL, SmallFile, What};
 use self::keys::{ATTRIBUTES, DIRECTORY};
 use self::target::Target;
 use super::{
-    TakeListed,
-    Attributes, Base, Destination, Dir, Facts, Found, Make, Place, Tier, TierError, TierFile, TierResult,
-    staged_prefix, staging_name,
+    Attributes, Base, Destination, Dir, Facts, Found, Make, Place, TakeListed, Tier, TierError, TierFile,
+    TierResult, staged_prefix, staging_name,
 };
 use crate::config::ServerConfig;
 use crate::error::ServerError;
