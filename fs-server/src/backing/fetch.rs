@@ -16,6 +16,7 @@ use fs_proto::placement::{ChunkPlace, chunk_place};
 use fs_proto::{ChunkIndex, InodeId, ServerId, Status};
 
 use super::claims::{Filling, Use};
+use super::rows::Row;
 use super::{room, rows};
 use crate::error::{OpError, OpResult};
 use crate::flush::dirs;
@@ -94,19 +95,19 @@ pub fn is_here(node: &Node, key: ChunkKey) -> OpResult<bool> {
 /// Whether nothing of the file is in the shared tier only, as far as is known without asking.
 fn is_no_concern(node: &Node, ino: InodeId) -> OpResult<bool> {
     Ok(match rows::get(node, ino)? {
-        Some(source) => source.is_none(),
-        None => !ino.is_adopted(),
+        Row::Absent => !ino.is_adopted(),
+        Row::Nothing => true,
+        Row::From(_) => false,
     })
 }
 
 /// What chunks of a file are fetched from: known here, or asked of its home. The caller fills one of its chunks.
 pub async fn source(worker: &Rc<Worker>, ino: InodeId) -> OpResult<Option<TierSource>> {
     let node = &worker.node;
-    if let Some(known) = rows::get(node, ino)? {
-        return Ok(known);
-    }
-    if !ino.is_adopted() {
-        return Ok(None);
+    match rows::get(node, ino)? {
+        Row::From(source) => return Ok(Some(source)),
+        Row::Absent if ino.is_adopted() => {}
+        Row::Absent | Row::Nothing => return Ok(None),
     }
     let told = worker.ask_owner(ino.partition(), &FindSource { ino, look: false }).await?;
     rows::put(node, ino, told.as_ref())?;
@@ -248,7 +249,7 @@ pub async fn source_of_share(
 /// After a chunk was fetched because somebody wanted it: has those behind it fetched.
 pub fn ahead(worker: &Rc<Worker>, key: ChunkKey) {
     let node = &worker.node;
-    let Ok(Some(Some(source))) = rows::get(node, key.ino) else { return };
+    let Ok(Row::From(source)) = rows::get(node, key.ino) else { return };
     for chunk in (key.chunk.0 + 1..=key.chunk.0 + AHEAD).map(ChunkIndex) {
         let Some(to) = holder(node, &source, key.ino, chunk).filter(|_| bytes_of(&source, chunk) > 0) else {
             return;
@@ -314,7 +315,7 @@ pub fn cut(node: &Node, ino: InodeId, chunk: ChunkIndex, keep_bytes: u32) -> OpR
     if !node.backing.concerns(ino) {
         return Ok(false);
     }
-    let Some(Some(mut source)) = rows::get(node, ino)? else { return Ok(false) };
+    let Row::From(mut source) = rows::get(node, ino)? else { return Ok(false) };
     let start = chunk.0.saturating_mul(source.layout.chunk_bytes());
     let limit = start.saturating_add(u64::from(keep_bytes));
     if limit >= source.backing.limit {

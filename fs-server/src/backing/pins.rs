@@ -73,6 +73,8 @@ async fn below(worker: &Rc<Worker>, dir: InodeId) -> OpResult<bool> {
         }
     };
     let now = Instant::now();
-    passed.into_iter().for_each(|dir| known.insert(dir, (now, pinned)));
+    for dir in passed {
+        known.insert(dir, (now, pinned));
+    }
     Ok(pinned)
 }

@@ -48,9 +48,24 @@ impl Rows {
     }
 }
 
-/// The row of a file: outer None if there is none.
-pub fn get(node: &Node, ino: InodeId) -> OpResult<Option<Option<TierSource>>> {
-    node.namespace.record(&keys::source(ino))
+/// What the row of a file says.
+pub enum Row {
+    /// There is none.
+    Absent,
+    /// Every chunk that is not held is a hole.
+    Nothing,
+    /// Chunks that are not held come from there.
+    From(TierSource),
+}
+
+/// The row of a file.
+pub fn get(node: &Node, ino: InodeId) -> OpResult<Row> {
+    let row: Option<Option<TierSource>> = node.namespace.record(&keys::source(ino))?;
+    Ok(match row {
+        None => Row::Absent,
+        Some(None) => Row::Nothing,
+        Some(Some(source)) => Row::From(source),
+    })
 }
 
 /// Sets the row of a file.
@@ -76,13 +91,12 @@ pub fn keep(node: &Node, ino: InodeId, chunk: ChunkIndex) -> OpResult<()> {
 /// Replaces what is known of a file by `source`; `None`: forgets the file. The row first: with the old one, a chunk without its mark would be fetched
 /// from a copy that had something else there.
 pub fn replace(node: &Node, ino: InodeId, source: Option<&TierSource>) -> OpResult<()> {
-    match source {
-        Some(_) => put(node, ino, source)?,
-        None => {
-            let mut batch = Batch::default();
-            batch.delete(keys::source(ino));
-            node.namespace.kv().commit(batch)?;
-        }
+    if source.is_some() {
+        put(node, ino, source)?;
+    } else {
+        let mut batch = Batch::default();
+        batch.delete(keys::source(ino));
+        node.namespace.kv().commit(batch)?;
     }
     let (from, to) = keys::range_of(b'n', ino);
     loop {

@@ -250,7 +250,7 @@ impl Copying {
         let used = node.backing.enter(ino).await;
         // What is written from now on is dirty again.
         node.backing.evictor().note_copy(ino);
-        let copying = Copying { node, ino, used: used, is_done: false };
+        let copying = Copying { node, ino, used, is_done: false };
         fetch::share(worker, copying.used.as_ref(), ino, size).await?;
         Ok(copying)
     }
