@@ -184,7 +184,7 @@ pub struct OpenOptions {
     pub append: bool,
     /// Permission bits of a new file, umask already applied.
     pub mode: u32,
-    /// Layout of a new file, if not its directory's, or how large it will become. A file that was there keeps its own. Costs a message.
+    /// Layout of a new file, if not its directory's, or how large it will become. A file that was there keeps its own.
     pub layout: Option<LayoutWish>,
 }
 

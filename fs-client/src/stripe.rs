@@ -46,11 +46,10 @@ pub(crate) fn pieces(layout: Layout, offset: u64, len: usize, largest: u32) -> i
 #[cfg(test)]
 mod tests {
     use super::*;
-    use fs_proto::Placement;
     use proptest::prelude::*;
 
     fn layout(chunk_log2: u8) -> Layout {
-        Layout { placement: Placement::Striped, chunk_log2, given: false }
+        Layout { chunk_log2, ..Layout::default() }
     }
 
     proptest! {

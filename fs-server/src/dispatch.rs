@@ -176,7 +176,7 @@ async fn run_plain(worker: &Rc<Worker>, context: &Context, body: Reader) -> OpRe
 /// The answer to a mutation that was executed before and whose reply was lost, or None if it was not.
 async fn answer_again(worker: &Rc<Worker>, context: &Context, meta: &Bytes) -> OpResult<Option<Answer>> {
     let header = &context.header;
-    let (lane, count) = ((header.sequence >> 48) as u16, header.sequence & ((1 << 48) - 1));
+    let (lane, count) = header.lane_and_count();
     let Some(done) = worker.node.namespace.remembered(header.client, lane)? else { return Ok(None) };
     if done.count != count || done.op != header.op {
         return Ok(None);

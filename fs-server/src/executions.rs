@@ -81,7 +81,7 @@ impl Executions {
         if !header.op.is_mutation() {
             return Ok(None);
         }
-        let (lane, count) = ((header.sequence >> 48) as u16, header.sequence & ((1 << 48) - 1));
+        let (lane, count) = header.lane_and_count();
         let mut running = self.running.lock();
         if running.get(&(header.client, lane)) == Some(&count) {
             return Err(OpError::new(Status::Retry, "the same request is still running"));

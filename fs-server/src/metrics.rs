@@ -122,7 +122,7 @@ pub fn resident_bytes() -> u64 {
 /// The state of the server, as JSON.
 pub fn status_json(node: &Node) -> String {
     let store = node.store.stats();
-    let kv = node.namespace.kv().stats();
+    let kv = node.namespace.kv();
     let share = node.share_stats();
     let (bytes_read, bytes_written) = node.counters.bytes();
     let operations: serde_json::Map<String, Value> =
@@ -139,7 +139,7 @@ pub fn status_json(node: &Node) -> String {
                    "segments": store.segments, "compacted_bytes": store.compacted_bytes, "written_bytes": store.written_bytes,
                    "index_bytes": store.index_bytes, "index_saves": store.index_saves, "crc_failures": store.crc_failures,
                    "io": node.io_modes()},
-        "namespace": {"bytes_disk": kv.disk_bytes, "bytes_memory": kv.memory_bytes},
+        "namespace": {"bytes_disk": kv.disk_bytes(), "bytes_memory": kv.memory_bytes()},
         "space": {"total": store.total_bytes, "free": store.free_bytes},
         "pools": crate::pools::as_json(node),
         "shared_memory": {"size": share.size, "used": share.used, "sessions": share.sessions, "refused": share.refused},

@@ -229,27 +229,28 @@ fn counters(node: &Node) -> Vec<(&'static str, &'static str, u64)> {
 }
 
 fn gauges(node: &Node) -> Vec<(&'static str, &'static str, u64)> {
-    let (pool, store, kv) = (node.pools.buffers.stats(), node.store.stats(), node.namespace.kv().stats());
+    let (pool, store, share) = (node.pools.buffers.stats(), node.store.stats(), node.share_stats());
+    let (locks_held, locks_waiting) = node.locks.counts();
     let (names, inodes) = node.namespace.queue().len();
     let flush = node.flusher.account_of(node);
     vec![
         ("connections", "Open connections", node.net.connections.load(Ordering::Relaxed)),
         ("inodes", "Inodes that live here", node.namespace.inode_count()),
         ("open_inodes", "Inodes that clients have open", node.opens.len() as u64),
-        ("locks_held", "Locks of files that clients hold", node.locks.counts().0 as u64),
-        ("locks_waiting", "Requests that wait for a lock", node.locks.counts().1 as u64),
+        ("locks_held", "Locks of files that clients hold", locks_held as u64),
+        ("locks_waiting", "Requests that wait for a lock", locks_waiting as u64),
         ("chunk_live_bytes", "Bytes of chunks that are live", store.live_bytes),
         ("chunk_index_bytes", "Bytes of memory of the index of the chunks", store.index_bytes),
         ("chunk_disk_bytes", "Bytes of chunks on the device", store.disk_bytes),
         ("store_free_bytes", "Free bytes of the store's file system", store.free_bytes),
-        ("namespace_disk_bytes", "Bytes of the namespace store on the device", kv.disk_bytes),
-        ("shared_memory_sessions", "Clients' connections over shared memory", node.share_stats().sessions),
-        ("shared_memory_bytes", "Memory promised to connections over shared memory", node.share_stats().used),
         (
-            "shared_memory_limit_bytes",
-            "Memory that connections over shared memory may have",
-            node.share_stats().size,
+            "namespace_disk_bytes",
+            "Bytes of the namespace store on the device",
+            node.namespace.kv().disk_bytes(),
         ),
+        ("shared_memory_sessions", "Clients' connections over shared memory", share.sessions),
+        ("shared_memory_bytes", "Memory promised to connections over shared memory", share.used),
+        ("shared_memory_limit_bytes", "Memory that connections over shared memory may have", share.size),
         ("buffer_pool_bytes", "Size of the buffer pool", pool.size),
         ("buffer_used_bytes", "Buffers in use", pool.used),
         ("buffer_peak_bytes", "Most buffers that were in use", pool.peak),

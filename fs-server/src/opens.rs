@@ -43,13 +43,12 @@ pub struct OpenTable {
     table: Mutex<Table>,
 }
 
-#[derive(Default)]
 struct Table {
     open: HashMap<InodeId, Vec<Holder>>,
     holders: usize,
     /// For [`PAGE_HOLDERS`] holders each.
     pages: Vec<Charge>,
-    rough: Option<Rough>,
+    rough: Rough,
 }
 
 /// Until when anything of a hash may be open, in seconds since the first.
@@ -63,7 +62,7 @@ struct Rough {
 const HOLDER_BYTES: usize = 160;
 /// Holders that are counted together.
 const PAGE_HOLDERS: usize = 256;
-/// Part of the pool that the rough table has, as a power of two.
+/// Part of the pool that the rough table has at most, as a divisor.
 const ROUGH_PART: usize = 4;
 
 const LEASE: Duration = Duration::from_millis(LEASE_MS as u64);
@@ -77,7 +76,8 @@ impl OpenTable {
         let entries = 1 << entries.ilog2();
         let memory = pool.charge(BufferClass::Local, None, entries * size_of::<u32>());
         let rough = Rough { since: Instant::now(), until: vec![0; entries], _memory: memory };
-        OpenTable { pool, table: Mutex::new(Table { rough: Some(rough), ..Table::default() }) }
+        let table = Table { open: HashMap::new(), holders: 0, pages: Vec::new(), rough };
+        OpenTable { pool, table: Mutex::new(table) }
     }
 
     /// Waits until there is room for one more who opens so.
@@ -91,45 +91,14 @@ impl OpenTable {
 
     /// The client has the inode open now (again, or still). `version` is the inode's.
     pub fn open(&self, ino: InodeId, client: ClientId, mode: &OpenMode, version: u64) {
-        let until = Instant::now() + LEASE;
-        let writes = match mode {
-            OpenMode::Read {} => None,
-            OpenMode::Write { via } => Some((*via, version)),
-        };
-        let now = Instant::now();
-        let mut table = self.table.lock();
-        if !table.make_room(&self.pool) && !table.holds(ino, client) {
-            if writes.is_none() {
-                return table.note_roughly(ino, until);
-            }
-            // It was admitted when there was room, and another has it now: one more than counted.
-            table.pages.push(self.pool.charge(BufferClass::Local, None, PAGE_HOLDERS * HOLDER_BYTES));
-        }
-        let table = &mut *table;
-        let holders = table.open.entry(ino).or_default();
-        let Some(holder) = holders.iter_mut().find(|holder| holder.client == client) else {
-            table.holders += 1;
-            return holders.push(Holder { client, writes, written_open: now, until });
-        };
-        holder.until = until;
-        if writes.is_some() {
-            holder.written_open = now;
-        }
-        // A renewal keeps the version of the beginning: writes since then count.
-        holder.writes = match (holder.writes, writes) {
-            (Some((_, began)), Some((via, _))) => Some((via, began)),
-            (have, None) => have,
-            (None, new) => new,
-        };
+        self.table.lock().open(&self.pool, ino, client, mode, version);
     }
 
     /// The client still has the inode open, in this mode: writing ends with a renewal for reading.
     pub fn renew(&self, ino: InodeId, client: ClientId, mode: &OpenMode, version: u64) {
         let reads = matches!(mode, OpenMode::Read {});
-        self.open(ino, client, mode, version);
         let mut table = self.table.lock();
-        let holders = table.open.get_mut(&ino).map(Vec::as_mut_slice).unwrap_or_default();
-        let holder = holders.iter_mut().find(|holder| holder.client == client);
+        let holder = table.open(&self.pool, ino, client, mode, version);
         if let Some(holder) = holder.filter(|holder| reads && holder.written_open.elapsed() >= OVERTAKEN) {
             holder.writes = None;
         }
@@ -213,6 +182,54 @@ impl OpenTable {
 }
 
 impl Table {
+    /// Notes that the client has the inode open. None: a reader for whom there is no room, who is known only roughly.
+    fn open(
+        &mut self,
+        pool: &Budget,
+        ino: InodeId,
+        client: ClientId,
+        mode: &OpenMode,
+        version: u64,
+    ) -> Option<&mut Holder> {
+        let writes = match mode {
+            OpenMode::Read {} => None,
+            OpenMode::Write { via } => Some((*via, version)),
+        };
+        let now = Instant::now();
+        let until = now + LEASE;
+        let Some(at) = self.place(ino, client) else {
+            if !self.make_room(pool) {
+                if writes.is_none() {
+                    self.note_roughly(ino, until);
+                    return None;
+                }
+                // It was admitted when there was room, and another has it now: one more than counted.
+                self.pages.push(pool.charge(BufferClass::Local, None, PAGE_HOLDERS * HOLDER_BYTES));
+            }
+            self.holders += 1;
+            let holders = self.open.entry(ino).or_default();
+            holders.push(Holder { client, writes, written_open: now, until });
+            return holders.last_mut();
+        };
+        let holder = self.open.get_mut(&ino)?.get_mut(at)?;
+        holder.until = until;
+        if writes.is_some() {
+            holder.written_open = now;
+        }
+        // A renewal keeps the version of the beginning: writes since then count.
+        holder.writes = match (holder.writes, writes) {
+            (Some((_, began)), Some((via, _))) => Some((via, began)),
+            (have, None) => have,
+            (None, new) => new,
+        };
+        Some(holder)
+    }
+
+    /// Where the client is among those that have the inode open.
+    fn place(&self, ino: InodeId, client: ClientId) -> Option<usize> {
+        self.open.get(&ino)?.iter().position(|holder| holder.client == client)
+    }
+
     /// Whether one more has room; takes a page more if need be.
     fn make_room(&mut self, pool: &Budget) -> bool {
         if self.holders < self.pages.len() * PAGE_HOLDERS {
@@ -222,10 +239,6 @@ impl Table {
         let is_there = page.is_some();
         self.pages.extend(page);
         is_there
-    }
-
-    fn holds(&self, ino: InodeId, client: ClientId) -> bool {
-        self.open.get(&ino).is_some_and(|holders| holders.iter().any(|holder| holder.client == client))
     }
 
     /// Pages that are not needed any more, but one; to be dropped outside of the lock.
@@ -240,17 +253,15 @@ impl Table {
     }
 
     fn note_roughly(&mut self, ino: InodeId, until: Instant) {
-        let Some(rough) = &mut self.rough else { return };
+        let rough = &mut self.rough;
         let until = until.saturating_duration_since(rough.since).as_secs() as u32 + 1;
         let at = rough.place(ino);
         rough.until[at] = rough.until[at].max(until);
     }
 
     fn may_be_open(&self, ino: InodeId, now: Instant) -> bool {
-        self.rough.as_ref().is_some_and(|rough| {
-            let now = now.saturating_duration_since(rough.since).as_secs() as u32;
-            rough.until[rough.place(ino)] > now
-        })
+        let now = now.saturating_duration_since(self.rough.since).as_secs() as u32;
+        self.rough.until[self.rough.place(ino)] > now
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use fs_net::{Budget, BufferPool, PoolStats, ShareBudget, Sharing};
+use fs_net::{Budget, BufferPool, PoolStats, ShareBudget, ShareStats, Sharing};
 use serde_json::{Value, json};
 
 use crate::node::Node;
@@ -71,7 +71,26 @@ struct Peaks {
     shared: AtomicU64,
 }
 
-/// A pool's name, what it is for, and its figures.
+/// What the pools hold that do not count by themselves.
+struct Used {
+    metadata: u64,
+    inodes: u64,
+    index: u64,
+    shared: ShareStats,
+}
+
+impl Used {
+    fn now(node: &Node) -> Used {
+        Used {
+            metadata: node.namespace.kv().memory_bytes(),
+            inodes: node.namespace.cached_inode_bytes(),
+            index: node.store.index_bytes(),
+            shared: node.share_stats(),
+        }
+    }
+}
+
+/// A pool's name and its figures.
 pub type Named = (&'static str, PoolStats);
 
 impl Pools {
@@ -95,17 +114,30 @@ impl Pools {
         }
     }
 
-    /// Figures of all pools. Caches and shared memory do not wait; their peaks are of the moments when this was called.
+    /// Looks what the pools hold that do not count by themselves, for their peaks.
+    pub fn note_peaks(&self, node: &Node) {
+        let used = Used::now(node);
+        for (peak, used) in [
+            (&self.peaks.metadata, used.metadata),
+            (&self.peaks.inodes, used.inodes),
+            (&self.peaks.index, used.index),
+            (&self.peaks.shared, used.shared.used),
+        ] {
+            peak.fetch_max(used, Ordering::Relaxed);
+        }
+    }
+
+    /// Figures of all pools. Caches and shared memory do not wait; their peaks are of the moments when they were looked at.
     pub fn all(&self, node: &Node) -> Vec<Named> {
+        self.note_peaks(node);
         let seen = |size: u64, used: u64, peak: &AtomicU64| PoolStats {
             size,
             used,
-            peak: peak.fetch_max(used, Ordering::Relaxed).max(used),
+            peak: peak.load(Ordering::Relaxed),
             ..PoolStats::default()
         };
-        let share = node.share_stats();
+        let (peaks, used) = (&self.peaks, Used::now(node));
         let index_bytes = self.index_bytes + self.checksum_bytes;
-        let (peaks, kv) = (&self.peaks, node.namespace.kv().stats());
         vec![
             ("buffers", self.buffers.stats()),
             ("messages", self.messages.stats()),
@@ -113,11 +145,14 @@ impl Pools {
             ("open_files", self.open_files.stats()),
             (
                 "shared_memory",
-                PoolStats { waits: share.refused, ..seen(share.size, share.used, &peaks.shared) },
+                PoolStats {
+                    waits: used.shared.refused,
+                    ..seen(used.shared.size, used.shared.used, &peaks.shared)
+                },
             ),
-            ("metadata_cache", seen(self.metadata_bytes, kv.memory_bytes, &peaks.metadata)),
-            ("inode_cache", seen(self.inode_bytes, node.namespace.cached_inode_bytes(), &peaks.inodes)),
-            ("chunk_index", seen(index_bytes, node.store.stats().index_bytes, &peaks.index)),
+            ("metadata_cache", seen(self.metadata_bytes, used.metadata, &peaks.metadata)),
+            ("inode_cache", seen(self.inode_bytes, used.inodes, &peaks.inodes)),
+            ("chunk_index", seen(index_bytes, used.index, &peaks.index)),
         ]
     }
 }

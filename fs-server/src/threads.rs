@@ -26,17 +26,16 @@ use crate::worker::Worker;
 use crate::{backing, flush, ops, reaper};
 
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
-/// A connection to another server that was not used from one look to the next is closed.
+/// Time from one look for unused connections to other servers to the next.
 const PEERS_UNUSED: Duration = Duration::from_secs(30);
 /// Idle connections that a worker closes when there is no room for a new one.
 const CLOSED_AT_ONCE: usize = 8;
 
 /// What a worker is told.
-enum Arrival {
-    Connection(Accepted),
-    /// There is no room for more.
-    TooMany,
-    Nothing,
+enum Told {
+    Serve(Accepted),
+    /// There is no room for more connections.
+    MakeRoom,
 }
 
 /// Runs the server's threads until it is asked to end.
@@ -91,7 +90,19 @@ fn on_local_runtime<R, F: Future<Output = R>>(
         .build()
         .map_err(|source| ServerError::System { what: "start a runtime", source })?;
     let local = LocalSet::new();
-    Ok(local.block_on(&runtime, async { body(new_worker(node)).await }))
+    Ok(local.block_on(&runtime, async {
+        let worker = new_worker(node);
+        tokio::task::spawn_local(close_unused(Rc::clone(&worker)));
+        body(worker).await
+    }))
+}
+
+/// Of this thread's connections to other servers, those that were not used from one look to the next are closed.
+async fn close_unused(worker: Rc<Worker>) {
+    loop {
+        tokio::time::sleep(PEERS_UNUSED).await;
+        worker.peers.close_unused();
+    }
 }
 
 fn new_worker(node: &Arc<Node>) -> Rc<Worker> {
@@ -119,23 +130,17 @@ fn new_worker(node: &Arc<Node>) -> Rc<Worker> {
 }
 
 /// A worker thread: serves the connections that it is dealt.
-async fn serve(worker: Rc<Worker>, mut arrivals: mpsc::UnboundedReceiver<Arrival>) {
+async fn serve(worker: Rc<Worker>, mut told: mpsc::UnboundedReceiver<Told>) {
     let node = Arc::clone(&worker.node);
-    let mut looks = tokio::time::interval(PEERS_UNUSED);
     loop {
-        let arrival = tokio::select! {
-            arrival = arrivals.recv() => arrival,
-            _ = looks.tick() => Some(Arrival::Nothing),
+        let told = tokio::select! {
+            told = told.recv() => told,
             () = node.stopped() => None,
         };
-        let accepted = match arrival {
-            Some(Arrival::Connection(accepted)) => accepted,
-            Some(Arrival::TooMany) => {
+        let accepted = match told {
+            Some(Told::Serve(accepted)) => accepted,
+            Some(Told::MakeRoom) => {
                 close_idle_connections(CLOSED_AT_ONCE);
-                continue;
-            }
-            Some(Arrival::Nothing) => {
-                worker.peers.close_unused();
                 continue;
             }
             None => break,
@@ -158,7 +163,7 @@ async fn serve(worker: Rc<Worker>, mut arrivals: mpsc::UnboundedReceiver<Arrival
 async fn keep_house(
     worker: Rc<Worker>,
     acceptors: Vec<Acceptor>,
-    senders: Vec<mpsc::UnboundedSender<Arrival>>,
+    senders: Vec<mpsc::UnboundedSender<Told>>,
     metrics: Option<MetricsPage>,
 ) -> Result<(), ServerError> {
     let node = Arc::clone(&worker.node);
@@ -184,9 +189,9 @@ async fn keep_house(
             let deliver = |accepted| {
                 turn += 1;
                 // A worker that is gone means that the server ends.
-                let _ = senders[turn % senders.len()].send(Arrival::Connection(accepted));
+                let _ = senders[turn % senders.len()].send(Told::Serve(accepted));
             };
-            let pressed = || senders.iter().for_each(|sender| drop(sender.send(Arrival::TooMany)));
+            let pressed = || senders.iter().for_each(|sender| drop(sender.send(Told::MakeRoom)));
             let room = &stop.pools.connections;
             if let Err(error) = acceptor.run_within(room, pressed, deliver, stop.stopped()).await {
                 tracing::error!(%error, "no more connections can be accepted; the server ends");
@@ -213,8 +218,7 @@ async fn keep_house(
 async fn tidy(worker: Rc<Worker>) {
     loop {
         tokio::time::sleep(HOUSEKEEPING).await;
-        // Peaks of what does not count by itself.
-        worker.node.pools.all(&worker.node);
+        worker.node.pools.note_peaks(&worker.node);
         recovery::ask_about_silent(&worker).await;
         if let Err(error) = worker.node.locks.tidy_up(&worker.node.namespace, Instant::now()) {
             tracing::error!(message = %error.message, "records of clients with locks could not be changed");

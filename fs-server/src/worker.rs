@@ -95,7 +95,7 @@ impl Context {
         if !self.header.op.is_mutation() || self.header.client.0 == 0 {
             return None;
         }
-        let (lane, count) = ((self.header.sequence >> 48) as u16, self.header.sequence & ((1 << 48) - 1));
+        let (lane, count) = self.header.lane_and_count();
         let result = RequestResult { count, op: self.header.op, status: Status::Ok, ino };
         Some(Mutation::Remember { client: self.header.client, lane, result })
     }

@@ -3,7 +3,7 @@
 //! where a crash has to be made up.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -64,6 +64,36 @@ fn sizes_are_set_within_and_beyond_the_limit() {
     assert_eq!(client.extend(&ROOT, ino, 5).unwrap().size, 5);
     assert_eq!(client.extend(&ROOT, ino, 2).unwrap().size, 5);
     assert_eq!(other.get("/g").unwrap(), &b"abc\0\0"[..]);
+}
+
+/// Goal: `get` answers what lay under the name at one moment. Method: a file gets even contents under one name and odd ones under the other,
+/// to which it is moved in between; readers of the first never see an odd one.
+#[test]
+fn a_get_is_of_one_moment_of_name_and_content() {
+    let cluster = Cluster::start(1);
+    let (done, seen) = (AtomicBool::new(false), AtomicU64::new(0));
+    let client = || cluster.strict_client(Route::Auto);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let client = client();
+                while !done.load(Ordering::Relaxed) {
+                    let Ok(content) = client.get("/here") else { continue };
+                    let number = u64::from_le_bytes(content.as_ref().try_into().unwrap());
+                    assert_eq!(number % 2, 0, "written under the other name");
+                    seen.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        let writer = client();
+        for round in (0..2000u64).step_by(2) {
+            writer.put("/here", &round.to_le_bytes(), 0o644).unwrap();
+            writer.rename_path("/here", "/there").unwrap();
+            writer.put("/there", &(round + 1).to_le_bytes(), 0o644).unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    assert!(seen.load(Ordering::Relaxed) > 100);
 }
 
 #[test]

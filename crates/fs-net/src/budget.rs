@@ -213,10 +213,7 @@ impl Budget {
         let number = share.map_or(0, |share| share.0.number);
         let is_behind = state.blocked.is_some_and(|blocked| class as usize <= blocked)
             || state.waiting[class as usize].has(number);
-        let used = self.used();
-        let fits =
-            used + bytes <= self.0.limits[class as usize] && self.0.is_within(used, class, share, bytes);
-        if is_behind || !fits {
+        if is_behind || !self.has_room(class, share, bytes) {
             return None;
         }
         self.0.take(&mut state, class, share, bytes);

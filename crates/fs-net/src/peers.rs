@@ -93,18 +93,7 @@ impl Peers {
         meta: Bytes,
         bulk: Bytes,
     ) -> Result<Frame, NetError> {
-        let open = match self.links.borrow().get(&to) {
-            Some(Link::Open(connection, used)) if !connection.is_closed() => {
-                used.set(self.next_turn());
-                Some(connection.clone())
-            }
-            _ => None,
-        };
-        let connection = match open {
-            Some(connection) => connection,
-            None => self.connection(to).await?,
-        };
-        connection.call(header, meta, bulk).await
+        self.connection(to).await?.call(header, meta, bulk).await
     }
 
     /// A buffer of `len` bytes in memory shared with server `to`, if there is a connection that has one.
@@ -157,25 +146,20 @@ impl Peers {
 
     /// Closes those unused for longest, beyond the limit.
     fn make_room(&self) {
-        let mut turns: Vec<u64> = {
-            let links = self.links.borrow();
-            let open = links.values().filter_map(|link| match link {
-                Link::Open(connection, used) if !connection.is_closed() => {
-                    Some((connection.is_idle(), used.get()))
-                }
-                _ => None,
-            });
-            let all: Vec<_> = open.collect();
-            let beyond = all.len().saturating_sub(self.most.get());
-            let mut idle: Vec<u64> =
-                all.into_iter().filter(|(idle, _)| *idle).map(|(_, used)| used).collect();
-            idle.sort_unstable();
-            idle.truncate(beyond);
-            idle
-        };
-        if let Some(last) = turns.pop() {
-            // The newest was just made for somebody, who has not yet asked.
-            let newest = self.turn.get() - 1;
+        // The newest was just made for somebody, who has not yet asked.
+        let newest = self.turn.get() - 1;
+        let (mut open, mut idle) = (0_usize, Vec::new());
+        for link in self.links.borrow().values() {
+            let Link::Open(connection, used) = link else { continue };
+            open += usize::from(!connection.is_closed());
+            if connection.is_idle() && used.get() != newest {
+                idle.push(used.get());
+            }
+        }
+        let beyond = open.saturating_sub(self.most.get()).min(idle.len());
+        if beyond > 0 {
+            let (_, last, _) = idle.select_nth_unstable(beyond - 1);
+            let last = *last;
             self.close_idle(|used| used <= last && used != newest);
         }
     }

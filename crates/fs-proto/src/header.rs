@@ -134,6 +134,11 @@ impl Header {
         header
     }
 
+    /// The thread of the client that sends one mutation after the other, and the number of this one.
+    pub fn lane_and_count(&self) -> (u16, u64) {
+        ((self.sequence >> 48) as u16, self.sequence & ((1 << 48) - 1))
+    }
+
     /// The header of the answer to `self`.
     #[must_use]
     pub fn reply(&self, status: Status, meta_bytes: u32, bulk_bytes: u32) -> Header {

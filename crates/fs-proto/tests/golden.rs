@@ -214,7 +214,7 @@ fn messages_never_change() {
         .is(Attr { inline: true, wide: true, ..attr() }, "070000000000341201a4010000e803000064000000010000000000000001000000010000000100000000000000feffffffffffffff030000000000000004000000000000000114030500000000000000020000000000cdab")
         .is(Attr { acl: true, ..attr() }, "070000000000341201a4010000e803000064000000010000000000000001000000010000000100000000000000feffffffffffffff030000000000000004000000000000000114040500000000000000020000000000cdab")
         .is(Attr { capable: true, ..attr() }, "070000000000341201a4010000e803000064000000010000000000000001000000010000000100000000000000feffffffffffffff030000000000000004000000000000000114080500000000000000020000000000cdab")
-        .is(Setattr { mode: Some(0o600), size: Some(0), mtime: Some(SetTime::Now {}), atime: Some(SetTime::At { ns: -1 }), layout: Some(Layout::default()), ..Setattr::nothing(FILE) }, "0700000000003412018001000000000100000000000000000102ffffffffffffffff010101011400")
+        .is(Setattr { mode: Some(0o600), size: Some(0), mtime: Some(SetTime::Now {}), atime: Some(SetTime::At { ns: -1 }), ..Setattr::nothing(FILE) }, "0700000000003412018001000000000100000000000000000102ffffffffffffffff010100")
         .is(vec![None, Some(FILE)], "0200000000010700000000003412")
         .is(Open { ino: FILE, mode: OpenMode::Write { via: Some(ServerId(3)) } }, "070000000000341202010300")
         .is(Create { parent: DIR, name: name("a"), kind: FileKind::Symlink, mode: 0o777, rdev: 0, target: name("b"), exclusive: true, layout: None, open: Some(OpenMode::Read {}) }, "020000000000cdab010000006103ff01000000000000010000006201000101")

@@ -13,8 +13,7 @@ use fs_net::{NetCounters, PoolBuffer};
 use fs_proto::checksum::crc;
 use fs_proto::msg::chunk::{ReadChunk, WriteChunk};
 use fs_proto::msg::small::Append;
-use fs_proto::placement::chunk_partition;
-use fs_proto::{Attr, Placement, ServerId, Status};
+use fs_proto::{ServerId, Status};
 
 use super::{Core, Handle, now};
 use crate::error::{Error, LockFailure, Result};
@@ -119,21 +118,12 @@ impl Core {
         self.shared.note_inline_limit(answer.limit);
         inode.wrote_inline(&answer.attr);
         if !answer.attr.inline {
-            inode.appended_at(self.appended_to(&answer.attr, answer.offset, data.len()));
+            let sent = answer.offset..answer.offset + data.len() as u64;
+            inode.appended_at(self.holders_of(&answer.attr, sent));
         }
         let mut attr = answer.attr;
         self.note_attr(&mut attr);
         Ok(answer.offset)
-    }
-
-    /// The servers that the home may have sent appended bytes to.
-    fn appended_to(&self, attr: &Attr, offset: u64, len: usize) -> Vec<ServerId> {
-        if attr.layout.placement != Placement::Striped {
-            return self.holders_of(attr);
-        }
-        let view = self.shared.view();
-        let written = pieces(attr.layout, offset, len, self.piece_bytes);
-        written.map(|piece| view.owner(Target::Partition(chunk_partition(attr.ino, piece.chunk)))).collect()
     }
 
     /// See [`crate::File::read_at`].

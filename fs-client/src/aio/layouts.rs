@@ -6,7 +6,7 @@ use fs_proto::msg::inode::SetLayout;
 use fs_proto::{Attr, ChunkIndex, FileKind, InodeId, LayoutWish, ServerId, Status};
 
 use super::inodes::FAN_OUT;
-use super::{Core, Handle};
+use super::Core;
 use crate::client::{Held, Located};
 use crate::error::{Error, Result};
 use crate::router::Target;
@@ -26,19 +26,6 @@ impl Core {
         Ok(attr)
     }
 
-    /// Gives a file the layout that its opening asked for, if the opening made it.
-    pub(super) async fn wish_layout(
-        &self,
-        handle: Handle,
-        fresh: bool,
-        wish: Option<LayoutWish>,
-    ) -> Result<Handle> {
-        let Some(wish) = wish.filter(|_| fresh) else { return Ok(handle) };
-        let (who, ino) = (handle.who.clone(), handle.ino());
-        let set = self.set_layout(&who, ino, wish).await.map(drop);
-        self.keep_or_close(handle, set).await
-    }
-
     /// The layout was changed, and the home answered `attr`: whoever has the file open goes by it.
     pub(super) fn note_layout(&self, attr: &Attr) {
         if let Some(inode) = self.shared.opens.get(attr.ino) {
@@ -55,7 +42,7 @@ impl Core {
         if attr.inline {
             return Ok(Located::Inode(self.shared.view().owner(Target::home(ino))));
         }
-        let holders = self.holders_of(&attr);
+        let holders = self.holders_of(&attr, 0..u64::MAX);
         let asked = holders.iter().map(|server| self.held(who, ino, *server));
         let mut held = Vec::with_capacity(holders.len());
         window::each(asked, FAN_OUT, |one: Held| held.push(one)).await?;

@@ -12,8 +12,8 @@ use fs_proto::msg::chunk::SyncChunks;
 use fs_proto::msg::inode::{Open, OpenInode as OpenRecord, Publish, Release, Renew, Setattr};
 use fs_proto::msg::name::{Create, OpenMode};
 use fs_proto::msg::small::{OpenRead, Opened};
-use fs_proto::placement::{chunk_partition, name_hash};
-use fs_proto::{Attr, ChunkIndex, FileKind, InodeId, PARTITIONS, Placement, ServerId, Status};
+use fs_proto::placement::name_hash;
+use fs_proto::{Attr, FileKind, InodeId, ServerId, Status};
 
 use super::call::Patience;
 use super::inodes::FAN_OUT;
@@ -127,10 +127,28 @@ impl Core {
         exclusive: bool,
     ) -> Result<(Handle, bool)> {
         let what = self.new_file(parent, Bytes::copy_from_slice(name), mode, exclusive, flags);
-        looking(async || self.create_or_look(who, &what, flags).await).await
+        self.make_open(who, &what, flags).await
     }
 
-    fn new_file(&self, parent: InodeId, name: Bytes, mode: u32, exclusive: bool, flags: OpenFlags) -> Create {
+    /// Makes a file, or finds what is there, and has it open.
+    pub(super) async fn make_open(
+        &self,
+        who: &Caller,
+        what: &Create,
+        flags: OpenFlags,
+    ) -> Result<(Handle, bool)> {
+        looking(async || self.create_or_look(who, what, flags).await).await
+    }
+
+    /// A request for a regular file that is open from its birth.
+    pub(super) fn new_file(
+        &self,
+        parent: InodeId,
+        name: Bytes,
+        mode: u32,
+        exclusive: bool,
+        flags: OpenFlags,
+    ) -> Create {
         Create {
             parent,
             name,
@@ -251,22 +269,7 @@ impl Core {
         if attr.inline {
             return Vec::new(); // The home syncs it with the inode.
         }
-        if attr.layout.placement != Placement::Striped {
-            return self.holders_of(&attr);
-        }
-        let chunks = attr.size.div_ceil(attr.layout.chunk_bytes()).min(u64::from(PARTITIONS));
-        let view = self.shared.view();
-        let mut holders = Vec::new();
-        for chunk in 0..chunks {
-            let owner = view.owner(Target::Partition(chunk_partition(attr.ino, ChunkIndex(chunk))));
-            if !holders.contains(&owner) {
-                holders.push(owner);
-            }
-            if holders.len() == view.stores().len() {
-                break;
-            }
-        }
-        holders
+        self.holders_of(&attr, 0..attr.size)
     }
 
     pub(super) fn patience(&self) -> Patience {

@@ -96,19 +96,16 @@ impl Core {
                     opened => return opened,
                 }
             }
-            let (mode, flags) = (options.mode, options.flags());
-            let created =
-                self.create_open(&self.caller, parent, &name, mode, flags, options.create_new).await;
-            match created {
+            let flags = options.flags();
+            let new = self.new_file(parent, name.clone(), options.mode, options.create_new, flags);
+            let new = Create { layout: options.layout, ..new };
+            match self.make_open(&self.caller, &new, flags).await {
                 // It is a symbolic link: the file to make is where it leads.
                 Err(e) if e.code() == Some(Status::Loop) && !options.create_new => {
                     let link = self.lookup(&self.caller, parent, &name).await?;
                     rest = self.readlink(&self.caller, link.ino).await?;
                 }
-                created => {
-                    let (handle, fresh) = created?;
-                    return self.wish_layout(handle, fresh, options.layout).await;
-                }
+                created => return created.map(|(handle, _)| handle),
             }
         }
         Err(Error::status(Status::Loop, format!("more than {LINKS_MAX} symbolic links on the way")))

@@ -4,9 +4,11 @@
 //! - What is remembered of a chunk's place is right for as long as its file lives: places are given once (`fs-server/src/pointers.rs`). That a
 //!   chunk was never written is not remembered.
 
+use std::ops::Range;
+
 use fs_proto::msg::chunk::{ClaimChunk, FindChunks};
-use fs_proto::placement::{ChunkPlace, chunk_place};
-use fs_proto::{Attr, ChunkIndex, Placement, ServerId};
+use fs_proto::placement::{ChunkPlace, chunk_partition, chunk_place};
+use fs_proto::{Attr, ChunkIndex, PARTITIONS, Placement, ServerId};
 
 use super::{Core, Handle};
 use crate::error::Result;
@@ -52,11 +54,29 @@ impl Core {
         Ok(server)
     }
 
-    /// The servers that may hold chunks of a file with these attributes.
-    pub(super) fn holders_of(&self, attr: &Attr) -> Vec<ServerId> {
+    /// The servers that may hold these bytes of a file with such attributes, each once.
+    pub(super) fn holders_of(&self, attr: &Attr, bytes: Range<u64>) -> Vec<ServerId> {
+        let view = self.shared.view();
         match attr.layout.placement {
             Placement::Local(Some(server)) => vec![server],
-            _ => self.shared.view().stores().to_vec(),
+            Placement::Writer => view.stores().to_vec(),
+            Placement::Striped | Placement::Local(None) => {
+                let (first, end) =
+                    (bytes.start >> attr.layout.chunk_log2, bytes.end.div_ceil(attr.layout.chunk_bytes()));
+                // Beyond so many the partitions are the same again.
+                let end = end.min(first + u64::from(PARTITIONS));
+                let mut holders = Vec::new();
+                for chunk in first..end {
+                    let owner = view.owner(Target::Partition(chunk_partition(attr.ino, ChunkIndex(chunk))));
+                    if !holders.contains(&owner) {
+                        holders.push(owner);
+                    }
+                    if holders.len() == view.stores().len() {
+                        break;
+                    }
+                }
+                holders
+            }
         }
     }
 }

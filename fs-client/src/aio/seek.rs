@@ -86,7 +86,7 @@ impl Core {
     /// What chunks there are from `from` on: at most `page` of each server, as far as all of them tell.
     pub(super) async fn data_map(&self, handle: &Handle, from: u64, page: u32) -> Result<DataMap> {
         let request = ChunkMap { ino: handle.ino(), from: ChunkIndex(from), limit: page };
-        let holders = self.holders_of(&handle.known_attr());
+        let holders = self.holders_of(&handle.known_attr(), 0..u64::MAX);
         let (ask, what) = (&request, "a page of chunks that makes no sense".to_owned());
         let asked = holders
             .iter()

@@ -95,11 +95,12 @@ fn blocking_calls_inside_an_event_loop_are_refused_and_drops_are_deferred() {
 fn a_client_that_ends_leaves_nothing_open() {
     let cluster = FakeCluster::start(3);
     let client = cluster.client();
-    for name in ["a", "b"] {
+    let files = ["a", "b"].map(|name| {
         let flags = OpenFlags::READ;
-        client.create_open(&Caller::ROOT, InodeId::ROOT, name.as_bytes(), 0o644, flags, true).unwrap();
-    }
+        client.create_open(&Caller::ROOT, InodeId::ROOT, name.as_bytes(), 0o644, flags, true).unwrap().0
+    });
     assert_eq!(cluster.control.world.lock().opens.len(), 2);
+    drop(files);
     drop(client);
     assert!(cluster.control.world.lock().opens.is_empty());
 }

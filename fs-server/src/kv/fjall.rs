@@ -10,7 +10,7 @@ mod journal;
 mod manifest;
 
 use super::guard::Engine;
-use super::{Batch, Change, Kv, KvError, KvStats, ScanVisitor};
+use super::{Batch, Change, Kv, KvError, ScanVisitor};
 use bytes::Bytes;
 use fjall::config::PinningPolicy;
 use fjall::{AbstractTree as _, Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
@@ -190,12 +190,13 @@ impl Kv for FjallKv {
         self.database.persist(PersistMode::SyncData).map_err(convert)
     }
 
-    fn stats(&self) -> KvStats {
-        KvStats {
-            // Only a poisoned lock makes this fail; a gauge need not.
-            disk_bytes: self.database.disk_space().unwrap_or(0),
-            memory_bytes: self.database.cache_size() + self.database.write_buffer_size(),
-        }
+    fn disk_bytes(&self) -> u64 {
+        // Only a poisoned lock makes this fail; a gauge need not.
+        self.database.disk_space().unwrap_or(0)
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        self.database.cache_size() + self.database.write_buffer_size()
     }
 }
 

@@ -20,7 +20,7 @@
 
 use super::fence::{Counts, Fence, LANES};
 use super::verify::{self, KvReport};
-use super::{Batch, Kv, KvError, KvStats, ScanVisitor};
+use super::{Batch, Kv, KvError, ScanVisitor};
 use bytes::Bytes;
 use fs_proto::checksum::crc;
 use parking_lot::Mutex;
@@ -104,8 +104,12 @@ impl<E: Engine> Kv for Guarded<E> {
         Ok(())
     }
 
-    fn stats(&self) -> KvStats {
-        self.engine.stats()
+    fn disk_bytes(&self) -> u64 {
+        self.engine.disk_bytes()
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        self.engine.memory_bytes()
     }
 
     fn verify(&self) -> Result<KvReport, KvError> {

@@ -59,15 +59,6 @@ impl KvError {
     }
 }
 
-/// What a store takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct KvStats {
-    /// Bytes of files.
-    pub disk_bytes: u64,
-    /// Bytes of caches and write buffers, as far as the engine tells.
-    pub memory_bytes: u64,
-}
-
 /// An ordered map of byte strings on disk. Shared by threads; calls block for as long as the engine needs.
 pub trait Kv: Send + Sync {
     /// The value of `key`.
@@ -79,8 +70,10 @@ pub trait Kv: Send + Sync {
     fn scan(&self, from: &[u8], to: &[u8], visit: &mut ScanVisitor<'_>) -> Result<(), KvError>;
     /// On return everything committed before the call survives loss of power.
     fn sync(&self) -> Result<(), KvError>;
-    /// What the store takes now.
-    fn stats(&self) -> KvStats;
+    /// Bytes of files. May take locks of the engine and ask the file system.
+    fn disk_bytes(&self) -> u64;
+    /// Bytes of caches and write buffers, as far as the engine tells. Cheap.
+    fn memory_bytes(&self) -> u64;
     /// Reads everything, and goes on behind what is damaged.
     fn verify(&self) -> Result<KvReport, KvError> {
         verify::walk(self, &mut |_, _| true)

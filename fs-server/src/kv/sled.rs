@@ -4,7 +4,7 @@
 //! file. So surviving a kill costs a flush for each commit here, and `sync` has nothing left to do but the same.
 
 use super::guard::Engine;
-use super::{Batch, Change, Kv, KvError, KvStats, ScanVisitor};
+use super::{Batch, Change, Kv, KvError, ScanVisitor};
 use bytes::Bytes;
 use parking_lot::RwLock;
 use std::path::Path;
@@ -77,9 +77,13 @@ impl Kv for SledKv {
         self.database.flush().map(drop).map_err(convert)
     }
 
-    fn stats(&self) -> KvStats {
+    fn disk_bytes(&self) -> u64 {
+        self.database.size_on_disk().unwrap_or(0)
+    }
+
+    fn memory_bytes(&self) -> u64 {
         // sled does not tell what it holds: its bound is the best guess there is, and a low one.
-        KvStats { disk_bytes: self.database.size_on_disk().unwrap_or(0), memory_bytes: self.cache_bytes }
+        self.cache_bytes
     }
 }
 

@@ -96,7 +96,7 @@ fn middle(from: &[u8], to: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kv::{Batch, KvStats, ScanVisitor};
+    use crate::kv::{Batch, ScanVisitor};
     use bytes::Bytes;
     use std::collections::BTreeMap;
 
@@ -130,8 +130,11 @@ mod tests {
         fn sync(&self) -> Result<(), KvError> {
             Ok(())
         }
-        fn stats(&self) -> KvStats {
-            KvStats::default()
+        fn disk_bytes(&self) -> u64 {
+            0
+        }
+        fn memory_bytes(&self) -> u64 {
+            0
         }
     }
 

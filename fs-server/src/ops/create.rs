@@ -6,9 +6,9 @@ use bytes::Bytes;
 use fs_proto::msg::name::{Create, Created};
 use fs_proto::placement::{entry_partition, name_hash};
 use fs_proto::record::{EntryRecord, InodeRecord, Mutation};
-use fs_proto::{FileKind, InodeId, Layout, Status, TimeNs};
+use fs_proto::{FileKind, InodeId, Layout, LayoutWish, Status, TimeNs};
 
-use super::{SETGID, directory_here, directory_in_section, lookup, valid_name};
+use super::{SETGID, directory_here, directory_in_section, layout, lookup, valid_name};
 use crate::error::{OpError, OpResult};
 use crate::namespace::access::Lists;
 use crate::namespace::locks::{LockKey, LockSet, Mode};
@@ -78,6 +78,9 @@ fn validate(context: &Context, request: &Create) -> OpResult<()> {
             "only a regular file that is opened can do without a name",
         ));
     }
+    if let Some(wish) = &request.layout {
+        layout::possible(wish)?;
+    }
     match request.kind {
         FileKind::Directory => Err(OpError::new(Status::Invalid, "directories are made with mkdir")),
         FileKind::CharDevice | FileKind::BlockDevice if !context.caller.is_root() => {
@@ -114,7 +117,7 @@ fn make(worker: &Rc<Worker>, context: &Context, request: &Create, ino: InodeId) 
             mode: request.mode,
             parent: request.parent,
             name: request.name.clone(),
-            layout: request.layout,
+            layout: request.layout.unwrap_or_default(),
             now,
         },
     )?;
@@ -155,8 +158,8 @@ pub struct Birth {
     pub parent: InodeId,
     /// Its name.
     pub name: Bytes,
-    /// Layout, if not the directory's.
-    pub layout: Option<Layout>,
+    /// What its layout is to have otherwise than the directory's.
+    pub layout: LayoutWish,
     /// Now.
     pub now: TimeNs,
 }
@@ -193,7 +196,7 @@ pub fn born(
         gid: if inherits { dir_gid } else { context.caller.gid },
         parent: birth.parent,
         name: birth.name,
-        layout: layout_at_birth(birth.layout.unwrap_or(dir.layout()), birth.kind, context),
+        layout: layout_at_birth(birth.layout.applied(dir.layout()), birth.kind, context),
         now: birth.now,
     });
     inode.attr.inline = birth.kind == FileKind::File && worker.node.config.inline_bytes > 0;

@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fs_proto::msg::small::{Get, GetMany, GetOutcome, MANY_BYTES, MANY_MAX};
+use fs_proto::placement::name_hash;
 use fs_proto::record::{InlineRecord, InodeRecord};
 use fs_proto::{FileKind, InodeId, Status, Wire};
 
 use super::{directory_here, getattr, inline, lookup, valid_name};
 use crate::dispatch::Answer;
 use crate::error::{OpError, OpResult};
+use crate::namespace::locks::{LockKey, LockSet, Mode};
 use crate::namespace::permission::{READ, SEARCH, require};
 use crate::transaction::coordinator;
 use crate::worker::{Context, Worker};
@@ -47,7 +49,13 @@ async fn find_in(worker: &Rc<Worker>, context: &Context, parent: InodeId, name: 
     let entry = node.namespace.settled_entry(parent, name).await?.ok_or(OpError::not_found())?;
     let (ino, kind) = (entry.ino, entry.kind);
     if kind == FileKind::File && node.owns(ino.partition()) {
-        let (inode, content) = getattr::of_name(inline::snapshot(node, ino).await)?;
+        // The name and the content of one moment, whatever is moved and written meanwhile.
+        let name_lock = LockSet::of(&[(LockKey::Entry(parent, name_hash(parent, name)), Mode::Shared)]);
+        let still = || match node.namespace.entry(parent, name)? {
+            Some(now) if now == entry => Ok(()),
+            _ => Err(OpError::new(Status::Retry, "the name is being changed")),
+        };
+        let (inode, content) = getattr::of_name(inline::snapshot_while(node, ino, name_lock, still).await)?;
         if let Some(content) = content {
             if !context.is_checked() {
                 require(&context.caller, &node.namespace.access(&inode)?, READ)?;

@@ -133,11 +133,22 @@ pub fn written(inode: &InodeRecord, size: u64, mtime: TimeNs, now: TimeNs, conte
 
 /// A small file as it is now: its inode and, unless it lies in chunks, its whole content.
 pub async fn snapshot(node: &Node, ino: InodeId) -> OpResult<(Arc<InodeRecord>, Option<InlineRecord>)> {
+    snapshot_while(node, ino, LockSet::default(), || Ok(())).await
+}
+
+/// As [`snapshot`], at a moment when `check` succeeds, with the locks of `set` besides the inode's.
+pub async fn snapshot_while(
+    node: &Node,
+    ino: InodeId,
+    mut set: LockSet,
+    check: impl FnOnce() -> OpResult<()>,
+) -> OpResult<(Arc<InodeRecord>, Option<InlineRecord>)> {
     let namespace = &node.namespace;
     // Fills the inode cache, which a section does not.
     namespace.live_inode(ino).await?;
-    let set = LockSet::of(&[(LockKey::Inode(ino), Mode::Shared)]);
+    set.add(LockKey::Inode(ino), Mode::Shared);
     let read = || {
+        check()?;
         let inode = namespace.inode_in_section(ino)?.ok_or(OpError::not_found())?;
         let content = if inode.attr.inline { namespace.inline(ino)? } else { None };
         Ok::<_, OpError>((inode, content))

@@ -41,6 +41,14 @@ pub fn wished(value: &[u8]) -> OpResult<LayoutWish> {
     LayoutWish::parse(value).map_err(|error| OpError::because(Status::Invalid, error.to_string()))
 }
 
+/// Whether there can be such a layout.
+pub fn possible(wish: &LayoutWish) -> OpResult<()> {
+    if wish.is_possible() {
+        return Ok(());
+    }
+    Err(OpError::new(Status::Invalid, "a chunk has 64 KiB to 16 MiB"))
+}
+
 /// Changes it.
 pub async fn set(worker: &Rc<Worker>, context: &Context, request: SetLayout) -> OpResult<Attr> {
     change(worker, context, request.ino, &request.wish).await?;
@@ -49,9 +57,7 @@ pub async fn set(worker: &Rc<Worker>, context: &Context, request: SetLayout) -> 
 
 /// As [`set`], and the request is remembered if it is one to be remembered.
 pub async fn change(worker: &Rc<Worker>, context: &Context, ino: InodeId, wish: &LayoutWish) -> OpResult<()> {
-    if !wish.is_possible() {
-        return Err(OpError::new(Status::Invalid, "a chunk has 64 KiB to 16 MiB"));
-    }
+    possible(wish)?;
     let namespace = &worker.node.namespace;
     let hold = namespace.locks().hold(LockSet::of(&[(LockKey::Inode(ino), Mode::Exclusive)])).await;
     let before = namespace.inode_in_section(ino)?.ok_or(OpError::not_found())?;

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use fs_proto::msg::name::Mkdir;
 use fs_proto::placement::directory_partition;
 use fs_proto::record::{Check, EntryRecord, Mutation};
-use fs_proto::{Attr, FileKind, Status};
+use fs_proto::{Attr, FileKind, LayoutWish, Status};
 
 use super::create::{Birth, born};
 use super::{directory_here, may_change, valid_name};
@@ -34,7 +34,7 @@ async fn attempt(worker: &Rc<Worker>, context: &Context, request: &Mkdir) -> OpR
         mode: request.mode,
         parent: request.parent,
         name: request.name.clone(),
-        layout: None,
+        layout: LayoutWish::default(),
         now,
     };
     let (inode, lists) = born(worker, context, &view, birth)?;

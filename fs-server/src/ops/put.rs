@@ -12,7 +12,7 @@ use bytes::Bytes;
 use fs_proto::msg::small::{MANY_MAX, Put, PutAnswer, PutFile, PutMany, PutManyAnswer, PutOutcome};
 use fs_proto::placement::{entry_partition, name_hash};
 use fs_proto::record::{EntryRecord, InlineRecord, InodeRecord, Mutation};
-use fs_proto::{FileKind, InodeId, Status, TimeNs};
+use fs_proto::{FileKind, InodeId, LayoutWish, Status, TimeNs};
 
 use super::create::{Birth, born};
 use super::{directory_here, directory_in_section, getattr, inline, lookup, valid_name};
@@ -220,7 +220,7 @@ impl Plan {
             mode: common.mode,
             parent,
             name: name.clone(),
-            layout: None,
+            layout: LayoutWish::default(),
             now: common.now,
         };
         let (mut inode, lists) = born(worker, context, view, birth)?;

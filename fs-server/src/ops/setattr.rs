@@ -44,9 +44,6 @@ fn inode_wide(worker: &Rc<Worker>, ino: InodeId) -> OpResult<bool> {
 
 fn allowed(worker: &Worker, context: &Context, request: &Setattr, inode: &InodeRecord) -> OpResult<()> {
     let attr = &inode.attr;
-    if request.layout.is_some() {
-        return Err(OpError::new(Status::NotSupported, "a layout is set by a request of its own"));
-    }
     if request.size.is_some_and(|size| size > FILE_MAX) {
         return Err(OpError::new(Status::FileTooBig, "the largest file has 2^63 - 1 bytes"));
     }

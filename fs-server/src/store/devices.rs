@@ -240,6 +240,10 @@ impl ChunkStore for Devices {
     fn stats(&self) -> StoreStats {
         self.stores.iter().map(|store| store.stats()).fold(StoreStats::default(), StoreStats::plus)
     }
+
+    fn index_bytes(&self) -> u64 {
+        self.stores.iter().map(|store| store.index_bytes()).sum()
+    }
 }
 
 #[cfg(test)]

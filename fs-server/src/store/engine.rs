@@ -511,10 +511,14 @@ impl ChunkStore for LogStore {
             free_bytes,
             compacted_bytes: self.core.upkeep.compacted_bytes(),
             written_bytes: self.core.log.written().bytes,
-            index_bytes: self.core.index.cached_bytes(),
+            index_bytes: self.index_bytes(),
             index_saves: self.core.saver.saves(),
             crc_failures: self.core.crc_failures.load(Ordering::Relaxed),
         }
+    }
+
+    fn index_bytes(&self) -> u64 {
+        self.core.index.cached_bytes() + self.core.cache.weight()
     }
 }
 

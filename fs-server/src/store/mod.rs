@@ -267,4 +267,6 @@ pub trait ChunkStore: Send + Sync {
     fn sync(&self) -> Result<(), StoreError>;
     /// What it holds and takes now.
     fn stats(&self) -> StoreStats;
+    /// Bytes of memory of its index and of cached checksums. Cheap, as [`ChunkStore::stats`] is not.
+    fn index_bytes(&self) -> u64;
 }

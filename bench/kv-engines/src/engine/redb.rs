@@ -2,7 +2,7 @@
 //! same sync are joined, so that each of several threads does not pay one of its own.
 
 use bytes::Bytes;
-use fs_server::kv::{Batch, Change, Kv, KvError, KvStats, ScanVisitor};
+use fs_server::kv::{Batch, Change, Kv, KvError, ScanVisitor};
 use redb::{Database, ReadableDatabase, TableDefinition};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
@@ -102,7 +102,11 @@ impl Kv for RedbKv {
         Ok(())
     }
 
-    fn stats(&self) -> KvStats {
-        KvStats { disk_bytes: self.path.metadata().map_or(0, |meta| meta.len()), memory_bytes: 0 }
+    fn disk_bytes(&self) -> u64 {
+        self.path.metadata().map_or(0, |meta| meta.len())
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        0
     }
 }

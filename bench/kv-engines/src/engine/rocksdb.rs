@@ -1,7 +1,7 @@
 //! RocksDB of the system, set up for a bound in memory: filters and indexes are in the block cache, write buffers are bounded.
 
 use bytes::Bytes;
-use fs_server::kv::{Batch, Change, Kv, KvError, KvStats, ScanVisitor};
+use fs_server::kv::{Batch, Change, Kv, KvError, ScanVisitor};
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, Options, ReadOptions, WriteBatch,
 };
@@ -85,7 +85,11 @@ impl Kv for RocksKv {
         self.database.flush_wal(true).map_err(lift)
     }
 
-    fn stats(&self) -> KvStats {
-        KvStats { disk_bytes: crate::process::disk_bytes(&self.dir), memory_bytes: 0 }
+    fn disk_bytes(&self) -> u64 {
+        crate::process::disk_bytes(&self.dir)
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        0
     }
 }

@@ -1,6 +1,6 @@
 //! Operations on inodes. All go to the partition in the inode number: its *home*.
 
-use crate::attr::{Attr, Layout, TimeNs};
+use crate::attr::{Attr, TimeNs};
 use crate::ids::{ClientId, InodeId, ServerId};
 use crate::layout::LayoutWish;
 use crate::msg::name::OpenMode;
@@ -51,8 +51,6 @@ wire_struct! {
         pub atime: Option<SetTime>,
         /// Change time of content.
         pub mtime: Option<SetTime>,
-        /// Layout of new files (directories), or of an empty file.
-        pub layout: Option<Layout>,
         /// The caller has the file open for writing: its mode does not matter for a change of size.
         pub by_handle: bool,
     }
@@ -69,7 +67,6 @@ impl Setattr {
             size: None,
             atime: None,
             mtime: None,
-            layout: None,
             by_handle: false,
         }
     }

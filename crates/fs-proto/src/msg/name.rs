@@ -1,8 +1,9 @@
 //! Operations on names. All go to the partition of the directory entry: the directory's own when it is narrow, that of
 //! the hash of the name when it is wide ([`crate::placement::entry_partition`]).
 
-use crate::attr::{Attr, FileKind, Layout};
+use crate::attr::{Attr, FileKind};
 use crate::ids::InodeId;
+use crate::layout::LayoutWish;
 use crate::op::request;
 use crate::wire::{wire_struct, wire_union};
 use bytes::Bytes;
@@ -47,8 +48,8 @@ wire_struct! {
         pub target: Bytes,
         /// Fail if the name exists; else answer what is there, untouched.
         pub exclusive: bool,
-        /// Layout, if not the directory's.
-        pub layout: Option<Layout>,
+        /// What its layout is to have otherwise than the directory's.
+        pub layout: Option<LayoutWish>,
         /// Register the file as open at the client, as [`super::inode::Open`] does.
         pub open: Option<OpenMode>,
     }

@@ -234,7 +234,7 @@ structs! {
 
     Getattr { ino }
     GetattrMany { inos }
-    Setattr { ino, mode, uid, gid, size, atime, mtime, layout, by_handle }
+    Setattr { ino, mode, uid, gid, size, atime, mtime, by_handle }
     Readlink { ino }
     Getxattr { ino, name }
     Setxattr { ino, name, value, create, replace }
