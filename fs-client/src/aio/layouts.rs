@@ -5,8 +5,8 @@ use fs_proto::msg::chunk::ChunkMap;
 use fs_proto::msg::inode::SetLayout;
 use fs_proto::{Attr, ChunkIndex, FileKind, InodeId, LayoutWish, ServerId, Status};
 
-use super::inodes::FAN_OUT;
 use super::Core;
+use super::inodes::FAN_OUT;
 use crate::client::{Held, Located};
 use crate::error::{Error, Result};
 use crate::router::Target;

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use fs_proto::msg::tier::{FetchChunk, FindSource, TierSource};
 use fs_proto::placement::{ChunkPlace, chunk_place};
 use fs_proto::{ChunkIndex, InodeId, ServerId, Status};
+use futures_util::stream::{self, TryStreamExt};
 
 use super::claims::{Filling, Use};
 use super::rows::Row;
@@ -32,7 +33,9 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 /// Chunks behind one that was wanted which are fetched, too.
 const AHEAD: u64 = 4;
-/// Such chunks that this server fetches at once.
+/// Chunks of one file that are fetched at once when all are wanted.
+const SHARE_AT_ONCE: usize = 4;
+/// Chunks that this server fetches ahead at once.
 const AHEAD_MAX: u64 = 16;
 
 /// What somebody wants of a chunk.
@@ -93,7 +96,10 @@ pub fn is_here(node: &Node, key: ChunkKey) -> OpResult<bool> {
 }
 
 /// Whether nothing of the file is in the shared tier only, as far as is known without asking.
-fn is_no_concern(node: &Node, ino: InodeId) -> OpResult<bool> {
+pub fn is_no_concern(node: &Node, ino: InodeId) -> OpResult<bool> {
+    if !node.backing.concerns(ino) {
+        return Ok(true);
+    }
     Ok(match rows::get(node, ino)? {
         Row::Absent => !ino.is_adopted(),
         Row::Nothing => true,
@@ -221,17 +227,34 @@ pub fn holder(node: &Node, source: &TierSource, ino: InodeId, chunk: ChunkIndex)
     }
 }
 
-/// Fetches everything that this server should hold of the first `size` bytes of a file. The caller uses it.
-pub async fn share(worker: &Rc<Worker>, used: Option<&Use>, ino: InodeId, size: u64) -> OpResult<()> {
+/// Fetches everything that this server should hold of a file. The caller uses it.
+pub async fn share(worker: &Rc<Worker>, used: Option<&Use>, ino: InodeId) -> OpResult<()> {
+    let missing = missing(worker, used, ino, u64::MAX).await?;
+    let fetched =
+        missing.into_iter().map(|chunk| ensure(worker, used, ChunkKey { ino, chunk }, Want::Stored));
+    stream::iter(fetched.map(Ok::<_, OpError>))
+        .try_for_each_concurrent(SHARE_AT_ONCE, |one| async { one.await.map(drop) })
+        .await
+}
+
+/// Chunks of the first `size` bytes of a file that this server should hold and that are in the shared tier only.
+pub async fn missing(
+    worker: &Rc<Worker>,
+    used: Option<&Use>,
+    ino: InodeId,
+    size: u64,
+) -> OpResult<Vec<ChunkIndex>> {
     let node = &worker.node;
-    let Some(source) = source_of_share(worker, used, ino).await? else { return Ok(()) };
+    let Some(source) = source_of_share(worker, used, ino).await? else { return Ok(Vec::new()) };
     let chunks = source.backing.limit.min(size).div_ceil(source.layout.chunk_bytes());
-    let mine =
-        (0..chunks).map(ChunkIndex).filter(|chunk| holder(node, &source, ino, *chunk) == Some(node.id()));
-    for chunk in mine {
-        ensure(worker, used, ChunkKey { ino, chunk }, Want::Stored).await?;
+    let mut missing = Vec::new();
+    for chunk in (0..chunks).map(ChunkIndex) {
+        let is_mine = holder(node, &source, ino, chunk) == Some(node.id());
+        if is_mine && !is_here(node, ChunkKey { ino, chunk })? {
+            missing.push(chunk);
+        }
     }
-    Ok(())
+    Ok(missing)
 }
 
 /// As [`source`], for who fills no chunk: claims one that no file has.

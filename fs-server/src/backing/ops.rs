@@ -40,7 +40,7 @@ pub async fn fetch_chunk(worker: &Rc<Worker>, _: &Context, request: FetchChunk) 
 /// Fetches what this server should hold of a file; what takes long is told to ask again, and finds more of it done.
 pub async fn fetch_share(worker: &Rc<Worker>, _: &Context, request: FetchShare) -> OpResult<()> {
     let used = worker.node.backing.enter(request.ino).await;
-    let fetching = fetch::share(worker, used.as_ref(), request.ino, u64::MAX);
+    let fetching = fetch::share(worker, used.as_ref(), request.ino);
     match tokio::time::timeout(WAIT, fetching).await {
         Ok(done) => done,
         Err(_) => Err(OpError::new(Status::Retry, "the file is being fetched")),
@@ -59,5 +59,8 @@ pub async fn evict_chunks(worker: &Rc<Worker>, _: &Context, request: EvictChunks
 
 /// Evicts files that live here.
 pub async fn evict_now(worker: &Rc<Worker>, _: &Context, request: EvictNow) -> OpResult<u64> {
-    evict::evict(worker, request.bytes).await
+    // A task of its own: holders are told to drop what is held here, also if who asked gives up.
+    let own = Rc::clone(worker);
+    let task = tokio::task::spawn_local(async move { evict::evict(&own, request.bytes).await });
+    task.await.unwrap_or_else(|_| Err(OpError::new(Status::Io, "an eviction ended unexpectedly")))
 }

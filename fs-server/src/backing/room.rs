@@ -28,3 +28,20 @@ pub async fn write(worker: &Rc<Worker>, write: ChunkWrite) -> OpResult<()> {
         }
     }
 }
+
+/// Waits until there is room for the content of a small file, if some is to be had.
+pub async fn admit(worker: &Rc<Worker>) -> OpResult<()> {
+    let (node, began) = (&worker.node, Instant::now());
+    loop {
+        match node.space.check(node) {
+            Err(_) if node.backing.evictor.is_hopeful(node) => {
+                node.backing.evictor.note_full();
+                if began.elapsed() > WAIT {
+                    return Err(super::evict::WAITING);
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}

@@ -57,10 +57,16 @@ pub async fn write(worker: &Rc<Worker>, request: WriteChunk, bulk: Bytes) -> OpR
 
 /// Writes what is not to be evicted before it was copied.
 async fn written(worker: &Rc<Worker>, used: Option<Use>, write: ChunkWrite) -> OpResult<()> {
+    let (ino, evictor) = (write.key.ino, worker.node.backing.evictor());
     if used.is_some() {
-        worker.node.backing.evictor().note_write(write.key.ino);
+        evictor.note_write(ino);
     }
-    room::write(worker, write).await
+    let written = room::write(worker, write).await;
+    if used.is_some() {
+        // Again, for a copy that began meanwhile.
+        evictor.note_write(ino);
+    }
+    written
 }
 
 /// Reads a piece of a chunk.
