@@ -11,14 +11,15 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use fs_net::BufferClass;
 use fs_proto::msg::tier::{FetchChunk, FindSource, TierSource};
 use fs_proto::placement::{ChunkPlace, chunk_place};
 use fs_proto::{ChunkIndex, InodeId, ServerId, Status};
 use futures_util::stream::{self, TryStreamExt};
 
 use super::claims::{Filling, Use};
-use super::rows::Row;
-use super::{room, rows};
+use super::evict::WAITING;
+use super::rows::{self, Row};
 use crate::error::{OpError, OpResult};
 use crate::flush::dirs;
 use crate::flush::outcome::Stop;
@@ -181,13 +182,15 @@ async fn store(worker: &Rc<Worker>, key: ChunkKey, data: Bytes, passes: bool) ->
     let node = &worker.node;
     node.backing.fetched_bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
     let write = ChunkWrite { key, offset: 0, sums: BlockSums::of(0, &data), data: data.clone() };
-    if !passes {
-        return room::write(worker, write).await.map(|()| None);
-    }
     match node.store.write_bytes(write).await {
-        Err(StoreError::NoSpace) => {
+        Err(StoreError::NoSpace) if passes => {
             node.backing.evictor.note_full();
             Ok(Some(data))
+        }
+        Err(StoreError::NoSpace) if node.backing.evictor.is_hopeful(node) => {
+            // Not waited for with memory that flushing may need: asked again.
+            node.backing.evictor.note_full();
+            Err(WAITING)
         }
         outcome => Ok(outcome.map(|()| None)?),
     }
@@ -205,7 +208,8 @@ async fn attempt(worker: &Rc<Worker>, key: ChunkKey, source: &TierSource) -> Res
     let offset = key.chunk.0 * source.layout.chunk_bytes();
     let backing = source.backing;
     let wanted = Found { id: source.at.tier_ino, is_dir: false, size: backing.size, mtime: backing.mtime };
-    let mut buffer = node.pools.buffers.get(len).await.map_err(|error| Trouble::Tier(error.to_string()))?;
+    let buffer = node.pools.fetches.get_for(BufferClass::PeerRequest, None, len).await;
+    let mut buffer = buffer.map_err(|error| Trouble::Tier(error.to_string()))?;
     let read = move |tier: &dyn Tier| {
         tier.read(&place, &wanted, offset, &mut buffer)?;
         Ok(buffer)

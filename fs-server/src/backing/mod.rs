@@ -22,7 +22,7 @@ pub mod room;
 pub mod rows;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use fs_proto::InodeId;
 
@@ -84,13 +84,19 @@ impl Backing {
         &self.evictor
     }
 
+    /// Since the start: bytes fetched from the shared tier, files that lost chunks here, bytes of those.
+    pub fn counts(&self) -> (u64, u64, u64) {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        (load(&self.fetched_bytes), load(&self.evictor.files), load(&self.evictor.bytes))
+    }
+
     /// For the status page.
     pub fn status_json(&self) -> serde_json::Value {
-        use std::sync::atomic::Ordering::Relaxed;
+        let (fetched_bytes, evicted_files, evicted_bytes) = self.counts();
         serde_json::json!({
-            "fetched_bytes": self.fetched_bytes.load(Relaxed),
-            "evicted_files": self.evictor.files.load(Relaxed),
-            "evicted_bytes": self.evictor.bytes.load(Relaxed),
+            "fetched_bytes": fetched_bytes,
+            "evicted_files": evicted_files,
+            "evicted_bytes": evicted_bytes,
         })
     }
 }

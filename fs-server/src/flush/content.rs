@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use fs_net::{BufferClass, PoolBuffer};
 use fs_proto::msg::small::ReadInline;
 use fs_proto::msg::tier::{FlushChunks, FlushedShare, TierView};
 use fs_proto::record::InodeRecord;
@@ -273,10 +274,14 @@ impl Drop for Copying {
     }
 }
 
-/// A buffer for a piece of a file, of at most [`PIECE`] bytes.
-async fn buffer(node: &Node, bytes: u64) -> FlushResult<fs_net::PoolBuffer> {
+/// A buffer for a piece of a file, of at most [`PIECE`] bytes. Requests that wait for room, which flushing makes, may hold all of the usual ones.
+async fn buffer(node: &Node, bytes: u64) -> FlushResult<PoolBuffer> {
     let bytes = bytes.min(PIECE as u64) as usize;
-    node.pools.buffers.get(bytes).await.map_err(|error| Stop::Failed(error.to_string()))
+    if let Some(buffer) = node.pools.buffers.try_get(bytes) {
+        return Ok(buffer);
+    }
+    let got = node.pools.fetches.get_for(BufferClass::PeerRequest, None, bytes).await;
+    got.map_err(|error| Stop::Failed(error.to_string()))
 }
 
 type Chunks = Vec<(ChunkIndex, u32)>;

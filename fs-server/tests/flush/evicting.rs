@@ -3,9 +3,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use fs_proto::ServerId;
 use fs_proto::msg::admin::ServerStatus;
+use fs_proto::msg::small::Spill;
+use fs_proto::{ChunkIndex, InodeId, ServerId};
 use fs_server::ServerConfig;
 use fs_server::tier::{Tier, TierError};
 
@@ -116,4 +118,92 @@ fn a_store_full_of_what_must_stay_is_full() {
         refused
     });
     assert!(full.is_some_and(|n| n > 20), "{full:?}");
+}
+
+/// Numbers that repeat from a seed.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+}
+
+/// Longest file of the stress.
+const LONGEST: u64 = 5 << 20;
+
+/// One step of the stress on a file, and on what it should be. The file is open while it is changed.
+fn step(client: &Client, dice: &mut Dice, dir: InodeId, name: &str, twin: &mut Vec<u8>) {
+    let ino = client.open_file(dir, name);
+    match dice.below(8) {
+        0 => {
+            let size = dice.below(LONGEST);
+            client.truncate(ino, size);
+            twin.resize(size as usize, 0);
+        }
+        1 if twin.len() > 2 * CHUNK => {
+            let (chunk, offset) = (dice.below(2), dice.below(CHUNK as u64 / 2) as u32);
+            let len = dice.below(CHUNK as u64 / 2) as u32 + 1;
+            // Whatever lies with the inode goes to chunks first, as a client sees to.
+            client.ask_home(ino, &Spill { ino });
+            client.punch(ino, ChunkIndex(chunk), offset, len);
+            let start = chunk as usize * CHUNK + offset as usize;
+            twin[start..start + len as usize].fill(0);
+        }
+        2..=5 => {
+            let (offset, len) = (dice.below(LONGEST - (1 << 20)), dice.below(1 << 20) + 1);
+            let data = content(dice.below(1 << 20), len as usize);
+            client.write(ino, offset, &data);
+            let end = (offset + len) as usize;
+            twin.resize(twin.len().max(end), 0);
+            twin[offset as usize..end].copy_from_slice(&data);
+        }
+        _ => {}
+    }
+    client.close(ino, twin.len() as u64);
+}
+
+fn stress(client: &Client, seed: u64, time: Duration) {
+    const FILES: usize = 12;
+    let mut dice = Dice(0x9e37_79b9_7f4a_7c15 ^ (seed + 1) << 20);
+    let dir = client.mkdir(ROOT, &format!("dir{seed}"));
+    let mut twins = vec![Vec::new(); FILES];
+    let began = Instant::now();
+    while began.elapsed() < time {
+        let which = dice.below(FILES as u64) as usize;
+        step(client, &mut dice, dir, &name(which), &mut twins[which]);
+        let which = dice.below(FILES as u64) as usize;
+        if let Some(ino) = client.lookup(dir, &name(which)) {
+            let read = client.read(&client.open_for_reading(ino));
+            client.release(ino);
+            let differs = read.iter().zip(&twins[which]).position(|(a, b)| a != b);
+            assert!(
+                read == twins[which],
+                "seed {seed}, file {which}: {} bytes of {}, from {differs:?}",
+                read.len(),
+                twins[which].len()
+            );
+        }
+    }
+}
+
+#[test]
+fn a_stress_of_changes_and_evictions_ends_equal() {
+    // Goal: whatever is written, cut, punched and read while files come and go, every read is right, and so is the tier in the end.
+    // Method: threads with files of their own and what these should be, three times the stores' capacity; seeds are fixed.
+    let time = Duration::from_secs(if std::env::var_os("HAYATE_TEST_LONG").is_some() { 180 } else { 12 });
+    let mut cluster = Cluster::prepared_with(SERVERS, |config| config.capacity = Some(16 << 20));
+    cluster.launch(&plain);
+    std::thread::scope(|scope| {
+        for seed in 0..3 {
+            let file = &cluster.file;
+            scope.spawn(move || stress(&Client::connect(file), seed, time));
+        }
+    });
+    let client = Client::connect(&cluster.file);
+    assert!(figure(&client, "evicted_files") > 0 && figure(&client, "fetched_bytes") > 0);
+    cluster.check(&client);
 }

@@ -280,3 +280,51 @@ fn a_tier_that_fails_for_good_is_an_error_for_who_reads() {
     fails.store(false, Ordering::Relaxed);
     assert!(read(&client, "file") == content(20, CHUNK));
 }
+
+#[test]
+fn a_directory_of_before_becomes_wide_when_it_grows() {
+    let mut cluster = Cluster::prepared_with(3, |config| config.wide_threshold = 50);
+    std::fs::create_dir(cluster.at("dir")).unwrap();
+    for n in 0..120 {
+        std::fs::write(cluster.at(format!("dir/old{n}")), content(n, 1000)).unwrap();
+    }
+    cluster.launch(&plain);
+    let client = Client::connect(&cluster.file);
+    let dir = find(&client, "dir").unwrap();
+    let mut made = 0;
+    while !client.attr(dir).wide {
+        client.write_file(dir, &format!("new{made}"), &content(made, 2000));
+        made += 1;
+        assert!(made < 500, "it stays narrow");
+    }
+    client.unlink(dir, "old7");
+    client.rename(dir, "old8", ROOT, "moved");
+    client.write_file(dir, "old9", &content(9, 3000));
+    cluster.check(&client);
+    assert_eq!(client.list(dir).len() as u64, 118 + made);
+    assert!(read(&client, "moved") == content(8, 1000) && read(&client, "dir/old10") == content(10, 1000));
+}
+
+#[test]
+fn attributes_of_before_are_taken_over() {
+    let mut cluster = Cluster::prepared(2);
+    std::fs::create_dir(cluster.at("dir")).unwrap();
+    std::fs::write(cluster.at("dir/file"), content(1, 10)).unwrap();
+    let set = |path: &str, name: &str, value: &str| {
+        rustix::fs::setxattr(cluster.at(path), name, value.as_bytes(), rustix::fs::XattrFlags::empty())
+            .is_ok()
+    };
+    let takes = set("dir/file", "user.color", "blue") && set("dir", "user.hayate.flush", "demand");
+    cluster.launch(&plain);
+    let client = Client::connect(&cluster.file);
+    let file = find(&client, "dir/file").unwrap();
+    if takes {
+        let name = bytes::Bytes::from_static(b"user.color");
+        assert_eq!(client.ask_home(file, &fs_proto::msg::inode::Getxattr { ino: file, name }), "blue");
+        let name = bytes::Bytes::from_static(b"user.hayate.flush");
+        assert_eq!(client.ask_home(file, &fs_proto::msg::inode::Getxattr { ino: file, name }), "demand");
+    }
+    let name = bytes::Bytes::from_static(b"user.hayate.durable");
+    assert_eq!(client.ask_home(file, &fs_proto::msg::inode::Getxattr { ino: file, name }), "yes");
+    cluster.compare(&client);
+}
