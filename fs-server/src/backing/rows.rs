@@ -4,6 +4,7 @@
 //! # Invariants
 //! - A row is changed by whoever is alone with its file, or fills one of its chunks (`claims`).
 //! - A row of no source says that every chunk which is not held is a hole. It becomes another only by an eviction.
+//! - What was cut off or punched is not fetched again (`tests/flush`: `what_is_cut_off_or_punched_does_not_come_back`).
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
