@@ -56,18 +56,18 @@ def bench(bed, *args):
 
 def make_files(bed, watch, rows):
     """Files by millions, each million in directories of its own; some of the last ones are then looked at again."""
-    each = [f"-N{TASKS}", "--threads", "-a", "HAYATE", "-u", "-n", str(MILLION // TASKS)]
+    each = ["-np", str(TASKS), "--threads", "-a", "HAYATE", "-u", "-n", str(MILLION // TASKS)]
     for million in range(1, bed.options.files + 1):
         root = f"/files-{million}"
         run([bed.hayate, "--cluster", bed.clusters[0].file, "mkdir", f"h:{root}"])
-        text = bench(bed, "metadata", *each, "-C", "-w", str(bed.options.bytes), "-d", root)
+        text = bench(bed, "mdtest", "-F", *each, "-C", "-w", str(bed.options.bytes), "-d", root)
         rows.append([f"{million} M files", *watch.take(), rate(text, "File creation")])
         print(" ".join(rows[-1]), file=sys.stderr)
     if not bed.options.files:
         return
-    text = bench(bed, "metadata", *each, "-T", "-d", "/files-1")
+    text = bench(bed, "mdtest", "-F", *each, "-T", "-d", "/files-1")
     rows.append(["1 M of the oldest looked up", *watch.take(), rate(text, "File stat")])
-    text = bench(bed, "metadata", *each, "-r", "-d", "/files-1")
+    text = bench(bed, "mdtest", "-F", *each, "-r", "-d", "/files-1")
     rows.append(["1 M removed", *watch.take(), rate(text, "File removal")])
 
 

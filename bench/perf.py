@@ -128,17 +128,23 @@ class Bed:
             self.targets.append(Target(f"{servers}, native", cluster, True, ""))
             if cluster.mount:
                 self.targets.append(Target(f"{servers}, mount", cluster, False, str(cluster.mount_dir)))
+            if self.options.inside:
+                cluster = self.up(nodes, inside=True)
+                self.targets.append(Target(f"{servers}, mount inside", cluster, False, str(cluster.mount_dir)))
 
-    def up(self, nodes):
-        cluster = Cluster(nodes, self.dir / f"cluster-{nodes}.toml", self.dir / f"mnt-{nodes}")
+    def up(self, nodes, inside=False):
+        name = f"{nodes}-inside" if inside else f"{nodes}"
+        cluster = Cluster(nodes, self.dir / f"cluster-{name}.toml", self.dir / f"mnt-{name}")
         self.clusters.append(cluster)
-        store = self.dir / f"store-{nodes}"
-        memory = ["--memory", self.options.memory] if self.options.memory else []
-        run([self.hayate, "--cluster", cluster.file, "up", "--nodes", str(nodes), "--store", store, "--name", f"perf{nodes}", *memory])
+        more = ["--memory", self.options.memory] if self.options.memory else []
+        if inside:
+            cluster.mount_dir.mkdir()
+            more += ["--mount", cluster.mount_dir, "--mount-inside"]
+        run([self.hayate, "--cluster", cluster.file, "up", "--nodes", str(nodes), "--store", self.dir / f"store-{name}", "--name", f"perf{name}", *more])
         text = cluster.file.read_text()
         cluster.server_pids = [int(pid) for pid in re.findall(r"^pid\s*=\s*(\d+)", text, re.M)]
         assert len(cluster.server_pids) == nodes, f"{cluster.file} names {len(cluster.server_pids)} servers"
-        if not self.options.no_mount:
+        if not self.options.no_mount and not inside:
             cluster.mount_dir.mkdir()
             args = [self.hayate, "--cluster", cluster.file, "mount", "--foreground", cluster.mount_dir]
             cluster.mount = subprocess.Popen(args)
@@ -261,7 +267,7 @@ def one_round(bed, number, samples):
         make_dir(bed, target, roots[target.name])
     for what, switch in METADATA.items():
         for target in targets:
-            args = ["metadata", switch, "-n", str(options.files), "-d", roots[target.name], *tasks]
+            args = ["mdtest", "-F", switch, "-n", str(options.files), "-d", roots[target.name], "-np", str(options.tasks)]
             parse = parse_metadata(what, options.files * options.tasks)
             samples[what][target.name].append(bed.measure(target, args, parse))
     block = options.mib // options.tasks
@@ -454,6 +460,7 @@ def parse_options():
     parser.add_argument("--mib", type=int, default=512, help="MiB of all tasks together")
     parser.add_argument("--memory", help="budget of each server")
     parser.add_argument("--no-mount", action="store_true", help="without mounts")
+    parser.add_argument("--inside", action="store_true", help="also clusters whose first server is the mount, too")
     parser.add_argument("--update", metavar="FILE", help="put the tables into this document")
     options = parser.parse_args()
     if not options.hayate.is_file():

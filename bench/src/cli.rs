@@ -1,15 +1,23 @@
-//! The command line: `hayate bench ior ...` and `hayate bench metadata ...`.
+//! The command line: `hayate bench ior ...` and its siblings.
 
 use std::io::Write;
 
 use clap::{Args, Subcommand};
 
-use crate::backend::{Connect, Connection};
+use crate::backend::{Api, Connect, Connection};
+use crate::charts::ReportArgs;
+use crate::checkpoint::options::CheckpointArgs;
+use crate::compare::CompareArgs;
+use crate::dataset::options::DatasetArgs;
 use crate::error::{BenchError, Result};
+use crate::io500::options::Io500Args;
 use crate::ior::options::IorArgs;
-use crate::metadata::options::MetadataArgs;
+use crate::mdtest::options::MdtestArgs;
+use crate::scale::options::ScaleArgs;
+use crate::servers::Monitor;
+use crate::session::Session;
 use crate::tasks::{self, launch::Launch};
-use crate::{ior, metadata};
+use crate::{charts, checkpoint, compare, dataset, io500, ior, mdtest, scale};
 
 pub use crate::error::exit_status;
 pub use crate::ior::options::accept_np;
@@ -26,9 +34,21 @@ pub struct BenchArgs {
 #[derive(Debug, Clone, Subcommand)]
 pub enum BenchCommand {
     /// Bandwidth, with the options and output of IOR
-    Ior(IorArgs),
-    /// Creates, stats, opens and removes per second, in the manner of mdtest
-    Metadata(MetadataArgs),
+    Ior(Box<IorArgs>),
+    /// Creates, stats, opens and removes per second, with the options and output of mdtest
+    Mdtest(Box<MdtestArgs>),
+    /// The phases of IO500, with its lines, files and score
+    Io500(Box<Io500Args>),
+    /// Checkpoints: how long they stop the application, until they are committed, until they are in the shared tier, and the recovery
+    Checkpoint(Box<CheckpointArgs>),
+    /// A data set for training: samples a second and accelerator utilisation
+    Dataset(Box<DatasetArgs>),
+    /// The scale model: dump, storms and drain on up to 10,000 nodes
+    Scale(Box<ScaleArgs>),
+    /// Compare the figures of two JSON documents
+    Compare(CompareArgs),
+    /// Make a page with charts of JSON documents
+    Report(ReportArgs),
 }
 
 /// Runs a benchmark and prints its report. Returns the number of wrong words of content found, which is the exit
@@ -36,7 +56,7 @@ pub enum BenchCommand {
 ///
 /// Tasks are this program started again with the same arguments; in them, this function does the task's work and
 /// returns. So call it before anything that one run should do once. `connect` is called for the native client only, in
-/// each task.
+/// each task, and for whoever watches the servers.
 ///
 /// # Errors
 /// What ended the run.
@@ -52,18 +72,51 @@ pub fn run(args: BenchArgs, connect: Connect<'_>) -> Result<u64> {
     let out = &mut std::io::stdout().lock() as &mut dyn Write;
     match args.what {
         BenchCommand::Ior(args) => {
-            let (spec, output) = (args.spec()?, args.output(command_line)?);
             let launch = launch(args.threads)?;
-            let connection = Connection::new(spec.api, connect)?;
-            Ok(ior::run(&spec, &output, &launch, &connection, out)?.errors)
+            let plan = args.plan(launch.natural_size(), command_line)?;
+            let api = plan.tests.first().map_or(args.api, |test| test.spec.api);
+            let mut session = session(plan.tasks(), &launch, api, args.servers, connect)?;
+            Ok(ior::run(&plan, &mut session, out)?.errors())
         }
-        BenchCommand::Metadata(args) => {
-            let spec = args.spec()?;
-            let connection = Connection::new(spec.api, connect)?;
+        BenchCommand::Mdtest(args) => {
             let launch = launch(args.threads)?;
-            Ok(metadata::run(&spec, &command_line, &launch, &connection, out)?.errors)
+            let setup = args.setup(launch.natural_size(), command_line)?;
+            let mut session = session(setup.spec.tasks, &launch, args.api, args.servers, connect)?;
+            Ok(mdtest::run(&setup, &mut session, out)?.errors)
         }
+        BenchCommand::Io500(args) => {
+            let launch = launch(args.threads)?;
+            let tasks = args.tasks.unwrap_or_else(|| launch.natural_size());
+            let mut session = session(tasks, &launch, args.api, args.servers, connect)?;
+            io500::run(&args.spec(), &command_line, &mut session, out)
+        }
+        BenchCommand::Checkpoint(args) => {
+            let launch = launch(args.threads)?;
+            let setup = args.setup(launch.natural_size(), command_line)?;
+            let mut session = session(setup.spec.tasks, &launch, args.api, args.servers, connect)?;
+            Ok(checkpoint::run(&setup, &mut session, out)?.errors())
+        }
+        BenchCommand::Dataset(args) => {
+            let launch = launch(args.threads)?;
+            let setup = args.setup(launch.natural_size(), command_line)?;
+            let mut session = session(setup.spec.tasks, &launch, args.api, args.servers, connect)?;
+            Ok(dataset::run(&setup, &mut session, out)?.iter().map(|result| result.errors).sum())
+        }
+        BenchCommand::Scale(args) => scale::run(&args, out).map(|()| 0),
+        BenchCommand::Compare(args) => compare::run(&args, out).map(|()| 0),
+        BenchCommand::Report(args) => charts::run(&args, out).map(|()| 0),
     }
+}
+
+/// Tasks for a benchmark. Servers are watched if the native client is measured, or if asked for.
+fn session(tasks: u32, launch: &Launch, api: Api, watch: bool, connect: Connect<'_>) -> Result<Session> {
+    let connection = Connection::new(api, connect)?;
+    let monitor = match connection.client() {
+        Some(client) => Some(Monitor::new(client.clone())),
+        None if watch => Some(Monitor::new(connect().map_err(BenchError::Connect)?)),
+        None => None,
+    };
+    Session::start(tasks, launch, &connection, monitor)
 }
 
 fn launch(threads: bool) -> Result<Launch> {

@@ -28,6 +28,17 @@ pub fn cpu_ns(of: CpuOf) -> u64 {
     }))
 }
 
+/// Name of this host.
+pub fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// What tells one boot of a host from all others: processes with the same value share the clock of [`now_ns`].
+pub fn boot() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    if id.trim().is_empty() { host() } else { id.trim().to_owned() }
+}
+
 /// Seconds since 1970.
 pub fn unix_seconds() -> u64 {
     clock_gettime(ClockId::Realtime).tv_sec as u64
@@ -51,6 +62,20 @@ pub fn ctime(unix_seconds: u64) -> String {
     )
 }
 
+/// A point in time as IO500 writes it, in UTC: `2020-01-06 10:23:49`.
+pub fn timestamp(unix_seconds: u64) -> String {
+    let (year, month, day) = civil(unix_seconds / 86_400);
+    let second = unix_seconds % 86_400;
+    format!("{year}-{month:02}-{day:02} {:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60)
+}
+
+/// A point in time as mdtest writes it, in UTC: `04/03/2025 14:39:30`.
+pub fn american_date(unix_seconds: u64) -> String {
+    let (year, month, day) = civil(unix_seconds / 86_400);
+    let second = unix_seconds % 86_400;
+    format!("{month:02}/{day:02}/{year} {:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60)
+}
+
 /// Year, month and day of a day number counted from 1970-01-01. Years are taken to begin in March, so that the leap day
 /// is the last of a year and every month before it has a fixed place.
 fn civil(days: u64) -> (u64, u64, u64) {
@@ -67,7 +92,13 @@ fn civil(days: u64) -> (u64, u64, u64) {
 
 #[cfg(test)]
 mod tests {
-    use super::ctime;
+    use super::{american_date, ctime, timestamp};
+
+    #[test]
+    fn dates_are_those_of_mdtest_and_io500() {
+        assert_eq!(american_date(1_743_691_170), "04/03/2025 14:39:30");
+        assert_eq!(timestamp(1_578_306_229), "2020-01-06 10:23:49");
+    }
 
     #[test]
     fn dates_are_those_of_c() {

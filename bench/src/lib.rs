@@ -4,12 +4,21 @@
 //! |---|---|
 //! | [`cli`] | the command line, and [`cli::run`], which the `hayate` command mounts |
 //! | [`ior`] | bandwidth, with IOR's options, meaning and output |
-//! | [`metadata`] | creates, stats, opens and removes per second, in the manner of mdtest |
+//! | [`mdtest`] | metadata operations per second, with mdtest's options, meaning and output |
+//! | [`io500`] | the phases of IO500, with its constants, lines, files and score |
+//! | [`checkpoint`] | how long checkpoints stop the application, until they are safe, and the recovery |
+//! | [`dataset`] | a data set for training: samples a second, accelerator utilisation |
+//! | [`scale`] | a model of clusters of up to 10,000 nodes |
+//! | [`compare`], [`charts`] | two runs against each other; a page with charts of many |
 //! | [`backend`] | what is measured: POSIX, the native client, or nothing (the harness's own cost) |
 //! | [`pattern`] | content that knows where it belongs, and the check of it |
-//! | [`tasks`] | the processes (or threads) that do the work, their barriers and their reports |
-//! | [`phase`] | what one task reports of one phase |
-//! | [`clock`] | wall and CPU time |
+//! | [`tasks`] | the processes (or threads, or ranks of mpirun) that do the work, their barriers and their reports |
+//! | [`session`] | started tasks, what they measure, who watches the servers |
+//! | [`phase`], [`results`] | what one task reports of one phase, and what that gives for all |
+//! | [`servers`] | what the servers did meanwhile |
+//! | [`cost`], [`metrics`] | the table of costs, and figures that can be compared |
+//! | [`machine`], [`clock`] | what figures belong to; wall and CPU time |
+//! | [`histogram`] | how long operations took |
 //! | [`size`] | `4k`, `1m` and `1 MiB` |
 //! | [`permute`] | random order without a table |
 //!
@@ -18,19 +27,35 @@
 //!   (`ior::tests`, `pattern::tests`).
 //! - A task that dies or fails ends the run with an error that names it; nothing waits for it (`tests/processes.rs`).
 //! - Results are computed from the tasks' clocks only: from the first that began to the last that ended, as IOR does
-//!   (`ior::stats::tests`).
+//!   (`results::tests`).
 //!
 //! Deliberately absent: starting servers, caches to warm, and any knowledge of the protocol: this crate sees files only.
 
+// The largest document has more keys than the macro of JSON recurses by default.
+#![recursion_limit = "256"]
+
 pub mod backend;
+pub mod charts;
+pub mod checkpoint;
 pub mod cli;
 pub mod clock;
+pub mod compare;
+pub mod cost;
+pub mod dataset;
 pub mod error;
+pub mod histogram;
+pub mod io500;
 pub mod ior;
-pub mod metadata;
+pub mod machine;
+pub mod mdtest;
+pub mod metrics;
 pub mod pattern;
 pub mod permute;
 pub mod phase;
+pub mod results;
+pub mod scale;
+pub mod servers;
+pub mod session;
 pub mod size;
 pub mod tasks;
 

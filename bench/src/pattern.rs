@@ -8,20 +8,38 @@
 //! - The content of a range does not depend on how it is cut into calls (`tests::cuts_do_not_matter`).
 //! - One wrong byte anywhere is found (`tests::one_flipped_bit_is_found`).
 //!
+//! IOR's other packet types (`-l`) are here too, for whoever wants their content: compressible, and slower to make.
+//!
 //! The price of a word is one XOR with a table (memory speed), not a mixing function per word: generation must not be
 //! what is measured. Rejected: one random buffer written everywhere, which cannot tell where data belongs.
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// Bytes that share one key; the table has their words.
 const BLOCK_BYTES: usize = 4096;
 const BLOCK_WORDS: usize = BLOCK_BYTES / 8;
+
+/// What content looks like (IOR's `-l`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Packet {
+    /// Words that look random: nothing can compress them.
+    #[default]
+    Random,
+    /// Every word is its own offset.
+    Offset,
+    /// Every word is the signature (the seed) in its upper half, and file and offset in its lower.
+    Timestamp,
+}
 
 /// The content of one file.
 #[derive(Clone)]
 pub struct Pattern {
     table: Box<[u64; BLOCK_WORDS]>,
     key: u64,
+    /// For packets that are not random: what is added to the offset.
+    plain: Option<u64>,
 }
 
 /// What [`Pattern::check`] found wrong in a buffer.
@@ -52,11 +70,29 @@ impl Pattern {
         for (index, word) in table.iter_mut().enumerate() {
             *word = mix(mix(seed) ^ index as u64);
         }
-        Pattern { table, key: mix(mix(seed) ^ mix(file)) }
+        Pattern { table, key: mix(mix(seed) ^ mix(file)), plain: None }
+    }
+
+    /// The same with another kind of packet.
+    pub fn packed(packet: Packet, seed: u64, file: u64) -> Self {
+        let plain = match packet {
+            Packet::Random => None,
+            Packet::Offset => Some(0),
+            Packet::Timestamp => Some((seed << 32) ^ (file << 8)),
+        };
+        Pattern { plain, ..Pattern::new(seed, file) }
+    }
+
+    /// From now on the content of file number `file`; `seed` must be that of [`Pattern::new`], whose table stays.
+    pub fn aim(&mut self, seed: u64, file: u64) {
+        self.key = mix(mix(seed) ^ mix(file));
     }
 
     /// Fills `out` with what belongs at `offset`.
     pub fn fill(&self, out: &mut [u8], offset: u64) {
+        if let Some(base) = self.plain {
+            return fill_plain(base, out, offset);
+        }
         let mut done = 0;
         for (key, start, bytes) in self.blocks(out.len(), offset) {
             self.fill_part(key, start, &mut out[done..done + bytes]);
@@ -69,6 +105,11 @@ impl Pattern {
     /// # Errors
     /// What differs, if anything does.
     pub fn check(&self, data: &[u8], offset: u64) -> Result<(), Mismatch> {
+        if self.plain.is_some() {
+            let mut expected = vec![0; data.len()];
+            self.fill(&mut expected, offset);
+            return if expected == data { Ok(()) } else { Err(self.explain(data, offset)) };
+        }
         let mut done = 0;
         let mut equal = true;
         for (key, start, bytes) in self.blocks(data.len(), offset) {
@@ -151,6 +192,21 @@ impl Pattern {
     }
 }
 
+/// Words that count offsets from `base`.
+fn fill_plain(base: u64, out: &mut [u8], offset: u64) {
+    let head = ((offset.next_multiple_of(8) - offset) as usize).min(out.len());
+    let (first, rest) = out.split_at_mut(head);
+    let word = |at: u64| base.wrapping_add(at / 8 * 8).to_le_bytes();
+    for (index, byte) in first.iter_mut().enumerate() {
+        let at = offset + index as u64;
+        *byte = word(at)[(at % 8) as usize];
+    }
+    for (index, piece) in rest.chunks_mut(8).enumerate() {
+        let bytes = word(offset + head as u64 + index as u64 * 8);
+        piece.copy_from_slice(&bytes[..piece.len()]);
+    }
+}
+
 impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} wrong words from offset {}: expected", self.words, self.offset)?;
@@ -183,6 +239,33 @@ mod tests {
             }
             assert!(pieces == whole, "pieces of {length} bytes");
         }
+    }
+
+    /// A pattern that is aimed at another file has that file's content.
+    #[test]
+    fn aiming_is_a_new_pattern() {
+        let mut aimed = Pattern::new(5, 1);
+        aimed.aim(5, 77);
+        let mut data = [0; 100];
+        aimed.fill(&mut data, 3);
+        assert_eq!(Pattern::new(5, 77).check(&data, 3), Ok(()));
+    }
+
+    /// Packets of the other kinds: known words, any cut, a flipped bit is found.
+    #[test]
+    fn plain_packets_are_known_words() {
+        let offset = Pattern::packed(Packet::Offset, 9, 9);
+        let mut data = [0; 21];
+        offset.fill(&mut data, 4093);
+        assert_eq!(data[3..11], 4096_u64.to_le_bytes());
+        let mut pieces = [0; 21];
+        pieces.chunks_mut(5).enumerate().for_each(|(i, piece)| offset.fill(piece, 4093 + i as u64 * 5));
+        assert_eq!(data, pieces);
+        data[20] ^= 1;
+        assert_eq!(offset.check(&data, 4093).expect_err("a flipped bit").offset, 4113);
+        let stamped = Pattern::packed(Packet::Timestamp, 7, 0);
+        stamped.fill(&mut data[..8], 16);
+        assert_eq!(data[..8], ((7_u64 << 32) + 16).to_le_bytes());
     }
 
     /// Goal: any single wrong bit is found, and where it is. Method: flip one bit at every position of an unaligned range.

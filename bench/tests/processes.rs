@@ -71,7 +71,7 @@ fn commands_measure_verify_and_fail(dir: &Path) {
     assert!(status == Some(2) && errors.contains("cannot open") && errors.contains("task "), "{errors}");
     let (status, _, errors) = bench("ior -a HAYATE");
     assert!(status == Some(2) && errors.contains("no cluster in this test"), "{errors}");
-    let (status, text, errors) = bench(&format!("metadata -n 5 -u -w 10 -d {}", dir.display()));
+    let (status, text, errors) = bench(&format!("mdtest -n 5 -u -w 10 -e 10 -X -d {}", dir.display()));
     assert!(status == Some(0) && text.contains("File creation") && errors.is_empty(), "{text}{errors}");
     assert_eq!(std::fs::read_dir(dir).expect("the directory").count(), 0, "nothing is left");
 }
@@ -107,7 +107,7 @@ fn killed_tasks_end_the_run() {
     let spec = IorSpec { tasks: 4, repetitions: u32::MAX, ..IorSpec::new(Api::Null, "f") };
     let mut killer = Killer { pids: Vec::new() };
     let launch = Launch::Processes { program, args };
-    let outcome = coordinator::run(&Job::Ior(spec), 4, &launch, &Connection::Null, &mut killer);
+    let outcome = coordinator::run(&Job::Ior(Box::new(spec)), 4, &launch, &Connection::Null, &mut killer);
     let message = outcome.expect_err("a task was killed").to_string();
     assert!(message.contains("task 1 died") && message.contains("killed by signal 9"), "{message}");
     for id in killer.pids {
@@ -120,7 +120,7 @@ fn tasks_that_never_serve_end_the_run() {
     let attempt = |program: &str, args: &[&str]| {
         let launch =
             Launch::Processes { program: program.into(), args: args.iter().map(Into::into).collect() };
-        let job = Job::Ior(IorSpec { tasks: 2, ..IorSpec::new(Api::Null, "f") });
+        let job = Job::Ior(Box::new(IorSpec { tasks: 2, ..IorSpec::new(Api::Null, "f") }));
         coordinator::run(&job, 2, &launch, &Connection::Null, &mut Killed)
     };
     let message = attempt("/bin/sh", &["-c", "exit 7"]).expect_err("no task").to_string();

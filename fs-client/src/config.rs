@@ -1,10 +1,11 @@
 //! How a client reaches its cluster, and how files are opened.
 
-use fs_net::ClusterFile;
+use fs_net::{ClusterFile, ServerInside};
 use fs_proto::{LayoutWish, ServerId};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
@@ -85,6 +86,8 @@ pub struct ClientConfig {
     pub timeout: Duration,
     /// Bytes for buffers, caches and open files together. Default 256 MiB.
     pub memory_bytes: usize,
+    /// A server in this process: what it can answer at once is carried out by the thread that asks. Default none.
+    pub inside: Option<Arc<dyn ServerInside>>,
     /// The kernel has checked the callers' permissions (mounts with `default_permissions`). Default false.
     pub checked: bool,
 }
@@ -101,6 +104,7 @@ impl ClientConfig {
             entry_ttl: Duration::from_secs(1),
             timeout: Duration::from_secs(60),
             memory_bytes: 256 << 20,
+            inside: None,
             checked: false,
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //! - A lane is used only in the process that made it: a forked child leaves its parent's alone (neither used nor dropped, because
-//!   both share the sockets and the poller) and makes its own.
+//!   both share the sockets and the poller), also when it ends by exit(3), and makes its own (`tests/fork.rs`).
 //! - A thread's lanes go when it ends, and their numbers are given back (`threads_have_lanes_of_their_own_that_are_used_again`).
 //! - tokio's own thread-locals are touched before [`LANES`] is: thread-locals go in the reverse order of their first use, and a
 //!   connection's end wakes its task, which needs them.
@@ -37,6 +37,13 @@ thread_local! {
     /// Whether an event loop has run on this thread. Has no destructor, so its place in the order does not matter.
     static RAN: Cell<bool> = const { Cell::new(false) };
     static LANES: RefCell<Lanes> = const { RefCell::new(Lanes { pid: 0, lanes: Vec::new() }) };
+}
+
+impl Drop for Lanes {
+    /// In a forked child that ends: as in its life.
+    fn drop(&mut self) {
+        leave_parents_alone(self);
+    }
 }
 
 impl Lane {

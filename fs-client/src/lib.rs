@@ -57,7 +57,7 @@ pub use error::{Error, LockFailure, Result};
 pub use file::File;
 pub use locks::{LockWish, Locked};
 
-pub use fs_net::{ClusterFile, NetCounters};
+pub use fs_net::{ClusterFile, NetCounters, ServerInside, default_cluster_path};
 pub use fs_proto::lock::{HeldLock, LOCK_END, LockFamily, LockKind, LockOwner, LockRange};
 pub use fs_proto::msg::Caller;
 pub use fs_proto::msg::admin::ShutdownMode;

@@ -3,7 +3,7 @@
 //! # Invariants
 //! - A lane number belongs to one [`crate::aio::Core`] at a time, and its count goes on where the previous owner stopped, so a
 //!   (client, sequence) is never used twice (`tests/fake/threads.rs`).
-//! - After a fork the child is another client: new id, new lanes (`tests/fork.rs`).
+//! - After a fork each child is another client: new id, new lanes (`tests/fork.rs`).
 //!
 //! Locks are held for a look-up or an insertion, never across an await.
 
@@ -84,9 +84,12 @@ struct Life {
 }
 
 impl Life {
-    fn new() -> Life {
-        let client = ClientId(rand::random_range(1..=u64::MAX));
-        Life { pid: std::process::id(), client, free: Vec::new(), next: 0 }
+    /// The number comes from the system: a generator of this process would give the same to all children that it is forked into.
+    fn new() -> Result<Life> {
+        let number = getrandom::u64()
+            .map_err(|e| Error::System { what: "get random numbers", cause: e.to_string() })?;
+        let client = ClientId(number.max(1));
+        Ok(Life { pid: std::process::id(), client, free: Vec::new(), next: 0 })
     }
 }
 
@@ -125,7 +128,7 @@ impl Shared {
             places: Cache::new(PLACES_REMEMBERED),
             view: RwLock::new(Arc::new(view)),
             refreshed: Mutex::new(Instant::now()),
-            lives: Mutex::new(Life::new()),
+            lives: Mutex::new(Life::new()?),
             space: Mutex::new(None),
             closed: AtomicBool::new(false),
             config,
@@ -163,7 +166,7 @@ impl Shared {
         let mut life = self.lives.lock();
         let forked = life.pid != std::process::id();
         if forked {
-            *life = Life::new();
+            *life = Life::new()?;
         }
         let (lane, count) = if let Some(left) = life.free.pop() {
             left

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use crate::backing::Backing;
 use crate::config::{Durability, ServerConfig};
 use crate::departed::Departed;
+use crate::errands::Errands;
 use crate::executions::Executions;
 use crate::flush::Flusher;
 use crate::locks::LockTable;
@@ -50,6 +51,8 @@ pub struct Node {
     pub transactions: Transactions,
     /// Copies in the shared tier.
     pub flusher: Flusher,
+    /// Work that outlives its request.
+    pub errands: Errands,
     /// What is only in the shared tier.
     pub backing: Backing,
     /// What was asked, how often and for how long.
@@ -100,6 +103,7 @@ impl Node {
     pub fn new(parts: NodeParts) -> Self {
         let lease = Duration::from_millis(u64::from(parts.config.lock_lease_ms));
         Node {
+            errands: Errands::default(),
             backing: Backing::open(&**parts.namespace.kv(), parts.flusher.reads_tier()),
             config: parts.config,
             namespace: parts.namespace,
@@ -147,6 +151,11 @@ impl Node {
         &self.cluster.get().expect("requests are served after joining").1
     }
 
+    /// Whether it is part of its cluster yet.
+    pub fn has_joined(&self) -> bool {
+        self.cluster.get().is_some()
+    }
+
     /// Who owns a partition.
     pub fn owner(&self, partition: Partition) -> ServerId {
         self.map().owner(partition)
@@ -178,6 +187,11 @@ impl Node {
     pub fn io_modes(&self) -> Vec<String> {
         let mode = |direct| if direct { IoMode::Direct } else { IoMode::Buffered };
         self.store.stores().iter().map(|store| mode(store.is_direct()).to_string()).collect()
+    }
+
+    /// Whether chunks of some device are read past the page cache.
+    pub fn reads_directly(&self) -> bool {
+        self.store.stores().iter().any(|store| store.is_direct())
     }
 
     /// The namespace's directory and the chunks'.

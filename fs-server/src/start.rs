@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fs_net::{Acceptor, Address, ClusterFile, NetError};
+use fs_net::{Acceptor, Address, ClusterFile, NetError, ServerInside};
 use fs_proto::{INLINE_MAX, InodeId};
 
 use crate::config::ServerConfig;
@@ -12,6 +12,7 @@ use crate::error::{OpError, ServerError};
 use crate::flush::Flusher;
 use crate::flush::queue::FlushQueue;
 use crate::identity;
+use crate::inside::Inside;
 use crate::kv;
 use crate::metrics_page::MetricsPage;
 use crate::namespace::Namespace;
@@ -151,8 +152,22 @@ impl BoundServer {
         self.addresses.clone()
     }
 
+    /// The server, for clients within this process.
+    pub fn inside(&self) -> Arc<dyn ServerInside> {
+        Arc::new(Inside::new(&self.node))
+    }
+
     /// Serves until SIGTERM, SIGINT or a shutdown request.
     pub fn serve(self, cluster: ClusterFile) -> Result<(), ServerError> {
+        self.serve_with(cluster, || ())
+    }
+
+    /// As [`BoundServer::serve`]; `before_end` is called when the end was asked for, and after a signal the server still answers meanwhile.
+    pub fn serve_with(
+        self,
+        cluster: ClusterFile,
+        before_end: impl FnOnce() + Send + 'static,
+    ) -> Result<(), ServerError> {
         let node = self.node;
         let map = cluster.map().map_err(|error| ServerError::Cluster(error.to_string()))?;
         if cluster.job != node.config.job || cluster.member(node.id()).is_none() {
@@ -170,7 +185,7 @@ impl BoundServer {
         }
         node.locks.recover(&node.namespace, Instant::now()).map_err(namespace_failure)?;
         tracing::info!(server = node.id().0, tcp = %self.addresses.tcp, "serving");
-        let outcome = threads::run(&node, self.acceptors, self.metrics);
+        let outcome = threads::run(&node, self.acceptors, self.metrics, before_end);
         finish(node, &self.addresses);
         outcome
     }

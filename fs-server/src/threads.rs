@@ -23,7 +23,7 @@ use crate::metrics_page::MetricsPage;
 use crate::node::Node;
 use crate::transaction::recovery;
 use crate::worker::Worker;
-use crate::{backing, flush, ops, reaper};
+use crate::{backing, errands, flush, ops, reaper};
 
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// Time from one look for unused connections to other servers to the next.
@@ -43,6 +43,7 @@ pub fn run(
     node: &Arc<Node>,
     acceptors: Vec<Acceptor>,
     metrics: Option<MetricsPage>,
+    before_end: impl FnOnce() + Send + 'static,
 ) -> Result<(), ServerError> {
     let mut senders = Vec::new();
     let mut threads = Vec::new();
@@ -52,7 +53,16 @@ pub fn run(
         threads.push(spawn(node, &format!("worker-{index}"), move |worker| serve(worker, sockets))?);
     }
     threads.push(spawn(node, "flusher", flush::run)?);
-    let outcome = on_local_runtime(node, |worker| keep_house(worker, acceptors, senders, metrics))?;
+    if node.flusher.reads_tier() {
+        threads.push(spawn(node, "errands", errands::serve)?);
+    }
+    let outcome = on_local_runtime(node, async |worker| {
+        let outcome = keep_house(worker, acceptors, senders, metrics).await;
+        if tokio::task::spawn_blocking(before_end).await.is_err() {
+            tracing::error!("what was to be done before the end panicked");
+        }
+        outcome
+    })?;
     node.request_stop(false);
     for thread in threads {
         if thread.join().is_err() {
@@ -105,7 +115,8 @@ async fn close_unused(worker: Rc<Worker>) {
     }
 }
 
-fn new_worker(node: &Arc<Node>) -> Rc<Worker> {
+/// A worker for the calling thread.
+pub fn new_worker(node: &Arc<Node>) -> Rc<Worker> {
     let env = Rc::new(NetEnv {
         pool: node.pools.buffers.clone(),
         messages: node.pools.messages.clone(),

@@ -10,11 +10,12 @@ mod raw;
 pub use raw::{ask_again, ask_raw, send_raw};
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use fs_client::{Client, ClientConfig, File, OpenOptions, Route};
+use fs_client::{Client, ClientConfig, File, OpenOptions, Route, ServerInside};
 use fs_net::{ClusterFile, MemberEntry, Secret};
 use fs_proto::ServerId;
 use fs_proto::msg::admin::ShutdownMode;
@@ -78,6 +79,7 @@ pub struct Cluster {
     edit: fn(&mut ServerConfig),
     file: ClusterFile,
     threads: Vec<Option<JoinHandle<Result<(), ServerError>>>>,
+    inside: Vec<Arc<dyn ServerInside>>,
 }
 
 static JOBS: AtomicU64 = AtomicU64::new(0);
@@ -110,7 +112,7 @@ impl Cluster {
             members: Vec::new(),
             events: Vec::new(),
         };
-        let mut cluster = Cluster { dir, options, edit, file, threads: Vec::new() };
+        let mut cluster = Cluster { dir, options, edit, file, threads: Vec::new(), inside: Vec::new() };
         let bound: Vec<_> = (0..cluster.options.servers)
             .map(|id| fs_server::bind(cluster.config(id)).expect("a server binds"))
             .collect();
@@ -128,6 +130,7 @@ impl Cluster {
             });
         }
         for server in bound {
+            cluster.inside.push(server.inside());
             let file = cluster.file.clone();
             cluster.threads.push(Some(std::thread::spawn(move || server.serve(file))));
         }
@@ -191,6 +194,15 @@ impl Cluster {
     pub fn strict_client(&self, route: Route) -> Client {
         let mut config = ClientConfig::new(self.file.clone());
         (config.attr_ttl, config.entry_ttl, config.route) = (Duration::ZERO, Duration::ZERO, route);
+        Client::connect(config).expect("a client connects")
+    }
+
+    /// A strict client that asks by server `id`, which it is inside of until that ends for the first time.
+    pub fn inside_client(&self, id: u16) -> Client {
+        let mut config = ClientConfig::new(self.file.clone());
+        (config.attr_ttl, config.entry_ttl) = (Duration::ZERO, Duration::ZERO);
+        config.route = Route::Gateway(ServerId(id));
+        config.inside = Some(Arc::clone(&self.inside[usize::from(id)]));
         Client::connect(config).expect("a client connects")
     }
 

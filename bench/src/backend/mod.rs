@@ -17,6 +17,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{BenchError, Result};
 
+/// The attribute that tells whether a file is in the shared tier.
+const DURABLE: &str = "user.hayate.durable";
+
 /// Which interface to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 pub enum Api {
@@ -60,6 +63,7 @@ pub type IoResult<T> = std::result::Result<T, IoFailure>;
 
 /// How to open a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[allow(clippy::struct_excessive_bools)] // Independent switches of open(2).
 pub struct OpenHow {
     /// For writing (else for reading).
     pub write: bool,
@@ -67,6 +71,30 @@ pub struct OpenHow {
     pub create: bool,
     /// Bypass the page cache where there is one.
     pub direct: bool,
+    /// Do not go on with a transfer that the system did in part (IOR's `-x`).
+    pub single_attempt: bool,
+}
+
+/// Attributes of a file or directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Attributes {
+    /// Size.
+    pub bytes: u64,
+    /// Last change of content, in nanoseconds since 1970.
+    pub modified_ns: u64,
+    /// Whether it is a directory.
+    pub directory: bool,
+}
+
+/// A name in a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// The name.
+    pub name: String,
+    /// Whether it is a directory.
+    pub directory: bool,
+    /// Its attributes, if the listing brought them.
+    pub attributes: Option<Attributes>,
 }
 
 /// Space of a file system; a count is zero where it is unknown.
@@ -86,16 +114,25 @@ pub struct Capacity {
 pub trait Backend {
     /// Opens a file.
     fn open(&self, path: &str, how: OpenHow) -> IoResult<Box<dyn OpenFile>>;
-    /// Size of a file in bytes.
-    fn stat(&self, path: &str) -> IoResult<u64>;
+    /// Attributes of a file or directory.
+    fn stat(&self, path: &str) -> IoResult<Attributes>;
     /// Removes a file.
     fn unlink(&self, path: &str) -> IoResult<()>;
     /// Makes a directory.
     fn mkdir(&self, path: &str) -> IoResult<()>;
     /// Removes an empty directory.
     fn rmdir(&self, path: &str) -> IoResult<()>;
+    /// Gives a file or directory another name.
+    fn rename(&self, from: &str, to: &str) -> IoResult<()>;
+    /// The names in a directory.
+    fn list(&self, dir: &str) -> IoResult<Vec<Listed>>;
     /// Space of the file system that holds `path`.
     fn capacity(&self, path: &str) -> IoResult<Capacity>;
+    /// Whether a file is in the shared tier; none where nobody tells.
+    fn durable(&self, path: &str) -> IoResult<Option<bool>> {
+        let _ = path;
+        Ok(None)
+    }
     /// Messages this process sent so far, if the backend counts them.
     fn messages_sent(&self) -> Option<u64> {
         None
@@ -141,6 +178,14 @@ impl Connection {
         })
     }
 
+    /// The native client, if it is what is measured.
+    pub fn client(&self) -> Option<&fs_client::Client> {
+        match self {
+            Connection::Hayate(client) => Some(client),
+            Connection::Posix | Connection::Null => None,
+        }
+    }
+
     /// A backend for one task.
     pub fn backend(&self) -> Box<dyn Backend> {
         match self {
@@ -149,6 +194,38 @@ impl Connection {
             Connection::Null => Box::new(null::Null::default()),
         }
     }
+}
+
+/// Makes a directory that may exist, and those above it.
+///
+/// # Errors
+/// If it is not there in the end.
+pub fn make_all(backend: &dyn Backend, path: &str) -> IoResult<()> {
+    let path = path.trim_end_matches('/');
+    if path.is_empty() || path == "." || backend.stat(path).is_ok() {
+        return Ok(());
+    }
+    if let Some((parent, _)) = path.rsplit_once('/') {
+        make_all(backend, parent)?;
+    }
+    // Another task may have made it meanwhile.
+    backend.mkdir(path).or_else(|failure| backend.stat(path).map(drop).map_err(|_| failure))
+}
+
+/// Removes a directory with all that is in it, if it is there.
+///
+/// # Errors
+/// Any failure but that there is no such directory.
+pub fn remove_tree(backend: &dyn Backend, path: &str) -> IoResult<()> {
+    let entries = match backend.list(path) {
+        Err(failure) if failure.not_found => return Ok(()),
+        other => other?,
+    };
+    for entry in entries {
+        let below = format!("{path}/{}", entry.name);
+        if entry.directory { remove_tree(backend, &below)? } else { remove_if_there(backend, &below)? }
+    }
+    backend.rmdir(path)
 }
 
 /// Removes a file that need not exist.

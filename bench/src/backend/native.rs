@@ -2,9 +2,9 @@
 
 use std::sync::atomic::Ordering;
 
-use fs_client::{Client, Error, File, OpenOptions};
+use fs_client::{Attr, Caller, Client, Error, File, FileKind, OpenOptions};
 
-use super::{Backend, Capacity, IoFailure, IoResult, OpenFile, OpenHow};
+use super::{Attributes, Backend, Capacity, DURABLE, IoFailure, IoResult, Listed, OpenFile, OpenHow};
 
 /// A file system of Hayate through its client.
 pub struct Native {
@@ -27,6 +27,19 @@ fn failure(action: &'static str, path: &str, error: &Error) -> IoFailure {
     IoFailure { action, path: path.to_owned(), why: error.to_string(), not_found: error.is_not_found() }
 }
 
+fn caller() -> Caller {
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    Caller { uid, gid, groups: Vec::new() }
+}
+
+fn attributes(attr: &Attr) -> Attributes {
+    Attributes {
+        bytes: attr.size,
+        modified_ns: attr.mtime.max(0) as u64,
+        directory: attr.kind == FileKind::Directory,
+    }
+}
+
 impl Backend for Native {
     fn open(&self, path: &str, how: OpenHow) -> IoResult<Box<dyn OpenFile>> {
         let options =
@@ -37,8 +50,25 @@ impl Backend for Native {
         }
     }
 
-    fn stat(&self, path: &str) -> IoResult<u64> {
-        self.client.stat(path).map(|attr| attr.size).map_err(|e| failure("cannot stat", path, &e))
+    fn stat(&self, path: &str) -> IoResult<Attributes> {
+        self.client.stat(path).map(|attr| attributes(&attr)).map_err(|e| failure("cannot stat", path, &e))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> IoResult<()> {
+        self.client.rename_path(from, to).map_err(|e| failure("cannot rename", from, &e))
+    }
+
+    fn list(&self, dir: &str) -> IoResult<Vec<Listed>> {
+        let entries = self.client.read_dir_plus(dir).map_err(|e| failure("cannot list", dir, &e))?;
+        let listed = entries.map(|entry| {
+            let entry = entry.map_err(|e| failure("cannot list", dir, &e))?;
+            Ok(Listed {
+                name: String::from_utf8_lossy(&entry.name).into_owned(),
+                directory: entry.kind == FileKind::Directory,
+                attributes: entry.attr.as_ref().map(attributes),
+            })
+        });
+        listed.collect()
     }
 
     fn unlink(&self, path: &str) -> IoResult<()> {
@@ -61,6 +91,15 @@ impl Backend for Native {
             inodes: space.inodes,
             free_inodes: 0,
         })
+    }
+
+    fn durable(&self, path: &str) -> IoResult<Option<bool>> {
+        let told = self
+            .client
+            .stat(path)
+            .and_then(|attr| self.client.getxattr(&caller(), attr.ino, DURABLE.as_bytes()));
+        told.map(|value| Some(&*value == b"yes"))
+            .map_err(|e| failure("cannot ask for the state of", path, &e))
     }
 
     fn messages_sent(&self) -> Option<u64> {

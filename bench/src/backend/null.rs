@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use super::{Backend, Capacity, IoFailure, IoResult, OpenFile, OpenHow};
+use super::{Attributes, Backend, Capacity, IoFailure, IoResult, Listed, OpenFile, OpenHow};
 
 type Sizes = Rc<RefCell<HashMap<String, u64>>>;
 
@@ -31,8 +31,21 @@ impl Backend for Null {
         Ok(Box::new(NullFile { sizes: Rc::clone(&self.sizes), path: path.to_owned() }))
     }
 
-    fn stat(&self, path: &str) -> IoResult<u64> {
-        Ok(self.sizes.borrow().get(path).copied().unwrap_or(0))
+    fn stat(&self, path: &str) -> IoResult<Attributes> {
+        let bytes = self.sizes.borrow().get(path).copied().unwrap_or(0);
+        Ok(Attributes { bytes, ..Attributes::default() })
+    }
+
+    fn rename(&self, from: &str, to: &str) -> IoResult<()> {
+        let mut sizes = self.sizes.borrow_mut();
+        if let Some(bytes) = sizes.remove(from) {
+            sizes.insert(to.to_owned(), bytes);
+        }
+        Ok(())
+    }
+
+    fn list(&self, _dir: &str) -> IoResult<Vec<Listed>> {
+        Ok(Vec::new())
     }
 
     fn unlink(&self, path: &str) -> IoResult<()> {

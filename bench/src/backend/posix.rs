@@ -2,12 +2,12 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::OFlags;
 
-use super::{Backend, Capacity, IoFailure, IoResult, OpenFile, OpenHow};
+use super::{Attributes, Backend, Capacity, DURABLE, IoFailure, IoResult, Listed, OpenFile, OpenHow};
 
 /// The mounted file systems of this host.
 #[derive(Debug, Clone, Copy, Default)]
@@ -16,6 +16,7 @@ pub struct Posix;
 struct PosixFile {
     file: File,
     path: String,
+    single_attempt: bool,
 }
 
 fn failure(action: &'static str, path: &str, error: &io::Error) -> IoFailure {
@@ -25,6 +26,11 @@ fn failure(action: &'static str, path: &str, error: &io::Error) -> IoFailure {
         why: error.to_string(),
         not_found: error.kind() == io::ErrorKind::NotFound,
     }
+}
+
+fn partial(path: &str, done: usize, wanted: usize) -> IoFailure {
+    let why = format!("{done} of {wanted} bytes were transferred, and -x forbids a second attempt");
+    IoFailure { action: "cannot write", path: path.to_owned(), why, not_found: false }
 }
 
 impl Backend for Posix {
@@ -38,13 +44,32 @@ impl Backend for Posix {
             .custom_flags(flags)
             .open(path);
         match opened {
-            Ok(file) => Ok(Box::new(PosixFile { file, path: path.to_owned() })),
+            Ok(file) => {
+                Ok(Box::new(PosixFile { file, path: path.to_owned(), single_attempt: how.single_attempt }))
+            }
             Err(error) => Err(failure("cannot open", path, &error)),
         }
     }
 
-    fn stat(&self, path: &str) -> IoResult<u64> {
-        fs::metadata(path).map(|m| m.len()).map_err(|e| failure("cannot stat", path, &e))
+    fn stat(&self, path: &str) -> IoResult<Attributes> {
+        let found = fs::metadata(path).map_err(|e| failure("cannot stat", path, &e))?;
+        let modified_ns = (found.mtime() * 1_000_000_000 + found.mtime_nsec()).max(0) as u64;
+        Ok(Attributes { bytes: found.len(), modified_ns, directory: found.is_dir() })
+    }
+
+    fn rename(&self, from: &str, to: &str) -> IoResult<()> {
+        fs::rename(from, to).map_err(|e| failure("cannot rename", from, &e))
+    }
+
+    fn list(&self, dir: &str) -> IoResult<Vec<Listed>> {
+        let entries = fs::read_dir(dir).map_err(|e| failure("cannot list", dir, &e))?;
+        let listed = entries.map(|entry| {
+            let entry = entry.map_err(|e| failure("cannot list", dir, &e))?;
+            let kind = entry.file_type().map_err(|e| failure("cannot list", dir, &e))?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            Ok(Listed { name, directory: kind.is_dir(), attributes: None })
+        });
+        listed.collect()
     }
 
     fn unlink(&self, path: &str) -> IoResult<()> {
@@ -57,6 +82,13 @@ impl Backend for Posix {
 
     fn rmdir(&self, path: &str) -> IoResult<()> {
         fs::remove_dir(path).map_err(|e| failure("cannot remove directory", path, &e))
+    }
+
+    fn durable(&self, path: &str) -> IoResult<Option<bool>> {
+        let mut value = [0; 8];
+        // Other file systems have no such attribute.
+        let told = rustix::fs::getxattr(path, DURABLE, &mut value).ok();
+        Ok(told.map(|bytes| &value[..bytes] == b"yes"))
     }
 
     fn capacity(&self, path: &str) -> IoResult<Capacity> {
@@ -75,12 +107,17 @@ impl Backend for Posix {
 
 impl OpenFile for PosixFile {
     fn write_at(&self, data: &[u8], offset: u64) -> IoResult<()> {
+        if self.single_attempt {
+            let done =
+                self.file.write_at(data, offset).map_err(|e| failure("cannot write", &self.path, &e))?;
+            return if done == data.len() { Ok(()) } else { Err(partial(&self.path, done, data.len())) };
+        }
         self.file.write_all_at(data, offset).map_err(|e| failure("cannot write", &self.path, &e))
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> IoResult<usize> {
         let mut done = 0;
-        while done < buffer.len() {
+        while done < buffer.len() && !(self.single_attempt && done > 0) {
             match self.file.read_at(&mut buffer[done..], offset + done as u64) {
                 Ok(0) => break,
                 Ok(bytes) => done += bytes,

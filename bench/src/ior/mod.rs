@@ -2,67 +2,67 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`options`] | the command line |
+//! | [`options`], [`directives`], [`script`] | the command line, `-O` and `-f` |
+//! | [`plan`] | what one command measures, and where results go |
 //! | [`spec`] | the resolved test: who transfers which range of which file |
 //! | [`task`] | what one task does |
-//! | [`stats`] | records of tasks to results |
 //! | [`report`] | the text |
-//! | [`json`] | the JSON document |
+//! | [`json`], [`csv`] | the documents |
+//! | [`warnings`] | what a reader of the figures must know |
 //!
 //! Where this differs from IOR:
 //! - `-R` compares what the timed read returned, within the timing, so verification lowers the bandwidth shown and
 //!   nothing unverified is counted.
 //! - Latency is the smallest mean time of a transfer over the tasks. IOR divides by the transfers of one segment.
 //! - `-z` deals the transfers of a shared file evenly to the tasks, and works together with `-R` and `-W`.
-//! - Verification, `-C` and `-Z` on one node shift by tasks, not by nodes.
-//! - Data is never compressible, and not chosen by `-l`.
+//! - After a deadline (`-D`) without stoneWallingWearOut, reads stop where the slowest writer stopped.
+//! - `-Z` reads every task's data once; IOR may read some twice and some not.
+//! - Options after `-f` are defaults of the script too; in IOR they do not count.
+//! - Content is random and names its place unless `-l` says otherwise.
 
+pub mod csv;
+pub mod directives;
 pub mod json;
 pub mod options;
+pub mod plan;
 pub mod report;
+pub mod script;
 pub mod spec;
-pub mod stats;
 pub mod task;
 #[cfg(test)]
 mod tests;
+pub mod warnings;
 
+use std::fs::OpenOptions;
 use std::io::Write;
 use std::time::Duration;
 
-use crate::backend::{Capacity, Connection};
+use crate::backend::Capacity;
 use crate::clock;
 use crate::error::{BenchError, Result};
-use crate::phase::{Phase, PhaseRecord};
-use crate::tasks::coordinator::{self, Observer};
-use crate::tasks::{Job, launch::Launch};
+use crate::machine::Machine;
+use crate::phase::Phase;
+use crate::results::PhaseResult;
+use crate::session::Session;
+use crate::tasks::Job;
+use plan::{Format, Output, Plan, Test};
 use report::TextReport;
-use spec::IorSpec;
-use stats::PhaseResult;
 
-/// How and where results are shown.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Output {
-    /// No text on the standard output (the JSON document goes there).
-    pub quiet: bool,
-    /// Write JSON: to this file, or with an empty name to the standard output.
-    pub json: Option<String>,
-    /// More lines, as with IOR's `-v`.
-    pub verbose: u8,
-    /// The user's own number of the test (`-A`).
-    pub reference: i64,
-    /// The command line, for the header.
-    pub command_line: String,
-}
-
-/// All that a run gave.
-#[derive(Debug, Clone, Default)]
-pub struct IorOutcome {
+/// What one test gave.
+#[derive(Debug, Clone)]
+pub struct TestOutcome {
+    /// The test, with what was found out about the tasks.
+    pub test: Test,
     /// One entry for each phase and repetition, in the order they ended.
     pub results: Vec<PhaseResult>,
     /// Wrong 8-byte words found.
     pub errors: u64,
-    /// From the start of the first task to the first barrier, which all tasks reached.
-    pub startup: Duration,
+    /// When it began, in seconds since 1970.
+    pub began: u64,
+    /// Space of the file system under test.
+    pub capacity: Capacity,
+    /// Hosts that the tasks were on.
+    pub nodes: u32,
 }
 
 /// Facts of a run that the reports show.
@@ -72,103 +72,150 @@ pub struct RunFacts {
     pub began: u64,
     /// When it ended.
     pub finished: u64,
-    /// `Linux` and the host's name.
-    pub machine: String,
-    /// Space of the file system under test.
-    pub capacity: Capacity,
+    /// The machine of the coordinator.
+    pub machine: Machine,
     /// Time until all tasks were ready.
     pub startup: Duration,
-    /// Whether tasks were threads.
-    pub threads: bool,
+    /// What tasks are.
+    pub tasks_are: &'static str,
+    /// How many servers were watched.
+    pub servers: Option<usize>,
 }
 
-/// Runs a test and writes its report.
+/// All that a run gave.
+#[derive(Debug, Clone)]
+pub struct IorOutcome {
+    /// The tests in their order.
+    pub tests: Vec<TestOutcome>,
+    /// About the run.
+    pub facts: RunFacts,
+}
+
+impl IorOutcome {
+    /// Wrong 8-byte words found by all tests.
+    pub fn errors(&self) -> u64 {
+        self.tests.iter().map(|test| test.errors).sum()
+    }
+}
+
+/// Runs all tests of a plan and writes its reports.
 ///
 /// # Errors
 /// What ended the run (see [`BenchError`]); wrong content is counted in the outcome.
-pub fn run(
-    spec: &IorSpec,
-    output: &Output,
-    launch: &Launch,
-    connection: &Connection,
-    out: &mut dyn Write,
-) -> Result<IorOutcome> {
-    let uname = rustix::system::uname();
+pub fn run(plan: &Plan, session: &mut Session, out: &mut dyn Write) -> Result<IorOutcome> {
+    let began = clock::unix_seconds();
+    let machine = Machine::this();
+    let mut shown = Shown { output: &plan.output, out };
+    if let Some(path) = &plan.output.rank_csv {
+        write_file(path, false, |file| writeln!(file, "{}", csv::RANK_HEADER))?;
+    }
+    shown.text(|out, text| text.begin(out, began, &machine))?;
+    let tests = plan.tests.iter().map(|test| run_test(test, session, &mut shown)).collect::<Result<_>>()?;
     let facts = RunFacts {
-        began: clock::unix_seconds(),
-        finished: 0,
-        machine: format!("Linux {}", uname.nodename().to_string_lossy()),
-        capacity: connection.backend().capacity(&spec.test_file)?,
-        startup: Duration::ZERO,
-        threads: matches!(launch, Launch::Threads),
+        began,
+        finished: clock::unix_seconds(),
+        machine,
+        startup: session.startup(),
+        tasks_are: session.launch().kind(),
+        servers: session.servers(),
     };
-    let text = (!output.quiet).then(|| TextReport::new(spec, output));
-    let mut progress =
-        Progress { spec, text, out, facts, start_ns: clock::now_ns(), outcome: IorOutcome::default() };
-    progress.header()?;
-    coordinator::run(&Job::Ior(spec.clone()), spec.tasks, launch, connection, &mut progress)?;
-    progress.facts.finished = clock::unix_seconds();
-    progress.facts.startup = progress.outcome.startup;
-    progress.footer(output)?;
-    Ok(progress.outcome)
+    let outcome = IorOutcome { tests, facts };
+    shown.finish(&outcome)?;
+    Ok(outcome)
 }
 
-struct Progress<'a> {
-    spec: &'a IorSpec,
-    text: Option<TextReport<'a>>,
+fn run_test(test: &Test, session: &mut Session, shown: &mut Shown<'_>) -> Result<TestOutcome> {
+    let nodes = session.nodes(test.spec.tasks);
+    let mut test = test.clone();
+    test.spec.tasks_per_node = test.spec.tasks.div_ceil(nodes);
+    test.spec.hog_bytes = test.spec.hog_bytes.max(test.hog_per_node / u64::from(test.spec.tasks_per_node));
+    if !test.spec.write
+        && let Some(path) = &test.status_file
+    {
+        test.spec.wear_out_iterations = read_status(path)?;
+    }
+    let capacity = session.connection().backend().capacity(&test.spec.test_file)?;
+    let began = clock::unix_seconds();
+    let mut outcome = TestOutcome { test, results: Vec::new(), errors: 0, began, capacity, nodes };
+    shown.text(|out, text| text.header(out, &outcome))?;
+    let job = Job::Ior(Box::new(outcome.test.spec.clone()));
+    let tasks = outcome.test.spec.tasks;
+    session.run(&job, tasks, &mut |result| {
+        outcome.errors += result.errors;
+        shown.text(|out, text| text.row(out, &outcome.test, &result))?;
+        shown.ranks(&result)?;
+        outcome.results.push(result);
+        Ok(())
+    })?;
+    if let Some(path) = outcome.test.status_file.as_ref().filter(|_| outcome.test.spec.write) {
+        let done = outcome.results.iter().filter(|r| r.phase == Phase::Write).filter_map(|r| r.stonewall);
+        let most =
+            done.map(|wall| wall.max_operations).max().unwrap_or(outcome.test.spec.transfers_per_task());
+        write_file(path, false, |file| writeln!(file, "{most}"))?;
+    }
+    shown.text(|out, text| text.maxima(out, &outcome))?;
+    Ok(outcome)
+}
+
+fn read_status(path: &str) -> Result<u64> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| BenchError::Options(format!("cannot read stonewall status {path}: {error}")))?;
+    text.trim().parse().map_err(|_| BenchError::Options(format!("{path} holds no number of transfers")))
+}
+
+/// Writes a file, or adds to it, with its name in the error.
+pub(crate) fn write_file(
+    path: &str,
+    append: bool,
+    write: impl FnOnce(&mut std::fs::File) -> std::io::Result<()>,
+) -> Result<()> {
+    let mut options = OpenOptions::new();
+    options.create(true).write(true).append(append).truncate(!append);
+    options
+        .open(path)
+        .and_then(|mut file| write(&mut file))
+        .map_err(|error| BenchError::Report(std::io::Error::new(error.kind(), format!("{path}: {error}"))))
+}
+
+/// Where the reports go while the run goes on.
+struct Shown<'a> {
+    output: &'a Output,
     out: &'a mut dyn Write,
-    facts: RunFacts,
-    start_ns: u64,
-    outcome: IorOutcome,
 }
 
-impl Progress<'_> {
-    fn header(&mut self) -> Result<()> {
-        if let Some(text) = &self.text {
-            text.header(self.out, &self.facts)?;
+impl Shown<'_> {
+    fn text(
+        &mut self,
+        write: impl FnOnce(&mut dyn Write, &TextReport<'_>) -> std::io::Result<()>,
+    ) -> Result<()> {
+        if self.output.shows_text() {
+            write(self.out, &TextReport::new(self.output))?;
             self.out.flush()?;
         }
         Ok(())
     }
 
-    fn footer(&mut self, output: &Output) -> Result<()> {
-        if let Some(text) = &self.text {
-            text.footer(self.out, &self.facts, &self.outcome)?;
+    fn ranks(&mut self, result: &PhaseResult) -> Result<()> {
+        match &self.output.rank_csv {
+            Some(path) => write_file(path, true, |file| csv::ranks(file, result)),
+            None => Ok(()),
         }
-        match output.json.as_deref() {
+    }
+
+    fn finish(&mut self, outcome: &IorOutcome) -> Result<()> {
+        self.text(|out, text| text.footer(out, outcome))?;
+        let output = self.output;
+        let document = |out: &mut dyn Write| match output.format {
+            Format::Text => TextReport::new(output).whole(out, outcome),
+            Format::Json => json::write(out, output, outcome),
+            Format::Csv => csv::write(out, outcome),
+        };
+        match &output.file {
+            Some(path) => write_file(path, false, |file| document(file))?,
+            None if output.format != Format::Text => document(self.out)?,
             None => {}
-            Some("") => json::write(self.out, self.spec, output, &self.facts, &self.outcome)?,
-            Some(path) => {
-                let failed = |error: std::io::Error| {
-                    BenchError::Report(std::io::Error::new(error.kind(), format!("{path}: {error}")))
-                };
-                let mut file = std::fs::File::create(path).map_err(failed)?;
-                json::write(&mut file, self.spec, output, &self.facts, &self.outcome).map_err(failed)?;
-            }
         }
         self.out.flush()?;
         Ok(())
     }
-}
-
-impl Observer for Progress<'_> {
-    fn ready(&mut self) {
-        self.outcome.startup = Duration::from_nanos(clock::now_ns() - self.start_ns);
-    }
-
-    fn phase(&mut self, records: Vec<PhaseRecord>) -> Result<()> {
-        let result = PhaseResult::new(self.spec, &records);
-        self.outcome.errors += result.errors;
-        if let Some(text) = &self.text {
-            text.row(self.out, &result)?;
-            self.out.flush()?;
-        }
-        self.outcome.results.push(result);
-        Ok(())
-    }
-}
-
-/// The results of one kind of phase, in order of repetition.
-pub(crate) fn of_phase(results: &[PhaseResult], phase: Phase) -> impl Iterator<Item = &PhaseResult> {
-    results.iter().filter(move |result| result.phase == phase)
 }

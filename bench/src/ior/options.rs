@@ -4,12 +4,14 @@ use std::ffi::{OsStr, OsString};
 
 use clap::{ArgAction, Args};
 
-use super::Output;
+use super::plan::{Format, Output, Plan, Test};
 use super::spec::{IorSpec, Reorder};
+use super::{directives, script};
 use crate::backend::Api;
 use crate::clock;
 use crate::error::{BenchError, Result};
-use crate::pattern::mix;
+use crate::machine;
+use crate::pattern::{Packet, mix};
 use crate::size;
 
 /// Options of `hayate bench ior`. Sizes may end in k, m, g or t.
@@ -26,20 +28,29 @@ pub struct IorArgs {
     #[arg(short = 'b', value_name = "SIZE", default_value = "1m", value_parser = size::parse)]
     pub block_size: u64,
     /// O_DIRECT: bypass the page cache (POSIX)
-    #[arg(short = 'B')]
+    #[arg(short = 'B', long = "posix.odirect")]
     pub direct: bool,
-    /// reorderTasks: read what the task N further (-Q) wrote
+    /// collective I/O: no API here has it; said and ignored, as IOR does
+    #[arg(short = 'c')]
+    pub collective: bool,
+    /// reorderTasks: read what the task N further (-Q) wrote; with several nodes, N nodes further
     #[arg(short = 'C')]
     pub reorder_constant: bool,
     /// interTestDelay: seconds to wait before each phase
     #[arg(short = 'd', value_name = "SECONDS", default_value_t = 0)]
     pub delay_s: u64,
+    /// deadlineForStonewalling: seconds after which a write or read phase stops
+    #[arg(short = 'D', value_name = "SECONDS", default_value_t = 0)]
+    pub deadline_s: u64,
     /// fsync at the end of the write phase, timed
     #[arg(short = 'e')]
     pub fsync: bool,
     /// useExistingTestFile: do not remove the test file before writing
     #[arg(short = 'E')]
     pub use_existing: bool,
+    /// scriptFile: tests of a file (IOR START ... RUN ... IOR STOP); the other options are its defaults
+    #[arg(short = 'f', value_name = "FILE")]
+    pub script: Option<String>,
     /// filePerProc: a file for each task
     #[arg(short = 'F')]
     pub file_per_process: bool,
@@ -52,25 +63,38 @@ pub struct IorArgs {
     /// repetitions
     #[arg(short = 'i', value_name = "N", default_value_t = 1)]
     pub repetitions: u32,
+    /// outlierThreshold: warn of tasks whose times are N seconds from the mean
+    #[arg(short = 'j', value_name = "SECONDS", default_value_t = 0)]
+    pub outlier_s: u64,
     /// keepFile: do not remove the test file at the end
     #[arg(short = 'k')]
     pub keep: bool,
     /// keepFileWithError: do not remove a file in which wrong content was found
     #[arg(short = 'K')]
     pub keep_with_error: bool,
+    /// data packet type: random (incompressible), offset, or timestamp (the signature of -G)
+    #[arg(short = 'l', value_name = "TYPE", default_value = "random", value_parser = packet)]
+    pub packet: Packet,
+    /// multiFile: a file for each repetition
+    #[arg(short = 'm')]
+    pub multi_file: bool,
+    /// memoryPerNode: memory to take away from the page cache (2g, 75%)
+    #[arg(short = 'M', value_name = "SIZE", value_parser = machine::memory_share)]
+    pub hog_per_node: Option<u64>,
     /// numTasks: how many tasks (-np N means the same)
-    #[arg(short = 'N', long = "np", value_name = "N", default_value_t = 1)]
-    pub tasks: u32,
+    #[arg(short = 'N', long = "np", value_name = "N")]
+    pub tasks: Option<u32>,
     /// testFile
     #[arg(short = 'o', value_name = "FILE", default_value = "testFile")]
     pub test_file: String,
-    /// Directives: summaryFormat=JSON|default, summaryFile=PATH (JSON goes there, the text is printed too)
+    /// Directives: summaryFile=PATH, summaryFormat=JSON|CSV|default (with a file the text is printed too),
+    /// saveRankPerformanceDetailsCSV=PATH, stoneWallingWearOut=1, stoneWallingStatusFile=PATH, and the long names of options
     #[arg(short = 'O', value_name = "KEY=VALUE", value_delimiter = ',', action = ArgAction::Append)]
     pub directives: Vec<String>,
     /// quitOnError: stop at the first wrong content
     #[arg(short = 'q')]
     pub quit_on_error: bool,
-    /// taskPerNodeOffset: by how many tasks -C shifts
+    /// taskPerNodeOffset: by how many tasks -C shifts, and -Z at least
     #[arg(short = 'Q', value_name = "N", default_value_t = 1)]
     pub task_offset: u32,
     /// readFile: read (default with -w if none of -w -r -W -R is given)
@@ -82,9 +106,15 @@ pub struct IorArgs {
     /// segmentCount
     #[arg(short = 's', value_name = "N", default_value_t = 1)]
     pub segments: u64,
+    /// Ask the cluster's servers for their counters, though a mount is measured (default with -a HAYATE)
+    #[arg(long)]
+    pub servers: bool,
     /// transferSize: bytes of one call
     #[arg(short = 't', value_name = "SIZE", default_value = "256k", value_parser = size::parse)]
     pub transfer_size: u64,
+    /// maxTimeDuration: minutes after which no further phase begins
+    #[arg(short = 'T', value_name = "MINUTES", default_value_t = 0)]
+    pub max_minutes: u64,
     /// Tasks are threads of one process
     #[arg(long)]
     pub threads: bool,
@@ -100,6 +130,9 @@ pub struct IorArgs {
     /// checkWrite: read back and compare after writing, not timed
     #[arg(short = 'W')]
     pub check_write: bool,
+    /// singleXferAttempt: a transfer that the system did in part is an error
+    #[arg(short = 'x')]
+    pub single_attempt: bool,
     /// reorderTasksRandomSeed: order of -Z; negative: another order each repetition
     #[arg(short = 'X', value_name = "SEED", default_value_t = 0, allow_negative_numbers = true)]
     pub reorder_seed: i64,
@@ -107,11 +140,46 @@ pub struct IorArgs {
     #[arg(short = 'Y')]
     pub fsync_per_write: bool,
     /// randomOffset: random, not sequential, offsets
-    #[arg(short = 'z')]
-    pub random_offset: bool,
+    #[arg(short = 'z', action = ArgAction::Count)]
+    pub random_offset: u8,
     /// reorderTasksRandom: read what a random task wrote
     #[arg(short = 'Z')]
     pub reorder_random: bool,
+    /// What only directives can set.
+    #[arg(skip)]
+    pub more: More,
+}
+
+/// What only directives can set.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct More {
+    /// stoneWallingWearOut.
+    pub wear_out: bool,
+    /// stoneWallingWearOutIterations.
+    pub wear_out_iterations: u64,
+    /// stoneWallingStatusFile: how far a write phase came, for the reads of a later run.
+    pub status_file: Option<String>,
+    /// summaryFormat.
+    pub format: Format,
+    /// summaryFile.
+    pub summary_file: Option<String>,
+    /// saveRankPerformanceDetailsCSV.
+    pub rank_csv: Option<String>,
+    /// memoryPerTask.
+    pub hog_per_task: u64,
+}
+
+/// Reads a packet type as IOR names it.
+///
+/// # Errors
+/// The names.
+pub fn packet(text: &str) -> std::result::Result<Packet, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "random" | "r" | "incompressible" | "i" => Ok(Packet::Random),
+        "offset" | "o" => Ok(Packet::Offset),
+        "timestamp" | "t" => Ok(Packet::Timestamp),
+        _ => Err(format!("'{text}' is none of offset, incompressible, timestamp, random")),
+    }
 }
 
 /// `-np 4`, as mpirun spells it, to `--np 4`. For the program's arguments, before they are parsed.
@@ -120,14 +188,50 @@ pub fn accept_np(args: impl IntoIterator<Item = OsString>) -> impl Iterator<Item
 }
 
 impl IorArgs {
-    /// The test that these options describe.
+    /// The tests that these options describe, if there are `natural` tasks where nobody says how many.
     ///
     /// # Errors
-    /// [`BenchError::Options`] if they contradict each other.
-    pub fn spec(&self) -> Result<IorSpec> {
+    /// [`BenchError::Options`] if they contradict each other, or the script has no meaning.
+    pub fn plan(&self, natural: u32, command_line: String) -> Result<Plan> {
+        let mut base = self.clone();
+        for directive in &self.directives {
+            directives::apply_line(&mut base, directive)?;
+        }
+        let all = match &self.script {
+            None => vec![base.clone()],
+            Some(path) => script::read(path, &base)?,
+        };
+        let tests =
+            (0..).zip(&all).map(|(id, args)| args.test(id, natural)).collect::<Result<Vec<Test>>>()?;
+        Ok(Plan { tests, output: all.last().unwrap_or(&base).output(command_line) })
+    }
+
+    fn output(&self, command_line: String) -> Output {
+        Output {
+            format: self.more.format,
+            file: self.more.summary_file.clone(),
+            rank_csv: self.more.rank_csv.clone(),
+            verbose: self.verbose,
+            command_line,
+        }
+    }
+
+    fn test(&self, id: u32, natural: u32) -> Result<Test> {
+        let spec = self.spec(self.tasks.unwrap_or(natural))?;
+        Ok(Test {
+            id,
+            spec,
+            reference: self.reference,
+            collective: self.collective,
+            hog_per_node: self.hog_per_node.unwrap_or(0),
+            status_file: self.more.status_file.clone(),
+        })
+    }
+
+    fn spec(&self, tasks: u32) -> Result<IorSpec> {
         let none = !(self.write || self.read || self.check_write || self.check_read);
         let spec = IorSpec {
-            tasks: self.tasks,
+            tasks,
             block_size: self.block_size,
             transfer_size: self.transfer_size,
             segments: self.segments,
@@ -138,7 +242,7 @@ impl IorArgs {
             read: self.read || none,
             check_write: self.check_write,
             check_read: self.check_read,
-            random_offset: self.random_offset,
+            random_offset: self.random_offset > 0,
             reorder: self.reorder()?,
             fsync: self.fsync,
             fsync_per_write: self.fsync_per_write,
@@ -149,42 +253,24 @@ impl IorArgs {
             intra_barriers: self.intra_barriers,
             direct: self.direct,
             delay_s: self.delay_s,
+            packet: self.packet,
+            multi_file: self.multi_file,
+            single_attempt: self.single_attempt,
+            deadline_s: self.deadline_s,
+            wear_out: self.more.wear_out,
+            wear_out_iterations: self.more.wear_out_iterations,
+            max_minutes: self.max_minutes,
+            outlier_s: self.outlier_s,
+            hog_bytes: self.more.hog_per_task,
             ..IorSpec::new(self.api, self.path())
         };
         let checks_old = !spec.write && (spec.check_read || spec.check_write);
-        if checks_old && self.seed.is_none() {
+        if checks_old && self.seed.is_none() && spec.packet != Packet::Offset {
             let hint = "to verify a file of an earlier run give the seed that it printed (-G SEED)";
             return Err(BenchError::Options(hint.to_owned()));
         }
         spec.validate()?;
         Ok(IorSpec { seeds: self.seeds(), ..spec })
-    }
-
-    /// How to show the results.
-    ///
-    /// # Errors
-    /// [`BenchError::Options`] for directives that are not known here.
-    pub fn output(&self, command_line: String) -> Result<Output> {
-        let (mut json, mut file) = (false, None);
-        for directive in &self.directives {
-            let (key, value) = directive.split_once('=').unwrap_or((directive, ""));
-            match (key.to_ascii_lowercase().as_str(), value.to_ascii_lowercase().as_str()) {
-                ("summaryformat", "json") => json = true,
-                ("summaryformat", "default") => json = false,
-                ("summaryfile", _) if !value.is_empty() => file = Some(value.to_owned()),
-                _ => {
-                    let known = "-O knows summaryFormat=JSON, summaryFormat=default and summaryFile=PATH";
-                    return Err(BenchError::Options(format!("{known}, not '{directive}'")));
-                }
-            }
-        }
-        Ok(Output {
-            quiet: json && file.is_none(),
-            json: if json || file.is_some() { Some(file.unwrap_or_default()) } else { None },
-            verbose: self.verbose,
-            reference: self.reference,
-            command_line,
-        })
     }
 
     fn path(&self) -> String {
@@ -197,7 +283,7 @@ impl IorArgs {
         match (self.reorder_constant, self.reorder_random) {
             (false, false) => Ok(Reorder::None),
             (true, false) => Ok(Reorder::Constant { offset: self.task_offset }),
-            (false, true) => Ok(Reorder::Random { seed: self.reorder_seed }),
+            (false, true) => Ok(Reorder::Random { seed: self.reorder_seed, offset: self.task_offset }),
             (true, true) => Err(BenchError::Options("give -C or -Z, not both".to_owned())),
         }
     }
@@ -214,84 +300,5 @@ impl IorArgs {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::Parser;
-
-    use super::*;
-
-    #[derive(Parser)]
-    struct Program {
-        #[command(flatten)]
-        ior: IorArgs,
-    }
-
-    fn parse(line: &str) -> IorArgs {
-        let words = line.split_whitespace().map(OsString::from);
-        Program::try_parse_from(accept_np(words)).unwrap_or_else(|e| panic!("{line}: {e}")).ior
-    }
-
-    fn refused(line: &str, about: &str) {
-        let message = parse(line).spec().expect_err(line).to_string();
-        assert!(message.contains(about), "{line}: {message}");
-    }
-
-    /// Without options: IOR's defaults.
-    #[test]
-    fn defaults_are_those_of_ior() {
-        let spec = parse("ior").spec().expect("defaults");
-        assert_eq!(IorSpec { seeds: vec![1], ..spec }, IorSpec::new(Api::Posix, "testFile"));
-    }
-
-    /// A command line from a published run, and the spellings that IOR accepts.
-    #[test]
-    fn a_published_command_line_is_understood() {
-        let spec = parse("ior -C -F -e -r -w -a POSIX -b 16777216 -t 1048576 -s 321 -o /mnt/x -N 64").spec();
-        let spec = spec.expect("valid");
-        assert_eq!(
-            (spec.block_size, spec.transfer_size, spec.segments, spec.tasks),
-            (16 << 20, 1 << 20, 321, 64)
-        );
-        assert!(spec.file_per_process && spec.fsync && spec.read && spec.write);
-        assert_eq!(spec.reorder, Reorder::Constant { offset: 1 });
-        let spec = parse("ior -i=10 -t=1M -b 2m -s3 -np 8 -wWkz -vv").spec().expect("valid");
-        assert_eq!(
-            (spec.repetitions, spec.transfer_size, spec.block_size, spec.segments),
-            (10, 1 << 20, 2 << 20, 3)
-        );
-        assert!(
-            spec.tasks == 8
-                && spec.write
-                && spec.check_write
-                && !spec.read
-                && spec.keep
-                && spec.random_offset
-        );
-        assert_eq!(spec.seeds.len(), 10);
-        let spec = parse("ior -a hayate -o f -Z -X -3 -Q 2 -G 17 -R").spec().expect("valid");
-        assert_eq!((spec.test_file.as_str(), spec.seeds), ("/f", vec![17]));
-        assert_eq!(spec.reorder, Reorder::Random { seed: -3 });
-    }
-
-    #[test]
-    fn contradictions_are_refused() {
-        refused("ior -C -Z", "-C or -Z");
-        refused("ior -b 5k -t 2k", "multiple");
-        refused("ior -r -R", "-G");
-        refused("ior -W", "-G");
-        assert!(Program::try_parse_from(["ior", "-t", "1q"]).is_err());
-        assert!(Program::try_parse_from(["ior", "-a", "TAPE"]).is_err());
-        assert!(Program::try_parse_from(["ior", "-c"]).is_err(), "collective access does not exist here");
-    }
-
-    #[test]
-    fn json_goes_to_the_output_or_to_a_file() {
-        let output = |line: &str| parse(line).output(String::new());
-        let plain = output("ior").expect("plain");
-        assert!(!plain.quiet && plain.json.is_none());
-        let stdout = output("ior -O summaryFormat=JSON").expect("JSON");
-        assert_eq!((stdout.quiet, stdout.json.as_deref()), (true, Some("")));
-        let file = output("ior -O summaryFile=out.json,summaryFormat=JSON").expect("JSON file");
-        assert_eq!((file.quiet, file.json.as_deref()), (false, Some("out.json")));
-        assert!(output("ior -O lustreStripeCount=3").is_err());
-    }
-}
+#[path = "options_tests.rs"]
+mod tests;

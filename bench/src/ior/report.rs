@@ -7,23 +7,29 @@
 
 use std::io::{self, Write};
 
+use super::plan::{Output, Test};
 use super::spec::{IorSpec, Reorder};
-use super::stats::{PhaseResult, Spread};
-use super::{IorOutcome, Output, RunFacts, of_phase};
-use crate::backend::{Api, Capacity};
+use super::warnings::{outliers, warnings};
+use super::{IorOutcome, TestOutcome};
+use crate::backend::Capacity;
 use crate::clock::ctime;
+use crate::machine::Machine;
 use crate::phase::Phase;
+use crate::results::{PhaseResult, Spread, of_phase};
 use crate::size::{human, table_number};
 
-/// First line: which program this is, and whose layout it keeps.
+/// First line: whose layout it keeps, and which program this is.
 pub fn title() -> String {
-    let version = env!("CARGO_PKG_VERSION");
-    format!("IOR-4.0.0 layout by hayate-bench-{version}: Coordinated Test of Parallel I/O")
+    format!("{}: MPI Coordinated Test of Parallel I/O", version())
+}
+
+/// The version in the first line: IOR's, whose output this is laid out as, and ours.
+pub fn version() -> String {
+    format!("IOR-4.0.0+hayate-bench-{}", env!("CARGO_PKG_VERSION"))
 }
 
 /// Writes the text of one run.
 pub struct TextReport<'a> {
-    spec: &'a IorSpec,
     output: &'a Output,
 }
 
@@ -32,28 +38,48 @@ fn item(out: &mut dyn Write, label: &str, value: impl std::fmt::Display) -> io::
 }
 
 impl<'a> TextReport<'a> {
-    /// A report of `spec`.
-    pub fn new(spec: &'a IorSpec, output: &'a Output) -> Self {
-        TextReport { spec, output }
+    /// A report that goes to `output`.
+    pub fn new(output: &'a Output) -> Self {
+        TextReport { output }
     }
 
-    /// Everything before the first result.
-    ///
-    /// # Errors
-    /// Of writing.
-    pub fn header(&self, out: &mut dyn Write, facts: &RunFacts) -> io::Result<()> {
-        writeln!(out, "{}", title())?;
-        item(out, "Began", ctime(facts.began))?;
-        item(out, "Command line", &self.output.command_line)?;
-        item(out, "Machine", &facts.machine)?;
-        item(out, "TestID", 0)?;
-        item(out, "StartTime", ctime(facts.began))?;
-        item(out, "Path", self.spec.file_of(0).1)?;
-        item(out, "FS", file_system(facts.capacity))?;
-        if self.output.verbose > 0 {
-            item(out, "Participating tasks", self.spec.tasks)?;
+    /// All of it again, for a file.
+    pub(super) fn whole(&self, out: &mut dyn Write, outcome: &IorOutcome) -> io::Result<()> {
+        self.begin(out, outcome.facts.began, &outcome.facts.machine)?;
+        for test in &outcome.tests {
+            self.header(out, test)?;
+            test.results.iter().try_for_each(|result| self.row(out, &test.test, result))?;
+            self.maxima(out, test)?;
         }
-        self.options(out)?;
+        self.footer(out, outcome)
+    }
+
+    /// The first lines.
+    pub(super) fn begin(&self, out: &mut dyn Write, began: u64, machine: &Machine) -> io::Result<()> {
+        writeln!(out, "{}", title())?;
+        item(out, "Began", ctime(began))?;
+        item(out, "Command line", &self.output.command_line)?;
+        let more = if self.output.verbose > 1 { format!(" {}", machine.kernel) } else { String::new() };
+        item(out, "Machine", format!("Linux {}{more}", machine.host))
+    }
+
+    /// Everything of a test before its first result.
+    pub(super) fn header(&self, out: &mut dyn Write, test: &TestOutcome) -> io::Result<()> {
+        let spec = &test.test.spec;
+        item(out, "TestID", test.test.id)?;
+        item(out, "StartTime", ctime(test.began))?;
+        item(out, "Path", spec.file_of(0, 0).1)?;
+        item(out, "FS", file_system(test.capacity))?;
+        if self.output.verbose > 0 {
+            item(out, "Participating tasks", spec.tasks)?;
+        }
+        writeln!(out, "\nOptions: ")?;
+        for (label, value) in options(spec, test.nodes) {
+            item(out, label, value)?;
+        }
+        if self.output.verbose > 0 {
+            item(out, "verbose", self.output.verbose)?;
+        }
         writeln!(out, "\nResults: \n")?;
         writeln!(
             out,
@@ -67,28 +93,14 @@ impl<'a> TextReport<'a> {
         )
     }
 
-    fn options(&self, out: &mut dyn Write) -> io::Result<()> {
-        let spec = self.spec;
-        writeln!(out, "\nOptions: ")?;
-        for (label, value) in options(spec) {
-            item(out, label, value)?;
-        }
-        if self.output.verbose > 0 {
-            item(out, "verbose", self.output.verbose)?;
-        }
-        Ok(())
-    }
-
     /// The line of one phase in the results table.
-    ///
-    /// # Errors
-    /// Of writing.
-    pub fn row(&self, out: &mut dyn Write, result: &PhaseResult) -> io::Result<()> {
-        let spec = self.spec;
+    pub(super) fn row(&self, out: &mut dyn Write, test: &Test, result: &PhaseResult) -> io::Result<()> {
+        let spec = &test.spec;
+        stonewall(out, result)?;
         let columns: Vec<String> = match result.phase {
             Phase::CheckWrite => {
                 if self.output.verbose > 0 {
-                    writeln!(out, "Verified contents of the file(s) just written.")?;
+                    writeln!(out, "Verifying contents of the file(s) just written.")?;
                 }
                 return wrong_content(out, "write", result);
             }
@@ -116,17 +128,22 @@ impl<'a> TextReport<'a> {
         wrong_content(out, name(result.phase), result)
     }
 
-    /// Everything after the last result.
-    ///
-    /// # Errors
-    /// Of writing.
-    pub fn footer(&self, out: &mut dyn Write, facts: &RunFacts, outcome: &IorOutcome) -> io::Result<()> {
+    /// The largest bandwidths of a test.
+    pub(super) fn maxima(&self, out: &mut dyn Write, test: &TestOutcome) -> io::Result<()> {
+        for line in outliers(test) {
+            writeln!(out, "{line}")?;
+        }
         for (phase, label) in [(Phase::Write, "Max Write: "), (Phase::Read, "Max Read:  ")] {
-            let best = of_phase(&outcome.results, phase).map(PhaseResult::bandwidth_mib).reduce(f64::max);
+            let best = of_phase(&test.results, phase).map(PhaseResult::bandwidth_mib).reduce(f64::max);
             if let Some(best) = best {
                 writeln!(out, "{label}{best:.2} MiB/sec ({:.2} MB/sec)", best * 1.048_576)?;
             }
         }
+        Ok(())
+    }
+
+    /// Everything after the last test.
+    pub(super) fn footer(&self, out: &mut dyn Write, outcome: &IorOutcome) -> io::Result<()> {
         writeln!(out, "\nSummary of all tests:")?;
         writeln!(
             out,
@@ -134,84 +151,92 @@ impl<'a> TextReport<'a> {
              Mean(s) Stonewall(s) Stonewall(MiB) Test# #Tasks tPN reps fPP reord reordoff reordrand seed segcnt   \
              blksiz    xsize aggs(MiB)   API RefNum"
         )?;
-        for phase in [Phase::Write, Phase::Read] {
-            if of_phase(&outcome.results, phase).next().is_some() {
-                self.summary(out, phase, &outcome.results)?;
+        for test in &outcome.tests {
+            for phase in [Phase::Write, Phase::Read] {
+                if of_phase(&test.results, phase).next().is_some() {
+                    summary(out, phase, &test.test, &test.results)?;
+                }
             }
         }
-        item(out, "Finished", ctime(facts.finished))?;
-        self.details(out, facts, outcome)
+        item(out, "Finished", ctime(outcome.facts.finished))?;
+        details(out, outcome)
     }
+}
 
-    fn summary(&self, out: &mut dyn Write, phase: Phase, results: &[PhaseResult]) -> io::Result<()> {
-        let (bandwidth, rate, mean_s) = spreads(self.spec, phase, results);
-        write!(out, "{:<9} ", name(phase))?;
-        for spread in [bandwidth, rate] {
-            for value in [spread.max, spread.min, spread.mean, spread.deviation] {
-                write!(out, "{value:10.2} ")?;
-            }
+/// The line about a deadline.
+fn stonewall(out: &mut dyn Write, result: &PhaseResult) -> io::Result<()> {
+    let Some(wall) = result.stonewall else { return Ok(()) };
+    let gib = |bytes: f64| bytes / (1_u64 << 30) as f64;
+    writeln!(
+        out,
+        "stonewalling pairs accessed min: {} max: {} -- min data: {:.1} GiB mean data: {:.1} GiB time: {:.1}s",
+        wall.min_operations,
+        wall.max_operations,
+        gib(wall.min_bytes as f64),
+        gib(wall.total_bytes as f64 / result.ranks.len().max(1) as f64),
+        wall.time_s
+    )
+}
+
+/// Seconds until the deadline and MiB of all tasks then, as the summary shows them: of the last repetition.
+fn stonewall_columns(phase: Phase, results: &[PhaseResult]) -> (String, String) {
+    let wall = of_phase(results, phase).filter_map(|result| result.stonewall).next_back();
+    wall.map_or(("NA".to_owned(), "NA".to_owned()), |wall| {
+        (format!("{:.2}", wall.time_s), format!("{:.2}", wall.total_bytes as f64 / 1_048_576.0))
+    })
+}
+
+fn summary(out: &mut dyn Write, phase: Phase, test: &Test, results: &[PhaseResult]) -> io::Result<()> {
+    let spec = &test.spec;
+    let (bandwidth, rate, mean_s) = spreads(spec, phase, results);
+    write!(out, "{:<9} ", name(phase))?;
+    for spread in [bandwidth, rate] {
+        for value in [spread.max, spread.min, spread.mean, spread.deviation] {
+            write!(out, "{value:10.2} ")?;
         }
-        let spec = self.spec;
-        let (constant, offset, random, seed) = reorder_numbers(spec.reorder);
-        write!(out, "{mean_s:10.5} {:>10} {:>13} ", "NA", "NA")?;
-        write!(
-            out,
-            "{:5} {:6} {:3} {:4} {:3} ",
-            0,
-            spec.tasks,
-            spec.tasks,
-            spec.repetitions,
-            u8::from(spec.file_per_process)
-        )?;
-        write!(out, "{constant:5} {offset:8} {random:9} {seed:4} ")?;
-        write!(out, "{:6} {:8} {:8} ", spec.segments, spec.block_size, spec.transfer_size)?;
-        writeln!(
-            out,
-            "{:9.1} {:3} {:6}",
-            spec.total_bytes() as f64 / 1_048_576.0,
-            spec.api,
-            self.output.reference
-        )
     }
+    let (constant, offset, random, seed) = reorder_numbers(spec.reorder);
+    let (wall_s, wall_mib) = stonewall_columns(phase, results);
+    write!(out, "{mean_s:10.5} {wall_s:>10} {wall_mib:>13} ")?;
+    write!(
+        out,
+        "{:5} {:6} {:3} {:4} {:3} ",
+        test.id,
+        spec.tasks,
+        spec.tasks_per_node,
+        spec.repetitions,
+        u8::from(spec.file_per_process)
+    )?;
+    write!(out, "{constant:5} {offset:8} {random:9} {seed:4} ")?;
+    write!(out, "{:6} {:8} {:8} ", spec.segments, spec.block_size, spec.transfer_size)?;
+    writeln!(out, "{:9.1} {:3} {:6}", moved_mib(spec, phase, results), spec.api, test.reference)
+}
 
-    /// What IOR does not print.
-    fn details(&self, out: &mut dyn Write, facts: &RunFacts, outcome: &IorOutcome) -> io::Result<()> {
-        writeln!(out, "\nHayate details (dates above are UTC):")?;
-        let kind = if facts.threads { "threads" } else { "processes" };
-        let startup_ms = facts.startup.as_secs_f64() * 1e3;
-        item(out, "tasks are", format!("{kind}, ready after {startup_ms:.1} ms"))?;
-        if let Some(seed) = self.spec.seeds.last() {
+/// MiB that the first repetition moved: less than planned if a deadline ended it.
+pub fn moved_mib(spec: &IorSpec, phase: Phase, results: &[PhaseResult]) -> f64 {
+    of_phase(results, phase).next().map_or(spec.total_bytes(), |result| result.bytes) as f64 / 1_048_576.0
+}
+
+/// What IOR does not print.
+fn details(out: &mut dyn Write, outcome: &IorOutcome) -> io::Result<()> {
+    let facts = &outcome.facts;
+    writeln!(out, "\nHayate details (dates above are UTC):")?;
+    item(out, "machine", facts.machine.line())?;
+    let startup_ms = facts.startup.as_secs_f64() * 1e3;
+    item(out, "tasks are", format!("{}, ready after {startup_ms:.1} ms", facts.tasks_are))?;
+    for test in &outcome.tests {
+        if let Some(seed) = test.test.spec.seeds.last() {
             item(out, "content seed", format!("{seed} (of the last repetition, for -G)"))?;
         }
-        item(out, "wrong words", outcome.errors)?;
-        writeln!(out, "{}", cost_header())?;
-        for result in outcome.results.iter().filter(|r| r.phase != Phase::CheckWrite) {
-            writeln!(out, "{}", cost_row(name(result.phase), result))?;
-        }
-        self.notes(out, facts)
     }
-
-    fn notes(&self, out: &mut dyn Write, facts: &RunFacts) -> io::Result<()> {
-        let spec = self.spec;
-        if spec.api == Api::Posix && spec.write && spec.read && !spec.direct && spec.reorder == Reorder::None
-        {
-            let note = "tasks read what they wrote themselves: the page cache may have answered (see -C, -B)";
-            writeln!(out, "note: {note}")?;
+    item(out, "wrong words", outcome.errors())?;
+    crate::cost::table(out, outcome.tests.iter().flat_map(|test| &test.results).map(|r| (name(r.phase), r)))?;
+    for test in &outcome.tests {
+        for warning in warnings(test, facts) {
+            writeln!(out, "note: {warning}")?;
         }
-        if spec.check_read {
-            writeln!(
-                out,
-                "note: reads were compared within the timing (-R): the harness's own work is included"
-            )?;
-        }
-        if facts.threads {
-            writeln!(
-                out,
-                "note: CPU time leaves out the threads of the client itself, messages are not counted"
-            )?;
-        }
-        Ok(())
     }
+    Ok(())
 }
 
 fn name(phase: Phase) -> &'static str {
@@ -223,7 +248,7 @@ fn name(phase: Phase) -> &'static str {
 }
 
 /// The options block: labels and values.
-pub fn options(spec: &IorSpec) -> Vec<(&'static str, String)> {
+pub fn options(spec: &IorSpec, nodes: u32) -> Vec<(&'static str, String)> {
     let shape = if spec.file_per_process { "file-per-process" } else { "single-shared-file" };
     let mut block = vec![
         ("api", spec.api.to_string()),
@@ -240,20 +265,28 @@ pub fn options(spec: &IorSpec) -> Vec<(&'static str, String)> {
             block.push(("ordering inter file", "constant task offset".to_owned()));
             block.push(("task offset", offset.to_string()));
         }
-        Reorder::Random { seed } => {
+        Reorder::Random { seed, offset } => {
             block.push(("ordering inter file", "random task offset".to_owned()));
+            block.push(("task offset", offset.to_string()));
             block.push(("reorder random seed", seed.to_string()));
         }
     }
     block.extend([
-        ("nodes", "1".to_owned()),
+        ("nodes", nodes.to_string()),
         ("tasks", spec.tasks.to_string()),
-        ("clients per node", spec.tasks.to_string()),
+        ("clients per node", spec.tasks_per_node.to_string()),
+        ("memoryBuffer", "CPU".to_owned()),
+        ("dataAccess", "CPU".to_owned()),
+        ("GPUDirect", "0".to_owned()),
         ("repetitions", spec.repetitions.to_string()),
         ("xfersize", human(spec.transfer_size)),
         ("blocksize", human(spec.block_size)),
         ("aggregate filesize", human(spec.total_bytes())),
     ]);
+    if spec.deadline_s > 0 {
+        block.push(("stonewallingTime", spec.deadline_s.to_string()));
+        block.push(("stoneWallingWearOut", u8::from(spec.wear_out).to_string()));
+    }
     block
 }
 
@@ -262,7 +295,7 @@ pub fn reorder_numbers(reorder: Reorder) -> (u8, u32, u8, i64) {
     match reorder {
         Reorder::None => (0, 1, 0, 0),
         Reorder::Constant { offset } => (1, offset, 0, 0),
-        Reorder::Random { seed } => (0, 1, 1, seed),
+        Reorder::Random { seed, offset } => (0, offset, 1, seed),
     }
 }
 
@@ -299,36 +332,19 @@ pub fn file_system(capacity: Capacity) -> String {
     )
 }
 
-/// Header of the table of costs.
-pub fn cost_header() -> String {
-    format!("{:<16} iter   CPU(s) CPU/op(us) CPU/GiB(s)  messages/op errors", "clients' cost")
-}
-
-/// The cost of one phase.
-pub fn cost_row(name: &str, result: &PhaseResult) -> String {
-    let per_gib = if result.bytes == 0 { "-".to_owned() } else { format!("{:.3}", result.cpu_s_per_gib()) };
-    let messages = result.messages_per_op().map_or("-".to_owned(), |n| format!("{n:.2}"));
-    format!(
-        "{name:<16} {:>4} {:>8.3} {:>10.1} {per_gib:>10} {messages:>12} {:>6}",
-        result.repetition,
-        result.cpu_s,
-        result.cpu_us_per_op(),
-        result.errors
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::Api;
 
     /// Goal: lines are those of IOR to the last blank. Method: the numbers of a published run (8 tasks, IOR 3.3), whose
     /// lines are known.
     #[test]
     fn lines_are_those_of_a_published_run() {
-        let spec = IorSpec { tasks: 8, ..IorSpec::new(Api::Posix, "testFile") };
+        let base = IorSpec::new(Api::Posix, "testFile");
+        let test = Test::new(IorSpec { tasks: 8, tasks_per_node: 8, ..base });
         let write = PhaseResult {
             phase: Phase::Write,
-            repetition: 0,
             bytes: 8 << 20,
             operations: 32,
             open_s: 0.001_203,
@@ -336,16 +352,12 @@ mod tests {
             close_s: 0.000_973,
             total_s: 8.0 / 912.404,
             latency_s: 0.001_868,
-            cpu_s: 0.0,
-            messages: None,
-            errors: 0,
-            first_error: None,
+            ..PhaseResult::default()
         };
         let output = Output::default();
-        let report = TextReport::new(&spec, &output);
         let mut text = Vec::new();
-        report.row(&mut text, &write).expect("a row");
-        report.summary(&mut text, Phase::Write, &[write]).expect("a summary");
+        TextReport::new(&output).row(&mut text, &test, &write).expect("a row");
+        summary(&mut text, Phase::Write, &test, &[write]).expect("a summary");
         let published = "\
 write     912.40     4282       0.001868    1024.00    256.00     0.001203   0.007473   0.000973   0.008768   0   \n\
 write         912.40     912.40     912.40       0.00    3649.62    3649.62    3649.62       0.00    0.00877         \

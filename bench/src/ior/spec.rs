@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backend::Api;
 use crate::error::{BenchError, Result};
-use crate::pattern::mix;
+use crate::pattern::{Packet, mix};
 use crate::permute::Permutation;
 
 /// Which task reads the data of which.
@@ -28,10 +28,12 @@ pub enum Reorder {
         /// By how many tasks.
         offset: u32,
     },
-    /// A random task's, another each repetition if `seed` is negative (`-Z`, `-X`).
+    /// A random task's that is at least `offset` tasks further, another each repetition if `seed` is negative (`-Z`, `-X`, `-Q`).
     Random {
         /// Seed of the order.
         seed: i64,
+        /// By how many tasks at least.
+        offset: u32,
     },
 }
 
@@ -87,6 +89,26 @@ pub struct IorSpec {
     pub direct: bool,
     /// Seconds to wait before each phase.
     pub delay_s: u64,
+    /// What content looks like.
+    pub packet: Packet,
+    /// A file (or files) of its own for each repetition.
+    pub multi_file: bool,
+    /// End a transfer that the system did in part with an error.
+    pub single_attempt: bool,
+    /// Stop a phase after so many seconds (stonewall); 0: never.
+    pub deadline_s: u64,
+    /// After it, every task goes on to where the fastest was.
+    pub wear_out: bool,
+    /// With `wear_out`: go on to this many transfers at least.
+    pub wear_out_iterations: u64,
+    /// Begin no phase after so many minutes; 0: always.
+    pub max_minutes: u64,
+    /// Warn of tasks whose times are further than so many seconds from the mean; 0: do not.
+    pub outlier_s: u64,
+    /// Bytes of memory that each task takes away from caches.
+    pub hog_bytes: u64,
+    /// Tasks on one node: what `-C` and `-Z` shift by, if there is more than one node.
+    pub tasks_per_node: u32,
     /// Seed of the content in each repetition.
     pub seeds: Vec<u64>,
 }
@@ -128,6 +150,16 @@ impl IorSpec {
             intra_barriers: false,
             direct: false,
             delay_s: 0,
+            packet: Packet::Random,
+            multi_file: false,
+            single_attempt: false,
+            deadline_s: 0,
+            wear_out: false,
+            wear_out_iterations: 0,
+            max_minutes: 0,
+            outlier_s: 0,
+            hog_bytes: 0,
+            tasks_per_node: 1,
             seeds: vec![1],
         }
     }
@@ -156,6 +188,9 @@ impl IorSpec {
         if self.direct && !self.transfer_size.is_multiple_of(512) {
             return wrong("O_DIRECT (-B) needs transfers (-t) that are multiples of 512 bytes");
         }
+        if self.wear_out && self.deadline_s == 0 && self.wear_out_iterations == 0 {
+            return wrong("stoneWallingWearOut needs a deadline (-D)");
+        }
         if self.test_file.is_empty() || self.test_file.ends_with('/') {
             return wrong("the test file (-o) must name a file");
         }
@@ -181,23 +216,57 @@ impl IorSpec {
         self.seeds[repetition as usize % self.seeds.len()]
     }
 
+    /// By how many tasks readers are shifted at least.
+    fn shift(&self, offset: u32) -> u64 {
+        let nodes = self.tasks.div_ceil(self.tasks_per_node.max(1));
+        let unit = if nodes > 1 { self.tasks_per_node } else { 1 };
+        u64::from(offset) * u64::from(unit) % u64::from(self.tasks)
+    }
+
     /// The task whose data `rank` reads in a repetition.
     pub fn reads_of(&self, rank: u32, repetition: u32) -> u32 {
         match self.reorder {
             Reorder::None => rank,
             Reorder::Constant { offset } => {
-                ((u64::from(rank) + u64::from(offset)) % u64::from(self.tasks)) as u32
+                ((u64::from(rank) + self.shift(offset)) % u64::from(self.tasks)) as u32
             }
-            Reorder::Random { seed } => {
+            Reorder::Random { seed, offset } => {
                 let each = if seed < 0 { u64::from(repetition) + 1 } else { 0 };
-                Permutation::new(u64::from(self.tasks), mix(seed as u64 ^ mix(each))).get(u64::from(rank))
-                    as u32
+                let order = Permutation::new(u64::from(self.tasks), mix(seed as u64 ^ mix(each)));
+                self.distant_order(&order, self.shift(offset))[rank as usize]
             }
         }
     }
 
-    /// Directory and name of the file that holds the data of `owner`.
-    pub fn file_of(&self, owner: u32) -> (Option<String>, String) {
+    /// A random order in which nobody reads of a task that is nearer than `shift` further. All tasks compute the same.
+    fn distant_order(&self, order: &Permutation, shift: u64) -> Vec<u32> {
+        let tasks = u64::from(self.tasks);
+        let mut owners: Vec<u64> = (0..tasks).map(|rank| order.get(rank)).collect();
+        let far = |rank: u64, owner: u64| (owner + tasks - rank) % tasks >= shift;
+        for rank in 0..tasks {
+            if far(rank, owners[rank as usize]) {
+                continue;
+            }
+            let (mine, at) = (owners[rank as usize], rank as usize);
+            let partner = (1..tasks).map(|step| (rank + step) % tasks).find(|other| {
+                let theirs = owners[*other as usize];
+                far(rank, theirs) && far(*other, mine)
+            });
+            // If the distance is most of the circle there may be nobody to swap with; then the order is not quite as far.
+            if let Some(other) = partner {
+                owners.swap(at, other as usize);
+            }
+        }
+        owners.into_iter().map(|owner| owner as u32).collect()
+    }
+
+    /// Directory and name of the file that holds the data of `owner` in a repetition.
+    pub fn file_of(&self, owner: u32, repetition: u32) -> (Option<String>, String) {
+        let (dir, path) = self.plain_file_of(owner);
+        (dir, if self.multi_file { format!("{path}.{repetition}") } else { path })
+    }
+
+    fn plain_file_of(&self, owner: u32) -> (Option<String>, String) {
         if !self.file_per_process {
             return (None, self.test_file.clone());
         }
@@ -274,28 +343,40 @@ mod tests {
         for reorder in [
             Reorder::None,
             Reorder::Constant { offset: 3 },
-            Reorder::Random { seed: 0 },
-            Reorder::Random { seed: -1 },
+            Reorder::Random { seed: 0, offset: 1 },
+            Reorder::Random { seed: -1, offset: 7 },
         ] {
             let spec = IorSpec { reorder, tasks: 50, ..spec() };
+            let far = |rank: u32| (spec.reads_of(rank, 0) + 50 - rank) % 50;
+            match reorder {
+                Reorder::None => {}
+                Reorder::Constant { offset } => assert!((0..50).all(|rank| far(rank) == offset)),
+                Reorder::Random { offset, .. } => {
+                    assert!((0..50).all(|rank| far(rank) >= offset), "{reorder:?}");
+                }
+            }
             let order = |repetition| (0..50).map(|rank| spec.reads_of(rank, repetition)).collect::<Vec<_>>();
             let mut owners = order(0);
             owners.sort_unstable();
             assert!(owners.into_iter().eq(0..50), "{reorder:?}");
             let changes = order(0) != order(1);
-            assert_eq!(changes, reorder == Reorder::Random { seed: -1 }, "{reorder:?}");
+            assert_eq!(changes, reorder == Reorder::Random { seed: -1, offset: 7 }, "{reorder:?}");
         }
-        assert_eq!(IorSpec { reorder: Reorder::Constant { offset: 1 }, ..spec() }.reads_of(3, 0), 0);
+        let constant = IorSpec { reorder: Reorder::Constant { offset: 1 }, ..spec() };
+        assert_eq!(constant.reads_of(3, 0), 0);
+        assert_eq!(IorSpec { tasks_per_node: 2, ..constant }.reads_of(3, 0), 1, "the next node's");
     }
 
     #[test]
     fn files_are_named_as_ior_names_them() {
         let own = IorSpec { file_per_process: true, ..spec() };
-        assert_eq!(own.file_of(59), (None, "dir/f.00000059".to_owned()));
+        assert_eq!(own.file_of(59, 0), (None, "dir/f.00000059".to_owned()));
+        let many = IorSpec { multi_file: true, ..own.clone() };
+        assert_eq!(many.file_of(59, 3).1, "dir/f.00000059.3");
         let unique = IorSpec { unique_dir: true, ..own };
-        assert_eq!(unique.file_of(2), (Some("dir/2".to_owned()), "dir/2/f.00000002".to_owned()));
+        assert_eq!(unique.file_of(2, 0), (Some("dir/2".to_owned()), "dir/2/f.00000002".to_owned()));
         let top = IorSpec { test_file: "/f".to_owned(), ..unique };
-        assert_eq!(top.file_of(2), (Some("/2".to_owned()), "/2/f.00000002".to_owned()));
+        assert_eq!(top.file_of(2, 0), (Some("/2".to_owned()), "/2/f.00000002".to_owned()));
     }
 
     #[test]

@@ -6,13 +6,13 @@
 
 use std::time::Duration;
 
-use super::spec::IorSpec;
+use super::spec::{IorSpec, Transfer};
 use crate::backend::{Backend, IoFailure, OpenFile, OpenHow, remove_if_there};
 use crate::clock::now_ns;
 use crate::error::{BenchError, Result};
-use crate::pattern::{Mismatch, Pattern};
-use crate::phase::{Phase, PhaseRecord, Times};
-use crate::tasks::link::TaskLink;
+use crate::pattern::Pattern;
+use crate::phase::{Phase, Stonewall, Times};
+use crate::tasks::link::{Done, TaskLink};
 
 /// Alignment of buffers, for O_DIRECT.
 const ALIGN: usize = 4096;
@@ -21,9 +21,21 @@ const ALIGN: usize = 4096;
 ///
 /// # Errors
 /// What the file system refused, or the end of the run.
-pub fn run(spec: &IorSpec, backend: &dyn Backend, link: &mut TaskLink) -> Result<()> {
-    let mut task = IorTask { spec, backend, link, buffer: Buffer::new(spec.transfer_size as usize) };
-    (0..spec.repetitions).try_for_each(|repetition| task.repetition(repetition))
+pub fn run(spec: &IorSpec, backend: &dyn Backend, link: &mut TaskLink<'_>) -> Result<()> {
+    let hog = hog(spec.hog_bytes as usize);
+    let limit = (spec.wear_out_iterations > 0).then_some(spec.wear_out_iterations);
+    let buffer = Buffer::new(spec.transfer_size as usize);
+    let mut task = IorTask { spec, backend, link, buffer, limit, start_ns: now_ns() };
+    let outcome = (0..spec.repetitions).try_for_each(|repetition| task.repetition(repetition));
+    std::hint::black_box(&hog);
+    outcome
+}
+
+/// Memory that caches cannot have: touched, so that it is there.
+fn hog(bytes: usize) -> Vec<u8> {
+    let mut memory = vec![0; bytes];
+    memory.iter_mut().step_by(ALIGN).for_each(|byte| *byte = 1);
+    memory
 }
 
 /// A buffer that starts at a multiple of [`ALIGN`].
@@ -45,44 +57,53 @@ impl Buffer {
     }
 }
 
-/// What the access part of a phase did.
-#[derive(Default)]
-struct Done {
-    operations: u64,
-    bytes: u64,
-    errors: u64,
-    first_error: Option<String>,
-}
-
-struct IorTask<'a> {
+struct IorTask<'a, 'b> {
     spec: &'a IorSpec,
     backend: &'a dyn Backend,
-    link: &'a mut TaskLink,
+    link: &'a mut TaskLink<'b>,
     buffer: Buffer,
+    /// How many transfers of each task there are to read, where a deadline ended the writes.
+    limit: Option<u64>,
+    start_ns: u64,
 }
 
-impl IorTask<'_> {
+/// What a transfer phase works on.
+struct Access<'a> {
+    file: &'a dyn OpenFile,
+    /// To fill or to compare with; none: read only.
+    pattern: Option<&'a Pattern>,
+    owner: u32,
+    writing: bool,
+}
+
+impl IorTask<'_, '_> {
     fn repetition(&mut self, repetition: u32) -> Result<()> {
         let spec = self.spec;
-        if spec.write {
-            self.prepare()?;
+        if spec.write && self.in_time()? {
+            self.prepare(repetition)?;
             self.delay();
             self.transfer_phase(Phase::Write, repetition)?;
         }
-        if spec.check_write {
+        if spec.check_write && self.in_time()? {
             self.transfer_phase(Phase::CheckWrite, repetition)?;
         }
-        if spec.read || spec.check_read {
+        if (spec.read || spec.check_read) && self.in_time()? {
             self.delay();
             self.transfer_phase(Phase::Read, repetition)?;
         }
         self.remove(repetition)
     }
 
+    /// Whether another phase may begin; all tasks come to the same answer.
+    fn in_time(&mut self) -> Result<bool> {
+        let limit_ns = self.spec.max_minutes.saturating_mul(60_000_000_000);
+        Ok(limit_ns == 0 || self.link.agree(now_ns() - self.start_ns)?.max < limit_ns)
+    }
+
     /// Removes what an earlier run left, and makes directories.
-    fn prepare(&mut self) -> Result<()> {
+    fn prepare(&mut self, repetition: u32) -> Result<()> {
         let rank = self.link.rank();
-        let (dir, path) = self.spec.file_of(rank);
+        let (dir, path) = self.spec.file_of(rank, repetition);
         if let Some(dir) = dir
             && self.backend.stat(&dir).is_err()
         {
@@ -105,90 +126,114 @@ impl IorTask<'_> {
     }
 
     fn transfer_phase(&mut self, phase: Phase, repetition: u32) -> Result<()> {
+        let (spec, backend, rank) = (self.spec, self.backend, self.link.rank());
         let writing = phase == Phase::Write;
-        let rank = self.link.rank();
-        let owner = if writing { rank } else { self.spec.reads_of(rank, repetition) };
-        let (_, path) = self.spec.file_of(owner);
-        let pattern = Pattern::new(self.spec.seed(repetition), self.spec.file_number(owner));
-        let how = OpenHow { write: writing, create: writing, direct: self.spec.direct };
-        self.link.barrier()?;
-        let usage = self.link.usage(self.backend);
+        let owner = if writing { rank } else { spec.reads_of(rank, repetition) };
+        let (_, path) = spec.file_of(owner, repetition);
+        let pattern = Pattern::packed(spec.packet, spec.seed(repetition), spec.file_number(owner));
+        let how = OpenHow {
+            write: writing,
+            create: writing,
+            direct: spec.direct,
+            single_attempt: spec.single_attempt,
+        };
+        let mut begun = self.link.begin(repetition, phase, backend)?;
         let mut times = Times { open_start: now_ns(), ..Times::default() };
-        let file = self.backend.open(&path, how)?;
+        let file = backend.open(&path, how)?;
         times.open_end = now_ns();
         self.inner_barrier()?;
+        let compared = writing || phase == Phase::CheckWrite || spec.check_read;
+        let access = Access { file: file.as_ref(), pattern: compared.then_some(&pattern), owner, writing };
         times.access_start = now_ns();
-        let done = match phase {
-            Phase::Write => self.write_all(file.as_ref(), &pattern, owner)?,
-            Phase::Read if !self.spec.check_read => self.read_all(file.as_ref(), None, owner)?,
-            _ => self.read_all(file.as_ref(), Some(&pattern), owner)?,
-        };
+        self.transfers(&access, &path, times.access_start, &mut begun.done)?;
+        if writing && spec.fsync {
+            file.sync()?;
+        }
         times.access_end = now_ns();
         self.inner_barrier()?;
         times.close_start = now_ns();
         file.close()?;
         times.close_end = now_ns();
-        let (cpu_ns, messages) = usage.since(self.backend);
-        let Done { operations, bytes, errors, first_error } = done;
-        self.link.report(PhaseRecord {
-            repetition,
-            phase,
-            times,
-            operations,
-            bytes,
-            cpu_ns,
-            messages,
-            errors,
-            first_error: first_error.map(|what| format!("{path}: {what}")),
-        })
+        let operations = begun.done.operations;
+        self.link.end(begun, times, backend)?;
+        if writing && spec.deadline_s > 0 {
+            // What every task has written is what every task can read of another.
+            self.limit = Some(self.link.agree(operations)?.min);
+        }
+        Ok(())
     }
 
-    fn write_all(&mut self, file: &dyn OpenFile, pattern: &Pattern, owner: u32) -> Result<Done> {
-        let mut done = Done::default();
-        for index in 0..self.spec.transfers_per_task() {
-            let transfer = self.spec.transfer(owner, index);
-            let data = self.buffer.get();
+    /// All transfers of this phase, or those until the deadline and what the others did more.
+    fn transfers(&mut self, access: &Access<'_>, path: &str, start_ns: u64, done: &mut Done) -> Result<()> {
+        let spec = self.spec;
+        let all = spec.transfers_per_task();
+        let total = if access.writing { all } else { self.limit.unwrap_or(all).min(all) };
+        if spec.deadline_s == 0 {
+            return (0..total).try_for_each(|index| self.transfer(access, path, index, done));
+        }
+        let deadline_ns = start_ns + spec.deadline_s * 1_000_000_000;
+        let mut index = 0;
+        while index < total && now_ns() < deadline_ns {
+            self.transfer(access, path, index, done)?;
+            index += 1;
+        }
+        let (operations, bytes) = (done.operations, done.bytes);
+        done.stonewall =
+            Some(Stonewall { operations, bytes, after_ns: now_ns() - start_ns, hit: index < total });
+        if spec.wear_out {
+            let most = self.link.agree(index)?.max.max(spec.wear_out_iterations).min(total);
+            (index..most).try_for_each(|index| self.transfer(access, path, index, done))?;
+        }
+        Ok(())
+    }
+
+    fn transfer(&mut self, access: &Access<'_>, path: &str, index: u64, done: &mut Done) -> Result<()> {
+        let transfer = self.spec.transfer(access.owner, index);
+        if access.writing {
+            self.write(access, transfer, done)
+        } else {
+            self.read(access, path, transfer, done)
+        }
+    }
+
+    fn write(&mut self, access: &Access<'_>, transfer: Transfer, done: &mut Done) -> Result<()> {
+        let data = self.buffer.get();
+        if let Some(pattern) = access.pattern {
             pattern.fill(data, transfer.offset);
-            file.write_at(data, transfer.offset)?;
-            if self.spec.fsync_per_write {
-                file.sync()?;
-            }
-            done.operations += 1;
-            done.bytes += transfer.bytes;
         }
-        if self.spec.fsync {
-            file.sync()?;
+        let start = now_ns();
+        access.file.write_at(data, transfer.offset)?;
+        if self.spec.fsync_per_write {
+            access.file.sync()?;
         }
-        Ok(done)
+        done.note(start, transfer.bytes);
+        Ok(())
     }
 
-    fn read_all(&mut self, file: &dyn OpenFile, pattern: Option<&Pattern>, owner: u32) -> Result<Done> {
-        let path = &self.spec.file_of(owner).1;
-        let mut done = Done::default();
-        for index in 0..self.spec.transfers_per_task() {
-            let transfer = self.spec.transfer(owner, index);
-            let data = self.buffer.get();
-            let bytes = file.read_at(data, transfer.offset)?;
-            match pattern {
-                Some(pattern) => {
-                    data[bytes..].fill(0);
-                    let outcome = pattern.check(data, transfer.offset);
-                    done.count(outcome, bytes < data.len());
-                }
-                None if bytes < data.len() => {
-                    return Err(short_read(path, transfer.offset, bytes, data.len()).into());
-                }
-                None => {}
-            }
-            if self.spec.quit_on_error
-                && let Some(what) = done.first_error.take()
-            {
-                return Err(BenchError::WrongContent(what));
-            }
-            done.operations += 1;
-            done.bytes += bytes as u64;
+    fn read(&mut self, access: &Access<'_>, path: &str, transfer: Transfer, done: &mut Done) -> Result<()> {
+        let data = self.buffer.get();
+        let start = now_ns();
+        let bytes = access.file.read_at(data, transfer.offset)?;
+        done.note(start, bytes as u64);
+        let short = bytes < data.len();
+        let Some(pattern) = access.pattern else {
+            return if short {
+                Err(short_read(path, transfer.offset, bytes, data.len()).into())
+            } else {
+                Ok(())
+            };
+        };
+        data[bytes..].fill(0);
+        if let Err(mismatch) = pattern.check(data, transfer.offset) {
+            let note = if short { "; the file ends too early" } else { "" };
+            done.wrong(mismatch.words, || format!("{path}: {mismatch}{note}"));
         }
-        Ok(done)
+        if self.spec.quit_on_error
+            && let Some(what) = done.first_error.take()
+        {
+            return Err(BenchError::WrongContent(what));
+        }
+        Ok(())
     }
 
     /// Removes the test files, unless they are to be kept.
@@ -198,43 +243,20 @@ impl IorTask<'_> {
             return Ok(());
         }
         let rank = self.link.rank();
-        let usage = self.link.usage(self.backend);
+        let mut begun = self.link.begin(repetition, Phase::Remove, self.backend)?;
         let start = now_ns();
-        let mut operations = 0;
         if rank == 0 || self.spec.file_per_process {
-            let (dir, path) = self.spec.file_of(rank);
-            self.backend.unlink(&path)?;
-            operations = 1;
-            if let Some(dir) = dir {
+            let (dir, path) = self.spec.file_of(rank, repetition);
+            // A time limit may have come before the file was written.
+            remove_if_there(self.backend, &path)?;
+            begun.done.note(start, 0);
+            if let Some(dir) = dir.filter(|dir| self.backend.stat(dir).is_ok()) {
                 self.backend.rmdir(&dir)?;
-                operations = 2;
             }
         }
-        let times = Times::simple(start, now_ns());
-        let (cpu_ns, messages) = usage.since(self.backend);
-        self.link.report(PhaseRecord {
-            repetition,
-            phase: Phase::Remove,
-            times,
-            operations,
-            bytes: 0,
-            cpu_ns,
-            messages,
-            errors: 0,
-            first_error: None,
-        })?;
+        self.link.end(begun, Times::simple(start, now_ns()), self.backend)?;
         // The next repetition must not start before the files are gone.
         self.link.barrier().map(drop)
-    }
-}
-
-impl Done {
-    fn count(&mut self, outcome: std::result::Result<(), Mismatch>, short: bool) {
-        if let Err(mismatch) = outcome {
-            self.errors += mismatch.words;
-            let note = if short { "; the file ends too early" } else { "" };
-            self.first_error.get_or_insert_with(|| format!("{mismatch}{note}"));
-        }
     }
 }
 

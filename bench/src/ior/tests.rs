@@ -1,28 +1,40 @@
 //! Goal: a run measures, verifies and reports as IOR does. Method: whole runs of small tests, tasks as threads.
 
 use std::fs;
-use std::time::Duration;
 
+use super::plan::{Format, Output, Plan, Test};
 use super::spec::{IorSpec, Reorder};
-use super::{IorOutcome, Output, run};
+use super::{TestOutcome, run};
 use crate::backend::{Api, Connection};
-use crate::error::BenchError;
+use crate::error::{BenchError, Result};
+use crate::pattern::Packet;
 use crate::phase::Phase;
+use crate::session::Session;
 use crate::tasks::launch::Launch;
 
-fn connection(api: Api) -> Connection {
-    Connection::new(api, &|| Err("no cluster in this test".to_owned())).expect("no cluster needed")
-}
-
-fn run_text(spec: &IorSpec, output: &Output) -> (IorOutcome, String) {
-    spec.validate().expect("a valid test");
+fn attempt(tests: Vec<Test>, output: &Output) -> (Result<super::IorOutcome>, String) {
+    let plan = Plan { tests, output: output.clone() };
+    let api = plan.tests[0].spec.api;
+    let connection =
+        Connection::new(api, &|| Err("no cluster in this test".to_owned())).expect("no cluster needed");
+    let mut session = Session::start(plan.tasks(), &Launch::Threads, &connection, None).expect("threads");
     let mut text = Vec::new();
-    let outcome = run(spec, output, &Launch::Threads, &connection(spec.api), &mut text).expect("a run");
+    let outcome = run(&plan, &mut session, &mut text);
     (outcome, String::from_utf8(text).expect("text"))
 }
 
-fn run_quietly(spec: &IorSpec) -> IorOutcome {
-    run_text(spec, &Output { quiet: true, ..Output::default() }).0
+fn run_text(spec: &IorSpec, output: &Output) -> (TestOutcome, String) {
+    spec.validate().expect("a valid test");
+    let (outcome, text) = attempt(vec![Test::new(spec.clone())], output);
+    (outcome.expect("a run").tests.remove(0), text)
+}
+
+fn run_quietly(spec: &IorSpec) -> TestOutcome {
+    run_text(spec, &Output::default()).0
+}
+
+fn failure(spec: &IorSpec) -> Result<super::IorOutcome> {
+    attempt(vec![Test::new(spec.clone())], &Output::default()).0
 }
 
 fn temporary() -> (tempfile::TempDir, String) {
@@ -41,7 +53,7 @@ fn has_shape(shape: &str, line: &str) -> bool {
     let (mut shape, mut line) = (shape.trim_end(), line.trim_end());
     while let Some(next) = shape.chars().next() {
         match next {
-            '@' => return true,
+            '@' => return shape.len() == 1 || line.ends_with(&shape[1..]),
             '#' => {
                 let end =
                     line.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == '-')).unwrap_or(line.len());
@@ -60,9 +72,9 @@ fn has_shape(shape: &str, line: &str) -> bool {
     line.is_empty()
 }
 
-/// The lines of a published output of IOR 4.0 (4 tasks, shared file), numbers and names left out.
+/// The lines of published outputs of IOR 4 (shared file; 160 tasks on 10 nodes, and 10 on one), numbers and names left out.
 const SHAPE: &str = "\
-IOR-4.0.0@
+IOR-4.0.0@: MPI Coordinated Test of Parallel I/O
 Began               : @
 Command line        : @
 Machine             : Linux @
@@ -84,6 +96,9 @@ task offset         : 1
 nodes               : 1
 tasks               : 4
 clients per node    : 4
+memoryBuffer        : CPU
+dataAccess          : CPU
+GPUDirect           : 0
 repetitions         : 2
 xfersize            : 6000 bytes
 blocksize           : 24000 bytes
@@ -114,10 +129,9 @@ Finished            : @
 fn text_has_the_shape_of_ior() {
     let (_dir, file) = temporary();
     let spec = IorSpec { reorder: Reorder::Constant { offset: 1 }, repetitions: 2, ..small(&file) };
-    let (_, text) = run_text(
-        &spec,
-        &Output { reference: 7, command_line: "hayate bench ior".to_owned(), ..Output::default() },
-    );
+    let output = Output { command_line: "hayate bench ior".to_owned(), ..Output::default() };
+    let (outcome, text) = attempt(vec![Test { reference: 7, ..Test::new(spec) }], &output);
+    outcome.expect("a run");
     for (shape, line) in SHAPE.lines().zip(text.lines()) {
         let squeezed = |text: &str| {
             let numbers = shape.contains('#');
@@ -148,7 +162,7 @@ fn every_way_of_access_is_verified() {
     let base = IorSpec { check_write: true, repetitions: 2, seeds: vec![5, 6], ..small(&file) };
     let ways = [
         base.clone(),
-        IorSpec { random_offset: true, reorder: Reorder::Random { seed: -1 }, ..base.clone() },
+        IorSpec { random_offset: true, reorder: Reorder::Random { seed: -1, offset: 1 }, ..base.clone() },
         IorSpec {
             file_per_process: true,
             reorder: Reorder::Constant { offset: 3 },
@@ -157,6 +171,14 @@ fn every_way_of_access_is_verified() {
         },
         IorSpec { file_per_process: true, unique_dir: true, random_offset: true, ..base.clone() },
         IorSpec { fsync_per_write: true, intra_barriers: true, transfer_size: 3000, ..base.clone() },
+        IorSpec {
+            packet: Packet::Offset,
+            multi_file: true,
+            single_attempt: true,
+            hog_bytes: 9000,
+            ..base.clone()
+        },
+        IorSpec { packet: Packet::Timestamp, file_per_process: true, multi_file: true, ..base.clone() },
     ];
     for spec in ways {
         let outcome = run_quietly(&spec);
@@ -184,7 +206,7 @@ fn a_flipped_byte_is_found() {
         run_quietly(&write);
         let read = IorSpec { write: false, check_read: true, ..write };
         assert_eq!(run_quietly(&read).errors, 0);
-        let victim = read.file_of(2).1;
+        let victim = read.file_of(2, 0).1;
         let mut data = fs::read(&victim).expect("the file");
         data[50_001] ^= 0x10;
         fs::write(&victim, data).expect("the file");
@@ -193,13 +215,7 @@ fn a_flipped_byte_is_found() {
         let first = outcome.results[0].first_error.clone().expect("a description");
         assert!(first.contains(&victim) && first.contains("offset 50001"), "{first}");
         assert!(fs::exists(&victim).expect("the directory"), "kept, because it is wrong (-K)");
-        let error = run(
-            &IorSpec { quit_on_error: true, ..read },
-            &Output::default(),
-            &Launch::Threads,
-            &Connection::Posix,
-            &mut Vec::new(),
-        );
+        let error = failure(&IorSpec { quit_on_error: true, ..read });
         assert!(matches!(&error, Err(BenchError::Task { why, .. }) if why.contains("50001")), "{error:?}");
     }
 }
@@ -218,7 +234,7 @@ fn old_and_missing_content_is_found() {
     assert_eq!(outcome.errors, 10);
     assert!(outcome.results[0].first_error.as_ref().is_some_and(|what| what.contains("too early")));
     let plain = IorSpec { check_read: false, read: true, ..read };
-    let error = run(&plain, &Output::default(), &Launch::Threads, &Connection::Posix, &mut Vec::new());
+    let error = failure(&plain);
     assert!(matches!(&error, Err(BenchError::Task { why, .. }) if why.contains("too early")), "{error:?}");
 }
 
@@ -228,7 +244,7 @@ fn nothing_is_measured_but_the_harness() {
     let spec = IorSpec { api: Api::Null, check_read: false, ..small("nowhere") };
     let outcome = run_quietly(&spec);
     assert_eq!((outcome.errors, outcome.results.len()), (0, 3));
-    assert!(outcome.startup > Duration::ZERO && outcome.results[0].cpu_s > 0.0);
+    assert!(outcome.results[0].cpu_s > 0.0 && outcome.results[0].meter.latency.count() == 48);
     let (outcome, text) = run_text(&IorSpec { check_read: true, ..spec }, &Output::default());
     assert!(outcome.errors > 0);
     assert!(
@@ -242,11 +258,11 @@ fn nothing_is_measured_but_the_harness() {
 fn json_has_the_keys_of_ior() {
     let (dir, file) = temporary();
     let path = dir.path().join("summary.json").to_string_lossy().into_owned();
-    let (outcome, text) = run_text(&small(&file), &Output { json: Some(path.clone()), ..Output::default() });
+    let output = Output { format: Format::Json, ..Output::default() };
+    let (outcome, text) = run_text(&small(&file), &Output { file: Some(path.clone()), ..output.clone() });
     assert!(text.contains("Max Write"));
     let from_file: serde_json::Value = serde_json::from_slice(&fs::read(path).expect("JSON")).expect("JSON");
-    let (_, stdout) =
-        run_text(&small(&file), &Output { quiet: true, json: Some(String::new()), ..Output::default() });
+    let (_, stdout) = run_text(&small(&file), &output);
     let from_stdout: serde_json::Value = serde_json::from_str(&stdout).expect("nothing but JSON");
     for document in [&from_file, &from_stdout] {
         for key in ["Version", "Began", "Command line", "Machine", "Finished"] {
@@ -291,4 +307,125 @@ fn json_has_the_keys_of_ior() {
     }
     let shown = from_file["tests"][0]["Results"][0]["bwMiB"].as_f64().expect("a number");
     assert!((shown - outcome.results[0].bandwidth_mib()).abs() < 1e-6);
+}
+
+/// Goal: a deadline ends writing, and with wear-out all tasks come equally far; what was written is what is read. Method: more data
+/// than the deadline allows, to no storage at all, and to a directory with reads that verify.
+#[test]
+fn deadlines_end_phases() {
+    let (dir, file) = temporary();
+    let status = dir.path().join("status").to_string_lossy().into_owned();
+    let huge = IorSpec {
+        block_size: 1 << 40,
+        transfer_size: 1 << 20,
+        segments: 1,
+        deadline_s: 1,
+        check_read: false,
+        tasks: 2,
+        ..small("nowhere")
+    };
+    let outcome = run_quietly(&IorSpec { api: Api::Null, read: false, wear_out: true, ..huge.clone() });
+    let write = &outcome.results[0];
+    let wall = write.stonewall.expect("a deadline");
+    assert!(wall.hit && (1.0..30.0).contains(&wall.time_s) && wall.max_operations > wall.min_operations / 2);
+    assert_eq!(write.operations, 2 * wall.max_operations, "both came as far as the faster");
+    let slow = IorSpec {
+        fsync_per_write: true,
+        keep: true,
+        read: false,
+        wear_out: true,
+        transfer_size: 4096,
+        seeds: vec![4],
+        ..huge
+    };
+    let test = Test { status_file: Some(status.clone()), ..Test::new(IorSpec { test_file: file, ..slow }) };
+    let (outcome, text) = attempt(vec![test.clone()], &Output::default());
+    let written = outcome.expect("a run").tests.remove(0).results.remove(0).operations;
+    assert!(
+        text.contains("stonewalling pairs accessed min: ") && text.contains("stonewallingTime    : 1\n"),
+        "{text}"
+    );
+    assert_eq!(fs::read_to_string(&status).expect("a status").trim().parse::<u64>(), Ok(written / 2));
+    let read = IorSpec {
+        write: false,
+        read: true,
+        check_read: true,
+        keep: false,
+        deadline_s: 0,
+        wear_out: false,
+        ..test.spec.clone()
+    };
+    let (outcome, _) = attempt(vec![Test { spec: read, ..test }], &Output::default());
+    let outcome = outcome.expect("a run").tests.remove(0);
+    assert_eq!((outcome.results[0].operations, outcome.errors), (written, 0), "all of it, and it is right");
+}
+
+/// A time limit that is over lets no phase begin; one that is not changes nothing.
+#[test]
+fn a_time_limit_ends_the_test_between_phases() {
+    let (_dir, file) = temporary();
+    let spec = IorSpec { max_minutes: 60, ..small(&file) };
+    assert_eq!(run_quietly(&spec).results.len(), 3);
+}
+
+/// Goal: tests of one command show one after the other and all in the summary; CSV and times of ranks have IOR's columns.
+#[test]
+fn several_tests_and_csv() {
+    let (dir, file) = temporary();
+    let path = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+    let output = Output {
+        format: Format::Csv,
+        file: Some(path("s.csv")),
+        rank_csv: Some(path("r.csv")),
+        ..Output::default()
+    };
+    let second = IorSpec { tasks: 2, repetitions: 2, ..small(&file) };
+    let tests = vec![Test::new(small(&file)), Test { id: 1, ..Test::new(second) }];
+    let (outcome, text) = attempt(tests, &output);
+    assert_eq!(outcome.expect("a run").tests.len(), 2);
+    assert_eq!(text.matches("\nOptions: \n").count(), 2);
+    let summary = text.split("Summary of all tests:\n").nth(1).expect("a summary");
+    let rows: Vec<&str> =
+        summary.lines().skip(1).take(4).map(|line| line.split_whitespace().next().unwrap_or("")).collect();
+    assert_eq!(rows, ["write", "read", "write", "read"]);
+    let csv = fs::read_to_string(path("s.csv")).expect("CSV");
+    let lines: Vec<&str> = csv.lines().collect();
+    assert_eq!(
+        lines[0],
+        "access,bw(MiB/s),IOPS,Latency,block(KiB),xfer(KiB),open(s),wr/rd(s),close(s),total(s),numTasks,iter"
+    );
+    assert_eq!(lines.len(), 1 + 2 + 4);
+    assert!(lines[6].starts_with("read,") && lines[6].ends_with(",2,1") && lines[6].split(',').count() == 12);
+    let ranks = fs::read_to_string(path("r.csv")).expect("CSV");
+    assert_eq!(ranks.lines().count(), 1 + 2 * 4 + 4 * 2);
+    assert!(
+        ranks.lines().nth(1).is_some_and(|line| line.starts_with("write,0,") && line.split(',').count() == 6)
+    );
+}
+
+/// Whoever reads the figures is told what may be wrong with them, and who was late.
+#[test]
+fn warnings_are_given() {
+    let (_dir, file) = temporary();
+    let plain = IorSpec { check_read: false, ..small(&file) };
+    let (_, text) = run_text(&plain, &Output::default());
+    assert!(text.contains("note: reads may come from the page cache"), "{text}");
+    assert!(text.contains("note: CPU time leaves out") && text.contains("machine             : "), "{text}");
+    let (outcome, text) = attempt(
+        vec![Test { collective: true, ..Test::new(IorSpec { read: false, ..plain }) }],
+        &Output::default(),
+    );
+    assert!(
+        text.contains("collective I/O (-c) does not exist for POSIX") && !text.contains("page cache"),
+        "{text}"
+    );
+    let mut test = outcome.expect("a run").tests.remove(0);
+    test.test.spec.outlier_s = 2;
+    assert!(super::warnings::outliers(&test).is_empty());
+    test.results[0].ranks[3].access_s += 60.0;
+    let late = super::warnings::outliers(&test);
+    assert!(
+        late.iter().any(|line| line.starts_with("WARNING: for task 3, elapsed transfer time is 60.")),
+        "{late:?}"
+    );
 }

@@ -1,27 +1,36 @@
 //! The coordinator: starts tasks, runs their barriers, collects their reports, and notices when one dies.
+//!
+//! # Invariants
+//! - A crew that failed once does nothing more: its tasks are in unknown places (`Crew::run` says so).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::BufReader;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
-use super::launch::{Launch, Started, start};
-use super::{FromTask, Job, ToTask, receive, send};
+use super::launch::{Launch, Started};
+use super::{Agreed, FromTask, Job, ToTask, receive, send};
 use crate::backend::Connection;
+use crate::clock;
 use crate::error::{BenchError, Result};
 use crate::phase::{Phase, PhaseRecord};
 
 /// Who is told of a run's progress.
 pub trait Observer {
-    /// All tasks were started; `pids` is empty if they are threads.
+    /// All tasks were started; `pids` is empty if they are threads or ranks of mpirun.
     fn started(&mut self, pids: &[u32]) {
         let _ = pids;
     }
 
     /// All tasks are at their first barrier.
     fn ready(&mut self) {}
+
+    /// All tasks are about to begin a phase, and wait until this returns.
+    fn begins(&mut self, repetition: u32, phase: Phase) {
+        let _ = (repetition, phase);
+    }
 
     /// All tasks reported one phase: their records in order of rank.
     ///
@@ -30,7 +39,7 @@ pub trait Observer {
     fn phase(&mut self, records: Vec<PhaseRecord>) -> Result<()>;
 }
 
-/// Runs `job` in `tasks` tasks and tells `observer` of each phase.
+/// Runs `job` in `tasks` tasks of its own and tells `observer` of each phase.
 ///
 /// # Errors
 /// The first task that failed or died, or what the observer returned. No task is left running.
@@ -41,12 +50,7 @@ pub fn run(
     connection: &Connection,
     observer: &mut dyn Observer,
 ) -> Result<()> {
-    let (events, inbox) = channel();
-    let mut run = Run { tasks: Vec::new(), waiting: 0, errors: 0, ready: false, records: BTreeMap::new() };
-    let outcome =
-        run.start_all(job, tasks, launch, connection, events).and_then(|()| run.coordinate(&inbox, observer));
-    run.stop();
-    outcome
+    Crew::start(tasks, launch, connection)?.run(job, tasks, observer)
 }
 
 struct Task {
@@ -54,107 +58,200 @@ struct Task {
     socket: UnixStream,
     reader: Option<JoinHandle<()>>,
     done: bool,
+    gone: bool,
+    host: Option<String>,
 }
 
 /// A message of a task, or none when its socket closed.
 type Event = (u32, Option<FromTask>);
 
-struct Run {
+/// Started tasks, for one job after the other. Dropped, it ends them.
+pub struct Crew {
     tasks: Vec<Task>,
+    inbox: Receiver<Event>,
+    broken: bool,
+    met: bool,
+}
+
+/// What a run is waiting for.
+#[derive(Default)]
+struct Progress {
+    tasks: usize,
+    done: usize,
     waiting: usize,
     errors: u64,
-    ready: bool,
+    agreed: Option<Agreed>,
     records: BTreeMap<(u32, Phase), Vec<(u32, PhaseRecord)>>,
 }
 
-impl Run {
-    fn start_all(
-        &mut self,
-        job: &Job,
-        tasks: u32,
-        launch: &Launch,
-        connection: &Connection,
-        events: Sender<Event>,
-    ) -> Result<()> {
-        for rank in 0..tasks {
-            let failed = |error: std::io::Error| BenchError::Start { rank, why: error.to_string() };
-            let (started, socket) = start(launch, rank, connection)?;
-            let stream = socket.try_clone().map_err(failed);
-            self.tasks.push(Task { started, socket, reader: None, done: false });
-            let task = &mut self.tasks[rank as usize];
-            let (events, stream) = (events.clone(), stream?);
-            let thread = std::thread::Builder::new().name(format!("task-{rank}-reports"));
-            task.reader = Some(thread.spawn(move || forward(rank, stream, &events)).map_err(failed)?);
-            // A task that is dead already shows as a closed socket, which tells more than this error.
-            drop(send(&mut task.socket, &ToTask::Job { rank, tasks, job: job.clone() }));
+impl Crew {
+    /// Starts `tasks` tasks (or takes those that mpirun started).
+    ///
+    /// # Errors
+    /// The first that cannot be started.
+    pub fn start(tasks: u32, launch: &Launch, connection: &Connection) -> Result<Crew> {
+        let (events, inbox) = channel();
+        let mut crew = Crew { tasks: Vec::new(), inbox, broken: false, met: false };
+        for (rank, (started, socket)) in (0..).zip(launch.start(tasks, connection)?) {
+            crew.tasks.push(Task { started, socket, reader: None, done: true, gone: false, host: None });
+            crew.listen(rank, &events)?;
+        }
+        Ok(crew)
+    }
+
+    fn listen(&mut self, rank: u32, events: &Sender<Event>) -> Result<()> {
+        let failed = |error: std::io::Error| BenchError::Start { rank, why: error.to_string() };
+        let task = &mut self.tasks[rank as usize];
+        let (events, stream) = (events.clone(), task.socket.try_clone().map_err(failed)?);
+        let thread = std::thread::Builder::new().name(format!("task-{rank}-reports"));
+        task.reader = Some(thread.spawn(move || forward(rank, stream, &events)).map_err(failed)?);
+        Ok(())
+    }
+
+    /// Waits until every task has said on which host it is.
+    ///
+    /// # Errors
+    /// The first that ended instead.
+    pub fn greet(&mut self) -> Result<()> {
+        while self.tasks.iter().any(|task| task.host.is_none()) {
+            let Ok((rank, message)) = self.inbox.recv() else { return Err(self.died(0)) };
+            match message {
+                Some(FromTask::Hello { host, .. }) => self.tasks[rank as usize].host = Some(host),
+                Some(FromTask::Failed(why)) => return Err(BenchError::Task { rank, why }),
+                None => return Err(self.died(rank)),
+                Some(other) => {
+                    return Err(BenchError::Task { rank, why: format!("it began without a job: {other:?}") });
+                }
+            }
         }
         Ok(())
     }
 
-    fn coordinate(&mut self, inbox: &Receiver<Event>, observer: &mut dyn Observer) -> Result<()> {
+    /// How many tasks there are.
+    pub fn size(&self) -> u32 {
+        self.tasks.len() as u32
+    }
+
+    /// On how many hosts the first `tasks` are; known after a job began, at least 1.
+    pub fn nodes(&self, tasks: u32) -> u32 {
+        let hosts: BTreeSet<&String> =
+            self.tasks.iter().take(tasks as usize).filter_map(|task| task.host.as_ref()).collect();
+        (hosts.len() as u32).max(1)
+    }
+
+    /// A digit for each of the first `tasks` tasks: 1 if it is on the host of task 0.
+    pub fn node_map(&self, tasks: u32) -> String {
+        let first = self.tasks.first().map(|task| &task.host);
+        let same = |task: &Task| if Some(&task.host) == first { '1' } else { '0' };
+        self.tasks.iter().take(tasks as usize).map(same).collect()
+    }
+
+    /// Has the first `tasks` tasks do `job`.
+    ///
+    /// # Errors
+    /// As of [`run`]; after one, the crew does nothing more.
+    pub fn run(&mut self, job: &Job, tasks: u32, observer: &mut dyn Observer) -> Result<()> {
+        let size = self.tasks.len();
+        if self.broken || tasks as usize > size {
+            let why =
+                if self.broken { "an earlier job failed".to_owned() } else { format!("there are {size}") };
+            return Err(BenchError::Options(format!("cannot run {tasks} tasks: {why}")));
+        }
+        self.broken = true;
+        if let Some(rank) = self.tasks.iter().take(tasks as usize).position(|task| task.gone) {
+            return Err(self.died(rank as u32));
+        }
         let pids: Vec<u32> = self.tasks.iter().filter_map(|task| task.started.pid()).collect();
         observer.started(&pids);
-        while self.tasks.iter().any(|task| !task.done) {
+        let boot = clock::boot();
+        for (rank, task) in (0..tasks).zip(&mut self.tasks) {
+            task.done = false;
+            // A task that is dead already shows as a closed socket, which tells more than this error.
+            drop(send(&mut task.socket, &ToTask::Job { rank, tasks, job: job.clone(), boot: boot.clone() }));
+        }
+        let mut progress = Progress { tasks: tasks as usize, ..Progress::default() };
+        while progress.done < progress.tasks {
             // Every reader sends a last event before it goes, and is counted in `done` or ends the run.
-            let Ok((rank, message)) = inbox.recv() else { return Err(self.died(0)) };
-            self.handle(rank, message, observer)?;
+            let Ok((rank, message)) = self.inbox.recv() else { return Err(self.died(0)) };
+            self.handle(&mut progress, rank, message, observer)?;
         }
+        self.broken = false;
         Ok(())
     }
 
-    fn handle(&mut self, rank: u32, message: Option<FromTask>, observer: &mut dyn Observer) -> Result<()> {
+    fn handle(
+        &mut self,
+        progress: &mut Progress,
+        rank: u32,
+        message: Option<FromTask>,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        let task = &mut self.tasks[rank as usize];
         match message {
-            Some(FromTask::Barrier { errors }) => self.arrive(errors, observer),
-            Some(FromTask::Phase(record)) => self.collect(rank, record, observer)?,
+            Some(FromTask::Hello { host, .. }) => task.host = Some(host),
+            Some(FromTask::Time) => drop(send(&mut task.socket, &ToTask::Time { ns: clock::now_ns() })),
+            Some(FromTask::Barrier { errors, value, begins }) => {
+                self.arrive(progress, errors, value, begins, observer);
+            }
+            Some(FromTask::Phase(record)) => progress.collect(rank, record, observer)?,
             Some(FromTask::Failed(why)) => return Err(BenchError::Task { rank, why }),
-            Some(FromTask::Done) => self.tasks[rank as usize].done = true,
-            None if self.tasks[rank as usize].done => {}
-            None => return Err(self.died(rank)),
+            Some(FromTask::Done) => {
+                task.done = true;
+                progress.done += 1;
+            }
+            None => {
+                task.gone = true;
+                if !task.done {
+                    return Err(self.died(rank));
+                }
+            }
         }
         Ok(())
     }
 
-    fn arrive(&mut self, errors: u64, observer: &mut dyn Observer) {
-        self.waiting += 1;
-        self.errors += errors;
-        if self.waiting < self.tasks.len() {
+    fn arrive(
+        &mut self,
+        progress: &mut Progress,
+        errors: u64,
+        value: u64,
+        begins: Option<(u32, Phase)>,
+        observer: &mut dyn Observer,
+    ) {
+        progress.waiting += 1;
+        progress.errors += errors;
+        let agreed = progress.agreed.get_or_insert(Agreed { min: value, max: value, sum: 0 });
+        *agreed = Agreed {
+            min: agreed.min.min(value),
+            max: agreed.max.max(value),
+            sum: agreed.sum.saturating_add(value),
+        };
+        if progress.waiting < progress.tasks {
             return;
         }
-        if !self.ready {
-            self.ready = true;
+        if !self.met {
+            self.met = true;
             observer.ready();
         }
-        let go = ToTask::Go { errors: self.errors };
-        (self.waiting, self.errors) = (0, 0);
-        for task in &mut self.tasks {
+        if let Some((repetition, phase)) = begins {
+            observer.begins(repetition, phase);
+        }
+        let go = ToTask::Go { errors: progress.errors, agreed: progress.agreed.take().unwrap_or_default() };
+        (progress.waiting, progress.errors) = (0, 0);
+        for task in self.tasks.iter_mut().take(progress.tasks) {
             // A task that died meanwhile shows as a closed socket.
             drop(send(&mut task.socket, &go));
         }
-    }
-
-    fn collect(&mut self, rank: u32, record: PhaseRecord, observer: &mut dyn Observer) -> Result<()> {
-        let key = (record.repetition, record.phase);
-        let records = self.records.entry(key).or_default();
-        records.push((rank, record));
-        if records.len() < self.tasks.len() {
-            return Ok(());
-        }
-        let mut records = self.records.remove(&key).unwrap_or_default();
-        records.sort_by_key(|(rank, _)| *rank);
-        observer.phase(records.into_iter().map(|(_, record)| record).collect())
     }
 
     fn died(&mut self, rank: u32) -> BenchError {
         BenchError::TaskDied { rank, how: self.tasks[rank as usize].started.how_it_ended() }
     }
 
-    /// Ends what still runs. Tasks that are done end by themselves.
+    /// Ends what still runs. Tasks that are done end by themselves when their socket is closed.
     fn stop(&mut self) {
         for task in &mut self.tasks {
-            if !task.done {
-                // It may be closed already.
-                drop(task.socket.shutdown(Shutdown::Both));
-            }
+            // It may be closed already.
+            drop(task.socket.shutdown(Shutdown::Both));
         }
         for task in &mut self.tasks {
             match &mut task.started {
@@ -162,9 +259,30 @@ impl Run {
                 started => started.stop(),
             }
             if let Some(reader) = task.reader.take() {
+                // It ends with the socket, and has nothing to tell.
                 drop(reader.join());
             }
         }
+    }
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Progress {
+    fn collect(&mut self, rank: u32, record: PhaseRecord, observer: &mut dyn Observer) -> Result<()> {
+        let key = (record.repetition, record.phase);
+        let records = self.records.entry(key).or_default();
+        records.push((rank, record));
+        if records.len() < self.tasks {
+            return Ok(());
+        }
+        let mut records = self.records.remove(&key).unwrap_or_default();
+        records.sort_by_key(|(rank, _)| *rank);
+        observer.phase(records.into_iter().map(|(_, record)| record).collect())
     }
 }
 
@@ -177,7 +295,7 @@ fn forward(rank: u32, stream: UnixStream, events: &Sender<Event>) {
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => None,
             Err(error) => Some(FromTask::Failed(format!("cannot understand it: {error}"))),
         };
-        let last = !matches!(event, Some(FromTask::Barrier { .. } | FromTask::Phase(_) | FromTask::Done));
+        let last = matches!(event, None | Some(FromTask::Failed(_)));
         if events.send((rank, event)).is_err() || last {
             return;
         }
@@ -212,7 +330,7 @@ mod tests {
     }
 
     fn run_threads(spec: &IorSpec, observer: &mut dyn Observer) -> Result<()> {
-        run(&Job::Ior(spec.clone()), spec.tasks, &Launch::Threads, &Connection::Null, observer)
+        run(&Job::Ior(Box::new(spec.clone())), spec.tasks, &Launch::Threads, &Connection::Null, observer)
     }
 
     /// Goal: no task passes a barrier before the last came. Method: time stamps before and after barriers (-g), of all
@@ -255,12 +373,55 @@ mod tests {
             ..IorSpec { test_file: file, ..spec() }
         };
         let go = |spec: &IorSpec| {
-            run(&Job::Ior(spec.clone()), 8, &Launch::Threads, &Connection::Posix, &mut Records::default())
+            run(
+                &Job::Ior(Box::new(spec.clone())),
+                8,
+                &Launch::Threads,
+                &Connection::Posix,
+                &mut Records::default(),
+            )
         };
         go(&spec).expect("all files are there");
-        std::fs::remove_file(spec.file_of(5).1).expect("a file");
+        std::fs::remove_file(spec.file_of(5, 0).1).expect("a file");
         let outcome = go(&IorSpec { write: false, ..spec });
         let expected = |why: &str| why.contains("cannot open") && why.contains(".00000005");
         assert!(matches!(&outcome, Err(BenchError::Task { rank: 5, why }) if expected(why)), "{outcome:?}");
+    }
+
+    /// A crew does one job after the other, with fewer tasks too; after a failure it refuses, and nothing hangs.
+    #[test]
+    fn a_crew_does_many_jobs_until_one_fails() {
+        let mut crew = Crew::start(4, &Launch::Threads, &Connection::Posix).expect("a crew");
+        let mut observer = Records::default();
+        let null = |tasks| Job::Ior(Box::new(IorSpec { tasks, repetitions: 1, ..spec() }));
+        crew.run(&null(4), 4, &mut observer).expect("all");
+        crew.run(&null(2), 2, &mut observer).expect("two of them");
+        assert_eq!(observer.phases.iter().map(Vec::len).collect::<Vec<_>>(), [4, 4, 4, 2, 2, 2]);
+        assert_eq!(crew.nodes(4), 1);
+        let absent = IorSpec { api: Api::Posix, test_file: "/nonexistent/f".to_owned(), ..spec() };
+        let outcome = crew.run(&Job::Ior(Box::new(absent)), 4, &mut observer);
+        assert!(matches!(outcome, Err(BenchError::Task { .. })), "{outcome:?}");
+        let refused = crew.run(&null(4), 4, &mut observer).expect_err("a broken crew").to_string();
+        assert!(refused.contains("an earlier job failed"), "{refused}");
+    }
+
+    /// Values that tasks give at a barrier come back as smallest, largest and sum; phases are announced before they begin.
+    #[test]
+    fn barriers_agree_on_values() {
+        struct Announced(Vec<(u32, Phase)>);
+        impl Observer for Announced {
+            fn begins(&mut self, repetition: u32, phase: Phase) {
+                self.0.push((repetition, phase));
+            }
+            fn phase(&mut self, records: Vec<PhaseRecord>) -> Result<()> {
+                assert_eq!(self.0.last(), Some(&(records[0].repetition, records[0].phase)));
+                Ok(())
+            }
+        }
+        let mut announced = Announced(Vec::new());
+        let spec = IorSpec { repetitions: 2, ..spec() };
+        run_threads(&spec, &mut announced).expect("a run");
+        let once = |n| [(n, Phase::Write), (n, Phase::Read), (n, Phase::Remove)];
+        assert_eq!(announced.0, [once(0), once(1)].concat());
     }
 }

@@ -64,6 +64,7 @@ impl Global {
 
 /// The commands.
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant)] // There is one of it in the whole run.
 pub enum Command {
     /// Start a cluster, on this machine or on many hosts
     Up(up::UpArgs),

@@ -31,6 +31,7 @@ mod probe;
 mod process;
 mod progress;
 mod side;
+mod sidecar;
 mod size;
 mod table;
 mod transfer;

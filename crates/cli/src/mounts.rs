@@ -97,6 +97,16 @@ fn find(dir: &Path) -> Option<(String, MountRecord)> {
     })
 }
 
+/// The option of `hayate mount` that gives it its memory.
+pub fn memory_word(bytes: u64) -> String {
+    format!("--memory={bytes}")
+}
+
+/// What the kernel's table has as the source of a cluster's mounts.
+pub fn source_name(cluster: &str) -> String {
+    format!("hayate-{cluster}").replace(',', "_")
+}
+
 /// `dir` as the kernel names it. The directory itself is not looked at: a dead mount would fail.
 pub fn canonical(dir: &Path) -> Result<PathBuf> {
     let absolute = place::absolute(dir)?;

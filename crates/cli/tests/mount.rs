@@ -104,3 +104,39 @@ fn dead_mount_is_cleared_by_mounting_again() {
     sandbox.ok(&["down", "--discard"]);
     sandbox.assert_nothing_left();
 }
+
+/// A mount that is part of its server: no process of its own, goes with the server on SIGTERM, comes back with it, and is unmounted by `down`.
+#[test]
+fn a_mount_inside_its_server_comes_and_goes_with_it() {
+    let sandbox = with_mount_point();
+    sandbox.fails(2, &["up", "--mount-inside"], &["--mount"]);
+    let up = ["--nodes", "2", "--mount", &sandbox.word("m"), "--mount-inside"];
+    if !can_mount() {
+        sandbox.up_fails(1, &up, &["fuse"]);
+        return;
+    }
+    sandbox.up(&up);
+    assert!(sandbox.processes().iter().all(|(_, line)| !line.contains(" mount ")));
+    let content = pattern(3_000_000);
+    fs::write(sandbox.path("m/file"), &content).unwrap();
+    assert!(fs::read(sandbox.path("m/file")).unwrap() == content);
+    let server = sandbox.server_pids()[0];
+    common::kill(server, Signal::TERM);
+    wait_until("the mount is gone with its server", || sandbox.mounts().is_empty());
+    wait_until("the server has ended", || !sandbox.processes().iter().any(|(pid, _)| *pid == server));
+    sandbox.ok(&["up", "--restart"]);
+    wait_until("it is mounted after a restart", || sandbox.mounts() == [sandbox.path("m")]);
+    assert!(fs::read(sandbox.path("m/file")).unwrap() == content);
+    // Killed, it leaves a dead mount, which the next start clears away.
+    sandbox.kill_server(0);
+    wait_until("the mount is dead", || fs::read(sandbox.path("m/file")).is_err());
+    sandbox.ok(&["up", "--restart"]);
+    wait_until("it is mounted again", || {
+        fs::read(sandbox.path("m/file")).is_ok_and(|found| found == content)
+    });
+    let open = fs::File::open(sandbox.path("m/file")).unwrap();
+    sandbox.fails(1, &["down", "--keep"], &["program uses it"]);
+    drop(open);
+    sandbox.ok(&["down", "--discard"]);
+    sandbox.assert_nothing_left();
+}

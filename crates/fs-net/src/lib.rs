@@ -16,6 +16,7 @@
 //! | [`peers`] | connections to servers by number |
 //! | [`acceptor`] | listeners |
 //! | [`serve`] | the answering side |
+//! | `inside` | a server within its client's process |
 //! | `shm` | sessions over shared memory on one node |
 //!
 //! Connections stand on a small private port, `transport`: byte streams and shared memory are its adapters, RDMA the
@@ -33,6 +34,7 @@ mod env;
 pub mod error;
 pub mod frame;
 mod handshake;
+mod inside;
 pub mod peers;
 pub mod pool;
 pub mod secret;
@@ -51,6 +53,7 @@ pub use counters::NetCounters;
 pub use env::{Identity, NetEnv, SPIN_DEFAULT, STALL_DEFAULT, Sharing};
 pub use error::NetError;
 pub use frame::Frame;
+pub use inside::ServerInside;
 pub use peers::Peers;
 pub use pool::{BufferPool, LARGEST_BUFFER, PoolBuffer, TooLarge};
 pub use secret::Secret;

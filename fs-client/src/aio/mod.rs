@@ -69,6 +69,9 @@ impl Core {
             shared.identity(seat.client),
             Rc::new(shared.env.clone()),
         );
+        if let Some(server) = &shared.config.inside {
+            peers.enter(Arc::clone(server), seat.client);
+        }
         // Several pieces of several threads must fit into the buffers at once.
         let piece_bytes = (shared.buffer_bytes / 8).clamp(PIECE_MIN, fs_proto::BULK_MAX as usize) as u32;
         Ok(Rc::new(Core {

@@ -103,6 +103,45 @@ impl Client {
         Ok(PathBuf::from(OsString::from_vec(target.to_vec())))
     }
 
+    /// Value of an extended attribute of what the path leads to.
+    pub fn getxattr_path(&self, path: impl AsRef<Path>, name: &[u8]) -> Result<Bytes> {
+        self.at(path.as_ref(), async |core, path| {
+            let ino = core.walk(path, true).await?;
+            core.getxattr(core.caller(), ino, name).await
+        })
+    }
+
+    /// Sets an extended attribute of what the path leads to; fails if it exists with `create`, and if it does not with `replace`.
+    pub fn setxattr_path(
+        &self,
+        path: impl AsRef<Path>,
+        name: &[u8],
+        value: &[u8],
+        create: bool,
+        replace: bool,
+    ) -> Result<()> {
+        self.at(path.as_ref(), async |core, path| {
+            let ino = core.walk(path, true).await?;
+            core.setxattr(core.caller(), ino, name, value, create, replace).await
+        })
+    }
+
+    /// Names of all extended attributes of what the path leads to.
+    pub fn listxattr_path(&self, path: impl AsRef<Path>) -> Result<Vec<Bytes>> {
+        self.at(path.as_ref(), async |core, path| {
+            let ino = core.walk(path, true).await?;
+            core.listxattr(core.caller(), ino).await
+        })
+    }
+
+    /// Removes an extended attribute of what the path leads to.
+    pub fn removexattr_path(&self, path: impl AsRef<Path>, name: &[u8]) -> Result<()> {
+        self.at(path.as_ref(), async |core, path| {
+            let ino = core.walk(path, true).await?;
+            core.removexattr(core.caller(), ino, name).await
+        })
+    }
+
     /// The entries of a directory, without "." and "..", in no order that means anything. Attributes are not fetched.
     pub fn read_dir(&self, path: impl AsRef<Path>) -> Result<ReadDir> {
         self.list(path.as_ref(), false)

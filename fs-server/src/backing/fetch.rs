@@ -84,10 +84,10 @@ pub async fn ensure(worker: &Rc<Worker>, used: Option<&Use>, key: ChunkKey, want
         return Ok(Ensured::Fill(filling));
     }
     let passes = matches!(want, Want::Bytes);
-    // A task of its own: who wanted it may give up, and nobody else may fill the chunk meanwhile.
-    let own = Rc::clone(worker);
-    let task = tokio::task::spawn_local(async move { fetch(&own, key, source, passes, filling).await });
-    let fetched = task.await.unwrap_or_else(|_| Err(OpError::new(Status::Io, "a fetch ended unexpectedly")));
+    // Who wanted it may give up, and nobody else may fill the chunk meanwhile.
+    let errand = move |own: Rc<Worker>| async move { fetch(&own, key, source, passes, filling).await };
+    let fetched = node.errands.run(errand).await;
+    let fetched = fetched.unwrap_or_else(|| Err(OpError::new(Status::Unavailable, "the server is ending")));
     Ok(fetched?.map_or(Ensured::Fetched, Ensured::Passed))
 }
 
@@ -281,11 +281,9 @@ pub fn ahead(worker: &Rc<Worker>, key: ChunkKey) {
         let Some(to) = holder(node, &source, key.ino, chunk).filter(|_| bytes_of(&source, chunk) > 0) else {
             return;
         };
-        let (own, request) = (Rc::clone(worker), FetchChunk { ino: key.ino, chunk, later: true });
-        tokio::task::spawn_local(async move {
-            // Whoever wants the chunk hears of failures.
-            let _ = own.ask(to, &request).await;
-        });
+        let request = FetchChunk { ino: key.ino, chunk, later: true };
+        // Whoever wants the chunk hears of failures.
+        node.errands.send(move |own: Rc<Worker>| async move { drop(own.ask(to, &request).await) });
     }
 }
 
@@ -296,8 +294,7 @@ pub fn later(worker: &Rc<Worker>, used: Option<Use>, key: ChunkKey) {
         node.backing.ahead.fetch_sub(1, Ordering::Relaxed);
         return;
     }
-    let own = Rc::clone(worker);
-    tokio::task::spawn_local(async move {
+    node.errands.send(move |own: Rc<Worker>| async move {
         let _ = ensure(&own, used.as_ref(), key, Want::Stored).await;
         own.node.backing.ahead.fetch_sub(1, Ordering::Relaxed);
     });

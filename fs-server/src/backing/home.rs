@@ -91,8 +91,7 @@ pub async fn find(worker: &Rc<Worker>, ino: InodeId, has_to_look: bool) -> OpRes
         && !is_same(&found, &source)
         && is_clean(node, &inode)
     {
-        let own = Rc::clone(worker);
-        tokio::task::spawn_local(async move {
+        node.errands.send(move |own: Rc<Worker>| async move {
             if let Err(error) = take_over(&own, ino).await {
                 tracing::debug!(?ino, message = %error.message, "what others changed is taken over later");
             }

@@ -67,8 +67,7 @@ fn join(worker: &Rc<Worker>, dir: InodeId) -> watch::Receiver<Outcome> {
     }
     let (sender, outcome) = watch::channel(None);
     running.insert(dir, outcome.clone());
-    let own = Rc::clone(worker);
-    tokio::task::spawn_local(async move {
+    worker.node.errands.send(move |own: Rc<Worker>| async move {
         let done = persistently(&own, dir).await;
         own.node.backing.listings.running.lock().remove(&dir);
         sender.send_replace(Some(done));

@@ -42,13 +42,13 @@ pub async fn write(worker: &Rc<Worker>, request: WriteChunk, bulk: Bytes) -> OpR
         Ensured::Here | Ensured::Fetched | Ensured::Passed(_) => written(worker, used, write).await?,
         Ensured::Fill(filling) => {
             // Should who asked give up, nobody else fills the chunk before this did.
-            let own = Rc::clone(worker);
-            let task = tokio::task::spawn_local(async move {
+            let errand = move |own: Rc<Worker>| async move {
                 let done = written(&own, used, write).await;
                 drop(filling);
                 done
-            });
-            task.await.unwrap_or_else(|_| Err(OpError::new(Status::Io, "a write ended unexpectedly")))?;
+            };
+            let done = worker.node.errands.run(errand).await;
+            done.unwrap_or_else(|| Err(OpError::new(Status::Unavailable, "the server is ending")))?;
         }
     }
     worker.node.counters.note_written(len);

@@ -40,7 +40,7 @@ fn strict(cluster: &Cluster, route: Route, checked: bool) -> Client {
 }
 
 /// Runs sequences by `sides` in turn, each in a directory of its own.
-fn follow<A: Access>(cluster: &RefCell<Cluster>, sides: &[A], cases: u32) {
+fn follow<A: Access>(cluster: &RefCell<Cluster>, sides: &[A], cases: u32, restarts: bool) {
     let cases = number("HAYATE_MODEL_CASES").map_or(cases, |cases| cases as u32);
     let seed = number("HAYATE_MODEL_SEED").unwrap_or_else(rand::random);
     let mut runner = TestRunner::new(ProptestConfig {
@@ -61,7 +61,7 @@ fn follow<A: Access>(cluster: &RefCell<Cluster>, sides: &[A], cases: u32) {
         settings.set_layout_path(&root, wish).expect("a directory takes any layout");
         let (mut model, mut kept) = (Model::default(), Kept::default());
         for (n, step) in sequence.iter().enumerate() {
-            if let Step::Restart(server) = step {
+            if let (Step::Restart(server), true) = (step, restarts) {
                 cluster.borrow_mut().restart(*server);
             }
             let expected = model.step(step);
@@ -80,17 +80,25 @@ fn follow<A: Access>(cluster: &RefCell<Cluster>, sides: &[A], cases: u32) {
 fn behaves_like_the_model() {
     let cluster = cluster();
     let sides = [strict(&cluster, Route::Auto, false), strict(&cluster, Route::Gateway(ServerId(1)), false)];
-    follow(&RefCell::new(cluster), &sides, 24);
+    follow(&RefCell::new(cluster), &sides, 24, true);
 }
 
-/// Two mounts; None where there is no FUSE, or the user may not mount.
-fn mounts(cluster: &Cluster, dir: &std::path::Path) -> Option<Vec<(Mounted, AtMount)>> {
-    let one = |route, name: &str| {
+/// A server that a client is inside of is not restarted: the client would keep its store open.
+#[test]
+fn clients_inside_servers_behave_like_the_model() {
+    let cluster = cluster();
+    let sides = [0, 2].map(|server| cluster.inside_client(server));
+    follow(&RefCell::new(cluster), &sides, 16, false);
+}
+
+/// A mount of each client, which checks no permissions; None where there is no FUSE, or the user may not mount.
+fn mounts(clients: [Client; 2], dir: &std::path::Path) -> Option<Vec<(Mounted, AtMount)>> {
+    let one = |client, name: &str| {
         let at = dir.join(name);
         std::fs::create_dir(&at).expect("a directory");
         let mut options = MountOptions::new(&at);
         (options.attr_timeout, options.entry_timeout) = (Duration::ZERO, Duration::ZERO);
-        match fuse_mount::mount(strict(cluster, route, true), options) {
+        match fuse_mount::mount(client, options) {
             Ok(mounted) => Some((mounted, AtMount(at))),
             Err(error) => {
                 println!("{error}: this test shows nothing here");
@@ -98,21 +106,36 @@ fn mounts(cluster: &Cluster, dir: &std::path::Path) -> Option<Vec<(Mounted, AtMo
             }
         }
     };
-    Some(vec![one(Route::Auto, "one")?, one(Route::Gateway(ServerId(1)), "other")?])
+    let [first, second] = clients;
+    Some(vec![one(first, "one")?, one(second, "other")?])
 }
 
-#[test]
-fn mounts_behave_like_the_model() {
-    let cluster = RefCell::new(cluster());
+/// As [`follow`], by mounts, which are unmounted whatever comes: a directory that is still mounted must not be removed through.
+fn follow_by_mounts(cluster: Cluster, clients: [Client; 2], restarts: bool) {
+    let cluster = RefCell::new(cluster);
     let dir = tempfile::TempDir::with_prefix("hayate-model-").expect("a directory");
-    let Some(mounts) = mounts(&cluster.borrow(), dir.path()) else { return };
+    let Some(mounts) = mounts(clients, dir.path()) else { return };
     let (mounted, sides): (Vec<_>, Vec<_>) = mounts.into_iter().unzip();
-    // Unmounted whatever comes; a directory that is still mounted must not be removed through.
-    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| follow(&cluster, &sides, 16)));
+    let outcome =
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| follow(&cluster, &sides, 16, restarts)));
     for mounted in mounted {
         mounted.unmount().expect("unmounted");
     }
     if let Err(panic) = outcome {
         std::panic::resume_unwind(panic);
     }
+}
+
+#[test]
+fn mounts_behave_like_the_model() {
+    let cluster = cluster();
+    let clients = [strict(&cluster, Route::Auto, true), strict(&cluster, Route::Gateway(ServerId(1)), true)];
+    follow_by_mounts(cluster, clients, true);
+}
+
+#[test]
+fn mounts_inside_servers_behave_like_the_model() {
+    let cluster = cluster();
+    let clients = [0, 1].map(|server| cluster.inside_client(server));
+    follow_by_mounts(cluster, clients, false);
 }

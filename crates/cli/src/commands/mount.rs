@@ -106,7 +106,7 @@ impl MountArgs {
         options.read_only = self.read_only;
         options.direct_io = self.direct_io;
         options.writeback = self.writeback;
-        options.fs_name = name.replace(',', "_");
+        name.clone_into(&mut options.fs_name);
         options
     }
 }
@@ -123,7 +123,7 @@ fn serve(global: &Global, args: &MountArgs) -> Result<()> {
     config.checked = true;
     let dir = mounts::canonical(&args.dir)?;
     mounts::check(&dir)?;
-    let (job, name) = (config.cluster.job.clone(), format!("hayate-{}", config.cluster.name));
+    let (job, name) = (config.cluster.job.clone(), mounts::source_name(&config.cluster.name));
     let client = Client::connect(config).map_err(failed)?;
     let signals = watch_signals()?;
     let mounted = fuse_mount::mount(client, args.options(&dir, &name)).map_err(failed)?;

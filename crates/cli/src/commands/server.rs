@@ -4,7 +4,8 @@ use crate::args::Global;
 use crate::error::{CliError, Result, cannot, failed};
 use crate::launch::spec::LaunchSpec;
 use crate::launch::{self, Launcher, local, rendezvous};
-use crate::{allocator, descriptors, interrupt, mounts, place, probe};
+use crate::sidecar::{Plan, Sidecar};
+use crate::{allocator, descriptors, interrupt, mounts, place};
 use clap::Args;
 use fs_net::{ClusterFile, MemberEntry, host_name};
 use fs_proto::ServerId;
@@ -15,8 +16,6 @@ use std::time::Duration;
 
 /// How long a server that has announced itself waits for the others.
 const CLUSTER_LIMIT: Duration = Duration::from_secs(60);
-/// How long a server may take from start to its first answer, before its host is mounted.
-const SERVING_LIMIT: Duration = Duration::from_secs(60);
 
 /// Arguments of `hayate server`.
 #[derive(Debug, Args)]
@@ -31,6 +30,9 @@ pub struct ServerArgs {
     /// Number of the server; `auto` takes the launcher's rank
     #[arg(long, value_name = "N|auto")]
     id: String,
+    /// Mount the file system here as a part of this process: fewer steps for what the server can answer itself, but the mount ends with it
+    #[arg(long, value_name = "DIR")]
+    mount: Option<PathBuf>,
     /// Leave the terminal's session
     #[arg(long, hide = true)]
     detach: bool,
@@ -49,9 +51,10 @@ pub fn run(global: &Global, args: &ServerArgs) -> Result<()> {
     let id = number(&args.id)?;
     // Told to end while it waits for others, it removes what it has made. Later the server itself listens to signals.
     interrupt::watch()?;
+    let mount = args.mount.as_deref().map(mounts::canonical).transpose()?;
     match &args.launch {
-        Some(dir) => join(dir, id),
-        None => restart(global, id),
+        Some(dir) => join(dir, id, mount),
+        None => restart(global, id, mount),
     }
 }
 
@@ -66,8 +69,8 @@ fn number(word: &str) -> Result<u16> {
 }
 
 /// First start: bind, announce, wait for the others, serve. An error is left for `up` to show.
-fn join(dir: &Path, id: u16) -> Result<()> {
-    let outcome = join_and_serve(dir, id);
+fn join(dir: &Path, id: u16, mount: Option<PathBuf>) -> Result<()> {
+    let outcome = join_and_serve(dir, id, mount);
     if let Err(error) = &outcome {
         leave_word(dir, id, error);
     }
@@ -84,7 +87,7 @@ fn leave_word(dir: &Path, id: u16, error: &CliError) {
     }
 }
 
-fn join_and_serve(dir: &Path, id: u16) -> Result<()> {
+fn join_and_serve(dir: &Path, id: u16, mount: Option<PathBuf>) -> Result<()> {
     let spec = LaunchSpec::load(dir)?;
     if id >= spec.servers {
         return Err(CliError::Usage(format!("--id {id}: this launch has {} servers", spec.servers)));
@@ -104,17 +107,38 @@ fn join_and_serve(dir: &Path, id: u16) -> Result<()> {
         remove_trees(&fresh);
         clear_host(&spec);
     })?;
-    let mount = spec.mount.as_ref().filter(|_| spec.launcher.is_some());
-    let sidecar = mount.map(|mount| Sidecar::start(dir, mount, &cluster, id)).transpose()?;
-    let served = bound.serve(cluster).map_err(failed);
-    if let Some(sidecar) = sidecar {
-        sidecar.end();
-    }
+    let served = serve(bound, &spec, cluster, &dir.join(rendezvous::CLUSTER), id, mount);
     if !spec.stores_of(id).iter().any(|store| store.exists()) {
         // Told to discard the data: the cluster is at its end.
         clear_host(&spec);
     }
     served
+}
+
+/// Serves, with the mount of this host if the server makes it.
+fn serve(
+    bound: BoundServer,
+    spec: &LaunchSpec,
+    cluster: ClusterFile,
+    cluster_path: &Path,
+    id: u16,
+    mount: Option<PathBuf>,
+) -> Result<()> {
+    let inside = spec.mount_inside || mount.is_some();
+    let by_server = spec.launcher.is_some() || (inside && id == 0);
+    let Some(mount) = mount.or_else(|| spec.mount.clone().filter(|_| by_server)) else {
+        return bound.serve(cluster).map_err(failed);
+    };
+    let sidecar = Sidecar::start(Plan {
+        launch: spec.rendezvous.clone(),
+        mount,
+        cluster: cluster.clone(),
+        cluster_path: cluster_path.to_owned(),
+        id: ServerId(id),
+        memory_bytes: spec.client_memory_bytes,
+        inside: inside.then(|| bound.inside()),
+    })?;
+    bound.serve_with(cluster, || sidecar.end()).map_err(failed)
 }
 
 /// A launch that failed leaves nothing behind that would belong to no cluster.
@@ -145,7 +169,7 @@ fn wait_for_cluster(dir: &Path) -> Result<ClusterFile> {
 }
 
 /// Later start: the same store, the same addresses.
-fn restart(global: &Global, id: u16) -> Result<()> {
+fn restart(global: &Global, id: u16, mount: Option<PathBuf>) -> Result<()> {
     let path = global.cluster_path()?;
     let cluster = global.load_cluster()?;
     let member = cluster
@@ -160,14 +184,20 @@ fn restart(global: &Global, id: u16) -> Result<()> {
         )));
     }
     let spec = LaunchSpec::load(&place::local_dir(&cluster.job))?;
-    let outcome = serve_again(&spec, &path, cluster, &member);
+    let outcome = serve_again(&spec, &path, cluster, &member, mount);
     if let Err(error) = &outcome {
         leave_word(&spec.rendezvous, id, error);
     }
     outcome
 }
 
-fn serve_again(spec: &LaunchSpec, path: &Path, cluster: ClusterFile, member: &MemberEntry) -> Result<()> {
+fn serve_again(
+    spec: &LaunchSpec,
+    path: &Path,
+    cluster: ClusterFile,
+    member: &MemberEntry,
+    mount: Option<PathBuf>,
+) -> Result<()> {
     if let Some(missing) = member.stores.iter().find(|store| !store.is_dir()) {
         return Err(CliError::Failed(format!(
             "store {} of server {} is gone: its data is lost; `hayate down --discard` ends this cluster",
@@ -180,7 +210,7 @@ fn serve_again(spec: &LaunchSpec, path: &Path, cluster: ClusterFile, member: &Me
     config.listen_metrics.clone_from(&member.metrics);
     let bound = fs_server::bind(config).map_err(failed)?;
     set_pid(path, member.id)?;
-    bound.serve(cluster).map_err(failed)?;
+    serve(bound, spec, cluster, path, member.id.0, mount)?;
     if !member.stores.iter().any(|store| store.exists()) {
         clear_host(spec);
     }
@@ -298,47 +328,6 @@ fn advertised(bound: &str, host: &str) -> String {
         Ok(address) if address.ip().is_unspecified() => format!("{}:{}", bracketed(host), address.port()),
         _ => bound.to_owned(),
     }
-}
-
-/// The mount that belongs to this host, made once the server answers and unmounted with it.
-struct Sidecar {
-    mount: PathBuf,
-    thread: std::thread::JoinHandle<Result<()>>,
-}
-
-impl Sidecar {
-    fn start(dir: &Path, mount: &Path, cluster: &ClusterFile, id: u16) -> Result<Sidecar> {
-        let (dir, at, cluster) = (dir.to_path_buf(), mount.to_path_buf(), cluster.clone());
-        let work = move || {
-            let outcome = mount_when_serving(&dir, &at, &cluster, id);
-            let said = outcome.as_ref().map_or_else(ToString::to_string, |()| String::new());
-            place::write_private(&mounts::report_path(&dir, id), said.as_bytes())?;
-            outcome
-        };
-        let thread = std::thread::Builder::new().name("mount".into()).spawn(work);
-        let thread = thread.map_err(|error| CliError::Failed(format!("cannot start a thread: {error}")))?;
-        Ok(Sidecar { mount: mount.to_path_buf(), thread })
-    }
-
-    fn end(self) {
-        match self.thread.join() {
-            Ok(Ok(())) => {}
-            // It was not mounted; `up` has shown why.
-            Ok(Err(_)) | Err(_) => return,
-        }
-        if let Err(error) = mounts::unmount(&self.mount, true) {
-            tracing::warn!("{error}");
-        }
-    }
-}
-
-fn mount_when_serving(dir: &Path, mount: &Path, cluster: &ClusterFile, id: u16) -> Result<()> {
-    let member =
-        cluster.member(ServerId(id)).ok_or_else(|| CliError::Failed(format!("server {id} is no member")))?;
-    let limit = Duration::from_secs(1);
-    interrupt::wait_for(SERVING_LIMIT, || Ok(probe::ping(cluster, member, limit).ok()))?;
-    let memory = LaunchSpec::load(dir)?.mount_memory_word();
-    mounts::mount_in_background(&dir.join(rendezvous::CLUSTER), &cluster.job, mount, &[memory])
 }
 
 #[cfg(test)]

@@ -42,6 +42,9 @@ pub struct UpArgs {
     /// Mount the file system here, on every host
     #[arg(long, value_name = "DIR")]
     pub mount: Option<PathBuf>,
+    /// Let the server of each host be its mount, too: faster, but the mount dies with the server and its memory is beside the server's
+    #[arg(long, requires = "mount")]
+    pub mount_inside: bool,
     /// Memory budget of each server
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = size::parse)]
     pub memory: u64,
@@ -147,19 +150,25 @@ fn bring_up(spec: &LaunchSpec, path: &Path, args: &UpArgs) -> Result<ClusterFile
     let (cluster, started) = start::start(spec, path, limit)?;
     if let Some(mount) = &spec.mount {
         match spec.launcher {
+            None if spec.mount_inside => wait_for_mounts(spec, 1, limit)?,
             None => {
-                mounts::mount_in_background(path, &cluster.job, mount, &[spec.mount_memory_word()])?;
+                mounts::mount_in_background(
+                    path,
+                    &cluster.job,
+                    mount,
+                    &[mounts::memory_word(spec.client_memory_bytes)],
+                )?;
             }
-            Some(_) => wait_for_mounts(spec, limit)?,
+            Some(_) => wait_for_mounts(spec, spec.servers, limit)?,
         }
     }
     started.keep();
     Ok(cluster)
 }
 
-/// Servers on other hosts mount there themselves and report.
-fn wait_for_mounts(spec: &LaunchSpec, limit: Duration) -> Result<()> {
-    for id in 0..spec.servers {
+/// The first servers, or those on other hosts, mount there themselves and report.
+fn wait_for_mounts(spec: &LaunchSpec, servers: u16, limit: Duration) -> Result<()> {
+    for id in 0..servers {
         let report = mounts::report_path(&spec.rendezvous, id);
         let said = interrupt::wait_for(limit, || Ok(std::fs::read_to_string(&report).ok()))?;
         match said.as_deref() {
@@ -232,6 +241,7 @@ pub fn spec(global: &Global, args: &UpArgs) -> Result<LaunchSpec> {
         tier,
         gateways: args.gateways,
         client_memory_bytes: args.client_memory,
+        mount_inside: args.mount_inside,
         mount: args.mount.as_deref().map(mounts::canonical).transpose()?,
         options: ServerOptions {
             memory_bytes: args.memory,

@@ -40,18 +40,14 @@ pub struct LaunchSpec {
     pub tier: Option<PathBuf>,
     /// Where every host mounts the file system.
     pub mount: Option<PathBuf>,
+    /// Whether the mount is a part of a server.
+    pub mount_inside: bool,
     /// How many of the servers, the last ones, keep no data.
-    #[serde(default)]
     pub gateways: u16,
     /// Memory budget of a mount in bytes.
-    #[serde(default = "client_memory_default")]
     pub client_memory_bytes: u64,
     /// What servers are tuned with.
     pub options: ServerOptions,
-}
-
-fn client_memory_default() -> u64 {
-    256 << 20
 }
 
 /// Options of servers, as on the command line.
@@ -95,11 +91,6 @@ impl LaunchSpec {
     /// Part of the data that server `id` holds, relative to others: none, if it is a gateway.
     pub fn weight_of(&self, id: u16) -> u32 {
         u32::from(id < self.servers.saturating_sub(self.gateways))
-    }
-
-    /// The option of `hayate mount` that gives it its memory.
-    pub fn mount_memory_word(&self) -> String {
-        format!("--memory={}", self.client_memory_bytes)
     }
 
     /// Reads it from a directory.
@@ -151,6 +142,7 @@ mod tests {
             stores: vec!["/nvme0".into(), "/nvme1".into()],
             tier: Some("/lustre/x".into()),
             mount: None,
+            mount_inside: false,
             gateways: 1,
             client_memory_bytes: 1 << 28,
             options: ServerOptions {

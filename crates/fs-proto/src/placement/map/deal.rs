@@ -12,10 +12,35 @@ use crate::ids::ServerId;
 /// all weight takes from 4,096 others costs 50 ms, everything usual under 4 ms on a free core.
 const LOOK_AHEAD: usize = 64;
 
-/// Whose turn it is: `counts[i]` turns for `members[i]`, as evenly interleaved as weights allow. With equal weights, strictly in turn.
+/// Whose turn it is: `counts[i]` turns for `members[i]`, which ascend, as evenly interleaved as weights allow. With equal weights, strictly in turn.
 ///
 /// The j-th turn of a member is due at time (2j + 1) / weight: the middle of its j-th share of the time.
 pub(super) fn in_turn(members: &[Member], counts: &[u32]) -> Vec<Member> {
+    let mut weights = members.iter().zip(counts).filter(|(_, count)| **count > 0).map(|(m, _)| m.weight);
+    let first = weights.next();
+    if weights.all(|weight| Some(weight) == first) {
+        in_rounds(members, counts)
+    } else {
+        by_time(members, counts)
+    }
+}
+
+/// [`in_turn`] with equal weights, in a tenth of the time: every client that connects waits for it.
+fn in_rounds(members: &[Member], counts: &[u32]) -> Vec<Member> {
+    let mut turns = Vec::with_capacity(counts.iter().sum::<u32>() as usize);
+    let mut left: Vec<(u32, Member)> = counts.iter().copied().zip(members.iter().copied()).collect();
+    for round in 0.. {
+        left.retain(|(count, _)| *count > round);
+        if left.is_empty() {
+            break;
+        }
+        turns.extend(left.iter().map(|(_, member)| *member));
+    }
+    turns
+}
+
+/// [`in_turn`] with any weights.
+fn by_time(members: &[Member], counts: &[u32]) -> Vec<Member> {
     let each = members.iter().zip(counts);
     let mut turns: Vec<(u64, Member)> =
         each.flat_map(|(member, count)| (0..*count).map(|j| (u64::from(2 * j + 1), *member))).collect();
@@ -131,5 +156,21 @@ impl Turns {
         self.waited = if at == 0 { 0 } else { self.waited + 1 };
         self.next.extend(self.later.next());
         self.next.remove(at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Goal: the short way for equal weights is the long way. Method: random counts, both ways.
+        #[test]
+        fn rounds_are_turns(weight in 1_u32.., counts in prop::collection::vec(0_u32..50, 0..20)) {
+            let members: Vec<Member> =
+                (0..counts.len()).map(|i| Member { id: ServerId(3 * i as u16), weight }).collect();
+            prop_assert_eq!(in_rounds(&members, &counts), by_time(&members, &counts));
+        }
     }
 }

@@ -1,0 +1,91 @@
+#!/usr/bin/env python3
+"""The same work on the same directory by fio and by `hayate bench ior`: do they measure the same?
+
+    cargo build --release && bench/fio_compare.py --dir /mnt/disk          ends with status 1 if a rate differs by more than 10 %
+
+Both take turns, in turned order every second round; compared are the medians of the rates. Both use pread and pwrite of one block at a time, fill every
+block anew before they write it (fio: refill_buffers), and sync at the end of writing. Direct I/O, so that the device is measured and not how fast each
+program is; with --cached the page cache, which shows just that.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+from perf import run, table, update
+
+TOLERANCE = 0.10
+HERE = Path(__file__).resolve().parent.parent
+
+
+def fio(options, box, what, mib):
+    """MiB/s by fio."""
+    rw, block = {"write": ("write", "1m"), "read": ("read", "1m"), "random 4 KiB": ("randread", "4k")}[what]
+    args = ["fio", "--name=same", f"--filename={box}/fio", f"--rw={rw}", f"--bs={block}", f"--size={mib}m", "--ioengine=psync", f"--direct={int(not options.cached)}"]
+    args += ["--output-format=json", "--refill_buffers", "--invalidate=0", "--allow_file_create=1", "--fallocate=none", "--thread"]
+    if what == "write":
+        args += ["--end_fsync=1", "--unlink=0", "--overwrite=0"]
+        Path(f"{box}/fio").unlink(missing_ok=True)
+    if what == "random 4 KiB":
+        args += [f"--io_size={options.random_mib}m", "--norandommap"]
+    job = json.loads(run(args))["jobs"][0]
+    side = job["write" if what == "write" else "read"]
+    # With end_fsync the runtime of a write job includes the sync.
+    seconds = (job["job_runtime"] if what == "write" else side["runtime"]) / 1000
+    return side["io_bytes"] / (1 << 20) / seconds
+
+
+def ior(options, box, what, mib):
+    """MiB/s by the harness."""
+    flags = {"write": ["-w", "-k", "-e", "-t", "1m", "-b", f"{mib}m"], "read": ["-r", "-k", "-t", "1m", "-b", f"{mib}m"]}
+    flags["random 4 KiB"] = ["-r", "-k", "-z", "-t", "4k", "-b", f"{options.random_mib}m"]
+    args = [options.hayate, "bench", "ior", "-a", "POSIX", "-o", f"{box}/ior", *flags[what], "-O", f"summaryFormat=JSON,summaryFile={box}/ior.json"]
+    run(args + ([] if options.cached else ["-B"]))
+    return json.loads(Path(f"{box}/ior.json").read_text())["summary"][0]["bwMaxMIB"]
+
+
+def compare(options, box):
+    rows, wrong = [], []
+    for what in ["write", "read", "random 4 KiB"]:
+        rates = {"fio": [], "hayate": []}
+        for number in range(options.rounds):
+            tools = [("fio", fio), ("hayate", ior)]
+            for name, tool in tools if number % 2 == 0 else tools[::-1]:
+                rates[name].append(tool(options, box, what, options.mib))
+        ratio = statistics.median(rates["hayate"]) / statistics.median(rates["fio"])
+        cells = [f"{statistics.median(each):,.0f} ({min(each):,.0f} to {max(each):,.0f})" for each in rates.values()]
+        rows.append([what, *cells, f"{ratio:.2f}"])
+        if abs(ratio - 1) > TOLERANCE:
+            wrong.append(f"{what}: {ratio:.2f}")
+    return rows, wrong
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dir", default="/var/tmp", help="where both work")
+    parser.add_argument("--hayate", default=HERE / "target/release/hayate")
+    parser.add_argument("--mib", type=int, default=512)
+    parser.add_argument("--random-mib", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--cached", action="store_true", help="through the page cache; for information, bounds nothing")
+    parser.add_argument("--update", help="file that has the table between its marks")
+    options = parser.parse_args()
+    box = tempfile.mkdtemp(prefix="hayate-fio-", dir=options.dir)
+    try:
+        rows, wrong = compare(options, box)
+    finally:
+        shutil.rmtree(box)
+    text = table(["MiB/s, " + ("cached" if options.cached else "direct"), "fio", "hayate bench", "ratio of medians"], rows)
+    print(text)
+    if options.update:
+        update(options.update, "fio cached" if options.cached else "fio", text)
+    if wrong and not options.cached:
+        sys.exit(f"more than {TOLERANCE:.0%} apart: {'; '.join(wrong)}")
+
+
+if __name__ == "__main__":
+    main()

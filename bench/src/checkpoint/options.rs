@@ -1,0 +1,135 @@
+//! The command line of `hayate bench checkpoint`.
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use crate::backend::Api;
+use crate::clock;
+use crate::error::{BenchError, Result};
+use crate::pattern::mix;
+use crate::size;
+
+/// Options of `hayate bench checkpoint`.
+#[derive(Debug, Clone, Args)]
+#[allow(clippy::struct_excessive_bools)] // Independent switches.
+pub struct CheckpointArgs {
+    /// API: POSIX (any path), HAYATE (native client) or NULL (what the harness itself costs)
+    #[arg(short = 'a', value_name = "API", default_value = "POSIX", ignore_case = true)]
+    pub api: Api,
+    /// Directory of the checkpoints; it is made if it is not there
+    #[arg(short = 'd', value_name = "DIR", default_value = "./checkpoints")]
+    pub directory: String,
+    /// Tasks (-np N means the same)
+    #[arg(short = 'N', long = "np", value_name = "N")]
+    pub tasks: Option<u32>,
+    /// State of each task
+    #[arg(short = 'b', long, value_name = "SIZE", default_value = "64m", value_parser = size::parse)]
+    pub state: u64,
+    /// Bytes of one call
+    #[arg(short = 't', value_name = "SIZE", default_value = "4m", value_parser = size::parse)]
+    pub transfer_size: u64,
+    /// All tasks write one file
+    #[arg(long)]
+    pub shared: bool,
+    /// Versions
+    #[arg(short = 'i', value_name = "N", default_value_t = 3)]
+    pub versions: u32,
+    /// Work between two checkpoints, in milliseconds (the tasks wait)
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    pub compute_ms: u64,
+    /// Wait until each version is in the shared tier, this many seconds at most; 0 does not wait
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub durable: u64,
+    /// Shell command between the last version and the recovery: kills a server and starts it again, for example
+    #[arg(long, value_name = "COMMAND")]
+    pub fault: Option<String>,
+    /// Leave the files behind
+    #[arg(short = 'k')]
+    pub keep: bool,
+    /// Write a JSON document into this file
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<String>,
+    /// Ask the cluster's servers for their counters, though a mount is measured (default with -a HAYATE)
+    #[arg(long)]
+    pub servers: bool,
+    /// Tasks are threads of one process
+    #[arg(long)]
+    pub threads: bool,
+}
+
+/// A run of checkpoints.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointSpec {
+    /// Interface under test.
+    pub api: Api,
+    /// Where.
+    pub directory: String,
+    /// How many tasks.
+    pub tasks: u32,
+    /// Bytes of each task.
+    pub state_bytes: u64,
+    /// Bytes of one call.
+    pub transfer_size: u64,
+    /// One file for all.
+    pub shared: bool,
+    /// How many versions.
+    pub versions: u32,
+    /// Work between them.
+    pub compute_ms: u64,
+    /// How long to wait for the shared tier.
+    pub durable_s: u64,
+    /// Do not remove the files.
+    pub keep: bool,
+    /// Seed of the content.
+    pub seed: u64,
+    /// Read the newest version, instead of writing.
+    pub restore: bool,
+}
+
+/// What one command measures, and where results go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckpointSetup {
+    /// The run.
+    pub spec: CheckpointSpec,
+    /// Command between the last version and the recovery.
+    pub fault: Option<String>,
+    /// Where the JSON document goes.
+    pub json: Option<String>,
+    /// The command line, for the header.
+    pub command_line: String,
+}
+
+impl CheckpointArgs {
+    /// The run that these options describe, if there are `natural` tasks where nobody says how many.
+    ///
+    /// # Errors
+    /// [`BenchError::Options`] if they have no meaning.
+    pub fn setup(&self, natural: u32, command_line: String) -> Result<CheckpointSetup> {
+        let tasks = self.tasks.unwrap_or(natural);
+        if tasks == 0
+            || self.versions == 0
+            || self.transfer_size == 0
+            || !self.state.is_multiple_of(self.transfer_size)
+        {
+            let what = "tasks and versions must be at least 1, and the state (-b) a multiple of the transfer size (-t)";
+            return Err(BenchError::Options(what.to_owned()));
+        }
+        let rooted = self.api != Api::Hayate || self.directory.starts_with('/');
+        let relative = self.directory.trim_start_matches("./");
+        let spec = CheckpointSpec {
+            api: self.api,
+            directory: if rooted { self.directory.clone() } else { format!("/{relative}") },
+            tasks,
+            state_bytes: self.state,
+            transfer_size: self.transfer_size,
+            shared: self.shared,
+            versions: self.versions,
+            compute_ms: self.compute_ms,
+            durable_s: self.durable,
+            keep: self.keep,
+            seed: mix(clock::now_ns() ^ clock::unix_seconds()) >> 33,
+            restore: false,
+        };
+        Ok(CheckpointSetup { spec, fault: self.fault.clone(), json: self.json.clone(), command_line })
+    }
+}

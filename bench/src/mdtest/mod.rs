@@ -1,0 +1,121 @@
+//! Creates, stats, opens, renames and removes per second, with the options, meaning and output of mdtest 4.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`options`] | the command line |
+//! | [`spec`] | the resolved test: which items lie where |
+//! | [`task`] | what one task does |
+//! | [`report`] | the text and the JSON document |
+//!
+//! A phase lasts from the first task that began to the last that ended; its rate is the items of all tasks in that time.
+//!
+//! Where this differs from mdtest:
+//! - Items of `-n` with `-I` lie in directories beside each other, and not in a tree at the same time.
+//! - Files have random content that names its place, so that `-X` finds what was swapped, too.
+//! - With `-C` and `-w`, a stat (`-T`) of a wrong size ends the run.
+
+pub mod options;
+pub mod report;
+pub mod spec;
+pub mod task;
+#[cfg(test)]
+mod tests;
+
+use std::io::Write;
+use std::time::Duration;
+
+use crate::error::{BenchError, Result};
+use crate::ior::write_file;
+use crate::machine::Machine;
+use crate::phase::Phase;
+use crate::results::{PhaseResult, of_phase};
+use crate::session::Session;
+use crate::tasks::Job;
+use spec::MdtestSpec;
+
+/// What one command measures, and where results go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setup {
+    /// The test.
+    pub spec: MdtestSpec,
+    /// Where a deadline of the creation notes how far it came, and later runs find it.
+    pub status_file: Option<String>,
+    /// Where the JSON document goes.
+    pub json: Option<String>,
+    /// The command line, for the header.
+    pub command_line: String,
+}
+
+/// All that a run gave.
+#[derive(Debug, Clone)]
+pub struct MdtestOutcome {
+    /// One entry for each phase and repetition, in the order they ended.
+    pub results: Vec<PhaseResult>,
+    /// Wrong 8-byte words found.
+    pub errors: u64,
+    /// From the start of the first task until all were ready.
+    pub startup: Duration,
+    /// The machine of the coordinator.
+    pub machine: Machine,
+    /// What tasks are.
+    pub tasks_are: &'static str,
+    /// Hosts that the tasks were on.
+    pub nodes: u32,
+    /// How many servers were watched.
+    pub servers: Option<usize>,
+}
+
+/// Runs a test and writes its report.
+///
+/// # Errors
+/// What ended the run (see [`BenchError`]); wrong content is counted in the outcome.
+pub fn run(setup: &Setup, session: &mut Session, out: &mut dyn Write) -> Result<MdtestOutcome> {
+    let mut setup = setup.clone();
+    let nodes = session.nodes(setup.spec.tasks);
+    setup.spec.tasks_per_node = setup.spec.tasks.div_ceil(nodes);
+    if !setup.spec.create
+        && let Some(path) = &setup.status_file
+    {
+        setup.spec.items = read_status(path)?.min(setup.spec.items);
+    }
+    let spec = &setup.spec;
+    let capacity = session.connection().backend().capacity(&spec.directory)?;
+    report::header(out, &setup, nodes, &session.node_map(spec.tasks), capacity)?;
+    out.flush()?;
+    let mut results = Vec::new();
+    session.run(&Job::Mdtest(Box::new(spec.clone())), spec.tasks, &mut |result| {
+        results.push(result);
+        Ok(())
+    })?;
+    let outcome = MdtestOutcome {
+        errors: results.iter().map(|result| result.errors).sum(),
+        results,
+        startup: session.startup(),
+        machine: Machine::this(),
+        tasks_are: session.launch().kind(),
+        nodes,
+        servers: session.servers(),
+    };
+    if let Some(path) = setup.status_file.as_ref().filter(|_| spec.create) {
+        write_file(path, false, |file| writeln!(file, "{}", created(spec, &outcome)))?;
+    }
+    report::footer(out, &setup, &outcome)?;
+    out.flush()?;
+    if let Some(path) = &setup.json {
+        write_file(path, false, |file| writeln!(file, "{:#}", report::document(&setup, &outcome)))?;
+    }
+    Ok(outcome)
+}
+
+/// Items that each task has after the creation.
+fn created(spec: &MdtestSpec, outcome: &MdtestOutcome) -> u64 {
+    let phase = if spec.files { Phase::FileCreate } else { Phase::DirCreate };
+    let walls = of_phase(&outcome.results, phase).filter_map(|result| result.stonewall);
+    walls.map(|wall| wall.max_operations).max().unwrap_or(spec.items)
+}
+
+fn read_status(path: &str) -> Result<u64> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| BenchError::Options(format!("cannot read stonewall status {path}: {error}")))?;
+    text.trim().parse().map_err(|_| BenchError::Options(format!("{path} holds no number of items")))
+}

@@ -1,0 +1,189 @@
+//! The text of a metadata run: mdtest's lines and SUMMARY table, then the costs.
+//!
+//! # Invariants
+//! - Up to the line `-- finished at`, lines and columns are those of mdtest 4 (`tests::text_has_the_shape_of_mdtest`).
+
+use std::io::{self, Write};
+
+use serde_json::{Value, json};
+
+use super::spec::MdtestSpec;
+use super::{MdtestOutcome, Setup};
+use crate::backend::Capacity;
+use crate::clock::{american_date, unix_seconds};
+use crate::ior::report::file_system;
+use crate::metrics::Metric;
+use crate::phase::Phase;
+use crate::results::{PhaseResult, Spread, of_phase};
+
+/// Phases in the order of the table, with mdtest's names.
+pub const ROWS: [(Phase, &str); 10] = [
+    (Phase::DirCreate, "Directory creation"),
+    (Phase::DirStat, "Directory stat"),
+    (Phase::DirRename, "Directory rename"),
+    (Phase::DirRemove, "Directory removal"),
+    (Phase::FileCreate, "File creation"),
+    (Phase::FileStat, "File stat"),
+    (Phase::FileRead, "File read"),
+    (Phase::FileRemove, "File removal"),
+    (Phase::TreeCreate, "Tree creation"),
+    (Phase::TreeRemove, "Tree removal"),
+];
+
+/// The rows that a test shows.
+pub fn rows(spec: &MdtestSpec) -> impl Iterator<Item = (Phase, &'static str)> {
+    let (files, dirs) = (spec.files, spec.dirs);
+    ROWS.into_iter().filter(move |(_, name)| match name.split(' ').next() {
+        Some("Directory") => dirs,
+        Some("File") => files,
+        _ => true,
+    })
+}
+
+/// Everything before the results.
+pub(super) fn header(
+    out: &mut dyn Write,
+    setup: &Setup,
+    nodes: u32,
+    node_map: &str,
+    capacity: Capacity,
+) -> io::Result<()> {
+    let spec = &setup.spec;
+    writeln!(out, "-- started at {} --\n", american_date(unix_seconds()))?;
+    writeln!(
+        out,
+        "mdtest-4.0.0+hayate-bench-{} was launched with {} total task(s) on {nodes} node(s)",
+        env!("CARGO_PKG_VERSION"),
+        spec.tasks
+    )?;
+    writeln!(out, "Command line used: {}", setup.command_line)?;
+    if spec.read && spec.files && spec.read_bytes == 0 {
+        writeln!(out, "WARNING: Read bytes is 0, thus, a read test will actually just open/close")?;
+    }
+    writeln!(out, "Nodemap: {node_map}")?;
+    writeln!(out, "{:<20}: {}", "Path", spec.directory)?;
+    writeln!(out, "{:<20}: {}", "FS", file_system(capacity))?;
+    let kind = match (spec.files, spec.dirs) {
+        (true, true) => "files/directories",
+        (true, false) => "files",
+        _ => "directories",
+    };
+    writeln!(out, "{} tasks, {} {kind}", spec.tasks, u64::from(spec.tasks) * spec.items)
+}
+
+/// The spread as mdtest computes it: the deviation is the estimate for more repetitions.
+fn spread(rates: &[f64]) -> Spread {
+    let spread = Spread::of(rates);
+    let count = rates.len() as f64;
+    let deviation = if count > 1.0 { spread.deviation * (count / (count - 1.0)).sqrt() } else { 0.0 };
+    Spread { deviation, ..spread }
+}
+
+/// The results.
+pub(super) fn footer(out: &mut dyn Write, setup: &Setup, outcome: &MdtestOutcome) -> io::Result<()> {
+    let spec = &setup.spec;
+    writeln!(out, "\nSUMMARY rate (in ops/sec): (of {} iterations)", spec.repetitions)?;
+    writeln!(out, "   Operation                     Max            Min           Mean        Std Dev")?;
+    writeln!(out, "   ---------                     ---            ---           ----        -------")?;
+    for (phase, name) in rows(spec) {
+        let rates: Vec<f64> = of_phase(&outcome.results, phase).map(PhaseResult::rate).collect();
+        let Spread { max, min, mean, deviation } = spread(&rates);
+        writeln!(out, "   {name:<22} {max:>14.3} {min:>14.3} {mean:>14.3} {deviation:>14.3}")?;
+    }
+    writeln!(out, "-- finished at {} --", american_date(unix_seconds()))?;
+    details(out, spec, outcome)
+}
+
+fn details(out: &mut dyn Write, spec: &MdtestSpec, outcome: &MdtestOutcome) -> io::Result<()> {
+    writeln!(out, "\nHayate details (dates above are UTC):")?;
+    writeln!(out, "{:<20}: {}", "machine", outcome.machine.line())?;
+    let startup_ms = outcome.startup.as_secs_f64() * 1e3;
+    writeln!(out, "{:<20}: {}, ready after {startup_ms:.1} ms", "tasks are", outcome.tasks_are)?;
+    writeln!(out, "{:<20}: {} (for -G)", "content seed", spec.seed)?;
+    writeln!(out, "{:<20}: {}", "wrong words", outcome.errors)?;
+    let by_row =
+        rows(spec).flat_map(|(phase, name)| of_phase(&outcome.results, phase).map(move |r| (name, r)));
+    crate::cost::table(out, by_row)?;
+    for result in &outcome.results {
+        if let Some(wall) = result.stonewall {
+            let name = ROWS.iter().find(|(phase, _)| *phase == result.phase).map_or("", |(_, name)| *name);
+            writeln!(
+                out,
+                "stonewall: {name}: {} to {} items of each task after {:.1} s, {:.3} ops/sec until then",
+                wall.min_operations,
+                wall.max_operations,
+                wall.time_s,
+                wall.total_operations as f64 / wall.time_s.max(1e-9)
+            )?;
+        }
+    }
+    for first in outcome.results.iter().filter_map(|r| r.first_error.as_ref()) {
+        writeln!(out, "WARNING: Incorrect data on read: {first}")?;
+    }
+    for note in notes(spec, outcome) {
+        writeln!(out, "note: {note}")?;
+    }
+    Ok(())
+}
+
+/// What a reader of the figures must know.
+fn notes(spec: &MdtestSpec, outcome: &MdtestOutcome) -> Vec<String> {
+    let mut all = Vec::new();
+    if spec.create && (spec.stat || spec.read) && (spec.stride == 0 || outcome.nodes == 1) {
+        let how = if spec.stride == 0 {
+            "tasks ask for what they made themselves (see -N)"
+        } else {
+            "all tasks share one node"
+        };
+        all.push(format!("stats and reads may be answered by a cache of the node: {how}"));
+    }
+    if outcome.tasks_are == "threads" {
+        all.push("CPU time leaves out the threads of the client itself, messages are not counted".to_owned());
+    }
+    if !outcome.machine.optimised {
+        all.push("this program was built without optimisation".to_owned());
+    }
+    all
+}
+
+/// The JSON document.
+pub(super) fn document(setup: &Setup, outcome: &MdtestOutcome) -> Value {
+    let spec = &setup.spec;
+    let results: Vec<Value> = rows(spec)
+        .flat_map(|(phase, name)| of_phase(&outcome.results, phase).map(move |result| (name, result)))
+        .map(|(name, result)| {
+            let mut entry = crate::cost::json(result);
+            entry.insert("operation".to_owned(), json!(name));
+            entry.insert("iter".to_owned(), json!(result.repetition));
+            entry.insert("opsPerSecond".to_owned(), json!(result.rate()));
+            entry.insert("totalTime".to_owned(), json!(result.total_s));
+            Value::Object(entry)
+        })
+        .collect();
+    json!({
+        "Version": format!("mdtest-4.0.0+hayate-bench-{}", env!("CARGO_PKG_VERSION")),
+        "Command line": setup.command_line,
+        "Parameters": spec,
+        "Results": results,
+        "hayate": {
+            "benchmark": "mdtest",
+            "machine": outcome.machine.json(),
+            "tasksAre": outcome.tasks_are,
+            "servers": outcome.servers,
+            "errors": outcome.errors,
+            "warnings": notes(spec, outcome),
+            "metrics": metrics(spec, outcome),
+        },
+    })
+}
+
+fn metrics(spec: &MdtestSpec, outcome: &MdtestOutcome) -> Vec<Metric> {
+    let mut all = Vec::new();
+    for (phase, name) in rows(spec) {
+        let of = |value: fn(&PhaseResult) -> f64| of_phase(&outcome.results, phase).map(value).collect();
+        all.push(Metric::higher(format!("{name} rate"), "ops/s", of(PhaseResult::rate)));
+        all.push(Metric::lower(format!("{name} CPU of clients"), "us/op", of(PhaseResult::cpu_us_per_op)));
+    }
+    all.retain(|metric| !metric.values.is_empty());
+    all
+}
