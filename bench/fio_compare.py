@@ -3,8 +3,8 @@
 
     cargo build --release && bench/fio_compare.py --dir /mnt/disk          ends with status 1 if a rate differs by more than 10 %
 
-Both take turns, in turned order every second round; compared are the medians of the rates. Both use pread and pwrite of one block at a time, fill every
-block anew before they write it (fio: refill_buffers), and sync at the end of writing. Direct I/O, so that the device is measured and not how fast each
+Both take turns, in turned order every second round; compared are the rates within a round, and of these ratios the median counts. Both use pread and pwrite
+of one block at a time, each block once, with other content in every block, and sync at the end of writing. Direct I/O, so that the device is measured and not how fast each
 program is; with --cached the page cache, which shows just that.
 """
 
@@ -25,13 +25,12 @@ HERE = Path(__file__).resolve().parent.parent
 def fio(options, box, what, mib):
     """MiB/s by fio."""
     rw, block = {"write": ("write", "1m"), "read": ("read", "1m"), "random 4 KiB": ("randread", "4k")}[what]
+    mib = options.random_mib if what == "random 4 KiB" else mib
     args = ["fio", "--name=same", f"--filename={box}/fio", f"--rw={rw}", f"--bs={block}", f"--size={mib}m", "--ioengine=psync", f"--direct={int(not options.cached)}"]
-    args += ["--output-format=json", "--refill_buffers", "--invalidate=0", "--allow_file_create=1", "--fallocate=none", "--thread"]
+    args += ["--output-format=json", "--invalidate=0", "--allow_file_create=1", "--fallocate=none", "--thread"]
     if what == "write":
         args += ["--end_fsync=1", "--unlink=0", "--overwrite=0"]
         Path(f"{box}/fio").unlink(missing_ok=True)
-    if what == "random 4 KiB":
-        args += [f"--io_size={options.random_mib}m", "--norandommap"]
     job = json.loads(run(args))["jobs"][0]
     side = job["write" if what == "write" else "read"]
     # With end_fsync the runtime of a write job includes the sync.
@@ -56,7 +55,7 @@ def compare(options, box):
             tools = [("fio", fio), ("hayate", ior)]
             for name, tool in tools if number % 2 == 0 else tools[::-1]:
                 rates[name].append(tool(options, box, what, options.mib))
-        ratio = statistics.median(rates["hayate"]) / statistics.median(rates["fio"])
+        ratio = statistics.median(mine / theirs for mine, theirs in zip(rates["hayate"], rates["fio"], strict=True))
         cells = [f"{statistics.median(each):,.0f} ({min(each):,.0f} to {max(each):,.0f})" for each in rates.values()]
         rows.append([what, *cells, f"{ratio:.2f}"])
         if abs(ratio - 1) > TOLERANCE:
@@ -68,9 +67,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dir", default="/var/tmp", help="where both work")
     parser.add_argument("--hayate", default=HERE / "target/release/hayate")
-    parser.add_argument("--mib", type=int, default=512)
+    parser.add_argument("--mib", type=int, default=256)
     parser.add_argument("--random-mib", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--cached", action="store_true", help="through the page cache; for information, bounds nothing")
     parser.add_argument("--update", help="file that has the table between its marks")
     options = parser.parse_args()
@@ -79,7 +78,7 @@ def main():
         rows, wrong = compare(options, box)
     finally:
         shutil.rmtree(box)
-    text = table(["MiB/s, " + ("cached" if options.cached else "direct"), "fio", "hayate bench", "ratio of medians"], rows)
+    text = table(["MiB/s, " + ("cached" if options.cached else "direct"), "fio", "hayate bench", "ratio (median)"], rows)
     print(text)
     if options.update:
         update(options.update, "fio cached" if options.cached else "fio", text)

@@ -49,7 +49,7 @@ mod shared;
 mod stripe;
 mod window;
 
-pub use client::{Client, Held, Located, ReadDir};
+pub use client::{Client, Held, Kept, Located, ReadDir, Spot};
 pub use config::{
     Bring, ClientConfig, GATEWAY_VARIABLE, OpenFlags, OpenOptions, Route, TRANSPORT_VARIABLE, Transport,
 };
@@ -64,6 +64,7 @@ pub use fs_proto::msg::admin::ShutdownMode;
 pub use fs_proto::msg::inode::{SetTime, Setattr, Space};
 pub use fs_proto::msg::name::{Create, DirEntry, DirPage};
 pub use fs_proto::msg::tier::FlushAccount;
+pub use fs_proto::msg::vault::VaultObject;
 pub use fs_proto::{
     Attr, FileKind, InodeId, LAYOUT_ATTRIBUTE, Layout, LayoutWish, Placement, ServerId, Status, layout_text,
 };

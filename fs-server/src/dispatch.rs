@@ -169,6 +169,9 @@ async fn run_plain(worker: &Rc<Worker>, context: &Context, body: Reader) -> OpRe
         LockCancel => ops::lock::cancel,
         LockRenew => ops::lock::renew,
         ClientGone => ops::lock::client_gone,
+        VaultPut => ops::vault::put,
+        VaultList => ops::vault::list,
+        VaultDrop => ops::vault::remove,
         Ping => ops::admin::ping,
     }
 }

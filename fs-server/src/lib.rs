@@ -36,6 +36,7 @@ mod sync;
 mod threads;
 pub mod tier;
 mod transaction;
+mod vault;
 mod widen;
 mod worker;
 

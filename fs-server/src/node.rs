@@ -28,6 +28,7 @@ use crate::space::Space;
 use crate::store::{Devices, IoMode};
 use crate::sync::GroupSync;
 use crate::transaction::Transactions;
+use crate::vault::Vault;
 
 /// One server.
 pub struct Node {
@@ -41,6 +42,8 @@ pub struct Node {
     pub opens: OpenTable,
     /// Where chunks in layout `writer` are.
     pub pointers: Pointers,
+    /// Objects outside of the namespace.
+    pub vault: Vault,
     /// How far writes reached that are not published yet.
     pub sizes: PendingSizes,
     /// Locks of files that live here.
@@ -110,6 +113,7 @@ impl Node {
             store: parts.store,
             opens: OpenTable::new(parts.pools.open_files.clone()),
             pointers: Pointers::default(),
+            vault: Vault::default(),
             sizes: PendingSizes::default(),
             locks: LockTable::new(session(), lease),
             departed: Departed::default(),

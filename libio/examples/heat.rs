@@ -42,7 +42,7 @@ fn restart(checkpoints: &Checkpoints) -> Result<(u64, Vec<f64>), Failure> {
         return Ok((0, plate));
     };
     let mut bytes = vec![0; SIDE * SIDE * size_of::<f64>()];
-    let read = checkpoints.read("heat", version, 0, "plate", 0, &mut bytes)?;
+    let read = checkpoints.read("heat", version, "plate", 0, &mut bytes)?;
     if read != bytes.len() {
         return Err(format!("version {version} is of a plate of another size").into());
     }
@@ -54,7 +54,7 @@ fn save(checkpoints: &Checkpoints, version: u64, plate: &[f64]) -> Result<(), Fa
     let bytes: Vec<u8> = plate.iter().flat_map(|number| number.to_le_bytes()).collect();
     let mut writer = checkpoints.begin("heat", version, 0, 1)?;
     writer.write("plate", &bytes, 0)?;
-    Ok(writer.commit()?)
+    Ok(writer.commit(true)?)
 }
 
 fn step(old: &[f64]) -> Vec<f64> {

@@ -3,7 +3,8 @@
 //! All of it is done with names that only one can make; no rank waits for another, and no clock is asked.
 //!
 //! - *Meeting*: attempts at a version are numbered. A rank joins the newest one of its own group, or opens the next. A rank that finds
-//!   its own claim there has died or given up since: it ends that attempt and opens the next.
+//!   its own claim there has died or given up since: it ends that attempt and opens the next. A rank that finds the newest one of its group
+//!   given up without having been there hears that first: every rank takes part in every attempt.
 //! - *Two groups*: a group's first rank ends whatever another group has open; what comes later of that group is refused.
 //! - *The last*: the ranks are leaves of a binary tree. Whoever comes first to a node stops there, whoever comes second knows that both
 //!   halves have sealed and goes on; the one who passes the root is the last. About two messages per rank, rather than
@@ -15,8 +16,10 @@
 //!   (`two_groups_on_one_version`).
 //! - Exactly one rank passes the root of a tree (`one_rank_passes_the_root`).
 
+use crate::copies::{self, Keys};
 use crate::error::{Error, Result};
 use crate::format::{self, GroupRecord, Manifest, Pruned, SetPaths, Verdict};
+use crate::options::Options;
 use crate::register::{Disk, Placed, unique_id};
 
 /// How often joining is tried again because others opened or ended attempts meanwhile.
@@ -28,6 +31,7 @@ pub(crate) struct Group {
     pub disk: Disk,
     pub set: String,
     pub paths: SetPaths,
+    pub keys: Keys,
     pub name: String,
 }
 
@@ -55,7 +59,7 @@ impl Attempt {
 
 impl Group {
     pub fn data_dir(&self, attempt: &Attempt) -> String {
-        format!("{}/{}", self.paths.data, attempt.full_name())
+        self.paths.attempt_data(&attempt.full_name())
     }
 
     pub fn rank_dir(&self, attempt: &Attempt, rank: u32) -> String {
@@ -63,7 +67,7 @@ impl Group {
     }
 
     /// The attempt at `version` that `rank` takes part in from now on.
-    pub fn join(&self, version: u64, rank: u32, nranks: u32) -> Result<Attempt> {
+    pub fn join(&self, version: u64, rank: u32, nranks: u32, options: &Options) -> Result<Attempt> {
         self.make_dirs()?;
         for _ in 0..ROUNDS {
             if self.is_committed(version)? {
@@ -76,7 +80,7 @@ impl Group {
             };
             match self.verdict(newest)? {
                 None if newest.record.group == self.name => {
-                    if self.claim(newest, rank, nranks)? {
+                    if self.claim(newest, rank, nranks, options)? {
                         return Ok(newest.clone());
                     }
                     self.abort(newest, &format!("rank {rank} began again"))?;
@@ -85,8 +89,12 @@ impl Group {
                     self.refuse_superseded(&attempts)?;
                     self.abort(newest, "another group began this version")?;
                 }
-                Some(Verdict::Aborted { .. }) => {
+                Some(Verdict::Aborted { group, reason }) => {
                     self.refuse_superseded(&attempts)?;
+                    let ours = newest.record.group == self.name && newest.record.nranks == nranks;
+                    if ours && self.claim(newest, rank, nranks, options)? {
+                        return Err(self.given_up(newest, group, reason));
+                    }
                     self.open(version, newest.number + 1, nranks)?;
                 }
                 Some(Verdict::Sealed(manifest)) => {
@@ -105,9 +113,11 @@ impl Group {
         [versions, attempts, data].into_iter().try_for_each(|dir| self.disk.make_dirs(dir))
     }
 
+    /// Also if a cluster before this one committed it: the shared tier has it under the same name.
     fn is_committed(&self, version: u64) -> Result<bool> {
         let path = format!("{}/{}", self.paths.versions, format::version_name(version));
-        Ok(self.disk.open(&path)?.is_some())
+        let in_tier = || self.disk.tier().is_some_and(|tier| tier.size(&path).is_some());
+        Ok(self.disk.open(&path)?.is_some() || in_tier())
     }
 
     /// The attempts at a version, oldest first.
@@ -145,14 +155,22 @@ impl Group {
     }
 
     /// Takes the rank's place; answers whether it was free.
-    fn claim(&self, attempt: &Attempt, rank: u32, nranks: u32) -> Result<bool> {
+    fn claim(&self, attempt: &Attempt, rank: u32, nranks: u32, options: &Options) -> Result<bool> {
         let theirs = attempt.record.nranks;
         if theirs != nranks {
             let (set, version) = (self.set.clone(), attempt.version);
             return Err(Error::RanksDiffer { set, version, theirs, ours: nranks });
         }
         self.disk.claim_dir(&self.data_dir(attempt))?;
-        self.disk.claim_dir(&self.rank_dir(attempt, rank))
+        let free = self.disk.claim_dir(&self.rank_dir(attempt, rank))?;
+        if let Some(policy) = options.flush.as_ref().filter(|_| free) {
+            self.disk.set_policy(&self.rank_dir(attempt, rank), policy)?;
+        }
+        Ok(free)
+    }
+
+    pub fn no_version(&self, version: u64) -> Error {
+        Error::NotFound { set: self.set.clone(), what: format!("version {version}") }
     }
 
     /// A group that had an attempt before another group's is over with this version.
@@ -179,14 +197,46 @@ impl Group {
         let verdict = Verdict::Sealed(manifest.clone());
         match self.disk.place(&self.paths.attempts, &attempt.verdict_name(), &verdict)? {
             Placed::Lost(Verdict::Aborted { group, reason }) => Err(self.given_up(attempt, group, reason)),
-            Placed::Won | Placed::Lost(Verdict::Sealed(_)) => {
-                if self.publish(attempt, &manifest)? {
-                    return Ok(());
-                }
-                let reason = "its files were removed meanwhile".to_owned();
-                Err(Error::Aborted { set: self.set.clone(), version: attempt.version, reason })
-            }
+            Placed::Won | Placed::Lost(Verdict::Sealed(_)) => self.finish_sealed(attempt, &manifest),
         }
+    }
+
+    /// Makes a sealed attempt visible.
+    pub fn finish_sealed(&self, attempt: &Attempt, manifest: &Manifest) -> Result<()> {
+        if self.publish(attempt, manifest)? {
+            return Ok(());
+        }
+        let reason = "its files were removed meanwhile".to_owned();
+        Err(Error::Aborted { set: self.set.clone(), version: attempt.version, reason })
+    }
+
+    /// What a sealed attempt came to: the manifest, or nothing yet.
+    ///
+    /// # Errors
+    /// [`Error::Aborted`], [`Error::Superseded`].
+    pub fn verdict_so_far(&self, attempt: &Attempt) -> Result<Option<Manifest>> {
+        match self.verdict(attempt)? {
+            Some(Verdict::Aborted { group, reason }) => Err(self.given_up(attempt, group, reason)),
+            Some(Verdict::Sealed(manifest)) => Ok(Some(manifest)),
+            None => Ok(None),
+        }
+    }
+
+    /// Whether this attempt's manifest is the visible one.
+    pub fn is_published(&self, attempt: &Attempt, manifest: &Manifest) -> Result<bool> {
+        let path = format!("{}/{}", self.paths.versions, format::version_name(attempt.version));
+        match self.disk.read::<Manifest>(&path)? {
+            Some(there) if there.id == manifest.id => Ok(true),
+            Some(_) => Err(Error::VersionExists { set: self.set.clone(), version: attempt.version }),
+            None => Ok(false),
+        }
+    }
+
+    /// Whether a restart from this version failed.
+    pub fn has_failed(&self, manifest: &Manifest) -> Result<bool> {
+        let path = format!("{}/{}", self.paths.versions, format::failed_name(manifest.version, &manifest.id));
+        let in_tier = || self.disk.tier().is_some_and(|tier| tier.size(&path).is_some());
+        Ok(self.disk.open(&path)?.is_some() || in_tier())
     }
 
     /// The error of a rank whose attempt was aborted.
@@ -204,6 +254,7 @@ impl Group {
         if self.is_leaving(attempt)? {
             return Ok(false);
         }
+        copies::keep_manifest(&self.disk, &self.keys, manifest)?;
         let name = format::version_name(attempt.version);
         if let Placed::Lost(other) = self.disk.place(&self.paths.versions, &name, manifest)? {
             let ours = other.id == manifest.id;

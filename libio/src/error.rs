@@ -87,15 +87,48 @@ pub enum Error {
         /// The format it claims.
         found: String,
     },
-    /// Not committed within the time given: a rank is late or dead.
+    /// Servers are lost, or do not answer, and with them every version: start them again, or begin anew.
     #[error(
-        "version {version} of checkpoint set {set:?} was not committed within {seconds} s: see whether all ranks run"
+        "no version of checkpoint set {set:?} is whole: the newest, {version}, needs what these servers kept, which have lost it or do not \
+         answer: {servers}; see whether they run (hayate status)"
+    )]
+    Lost {
+        /// The set.
+        set: String,
+        /// The newest version that there was.
+        version: u64,
+        /// Numbers of the servers, with commas between.
+        servers: String,
+    },
+    /// A restart from it failed before ([`crate::Checkpoints::finish`]): use an older version.
+    #[error("a restart from version {version} of checkpoint set {set:?} failed before: use an older version")]
+    Failed {
+        /// The set.
+        set: String,
+        /// The version.
+        version: u64,
+    },
+    /// The shared tier cannot be read: look after it.
+    #[error("{path} in the shared tier: {reason}")]
+    Tier {
+        /// The file.
+        path: String,
+        /// The system's words.
+        reason: String,
+        /// The system's number, if it gave one.
+        errno: Option<i32>,
+    },
+    /// Not so far within the time given: a rank, or the shared tier, is late or dead.
+    #[error(
+        "version {version} of checkpoint set {set:?} was not {level} within {seconds} s: see whether all ranks run"
     )]
     TimedOut {
         /// The set.
         set: String,
         /// The version.
         version: u64,
+        /// What was waited for.
+        level: String,
         /// How long was waited.
         seconds: u64,
     },
@@ -109,6 +142,9 @@ impl Error {
             Error::Invalid(_) | Error::RanksDiffer { .. } => libc::EINVAL,
             Error::NotFound { .. } => libc::ENOENT,
             Error::VersionExists { .. } => libc::EEXIST,
+            Error::Lost { .. } => libc::EHOSTDOWN,
+            Error::Failed { .. } => libc::ENOTRECOVERABLE,
+            Error::Tier { errno, .. } => errno.unwrap_or(libc::EIO),
             Error::Aborted { .. } => libc::ECANCELED,
             Error::Superseded { .. } => libc::EBUSY,
             Error::Corrupt { .. } => libc::EIO,

@@ -2,25 +2,35 @@
 //!
 //! ```text
 //! ROOT/SET/versions/<V>                      manifest: the version is COMMITTED exactly when this name is here
+//! ROOT/SET/versions/<V>.pin                  the version is not pruned
+//! ROOT/SET/versions/<V>.failed-<ID>          a restart from attempt ID failed: it is FAILED, and not offered again
 //! ROOT/SET/attempts/<V>.<N>                  group record: who makes attempt N at version V
 //! ROOT/SET/attempts/<V>.<N>-<ID>.verdict     how it ended: SEALED (with the manifest) or ABORTED; without it the attempt is OPEN
 //! ROOT/SET/attempts/<V>.<N>-<ID>.pruned      the version is being removed: nobody may publish it again
 //! ROOT/SET/data/<V>.<N>-<ID>/r<R>/           rank R takes part (made exclusively: the rank's claim)
-//! ROOT/SET/data/<V>.<N>-<ID>/r<R>/<I>        the rank's region I, plain bytes
+//! ROOT/SET/data/<V>.<N>-<ID>/r<R>/<I>        what the rank wrote of region I: plain bytes, each at its offset in the region
+//! ROOT/SET/data/<V>.<N>-<ID>/r<R>/<I>.<P>    with redundancy: part P of region I (block b is in part b mod parts, at block b / parts)
 //! ROOT/SET/data/<V>.<N>-<ID>/r<R>/seal       sizes and checksums of the rank's regions
 //! ROOT/SET/data/<V>.<N>-<ID>/t<L>.<I>        one half below node I of level L of the tree of ranks has sealed
 //! ROOT/SET/{versions,attempts}/<NAME>~<ID>   a document being written (left over after a crash)
 //!
 //! V: version, 20 decimal digits. N: attempt, 6 decimal digits, from 1. R, I, L: decimal. ID: 16 hexadecimal digits, random.
 //!
-//! A document (group record, verdict, pruned mark, manifest, seal) is text:
+//! With redundancy, objects of single servers, outside of the namespace (`copies.rs`); keys are texts:
 //!
-//!   hayate-ckpt 2 <kind> <crc>\n      2: format; kind: group | verdict | pruned | manifest | seal;
+//!   ckpt ROOT/SET\nm/<V>.<N>-<ID>              a copy of the manifest; value: bytes and CRC as SealSum
+//!   ckpt ROOT/SET\nd/<V>.<N>-<ID>/r<R>/<I>.<P> copy or parity P of region I
+//!   ckpt ROOT/SET\nd/<V>.<N>-<ID>/r<R>/seal    a copy of the seal
+//!
+//! A document (group record, verdict, pruned mark, manifest, seal, pin, failed mark) is text:
+//!
+//!   hayate-ckpt 3 <kind> <crc>\n      3: format; kind: group | verdict | pruned | manifest | seal | pin | failed;
 //!   <JSON>\n                          crc: CRC-32C, 8 hexadecimal digits, of kind, "\n" and all bytes after the first line
 //! ```
 //!
-//! States of a version: OPEN (ranks write), SEALED (all ranks closed, verdict written), COMMITTED (manifest in `versions/`), ABORTED. A
-//! crash between SEALED and COMMITTED leaves the version invisible; whoever begins it again finishes it first.
+//! States of a version: OPEN (ranks write), SEALED (all ranks closed, verdict written), COMMITTED (manifest in `versions/`), DURABLE (and
+//! whole in the shared tier, where the tree is the same), FAILED, ABORTED. A crash between SEALED and COMMITTED leaves the version
+//! invisible; whoever begins it again finishes it first.
 //!
 //! Group record, verdict and manifest are written aside, made durable and renamed to their names without replacing: the first wins, and
 //! nobody sees half of one. A number of an attempt is not used again while its version may still be written.
@@ -49,7 +59,7 @@ pub const SET_NAME_MAX: usize = 200;
 pub const REGION_NAME_MAX: usize = 255;
 
 const MAGIC: &str = "hayate-ckpt";
-const FORMAT: &str = "2";
+const FORMAT: &str = "3";
 
 /// What can be in a document.
 pub(crate) trait Document: Serialize + DeserializeOwned {
@@ -76,23 +86,53 @@ pub(crate) enum Verdict {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Pruned {}
 
+/// A version that stays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Pin {}
+
+/// A version that an application could not restart from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Failed {
+    pub group: String,
+}
+
 /// A whole version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Manifest {
     pub version: u64,
     pub attempt: u32,
     pub id: String,
+    /// Bytes that all ranks wrote.
+    pub bytes: u64,
+    /// How many servers may be lost without harm.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub spare: u16,
+    /// The servers that kept data then, and the numbers of their stores.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stores: Vec<(u16, u64)>,
     /// One per rank, in order.
     pub seals: Vec<SealSum>,
 }
 
 /// Guards a rank's seal, and through it the rank's data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SealSum {
     /// Bytes of the document.
     pub bytes: u64,
     /// CRC-32C of all of them.
     pub crc: u32,
+    /// Copies at single servers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub copies: Vec<Place>,
+}
+
+/// Chunks of 1 MiB at one server: its number, and that of the object or file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Place(pub u16, pub u64);
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // As serde calls it.
+fn is_zero(number: &u16) -> bool {
+    *number == 0
 }
 
 /// What a rank wrote.
@@ -101,15 +141,73 @@ pub(crate) struct Seal {
     pub rank: u32,
     /// In the order of their files.
     pub regions: Vec<SealedRegion>,
+    /// Where copies of this document are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub copies: Vec<Place>,
 }
 
-/// One region.
+/// What a rank wrote of one region.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SealedRegion {
     pub name: String,
-    pub bytes: u64,
-    /// CRC-32C of each [`BLOCK_BYTES`]; the last block may be shorter.
+    /// Which bytes of the region: ascending, apart from one another, [from, to).
+    pub extents: Vec<(u64, u64)>,
+    /// The blocks that these touch, ascending.
+    pub runs: Vec<Run>,
+    /// With redundancy: where the parts are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spread: Option<Spread>,
+}
+
+/// Where the parts of a region are, each at another server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Spread {
+    /// Files with the data: block b in number b mod their count.
+    pub data: Vec<Place>,
+    /// Objects with copies of the data if that has one part, else with parity: that of stripe s (blocks s * parts and on) at block s.
+    pub extra: Vec<Place>,
+    /// Sums of parity, ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stripes: Vec<StripeSum>,
+}
+
+/// Parity of a stripe.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StripeSum {
+    pub stripe: u64,
+    /// Bytes of each parity; data blocks count as followed by zeros.
+    pub bytes: u32,
+    /// CRC-32C of each.
     pub crcs: Vec<u32>,
+}
+
+/// Checksums of blocks that follow each other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Run {
+    /// The first block's number within the region.
+    pub block: u64,
+    /// CRC-32C of each [`BLOCK_BYTES`], zeros where nothing was written; the last block ends with the last extent.
+    pub crcs: Vec<u32>,
+}
+
+impl Manifest {
+    /// The name of its attempt's directory.
+    pub fn full_name(&self) -> String {
+        attempt_full_name(self.version, self.attempt, &self.id)
+    }
+}
+
+impl SealedRegion {
+    /// Where the last extent ends.
+    pub fn end(&self) -> u64 {
+        self.extents.last().map_or(0, |(_, to)| *to)
+    }
+
+    /// The checksum of a block, if it was written to.
+    pub fn crc(&self, block: u64) -> Option<u32> {
+        let run = self.runs[..self.runs.partition_point(|run| run.block <= block)].last()?;
+        run.crcs.get((block - run.block) as usize).copied()
+    }
 }
 
 impl Document for GroupRecord {
@@ -120,6 +218,12 @@ impl Document for Verdict {
 }
 impl Document for Pruned {
     const KIND: &'static str = "pruned";
+}
+impl Document for Pin {
+    const KIND: &'static str = "pin";
+}
+impl Document for Failed {
+    const KIND: &'static str = "failed";
 }
 impl Document for Manifest {
     const KIND: &'static str = "manifest";
@@ -202,6 +306,11 @@ impl SetPaths {
             data: format!("{root}/{set}/data"),
         }
     }
+
+    /// The directory of an attempt's data.
+    pub fn attempt_data(&self, full_name: &str) -> String {
+        format!("{}/{full_name}", self.data)
+    }
 }
 
 pub(crate) fn version_name(version: u64) -> String {
@@ -220,6 +329,14 @@ pub(crate) fn attempt_full_name(version: u64, attempt: u32, id: &str) -> String 
 pub(crate) fn parse_version(name: &[u8]) -> Option<u64> {
     let name = std::str::from_utf8(name).ok()?;
     (name.len() == 20 && name.bytes().all(|byte| byte.is_ascii_digit())).then(|| name.parse().ok())?
+}
+
+pub(crate) fn pin_name(version: u64) -> String {
+    format!("{version:020}.pin")
+}
+
+pub(crate) fn failed_name(version: u64, id: &str) -> String {
+    format!("{version:020}.failed-{id}")
 }
 
 /// The version and attempt that a group record's name stands for.
@@ -242,17 +359,30 @@ mod tests {
     #[test]
     fn documents_keep_their_bytes() {
         let record = GroupRecord { group: "job.1".to_owned(), nranks: 4, id: "00ff".to_owned() };
-        let text = "hayate-ckpt 2 group 7b687233\n{\"group\":\"job.1\",\"nranks\":4,\"id\":\"00ff\"}\n";
+        let text = "hayate-ckpt 3 group 7b687233\n{\"group\":\"job.1\",\"nranks\":4,\"id\":\"00ff\"}\n";
         assert_eq!(String::from_utf8(encode(&record)).unwrap(), text);
-        let seals = vec![SealSum { bytes: 7, crc: 9 }];
-        let manifest = Manifest { version: 3, attempt: 1, id: "00ff".to_owned(), seals };
-        let text = "hayate-ckpt 2 verdict f5f2867d\n{\"sealed\":{\"version\":3,\"attempt\":1,\"id\":\"00ff\",\"seals\":[{\"bytes\":7,\"crc\":9}]}}\n";
+        let seals = vec![SealSum { bytes: 7, crc: 9, copies: vec![] }];
+        let manifest = Manifest {
+            version: 3,
+            attempt: 1,
+            id: "00ff".to_owned(),
+            bytes: 5,
+            spare: 0,
+            stores: vec![],
+            seals,
+        };
+        let text = "hayate-ckpt 3 verdict cde563af\n{\"sealed\":{\"version\":3,\"attempt\":1,\"id\":\"00ff\",\"bytes\":5,\"seals\":[{\"bytes\":7,\"crc\":9}]}}\n";
         assert_eq!(String::from_utf8(encode(&Verdict::Sealed(manifest.clone()))).unwrap(), text);
-        let text = "hayate-ckpt 2 manifest 94bed228\n{\"version\":3,\"attempt\":1,\"id\":\"00ff\",\"seals\":[{\"bytes\":7,\"crc\":9}]}\n";
+        let text = "hayate-ckpt 3 manifest c23be088\n{\"version\":3,\"attempt\":1,\"id\":\"00ff\",\"bytes\":5,\"seals\":[{\"bytes\":7,\"crc\":9}]}\n";
         assert_eq!(String::from_utf8(encode(&manifest)).unwrap(), text);
-        let region = SealedRegion { name: "u".to_owned(), bytes: 5, crcs: vec![77] };
-        let text = "hayate-ckpt 2 seal c3442e88\n{\"rank\":2,\"regions\":[{\"name\":\"u\",\"bytes\":5,\"crcs\":[77]}]}\n";
-        assert_eq!(String::from_utf8(encode(&Seal { rank: 2, regions: vec![region] })).unwrap(), text);
+        let runs = vec![Run { block: 1, crcs: vec![77] }];
+        let region =
+            SealedRegion { name: "u".to_owned(), extents: vec![(1_048_576, 1_048_581)], runs, spread: None };
+        let text = "hayate-ckpt 3 seal 986fb0ac\n{\"rank\":2,\"regions\":[{\"name\":\"u\",\"extents\":[[1048576,1048581]],\"runs\":[{\"block\":1,\"crcs\":[77]}]}]}\n";
+        assert_eq!(
+            String::from_utf8(encode(&Seal { rank: 2, regions: vec![region], copies: vec![] })).unwrap(),
+            text
+        );
     }
 
     #[test]

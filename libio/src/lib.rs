@@ -8,11 +8,11 @@
 //! let (rank, nranks, step) = (0, 1, 42);
 //! let mut writer = checkpoints.begin("heat", step, rank, nranks)?;
 //! writer.write("field", &[1, 2, 3], 0)?; // The buffer may be changed at once.
-//! writer.commit()?;
+//! writer.commit(true)?; // Waits for the other ranks; all get the same answer.
 //!
 //! if let Some(version) = checkpoints.latest("heat")? {
 //!     let mut field = [0; 3];
-//!     checkpoints.read("heat", version, rank, "field", 0, &mut field)?;
+//!     checkpoints.read("heat", version, "field", 0, &mut field)?;
 //! }
 //! # Ok(()) }
 //! ```
@@ -27,28 +27,50 @@
 //! | `sums` | checksums of blocks while they are written in any order (pure) |
 //! | `register` | files that are written once, by whoever comes first |
 //! | `attempt` | how ranks meet, who is the last, who decides |
-//! | `checkpoints`, `writer`, `snapshot`, `prune` | the interface |
+//! | [`advice`] | when to write a checkpoint, and when to stop (pure) |
+//! | `extents` | sets of bytes (pure) |
+//! | `region`, `stored` | what a rank writes of a region, and that read again |
+//! | `copies`, `look`, `spread`, `stripes` | what must be found and read when a server is lost (decision 0024) |
+//! | `tier` | the shared tier, read directly |
+//! | `checkpoints`, `options`, `writer`, `state`, `snapshot`, `protected`, `prune` | the interface |
 //!
 //! # Invariants
 //! - A version is in `versions/` only when every rank's data and checksums are durable (`a_rank_that_dies_leaves_the_older_version`).
 //! - Of all attempts at a version at most one is ever sealed, and it has ranks of one group only (`two_groups_on_one_version`).
-//! - No call waits for another rank, except [`Checkpoints::wait`], which has a time limit.
+//! - No call waits for another rank, except [`Writer::commit`], [`Pending::wait`] and [`Checkpoints::wait`], which have a time limit.
 //!
-//! Deliberately absent: the C interface and the Python package, redundancy, incremental and compressed versions, regions that several
-//! ranks share, and the verdict that all ranks get alike: those come with the full library. Threads inside one rank: a [`Writer`]
-//! has one owner.
+//! Deliberately absent: incremental and compressed versions come with the full library. Threads inside one rank: a
+//! [`Writer`] has one owner. Reading from a bucket: a shared tier is looked into only if it is a directory.
 
+pub mod advice;
 mod attempt;
 mod checkpoints;
+mod copies;
 pub mod error;
+mod extents;
 pub mod format;
+mod look;
+mod options;
+mod protected;
 mod prune;
+mod region;
 mod register;
 mod snapshot;
+mod spread;
+mod state;
+mod stored;
+mod stripes;
 mod sums;
+mod tier;
 mod writer;
 
-pub use checkpoints::Checkpoints;
+pub use advice::{Advice, Advisor};
+pub use checkpoints::{Checkpoints, VersionInfo};
 pub use error::{Error, Result};
+pub use options::{Options, Redundancy};
+pub use protected::Protected;
+#[doc(hidden)]
+pub use register::Hook;
 pub use snapshot::{RegionInfo, Snapshot};
-pub use writer::Writer;
+pub use state::{Level, State};
+pub use writer::{Pending, Writer};

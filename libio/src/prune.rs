@@ -4,27 +4,36 @@
 //! it is invisible), the data, the group record, the verdict, the mark. The next call goes on where it stopped.
 //!
 //! # Invariants
-//! - The newest complete version, and what is newer, is never touched by [`Checkpoints::prune`] (`prune_keeps_the_newest`).
+//! - The newest complete version, and what is newer, is never touched by [`Checkpoints::prune`] (`prune_keeps_the_newest`); nor is what
+//!   is pinned (`a_pinned_version_stays`), nor the newest durable version (`the_newest_durable_version_stays`).
 //! - Damage does not stop it: names alone say what belongs to a version (`a_damaged_version_can_be_removed`).
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use crate::attempt::{Attempt, Group};
-use crate::checkpoints::{Checkpoints, listed, whole};
+use crate::checkpoints::{Checkpoints, listed_here, whole_here};
+use crate::copies;
 use crate::error::{Error, Result};
 use crate::format::{self, Pruned, SetPaths, Verdict};
+use crate::state::{Pauses, is_in_tier};
+
+/// How long [`Checkpoints::remove`] waits for the shared tier.
+const TIER_FOLLOWS: Duration = Duration::from_secs(20);
 
 impl Checkpoints {
-    /// Removes all but the newest `keep` complete versions (at least one stays), and the data of attempts that were given up. Answers
-    /// the versions removed. May be called while others write and read; attempts at versions older than the oldest one kept
+    /// Removes all but the newest `keep` complete versions (at least one stays), those that are pinned, and the newest one that is durable,
+    /// and removes the data of attempts that were given up. What is removed goes from the shared tier, too. Answers the versions
+    /// removed. May be called while others write and read; attempts at versions older than the oldest one kept
     /// are ended.
     pub fn prune(&self, set: &str, keep: usize) -> Result<Vec<u64>> {
         let group = self.of(set)?;
-        let listed = listed(&group)?;
+        let listed = listed_here(&group)?;
         let Some(oldest) = oldest_kept(&group, &listed, keep.max(1))? else {
             return Ok(Vec::new());
         };
-        for version in names_of_all(&group)?.range(..oldest) {
+        let kept = kept_besides(&group, &listed, oldest)?;
+        for version in names_of_all(&group)?.range(..oldest).filter(|version| !kept.contains(version)) {
             remove_version(&group, *version)?;
         }
         for (version, number) in group.attempts()?.into_iter().filter(|(version, _)| *version >= oldest) {
@@ -32,10 +41,11 @@ impl Checkpoints {
                 && let Some(Verdict::Aborted { .. }) = readable(group.verdict(&attempt))?
             {
                 // Record and verdict stay: the number must not be used again while ranks may come late.
+                copies::forget(&group.disk, &group.keys, &attempt.full_name())?;
                 group.disk.remove_tree(&group.data_dir(&attempt))?;
             }
         }
-        Ok(listed.into_iter().filter(|version| *version < oldest).collect())
+        Ok(listed.into_iter().filter(|version| *version < oldest && !kept.contains(version)).collect())
     }
 
     /// Removes one version, whichever it is: a damaged one, say, whose number is to be written again.
@@ -44,10 +54,15 @@ impl Checkpoints {
     /// [`Error::NotFound`] if it is not committed.
     pub fn remove(&self, set: &str, version: u64) -> Result<()> {
         let group = self.of(set)?;
-        if !listed(&group)?.contains(&version) {
-            return Err(Error::NotFound { set: set.to_owned(), what: format!("version {version}") });
+        if !listed_here(&group)?.contains(&version) {
+            return Err(group.no_version(version));
         }
-        remove_version(&group, version)
+        remove_version(&group, version)?;
+        // Until its copy is gone, too, the number could not be used again.
+        let mut pauses = Pauses::until(TIER_FOLLOWS);
+        let path = format!("{}/{}", group.paths.versions, format::version_name(version));
+        while group.disk.tier().is_some_and(|tier| tier.size(&path).is_some()) && pauses.sleep() {}
+        Ok(())
     }
 }
 
@@ -55,11 +70,32 @@ impl Checkpoints {
 fn oldest_kept(group: &Group, listed: &[u64], keep: usize) -> Result<Option<u64>> {
     let (mut oldest, mut kept) = (None, 0);
     for version in listed.iter().rev() {
-        if kept < keep && whole(group, *version)? {
+        if kept < keep
+            && let Some(manifest) = whole_here(group, *version)?
+            && !group.has_failed(&manifest)?
+        {
             (oldest, kept) = (Some(*version), kept + 1);
         }
     }
     Ok(oldest)
+}
+
+/// Versions before `oldest` that stay: what is pinned, and the newest that the shared tier has whole, unless a newer one is there too.
+fn kept_besides(group: &Group, listed: &[u64], oldest: u64) -> Result<BTreeSet<u64>> {
+    let names = group.disk.list(&group.paths.versions)?;
+    let is_pinned = |version: u64| names.iter().any(|entry| entry.name == format::pin_name(version));
+    let mut kept: BTreeSet<u64> =
+        listed.iter().copied().filter(|version| *version < oldest && is_pinned(*version)).collect();
+    for version in listed.iter().rev() {
+        if let Some(manifest) = whole_here(group, *version)?
+            && !group.has_failed(&manifest)?
+            && is_in_tier(group, &manifest)?
+        {
+            kept.insert(*version);
+            break;
+        }
+    }
+    Ok(kept)
 }
 
 /// All versions of which anything is there.
@@ -92,6 +128,7 @@ fn remove_version(group: &Group, version: u64) -> Result<()> {
     }
     group.disk.remove_file(&format!("{versions}/{}", format::version_name(version)))?;
     for name in names_of(group, data, version)? {
+        copies::forget(&group.disk, &group.keys, &name)?;
         // A rank that goes on writing may keep it from vanishing; what it leaves goes with the next call.
         group.disk.remove_tree(&format!("{data}/{name}"))?;
     }
@@ -100,7 +137,8 @@ fn remove_version(group: &Group, version: u64) -> Result<()> {
     for name in records {
         group.disk.remove_file(&format!("{attempts}/{name}"))?;
     }
-    for name in names_of(group, versions, version)?.iter().filter(|name| name.contains('~')) {
+    // Pin, mark of failure, and what was left over.
+    for name in names_of(group, versions, version)? {
         group.disk.remove_file(&format!("{versions}/{name}"))?;
     }
     Ok(())

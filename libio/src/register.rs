@@ -9,10 +9,15 @@
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use fs_client::{Caller, Client, DirEntry, File, OpenOptions, Status};
+use fs_client::{Caller, Client, ClientConfig, DirEntry, File, InodeId, OpenOptions, Status};
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::format::{self, Document};
+use crate::tier::Tier;
 
 /// Permission bits of files and directories: a checkpoint is for its owner, and for the group to read.
 const FILE_MODE: u32 = 0o640;
@@ -27,26 +32,90 @@ pub(crate) enum Placed<D> {
     Lost(D),
 }
 
+/// Is told of every change before it is made, by its kind, and may fail it.
+pub type Hook = Arc<dyn Fn(&'static str) -> Result<()> + Send + Sync>;
+
+const POLICY: &[u8] = b"user.hayate.flush";
+const DURABLE: &[u8] = b"user.hayate.durable";
+
+/// How long a server that does not answer is waited for, when that is known.
+const HASTE: Duration = Duration::from_secs(3);
+
 /// The file system, as this library uses it.
 #[derive(Clone)]
 pub(crate) struct Disk {
     client: Client,
     caller: Caller,
+    tier: Option<Tier>,
+    mount: Option<Arc<Path>>,
+    hook: Option<Hook>,
 }
 
 impl Disk {
     pub fn new(client: Client) -> Result<Disk> {
         let caller = client.core()?.caller().clone();
-        Ok(Disk { client, caller })
+        let tier = Tier::seen(client.cluster().tier.as_deref());
+        Ok(Disk { client, caller, tier, mount: None, hook: None })
+    }
+
+    pub fn with_hook(self, hook: Hook) -> Disk {
+        Disk { hook: Some(hook), ..self }
+    }
+
+    pub fn with_mount(self, mount: &Path) -> Disk {
+        Disk { mount: Some(mount.into()), ..self }
+    }
+
+    /// The path of a file for programs that do not go through the client.
+    pub fn in_mount(&self, path: &str) -> PathBuf {
+        match &self.mount {
+            Some(mount) => mount.join(path.trim_start_matches('/')),
+            None => PathBuf::from(path),
+        }
+    }
+
+    /// To be called before a change.
+    pub fn step(&self, kind: &'static str) -> Result<()> {
+        self.hook.as_ref().map_or(Ok(()), |hook| hook(kind))
+    }
+
+    /// The shared tier as the cluster names it.
+    pub fn cluster_tier(&self) -> Option<&Path> {
+        self.client.cluster().tier.as_deref()
+    }
+
+    /// The shared tier, if it can be looked into from here.
+    pub fn tier(&self) -> Option<&Tier> {
+        self.tier.as_ref()
+    }
+
+    /// The inode at `path`, if there is one.
+    pub fn inode(&self, path: &str) -> Result<Option<InodeId>> {
+        Ok(found(self.client.stat(path))?.map(|attr| attr.ino))
+    }
+
+    /// Whether the servers say that this inode is in the shared tier as it is here.
+    pub fn is_durable(&self, ino: InodeId) -> Result<bool> {
+        let answer = found(self.client.getxattr(&self.caller, ino, DURABLE))?;
+        Ok(answer.is_some_and(|answer| answer == "yes"))
+    }
+
+    /// Says when what is in a directory goes to the shared tier.
+    pub fn set_policy(&self, dir: &str, policy: &str) -> Result<()> {
+        let ino = self.client.resolve(dir)?.ino;
+        Ok(self.client.setxattr(&self.caller, ino, POLICY, policy.as_bytes(), false, false)?)
     }
 
     /// Places `document` at `dir/name` unless something is there.
     pub fn place<D: Document>(&self, dir: &str, name: &str, document: &D) -> Result<Placed<D>> {
         let aside = format!("{name}~{}", unique_id());
         let file = self.create(&format!("{dir}/{aside}"))?;
+        self.step("write")?;
         file.write_at(&format::encode(document), 0)?;
+        self.step("sync")?;
         file.sync()?;
         let parent = self.client.resolve(dir)?.ino;
+        self.step("rename")?;
         let placed =
             self.client.rename(&self.caller, parent, aside.as_bytes(), parent, name.as_bytes(), true, false);
         match placed {
@@ -89,15 +158,43 @@ impl Disk {
         found(self.client.open_path(path, &OpenOptions::read_only()))
     }
 
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The same, which does not wait long for servers that do not answer.
+    pub fn hasty(&self) -> Result<Disk> {
+        let timeout = self.client.config().timeout.min(HASTE);
+        let client = Client::connect(ClientConfig { timeout, ..self.client.config().clone() })?;
+        Ok(Disk { client, ..self.clone() })
+    }
+
     /// Makes a file that must not exist, for writing and reading.
     pub fn create(&self, path: &str) -> Result<File> {
-        let how = OpenOptions {
-            read: true,
-            write: true,
-            create_new: true,
-            mode: FILE_MODE,
-            ..OpenOptions::default()
-        };
+        self.create_as(path, OpenOptions::default())
+    }
+
+    /// The same, with more options.
+    pub fn create_as(&self, path: &str, options: OpenOptions) -> Result<File> {
+        let how = OpenOptions { read: true, write: true, create_new: true, mode: FILE_MODE, ..options };
+        self.step("create")?;
+        Ok(self.client.open_path(path, &how)?)
+    }
+
+    /// Makes a file that must not exist, with this content, and makes it durable.
+    pub fn write_new(&self, path: &str, content: &[u8]) -> Result<()> {
+        let file = self.create(path)?;
+        self.step("write")?;
+        file.write_at(content, 0)?;
+        self.step("sync")?;
+        file.sync()?;
+        self.step("close")?;
+        Ok(file.close()?)
+    }
+
+    /// Opens a file that somebody else wrote, to read it and make it durable.
+    pub fn open_for_sync(&self, path: &str) -> Result<File> {
+        let how = OpenOptions { read: true, write: true, ..OpenOptions::default() };
         Ok(self.client.open_path(path, &how)?)
     }
 
@@ -115,6 +212,7 @@ impl Disk {
 
     /// Makes a directory; answers whether it is new.
     pub fn claim_dir(&self, path: &str) -> Result<bool> {
+        self.step("mkdir")?;
         match self.client.mkdir_path(path, DIR_MODE) {
             Ok(_) => Ok(true),
             Err(e) if e.code() == Some(Status::Exists) => Ok(false),
@@ -136,6 +234,7 @@ impl Disk {
 
     /// Removes a file. It is no error if there is none.
     pub fn remove_file(&self, path: &str) -> Result<()> {
+        self.step("remove")?;
         found(self.client.remove_file(path)).map(drop)
     }
 

@@ -1,20 +1,24 @@
-//! A committed version, read by anybody.
+//! A committed version, read by anybody, with any number of readers.
 //!
 //! # Invariants
 //! - No byte is handed out that was not checked: data against its block's checksum, that against the seal's, that against the
 //!   manifest's (`damaged_data_are_found`).
+//! - What tier 1 has lost is read from the shared tier, block by block (`what_tier_1_lost_is_read_from_the_shared_tier`).
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use fs_client::{File, Status};
+use fs_client::Status;
 use fs_proto::checksum;
 
 use crate::attempt::Group;
 use crate::checkpoints;
+use crate::copies;
 use crate::error::{Error, Result};
-use crate::format::{self, BLOCK_BYTES, Manifest, Seal, SealedRegion};
-use crate::sums::block_bytes;
+use crate::extents::clipped;
+use crate::format::{self, Manifest, Seal};
+use crate::spread::part_end;
+use crate::stored::{Silent, Stored, files};
 
 /// Bytes read at once by [`Snapshot::verify`].
 const VERIFY_BYTES: usize = 8 << 20;
@@ -22,12 +26,17 @@ const VERIFY_BYTES: usize = 8 << 20;
 /// One region of a version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RegionInfo {
-    /// The rank that wrote it.
-    pub rank: u32,
     /// Its name.
     pub name: String,
-    /// Its size in bytes.
+    /// Its size in bytes: where the last write to it ended.
     pub bytes: u64,
+}
+
+/// Size of a region, and where its parts are: (rank, number among the rank's regions), by rank.
+#[derive(Default)]
+struct Parts {
+    bytes: u64,
+    of: Vec<(u32, usize)>,
 }
 
 /// A committed version. Usable from every thread; remembers the seals of the ranks that it read from.
@@ -35,11 +44,19 @@ pub struct Snapshot {
     group: Group,
     manifest: Manifest,
     seals: Mutex<HashMap<u32, Arc<Seal>>>,
+    index: OnceLock<BTreeMap<String, Parts>>,
+    silent: Silent,
 }
 
 impl Snapshot {
     pub(crate) fn new(group: Group, manifest: Manifest) -> Snapshot {
-        Snapshot { group, manifest, seals: Mutex::default() }
+        Snapshot {
+            group,
+            manifest,
+            seals: Mutex::default(),
+            index: OnceLock::new(),
+            silent: Silent::default(),
+        }
     }
 
     /// The version.
@@ -52,50 +69,90 @@ impl Snapshot {
         self.manifest.seals.len() as u32
     }
 
-    /// The regions of all ranks, by rank and in the order of their first writes.
-    pub fn regions(&self) -> Result<Vec<RegionInfo>> {
-        let mut regions = Vec::new();
-        for rank in 0..self.nranks() {
-            let seal = self.seal(rank)?;
-            let of_rank =
-                seal.regions.iter().map(|r| RegionInfo { rank, name: r.name.clone(), bytes: r.bytes });
-            regions.extend(of_rank);
-        }
-        Ok(regions)
+    /// Bytes that all ranks wrote.
+    pub fn bytes(&self) -> u64 {
+        self.manifest.bytes
     }
 
-    /// Reads from region `name` of `rank`; answers how many bytes, fewer than asked for only at the region's end. Blocks of 1 MiB
+    /// All regions, by name. Reads the seals of all ranks, the first time.
+    pub fn regions(&self) -> Result<Vec<RegionInfo>> {
+        let regions = self.index()?.iter();
+        Ok(regions.map(|(name, parts)| RegionInfo { name: name.clone(), bytes: parts.bytes }).collect())
+    }
+
+    /// Size of a region in bytes.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn size(&self, name: &str) -> Result<u64> {
+        Ok(self.parts(name)?.bytes)
+    }
+
+    /// Reads from region `name`, whoever wrote it; answers how many bytes, fewer than asked for only at the region's end. Blocks of 1 MiB
     /// are checked whole, so aligned reads cost least.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if what is stored is not what was written, [`Error::NotFound`].
-    pub fn read(&self, rank: u32, name: &str, offset: u64, buf: &mut [u8]) -> Result<usize> {
-        let seal = self.seal(rank)?;
-        let index = seal.regions.iter().position(|region| region.name == name);
-        let index = index.ok_or_else(|| self.not_found(format!("region {name:?} of rank {rank}")))?;
-        self.open_region(rank, index, &seal.regions[index])?.read(offset, buf)
+    /// [`Error::Corrupt`] if what is stored is not what was written, and neither is what the shared tier has; [`Error::NotFound`].
+    pub fn read(&self, name: &str, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        let parts = self.parts(name)?;
+        let wanted = (buf.len() as u64).min(parts.bytes.saturating_sub(offset)) as usize;
+        let buf = &mut buf[..wanted];
+        buf.fill(0);
+        for (rank, index) in &parts.of {
+            let seal = self.seal(*rank)?;
+            let region = &seal.regions[*index];
+            let mut stored = None;
+            for (from, to) in clipped(&region.extents, offset, offset + wanted as u64) {
+                if stored.is_none() {
+                    stored = Some(self.stored(*rank, *index, &seal)?);
+                }
+                let part = &mut buf[(from - offset) as usize..(to - offset) as usize];
+                stored.as_mut().map_or(Ok(()), |stored| stored.read(from, part))?;
+            }
+        }
+        Ok(wanted)
     }
 
-    /// Reads and checks every byte of the version.
+    /// Reads and checks every byte that a rank wrote.
     pub fn verify(&self) -> Result<()> {
         let mut buf = vec![0; VERIFY_BYTES];
         for rank in 0..self.nranks() {
             let seal = self.seal(rank)?;
             for (index, region) in seal.regions.iter().enumerate() {
-                let stored = self.open_region(rank, index, region)?;
-                let mut offset = 0;
-                while offset < region.bytes {
-                    offset += stored.read(offset, &mut buf)? as u64;
+                let mut stored = self.stored(rank, index, &seal)?;
+                for (mut from, to) in region.extents.iter().copied() {
+                    while from < to {
+                        let some = (to - from).min(VERIFY_BYTES as u64);
+                        stored.read(from, &mut buf[..some as usize])?;
+                        from += some;
+                    }
                 }
             }
         }
         Ok(())
     }
 
+    fn index(&self) -> Result<&BTreeMap<String, Parts>> {
+        if let Some(index) = self.index.get() {
+            return Ok(index);
+        }
+        let mut index: BTreeMap<String, Parts> = BTreeMap::new();
+        for rank in 0..self.nranks() {
+            for (at, region) in self.seal(rank)?.regions.iter().enumerate() {
+                let parts = index.entry(region.name.clone()).or_default();
+                parts.bytes = parts.bytes.max(region.end());
+                parts.of.push((rank, at));
+            }
+        }
+        Ok(self.index.get_or_init(|| index))
+    }
+
+    fn parts(&self, name: &str) -> Result<&Parts> {
+        self.index()?.get(name).ok_or_else(|| self.not_found(format!("region {name:?}")))
+    }
+
     fn rank_dir(&self, rank: u32) -> String {
-        let Manifest { version, attempt, id, .. } = &self.manifest;
-        let data = &self.group.paths.data;
-        format!("{data}/{}/r{rank}", format::attempt_full_name(*version, *attempt, id))
+        format!("{}/r{rank}", self.group.paths.attempt_data(&self.manifest.full_name()))
     }
 
     fn not_found(&self, what: String) -> Error {
@@ -123,94 +180,65 @@ impl Snapshot {
         Ok(seal)
     }
 
+    /// From a copy, else from tier 1's file, else from the shared tier.
     fn load_seal(&self, rank: u32) -> Result<Seal> {
+        let path = format!("{}/seal", self.rank_dir(rank));
         let sum =
             self.manifest.seals.get(rank as usize).ok_or_else(|| self.not_found(format!("rank {rank}")))?;
-        let path = format!("{}/seal", self.rank_dir(rank));
-        let text = self.group.disk.read_raw(&path).map_err(|e| damage(e, &path))?;
-        let text = text.ok_or_else(|| self.missing(&path))?;
-        if text.len() as u64 != sum.bytes || checksum::crc(&text) != sum.crc {
-            return Err(Error::corrupt(&path, "it differs from its checksum in the manifest"));
+        if let Some(text) = copies::read(&self.group.disk, sum, sum.copies.iter().copied()) {
+            return format::decode(&path, &text);
         }
-        format::decode(&path, &text)
+        let first = self.group.disk.read_raw(&path).map_err(|e| damage(e, &path));
+        let failure = match first.map(|text| text.map(|text| self.checked_seal(rank, &path, &text))) {
+            Ok(Some(Ok(seal))) => return Ok(seal),
+            Ok(None) => None,
+            Ok(Some(Err(e))) | Err(e) => Some(e),
+        };
+        let seal = self.seal_in_tier(rank, &path);
+        seal.ok_or_else(|| failure.unwrap_or_else(|| self.missing(&path)))
     }
 
-    fn open_region<'a>(&self, rank: u32, index: usize, region: &'a SealedRegion) -> Result<Stored<'a>> {
+    fn seal_in_tier(&self, rank: u32, path: &str) -> Option<Seal> {
+        let text = self.group.disk.tier()?.read_raw(path).ok()??;
+        self.checked_seal(rank, path, &text).ok()
+    }
+
+    fn checked_seal(&self, rank: u32, path: &str, text: &[u8]) -> Result<Seal> {
+        let sum = &self.manifest.seals[rank as usize];
+        if text.len() as u64 != sum.bytes || checksum::crc(text) != sum.crc {
+            return Err(Error::corrupt(path, "it differs from its checksum in the manifest"));
+        }
+        format::decode(path, text)
+    }
+
+    fn stored<'a>(&'a self, rank: u32, index: usize, seal: &'a Seal) -> Result<Stored<'a>> {
         let path = format!("{}/{index}", self.rank_dir(rank));
-        match self.group.disk.open(&path)? {
-            Some(file) => Ok(Stored { file, path, region }),
-            None => Err(self.missing(&path)),
-        }
-    }
-}
-
-/// A region's file and what must be in it.
-struct Stored<'a> {
-    file: File,
-    path: String,
-    region: &'a SealedRegion,
-}
-
-impl Stored<'_> {
-    fn read(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
-        let wanted = (buf.len() as u64).min(self.region.bytes.saturating_sub(offset)) as usize;
-        let mut scratch = Vec::new();
-        let mut done = 0;
-        while done < wanted {
-            let (at, left) = (offset + done as u64, &mut buf[done..wanted]);
-            let whole = self.whole_blocks(at, left.len());
-            if whole > 0 {
-                self.read_checked(&mut left[..whole], at)?;
-                done += whole;
-                continue;
-            }
-            let start = at - at % BLOCK_BYTES;
-            scratch.resize(block_bytes(self.region.bytes, start) as usize, 0);
-            self.read_checked(&mut scratch, start)?;
-            let part = &scratch[(at - start) as usize..];
-            let some = part.len().min(left.len());
-            left[..some].copy_from_slice(&part[..some]);
-            done += some;
-        }
-        Ok(wanted)
+        let stored = Stored::open(&self.group.disk, path, &seal.regions[index], &self.silent)?;
+        if stored.is_anywhere() { Ok(stored) } else { Err(self.missing(stored.path())) }
     }
 
-    /// How many of `bytes` at `offset` are whole blocks, the region's last one included.
-    fn whole_blocks(&self, offset: u64, bytes: usize) -> usize {
-        if !offset.is_multiple_of(BLOCK_BYTES) {
-            return 0;
-        }
-        if offset + bytes as u64 == self.region.bytes {
-            return bytes;
-        }
-        bytes - bytes % BLOCK_BYTES as usize
-    }
-
-    /// Fills `buf`, whole blocks, from `offset`, where a block begins.
-    fn read_checked(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        let read = self.file.read_at(buf, offset).map_err(|e| damage(e.into(), &self.path))?;
-        if read < buf.len() {
-            let (at, size) = (offset + read as u64, self.region.bytes);
-            return Err(Error::corrupt(&self.path, format!("it ends at byte {at} instead of {size}")));
-        }
-        let first = (offset / BLOCK_BYTES) as usize;
-        for (index, block) in buf.chunks(BLOCK_BYTES as usize).enumerate() {
-            if self.region.crcs.get(first + index) != Some(&checksum::crc(block)) {
-                let from = offset + index as u64 * BLOCK_BYTES;
-                let to = from + block.len() as u64;
-                let what = format!(
-                    "bytes {from} to {to} (region {:?}) differ from their checksum",
-                    self.region.name
-                );
-                return Err(Error::corrupt(&self.path, what));
-            }
-        }
-        Ok(())
+    /// Whether manifest, seals and files of the right sizes are in the shared tier, as far as that can be seen from here.
+    pub(crate) fn is_whole_in_tier(&self) -> bool {
+        self.group.disk.tier().is_some_and(|tier| {
+            let manifest = checkpoints::in_tier(&self.group, self.manifest.version);
+            manifest.is_ok_and(|manifest| manifest.as_ref() == Some(&self.manifest))
+                && (0..self.nranks()).all(|rank| {
+                    let dir = self.rank_dir(rank);
+                    self.seal_in_tier(rank, &format!("{dir}/seal")).is_some_and(|seal| {
+                        seal.regions.iter().enumerate().all(|(index, region)| {
+                            let files = files(&format!("{dir}/{index}"), region);
+                            let (count, end) = (files.len() as u64, region.end());
+                            let mut files = (0..).zip(&files);
+                            files.all(|(part, file)| tier.size(file) == Some(part_end(end, part, count)))
+                        })
+                    })
+                })
+        })
     }
 }
 
 /// Damage that the file system found itself is damage here too.
-fn damage(e: Error, path: &str) -> Error {
+pub(crate) fn damage(e: Error, path: &str) -> Error {
     match &e {
         Error::FileSystem(inner)
             if inner.code() == Some(Status::Corrupt) || matches!(inner, fs_client::Error::Corrupt { .. }) =>

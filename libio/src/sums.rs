@@ -7,9 +7,12 @@
 //! - The sums are those of the bytes that a reader gets: the latest write of every byte, zero where there was none
 //!   (`sums_are_those_of_the_bytes`).
 
+use std::collections::BTreeMap;
+
 use fs_proto::checksum;
 
-use crate::format::BLOCK_BYTES;
+use crate::extents::Extents;
+use crate::format::{BLOCK_BYTES, Run};
 
 /// A run of bytes within a block.
 #[derive(Debug, Clone, Copy)]
@@ -39,54 +42,56 @@ enum Block {
     ReadBack,
 }
 
-/// The sums of one region.
+/// The sums of what one rank writes of one region.
 #[derive(Debug, Default)]
 pub(crate) struct RegionSums {
-    bytes: u64,
-    blocks: Vec<Block>,
+    extents: Extents,
+    /// Of the blocks that were written to.
+    blocks: BTreeMap<u64, Block>,
 }
 
 impl RegionSums {
-    /// Size of the region so far.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
+    /// What has been written so far.
+    pub fn extents(&self) -> &Extents {
+        &self.extents
     }
 
     /// Takes note of a write. The end must be at most [`crate::format::REGION_MAX_BYTES`].
     pub fn note(&mut self, mut data: &[u8], mut offset: u64) {
-        if data.is_empty() {
-            return; // As pwrite(2): nothing is extended.
-        }
-        self.bytes = self.bytes.max(offset + data.len() as u64);
-        self.blocks.resize_with(self.bytes.div_ceil(BLOCK_BYTES) as usize, || Block::Pieces(Vec::new()));
+        // An empty one is as pwrite(2): nothing is extended.
+        self.extents.add(offset, offset + data.len() as u64);
         while !data.is_empty() {
             let (index, start) = (offset / BLOCK_BYTES, offset % BLOCK_BYTES);
             let (here, rest) = data.split_at(data.len().min((BLOCK_BYTES - start) as usize));
             let piece = Piece { start, bytes: here.len() as u64, crc: checksum::crc(here) };
-            self.blocks[index as usize].note(piece);
+            self.blocks.entry(index).or_insert(Block::Pieces(Vec::new())).note(piece);
             (data, offset) = (rest, offset + piece.bytes);
         }
     }
 
-    /// The sums of all blocks. `read_back` fills its buffer with the bytes at an offset.
+    /// The sums of all blocks that were written to. `read_back` fills its buffer with the bytes at an offset.
     pub fn finish<E>(
         &self,
         mut read_back: impl FnMut(&mut [u8], u64) -> Result<(), E>,
-    ) -> Result<Vec<u32>, E> {
-        let mut sums = Vec::with_capacity(self.blocks.len());
-        for (index, block) in self.blocks.iter().enumerate() {
-            let offset = index as u64 * BLOCK_BYTES;
-            let bytes = block_bytes(self.bytes, offset);
-            sums.push(match block {
+    ) -> Result<Vec<Run>, E> {
+        let mut runs: Vec<Run> = Vec::new();
+        for (index, block) in &self.blocks {
+            let offset = index * BLOCK_BYTES;
+            let bytes = block_bytes(self.extents.end(), offset);
+            let crc = match block {
                 Block::Pieces(pieces) => with_zeros(pieces, bytes),
                 Block::ReadBack => {
                     let mut content = vec![0; bytes as usize];
                     read_back(&mut content, offset)?;
                     checksum::crc(&content)
                 }
-            });
+            };
+            match runs.last_mut().filter(|run| run.block + run.crcs.len() as u64 == *index) {
+                Some(run) => run.crcs.push(crc),
+                None => runs.push(Run { block: *index, crcs: vec![crc] }),
+            }
         }
-        Ok(sums)
+        Ok(runs)
     }
 }
 
@@ -149,12 +154,24 @@ mod tests {
 
     use super::*;
 
-    fn sums_of(content: &[u8]) -> Vec<u32> {
-        content.chunks(BLOCK_BYTES as usize).map(checksum::crc).collect()
+    /// The sums of the blocks of `content` that the writes touch.
+    fn sums_of(content: &[u8], writes: &[(u64, usize, u8)]) -> Vec<(u64, u32)> {
+        let blocks = content.chunks(BLOCK_BYTES as usize).map(checksum::crc);
+        let touched = |block: u64| {
+            let met = |(at, bytes, _): &(u64, usize, u8)| {
+                *bytes > 0 && at / BLOCK_BYTES <= block && (at + *bytes as u64 - 1) / BLOCK_BYTES >= block
+            };
+            writes.iter().any(met)
+        };
+        (0..).zip(blocks).filter(|(block, _)| touched(*block)).collect()
+    }
+
+    fn flat(runs: &[Run]) -> Vec<(u64, u32)> {
+        runs.iter().flat_map(|run| (run.block..).zip(run.crcs.iter().copied())).collect()
     }
 
     /// Does the writes to a model, and answers its bytes, the sums, and how often a block was read back.
-    fn run(writes: &[(u64, usize, u8)]) -> (Vec<u8>, Vec<u32>, usize) {
+    fn run(writes: &[(u64, usize, u8)]) -> (Vec<u8>, Vec<(u64, u32)>, usize) {
         let (mut model, mut sums) = (Vec::new(), RegionSums::default());
         for &(offset, bytes, fill) in writes.iter().filter(|(_, bytes, _)| *bytes > 0) {
             let data: Vec<u8> = (0..bytes).map(|i| fill.wrapping_add(i as u8)).collect();
@@ -170,28 +187,31 @@ mod tests {
             Ok::<_, Infallible>(())
         });
         let Ok(found) = found;
-        (model, found, read.get())
+        (model, flat(&found), read.get())
     }
 
     #[test]
     fn pieces_in_any_order_are_combined_without_reading() {
-        let (content, sums, read) =
-            run(&[(200, 100, 1), (0, 100, 2), (100, 100, 3), (BLOCK_BYTES - 5, 10, 4)]);
-        assert_eq!((sums, read), (sums_of(&content), 0));
+        let writes = [(200, 100, 1), (0, 100, 2), (100, 100, 3), (BLOCK_BYTES - 5, 10, 4)];
+        let (content, sums, read) = run(&writes);
+        assert_eq!((sums, read), (sums_of(&content, &writes), 0));
     }
 
     #[test]
     fn a_write_that_covers_another_replaces_it() {
-        let (content, sums, read) = run(&[(10, 5, 1), (20, 5, 2), (8, 20, 3), (8, 20, 4)]);
-        assert_eq!((sums, read), (sums_of(&content), 0));
+        let writes = [(10, 5, 1), (20, 5, 2), (8, 20, 3), (8, 20, 4)];
+        let (content, sums, read) = run(&writes);
+        assert_eq!((sums, read), (sums_of(&content, &writes), 0));
     }
 
     #[test]
     fn a_partial_overlap_is_read_back_once_unless_rewritten_whole() {
-        let (content, sums, read) = run(&[(10, 5, 1), (12, 5, 2), (0, 3, 9)]);
-        assert_eq!((sums, read), (sums_of(&content), 1));
-        let (content, sums, read) = run(&[(10, 5, 1), (12, 5, 2), (0, BLOCK_BYTES as usize, 9)]);
-        assert_eq!((sums, read), (sums_of(&content), 0));
+        let writes = [(10, 5, 1), (12, 5, 2), (0, 3, 9)];
+        let (content, sums, read) = run(&writes);
+        assert_eq!((sums, read), (sums_of(&content, &writes), 1));
+        let writes = [(10, 5, 1), (12, 5, 2), (0, BLOCK_BYTES as usize, 9)];
+        let (content, sums, read) = run(&writes);
+        assert_eq!((sums, read), (sums_of(&content, &writes), 0));
     }
 
     proptest! {
@@ -201,8 +221,9 @@ mod tests {
             writes in prop::collection::vec((0..3 * BLOCK_BYTES, 0..100_000usize, any::<u8>()), 0..12),
             near in prop::collection::vec((BLOCK_BYTES - 50..BLOCK_BYTES + 50, 0..60usize, any::<u8>()), 0..12),
         ) {
-            let (content, sums, _) = run(&[writes, near].concat());
-            prop_assert_eq!(sums, sums_of(&content));
+            let writes = [writes, near].concat();
+            let (content, sums, _) = run(&writes);
+            prop_assert_eq!(sums, sums_of(&content, &writes));
         }
     }
 }

@@ -82,7 +82,7 @@ assert len(blocking) == len(committed) == len(durable) == 2, values
 assert all(a < b < c for a, b, c in zip(blocking, committed, durable)), values
 assert len(values["recovery"]) == 1 and run["errors"] == 0 and run["faultSeconds"] > 0, run
 PY
-note "$(grep '^recovery' ck.txt)"
+note "$(grep '^recovery  *:' ck.txt)"
 
 h c bench dataset -a HAYATE -np 2 --files 40 --samples-per-file 3 --sample 10k --batch 8 --compute-ms 2 -i 2 -R -d /set --json set.json >set.txt ||
     fail "dataset: $(tail -5 set.txt)"

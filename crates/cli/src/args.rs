@@ -1,8 +1,8 @@
 //! The command line.
 
 use crate::commands::{
-    bench, cat, cp, demo, df, down, flush, ls, mkdir, mount, rm, scrub, server, stage, stat, status, umount,
-    up,
+    bench, cat, ckpt, cp, demo, df, down, flush, ls, mkdir, mount, rm, scrub, server, stage, stat, status,
+    umount, up,
 };
 use crate::error::{Result, failed};
 use crate::logging::LogFormat;
@@ -98,6 +98,8 @@ pub enum Command {
     Stage(stage::StageArgs),
     /// Verify everything that the servers hold
     Scrub(scrub::ScrubArgs),
+    /// List, show, verify, prune, pin and export checkpoints
+    Ckpt(ckpt::CkptArgs),
     /// Measure, as IOR and mdtest do
     Bench(bench::BenchCommand),
     /// Show everything: four servers here, a checkpoint burst, a flush, every byte verified

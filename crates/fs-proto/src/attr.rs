@@ -60,12 +60,14 @@ impl Placement {
         }
     }
 
-    /// That of a file made by somebody on the node of `near`: a local file without a node is striped.
+    /// That of a file made by somebody on the node of `near`: a local file without a node is striped. A server that was named stays.
     #[must_use]
     pub fn settled(self, near: Option<ServerId>) -> Placement {
         match (self, near) {
-            (Placement::Local(_), Some(server)) => Placement::Local(Some(server)),
-            (Placement::Local(_), None) => Placement::Striped,
+            (Placement::Local(Some(server)), _) | (Placement::Local(None), Some(server)) => {
+                Placement::Local(Some(server))
+            }
+            (Placement::Local(None), None) => Placement::Striped,
             (other, _) => other,
         }
     }

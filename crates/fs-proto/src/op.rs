@@ -147,6 +147,12 @@ wire_enum! {
         CopyChunkTo = 92,
         /// Change the layout of a directory or of an empty file.
         SetLayout = 93,
+        /// Keep an object outside of the namespace.
+        VaultPut = 96,
+        /// Objects that a server keeps, page by page.
+        VaultList = 97,
+        /// Remove objects.
+        VaultDrop = 98,
         /// Flush the names of this inode, whatever its policy.
         FlushInode = 100,
         /// Which names are not in the shared tier yet, page by page.

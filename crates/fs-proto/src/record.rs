@@ -101,6 +101,18 @@ wire_struct! {
 }
 
 wire_struct! {
+    /// What is stored of an object outside of the namespace.
+    pub struct VaultRecord {
+        /// Whose it is.
+        pub uid: u32,
+        /// Where its chunks are.
+        pub ino: InodeId,
+        /// What is remembered with it.
+        pub value: Bytes,
+    }
+}
+
+wire_struct! {
     /// A directory entry as stored.
     pub struct EntryRecord {
         /// Inode.

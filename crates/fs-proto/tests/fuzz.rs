@@ -13,7 +13,7 @@ use fs_proto::checksum::crc;
 use fs_proto::ids::{ChunkIndex, ClientId, InodeId, Partition, ServerId};
 use fs_proto::msg::{
     Caller, admin::*, chunk::*, inode::*, lock::*, name::*, scrub::*, session::*, small::*, tier::*,
-    transaction::*,
+    transaction::*, vault::*,
 };
 use fs_proto::op::Request;
 use fs_proto::placement::{MapEvent, Member};
@@ -77,7 +77,7 @@ fn operations() -> Vec<(Op, [Kind; 2])> {
         Prepare Decide Outcome TreeLock GetShard
         FlushChunks TierPath TierState FlushStatus FlushNow FlushInode FlushList
         FindSource FetchChunk EvictChunks EvictNow DetachFile FetchShare FlushNote TierPlace TierForget
-        ServerStatus Shutdown Scrub CopyChunk
+        ServerStatus Shutdown Scrub CopyChunk VaultPut VaultList VaultDrop
     }
 }
 
@@ -116,6 +116,9 @@ fn kinds() -> Vec<Kind> {
         PutOutcome,
         ShardRecord,
         EntryRecord,
+        VaultRecord,
+        VaultObject,
+        VaultPage,
         Check,
         Mutation,
         RequestResult,

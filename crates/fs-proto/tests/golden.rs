@@ -10,7 +10,7 @@ use fs_proto::ids::{ChunkIndex, ClientId, InodeId, Partition, ServerId};
 use fs_proto::lock::{HeldLock, LockFamily, LockKind, LockOwner, LockRange};
 use fs_proto::msg::{
     Caller, admin::*, chunk::*, inode::*, lock::*, name::*, scrub::*, session::*, small::*, tier::*,
-    transaction::*,
+    transaction::*, vault::*,
 };
 use fs_proto::placement::{
     MapEvent, Member, chunk_partition, directory_partition, entry_cookie, entry_partition, name_hash,
@@ -492,6 +492,9 @@ const OPERATIONS: &[(u16, &str)] = &[
     (91, "FindChunks"),
     (92, "CopyChunkTo"),
     (93, "SetLayout"),
+    (96, "VaultPut"),
+    (97, "VaultList"),
+    (98, "VaultDrop"),
     (100, "FlushInode"),
     (101, "FlushList"),
     (102, "FindSource"),
@@ -501,6 +504,27 @@ const OPERATIONS: &[(u16, &str)] = &[
     (106, "DetachFile"),
     (107, "FetchShare"),
 ];
+
+#[test]
+fn objects_outside_of_the_namespace() {
+    let object = VaultObject { key: Bytes::from_static(b"k"), ino: FILE, value: Bytes::from_static(b"v") };
+    Golden::default()
+        .is(
+            VaultPut { key: Bytes::from_static(b"k"), value: Bytes::from_static(b"v") },
+            "010000006b0100000076",
+        )
+        .is(VaultList { prefix: Bytes::from_static(b"k"), after: Bytes::new() }, "010000006b00000000")
+        .is(
+            VaultPage { store: 9, objects: vec![object], end: true },
+            "090000000000000001000000010000006b0700000000003412010000007601",
+        )
+        .is(VaultDrop { prefix: Bytes::from_static(b"k") }, "010000006b")
+        .is(
+            VaultRecord { uid: 5, ino: FILE, value: Bytes::from_static(b"v") },
+            "0500000007000000000034120100000076",
+        )
+        .done();
+}
 
 /// Numbers of operations. Append only: a number that is gone moves to the second list and never comes back.
 #[test]

@@ -23,6 +23,7 @@ mod places;
 mod seek;
 mod small;
 mod stage;
+mod vault;
 mod walk;
 
 use std::cell::Cell;

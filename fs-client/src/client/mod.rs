@@ -4,6 +4,7 @@ mod admin;
 mod inodes;
 mod layouts;
 mod paths;
+mod vault;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use crate::shared::Shared;
 
 pub use layouts::{Held, Located};
 pub use paths::ReadDir;
+pub use vault::{Kept, Spot};
 
 /// How long [`Client::connect`] waits for one server.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -23,6 +23,7 @@
 //! 'h' ino:u64                         -> Option<TierSource> what chunks of a file that are not held here are fetched from: `backing/rows.rs`
 //! 'n' ino:u64 chunk:u64               -> ()                 a chunk of such a file that is as it should be although nothing may be held of it
 //! 'k' lane:u8                         -> count, floor       the batches of a lane of commits: `kv/guard.rs`
+//! 'y' key...                          -> VaultRecord        an object outside of the namespace: `vault.rs`
 //! 'e', 'v'                                                  the index of the chunk store: `store/rows.rs`
 //! ```
 //! Integers are big-endian, so that keys sort by them. Values begin with [`fs_proto::record::RECORD_VERSION`]; in the
@@ -225,6 +226,14 @@ pub fn tier_entry(parent: InodeId, name: &[u8]) -> Key {
 /// A removed directory that the shared tier still has.
 pub fn tier_ghost(ino: InodeId) -> Key {
     with_ino(b'g', ino, 0)
+}
+
+/// An object of the vault.
+pub fn vault(key: &[u8]) -> Key {
+    let mut whole = Vec::with_capacity(1 + key.len());
+    whole.push(b'y');
+    whole.extend_from_slice(key);
+    whole
 }
 
 /// A fact of the server.

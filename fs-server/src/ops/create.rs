@@ -29,7 +29,7 @@ enum Outcome {
 /// Makes what is asked, or finds what is there.
 pub async fn create(worker: &Rc<Worker>, context: &Context, request: Create) -> OpResult<Created> {
     let node = &worker.node;
-    validate(context, &request)?;
+    validate(worker, context, &request)?;
     let named = !request.name.is_empty();
     let view = directory_here(node, request.parent, &request.name).await?;
     let hash = name_hash(request.parent, &request.name);
@@ -69,7 +69,7 @@ fn note_open(worker: &Worker, context: &Context, request: &Create, ino: InodeId,
     }
 }
 
-fn validate(context: &Context, request: &Create) -> OpResult<()> {
+fn validate(worker: &Worker, context: &Context, request: &Create) -> OpResult<()> {
     if !request.name.is_empty() {
         valid_name(&request.name)?;
     } else if request.kind != FileKind::File || request.open.is_none() {
@@ -79,7 +79,7 @@ fn validate(context: &Context, request: &Create) -> OpResult<()> {
         ));
     }
     if let Some(wish) = &request.layout {
-        layout::possible(wish)?;
+        layout::possible(worker, wish)?;
     }
     match request.kind {
         FileKind::Directory => Err(OpError::new(Status::Invalid, "directories are made with mkdir")),

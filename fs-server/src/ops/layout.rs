@@ -10,7 +10,7 @@ use bytes::Bytes;
 use fs_proto::msg::chunk::DropChunks;
 use fs_proto::msg::inode::SetLayout;
 use fs_proto::record::InodeRecord;
-use fs_proto::{Attr, FileKind, InodeId, Layout, LayoutWish, Status, layout_text};
+use fs_proto::{Attr, FileKind, InodeId, Layout, LayoutWish, Placement, Status, layout_text};
 
 use super::setattr::commit_held;
 use super::{ask_all, getattr, spill};
@@ -42,11 +42,16 @@ pub fn wished(value: &[u8]) -> OpResult<LayoutWish> {
 }
 
 /// Whether there can be such a layout.
-pub fn possible(wish: &LayoutWish) -> OpResult<()> {
-    if wish.is_possible() {
-        return Ok(());
+pub fn possible(worker: &Worker, wish: &LayoutWish) -> OpResult<()> {
+    if !wish.is_possible() {
+        return Err(OpError::new(Status::Invalid, "a chunk has 64 KiB to 16 MiB"));
     }
-    Err(OpError::new(Status::Invalid, "a chunk has 64 KiB to 16 MiB"))
+    match wish.placement {
+        Some(Placement::Local(Some(server))) if worker.node.map().share(server) == 0 => {
+            Err(OpError::new(Status::Invalid, "the server that is named for the file keeps no files"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Changes it.
@@ -57,7 +62,7 @@ pub async fn set(worker: &Rc<Worker>, context: &Context, request: SetLayout) -> 
 
 /// As [`set`], and the request is remembered if it is one to be remembered.
 pub async fn change(worker: &Rc<Worker>, context: &Context, ino: InodeId, wish: &LayoutWish) -> OpResult<()> {
-    possible(wish)?;
+    possible(worker, wish)?;
     let namespace = &worker.node.namespace;
     let hold = namespace.locks().hold(LockSet::of(&[(LockKey::Inode(ino), Mode::Exclusive)])).await;
     let before = namespace.inode_in_section(ino)?.ok_or(OpError::not_found())?;
@@ -85,7 +90,12 @@ fn allowed(worker: &Worker, context: &Context, inode: &InodeRecord) -> OpResult<
 fn next(worker: &Worker, context: &Context, attr: &Attr, wish: &LayoutWish) -> OpResult<Option<Layout>> {
     let layout = wish.applied(attr.layout);
     if attr.is_dir() {
-        return Ok(Some(layout));
+        // What is made in it lies with its own maker.
+        let placement = match layout.placement {
+            Placement::Local(_) => Placement::Local(None),
+            other => other,
+        };
+        return Ok(Some(Layout { placement, ..layout }));
     }
     let layout = layout.settled(context.near());
     if never_had_chunks(worker, context, attr) {

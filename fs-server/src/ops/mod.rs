@@ -27,6 +27,7 @@ pub mod scrub;
 pub mod setattr;
 pub mod spill;
 pub mod unlink;
+pub mod vault;
 pub mod xattr;
 
 use std::rc::Rc;

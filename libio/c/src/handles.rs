@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use fs_client::{Client, File, ReadDir};
 
 use crate::border::{Failure, Result};
+use crate::ckpt::{Ckpt, CkptWriter};
 
 const PLACE_BITS: u32 = 20;
 const TURN_BITS: u32 = 7;
@@ -97,6 +98,10 @@ pub struct Tables {
     pub files: Table<Opened>,
     /// Listings.
     pub listings: Table<Listing>,
+    /// Directories of checkpoint sets.
+    pub ckpts: Table<Ckpt>,
+    /// Ranks' parts of versions.
+    pub writers: Table<CkptWriter>,
 }
 
 impl Tables {
@@ -105,6 +110,8 @@ impl Tables {
             clients: Table::new("connection", forks),
             files: Table::new("file", forks),
             listings: Table::new("listing", forks),
+            ckpts: Table::new("directory of checkpoints", forks),
+            writers: Table::new("version being written", forks),
         }
     }
 }

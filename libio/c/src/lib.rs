@@ -7,6 +7,7 @@
 //! | [`border`] | what every call passes: panics are caught, errors become numbers and words |
 //! | [`arguments`] | pointers and integers of C, checked |
 //! | [`handles`] | which number is which connection, file or listing |
+//! | [`ckpt`] | checkpoints: the functions of `libio` |
 //! | `connection`, `file`, `attributes`, `names`, `whole`, `listing`, `xattr`, `space` | the functions |
 //!
 //! # Invariants
@@ -17,6 +18,7 @@
 pub mod arguments;
 mod attributes;
 pub mod border;
+pub mod ckpt;
 mod connection;
 mod file;
 pub mod handles;

@@ -73,6 +73,11 @@ fn bad_arguments() {
 }
 
 #[test]
+fn checkpoints() {
+    Program::compiled("checkpoints").passes();
+}
+
+#[test]
 fn threads() {
     Program::compiled("threads").passes();
 }

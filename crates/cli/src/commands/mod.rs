@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod cat;
+pub mod ckpt;
 pub mod cp;
 pub mod demo;
 pub mod df;
@@ -34,6 +35,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Umount(args) => umount::run(&args),
         Command::Ls(args) => ls::run(global, &args),
         Command::Cat(args) => cat::run(global, &args),
+        Command::Ckpt(args) => ckpt::run(global, &args),
         Command::Cp(args) => cp::run(global, &args),
         Command::Stat(args) => stat::run(global, &args),
         Command::Df(args) => df::run(global, &args),

@@ -13,6 +13,7 @@ pub mod session;
 pub mod small;
 pub mod tier;
 pub mod transaction;
+pub mod vault;
 
 use crate::wire::wire_struct;
 

@@ -8,7 +8,7 @@ use fs_proto::ids::*;
 use fs_proto::lock::{HeldLock, LockFamily, LockKind, LockOwner, LockRange};
 use fs_proto::msg::{
     Caller, admin::*, chunk::*, inode::*, lock::*, name::*, scrub::*, session::*, small::*, tier::*,
-    transaction::*,
+    transaction::*, vault::*,
 };
 use fs_proto::placement::{MapEvent, Member};
 use fs_proto::record::*;
@@ -325,6 +325,11 @@ structs! {
     DetachFile { ino, parent, name }
     FetchShare { ino }
     FlushNote { ino, name, had, forced }
+    VaultPut { key, value }
+    VaultList { prefix, after }
+    VaultPage { store, objects, end }
+    VaultObject { key, ino, value }
+    VaultDrop { prefix }
     TierPlace { dir }
     TierForget { dir }
 
@@ -341,6 +346,7 @@ structs! {
     InlineRecord { crc, data }
     ShardRecord { dir, mode, uid, gid, layout, mtime, entries, subdirs }
     EntryRecord { ino, kind }
+    VaultRecord { uid, ino, value }
     RequestResult { count, op, status, ino }
 }
 

@@ -1,0 +1,159 @@
+/* Two ranks write a version each way, the other reads it; wrong calls fail and harm nothing. */
+#include "check.h"
+
+#define BYTES (3u << 20)
+
+static char plate[2][BYTES], found[BYTES];
+
+static int rank_writes(int ckpt, uint64_t version, uint32_t rank, const hayate_ckpt_options_t *options)
+{
+    int writer = hayate_ckpt_begin(ckpt, "heat", version, rank, 2, options);
+    CHECK(writer >= 0);
+    GIVES(BYTES, hayate_ckpt_write(writer, "plate", plate[rank], BYTES, (uint64_t)rank * BYTES));
+    return writer;
+}
+
+static void *commits(void *writer)
+{
+    return (void *)(intptr_t)hayate_ckpt_commit(*(int *)writer, 1);
+}
+
+static void both_commit(int ckpt, uint64_t version, const hayate_ckpt_options_t *options)
+{
+    int writers[2];
+    pthread_t other;
+    void *verdict;
+    for (uint32_t rank = 0; rank < 2; rank++)
+        writers[rank] = rank_writes(ckpt, version, rank, options);
+    CHECK(pthread_create(&other, NULL, commits, &writers[0]) == 0);
+    GIVES(0, hayate_ckpt_commit(writers[1], 1));
+    CHECK(pthread_join(other, &verdict) == 0 && verdict == NULL);
+    FAILS(EBADF, hayate_ckpt_commit(writers[1], 1));
+}
+
+static void reads(int ckpt, uint64_t version)
+{
+    GIVES(2 * (int64_t)BYTES, hayate_ckpt_size(ckpt, "heat", version, "plate"));
+    for (uint64_t rank = 0; rank < 2; rank++) {
+        memset(found, 0, BYTES);
+        GIVES(BYTES, hayate_ckpt_read(ckpt, "heat", version, "plate", found, BYTES, rank * BYTES));
+        CHECK(memcmp(found, plate[rank], BYTES) == 0);
+    }
+}
+
+static void verdicts(int ckpt)
+{
+    int first = rank_writes(ckpt, 10, 0, NULL), second = rank_writes(ckpt, 10, 1, NULL);
+    GIVES(0, hayate_ckpt_seal(first, 1));
+    FAILS(EINVAL, hayate_ckpt_write(first, "plate", plate[0], 1, 0));
+    GIVES(0, hayate_ckpt_test(first));
+    GIVES(HAYATE_CKPT_OPEN, hayate_ckpt_state(ckpt, "heat", 10));
+    FAILS(ETIMEDOUT, hayate_ckpt_wait(ckpt, "heat", 10, HAYATE_CKPT_COMMITTED, 5));
+    FAILS(EINVAL, hayate_ckpt_wait(ckpt, "heat", 10, HAYATE_CKPT_OPEN, 5));
+    FAILS(ECANCELED, hayate_ckpt_commit(second, 0));
+    FAILS(ECANCELED, hayate_ckpt_test(first));
+    FAILS(EBADF, hayate_ckpt_test(first));
+    GIVES(HAYATE_CKPT_ABORTED, hayate_ckpt_state(ckpt, "heat", 10));
+    first = rank_writes(ckpt, 10, 0, NULL);
+    GIVES(0, hayate_ckpt_seal(first, 1));
+    FAILS(ECANCELED, hayate_ckpt_join(first, 5)); /* The other one does not come. */
+}
+
+static void protected_memory(int ckpt)
+{
+    static char a[1000], b[1000];
+    memset(a, 1, sizeof a);
+    memset(b, 2, sizeof b);
+    GIVES(0, hayate_ckpt_protect(ckpt, "a", a, sizeof a, 0));
+    GIVES(0, hayate_ckpt_protect(ckpt, "a", b, sizeof b, sizeof a));
+    int writer = hayate_ckpt_begin(ckpt, "state", 1, 0, 1, NULL);
+    GIVES(2000, hayate_ckpt_write_all(writer));
+    memset(a, 9, sizeof a);
+    memset(b, 9, sizeof b);
+    GIVES(0, hayate_ckpt_commit(writer, 1));
+    GIVES(2000, hayate_ckpt_read_all(ckpt, "state", 1));
+    CHECK(a[0] == 1 && a[999] == 1 && b[0] == 2 && b[999] == 2);
+    GIVES(2, hayate_ckpt_unprotect(ckpt, "a"));
+    GIVES(0, hayate_ckpt_read_all(ckpt, "state", 1));
+}
+
+static void routed(int fs, int ckpt)
+{
+    char path[4096];
+    int writer = hayate_ckpt_begin(ckpt, "state", 2, 0, 1, NULL);
+    FAILS(ERANGE, hayate_ckpt_route(writer, "x", path, 3));
+    int64_t length = hayate_ckpt_route(writer, "out", path, sizeof path);
+    CHECK(length > 0 && strlen(path) == (size_t)length);
+    GIVES(5, hayate_put(fs, path, "hello", 5, 0600));
+    GIVES(0, hayate_ckpt_commit(writer, 1));
+    GIVES(5, hayate_ckpt_read(ckpt, "state", 2, "out", found, 100, 0));
+    CHECK(memcmp(found, "hello", 5) == 0);
+}
+
+static void bad_calls(int fs, int ckpt)
+{
+    hayate_ckpt_options_t options = {0};
+    FAILS(EFAULT, hayate_ckpt_open(fs, NULL, NULL, NULL));
+    FAILS(EBADF, hayate_ckpt_open(-1, "/c", NULL, NULL));
+    FAILS(EINVAL, hayate_ckpt_begin(ckpt, "heat", 20, 0, 1, &options));
+    options.size = sizeof options;
+    options.copies = options.parity_data = 1;
+    FAILS(EINVAL, hayate_ckpt_begin(ckpt, "heat", 20, 0, 1, &options));
+    FAILS(EINVAL, hayate_ckpt_begin(ckpt, "heat", 20, 2, 2, NULL));
+    FAILS(EINVAL, hayate_ckpt_begin(ckpt, "a/b", 20, 0, 1, NULL));
+    FAILS(EEXIST, hayate_ckpt_begin(ckpt, "heat", 1, 0, 2, NULL));
+    FAILS(ENOENT, hayate_ckpt_size(ckpt, "heat", 77, "plate"));
+    FAILS(ENOENT, hayate_ckpt_size(ckpt, "heat", 1, "none"));
+    FAILS(EFAULT, hayate_ckpt_latest(ckpt, "heat", 0, NULL));
+}
+
+int main(int argc, char **argv)
+{
+    CHECK(argc == 2);
+    int fs = hayate_connect(argv[1]);
+    CHECK(fs >= 0);
+    int ckpt = hayate_ckpt_open(fs, "/checkpoints", "run", NULL);
+    uint64_t version = 0;
+    GIVES(0, hayate_ckpt_latest(ckpt, "heat", 0, &version));
+    for (size_t at = 0; at < BYTES; at++) {
+        plate[0][at] = (char)(at * 7);
+        plate[1][at] = (char)(at * 11 + 3);
+    }
+    both_commit(ckpt, 1, NULL);
+    hayate_ckpt_options_t copies = {.size = sizeof copies, .copies = 1, .timeout_ms = 60000};
+    both_commit(ckpt, 2, &copies);
+    hayate_ckpt_options_t parity = {.size = sizeof parity, .parity_data = 2, .parity_extra = 1};
+    both_commit(ckpt, 3, &parity);
+    for (version = 1; version <= 3; version++)
+        reads(ckpt, version);
+    verdicts(ckpt);
+    GIVES(1, hayate_ckpt_latest(ckpt, "heat", 0, &version));
+    CHECK(version == 3);
+    GIVES(0, hayate_ckpt_finish(ckpt, "heat", 3, 0));
+    GIVES(1, hayate_ckpt_latest(ckpt, "heat", 0, &version));
+    CHECK(version == 2);
+    GIVES(0, hayate_ckpt_pin(ckpt, "heat", 1, 1));
+    hayate_ckpt_info_t infos[2];
+    GIVES(4, hayate_ckpt_list(ckpt, "heat", infos, 2));
+    CHECK(infos[0].version == 1 && infos[0].pinned == 1 && infos[0].bytes == 2 * (uint64_t)BYTES);
+    CHECK(infos[1].nranks == 2 && infos[1].state == HAYATE_CKPT_COMMITTED);
+    char name[16];
+    uint64_t bytes = 0;
+    GIVES(1, hayate_ckpt_region(ckpt, "heat", 2, 0, name, sizeof name, &bytes));
+    CHECK(strcmp(name, "plate") == 0 && bytes == 2 * (uint64_t)BYTES);
+    GIVES(0, hayate_ckpt_region(ckpt, "heat", 2, 1, name, sizeof name, &bytes));
+    GIVES(0, hayate_ckpt_prune(ckpt, "heat", 1));
+    protected_memory(ckpt);
+    routed(fs, ckpt);
+    bad_calls(fs, ckpt);
+    hayate_ckpt_advice_t advice;
+    GIVES(0, hayate_ckpt_advise(3600, 10, 1, 65, 0, &advice));
+    CHECK(advice.checkpoint == 1 && advice.stop == 1);
+    GIVES(0, hayate_ckpt_advise(3600, 10, 1, -1, 0, &advice));
+    CHECK(advice.checkpoint == 0 && advice.stop == 0 && advice.next_s > 200 && advice.next_s < 300);
+    FAILS(EINVAL, hayate_ckpt_advise(-1, 10, 1, -1, 0, &advice));
+    GIVES(0, hayate_ckpt_close(ckpt));
+    FAILS(EBADF, hayate_ckpt_close(ckpt));
+    GIVES(0, hayate_disconnect(fs));
+    return 0;
+}

@@ -1,0 +1,203 @@
+"""Goal: torch's distributed checkpoints appear whole or not at all, and come back as they were. Method: dcp.save, async_save and load of all kinds of tensors;
+failures of a rank; two ranks that become one; the example, killed again and again."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed (from PyPI it is gigabytes; ./test --long installs it)")
+
+import torch.distributed.checkpoint as dcp  # noqa: E402
+
+from hayate.dcp import HayateReader, HayateWriter, latest, prune, versions  # noqa: E402
+
+EXAMPLE = Path(os.environ.get("HAYATE_EXAMPLES", Path(__file__).parents[2] / "examples")) / "torch_training.py"
+
+
+@pytest.fixture
+def checkpoints(place):
+    return f"{place}/set"
+
+
+def some_state(fill=1.0):
+    return {
+        "matrix": torch.full((300, 400), fill),
+        "half": torch.arange(10, dtype=torch.float32).to(torch.bfloat16) * fill,
+        "scalar": torch.tensor(3.5 * fill),
+        "empty": torch.empty(0, 3),
+        "bools": torch.tensor([True, False]),
+        "view": torch.arange(24).reshape(4, 6).t(),
+        "complex": torch.tensor([1 + 2j, 3 - 1j]) * fill,
+        "nested": {"list": [1, "two", torch.ones(3) * fill], "step": 7},
+    }
+
+
+def same(one, two):
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, two) and one.dtype == two.dtype
+    if isinstance(one, dict):
+        return one.keys() == two.keys() and all(same(one[key], two[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(two) and all(map(same, one, two))
+    return one == two
+
+
+def test_all_kinds_of_state(checkpoints):
+    state = some_state()
+    dcp.save(state, storage_writer=HayateWriter(checkpoints), checkpoint_id="12")
+    back = some_state(0.0)
+    assert not same(state, back)
+    dcp.load(back, storage_reader=HayateReader(checkpoints), checkpoint_id="12")
+    assert same(state, back)
+    assert versions(checkpoints) == [12]
+
+
+def test_numbers(checkpoints):
+    writer = HayateWriter(checkpoints)
+    assert latest(checkpoints) is None
+    with pytest.raises(dcp.api.CheckpointException, match="no version"):
+        dcp.load(some_state(), storage_reader=HayateReader(checkpoints))
+    for fill in (1.0, 2.0, 3.0):
+        dcp.save(some_state(fill), storage_writer=writer)
+    assert versions(checkpoints) == [0, 1, 2] and writer.checkpoint_id == "2"
+    with pytest.raises(dcp.api.CheckpointException, match="committed"):
+        dcp.save(some_state(9.0), storage_writer=writer, checkpoint_id="1")
+    back = some_state(0.0)
+    dcp.load(back, storage_reader=HayateReader(checkpoints))
+    assert same(back, some_state(3.0))
+    assert prune(checkpoints, keep=2) == [0] and versions(checkpoints) == [1, 2]
+    dcp.load(back, storage_reader=HayateReader(checkpoints), checkpoint_id="1")
+    assert same(back, some_state(2.0))
+    with pytest.raises(ValueError, match="number"):
+        dcp.save(some_state(), storage_writer=writer, checkpoint_id="newest")
+
+
+def test_tensors_are_loaded_into_their_memory(checkpoints):
+    state = {"matrix": torch.rand(1000, 1000)}
+    dcp.save(state, storage_writer=HayateWriter(checkpoints))
+    back = {"matrix": torch.zeros(1000, 1000)}
+    before = back["matrix"].data_ptr()
+    dcp.load(back, storage_reader=HayateReader(checkpoints))
+    assert back["matrix"].data_ptr() == before and torch.equal(back["matrix"], state["matrix"])
+    other_type = {"matrix": torch.zeros(1000, 1000, dtype=torch.float64)}
+    dcp.load(other_type, storage_reader=HayateReader(checkpoints))
+    assert torch.equal(other_type["matrix"], state["matrix"].double())
+
+
+class FailingWriter(HayateWriter):
+    """Fails at a given point of the second version."""
+
+    def __init__(self, path, point):
+        super().__init__(path)
+        self.point = point
+
+    def _item(self, item, planner, name, offset):
+        if self.point == "data" and item.index.fqn == "matrix":
+            raise OSError(28, "no space, says the test")
+        return super()._item(item, planner, name, offset)
+
+    def finish(self, metadata, results):
+        if self.point == "manifest":
+            raise OSError(28, "no space, says the test")
+        super().finish(metadata, results)
+
+
+@pytest.mark.parametrize("point", ["data", "manifest"])
+def test_a_failure_leaves_the_older_version(fs, checkpoints, point):
+    dcp.save(some_state(1.0), storage_writer=HayateWriter(checkpoints), checkpoint_id="1")
+    with pytest.raises(dcp.api.CheckpointException, match="no space"):
+        dcp.save(some_state(2.0), storage_writer=FailingWriter(checkpoints, point), checkpoint_id="2")
+    assert versions(checkpoints) == [1]
+    back = some_state(0.0)
+    dcp.load(back, storage_reader=HayateReader(checkpoints))
+    assert same(back, some_state(1.0))
+    dcp.save(some_state(3.0), storage_writer=HayateWriter(checkpoints), checkpoint_id="2")
+    assert len(fs.listdir(checkpoints)) == 5
+    prune(checkpoints, keep=5)
+    assert len(fs.listdir(checkpoints)) == 4, "what the failure left is still there"
+    dcp.load(back, storage_reader=HayateReader(checkpoints))
+    assert same(back, some_state(3.0))
+
+
+def test_damage_is_found(fs, checkpoints):
+    dcp.save({"matrix": torch.rand(100, 100)}, storage_writer=HayateWriter(checkpoints), checkpoint_id="1")
+    data = next(name for name in fs.listdir(checkpoints) if ".data." in name)
+    fs.truncate(f"{checkpoints}/{data}/0", 5000)
+    with pytest.raises(dcp.api.CheckpointException, match="damaged"):
+        dcp.load({"matrix": torch.zeros(100, 100)}, storage_reader=HayateReader(checkpoints))
+
+
+RANKS = """
+import sys
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
+from hayate.dcp import HayateReader, HayateWriter
+
+dist.init_process_group("gloo")
+mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+full = torch.arange(8 * 6, dtype=torch.float32).reshape(8, 6)
+state = {"sharded": distribute_tensor(full if sys.argv[1] == "save" else torch.zeros(8, 6), mesh, [Shard(int(sys.argv[3]))])}
+if sys.argv[1] == "save":
+    dcp.async_save(state, storage_writer=HayateWriter(sys.argv[2]), checkpoint_id="5").result()
+else:
+    dcp.load(state, storage_reader=HayateReader(sys.argv[2]))
+    assert torch.equal(state["sharded"].full_tensor(), full)
+dist.destroy_process_group()
+"""
+
+
+def run_ranks(tmp_path, count, *arguments):
+    program = tmp_path / "ranks.py"
+    program.write_text(RANKS)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", str(program), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_ranks_may_be_other_in_number(checkpoints, tmp_path):
+    """Two ranks save a tensor by rows; three load it by columns, and one program the whole of it."""
+    run_ranks(tmp_path, 2, "save", checkpoints, "0")
+    run_ranks(tmp_path, 3, "load", checkpoints, "1")
+    back = {"sharded": torch.zeros(8, 6)}
+    dcp.load(back, storage_reader=HayateReader(checkpoints))
+    assert torch.equal(back["sharded"], torch.arange(48.0).reshape(8, 6))
+
+
+def train(checkpoints, steps, kill_at=None):
+    """Runs the example; kills it when it says that it saved so many. Answers its lines."""
+    program = subprocess.Popen(
+        [sys.executable, str(EXAMPLE), "--set", checkpoints, "--steps", str(steps), "--every", "5"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    watchdog = threading.Timer(100, program.kill)
+    watchdog.start()
+    lines, saved = [], 0
+    for line in program.stdout:
+        lines.append(line.strip())
+        saved += line.startswith("saved")
+        if kill_at is not None and saved == kill_at:
+            program.send_signal(signal.SIGKILL)
+            break
+    errors = program.stderr.read()
+    code = program.wait()
+    watchdog.cancel()
+    assert code == (0 if kill_at is None else -signal.SIGKILL), errors[-3000:]
+    return lines
+
+
+def test_the_example_is_killed_and_goes_on(place):
+    straight = train(f"{place}/straight", 100)[-1]
+    assert straight.startswith("done: ")
+    for kill_at in (1, 2, 4):
+        train(f"{place}/killed", 100, kill_at)
+        assert latest(f"{place}/killed") is not None
+    lines = train(f"{place}/killed", 100)
+    assert lines[0].startswith("goes on from step ") and lines[-1] == straight
+    assert len(versions(f"{place}/killed")) <= 3

@@ -1,0 +1,158 @@
+//! Goal: whatever moment a rank is killed at, and whatever call to the file system fails, a restart finds the old version or the new one,
+//! never a mixture, and the same number can be tried again. Method: the test starts itself again as a rank that kills itself (SIGKILL)
+//! before its n-th change, for every n; and ranks as threads whose n-th change fails.
+
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use fs_client::{Client, ClientConfig, Status};
+use hayate_tests::Cluster;
+use libio::{Checkpoints, Error, Result};
+
+const SET: &str = "set";
+const BYTES: usize = 1_200_000;
+/// How long a rank waits for one that is dead.
+const SHORT: Duration = Duration::from_millis(50);
+
+/// What rank `rank` writes into `version`.
+fn content(version: u64, rank: u32) -> Vec<u8> {
+    (0..BYTES as u64).map(|at| (at * 31 + version * 101 + u64::from(rank) * 7 + (at >> 8)) as u8).collect()
+}
+
+/// All that a rank of two does for a version, but for waiting.
+fn work(checkpoints: &Checkpoints, version: u64, rank: u32) -> Result<libio::Pending> {
+    let mut writer = checkpoints.begin(SET, version, rank, 2)?;
+    writer.write("array", &content(version, rank), u64::from(rank) * BYTES as u64)?;
+    writer.write(&format!("own.{rank}"), &version.to_le_bytes(), 0)?;
+    writer.seal(true)
+}
+
+/// Both ranks, one after the other.
+fn save(checkpoints: &Checkpoints, version: u64) {
+    let pending: Vec<_> = (0..2).map(|rank| work(checkpoints, version, rank).expect("sealed")).collect();
+    pending[0].wait(SHORT).expect("committed");
+}
+
+fn assert_whole(checkpoints: &Checkpoints, version: u64) {
+    let snapshot = checkpoints.snapshot(SET, version).expect("snapshot");
+    for rank in 0..2 {
+        let mut found = vec![0; BYTES];
+        snapshot.read("array", u64::from(rank) * BYTES as u64, &mut found).expect("read");
+        assert!(found == content(version, rank), "version {version}, rank {rank}");
+        let mut own = [0; 8];
+        snapshot.read(&format!("own.{rank}"), 0, &mut own).expect("read");
+        assert_eq!(u64::from_le_bytes(own), version);
+    }
+}
+
+/// As a rank of its own process: see [`a_rank_is_killed_at_every_boundary`].
+#[test]
+fn child() {
+    let Ok(order) = std::env::var("HAYATE_TEST_CHILD") else { return };
+    let parts: Vec<&str> = order.split(' ').collect();
+    let [cluster, version, step] = parts[..] else { panic!("{order}") };
+    let (version, step): (u64, usize) = (version.parse().expect("a version"), step.parse().expect("a step"));
+    let client = Client::connect(ClientConfig::load(cluster.as_ref()).expect("cluster")).expect("connect");
+    let count = AtomicUsize::new(0);
+    let checkpoints = Checkpoints::open(client, "/ckpt").expect("open").with_group(&format!("run {version}"));
+    let checkpoints = checkpoints.with_hook(Arc::new(move |_| {
+        if count.fetch_add(1, Ordering::Relaxed) + 1 == step {
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL)
+                .expect("killed");
+        }
+        Ok(())
+    }));
+    work(&checkpoints, version, 1).expect("sealed");
+}
+
+#[test]
+fn a_rank_is_killed_at_every_boundary() {
+    let cluster = Cluster::start(2);
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("run").join("c.toml");
+    cluster.file().store(&file).expect("cluster file");
+    let checkpoints = Checkpoints::open(cluster.client(), "/ckpt").expect("open").with_group("run 0");
+    save(&checkpoints, 0);
+    let (mut step, mut old, mut fates) = (0, 0, [0, 0]);
+    loop {
+        step += 1;
+        let version = step as u64;
+        let ours = checkpoints.clone().with_group(&format!("run {version}"));
+        let pending = work(&ours, version, 0).expect("sealed");
+        let child = Command::new(std::env::current_exe().expect("this program"))
+            .args(["--exact", "child"])
+            .env("HAYATE_TEST_CHILD", format!("{} {version} {step}", file.display()))
+            .stdout(Stdio::null())
+            .status()
+            .expect("the child runs");
+        let heard = pending.wait(SHORT);
+        let latest = checkpoints.latest(SET).expect("latest").expect("there is always one");
+        assert_eq!(latest, if heard.is_ok() { version } else { old }, "step {step}: {heard:?}");
+        assert_whole(&checkpoints, latest);
+        assert_whole(&checkpoints, old);
+        if child.success() {
+            assert_eq!(latest, version);
+            break;
+        }
+        fates[usize::from(heard.is_ok())] += 1;
+        if let Err(verdict) = heard {
+            assert!(matches!(verdict, Error::Aborted { .. }), "step {step}: {verdict}");
+            save(&checkpoints.clone().with_group("again"), version);
+        }
+        assert_whole(&checkpoints, version);
+        assert_eq!(checkpoints.prune(SET, 2).expect("prune").len(), usize::from(step > 1));
+        old = version;
+    }
+    // Before the verdict the old version stays, after it the new one comes: both have been seen.
+    assert!(fates[0] > 10 && fates[1] > 1, "{fates:?} of {step} steps");
+}
+
+#[test]
+fn every_call_fails_once() {
+    let cluster = Cluster::start(2);
+    let checkpoints = Checkpoints::open(cluster.client(), "/ckpt").expect("open").with_group("run 0");
+    save(&checkpoints, 0);
+    let (mut step, mut old, mut failures) = (0, 0, 0);
+    loop {
+        step += 1;
+        let version = step as u64;
+        let ours = checkpoints.clone().with_group(&format!("run {version}"));
+        let count = Arc::new(AtomicUsize::new(0));
+        let counted = count.clone();
+        let failing = ours.clone().with_hook(Arc::new(move |kind| {
+            if counted.fetch_add(1, Ordering::Relaxed) + 1 != step {
+                return Ok(());
+            }
+            let status = if kind == "write" { Status::NoSpace } else { Status::Io };
+            let (message, path) = (format!("{kind} fails"), None);
+            Err(Error::FileSystem(fs_client::Error::Status { status, message, path }))
+        }));
+        let first = work(&ours, version, 0).expect("sealed");
+        let second = work(&failing, version, 1).and_then(|pending| pending.wait(SHORT));
+        let done = count.load(Ordering::Relaxed) < step;
+        let heard = first.wait(SHORT);
+        let latest = checkpoints.latest(SET).expect("latest").expect("there is always one");
+        if heard.is_ok() {
+            assert_eq!(latest, version);
+            assert_whole(&checkpoints, version);
+        } else {
+            assert_eq!(latest, old);
+            let error = second.expect_err("no rank believes that it is committed");
+            assert!([libc::ENOSPC, libc::EIO].contains(&error.errno()), "step {step}: {error}");
+            failures += 1;
+        }
+        assert_whole(&checkpoints, old);
+        if done {
+            assert_eq!(latest, version);
+            break;
+        }
+        if heard.is_err() {
+            save(&checkpoints.clone().with_group("again"), version);
+        }
+        assert_whole(&checkpoints, version);
+        old = version;
+    }
+    assert!(failures > 10, "{failures} of {step} steps");
+}
