@@ -23,7 +23,7 @@ pub enum Route {
     Owners,
 }
 
-/// How messages reach servers of the same node. Other nodes are always reached by TCP.
+/// How messages reach servers of the same node. Other nodes are reached by RDMA if both sides have it, else by TCP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Transport {
     /// Shared memory if the server has some to give, else its Unix socket.
@@ -33,7 +33,7 @@ pub enum Transport {
     Shm,
     /// The Unix socket.
     Unix,
-    /// TCP, as from another node.
+    /// RDMA or TCP, as from another node.
     Tcp,
 }
 

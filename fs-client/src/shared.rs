@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use fs_net::{Address, ClusterFile, Identity, NetCounters, NetEnv, Sharing};
+use fs_net::{Address, ClusterFile, Identity, NetCounters, NetEnv, Rdma, RdmaChoice, Sharing};
 use fs_proto::msg::inode::Space;
 use fs_proto::msg::session::Role;
 use fs_proto::{ChunkIndex, ClientId, INLINE_MAX, InodeId, ServerId};
@@ -113,6 +113,7 @@ impl Shared {
             Transport::Shm => Sharing::Insist,
             Transport::Unix | Transport::Tcp => Sharing::Never,
         };
+        env.rdma = Arc::new(Rdma::new(RdmaChoice::Auto, buffer_bytes as u64, 1));
         let view = View::new(&config.cluster, config.route)?;
         Ok(Arc::new(Shared {
             counters: env.counters.clone(),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use fs_net::Secret;
+use fs_net::{RdmaChoice, Secret};
 use fs_proto::ServerId;
 
 pub use crate::kv::KvKind;
@@ -76,6 +76,8 @@ pub struct ServerConfig {
     pub inline_bytes: u32,
     /// How long a client may be silent before what it locked is given to others, in milliseconds.
     pub lock_lease_ms: u32,
+    /// RDMA devices for connections to and from other nodes.
+    pub rdma: RdmaChoice,
 }
 
 /// What `lock_lease_ms` is unless said otherwise: `docs/decisions/0013-locks.md`.
@@ -111,6 +113,7 @@ impl ServerConfig {
             wide_threshold: 10_000,
             inline_bytes: INLINE_DEFAULT,
             lock_lease_ms: LOCK_LEASE_DEFAULT_MS,
+            rdma: RdmaChoice::Auto,
         }
     }
 

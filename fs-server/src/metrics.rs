@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use fs_net::{RdmaPort, RdmaStats};
 use fs_proto::Op;
 use serde_json::{Value, json};
 
@@ -119,6 +120,28 @@ pub fn resident_bytes() -> u64 {
     pages * rustix::param::page_size() as u64
 }
 
+fn rdma_json(rdma: &RdmaStats) -> Value {
+    let port = |port: &RdmaPort| {
+        json!({"device": port.device, "port": port.port, "state": port.state, "rate": port.rate,
+               "addresses": port.addresses})
+    };
+    json!({
+        "ports": rdma.ports.iter().map(port).collect::<Vec<_>>(),
+        "reason": rdma.reason,
+        "connections": rdma.connections,
+        "messages_sent": rdma.messages_sent,
+        "messages_received": rdma.messages_received,
+        "bytes_sent": rdma.bytes_sent,
+        "bytes_received": rdma.bytes_received,
+        "reads": rdma.reads,
+        "read_bytes": rdma.read_bytes,
+        "retries": rdma.retries,
+        "fallbacks": rdma.fallbacks,
+        "registered_bytes": rdma.registered_bytes,
+        "registrations": rdma.registrations,
+    })
+}
+
 /// The state of the server, as JSON.
 pub fn status_json(node: &Node) -> String {
     let store = node.store.stats();
@@ -143,6 +166,7 @@ pub fn status_json(node: &Node) -> String {
         "space": {"total": store.total_bytes, "free": store.free_bytes},
         "pools": crate::pools::as_json(node),
         "shared_memory": {"size": share.size, "used": share.used, "sessions": share.sessions, "refused": share.refused},
+        "rdma": rdma_json(&node.rdma.stats()),
         "operations": operations,
         "bytes_read": bytes_read,
         "bytes_written": bytes_written,

@@ -192,6 +192,7 @@ fn counters(node: &Node) -> Vec<(&'static str, &'static str, u64)> {
     let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let (bytes_read, bytes_written) = node.counters.bytes();
     let (pool, store) = (node.pools.buffers.stats(), node.store.stats());
+    let rdma = node.rdma.stats();
     let (flushed_files, flushed_bytes) = node.namespace.published().counts();
     let (flush_copied_bytes, flush_failures) = node.flusher.counts();
     let (fetched_bytes, evicted_files, evicted_bytes) = node.backing.counts();
@@ -230,6 +231,15 @@ fn counters(node: &Node) -> Vec<(&'static str, &'static str, u64)> {
             "Clients of this node that got no shared memory and use their socket",
             node.share_stats().refused,
         ),
+        ("rdma_messages_sent", "Messages sent over RDMA", rdma.messages_sent),
+        ("rdma_messages_received", "Messages received over RDMA", rdma.messages_received),
+        ("rdma_sent_bytes", "Bytes of messages sent over RDMA", rdma.bytes_sent),
+        ("rdma_received_bytes", "Bytes of messages received over RDMA", rdma.bytes_received),
+        ("rdma_reads", "Parts of messages read from peers' memory", rdma.reads),
+        ("rdma_read_bytes", "Bytes read from peers' memory", rdma.read_bytes),
+        ("rdma_retries", "Packets sent again, as the devices count them", rdma.retries),
+        ("rdma_fallbacks", "Times that TCP had to do instead of RDMA", rdma.fallbacks),
+        ("rdma_registrations", "Registrations of memory with RDMA devices", rdma.registrations),
         ("buffer_waits", "Times that something waited for a buffer", pool.waits),
         ("buffer_wait_nanoseconds", "Time that something waited for buffers", pool.wait_ns),
         ("cpu_microseconds", "Processor time, user and system", cpu_us()),
@@ -241,6 +251,7 @@ fn gauges(node: &Node) -> Vec<(&'static str, &'static str, u64)> {
     let (locks_held, locks_waiting) = node.locks.counts();
     let (names, inodes) = node.namespace.queue().len();
     let flush = node.flusher.account_of(node);
+    let rdma = node.rdma.stats();
     vec![
         ("connections", "Open connections", node.net.connections.load(Ordering::Relaxed)),
         ("inodes", "Inodes that live here", node.namespace.inode_count()),
@@ -259,6 +270,8 @@ fn gauges(node: &Node) -> Vec<(&'static str, &'static str, u64)> {
         ("shared_memory_sessions", "Clients' connections over shared memory", share.sessions),
         ("shared_memory_bytes", "Memory promised to connections over shared memory", share.used),
         ("shared_memory_limit_bytes", "Memory that connections over shared memory may have", share.size),
+        ("rdma_connections", "Connections over RDMA", rdma.connections),
+        ("rdma_registered_bytes", "Memory registered with RDMA devices", rdma.registered_bytes),
         ("buffer_pool_bytes", "Size of the buffer pool", pool.size),
         ("buffer_used_bytes", "Buffers in use", pool.used),
         ("buffer_peak_bytes", "Most buffers that were in use", pool.peak),

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use fs_net::{ClusterFile, NetCounters, ShareStats, Sharing};
+use fs_net::{ClusterFile, NetCounters, Rdma, ShareStats, Sharing};
 use fs_proto::{Partition, PartitionMap, ServerId, TimeNs};
 use tokio::sync::watch;
 
@@ -66,6 +66,8 @@ pub struct Node {
     pub pools: Pools,
     /// The cluster's epoch.
     pub epoch: Arc<AtomicU64>,
+    /// RDMA with other nodes.
+    pub rdma: Arc<Rdma>,
     /// When it started.
     pub started: Instant,
     /// Shared syncs of the device.
@@ -91,6 +93,8 @@ pub struct NodeParts {
     pub flusher: Flusher,
     /// Its memory.
     pub pools: Pools,
+    /// RDMA with other nodes.
+    pub rdma: Rdma,
 }
 
 impl Node {
@@ -122,6 +126,7 @@ impl Node {
             counters: OpCounters::default(),
             net: Arc::default(),
             pools: parts.pools,
+            rdma: Arc::new(parts.rdma),
             epoch: Arc::new(AtomicU64::new(0)),
             started: Instant::now(),
             group_sync: GroupSync::default(),

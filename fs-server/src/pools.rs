@@ -118,6 +118,15 @@ impl Pools {
         }
     }
 
+    /// Bytes that may come to be registered with RDMA devices.
+    pub fn registrable_bytes(&self) -> u64 {
+        let shared = match &self.sharing {
+            Sharing::Grant(budget) => budget.stats().size,
+            Sharing::Never | Sharing::Ask | Sharing::Insist => 0,
+        };
+        self.buffers.stats().size + shared
+    }
+
     /// Looks what the pools hold that do not count by themselves, for their peaks.
     pub fn note_peaks(&self, node: &Node) {
         let used = Used::now(node);

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fs_net::{Acceptor, Address, ClusterFile, NetError, ServerInside};
+use fs_net::{Acceptor, Address, ClusterFile, NetError, Rdma, ServerInside};
 use fs_proto::{INLINE_MAX, InodeId};
 
 use crate::config::ServerConfig;
@@ -20,6 +20,9 @@ use crate::node::{Node, NodeParts};
 use crate::pools::Pools;
 use crate::store::{ChunkStore, StoreError, StoreOptions, devices};
 use crate::threads;
+
+/// Threads with connections of their own, besides the workers.
+const OTHER_THREADS: usize = 2;
 
 /// Least memory that a server works with, in bytes.
 pub const MEMORY_MIN: u64 = 64 << 20;
@@ -65,6 +68,9 @@ pub fn bind_with(config: ServerConfig, flusher: Flusher) -> Result<BoundServer, 
     }
     config.stores.iter().try_for_each(|store| identity::claim(&config, store))?;
     let pools = Pools::new(config.memory_bytes, !overcommit_is_strict());
+    let rdma =
+        Rdma::new(config.rdma.clone(), pools.registrable_bytes(), config.worker_count() + OTHER_THREADS);
+    rdma.open_and_tell();
     let kv = kv::open(config.kv, &dir.join("namespace"), pools.metadata_bytes)?;
     let options = StoreOptions {
         index_bytes: pools.index_bytes,
@@ -92,7 +98,7 @@ pub fn bind_with(config: ServerConfig, flusher: Flusher) -> Result<BoundServer, 
         metrics: metrics.as_ref().map(MetricsPage::address),
     };
     let store = Arc::new(chunks);
-    let node = Arc::new(Node::new(NodeParts { config, namespace, store, flusher, pools }));
+    let node = Arc::new(Node::new(NodeParts { config, namespace, store, flusher, pools, rdma }));
     Ok(BoundServer { node, acceptors: vec![tcp, unix], metrics, addresses })
 }
 

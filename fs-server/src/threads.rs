@@ -125,6 +125,7 @@ pub fn new_worker(node: &Arc<Node>) -> Rc<Worker> {
         counters: Arc::clone(&node.net),
         sharing: node.pools.sharing.clone(),
         spin: SPIN_DEFAULT,
+        rdma: Arc::clone(&node.rdma),
     });
     let who = Identity {
         role: Role::Server { id: node.id() },

@@ -1,6 +1,6 @@
 //! How long checkpoints of several ranks block, take to commit, and to become durable, beside plain files with fsync(2).
 //!
-//! `cargo run --release -p libio --example burst -- CLUSTER_FILE POSIX_DIR [MIB_PER_RANK [RANKS]]` prints rows of the table in docs/performance.md. POSIX_DIR should be on the
+//! `cargo run --release -p libio --example burst -- CLUSTER_FILE POSIX_DIR [MIB_PER_RANK [RANKS]]` prints rows of a table (ranks, MiB a rank, way, seconds blocked, to the commit, to durable). POSIX_DIR should be on the
 //! device that the servers' stores are on. Ranks are threads, each with a connection of its own.
 
 use std::fs::File;

@@ -269,9 +269,14 @@ impl Group {
         Ok(false)
     }
 
-    fn is_leaving(&self, attempt: &Attempt) -> Result<bool> {
+    /// Whether an attempt is marked as being removed.
+    pub fn is_marked(&self, attempt: &Attempt) -> Result<bool> {
         let mark = format!("{}/{}", self.paths.attempts, attempt.pruned_name());
-        if self.disk.read::<Pruned>(&mark)?.is_some() {
+        Ok(self.disk.read::<Pruned>(&mark)?.is_some())
+    }
+
+    fn is_leaving(&self, attempt: &Attempt) -> Result<bool> {
+        if self.is_marked(attempt)? {
             return Ok(true);
         }
         Ok(self.attempt(attempt.version, attempt.number)?.as_ref() != Some(attempt))

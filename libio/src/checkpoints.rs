@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::format::{self, Failed, Manifest, Pin, RANKS_MAX, SetPaths};
 use crate::look::{Look, Offer};
 use crate::options::{Options, Redundancy};
+use crate::packed::Base;
 use crate::register::{Disk, Hook, unique_id};
 use crate::snapshot::{RegionInfo, Snapshot};
 use crate::spread::Plan;
@@ -108,7 +109,14 @@ impl Checkpoints {
         let group = self.of(set)?;
         let plan = plan(&group.disk, rank, options.redundancy)?;
         let attempt = group.join(version, rank, nranks, options)?;
-        Ok(Writer::new(group, attempt, rank, options.clone(), plan))
+        let base = match Base::find(&group, &attempt, options) {
+            Ok(base) => base,
+            Err(e) => {
+                group.abort(&attempt, &format!("rank {rank} could not look for an earlier version"))?;
+                return Err(e);
+            }
+        };
+        Ok(Writer::new(group, attempt, rank, options.clone(), plan, base))
     }
 
     /// The newest version to restart from: committed, its manifest whole, in tier 1 or else whole in the shared tier, and no restart from

@@ -3,6 +3,7 @@
 //! ```text
 //! ROOT/SET/versions/<V>                      manifest: the version is COMMITTED exactly when this name is here
 //! ROOT/SET/versions/<V>.pin                  the version is not pruned
+//! ROOT/SET/versions/<V>.needed-<W>.<N>-<ID>  attempt N at version W has blocks in V's files: these stay, as long as it may
 //! ROOT/SET/versions/<V>.failed-<ID>          a restart from attempt ID failed: it is FAILED, and not offered again
 //! ROOT/SET/attempts/<V>.<N>                  group record: who makes attempt N at version V
 //! ROOT/SET/attempts/<V>.<N>-<ID>.verdict     how it ended: SEALED (with the manifest) or ABORTED; without it the attempt is OPEN
@@ -24,7 +25,7 @@
 //!
 //! A document (group record, verdict, pruned mark, manifest, seal, pin, failed mark) is text:
 //!
-//!   hayate-ckpt 3 <kind> <crc>\n      3: format; kind: group | verdict | pruned | manifest | seal | pin | failed;
+//!   hayate-ckpt 3 <kind> <crc>\n      3: format; kind: group | verdict | pruned | manifest | seal | pin | failed | needed;
 //!   <JSON>\n                          crc: CRC-32C, 8 hexadecimal digits, of kind, "\n" and all bytes after the first line
 //! ```
 //!
@@ -90,6 +91,10 @@ pub(crate) struct Pruned {}
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Pin {}
 
+/// A version whose files another one needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Needed {}
+
 /// A version that an application could not restart from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Failed {
@@ -107,6 +112,9 @@ pub(crate) struct Manifest {
     /// How many servers may be lost without harm.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub spare: u16,
+    /// Versions with files that this one has blocks in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub needs: Vec<u64>,
     /// The servers that kept data then, and the numbers of their stores.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stores: Vec<(u16, u64)>,
@@ -157,6 +165,60 @@ pub(crate) struct SealedRegion {
     /// With redundancy: where the parts are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spread: Option<Spread>,
+    /// Incremental or compressed: where the blocks are. There are no runs then, and no parts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packed: Option<Packed>,
+}
+
+/// Blocks that are stored one behind the other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Packed {
+    /// Those that were written to, ascending.
+    pub blocks: Vec<PackedBlock>,
+    /// The file, as a region of its own; its name is empty.
+    pub file: Box<SealedRegion>,
+    /// Files of earlier attempts; blocks count them from 1.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<Source>,
+}
+
+/// A file of an earlier attempt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Source {
+    /// The attempt's directory.
+    pub attempt: String,
+    pub rank: u32,
+    /// Number of the region there.
+    pub index: usize,
+    /// As that attempt's seal has it.
+    pub file: SealedRegion,
+}
+
+impl Source {
+    /// Its path below the directory of all attempts' data; parts have their numbers behind it.
+    pub fn path(&self, data: &str) -> String {
+        format!("{data}/{}/r{}/{}", self.attempt, self.rank, self.index)
+    }
+}
+
+/// A block and where its bytes are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PackedBlock {
+    /// Its number within the region.
+    pub block: u64,
+    /// Bytes of content, from the block's beginning; zeros follow.
+    pub bytes: u32,
+    /// CRC-32C of the content.
+    pub crc: u32,
+    /// XXH3 of the content, 128 bits in hexadecimal; empty unless incremental.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub hash: String,
+    /// 0: this region's file; else one of the sources.
+    pub source: usize,
+    /// Where in that file.
+    pub offset: u64,
+    /// Bytes there: fewer than those of the content if they are compressed (zstd).
+    pub stored: u32,
 }
 
 /// Where the parts of a region are, each at another server.
@@ -203,6 +265,11 @@ impl SealedRegion {
         self.extents.last().map_or(0, |(_, to)| *to)
     }
 
+    /// What its files are: itself, unless it is packed.
+    pub fn stored(&self) -> &SealedRegion {
+        self.packed.as_ref().map_or(self, |packed| &packed.file)
+    }
+
     /// The checksum of a block, if it was written to.
     pub fn crc(&self, block: u64) -> Option<u32> {
         let run = self.runs[..self.runs.partition_point(|run| run.block <= block)].last()?;
@@ -221,6 +288,9 @@ impl Document for Pruned {
 }
 impl Document for Pin {
     const KIND: &'static str = "pin";
+}
+impl Document for Needed {
+    const KIND: &'static str = "needed";
 }
 impl Document for Failed {
     const KIND: &'static str = "failed";
@@ -339,6 +409,15 @@ pub(crate) fn failed_name(version: u64, id: &str) -> String {
     format!("{version:020}.failed-{id}")
 }
 
+pub(crate) fn needed_name(version: u64, by: &str) -> String {
+    format!("{version:020}.needed-{by}")
+}
+
+/// Which attempt needs another's files, by the mark's name.
+pub(crate) fn parse_needed(name: &str) -> Option<&str> {
+    name.get(20..)?.strip_prefix(".needed-")
+}
+
 /// The version and attempt that a group record's name stands for.
 pub(crate) fn parse_attempt(name: &[u8]) -> Option<(u64, u32)> {
     let (version, attempt) = (name.get(..20)?, name.get(20..)?);
@@ -368,6 +447,7 @@ mod tests {
             id: "00ff".to_owned(),
             bytes: 5,
             spare: 0,
+            needs: vec![],
             stores: vec![],
             seals,
         };
@@ -376,8 +456,13 @@ mod tests {
         let text = "hayate-ckpt 3 manifest c23be088\n{\"version\":3,\"attempt\":1,\"id\":\"00ff\",\"bytes\":5,\"seals\":[{\"bytes\":7,\"crc\":9}]}\n";
         assert_eq!(String::from_utf8(encode(&manifest)).unwrap(), text);
         let runs = vec![Run { block: 1, crcs: vec![77] }];
-        let region =
-            SealedRegion { name: "u".to_owned(), extents: vec![(1_048_576, 1_048_581)], runs, spread: None };
+        let region = SealedRegion {
+            name: "u".to_owned(),
+            extents: vec![(1_048_576, 1_048_581)],
+            runs,
+            spread: None,
+            packed: None,
+        };
         let text = "hayate-ckpt 3 seal 986fb0ac\n{\"rank\":2,\"regions\":[{\"name\":\"u\",\"extents\":[[1048576,1048581]],\"runs\":[{\"block\":1,\"crcs\":[77]}]}]}\n";
         assert_eq!(
             String::from_utf8(encode(&Seal { rank: 2, regions: vec![region], copies: vec![] })).unwrap(),

@@ -31,6 +31,7 @@
 //! | `extents` | sets of bytes (pure) |
 //! | `region`, `stored` | what a rank writes of a region, and that read again |
 //! | `copies`, `look`, `spread`, `stripes` | what must be found and read when a server is lost (decision 0024) |
+//! | `pack`, `packed` | incremental and compressed regions |
 //! | `tier` | the shared tier, read directly |
 //! | `checkpoints`, `options`, `writer`, `state`, `snapshot`, `protected`, `prune` | the interface |
 //!
@@ -39,7 +40,7 @@
 //! - Of all attempts at a version at most one is ever sealed, and it has ranks of one group only (`two_groups_on_one_version`).
 //! - No call waits for another rank, except [`Writer::commit`], [`Pending::wait`] and [`Checkpoints::wait`], which have a time limit.
 //!
-//! Deliberately absent: incremental and compressed versions come with the full library. Threads inside one rank: a
+//! Deliberately absent: threads inside one rank: a
 //! [`Writer`] has one owner. Reading from a bucket: a shared tier is looked into only if it is a directory.
 
 pub mod advice;
@@ -51,6 +52,8 @@ mod extents;
 pub mod format;
 mod look;
 mod options;
+mod pack;
+mod packed;
 mod protected;
 mod prune;
 mod region;

@@ -62,6 +62,19 @@ impl Look {
         Ok((None, lost))
     }
 
+    /// The newest version below `below` that is in tier 1, and no server has lost anything since.
+    pub fn base(&self, below: u64) -> Result<Option<Manifest>> {
+        for version in self.versions.range(..below).rev() {
+            if let Ok(Some(manifest)) = here(&self.group, *version)
+                && self.survey.lost(&manifest).is_empty()
+                && !self.has_failed(&manifest)?
+            {
+                return Ok(Some(manifest));
+            }
+        }
+        Ok(None)
+    }
+
     pub fn manifest(&self, version: u64) -> Result<Option<Manifest>> {
         match manifest(&self.group, version) {
             Ok(Some(manifest)) => Ok(Some(manifest)),

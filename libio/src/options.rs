@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::pack::Packing;
+
 /// How long ranks wait for each other at a commit, if nothing is said.
 const TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -15,6 +17,11 @@ pub struct Options {
     pub flush: Option<String>,
     /// What the data survive.
     pub redundancy: Redundancy,
+    /// Store only blocks of 1 MiB that differ (by a hash of 128 bits) from those that this rank wrote in the newest version before this one; the others stay where
+    /// they are, as long as a version needs them. Regions are then not readable by their path.
+    pub incremental: bool,
+    /// Compress blocks by zstd at this level (1 is fast), where that saves an eighth or more. Regions are then not readable by their path.
+    pub compress: Option<i32>,
 }
 
 /// What data survive in tier 1.
@@ -46,8 +53,22 @@ impl Redundancy {
     }
 }
 
+impl Options {
+    /// How blocks are packed, if they are.
+    pub(crate) fn packing(&self) -> Option<Packing> {
+        let Options { incremental, compress, .. } = *self;
+        (incremental || compress.is_some()).then_some(Packing { incremental, compress })
+    }
+}
+
 impl Default for Options {
     fn default() -> Options {
-        Options { timeout: TIMEOUT, flush: None, redundancy: Redundancy::None }
+        Options {
+            timeout: TIMEOUT,
+            flush: None,
+            redundancy: Redundancy::None,
+            incremental: false,
+            compress: None,
+        }
     }
 }

@@ -33,7 +33,9 @@ impl Checkpoints {
             return Ok(Vec::new());
         };
         let kept = kept_besides(&group, &listed, oldest)?;
-        for version in names_of_all(&group)?.range(..oldest).filter(|version| !kept.contains(version)) {
+        // Newest first: what they needed is free then.
+        let leaving = names_of_all(&group)?;
+        for version in leaving.range(..oldest).rev().filter(|version| !kept.contains(version)) {
             remove_version(&group, *version)?;
         }
         for (version, number) in group.attempts()?.into_iter().filter(|(version, _)| *version >= oldest) {
@@ -127,8 +129,12 @@ fn remove_version(group: &Group, version: u64) -> Result<()> {
         }
     }
     group.disk.remove_file(&format!("{versions}/{}", format::version_name(version)))?;
+    if is_needed(group, version)? {
+        return Ok(()); // It goes with the last that needs it.
+    }
     for name in names_of(group, data, version)? {
         copies::forget(&group.disk, &group.keys, &name)?;
+        forget_needs(group, &name)?;
         // A rank that goes on writing may keep it from vanishing; what it leaves goes with the next call.
         group.disk.remove_tree(&format!("{data}/{name}"))?;
     }
@@ -140,6 +146,46 @@ fn remove_version(group: &Group, version: u64) -> Result<()> {
     // Pin, mark of failure, and what was left over.
     for name in names_of(group, versions, version)? {
         group.disk.remove_file(&format!("{versions}/{name}"))?;
+    }
+    Ok(())
+}
+
+/// Whether an attempt that is, or may be, committed has blocks in a version's files. To be asked after the version was marked: who marks a need looks
+/// afterwards whether the version is being removed.
+fn is_needed(group: &Group, version: u64) -> Result<bool> {
+    let dir = &group.paths.versions;
+    for name in names_of(group, dir, version)? {
+        let Some(by) = format::parse_needed(&name) else { continue };
+        if needs(group, by, version)? {
+            return Ok(true);
+        }
+        group.disk.remove_file(&format!("{dir}/{name}"))?;
+    }
+    Ok(false)
+}
+
+/// Whether an attempt has blocks in a version's files, or may have when it is sealed.
+fn needs(group: &Group, full_name: &str, needed: u64) -> Result<bool> {
+    let numbers = full_name.get(..27).and_then(|name| format::parse_attempt(name.as_bytes()));
+    let Some((version, number)) = numbers else { return Ok(false) };
+    let Some(attempt) = readable(group.attempt(version, number))? else { return Ok(false) };
+    if attempt.full_name() != full_name {
+        return Ok(false);
+    }
+    Ok(match readable(group.verdict(&attempt))? {
+        None => true,
+        Some(Verdict::Sealed(manifest)) => manifest.needs.contains(&needed),
+        Some(Verdict::Aborted { .. }) => false,
+    })
+}
+
+/// Takes back what an attempt that goes needed.
+fn forget_needs(group: &Group, full_name: &str) -> Result<()> {
+    let dir = &group.paths.versions;
+    let names = group.disk.list(dir)?;
+    let names = names.iter().map(|entry| String::from_utf8_lossy(&entry.name));
+    for name in names.filter(|name| format::parse_needed(name) == Some(full_name)) {
+        group.disk.remove_file(&format!("{dir}/{name}"))?;
     }
     Ok(())
 }

@@ -82,19 +82,25 @@ impl Region {
         Ok(())
     }
 
+    /// Fills `buf` with what was written.
+    pub fn read(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        match &self.body {
+            Body::Spread(parts) => parts.read(buf, offset),
+            Body::Plain(file) => fill(file, &self.name, buf, offset),
+            Body::Routed => Ok(()),
+        }
+    }
+
     /// Makes it durable and answers what is in it.
     pub fn seal(mut self) -> Result<SealedRegion> {
         if self.is_routed() {
             self.take_routed()?;
         }
+        let runs = self.sums.finish(|buf, offset| self.read(buf, offset))?;
         let Region { disk, name, body, sums, .. } = self;
-        let runs = sums.finish(|buf, offset| match &body {
-            Body::Spread(parts) => parts.read(buf, offset),
-            Body::Plain(file) => fill(file, &name, buf, offset),
-            Body::Routed => Ok(()),
-        })?;
         let spread = seal_body(&disk, body, sums.extents().end())?;
-        Ok(SealedRegion { name, extents: sums.extents().clone().into_ranges(), runs, spread })
+        let extents = sums.extents().clone().into_ranges();
+        Ok(SealedRegion { name, extents, runs, spread, packed: None })
     }
 
     /// Takes over what somebody else wrote: sums it, and with redundancy writes it again, to its parts.

@@ -5,7 +5,7 @@
 //!   manifest's (`damaged_data_are_found`).
 //! - What tier 1 has lost is read from the shared tier, block by block (`what_tier_1_lost_is_read_from_the_shared_tier`).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use fs_client::Status;
@@ -16,7 +16,8 @@ use crate::checkpoints;
 use crate::copies;
 use crate::error::{Error, Result};
 use crate::extents::clipped;
-use crate::format::{self, Manifest, Seal};
+use crate::format::{self, Manifest, Packed, Seal, SealedRegion};
+use crate::packed;
 use crate::spread::part_end;
 use crate::stored::{Silent, Stored, files};
 
@@ -37,6 +38,13 @@ pub struct RegionInfo {
 struct Parts {
     bytes: u64,
     of: Vec<(u32, usize)>,
+}
+
+/// What a rank wrote of a region, to be read.
+enum Part<'a> {
+    Plain(Box<Stored<'a>>),
+    /// With the path of its file.
+    Packed(String, &'a SealedRegion, &'a Packed),
 }
 
 /// A committed version. Usable from every thread; remembers the seals of the ranks that it read from.
@@ -100,14 +108,13 @@ impl Snapshot {
         buf.fill(0);
         for (rank, index) in &parts.of {
             let seal = self.seal(*rank)?;
-            let region = &seal.regions[*index];
-            let mut stored = None;
-            for (from, to) in clipped(&region.extents, offset, offset + wanted as u64) {
-                if stored.is_none() {
-                    stored = Some(self.stored(*rank, *index, &seal)?);
+            let mut part = None;
+            for (from, to) in clipped(&seal.regions[*index].extents, offset, offset + wanted as u64) {
+                if part.is_none() {
+                    part = Some(self.part(*rank, *index, &seal)?);
                 }
-                let part = &mut buf[(from - offset) as usize..(to - offset) as usize];
-                stored.as_mut().map_or(Ok(()), |stored| stored.read(from, part))?;
+                let room = &mut buf[(from - offset) as usize..(to - offset) as usize];
+                part.as_mut().map_or(Ok(()), |part| self.read_part(part, from, room))?;
             }
         }
         Ok(wanted)
@@ -119,17 +126,26 @@ impl Snapshot {
         for rank in 0..self.nranks() {
             let seal = self.seal(rank)?;
             for (index, region) in seal.regions.iter().enumerate() {
-                let mut stored = self.stored(rank, index, &seal)?;
+                let mut part = self.part(rank, index, &seal)?;
                 for (mut from, to) in region.extents.iter().copied() {
                     while from < to {
                         let some = (to - from).min(VERIFY_BYTES as u64);
-                        stored.read(from, &mut buf[..some as usize])?;
+                        self.read_part(&mut part, from, &mut buf[..some as usize])?;
                         from += some;
                     }
                 }
             }
         }
         Ok(())
+    }
+
+    fn read_part(&self, part: &mut Part, offset: u64, buf: &mut [u8]) -> Result<()> {
+        match part {
+            Part::Plain(stored) => stored.read(offset, buf),
+            Part::Packed(path, region, packed) => {
+                packed::read(&self.group, path, region, packed, &self.silent, offset, buf)
+            }
+        }
     }
 
     fn index(&self) -> Result<&BTreeMap<String, Parts>> {
@@ -169,7 +185,7 @@ impl Snapshot {
         }
     }
 
-    fn seal(&self, rank: u32) -> Result<Arc<Seal>> {
+    pub(crate) fn seal(&self, rank: u32) -> Result<Arc<Seal>> {
         // A map of finished values: no panic can leave it half changed.
         let known = self.seals.lock().unwrap_or_else(PoisonError::into_inner).get(&rank).cloned();
         if let Some(seal) = known {
@@ -211,10 +227,34 @@ impl Snapshot {
         format::decode(path, text)
     }
 
-    fn stored<'a>(&'a self, rank: u32, index: usize, seal: &'a Seal) -> Result<Stored<'a>> {
+    fn part<'a>(&'a self, rank: u32, index: usize, seal: &'a Seal) -> Result<Part<'a>> {
         let path = format!("{}/{index}", self.rank_dir(rank));
-        let stored = Stored::open(&self.group.disk, path, &seal.regions[index], &self.silent)?;
-        if stored.is_anywhere() { Ok(stored) } else { Err(self.missing(stored.path())) }
+        let region = &seal.regions[index];
+        if let Some(packed) = &region.packed {
+            return Ok(Part::Packed(path, region, packed));
+        }
+        let stored = Stored::open(&self.group.disk, path, region, &self.silent)?;
+        if stored.is_anywhere() {
+            Ok(Part::Plain(Box::new(stored)))
+        } else {
+            Err(self.missing(stored.path()))
+        }
+    }
+
+    /// Paths of files of other versions that this one has blocks in.
+    pub(crate) fn borrowed_files(&self) -> Result<Vec<String>> {
+        let mut paths = BTreeSet::new();
+        if self.manifest.needs.is_empty() {
+            return Ok(Vec::new());
+        }
+        for rank in 0..self.nranks() {
+            let seal = self.seal(rank)?;
+            let packed = seal.regions.iter().filter_map(|region| region.packed.as_ref());
+            for source in packed.flat_map(|packed| &packed.sources) {
+                paths.extend(files(&source.path(&self.group.paths.data), &source.file));
+            }
+        }
+        Ok(paths.into_iter().collect())
     }
 
     /// Whether manifest, seals and files of the right sizes are in the shared tier, as far as that can be seen from here.
@@ -225,11 +265,18 @@ impl Snapshot {
                 && (0..self.nranks()).all(|rank| {
                     let dir = self.rank_dir(rank);
                     self.seal_in_tier(rank, &format!("{dir}/seal")).is_some_and(|seal| {
-                        seal.regions.iter().enumerate().all(|(index, region)| {
-                            let files = files(&format!("{dir}/{index}"), region);
+                        let whole = |path: String, region: &SealedRegion| {
+                            let files = files(&path, region);
                             let (count, end) = (files.len() as u64, region.end());
                             let mut files = (0..).zip(&files);
                             files.all(|(part, file)| tier.size(file) == Some(part_end(end, part, count)))
+                        };
+                        seal.regions.iter().enumerate().all(|(index, region)| {
+                            let sources = region.packed.iter().flat_map(|packed| &packed.sources);
+                            let mut sources =
+                                sources.map(|source| (source.path(&self.group.paths.data), &source.file));
+                            whole(format!("{dir}/{index}"), region.stored())
+                                && sources.all(|(path, file)| whole(path, file))
                         })
                     })
                 })

@@ -202,6 +202,12 @@ fn is_durable(group: &Group, manifest: &Manifest, seen: &mut Seen) -> Result<boo
             }
         }
     }
+    for path in Snapshot::new(group.clone(), manifest.clone()).borrowed_files()? {
+        let copied = group.disk.inode(&path)?.map(|ino| is_copied(group, ino, seen)).transpose()?;
+        if copied != Some(true) {
+            return Ok(false);
+        }
+    }
     // Where the tier cannot be looked into from here, the servers' word stands.
     Ok(group.disk.tier().is_none() || Snapshot::new(group.clone(), manifest.clone()).is_whole_in_tier())
 }

@@ -6,7 +6,7 @@
 //! - A writer that goes without commit ends the attempt for all ranks (`a_rank_that_dies_leaves_the_older_version`).
 //! - All ranks get the same verdict, at the latest when the time-out is over (`a_missing_rank_is_the_same_verdict_for_all`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,6 +18,7 @@ use crate::copies::Survey;
 use crate::error::{Error, Result};
 use crate::format::{self, Manifest, REGION_MAX_BYTES, Seal, SealSum};
 use crate::options::Options;
+use crate::packed::{Base, PackedRegion, Written};
 use crate::region::Region;
 use crate::spread::{self, Plan};
 use crate::state::Pauses;
@@ -33,7 +34,9 @@ pub struct Writer {
     options: Options,
     /// With redundancy: where parts go.
     plan: Option<Plan>,
-    regions: Vec<Region>,
+    /// If incremental: the version whose blocks are used again.
+    base: Option<Base>,
+    regions: Vec<Written>,
     by_name: BTreeMap<String, usize>,
     /// A write failed, so what is stored is unknown.
     failed: bool,
@@ -48,11 +51,13 @@ impl Writer {
         rank: u32,
         options: Options,
         plan: Option<Plan>,
+        base: Option<Base>,
     ) -> Writer {
         let keys = group.keys.rank(&attempt.full_name(), rank);
         let plan = plan.map(|plan| Plan { keys, ..plan });
         Writer {
             plan,
+            base,
             group,
             attempt,
             rank,
@@ -106,7 +111,7 @@ impl Writer {
         let (index, path) = self.next_region();
         let routed = Region::routed(&self.group.disk, name, index, path, self.plan.as_ref());
         let (region, shown) = self.noted(routed)?;
-        self.add_region(name, region);
+        self.add_region(name, Written::Plain(Box::new(region)));
         Ok(shown)
     }
 
@@ -118,12 +123,20 @@ impl Writer {
         })
     }
 
-    fn region(&mut self, name: &str) -> Result<&mut Region> {
+    fn region(&mut self, name: &str) -> Result<&mut Written> {
         if let Some(index) = self.by_name.get(name) {
             return Ok(&mut self.regions[*index]);
         }
         let (index, path) = self.next_region();
         let region = Region::create(&self.group.disk, name, index, path, self.plan.as_ref())?;
+        let region = match self.options.packing() {
+            None => Written::Plain(Box::new(region)),
+            Some(packing) => {
+                let blocks = self.base.as_ref().map(|base| base.blocks(self.rank, name)).transpose()?;
+                let blocks = blocks.unwrap_or_default();
+                Written::Packed(Box::new(PackedRegion::new(name, packing, blocks, region, &self.group)))
+            }
+        };
         let index = self.add_region(name, region);
         Ok(&mut self.regions[index])
     }
@@ -133,7 +146,7 @@ impl Writer {
         (index, format!("{}/{index}", self.group.rank_dir(&self.attempt, self.rank)))
     }
 
-    fn add_region(&mut self, name: &str, region: Region) -> usize {
+    fn add_region(&mut self, name: &str, region: Written) -> usize {
         self.regions.push(region);
         self.by_name.insert(name.to_owned(), self.regions.len() - 1);
         self.regions.len() - 1
@@ -215,17 +228,21 @@ impl Writer {
         let (version, attempt, id) = (*version, *number, record.id.clone());
         let stores = Survey::take(&self.group.disk, &self.group.keys)?.stores.into_iter().collect();
         let spare = self.plan.as_ref().map_or(0, |plan| plan.servers.len() - plan.data) as u16;
-        let mut manifest = Manifest { version, attempt, id, bytes: 0, spare, stores, seals: Vec::new() };
+        let mut manifest =
+            Manifest { version, attempt, id, bytes: 0, spare, needs: Vec::new(), stores, seals: Vec::new() };
+        let mut needs = BTreeSet::new();
         for rank in 0..record.nranks {
-            let (sum, bytes) = self.seal_sum(rank)?;
+            let (sum, bytes, needed) = self.seal_sum(rank)?;
             manifest.bytes += bytes;
             manifest.seals.push(sum);
+            needs.extend(needed);
         }
+        manifest.needs = needs.into_iter().collect();
         Ok(manifest)
     }
 
-    /// Checks a rank's seal before it is vouched for; answers what the rank wrote, too.
-    fn seal_sum(&self, rank: u32) -> Result<(SealSum, u64)> {
+    /// Checks a rank's seal before it is vouched for; answers how much the rank wrote, and the versions whose files it uses, too.
+    fn seal_sum(&self, rank: u32) -> Result<(SealSum, u64, Vec<u64>)> {
         let path = self.seal_path(rank);
         let seal = self.group.disk.read_raw(&path)?.ok_or_else(|| Error::corrupt(&path, "it is missing"))?;
         let read: Seal = format::decode(&path, &seal)?;
@@ -234,7 +251,15 @@ impl Writer {
         }
         let written =
             read.regions.iter().flat_map(|region| &region.extents).map(|(from, to)| to - from).sum();
-        Ok((SealSum { bytes: seal.len() as u64, crc: checksum::crc(&seal), copies: read.copies }, written))
+        let packed = read.regions.iter().filter_map(|region| region.packed.as_ref());
+        let sources = packed.flat_map(|packed| &packed.sources);
+        let needed =
+            sources.filter_map(|source| format::parse_leading_version(source.attempt.as_bytes())).collect();
+        Ok((
+            SealSum { bytes: seal.len() as u64, crc: checksum::crc(&seal), copies: read.copies },
+            written,
+            needed,
+        ))
     }
 
     /// What fails because the attempt's files were removed failed because the attempt was given up.

@@ -19,7 +19,8 @@ NODES=3
 cluster_up c
 export HAYATE_CLUSTER=$BOX/c/c.toml
 
-awk '/^```c$/ { on = 1; next } /^```/ { on = 0 } on' "$ROOT/docs/clients.md" >"$BOX/example.c"
+# The first block is a whole program.
+awk '/^```c$/ && !seen++ { on = 1; next } /^```/ { on = 0 } on' "$ROOT/docs/clients.md" >"$BOX/example.c"
 cp "$BOX/example.c" "$BOX/example.cpp"
 for language in c cpp; do
     compiler=cc; [ $language = c ] || compiler=c++

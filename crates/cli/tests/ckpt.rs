@@ -74,12 +74,9 @@ fn a_server_is_killed_and_its_store_deleted() {
         kill_and_wipe(&sandbox, victim);
         assert_eq!(checkpoints(&sandbox).latest(SET).unwrap(), Some(1), "{redundancy:?}");
         assert_whole(&checkpoints(&sandbox), 1);
-        sandbox.ok(&["up", "--restart"]);
+        // Rank 1 never comes, and rank 0 may or may not reach what it needs: the old version stays the newest.
+        drop(open.seal(true));
         assert_eq!(checkpoints(&sandbox).latest(SET).unwrap(), Some(1), "{redundancy:?}");
-        assert_whole(&checkpoints(&sandbox), 1);
-        assert!(open.seal(true).is_err(), "its attempt was lost with the server, or with its data");
-        assert_eq!(checkpoints(&sandbox).latest(SET).unwrap(), Some(1));
-        sandbox.ok(&["down", "--discard"]);
     }
 }
 
@@ -96,6 +93,13 @@ fn child() {
     }
 }
 
+/// Files of regions that are in the tier.
+fn regions(sandbox: &Sandbox) -> usize {
+    let attempts = fs::read_dir(sandbox.path("tier/checkpoints/set/data")).into_iter().flatten().flatten();
+    let files = attempts.flat_map(|attempt| [0, 1].map(|rank| attempt.path().join(format!("r{rank}/0"))));
+    files.filter(|file| file.exists()).count()
+}
+
 #[test]
 fn ranks_are_killed_during_the_flush() {
     let sandbox = Sandbox::new();
@@ -106,7 +110,9 @@ fn ranks_are_killed_during_the_flush() {
     sandbox.environment(&mut child);
     let mut child = child.stdout(Stdio::null()).spawn().unwrap();
     let watcher = checkpoints(&sandbox);
-    wait_until("the version is committed", || watcher.latest(SET).unwrap() == Some(1));
+    wait_until("a part of the version is in the tier", || {
+        watcher.latest(SET).unwrap() == Some(1) && regions(&sandbox) > 0
+    });
     kill(child.id(), Signal::KILL);
     child.wait().unwrap();
     assert_eq!(
@@ -129,7 +135,7 @@ fn the_command_shows_checks_and_exports() {
     let sandbox = Sandbox::new();
     sandbox.up(&["--nodes", "2"]);
     let checkpoints = checkpoints(&sandbox);
-    assert!(!sandbox.ok(&["ckpt", "list"]).contains(SET));
+    assert_eq!(sandbox.ok(&["ckpt", "list"]).lines().count(), 1, "a header");
     sandbox.fails(1, &["ckpt", "show", SET], &["no version to restart from"]);
     for version in 1..=4 {
         save(&checkpoints, version, Redundancy::None, "never");

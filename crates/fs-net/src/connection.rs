@@ -17,6 +17,7 @@ use crate::error::NetError;
 use crate::frame::Frame;
 use crate::handshake::{Talk, introduce};
 use crate::pool::PoolBuffer;
+use crate::rdma;
 use crate::send_queue::SendQueue;
 use crate::shm::{self, Lending};
 use crate::stream::dial;
@@ -47,6 +48,7 @@ struct Handle {
     server: ServerId,
     epoch: u64,
     lending: Lending,
+    is_rdma: bool,
 }
 
 struct Shared {
@@ -203,6 +205,7 @@ impl Connection {
             Sharing::Ask | Sharing::Insist => shm::ask(transport, env).await?,
             Sharing::Never | Sharing::Grant(_) => (transport, Lending::default()),
         };
+        let (transport, is_rdma) = rdma::ask(transport, env).await?;
         let shared = Rc::new(Shared {
             queue: RefCell::new(SendQueue::new(env.counters.clone())),
             calls: RefCell::default(),
@@ -211,7 +214,7 @@ impl Connection {
         });
         let open = OpenConnection::new(&env.counters);
         tokio::task::spawn_local(drive(shared.clone(), transport, open));
-        Ok(Connection(Rc::new(Handle { shared, server, epoch, lending })))
+        Ok(Connection(Rc::new(Handle { shared, server, epoch, lending, is_rdma })))
     }
 
     /// Sends a request and waits for its answer, at most `header.deadline_ms` if that is not 0. The tag and the lengths of the
@@ -248,6 +251,11 @@ impl Connection {
     /// Whether messages go through shared memory.
     pub fn is_shared(&self) -> bool {
         self.0.lending.is_shared()
+    }
+
+    /// Whether messages go over RDMA.
+    pub fn is_rdma(&self) -> bool {
+        self.0.is_rdma
     }
 
     /// The server at the other end, as it proved in the handshake.

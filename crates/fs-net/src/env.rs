@@ -3,6 +3,7 @@
 use crate::budget::Budget;
 use crate::counters::NetCounters;
 use crate::pool::BufferPool;
+use crate::rdma::Rdma;
 use crate::secret::Secret;
 use crate::shm::ShareBudget;
 use fs_proto::msg::session::Role;
@@ -37,6 +38,8 @@ pub struct NetEnv {
     pub sharing: Sharing,
     /// How long at most a side of such a connection looks for a message before it sleeps; it learns whether that pays.
     pub spin: Duration,
+    /// RDMA with peers on other nodes.
+    pub rdma: Arc<Rdma>,
 }
 
 /// What [`NetEnv::spin`] is unless said otherwise: measured, see docs/performance.md.
@@ -60,7 +63,7 @@ pub enum Sharing {
 }
 
 impl NetEnv {
-    /// An environment with a pool of `pool_bytes` (see [`BufferPool::new`]) and counters at zero, without shared memory.
+    /// An environment with a pool of `pool_bytes` (see [`BufferPool::new`]) and counters at zero, without shared memory and RDMA.
     pub fn new(pool_bytes: usize) -> NetEnv {
         NetEnv {
             pool: BufferPool::new(pool_bytes),
@@ -70,6 +73,7 @@ impl NetEnv {
             counters: Arc::default(),
             sharing: Sharing::Never,
             spin: SPIN_DEFAULT,
+            rdma: Arc::default(),
         }
     }
 }

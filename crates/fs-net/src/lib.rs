@@ -18,9 +18,9 @@
 //! | [`serve`] | the answering side |
 //! | `inside` | a server within its client's process |
 //! | `shm` | sessions over shared memory on one node |
+//! | `rdma` | sessions over RDMA verbs |
 //!
-//! Connections stand on a small private port, `transport`: byte streams and shared memory are its adapters, RDMA the
-//! next.
+//! Connections stand on a small private port, `transport`: byte streams, shared memory and RDMA are its adapters.
 //!
 //! Deliberately absent: retries and routing (fs-client and fs-server decide), the meaning of messages, threads and runtimes.
 
@@ -37,6 +37,7 @@ mod handshake;
 mod inside;
 pub mod peers;
 pub mod pool;
+mod rdma;
 pub mod secret;
 mod send_queue;
 pub mod serve;
@@ -56,6 +57,7 @@ pub use frame::Frame;
 pub use inside::ServerInside;
 pub use peers::Peers;
 pub use pool::{BufferPool, LARGEST_BUFFER, PoolBuffer, TooLarge};
+pub use rdma::{Rdma, RdmaChoice, RdmaPort, RdmaStats};
 pub use secret::Secret;
 pub use serve::{
     Handled, Handler, MAX_RUNNING, PeerInfo, Reply, ServerIdentity, close_idle_connections, serve_connection,

@@ -16,6 +16,7 @@
 //! The lock is held for list operations only, never while memory is allocated or freed.
 
 use crate::budget::{Account, Budget, BufferClass, Charge, PoolStats};
+use crate::rdma::memory::{self, Tracked};
 use crate::shm::Block;
 use aligned_vec::{AVec, ConstAlign};
 use bytes::Bytes;
@@ -34,7 +35,12 @@ const TURN_BYTES: usize = 64 << 10;
 /// Alignment of buffers: what direct I/O asks for at most.
 const ALIGN: usize = 4096;
 
-type Memory = AVec<u8, ConstAlign<ALIGN>>;
+/// Memory of a buffer.
+struct Memory {
+    /// Goes before what it is about.
+    tracked: Option<Tracked>,
+    bytes: AVec<u8, ConstAlign<ALIGN>>,
+}
 
 /// Largest buffer, in bytes.
 pub const LARGEST_BUFFER: usize = 1 << LARGEST_BITS;
@@ -138,7 +144,10 @@ impl BufferPool {
         let mut evicted = Vec::new();
         let found = self.spare.lock().take(size, &self.budget, &mut evicted);
         drop(evicted);
-        let data = found.unwrap_or_else(|| new_memory(bytes_of(size)));
+        let mut data = found.unwrap_or_else(|| new_memory(bytes_of(size)));
+        if data.tracked.is_none() {
+            data.tracked = memory::track(data.bytes.as_ptr(), data.bytes.len());
+        }
         let pooled = Pooled { data, spare: self.spare.clone(), _charge: charge };
         PoolBuffer { data: Home::Pool(pooled), len }
     }
@@ -154,15 +163,16 @@ impl Spare {
         }
         while budget.used() + self.bytes > budget.size() {
             let Some(other) = self.sizes.iter_mut().rev().find_map(Vec::pop) else { break };
-            self.bytes -= other.len();
+            self.bytes -= other.bytes.len();
             evicted.push(other);
         }
         found
     }
 
     fn put(&mut self, data: Memory) {
-        self.bytes += data.len();
-        self.sizes[(data.len().trailing_zeros() - SMALLEST_BITS) as usize].push(data);
+        let len = data.bytes.len();
+        self.bytes += len;
+        self.sizes[(len.trailing_zeros() - SMALLEST_BITS) as usize].push(data);
     }
 }
 
@@ -187,7 +197,7 @@ fn bytes_of(size: usize) -> usize {
 fn new_memory(bytes: usize) -> Memory {
     let mut memory = AVec::with_capacity(0, bytes);
     memory.resize(bytes, 0);
-    memory
+    Memory { tracked: None, bytes: memory }
 }
 
 impl PoolBuffer {
@@ -205,7 +215,7 @@ impl PoolBuffer {
     /// All of its memory, which may be longer than its content: a multiple of 4096, aligned to it.
     pub fn whole_mut(&mut self) -> &mut [u8] {
         match &mut self.data {
-            Home::Pool(pooled) => &mut pooled.data,
+            Home::Pool(pooled) => &mut pooled.data.bytes,
             Home::Shared(block) => block,
         }
     }
@@ -213,7 +223,7 @@ impl PoolBuffer {
     /// As [`PoolBuffer::whole_mut`], to look at.
     pub fn whole(&self) -> &[u8] {
         match &self.data {
-            Home::Pool(pooled) => &pooled.data,
+            Home::Pool(pooled) => &pooled.data.bytes,
             Home::Shared(block) => block,
         }
     }
@@ -252,7 +262,7 @@ impl fmt::Debug for PoolBuffer {
 
 impl Drop for Pooled {
     fn drop(&mut self) {
-        let data = std::mem::replace(&mut self.data, AVec::new(0));
+        let data = std::mem::replace(&mut self.data, Memory { tracked: None, bytes: AVec::new(0) });
         self.spare.lock().put(data);
     }
 }

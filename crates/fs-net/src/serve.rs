@@ -22,6 +22,7 @@ use crate::env::NetEnv;
 use crate::error::NetError;
 use crate::frame::Frame;
 use crate::handshake::{Talk, admit};
+use crate::rdma;
 use crate::secret::Secret;
 use crate::send_queue::SendQueue;
 use crate::shm::{self, Lending};
@@ -194,7 +195,7 @@ async fn open(
     Some(Box::new(Session::new(transport, handler, peer, accounts, frames, open, env)))
 }
 
-/// The first frames, and the transport to go on with: shared memory, if the first is the wish for it and there is some.
+/// The first frames, and the transport to go on with: shared memory or RDMA, if the first is the wish for it and there is some.
 async fn begin(
     mut transport: Box<dyn Transport>,
     accounts: &Accounts,
@@ -209,11 +210,16 @@ async fn begin(
         (received, _) => received,
     })
     .await?;
-    if frames.len() != 1 || frames[0].header.op != Op::Share {
+    let is_wish = |frame: &Frame| matches!(frame.header.op, Op::Share | Op::Rdma);
+    if frames.len() != 1 || !frames.front().is_some_and(is_wish) {
         return Ok((transport, Lending::default()));
     }
     let request = frames.pop_front().ok_or(NetError::Closed)?.header;
-    shm::grant(transport, &request, (accounts.class, accounts.account.clone()), env).await
+    let account = (accounts.class, accounts.account.clone());
+    if request.op == Op::Rdma {
+        return Ok((rdma::grant(transport, &request, account, env).await?, Lending::default()));
+    }
+    shm::grant(transport, &request, account, env).await
 }
 
 /// The handshake, with its time limit. None: refused, counted and logged.

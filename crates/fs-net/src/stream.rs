@@ -133,6 +133,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Transport for StreamTransport<
         (&self.stream as &dyn Any).downcast_ref()
     }
 
+    fn remote(&self) -> Option<SocketAddr> {
+        match self.origin {
+            Origin::Node(_) => None,
+            Origin::Address(address) => Some(address),
+        }
+    }
+
     fn describe(&self) -> String {
         match self.origin {
             Origin::Node((uid, _, pid)) => format!("unix socket, process {pid} of user {uid}"),

@@ -1,13 +1,14 @@
 //! The port that a connection stands on: frames in, batches of frames out.
 //!
 //! Byte streams (TCP, Unix sockets) are the first adapters ([`crate::stream`]), shared memory ([`crate::shm`]) is the second: its frames'
-//! bulk parts lie in its own memory. RDMA verbs would implement the same functions.
+//! bulk parts lie in its own memory. RDMA ([`crate::rdma`]) is the third.
 
 use crate::budget::{Account, BufferClass};
 use crate::error::NetError;
 use crate::frame::Frame;
 use crate::send_queue::SendQueue;
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::task::{Context, Poll};
 use tokio::net::UnixStream;
 
@@ -37,6 +38,11 @@ pub(crate) trait Transport {
 
     /// The Unix socket under it, if that is all it is.
     fn unix(&self) -> Option<&UnixStream> {
+        None
+    }
+
+    /// The address of the other end, if it has one on a network.
+    fn remote(&self) -> Option<SocketAddr> {
         None
     }
 

@@ -147,6 +147,8 @@ wire_enum! {
         CopyChunkTo = 92,
         /// Change the layout of a directory or of an empty file.
         SetLayout = 93,
+        /// First request of a peer over TCP: go on over RDMA with me.
+        Rdma = 94,
         /// Keep an object outside of the namespace.
         VaultPut = 96,
         /// Objects that a server keeps, page by page.

@@ -68,7 +68,7 @@ fn operations() -> Vec<(Op, [Kind; 2])> {
         ($($t:ident)*) => { vec![$(operation::<$t>()),*] };
     }
     list! {
-        Hello Prove Ping Share
+        Hello Prove Ping Share Rdma
         Lookup Create Mkdir Unlink Rmdir Rename Link Readdir
         Getattr GetattrMany Setattr Readlink Getxattr Setxattr SetLayout Listxattr Removexattr Open Release Renew Publish PollSize Statfs
         Put Get PutMany GetMany WriteInline ReadInline OpenRead Spill PunchInline Append

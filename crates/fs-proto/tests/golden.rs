@@ -492,6 +492,7 @@ const OPERATIONS: &[(u16, &str)] = &[
     (91, "FindChunks"),
     (92, "CopyChunkTo"),
     (93, "SetLayout"),
+    (94, "Rdma"),
     (96, "VaultPut"),
     (97, "VaultList"),
     (98, "VaultDrop"),

@@ -1,5 +1,5 @@
 /*
- * Hayate's file API for C and C++ (library: libhayate.so, link with -lhayate).
+ * Hayate's file and checkpoint API for C and C++ (library: libhayate.so, link with -lhayate).
  *
  * Generated from libio/c/src by `HAYATE_WRITE_HEADER=1 cargo test -p hayate-c --test header`; a test fails when it is out of date.
  *
@@ -18,6 +18,24 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+
+// Its ranks write.
+#define HAYATE_CKPT_OPEN 1
+
+// A rank gave up, or did not come.
+#define HAYATE_CKPT_ABORTED 2
+
+// A restart from it failed.
+#define HAYATE_CKPT_FAILED 3
+
+// All ranks have closed.
+#define HAYATE_CKPT_SEALED 4
+
+// It can be restarted from.
+#define HAYATE_CKPT_COMMITTED 5
+
+// It is whole in the shared tier, too.
+#define HAYATE_CKPT_DURABLE 6
 
 // Bytes of a name, with the zero at its end.
 #define HAYATE_NAME_BYTES 256
@@ -51,6 +69,46 @@ typedef struct {
   // Bytes that are best read and written at once: a chunk.
   uint32_t chunk_bytes;
 } hayate_stat_t;
+
+// How a version is written. Zeros, and what an older program does not know of, leave things as they are. All ranks give the same.
+typedef struct {
+  // `sizeof(hayate_ckpt_options_t)`.
+  size_t size;
+  // How long a commit waits for the other ranks, in milliseconds; 0: ten minutes.
+  uint32_t timeout_ms;
+  // Copies on other servers: how many may be lost.
+  uint32_t copies;
+  // With parity: servers with data (then `copies` must be 0), and servers with parity, which is how many may be lost.
+  uint32_t parity_data;
+  // See `parity_data`.
+  uint32_t parity_extra;
+  // When the servers copy to the shared tier: "close", "idle:SECONDS", "demand" or "never"; null: as the directory says.
+  const char *flush;
+} hayate_ckpt_options_t;
+
+// What is known of a version.
+typedef struct {
+  // Its number.
+  uint64_t version;
+  // Bytes that its ranks wrote; 0 unless it is committed.
+  uint64_t bytes;
+  // What became of it: `HAYATE_CKPT_OPEN` and so on.
+  int state;
+  // How many ranks wrote it; 0 unless it is committed.
+  uint32_t nranks;
+  // 1: it is not pruned.
+  int pinned;
+} hayate_ckpt_info_t;
+
+// What an application should do now.
+typedef struct {
+  // 1: write a checkpoint.
+  int checkpoint;
+  // 1: write a last one and end.
+  int stop;
+  // Seconds to compute before the next checkpoint.
+  double next_s;
+} hayate_ckpt_advice_t;
 
 // How a connection differs from the usual. Zeros, and what an older program does not know of, leave things as they are.
 typedef struct {
@@ -118,6 +176,135 @@ const char *hayate_last_error(void);
 
 // The version of the library, as in "0.1.0".
 const char *hayate_version(void);
+
+// Opens the checkpoint sets below directory `root`. All ranks of one run give the same `group`, every run another; null: by the environment
+// (`HAYATE_GROUP`, Slurm's or PMIx's variables). `mount`: where the file system is mounted, for hayate_ckpt_route, or null. Answers a number for the
+// functions below, which the connection's end does not close.
+int hayate_ckpt_open(int fs,
+                     const char *root,
+                     const char *group,
+                     const char *mount);
+
+// Gives the number back. Versions that are being written go on.
+int hayate_ckpt_close(int ckpt);
+
+// Registers memory that lies at byte `offset` of region `name`: hayate_ckpt_write_all writes it, hayate_ckpt_read_all reads it. It stays the
+// caller's, and must be there until hayate_ckpt_unprotect or hayate_ckpt_close.
+int hayate_ckpt_protect(int ckpt,
+                        const char *name,
+                        void *memory,
+                        size_t size,
+                        uint64_t offset);
+
+// Forgets registered memory of this region; with a null pointer, all. Answers how many pieces.
+int hayate_ckpt_unprotect(int ckpt, const char *name);
+
+// Begins to write a version as `rank` of `nranks`, without waiting for the others; `options` may be null. Answers a number, which ends with
+// hayate_ckpt_commit, hayate_ckpt_abort, or hayate_ckpt_seal and then hayate_ckpt_test or hayate_ckpt_join.
+int hayate_ckpt_begin(int ckpt,
+                      const char *set,
+                      uint64_t version,
+                      uint32_t rank,
+                      uint32_t nranks,
+                      const hayate_ckpt_options_t *options);
+
+// Writes into a region at `offset`; answers `size`. The buffer may be changed when this returns.
+int64_t hayate_ckpt_write(int writer, const char *name, const void *buffer, size_t size, uint64_t offset);
+
+// Writes all registered memory; answers how many bytes.
+int64_t hayate_ckpt_write_all(int writer);
+
+// A path for a program that writes region `name` itself, with a zero behind it; answers its length. The file must be closed before the commit.
+int64_t hayate_ckpt_route(int writer,
+                          const char *name,
+                          char *path,
+                          size_t size);
+
+// Commits, if all ranks do so with `ok` not 0, and waits for them: all get the same answer. 0, or `-ECANCELED` if a rank said no, failed or did not come
+// in time, `-EBUSY` if another group took over.
+int hayate_ckpt_commit(int writer,
+                       int ok);
+
+// Seals this rank's part without waiting for the others. The number stays until the verdict is asked for.
+int hayate_ckpt_seal(int writer, int ok);
+
+// After hayate_ckpt_seal: 1 if the version is committed by now, 0 if not all ranks have sealed. With 1 or an error that is a verdict the number is given back.
+int hayate_ckpt_test(int writer);
+
+// After hayate_ckpt_seal: waits for the verdict; when the time is over and a rank is missing, the version is aborted for all. The number is given back.
+int hayate_ckpt_join(int writer,
+                     uint32_t timeout_ms);
+
+// Gives the version up, for all ranks.
+int hayate_ckpt_abort(int writer);
+
+// The newest version to restart from that is less than `below` (0: any): 1 and its number, or 0 if there is none.
+int hayate_ckpt_latest(int ckpt,
+                       const char *set,
+                       uint64_t below,
+                       uint64_t *version);
+
+// What became of a version: `HAYATE_CKPT_OPEN` and so on.
+int hayate_ckpt_state(int ckpt, const char *set, uint64_t version);
+
+// Waits until a version is `HAYATE_CKPT_SEALED`, `HAYATE_CKPT_COMMITTED` or `HAYATE_CKPT_DURABLE` (`level`), or more. `-ETIMEDOUT` if not in time.
+int hayate_ckpt_wait(int ckpt,
+                     const char *set,
+                     uint64_t version,
+                     int level,
+                     uint32_t timeout_ms);
+
+// Size of a region in bytes.
+int64_t hayate_ckpt_size(int ckpt, const char *set, uint64_t version, const char *name);
+
+// Reads from a region at `offset`, whoever wrote it; answers how many bytes, fewer only at its end. Every byte is checked.
+int64_t hayate_ckpt_read(int ckpt,
+                         const char *set,
+                         uint64_t version,
+                         const char *name,
+                         void *buffer,
+                         size_t size,
+                         uint64_t offset);
+
+// Reads all registered memory from a version; answers how many bytes. `-EINVAL` if a region is shorter than what was registered.
+int64_t hayate_ckpt_read_all(int ckpt,
+                             const char *set,
+                             uint64_t version);
+
+// The `index`-th region of a version, by name: 1, its name with a zero behind it, and its size; or 0 if there are no more.
+int hayate_ckpt_region(int ckpt,
+                       const char *set,
+                       uint64_t version,
+                       size_t index,
+                       char *name,
+                       size_t size,
+                       uint64_t *bytes);
+
+// Tells how the restart from a version ended: if not `ok`, it is not offered again.
+int hayate_ckpt_finish(int ckpt, const char *set, uint64_t version, int ok);
+
+// Says that a version is never pruned, or that it may be.
+int hayate_ckpt_pin(int ckpt, const char *set, uint64_t version, int pinned);
+
+// Removes all but the newest `keep` complete versions, those that are pinned, and the newest durable one. Answers how many went.
+int hayate_ckpt_prune(int ckpt,
+                      const char *set,
+                      size_t keep);
+
+// All versions that somebody began, oldest first: stores up to `room` of them, and answers how many there are.
+int64_t hayate_ckpt_list(int ckpt,
+                         const char *set,
+                         hayate_ckpt_info_t *infos,
+                         size_t room);
+
+// What to do now: `mtbf_s` between failures of the whole job, `cost_s` that a checkpoint keeps the application from computing, `since_s` since the last one, `left_s`
+// until the job's end (negative: unknown), `drain_s` until what is written now would be in the shared tier. All in seconds.
+int hayate_ckpt_advise(double mtbf_s,
+                       double cost_s,
+                       double since_s,
+                       double left_s,
+                       double drain_s,
+                       hayate_ckpt_advice_t *advice);
 
 // Connects to the cluster whose file is `cluster`; if that is null, to that of the environment's `HAYATE_CLUSTER`, or else of
 // the user's usual place. Answers the connection's number.

@@ -90,8 +90,8 @@ pub struct Ckpt {
 }
 
 enum Stage {
-    Writing(Writer),
-    Sealed(Pending),
+    Writing(Box<Writer>),
+    Sealed(Box<Pending>),
     Over,
 }
 
@@ -104,6 +104,22 @@ pub struct CkptWriter {
 impl From<libio::Error> for Failure {
     fn from(error: libio::Error) -> Self {
         Failure::new(error.errno(), error.to_string())
+    }
+}
+
+/// The part that is written under a number, which is given back: what was sealed stays as it is.
+fn taken(number: c_int) -> Result<Box<Writer>> {
+    let object = tables().writers.get(number)?;
+    let mut stage = locked(&object.stage);
+    match std::mem::replace(&mut *stage, Stage::Over) {
+        Stage::Writing(writer) => {
+            tables().writers.take(number)?;
+            Ok(writer)
+        }
+        other => {
+            *stage = other;
+            Err(Failure::new(libc::EINVAL, "this rank has sealed its part"))
+        }
     }
 }
 
@@ -239,7 +255,7 @@ pub unsafe extern "C" fn hayate_ckpt_begin(
         // SAFETY: the caller's promise.
         let (set, options) = unsafe { (text(set, "set")?, read_options(options)?) };
         let writer = of.checkpoints.begin_with(set, version, rank, nranks, &options)?;
-        tables().writers.add(CkptWriter { of, stage: Mutex::new(Stage::Writing(writer)) })
+        tables().writers.add(CkptWriter { of, stage: Mutex::new(Stage::Writing(Box::new(writer))) })
     })
 }
 
@@ -306,15 +322,7 @@ pub unsafe extern "C" fn hayate_ckpt_route(
 /// in time, `-EBUSY` if another group took over.
 #[unsafe(no_mangle)]
 pub extern "C" fn hayate_ckpt_commit(writer: c_int, ok: c_int) -> c_int {
-    call(|| {
-        let writer = tables().writers.take(writer)?;
-        match std::mem::replace(&mut *locked(&writer.stage), Stage::Over) {
-            Stage::Writing(writer) => Ok(writer.commit(ok != 0).map(|()| 0)?),
-            Stage::Sealed(_) | Stage::Over => {
-                Err(Failure::new(libc::EINVAL, "this rank has sealed its part"))
-            }
-        }
-    })
+    call(|| Ok(taken(writer)?.commit(ok != 0).map(|()| 0)?))
 }
 
 /// Seals this rank's part without waiting for the others. The number stays until the verdict is asked for.
@@ -329,7 +337,7 @@ pub extern "C" fn hayate_ckpt_seal(writer: c_int, ok: c_int) -> c_int {
                 if pending.is_err() {
                     tables().writers.take(writer)?;
                 }
-                *stage = Stage::Sealed(pending?);
+                *stage = Stage::Sealed(Box::new(pending?));
                 Ok(0)
             }
             other => {
@@ -363,9 +371,10 @@ pub extern "C" fn hayate_ckpt_test(writer: c_int) -> c_int {
 #[unsafe(no_mangle)]
 pub extern "C" fn hayate_ckpt_join(writer: c_int, timeout_ms: u32) -> c_int {
     call(|| {
-        let object = tables().writers.take(writer)?;
+        let object = tables().writers.get(writer)?;
         match &*locked(&object.stage) {
             Stage::Sealed(pending) => {
+                tables().writers.take(writer)?;
                 Ok(pending.wait(Duration::from_millis(timeout_ms.into())).map(|()| 0)?)
             }
             Stage::Writing(_) | Stage::Over => {
@@ -378,15 +387,7 @@ pub extern "C" fn hayate_ckpt_join(writer: c_int, timeout_ms: u32) -> c_int {
 /// Gives the version up, for all ranks.
 #[unsafe(no_mangle)]
 pub extern "C" fn hayate_ckpt_abort(writer: c_int) -> c_int {
-    call(|| {
-        let writer = tables().writers.take(writer)?;
-        match std::mem::replace(&mut *locked(&writer.stage), Stage::Over) {
-            Stage::Writing(writer) => Ok(writer.abort().map(|()| 0)?),
-            Stage::Sealed(_) | Stage::Over => {
-                Err(Failure::new(libc::EINVAL, "this rank has sealed its part"))
-            }
-        }
-    })
+    call(|| Ok(taken(writer)?.abort().map(|()| 0)?))
 }
 
 /// The newest version to restart from that is less than `below` (0: any): 1 and its number, or 0 if there is none.

@@ -1,4 +1,4 @@
-"""Files of a Hayate cluster, without a mount.
+"""Files and checkpoints of a Hayate cluster, without a mount.
 
     import hayate
 
@@ -14,6 +14,7 @@ What fails raises the OSError of its errno (FileNotFoundError, PermissionError, 
 """
 
 from ._library import version
+from .checkpoints import Advice, Checkpoints, State, Version, VersionInfo, Writer, advise
 from .files import RawFile
 from .filesystem import Entry, FileSystem, Space, Stat
 from .paths import Path
@@ -55,4 +56,4 @@ _FUNCTIONS = (
 for _name in _FUNCTIONS:
     globals()[_name] = _forward(_name)
 
-__all__ = ["Entry", "FileSystem", "Path", "RawFile", "Space", "Stat", "connect", "default", "version", *_FUNCTIONS]
+__all__ = ["Advice", "Checkpoints", "Entry", "FileSystem", "Path", "RawFile", "Space", "Stat", "State", "Version", "VersionInfo", "Writer", "advise", "connect", "default", "version", *_FUNCTIONS]

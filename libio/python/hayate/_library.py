@@ -68,11 +68,11 @@ def _check(number, function, arguments):
 
 
 def _declare(name, result, *arguments):
-    """Declares a function. Its first string is the path that an error names."""
+    """Declares a function. Its first string is the path that an error names, but for those of checkpoints, whose words name the set."""
     function = getattr(lib, name)
     function.restype = result
     function.argtypes = arguments
-    if c_char_p in arguments:
+    if c_char_p in arguments and not name.startswith("hayate_ckpt_"):
         function.path_at = arguments.index(c_char_p)
     function.errcheck = _check
 

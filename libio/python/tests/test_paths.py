@@ -1,5 +1,6 @@
 """Goal: paths behave as pathlib's. Method: the same calls on a local directory and on one in the cluster, answers compared as text."""
 
+import os
 import pathlib
 
 import pytest
@@ -42,7 +43,9 @@ def test_changes(base):
     moved = path.rename(base / "g")
     assert moved.read_bytes() == b"123456" and not path.exists()
     path.symlink_to("g")
-    assert path.is_symlink() and str(path.readlink()) == "g" and path.samefile(moved)
+    # Path.readlink is of Python 3.9.
+    said = os.readlink(path) if isinstance(path, pathlib.Path) else str(path.readlink())
+    assert path.is_symlink() and said == "g" and path.samefile(moved)
     (base / "h").hardlink_to(moved)
     assert moved.stat().st_nlink == 2
     moved.chmod(0o640)

@@ -266,6 +266,7 @@ fn config(spec: &LaunchSpec, id: u16, stores: Vec<PathBuf>, listen: String) -> R
     config.deadline_unix_s = spec.options.deadline_unix_s;
     config.wide_threshold = spec.options.wide_threshold;
     config.inline_bytes = spec.options.inline_bytes;
+    config.rdma = spec.options.rdma.parse().map_err(CliError::Usage)?;
     Ok(config)
 }
 

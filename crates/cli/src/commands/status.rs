@@ -1,5 +1,7 @@
 //! `hayate status`: the servers and how they are.
 
+mod transport;
+
 use crate::args::Global;
 use crate::error::{CliError, Result, failed};
 use crate::table::Table;
@@ -153,6 +155,7 @@ fn as_text(cluster: &ClusterFile, servers: &[Known]) -> Result<String> {
         table.row(row(member, state.as_ref().ok()));
     }
     lines.push(table.render());
+    lines.push(transport::table(servers.iter().map(|server| (server.member.id, server.state.as_ref().ok()))));
     lines.push(pools(servers));
     Ok(lines.join("\n"))
 }

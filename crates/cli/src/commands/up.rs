@@ -6,7 +6,7 @@ use crate::launch::spec::{LaunchSpec, ServerOptions};
 use crate::launch::{Launcher, hostfile, local, start};
 use crate::{interrupt, mounts, out, place, size};
 use clap::{Args, FromArgMatches};
-use fs_net::{ClusterFile, Secret};
+use fs_net::{ClusterFile, RdmaChoice, Secret};
 use fs_server::config::{Durability, IoMode, KvKind};
 use fs_server::tier::s3::target::{self, Target};
 use std::ffi::OsString;
@@ -100,6 +100,9 @@ pub struct UpArgs {
     /// Largest file that lies with its inode, in bytes, at most 64 KiB; 0: none
     #[arg(long, value_name = "BYTES", default_value_t = fs_server::config::INLINE_DEFAULT, value_parser = clap::value_parser!(u32).range(..=i64::from(fs_proto::INLINE_MAX)))]
     pub inline: u32,
+    /// RDMA between nodes: `auto` (all devices, TCP where there are none), `off`, or the name of a device
+    #[arg(long, value_name = "auto|off|DEVICE", default_value_t = RdmaChoice::Auto)]
+    pub rdma: RdmaChoice,
     /// Serve no metrics pages
     #[arg(long)]
     pub no_metrics: bool,
@@ -257,6 +260,7 @@ pub fn spec(global: &Global, args: &UpArgs) -> Result<LaunchSpec> {
             deadline_unix_s: args.deadline.or_else(job_end),
             wide_threshold: args.wide_threshold,
             inline_bytes: args.inline,
+            rdma: args.rdma.to_string(),
             metrics: !args.no_metrics,
             log,
             log_format: global.log_format.word().to_owned(),

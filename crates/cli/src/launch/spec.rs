@@ -50,6 +50,10 @@ pub struct LaunchSpec {
     pub options: ServerOptions,
 }
 
+fn rdma_default() -> String {
+    "auto".to_owned()
+}
+
 /// Options of servers, as on the command line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerOptions {
@@ -79,6 +83,9 @@ pub struct ServerOptions {
     pub wide_threshold: u64,
     /// Largest file in bytes that lies with its inode.
     pub inline_bytes: u32,
+    /// RDMA devices: `auto`, `off`, or a name.
+    #[serde(default = "rdma_default")]
+    pub rdma: String,
     /// Serve a metrics page.
     pub metrics: bool,
     /// Log filter.
@@ -159,6 +166,7 @@ mod tests {
                 deadline_unix_s: None,
                 wide_threshold: 10_000,
                 inline_bytes: 16_384,
+                rdma: "auto".into(),
                 metrics: true,
                 log: "info".into(),
                 log_format: "human".into(),

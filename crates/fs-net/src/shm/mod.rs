@@ -28,6 +28,7 @@ pub(crate) use arena::Block;
 pub use budget::{ShareBudget, ShareStats};
 pub use session::Lending;
 pub(crate) use session::{ask, grant};
+pub(crate) use spin::Spin;
 
 #[cfg(test)]
 mod hostile;

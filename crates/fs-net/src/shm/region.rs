@@ -19,6 +19,7 @@
 
 use super::budget::Grant;
 use super::side::{Side, Way};
+use crate::rdma::memory::{self, Tracked};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use std::io;
@@ -59,6 +60,8 @@ pub(super) enum Word {
 pub(super) struct Region {
     base: NonNull<u8>,
     arena_bytes: u32,
+    /// An arena that RDMA devices may read in place.
+    tracked: Option<Tracked>,
     _grant: Option<Grant>,
 }
 
@@ -111,7 +114,13 @@ impl Region {
         // SAFETY: a new mapping at a place of the kernel's choice overlaps nothing that this process has.
         let base = unsafe { mmap(std::ptr::null_mut(), len, protection, MapFlags::SHARED, file, 0) }?;
         let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Region { base, arena_bytes, _grant: grant })
+        Ok(Region { base, arena_bytes, tracked: None, _grant: grant })
+    }
+
+    /// Lets RDMA devices, if there are some, read an arena where it lies: what a peer put there is passed on without a copy.
+    pub fn track(&mut self, way: Way) {
+        let arena = self.arena_ptr(way, 0, self.arena_bytes);
+        self.tracked = memory::track(arena.as_ptr(), self.arena_bytes as usize);
     }
 
     /// Bytes of each arena.
@@ -178,6 +187,7 @@ impl Region {
 
 impl Drop for Region {
     fn drop(&mut self) {
+        self.tracked = None;
         // SAFETY: the mapping is ours, and nothing refers to it any more: whoever does keeps the region alive.
         let gone = unsafe { munmap(self.base.as_ptr().cast(), region_bytes(self.arena_bytes)) };
         if let Err(error) = gone {
@@ -190,6 +200,7 @@ impl Drop for Region {
 mod tests {
     use super::super::budget::ShareBudget;
     use super::*;
+    use std::panic::AssertUnwindSafe;
 
     fn grant() -> Grant {
         ShareBudget::new(64 << 20).grant().expect("there is room").1
@@ -228,10 +239,12 @@ mod tests {
         assert!(region.is_in_arena(ARENA_MIN, 0) && region.is_in_arena(0, ARENA_MIN));
         for (at, len) in [(1, ARENA_MIN), (ARENA_MIN, 1), (u32::MAX, 2), (2, u32::MAX)] {
             assert!(!region.is_in_arena(at, len));
-            let touched = std::panic::catch_unwind(|| region.arena_ptr(Way::TO_CLIENT, at, len));
+            let touched =
+                std::panic::catch_unwind(AssertUnwindSafe(|| region.arena_ptr(Way::TO_CLIENT, at, len)));
             assert!(touched.is_err());
         }
-        let touched = std::panic::catch_unwind(|| region.ring_put(Way::TO_CLIENT, RING_BYTES, b"x"));
+        let touched =
+            std::panic::catch_unwind(AssertUnwindSafe(|| region.ring_put(Way::TO_CLIENT, RING_BYTES, b"x")));
         assert!(touched.is_err());
     }
 

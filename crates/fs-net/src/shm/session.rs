@@ -245,7 +245,8 @@ fn offer(socket: &dyn Transport, sharing: &Sharing) -> Option<(Shared, End, [Own
     let Sharing::Grant(budget) = sharing else { return None };
     let (arena_bytes, grant) = budget.grant()?;
     let made = || -> io::Result<_> {
-        let (region, memory) = Region::create(arena_bytes, grant)?;
+        let (mut region, memory) = Region::create(arena_bytes, grant)?;
+        region.track(Side::Client.outward());
         let (server_ear, client_rope) = bell(Side::Client)?;
         let (client_ear, server_rope) = bell(Side::Server)?;
         let ours = End { region: Arc::new(region), ear: server_ear, rope: server_rope };

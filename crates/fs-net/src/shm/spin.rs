@@ -18,7 +18,7 @@ static PROCESSORS: LazyLock<usize> =
     LazyLock::new(|| std::thread::available_parallelism().map_or(1, usize::from));
 
 /// What one side has learnt.
-pub(super) struct Spin {
+pub(crate) struct Spin {
     limit: Duration,
     length: Duration,
     /// Sleeps that are left before the next look.

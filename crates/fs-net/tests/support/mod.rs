@@ -3,8 +3,9 @@
 
 use bytes::{Bytes, BytesMut};
 use fs_net::{
-    Acceptor, Address, Connection, Frame, Handled, Handler, Identity, NetEnv, NetError, PeerInfo, Reply,
-    Secret, ServerIdentity, ShareBudget, ShareStats, Sharing, close_idle_connections, serve_connection,
+    Acceptor, Address, Connection, Frame, Handled, Handler, Identity, NetEnv, NetError, PeerInfo, Rdma,
+    RdmaChoice, Reply, Secret, ServerIdentity, ShareBudget, ShareStats, Sharing, close_idle_connections,
+    serve_connection,
 };
 use fs_proto::msg::session::{Challenge, Hello, Prove, Role, Welcome};
 use fs_proto::{ClientId, Header, Op, Partition, ServerId, Wire};
@@ -120,7 +121,9 @@ impl Server {
     }
 
     pub async fn connect(&self, env: &Rc<NetEnv>) -> Result<Connection, NetError> {
-        Connection::connect(&self.address, &client(&self.secret), env, LONG).await
+        let connection = Connection::connect(&self.address, &client(&self.secret), env, LONG).await?;
+        assert_eq!(connection.is_rdma(), RDMA.get());
+        Ok(connection)
     }
 }
 
@@ -131,16 +134,29 @@ pub fn client(secret: &Secret) -> Identity {
 thread_local! {
     /// Whether clients of this test ask for shared memory.
     static SHARED: Cell<bool> = const { Cell::new(false) };
+    /// Whether servers and clients of this test have RDMA.
+    static RDMA: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Address of an RDMA device of this node. Without it no test tries RDMA: `tests/e2e/rdma.sh` sets it, in a guest.
+const RDMA_ADDRESS: &str = "HAYATE_TEST_RDMA";
+
+fn with_rdma(mut env: NetEnv) -> Rc<NetEnv> {
+    if RDMA.get() {
+        env.rdma = Arc::new(Rdma::new(RdmaChoice::Auto, env.pool.stats().size, 1));
+        env.rdma.open().expect("a device");
+    }
+    Rc::new(env)
 }
 
 /// A client's; with shared memory, and never without, where [`over_all`] tries that.
 pub fn env() -> Rc<NetEnv> {
     let sharing = if SHARED.get() { Sharing::Insist } else { Sharing::Never };
-    Rc::new(NetEnv { sharing, ..NetEnv::new(256 << 20) })
+    with_rdma(NetEnv { sharing, ..NetEnv::new(256 << 20) })
 }
 
 pub fn server_env() -> Rc<NetEnv> {
-    Rc::new(NetEnv { sharing: Sharing::Grant(ShareBudget::new(256 << 20)), ..NetEnv::new(256 << 20) })
+    with_rdma(NetEnv { sharing: Sharing::Grant(ShareBudget::new(256 << 20)), ..NetEnv::new(256 << 20) })
 }
 
 /// Figures of the memory that a server shares.
@@ -175,7 +191,16 @@ pub fn over_all<F: Future<Output = ()>>(test: impl Fn(Address) -> F) {
     let dir = TempDir::new().expect("a directory");
     run(test(Address::Unix(dir.path().join("s.sock"))));
     run(test(Address::Tcp("127.0.0.1:0".into())));
-    over_shared_memory(test);
+    over_shared_memory(&test);
+    over_rdma(&test);
+}
+
+/// Runs a test over RDMA, where the environment names a device's address.
+pub fn over_rdma<F: Future<Output = ()>>(test: impl Fn(Address) -> F) {
+    let Ok(address) = std::env::var(RDMA_ADDRESS) else { return };
+    RDMA.set(true);
+    run(test(Address::Tcp(format!("{address}:0"))));
+    RDMA.set(false);
 }
 
 /// Runs a test over shared memory.

@@ -76,9 +76,27 @@ wire_struct! {
     }
 }
 
+wire_struct! {
+    /// Go on over RDMA with me. First request of a connection over TCP; any answer but `Ok` leaves it as it is.
+    pub struct Rdma {}
+}
+
+wire_struct! {
+    /// Answer to [`Rdma`]: where to connect to by rdma_cm. The TCP connection stays open, and carries messages until the other does.
+    pub struct RdmaOffer {
+        /// Port of the listener, in rdma_cm's TCP port space.
+        pub port: u16,
+        /// IP addresses of the server's RDMA devices, as text; each will do.
+        pub addresses: Vec<String>,
+        /// 32 random bytes, to be sent as private data with the request to connect. Good for one connection.
+        pub token: Bytes,
+    }
+}
+
 request! {
     Hello => Hello -> Challenge;
     Prove => Prove -> Welcome;
     Ping => Ping -> ();
     Share => Share -> Shared;
+    Rdma => Rdma -> RdmaOffer;
 }

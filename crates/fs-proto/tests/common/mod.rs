@@ -304,6 +304,8 @@ structs! {
     Ping {}
     Share {}
     Shared { arena_bytes }
+    Rdma {}
+    RdmaOffer { port, addresses, token }
 
     FlushChunks { ino, server, staging, layout, size, parts }
     PartsOf { part_bytes, first, every }

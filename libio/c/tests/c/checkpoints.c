@@ -44,8 +44,11 @@ static void reads(int ckpt, uint64_t version)
 static void verdicts(int ckpt)
 {
     int first = rank_writes(ckpt, 10, 0, NULL), second = rank_writes(ckpt, 10, 1, NULL);
+    FAILS(EINVAL, hayate_ckpt_join(first, 5)); /* Not sealed yet, and not lost by asking. */
     GIVES(0, hayate_ckpt_seal(first, 1));
     FAILS(EINVAL, hayate_ckpt_write(first, "plate", plate[0], 1, 0));
+    FAILS(EINVAL, hayate_ckpt_commit(first, 1));
+    FAILS(EINVAL, hayate_ckpt_abort(first));
     GIVES(0, hayate_ckpt_test(first));
     GIVES(HAYATE_CKPT_OPEN, hayate_ckpt_state(ckpt, "heat", 10));
     FAILS(ETIMEDOUT, hayate_ckpt_wait(ckpt, "heat", 10, HAYATE_CKPT_COMMITTED, 5));

@@ -1,0 +1,151 @@
+//! What went over RDMA, and what the devices say.
+
+use super::{Rdma, device, interfaces};
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A device's counters of what it sent again, as drivers name them.
+const RETRIES: [&str; 7] = [
+    "completer_retry_err",
+    "rcvd_rnr_err",
+    "rcvd_seq_err",
+    "local_ack_timeout_err",
+    "rnr_nak_retry_err",
+    "packet_seq_err",
+    "out_of_sequence",
+];
+
+/// Counters from the start of the process. Relaxed atomics: each is right, together they are not a snapshot.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub connections: AtomicU64,
+    pub messages_sent: AtomicU64,
+    pub messages_received: AtomicU64,
+    pub bytes_sent: AtomicU64,
+    pub bytes_received: AtomicU64,
+    pub reads: AtomicU64,
+    pub read_bytes: AtomicU64,
+    pub fallbacks: AtomicU64,
+}
+
+impl Counters {
+    pub fn add(counter: &AtomicU64, n: u64) {
+        counter.fetch_add(n, Ordering::Relaxed);
+    }
+}
+
+/// Figures of a process's use of RDMA.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RdmaStats {
+    /// Why there is no RDMA, if there is none.
+    pub reason: Option<String>,
+    /// Ports of the devices that are used.
+    pub ports: Vec<RdmaPort>,
+    /// Connections over RDMA now.
+    pub connections: u64,
+    /// Messages sent (each may carry many frames).
+    pub messages_sent: u64,
+    /// Messages received.
+    pub messages_received: u64,
+    /// Bytes sent in messages.
+    pub bytes_sent: u64,
+    /// Bytes received in messages.
+    pub bytes_received: u64,
+    /// Pieces of bulk data that were read from peers' memory.
+    pub reads: u64,
+    /// Bytes of these.
+    pub read_bytes: u64,
+    /// Times that TCP had to do instead.
+    pub fallbacks: u64,
+    /// Packets that the devices sent again, as far as their drivers count (since the device was set up).
+    pub retries: u64,
+    /// Bytes of memory that are registered now (once per device), of the process.
+    pub registered_bytes: u64,
+    /// Registrations since the start.
+    pub registrations: u64,
+}
+
+/// A port of a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RdmaPort {
+    /// The device.
+    pub device: String,
+    /// The port's number.
+    pub port: u32,
+    /// `ACTIVE`, `DOWN` and so on.
+    pub state: String,
+    /// As the driver says: `100 Gb/sec (4X EDR)`.
+    pub rate: String,
+    /// IP addresses.
+    pub addresses: Vec<String>,
+}
+
+impl Rdma {
+    /// The figures.
+    pub fn stats(&self) -> RdmaStats {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let counters = &self.counters;
+        let (registered_bytes, registrations) = device::figures();
+        let (reason, ports) = match self.devices() {
+            Ok(devices) => (None, devices.iter().flat_map(|device| ports(&device.name)).collect()),
+            Err(why) => (Some(why.to_owned()), Vec::new()),
+        };
+        RdmaStats {
+            reason,
+            retries: self.devices().unwrap_or_default().iter().map(|device| retries(&device.name)).sum(),
+            ports,
+            connections: read(&counters.connections),
+            messages_sent: read(&counters.messages_sent),
+            messages_received: read(&counters.messages_received),
+            bytes_sent: read(&counters.bytes_sent),
+            bytes_received: read(&counters.bytes_received),
+            reads: read(&counters.reads),
+            read_bytes: read(&counters.read_bytes),
+            fallbacks: read(&counters.fallbacks),
+            registered_bytes,
+            registrations,
+        }
+    }
+}
+
+fn ports(device: &str) -> Vec<RdmaPort> {
+    let text =
+        |path: &Path, name: &str| fs::read_to_string(path.join(name)).unwrap_or_default().trim().to_owned();
+    let of = |(port, path): (u32, std::path::PathBuf)| RdmaPort {
+        device: device.to_owned(),
+        port,
+        // The file says `4: ACTIVE`.
+        state: text(&path, "state").rsplit(' ').next().unwrap_or_default().to_owned(),
+        rate: text(&path, "rate"),
+        addresses: interfaces::addresses_of_port(&path).iter().map(ToString::to_string).collect(),
+    };
+    interfaces::ports(device).into_iter().map(of).collect()
+}
+
+fn retries(device: &str) -> u64 {
+    let count = |path: &Path, name: &&str| -> Option<u64> {
+        fs::read_to_string(path.join("hw_counters").join(name)).ok()?.trim().parse().ok()
+    };
+    interfaces::ports(device)
+        .iter()
+        .flat_map(|(_, path)| RETRIES.iter().filter_map(|name| count(path, name)))
+        .sum()
+}
+
+/// Counts a connection as open while it lives.
+pub(super) struct OpenRdma(Arc<Rdma>);
+
+impl OpenRdma {
+    pub fn new(rdma: &Arc<Rdma>) -> OpenRdma {
+        Counters::add(&rdma.counters.connections, 1);
+        OpenRdma(rdma.clone())
+    }
+}
+
+impl Drop for OpenRdma {
+    fn drop(&mut self) {
+        self.0.counters.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}

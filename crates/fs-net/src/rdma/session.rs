@@ -1,0 +1,162 @@
+//! How a connection over TCP becomes one over RDMA: the connecting side asks, as its first request; the server answers with the addresses of
+//! its devices, a port and a token; the connecting side goes there and shows the token. Any refusal or failure leaves the connection as it is.
+//!
+//! # Invariants
+//! - Nothing is offered to who has not proved to know the secret (it is the first request after the handshake), and a token opens one connection.
+//! - Connecting takes no longer than [`TRIES`] times [`TRY_TIMEOUT`], and is not tried again for a while after it failed
+//!   (`tests/rdma.rs`, `without_a_way_tcp_does`).
+
+use super::cm::{Cm, Token};
+use super::interfaces;
+use super::link::Link;
+use super::transport::RdmaTransport;
+use crate::budget::{Account, BufferClass};
+use crate::env::NetEnv;
+use crate::error::NetError;
+use crate::frame::Frame;
+use crate::secret::random_bytes;
+use crate::send_queue::SendQueue;
+use crate::transport::Transport;
+use bytes::Bytes;
+use fs_proto::msg::session::{Rdma as Ask, RdmaOffer};
+use fs_proto::{Flags, Header, Op, Partition, Status, Wire};
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// How long connecting to one address may take.
+const TRY_TIMEOUT: Duration = Duration::from_millis(1500);
+/// Addresses that are tried.
+const TRIES: usize = 2;
+
+thread_local! {
+    /// Connections that this thread has begun: each begins with another of the peer's addresses, so that all its devices are used.
+    static BEGUN: Cell<usize> = const { Cell::new(0) };
+}
+
+// --- the connecting side ---
+
+/// Asks for RDMA. Gives the transport to go on with, and whether it is that.
+pub(crate) async fn ask(
+    mut socket: Box<dyn Transport>,
+    env: &Rc<NetEnv>,
+) -> Result<(Box<dyn Transport>, bool), NetError> {
+    let peer = socket.describe();
+    if socket.remote().is_none() || !env.rdma.may_try(&peer) {
+        return Ok((socket, false));
+    }
+    let offer = match offered(&mut *socket, env).await? {
+        Ok(offer) => offer,
+        Err(why) => {
+            env.rdma.refused(&peer, &why);
+            return Ok((socket, false));
+        }
+    };
+    match connect(&offer, env).await {
+        Ok(link) => {
+            env.rdma.works(&peer);
+            let mut transport = Box::new(RdmaTransport::connected(socket, link, env));
+            transport.trust(BufferClass::PeerReply, None);
+            Ok((transport, true))
+        }
+        Err(why) => {
+            env.rdma.failed(&peer, &why);
+            Ok((socket, false))
+        }
+    }
+}
+
+/// What the peer offers, or why nothing.
+pub(super) async fn offered(
+    socket: &mut dyn Transport,
+    env: &NetEnv,
+) -> Result<Result<RdmaOffer, String>, NetError> {
+    let mut queue = SendQueue::new(env.counters.clone());
+    queue.push(Header::request(Op::Rdma, Partition(0)), Ask {}.to_bytes(), Bytes::new())?;
+    poll_fn(|cx| socket.poll_send(cx, &mut queue)).await?;
+    let mut frames: VecDeque<Frame> = VecDeque::new();
+    poll_fn(|cx| socket.poll_receive(cx, &mut frames)).await?;
+    let Some(Frame { header, meta, .. }) = frames.pop_front().filter(|_| frames.is_empty()) else {
+        return Err(NetError::protocol("more than an answer about RDMA"));
+    };
+    if header.op != Op::Rdma || !header.flags.has(Flags::REPLY) {
+        return Err(NetError::protocol("something else than an answer about RDMA"));
+    }
+    if header.status != Status::Ok {
+        return Ok(Err(String::from_bytes(meta).unwrap_or_default()));
+    }
+    RdmaOffer::from_bytes(meta).map(Ok).map_err(NetError::protocol)
+}
+
+/// Tries the peer's addresses. The error is for people.
+async fn connect(offer: &RdmaOffer, env: &Rc<NetEnv>) -> Result<Link, String> {
+    let token = Token::try_from(&offer.token[..]).map_err(|_| "an offer with a short token".to_owned())?;
+    let cm = Cm::local().map_err(|error| error.to_string())?;
+    let begin = BEGUN.replace(BEGUN.get().wrapping_add(1));
+    let mut why = "the peer has no address for RDMA".to_owned();
+    for at in 0..offer.addresses.len().min(TRIES) {
+        let text = &offer.addresses[(begin + at) % offer.addresses.len()];
+        let Ok(ip) = text.parse::<IpAddr>() else { continue };
+        match timeout(TRY_TIMEOUT, cm.connect(SocketAddr::new(ip, offer.port), &token)).await {
+            Ok(Ok(pair)) => return Ok(Link::new(pair, env)),
+            Ok(Err(error)) => why = format!("{ip}: {error}"),
+            Err(_) => why = format!("{ip}: no answer"),
+        }
+    }
+    Err(why)
+}
+
+// --- the server ---
+
+/// Answers a request for RDMA. Gives the transport to go on with.
+pub(crate) async fn grant(
+    mut socket: Box<dyn Transport>,
+    request: &Header,
+    (class, account): (BufferClass, Account),
+    env: &Rc<NetEnv>,
+) -> Result<Box<dyn Transport>, NetError> {
+    let mut queue = SendQueue::new(env.counters.clone());
+    let offered = offer(&*socket, env);
+    let (status, meta) = match &offered {
+        Ok((offer, _)) => (Status::Ok, offer.to_bytes()),
+        Err(why) => (Status::NotSupported, why.to_bytes()),
+    };
+    queue.push(reply(request, status), meta, Bytes::new())?;
+    poll_fn(|cx| socket.poll_send(cx, &mut queue)).await?;
+    let Ok((_, awaited)) = offered else { return Ok(socket) };
+    let mut transport = Box::new(RdmaTransport::awaiting(socket, awaited, env));
+    transport.trust(class, Some(account));
+    Ok(transport)
+}
+
+fn reply(request: &Header, status: Status) -> Header {
+    let mut header = request.reply(status, 0, 0);
+    header.tag = request.tag;
+    header.flags = header.flags.with(Flags::REPLY);
+    header
+}
+
+type Offered = (RdmaOffer, Rc<super::cm::Awaited>);
+
+/// What to answer, and what to wait for. The error is for people.
+fn offer(socket: &dyn Transport, env: &NetEnv) -> Result<Offered, String> {
+    let remote = socket.remote().ok_or("RDMA begins with a connection over TCP")?;
+    let devices = env.rdma.devices()?;
+    let is_v6 = remote.ip().to_canonical().is_ipv6();
+    let addresses: Vec<String> = devices
+        .iter()
+        .flat_map(|device| interfaces::addresses_of(&device.name, is_v6))
+        .map(|ip| ip.to_string())
+        .collect();
+    if addresses.is_empty() {
+        return Err("no RDMA device of this server is up and has an address".to_owned());
+    }
+    let text = |error: std::io::Error| error.to_string();
+    let token = random_bytes().map_err(|error| error.to_string())?;
+    let (port, awaited) = Cm::local().map_err(text)?.offer(token, is_v6).map_err(text)?;
+    Ok((RdmaOffer { port, addresses, token: Bytes::copy_from_slice(&token) }, awaited))
+}

@@ -1,0 +1,121 @@
+//! Connections over RDMA: what differs from a socket. What is the same is tried by `session.rs` and `calls.rs`, over all transports.
+//! Without a device (`tests/e2e/rdma.sh` makes one, in a guest) only what needs none is tried.
+
+mod support;
+
+use bytes::Bytes;
+use fs_net::{Address, BufferClass, Connection, Identity, NetCounters, NetEnv, Rdma, RdmaChoice, Secret};
+use fs_proto::msg::session::Role;
+use fs_proto::{ClientId, Op};
+use std::rc::Rc;
+use std::sync::Arc;
+use support::{LONG, Server, client, env, over_rdma, request, run, until};
+
+const MIB: usize = 1 << 20;
+
+fn pattern(len: usize, seed: u8) -> Bytes {
+    (0..len).map(|i| (i / 7) as u8 ^ seed).collect::<Vec<_>>().into()
+}
+
+/// Goal: data that lies in buffers of the pool is not copied by either side. Method: the counters tell.
+#[test]
+fn data_by_reference_is_not_copied() {
+    over_rdma(|address| async move {
+        let server = Server::start(0, &address, &Secret::random());
+        let env = env();
+        let connection = server.connect(&env).await.expect("connected");
+        let copied = || [&env, &server.env].map(|env| NetCounters::read(&env.counters.copied_bytes));
+        let before = copied();
+        for seed in 0..3 {
+            let mut buffer = env.pool.get(MIB).await.expect("a buffer");
+            buffer.copy_from_slice(&pattern(MIB, seed));
+            let answer = connection.call(request(Op::Ping), Bytes::new(), buffer.freeze()).await;
+            assert!(answer.expect("answered").bulk == pattern(MIB, seed));
+        }
+        assert_eq!(copied(), before);
+        let (ours, theirs) = (env.rdma.stats(), server.env.rdma.stats());
+        assert_eq!((ours.reads, ours.read_bytes), (3, 3 * MIB as u64));
+        assert_eq!((theirs.reads, theirs.connections, ours.connections), (3, 1, 1));
+        assert!(ours.registrations > 0 && ours.registered_bytes > 2 * MIB as u64, "{ours:?}");
+    });
+}
+
+/// Goal: a process that may use RDMA works with one that does not. Method: only one side has it, then only the other.
+#[test]
+fn without_a_way_tcp_does() {
+    run(async {
+        for (ours, theirs) in [(RdmaChoice::Auto, RdmaChoice::Off), (RdmaChoice::Off, RdmaChoice::Auto)] {
+            let with = |choice: RdmaChoice| {
+                let mut env = NetEnv::new(64 << 20);
+                env.rdma = Arc::new(Rdma::new(choice, env.pool.stats().size, 1));
+                Rc::new(env)
+            };
+            let address = Address::Tcp("127.0.0.1:0".into());
+            let server = Server::start_in(with(theirs), 0, &address, &Secret::random());
+            let connection = server.connect(&with(ours)).await.expect("connected");
+            let answer = connection.call(request(Op::Ping), Bytes::new(), pattern(MIB, 1)).await;
+            assert!(answer.expect("answered").bulk == pattern(MIB, 1));
+        }
+    });
+}
+
+/// Goal: answers go out while the server takes no requests, which it does not while many wait to be sent. Method: far more data asked for
+/// at once than may wait and than may be lent; all answers come, and all that was lent comes back.
+#[test]
+fn answers_flow_while_nothing_is_taken() {
+    over_rdma(|address| async move {
+        let server = Server::start(0, &address, &Secret::random());
+        let env = env();
+        let connection = server.connect(&env).await.expect("connected");
+        let calls: Vec<_> = (0..90_u8)
+            .map(|n| {
+                let connection = connection.clone();
+                tokio::task::spawn_local(async move {
+                    let bulk = pattern(MIB, n);
+                    let answer = connection.call(request(Op::Ping), Bytes::new(), bulk.clone()).await;
+                    assert!(answer.expect("answered").bulk == bulk);
+                })
+            })
+            .collect();
+        for call in calls {
+            call.await.expect("as it was sent");
+        }
+        until(|| (server.env.pool.stats().used, env.pool.stats().used) == (0, 0)).await;
+        let peak = server.env.pool.stats().peak;
+        assert!(peak < 128 * MIB as u64, "{peak}");
+    });
+}
+
+/// Goal: a peer without room holds little of what others use. Method: the test holds the client's buffers, so it cannot read answers; the
+/// server lends to it no more than its limit, and serves another meanwhile.
+#[test]
+fn a_peer_that_takes_nothing_holds_little() {
+    over_rdma(|address| async move {
+        let server = Server::start(0, &address, &Secret::random());
+        let (full, other) = (env(), env());
+        let stuck = server.connect(&full).await.expect("connected");
+        // Another client: what a peer holds is counted by client, not by connection.
+        let who = Identity { role: Role::Client { id: ClientId(78) }, ..client(&server.secret) };
+        let free = Connection::connect(&server.address, &who, &other, LONG).await.expect("connected");
+        let mut calls = Vec::new();
+        for n in 0..60_u8 {
+            let mut buffer = full.pool.get(MIB).await.expect("a buffer");
+            buffer.copy_from_slice(&pattern(MIB, n));
+            let (stuck, bulk) = (stuck.clone(), buffer.freeze());
+            let call = async move { stuck.call(request(Op::Ping), Bytes::new(), bulk).await };
+            calls.push(tokio::task::spawn_local(call));
+        }
+        let held: Vec<_> =
+            std::iter::from_fn(|| full.pool.try_get_for(BufferClass::PeerRequest, None, MIB)).collect();
+        for n in 0..20 {
+            let answer = free.call(request(Op::Ping), Bytes::new(), pattern(MIB, n)).await;
+            assert!(answer.expect("answered").bulk == pattern(MIB, n));
+        }
+        assert!(server.env.pool.stats().used <= 64 * MIB as u64, "{:?}", server.env.pool.stats());
+        drop(held);
+        for (n, call) in calls.into_iter().enumerate() {
+            let answer = call.await.expect("no panic").expect("answered");
+            assert!(answer.bulk == pattern(MIB, n as u8));
+        }
+    });
+}

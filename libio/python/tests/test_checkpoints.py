@@ -1,0 +1,179 @@
+"""Goal: checkpoints from Python are those of the library: all-or-nothing, one verdict for all ranks, any number of readers. Method: ranks as threads and as
+processes, some of which give up or are killed; damage; the list of what there is."""
+
+import errno
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import time
+
+import pytest
+
+import hayate
+from hayate import Checkpoints, State
+
+
+@pytest.fixture
+def checkpoints(fs, place):
+    return Checkpoints(fs, f"{place}/sets", group="one")
+
+
+def test_a_version_of_one_rank(checkpoints):
+    array = bytearray(os.urandom(3 << 20))
+    kept = bytes(array)
+    assert checkpoints.latest("heat") is None
+    with checkpoints.begin("heat", 10) as writer:
+        writer.write("field", array)
+        array[:] = bytes(len(array))  # The buffer may be used again at once.
+        writer.write("step", b"10")
+        writer.write("step", b"!", 5)
+        assert checkpoints.latest("heat") is None
+    assert checkpoints.latest("heat") == 10
+    stored = checkpoints.open("heat", 10)
+    assert stored.regions() == {"field": 3 << 20, "step": 6} and stored.size("step") == 6
+    assert stored.read("field") == kept and stored.read("step") == b"10\0\0\0!"
+    room = bytearray(100)
+    assert stored.read_into("field", room, 50) == 100 and room == kept[50:150]
+    assert stored.read_into("step", room, 4) == 2
+    with pytest.raises(FileNotFoundError):
+        stored.size("none")
+    info = checkpoints.list("heat")
+    assert [(each.version, each.nranks, each.pinned) for each in info] == [(10, 1, False)] and info[0].bytes >= 3 << 20
+    assert checkpoints.state("heat", 10) >= State.COMMITTED
+
+
+def test_saving_and_restoring_by_name(checkpoints):
+    checkpoints.save("s", 1, {"a": b"12345", "b": bytearray(1000)})
+    a, b = bytearray(5), bytearray(b"x" * 1000)
+    checkpoints.restore("s", 1, {"a": a, "b": b})
+    assert a == b"12345" and b == bytes(1000)
+    with pytest.raises(ValueError, match="5 bytes"):
+        checkpoints.restore("s", 1, {"a": bytearray(6)})
+
+
+def test_an_exception_gives_up(checkpoints):
+    checkpoints.save("s", 1, {"a": b"old"})
+    with pytest.raises(RuntimeError), checkpoints.begin("s", 2) as writer:
+        writer.write("a", b"new")
+        raise RuntimeError
+    assert checkpoints.latest("s") == 1 and checkpoints.state("s", 2) == State.ABORTED
+    with pytest.raises(ValueError, match="over"):
+        writer.write("a", b"x")
+    checkpoints.save("s", 2, {"a": b"again"})
+    assert checkpoints.open("s", 2).read("a") == b"again"
+    with pytest.raises(FileExistsError):
+        checkpoints.begin("s", 2)
+
+
+def commit(checkpoints, rank, nranks, ok, answers, timeout=30):
+    try:
+        writer = checkpoints.begin("group", 1, rank, nranks, timeout=timeout)
+        writer.write(f"part{rank}", bytes([rank]) * 100_000)
+        writer.write("shared", bytes([rank]) * 10, rank * 10)
+        writer.commit(ok)
+        answers[rank] = None
+    except OSError as error:
+        answers[rank] = error.errno
+
+
+@pytest.mark.parametrize("no", [None, 2])
+def test_all_ranks_get_the_same_verdict(checkpoints, no):
+    answers = [0] * 4
+    threads = [threading.Thread(target=commit, args=(checkpoints, rank, 4, rank != no, answers)) for rank in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if no is None:
+        assert answers == [None] * 4
+        assert checkpoints.open("group", 1).read("shared") == b"".join(bytes([rank]) * 10 for rank in range(4))
+    else:
+        assert all(answers[rank] == errno.ECANCELED for rank in range(4) if rank != no), answers
+        assert checkpoints.latest("group") is None
+
+
+def test_a_missing_rank_is_not_waited_for_for_ever(checkpoints):
+    answers, began = [0] * 2, time.monotonic()
+    commit(checkpoints, 0, 2, True, answers, timeout=0.5)
+    assert answers[0] == errno.ECANCELED and time.monotonic() - began < 20
+    assert checkpoints.latest("group") is None
+
+
+def rank_of_a_process(checkpoints, rank, nranks, die):
+    writer = checkpoints.begin("processes", 7, rank, nranks, timeout=3)
+    writer.write(f"part{rank}", os.urandom(1 << 20))
+    if die:
+        os.kill(os.getpid(), signal.SIGKILL)
+    writer.commit()
+
+
+@pytest.mark.parametrize("die", [False, True])
+def test_ranks_are_processes(checkpoints, die):
+    context = multiprocessing.get_context("spawn")
+    ranks = [context.Process(target=rank_of_a_process, args=(checkpoints, rank, 3, die and rank == 1)) for rank in range(3)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join()
+    codes = [process.exitcode for process in ranks]
+    if die:
+        assert codes[1] == -signal.SIGKILL and codes[0] and codes[2] and checkpoints.latest("processes") is None
+    else:
+        assert codes == [0, 0, 0] and len(checkpoints.open("processes", 7).regions()) == 3
+
+
+def test_sealing_does_not_wait(checkpoints):
+    one, two = (checkpoints.begin("s", 1, rank, 2) for rank in range(2))
+    one.write("a", b"1")
+    one.seal()
+    assert one.test() is False and checkpoints.latest("s") is None
+    two.write("b", b"2")
+    two.seal()
+    two.join(30)
+    assert one.test() is True and checkpoints.latest("s") == 1
+
+
+def test_keeping_house(checkpoints):
+    for version in range(5):
+        checkpoints.save("s", version, {"a": b"%d" % version})
+    checkpoints.finish("s", 4, ok=False)
+    assert checkpoints.latest("s") == 3 and checkpoints.latest("s", below=3) == 2 and checkpoints.latest("s", below=0) is None
+    assert checkpoints.state("s", 4) == State.FAILED
+    checkpoints.pin("s", 0)
+    checkpoints.prune("s", keep=1)
+    assert {0, 3} <= set(checkpoints.versions("s")) and 1 not in checkpoints.versions("s")
+    assert next(info for info in checkpoints.list("s") if info.version == 0).pinned
+    with pytest.raises(FileNotFoundError):
+        checkpoints.state("s", 99)
+    with pytest.raises(OSError):
+        checkpoints.begin("bad/name", 1)
+
+
+def test_servers_make_it_durable(fs, checkpoints):
+    checkpoints.save("s", 1, {"a": os.urandom(100_000)}, flush="close")
+    try:
+        checkpoints.wait("s", 1, State.DURABLE, timeout=60)
+    except OSError as error:
+        assert error.errno == errno.EINVAL, error
+        pytest.skip("this cluster has no tier 2")
+    assert checkpoints.state("s", 1) == State.DURABLE
+    with checkpoints.begin("s", 2), pytest.raises(TimeoutError):
+        checkpoints.wait("s", 2, State.COMMITTED, timeout=0.1)
+
+
+def test_they_are_pickled(checkpoints):
+    again = pickle.loads(pickle.dumps(checkpoints))
+    again.save("s", 1, {"a": b"1"})
+    assert checkpoints.latest("s") == 1
+
+
+def test_advice():
+    due = hayate.advise(mtbf=3600, cost=2, since=600)
+    early = hayate.advise(mtbf=3600, cost=2, since=1)
+    assert due.checkpoint and not early.checkpoint and 50 < early.next_s < 600
+    assert hayate.advise(mtbf=3600, cost=2, since=60, left=5, drain=10).stop
+    assert not hayate.advise(mtbf=3600, cost=2, since=60, left=5000, drain=10).stop
+    with pytest.raises(OSError):
+        hayate.advise(mtbf=-1, cost=2, since=60)
