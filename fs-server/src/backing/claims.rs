@@ -1,8 +1,10 @@
 //! Who works with the chunks of a file here: anybody at once, but for those who cut or drop chunks, who are alone with it; and one who fills a
-//! chunk that is not there.
+//! chunk that is not there. Whoever copies a file for the shared tier takes minutes: that keeps out only those who drop chunks of it to fetch them
+//! again. What is cut under a copy makes another version, and the copy is thrown away.
 //!
 //! # Invariants
 //! - Whoever is alone with a file has nobody beside it, and everybody comes to the turn (`who_is_alone_waits_for_all_and_keeps_out_all`).
+//! - A copy holds up nobody but who drops (`a_copy_keeps_out_who_drops_and_nobody_else`).
 //! - One fills a chunk at a time (`one_fills_a_chunk`).
 
 use std::collections::{HashMap, HashSet};
@@ -17,6 +19,7 @@ const SHARDS: usize = 64;
 #[derive(Default)]
 struct Uses {
     users: u32,
+    copies: u32,
     alone: bool,
     wants_alone: u32,
     filling: HashSet<ChunkIndex>,
@@ -24,6 +27,11 @@ struct Uses {
 }
 
 impl Uses {
+    fn is_idle(&self) -> bool {
+        let is_used = self.users > 0 || self.copies > 0 || self.alone || self.wants_alone > 0;
+        !is_used && self.filling.is_empty()
+    }
+
     fn wait(&mut self) -> oneshot::Receiver<()> {
         let (wake, woken) = oneshot::channel();
         self.waiters.retain(|waiter| !waiter.is_closed());
@@ -56,7 +64,7 @@ impl Claims {
         let uses = shard.entry(ino).or_default();
         change(uses);
         let waiters = std::mem::take(&mut uses.waiters);
-        if uses.users == 0 && !uses.alone && uses.wants_alone == 0 && uses.filling.is_empty() {
+        if uses.is_idle() {
             shard.remove(&ino);
         }
         drop(shard);
@@ -105,6 +113,41 @@ impl Claims {
         Alone { claims: Arc::clone(self), ino }
     }
 
+    /// To drop chunks of a file, once nobody uses or copies it. A copy takes long, so nobody is kept out while one is waited for.
+    pub async fn dropping(self: &Arc<Self>, ino: InodeId) -> Alone {
+        loop {
+            self.taken(ino, |uses| uses.copies == 0).await;
+            let alone = self.alone(ino).await;
+            if !self.is_copied(ino) {
+                return alone;
+            }
+        }
+    }
+
+    /// As [`Claims::dropping`], if that needs no waiting.
+    pub fn try_dropping(self: &Arc<Self>, ino: InodeId) -> Option<Alone> {
+        let mut free = false;
+        self.change(ino, |uses| {
+            free = !uses.alone && uses.users == 0 && uses.copies == 0;
+            uses.alone |= free;
+        });
+        free.then(|| Alone { claims: Arc::clone(self), ino })
+    }
+
+    fn is_copied(&self, ino: InodeId) -> bool {
+        self.shard(ino).lock().get(&ino).is_some_and(|uses| uses.copies > 0)
+    }
+
+    /// To copy chunks of a file: none is dropped meanwhile, though some may be cut.
+    pub async fn copy(self: &Arc<Self>, ino: InodeId) -> Copied {
+        self.taken(ino, |uses| {
+            uses.copies += u32::from(!uses.alone);
+            !uses.alone
+        })
+        .await;
+        Copied { claims: Arc::clone(self), ino }
+    }
+
     /// To be the one who fills a chunk.
     pub async fn fill(&self, used: &Use, chunk: ChunkIndex) -> Filling {
         self.taken(used.ino, |uses| uses.filling.insert(chunk)).await;
@@ -140,6 +183,18 @@ pub struct Alone {
 impl Drop for Alone {
     fn drop(&mut self) {
         self.claims.change(self.ino, |uses| uses.alone = false);
+    }
+}
+
+/// A file is being copied.
+pub struct Copied {
+    claims: Arc<Claims>,
+    ino: InodeId,
+}
+
+impl Drop for Copied {
+    fn drop(&mut self) {
+        self.claims.change(self.ino, |uses| uses.copies -= 1);
     }
 }
 
@@ -224,6 +279,22 @@ mod tests {
         }
         drop(ready(claims.enter(INO)));
         drop(used);
+        assert!(claims.shards.iter().all(|shard| shard.lock().is_empty()));
+    }
+
+    #[test]
+    fn a_copy_keeps_out_who_drops_and_nobody_else() {
+        let claims = Arc::new(Claims::default());
+        let copied = ready(claims.copy(INO));
+        drop(ready(claims.alone(INO)));
+        let mut dropping = pin!(claims.dropping(INO));
+        assert!(poll(dropping.as_mut()).is_pending() && claims.try_dropping(INO).is_none());
+        drop(ready(claims.enter(INO)));
+        drop(copied);
+        let Poll::Ready(alone) = poll(dropping.as_mut()) else { panic!("nobody copies") };
+        assert!(poll(pin!(claims.copy(INO))).is_pending());
+        drop(alone);
+        drop(claims.try_dropping(INO).unwrap());
         assert!(claims.shards.iter().all(|shard| shard.lock().is_empty()));
     }
 

@@ -20,6 +20,7 @@ use fs_proto::{ChunkIndex, FileKind, InodeId, Placement, ServerId, Status, TimeN
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 
+use super::claims::Alone;
 use super::{home, pins, rows};
 use crate::error::{OpError, OpResult};
 use crate::namespace::decode_record;
@@ -328,15 +329,24 @@ async fn ready(worker: &Rc<Worker>, ino: InodeId) -> OpResult<Option<Ready>> {
     Ok(Some(Ready { ino, source, who, _hold: hold }))
 }
 
+/// To be alone with a file whose chunks are dropped; what need not go is not waited for.
+async fn claim(node: &Node, ino: InodeId, must: bool) -> Option<Alone> {
+    let claims = &node.backing.claims;
+    let alone = if must {
+        tokio::time::timeout(BUSY * 10, claims.dropping(ino)).await.ok()
+    } else {
+        claims.try_dropping(ino)
+    };
+    alone.filter(|_| !node.backing.evictor.is_dirty(ino))
+}
+
 /// Drops chunks that are held here; answers their bytes. `must`: fails instead of leaving out a file that is in use or dirty.
 pub async fn drop_chunks(worker: &Rc<Worker>, request: EvictChunks) -> OpResult<u64> {
     let node = &worker.node;
     let evictor = &node.backing.evictor;
-    let patience = if request.must { BUSY * 10 } else { BUSY };
     let (mut alone, mut inos, mut freed) = (Vec::new(), Vec::new(), 0);
     for (ino, source) in &request.files {
-        let waited = tokio::time::timeout(patience, node.backing.alone(*ino)).await;
-        let Some(guard) = waited.ok().flatten().filter(|_| !evictor.is_dirty(*ino)) else {
+        let Some(guard) = claim(node, *ino, request.must).await else {
             if request.must {
                 return Err(OpError::new(Status::Busy, "the file is in use"));
             }

@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use fs_proto::InodeId;
 
-use self::claims::{Alone, Claims, Use};
+use self::claims::{Alone, Claims, Copied, Use};
 use self::evict::Evictor;
 use self::home::Looks;
 use self::listing::Listings;
@@ -74,9 +74,14 @@ impl Backing {
         if self.enabled { Some(self.claims.enter(ino).await) } else { None }
     }
 
-    /// To cut or drop chunks of a file: nobody uses, or fetches, them meanwhile.
+    /// To cut or remove chunks of a file: nobody uses, or fetches, them meanwhile.
     pub async fn alone(&self, ino: InodeId) -> Option<Alone> {
         if self.enabled { Some(self.claims.alone(ino).await) } else { None }
+    }
+
+    /// To copy chunks of a file: none of them is dropped meanwhile. None without a tier.
+    pub async fn copy(&self, ino: InodeId) -> Option<Copied> {
+        if self.enabled { Some(self.claims.copy(ino).await) } else { None }
     }
 
     /// What is known of use, for eviction.

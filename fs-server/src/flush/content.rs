@@ -23,7 +23,7 @@ use tokio::sync::watch;
 
 use super::outcome::{FlushResult, Stop};
 use super::parts;
-use crate::backing::claims::Use;
+use crate::backing::claims::Copied;
 use crate::backing::fetch::{self, Ensured, Want};
 use crate::error::{OpError, OpResult};
 use crate::node::Node;
@@ -252,17 +252,17 @@ async fn small_file(
 struct Copying {
     node: Arc<Node>,
     ino: InodeId,
-    used: Option<Use>,
+    _claim: Option<Copied>,
     is_done: bool,
 }
 
 impl Copying {
     async fn begin(worker: &Rc<Worker>, ino: InodeId) -> Self {
         let node = Arc::clone(&worker.node);
-        let used = node.backing.enter(ino).await;
+        let claim = node.backing.copy(ino).await;
         // What is written from now on is dirty again.
         node.backing.evictor().note_copy(ino);
-        Copying { node, ino, used, is_done: false }
+        Copying { node, ino, _claim: claim, is_done: false }
     }
 }
 
@@ -408,7 +408,7 @@ async fn write_share(worker: &Rc<Worker>, request: FlushChunks) -> FlushResult<F
         Ok(Arc::<dyn TierFile>::from(tier.open_file(&place)?))
     };
     let file = node.flusher.on_tier(open).await?;
-    let past = copy_past(worker, &copying, layout, size, &file).await?;
+    let past = copy_past(worker, ino, layout, size, &file).await?;
     let chunks = node.flusher.on_tier(move |_: &dyn Tier| chunks_here(&own, ino, size, layout)).await?;
     if chunks.is_empty() && past == 0 {
         copying.is_done = true;
@@ -442,16 +442,23 @@ async fn write_share(worker: &Rc<Worker>, request: FlushChunks) -> FlushResult<F
 /// Fetches what this server should hold of a file. What has no room in the store goes from the old copy into the new one past it; answers its bytes.
 async fn copy_past(
     worker: &Rc<Worker>,
-    copying: &Copying,
+    ino: InodeId,
     layout: Layout,
     size: u64,
     file: &Arc<dyn TierFile>,
 ) -> FlushResult<u64> {
     let node = &worker.node;
     let mut copied = 0;
-    for chunk in fetch::missing(worker, copying.used.as_ref(), copying.ino, size).await? {
-        let key = ChunkKey { ino: copying.ino, chunk };
-        let ensured = fetch::ensure(worker, copying.used.as_ref(), key, Want::Bytes).await?;
+    let missing = {
+        let used = node.backing.enter(ino).await;
+        fetch::missing(worker, used.as_ref(), ino, size).await?
+    };
+    for chunk in missing {
+        // Used for one chunk at a time: who cuts the file waits for no more than that.
+        let used = node.backing.enter(ino).await;
+        let key = ChunkKey { ino, chunk };
+        let ensured = fetch::ensure(worker, used.as_ref(), key, Want::Bytes).await?;
+        drop(used);
         let Ensured::Passed(mut data) = ensured else { continue };
         let start = chunk.0 * layout.chunk_bytes();
         data.truncate(size.saturating_sub(start).min(data.len() as u64) as usize);
@@ -459,7 +466,9 @@ async fn copy_past(
         let (file, own) = (Arc::clone(file), Arc::clone(node));
         let write = move |_: &dyn Tier| {
             own.flusher.control().pace(&own, data.len() as u64);
-            file.write_at(start, &data)
+            file.write_at(start, &data)?;
+            own.flusher.account().note_copied(data.len() as u64);
+            Ok(())
         };
         node.flusher.on_tier(write).await?;
     }

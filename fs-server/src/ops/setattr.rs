@@ -219,6 +219,8 @@ async fn resize(
     // Held across the messages below: nobody sees, publishes or flushes a size between the old and the new.
     let hold = node.namespace.locks().hold(LockSet::of(&[(LockKey::Inode(ino), Mode::Exclusive)])).await;
     let current = node.namespace.inode_in_section(ino)?.ok_or(OpError::not_found())?;
+    // The note of a cut that failed is of that cut alone: done first, it is not lost to another.
+    finish_cut_held(worker, &current.attr).await?;
     if current.attr.inline && size > u64::from(node.config.inline_bytes).max(current.attr.size) {
         spill::to_chunks_held(worker, ino, &hold, Outgrown::by(context, size)).await?;
     }
@@ -240,7 +242,12 @@ async fn resize(
     mutations.push(Mutation::PutInode { inode: changed });
     node.namespace.locks().with_held(hold.set(), || node.namespace.commit_with(&mutations, batch))?;
     if cuts && !current.attr.inline {
-        cut_chunks(worker, &current.attr, old_size, size).await?;
+        let done = cut_chunks(worker, &current.attr, old_size, size).await;
+        drop(hold);
+        if done.is_err() {
+            finish_later(worker, ino);
+        }
+        return done;
     }
     drop(hold);
     Ok(())
@@ -306,15 +313,33 @@ pub async fn finish_cuts(worker: Rc<Worker>) {
     }
 }
 
+/// The sooner a cut that failed is done, the less is written beyond it that it would take along.
+fn finish_later(worker: &Rc<Worker>, ino: InodeId) {
+    worker.node.errands.send(move |own: Rc<Worker>| async move {
+        while let Err(error) = finish_cut(&own, &keys::cut(ino)).await {
+            tracing::debug!(?ino, message = %error.message, "a cut that failed waits for a server that is away");
+            if own.node.is_stopping() {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        }
+    });
+}
+
+/// Does a cut that failed, if there is one. The caller holds the inode.
+async fn finish_cut_held(worker: &Rc<Worker>, attr: &Attr) -> OpResult<()> {
+    match worker.node.namespace.record::<(u64, u64)>(&keys::cut(attr.ino))? {
+        Some((old_size, size)) => cut_chunks(worker, attr, old_size, size).await,
+        None => Ok(()),
+    }
+}
+
 async fn finish_cut(worker: &Rc<Worker>, key: &[u8]) -> OpResult<()> {
     let namespace = &worker.node.namespace;
-    let (Some(ino), Some((old_size, size))) = (keys::split_inode(key), namespace.record::<(u64, u64)>(key)?)
-    else {
-        return Ok(());
-    };
+    let Some(ino) = keys::split_inode(key) else { return Ok(()) };
     let _hold = namespace.locks().hold(LockSet::of(&[(LockKey::Inode(ino), Mode::Exclusive)])).await;
     if let Some(inode) = namespace.inode_in_section(ino)? {
-        return cut_chunks(worker, &inode.attr, old_size, size).await;
+        return finish_cut_held(worker, &inode.attr).await;
     }
     let mut batch = Batch::default();
     batch.delete(key);

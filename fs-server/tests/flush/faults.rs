@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
 
 use fs_proto::ServerId;
 use fs_proto::msg::tier::{FlushAccount, FlushNow};
@@ -229,5 +230,63 @@ fn a_tier_that_hangs_holds_up_no_request() {
     cluster.compare_nothing_there();
     *gate.0.lock().unwrap() = false;
     gate.1.notify_all();
+    cluster.check(&client);
+}
+
+/// A gate at one call of the tier: calls wait in front of it while it is shut.
+#[derive(Default)]
+struct Gate {
+    is_shut: AtomicBool,
+    waiting: AtomicU64,
+}
+
+impl Gate {
+    fn wrap(self: &Arc<Self>, call: &'static str) -> impl Fn(Posix) -> Arc<dyn Tier> + use<> {
+        let gate = Arc::clone(self);
+        move |tier| {
+            let gate = Arc::clone(&gate);
+            Arc::new(Fake::before(tier, move |what, _| {
+                if what == call {
+                    gate.pass();
+                }
+                Ok(())
+            }))
+        }
+    }
+
+    fn pass(&self) {
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        while self.is_shut.load(Ordering::Acquire) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.waiting.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Until somebody waits in front of it.
+    fn await_somebody(&self) {
+        let began = Instant::now();
+        while self.waiting.load(Ordering::Acquire) == 0 {
+            assert!(began.elapsed() < Duration::from_secs(60), "nobody comes to the gate");
+            std::thread::yield_now();
+        }
+    }
+}
+
+#[test]
+fn a_file_that_is_being_copied_is_cut_at_once() {
+    // Goal: a truncation waits for no copy, and what is cut off does not come back. Method: copies that stop when they open the staged file.
+    let gate = Arc::new(Gate::default());
+    gate.is_shut.store(true, Ordering::Release);
+    let cluster = Cluster::start_with(2, 10_000, &gate.wrap("open_file"));
+    let client = Client::connect(&cluster.file);
+    let ino = client.write_file(ROOT, "file", &vec![7; 6 << 20]);
+    gate.await_somebody();
+    let began = Instant::now();
+    client.truncate(ino, 5);
+    client.truncate(ino, 6 << 20);
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    let read = client.read(&client.attr(ino));
+    assert!(read[..5] == [7; 5] && read[5..].iter().all(|byte| *byte == 0));
+    gate.is_shut.store(false, Ordering::Release);
     cluster.check(&client);
 }
