@@ -41,7 +41,7 @@ wire_struct! {
         pub size: u64,
         /// Change time of the tier's copy.
         pub mtime: TimeNs,
-        /// So many bytes of the copy, from its beginning, still are content of the file.
+        /// So many bytes of the copy, from its beginning, still are content of the file where nothing newer is held.
         pub limit: u64,
     }
 }

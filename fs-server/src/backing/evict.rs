@@ -314,14 +314,13 @@ async fn ready(worker: &Rc<Worker>, ino: InodeId) -> OpResult<Option<Ready>> {
         return Ok(None);
     }
     let backing = Backing { size: found.size, mtime: found.mtime, limit: found.size };
-    match inode.backed {
-        // Others changed it: that is for who opens it.
-        Some(known) if known != backing => return Ok(None),
-        Some(_) => {}
-        None => {
-            let change = [Mutation::SetBacked { ino, backed: Some(backing) }];
-            namespace.locks().with_held(hold.set(), || namespace.commit(&change))?;
-        }
+    // Others changed it: that is for who opens it.
+    if inode.backed.is_some_and(|known| known.mtime != backing.mtime || known.size != backing.size) {
+        return Ok(None);
+    }
+    if inode.backed != Some(backing) {
+        let change = [Mutation::SetBacked { ino, backed: Some(backing) }];
+        namespace.locks().with_held(hold.set(), || namespace.commit(&change))?;
     }
     let chunks = inode.attr.size.div_ceil(inode.attr.layout.chunk_bytes());
     let who = holders(node, &inode.attr, ChunkIndex(0), ChunkIndex(chunks));

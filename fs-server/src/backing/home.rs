@@ -41,6 +41,11 @@ impl Default for Looks {
 }
 
 impl Looks {
+    /// The copy was just seen.
+    pub(super) fn note(&self, ino: InodeId) {
+        self.last.insert(ino, Instant::now());
+    }
+
     /// Whether a look is due; then it counts as done.
     fn is_due(&self, ino: InodeId, every: Duration) -> bool {
         let due = self.last.get(&ino).is_none_or(|last| last.elapsed() >= every);
@@ -83,9 +88,7 @@ pub async fn look(worker: &Rc<Worker>, at: &TierLocation) -> Option<Option<Found
 pub async fn find(worker: &Rc<Worker>, ino: InodeId, has_to_look: bool) -> OpResult<Option<TierSource>> {
     let node = &worker.node;
     let Some(inode) = node.namespace.inode(ino)? else { return Ok(None) };
-    let Some(source) = source_of(&inode) else {
-        return if has_to_look { found_again(worker, &inode).await } else { Ok(None) };
-    };
+    let Some(source) = source_of(&inode) else { return Ok(None) };
     if has_to_look
         && let Some(Some(found)) = look(worker, &source.at).await
         && !is_same(&found, &source)
@@ -99,18 +102,6 @@ pub async fn find(worker: &Rc<Worker>, ino: InodeId, has_to_look: bool) -> OpRes
         return Err(CHANGING);
     }
     Ok(Some(source))
-}
-
-/// A holder lacks a chunk of a file that was not known to be evicted (a message that told it to came late, say): its copy has it, if the file is
-/// what that is.
-async fn found_again(worker: &Rc<Worker>, inode: &InodeRecord) -> OpResult<Option<TierSource>> {
-    let Some(at) = inode.tier.clone().filter(|_| is_clean(&worker.node, inode)) else { return Ok(None) };
-    let Some(Some(found)) = look(worker, &at).await else { return Err(CHANGING) };
-    if found.is_dir || found.id != at.tier_ino || found.size != inode.attr.size {
-        return Ok(None);
-    }
-    let backing = Backing { size: found.size, mtime: found.mtime, limit: found.size };
-    Ok(Some(TierSource { at, backing, layout: inode.attr.layout }))
 }
 
 /// The file is being opened: has a look whether others changed its copy. A tier that does not answer changes nothing.

@@ -84,6 +84,11 @@ impl Backing {
         if self.enabled { Some(self.claims.copy(ino).await) } else { None }
     }
 
+    /// The copy of a file that lives here was just seen in the tier.
+    pub fn note_look(&self, ino: InodeId) {
+        self.looks.note(ino);
+    }
+
     /// What is known of use, for eviction.
     pub fn evictor(&self) -> &Evictor {
         &self.evictor

@@ -8,8 +8,9 @@
 
 use std::rc::Rc;
 
+use fs_proto::FileKind;
 use fs_proto::msg::tier::TierView;
-use fs_proto::record::{EntryRecord, InodeRecord, TierLocation};
+use fs_proto::record::{Backing, EntryRecord, InodeRecord, TierLocation};
 
 use super::entry::TierEntry;
 use super::names::{NameJob, PATIENCE, clear_foreign, source};
@@ -32,7 +33,7 @@ pub async fn publish(job: &NameJob<'_>, entry: &EntryRecord) -> FlushResult<Tier
     if let Some(other) = other.filter(|at| should_link(inode, had.as_ref(), at))
         && let Some(now) = link(job, entry, inode, other, &view, &place).await?
     {
-        return settle(job, inode, now).await;
+        return settle(job, inode, now, &place).await;
     }
     if let Some(had) = had {
         let known = inode.tier.as_ref().is_some_and(|at| at.tier_ino == had.tier_ino);
@@ -40,7 +41,7 @@ pub async fn publish(job: &NameJob<'_>, entry: &EntryRecord) -> FlushResult<Tier
             return Ok(had);
         }
         if let Some(now) = set_in_place(job, inode, &view, &had, &place).await? {
-            return settle(job, inode, now).await;
+            return settle(job, inode, now, &place).await;
         }
     }
     let first_name = inode.attr.parent == job.parent && inode.name == *job.name;
@@ -148,7 +149,7 @@ async fn copy(
         return Err(stop);
     }
     show(job, entry, &staged, place).await?;
-    settle(job, inode, entry_of(inode, id)).await
+    settle(job, inode, entry_of(inode, id), place).await
 }
 
 /// Whether what was copied is still what the inode holds. With `everything` a file that is being written goes as it is: each
@@ -204,7 +205,13 @@ fn entry_of(inode: &InodeRecord, tier_ino: u64) -> TierEntry {
 
 /// Tells the home which copy is under the name. If the home knows another copy of this version under another name of the inode, that
 /// one stays, and this name has to become a link of it. `inode` is as it was when it was copied.
-async fn settle(job: &NameJob<'_>, inode: &InodeRecord, now: TierEntry) -> FlushResult<TierEntry> {
+async fn settle(
+    job: &NameJob<'_>,
+    inode: &InodeRecord,
+    now: TierEntry,
+    place: &Place,
+) -> FlushResult<TierEntry> {
+    let seen = seen(job.worker, inode, now.tier_ino, place).await;
     let here = TierLocation {
         parent: job.parent,
         name: job.name.clone(),
@@ -212,11 +219,25 @@ async fn settle(job: &NameJob<'_>, inode: &InodeRecord, now: TierEntry) -> Flush
         ctime: now.ctime,
         tier_ino: now.tier_ino,
     };
-    let view = remote::publish(job.worker, now.ino, here, inode.attr.size).await?;
+    let view = remote::publish(job.worker, now.ino, here, inode.attr.size, seen).await?;
     let known = view.inode.and_then(|inode| inode.tier);
     if known.is_none_or(|known| known.tier_ino == now.tier_ino || known.version > now.version) {
         return Ok(now);
     }
     job.remember(&now)?;
     Err(Stop::Wait("another name of the file was published first; this one becomes a link of it"))
+}
+
+/// The copy of a file as the tier has it, to be recognised when it is read again. If others have put something in its place already, or it cannot be
+/// looked at now, it is told as it was made: a difference is found out by whoever opens the file.
+async fn seen(worker: &Rc<Worker>, inode: &InodeRecord, id: u64, place: &Place) -> Option<Backing> {
+    let (attr, flusher) = (&inode.attr, &worker.node.flusher);
+    if attr.kind != FileKind::File || !flusher.reads_tier() {
+        return None;
+    }
+    let place = place.clone();
+    let found = flusher.on_tier(move |tier| tier.look(&place)).await.ok().flatten();
+    let found = found.filter(|found| found.id == id);
+    let (size, mtime) = found.map_or((attr.size, attr.mtime), |found| (found.size, found.mtime));
+    Some(Backing { size, mtime, limit: size })
 }

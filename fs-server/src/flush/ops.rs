@@ -194,7 +194,7 @@ pub fn place(node: &Node, dir: InodeId) -> OpResult<Option<TierLocation>> {
 pub async fn view(worker: &Rc<Worker>, request: TierState) -> OpResult<TierView> {
     let (node, ino) = (&worker.node, request.ino);
     if let Some(published) = request.published {
-        take_over(node, ino, published, request.published_bytes).await?;
+        take_over(node, ino, published, (request.published_bytes, request.published_as)).await?;
     }
     if node.flusher.takes_everything()
         && !node.opens.writers(ino).is_empty()
@@ -217,7 +217,14 @@ pub async fn view(worker: &Rc<Worker>, request: TierState) -> OpResult<TierView>
     })
 }
 
-async fn take_over(node: &Node, ino: InodeId, published: TierLocation, bytes: u64) -> OpResult<()> {
+/// `copy`: bytes of the file that was published, and how the tier has them.
+async fn take_over(
+    node: &Node,
+    ino: InodeId,
+    published: TierLocation,
+    copy: (u64, Option<Backing>),
+) -> OpResult<()> {
+    let (bytes, seen) = copy;
     let namespace = &node.namespace;
     let set = LockSet::of(&[(LockKey::Inode(ino), Mode::Exclusive)]);
     namespace
@@ -226,7 +233,9 @@ async fn take_over(node: &Node, ino: InodeId, published: TierLocation, bytes: u6
             let Some(inode) = namespace.inode_in_section(ino)? else {
                 return move_ghost(namespace, ino, &published);
             };
-            if inode.tier.as_ref() == Some(&published) || !accepts(namespace, &inode, &published)? {
+            let backed = backing_after(&inode, &published, seen);
+            let is_known = inode.tier.as_ref() == Some(&published) && inode.backed == backed;
+            if is_known || !accepts(namespace, &inode, &published)? {
                 return Ok(());
             }
             let mut batch = Batch::default();
@@ -236,24 +245,34 @@ async fn take_over(node: &Node, ino: InodeId, published: TierLocation, bytes: u6
             }
             let counts = inode.attr.kind == FileKind::File
                 && inode.tier.as_ref().is_none_or(|known| known.version < published.version);
-            let mut change = vec![Mutation::SetTier { ino, tier: Some(published.clone()) }];
-            change.extend(backing_after(&inode, &published));
+            let change = [
+                Mutation::SetTier { ino, tier: Some(published.clone()) },
+                Mutation::SetBacked { ino, backed },
+            ];
             let commit = |batch| namespace.commit_with(&change, batch);
+            if backed.is_some() {
+                node.backing.note_look(ino);
+            }
             if counts { namespace.published().count(bytes, batch, commit) } else { commit(batch) }
         })
         .await
 }
 
-/// What becomes of a file's backing: a newer copy was made from all of its content, which is here then; attributes of the same copy have been set.
-fn backing_after(inode: &InodeRecord, published: &TierLocation) -> Option<Mutation> {
-    let (backed, attr) = (inode.backed.filter(|_| !inode.attr.is_dir())?, &inode.attr);
-    let is_newer = inode.tier.as_ref().is_none_or(|known| known.version < published.version);
-    let backed = match (is_newer, published.ctime == attr.ctime) {
-        (true, _) => None,
-        (false, true) => Some(Backing { mtime: attr.mtime, ..backed }),
-        (false, false) => return None,
+/// What chunks that are not held are fetched from once a copy was published: from that copy, as it was seen in the tier. A holder may lack any of it:
+/// what had no room when the copy was made went into it past the store. What was cut off since the copy was made counts no more: how much that is,
+/// the limit of the copy before says.
+fn backing_after(inode: &InodeRecord, published: &TierLocation, seen: Option<Backing>) -> Option<Backing> {
+    if inode.attr.kind != FileKind::File {
+        return inode.backed;
+    }
+    // What lies with the inode is here as a whole.
+    let seen = seen.filter(|_| !inode.attr.inline)?;
+    let limit = if inode.cut_version > published.version {
+        inode.backed.map_or(0, |known| known.limit.min(seen.size))
+    } else {
+        seen.size
     };
-    Some(Mutation::SetBacked { ino: attr.ino, backed })
+    Some(Backing { limit, ..seen })
 }
 
 /// A directory that was removed while it moved in the tier: its entries there are found where it lies now.

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use bytes::{BufMut, Bytes, BytesMut};
 use fs_proto::msg::tier::{DetachFile, FlushNote, TierForget, TierPlace, TierState, TierView};
 use fs_proto::placement::{entry_partition, name_hash};
-use fs_proto::record::{EntryRecord, TierLocation};
+use fs_proto::record::{Backing, EntryRecord, TierLocation};
 use fs_proto::{InodeId, ServerId, Status};
 
 use super::ops;
@@ -22,17 +22,19 @@ const DEPTH_MAX: usize = 4096;
 
 /// What an inode's home knows of it; tells it first where a directory lies.
 pub async fn state(worker: &Rc<Worker>, ino: InodeId, published: Option<TierLocation>) -> OpResult<TierView> {
-    ask(worker, TierState { ino, published, published_bytes: 0 }).await
+    ask(worker, TierState { ino, published, published_bytes: 0, published_as: None }).await
 }
 
-/// Tells an inode's home of its copy, which has `bytes` bytes; returns what the home knows then.
+/// Tells an inode's home of its copy, which has `bytes` bytes and is `seen` in the tier; returns what the home knows then.
 pub async fn publish(
     worker: &Rc<Worker>,
     ino: InodeId,
     copy: TierLocation,
     bytes: u64,
+    seen: Option<Backing>,
 ) -> OpResult<TierView> {
-    ask(worker, TierState { ino, published: Some(copy), published_bytes: bytes }).await
+    let (published, published_bytes, published_as) = (Some(copy), bytes, seen);
+    ask(worker, TierState { ino, published, published_bytes, published_as }).await
 }
 
 async fn ask(worker: &Rc<Worker>, request: TierState) -> OpResult<TierView> {

@@ -104,6 +104,29 @@ fn what_is_dirty_or_pinned_stays() {
 }
 
 #[test]
+fn what_was_copied_past_a_full_store_is_read() {
+    // Goal: after a flush that had no room for all of a file, an opening for writing takes nothing away. Method: a file larger than the stores, which is
+    // pinned, so that nothing but its publication tells where its chunks are.
+    const FILE: usize = 44 << 20;
+    let mut cluster = Cluster::prepared_with(SERVERS, |config| config.capacity = Some(16 << 20));
+    let mut data = content(5, FILE);
+    std::fs::write(cluster.at("file"), &data).unwrap();
+    cluster.launch(&plain);
+    let client = Client::connect(&cluster.file);
+    let ino = client.open_file(ROOT, "file");
+    client.setxattr(ino, "user.hayate.pin", "yes");
+    data[50..150].copy_from_slice(&content(6, 100));
+    client.write(ino, 50, &data[50..150]);
+    client.close(ino, FILE as u64);
+    cluster.settle(&client);
+    assert!(std::fs::read(cluster.at("file")).unwrap() == data);
+    client.open_file(ROOT, "file");
+    assert!(client.read(&client.attr(ino)) == data);
+    client.close(ino, FILE as u64);
+    cluster.check(&client);
+}
+
+#[test]
 fn a_store_full_of_what_must_stay_is_full() {
     // Goal: waiting ends when nothing can be evicted or flushed.
     let mut cluster = Cluster::prepared_with(SERVERS, small);

@@ -64,6 +64,8 @@ wire_struct! {
         pub published: Option<TierLocation>,
         /// Bytes of that copy, if it is of a file: what the home counts as published.
         pub published_bytes: u64,
+        /// That copy as the tier has it, if it is of a file and can be read again.
+        pub published_as: Option<Backing>,
     }
 }
 

@@ -311,7 +311,7 @@ structs! {
     PartsOf { part_bytes, first, every }
     FlushedShare { bytes, receipt }
     TierPath { dir }
-    TierState { ino, published, published_bytes }
+    TierState { ino, published, published_bytes, published_as }
     TierView { inode, xattrs, writing }
     FlushStatus {}
     FlushAccount { pending_names, pending_dirs, pending_bytes, files, bytes, copied_bytes, failures, oldest_ms, bytes_per_s, unsafe_names, has_tier }
