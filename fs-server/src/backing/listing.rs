@@ -110,10 +110,12 @@ async fn attempt(worker: &Rc<Worker>, dir: InodeId) -> FlushResult<()> {
     let handle = dirs::handle(worker, dir).await?.ok_or(Stop::Wait("it is not in the shared tier"))?;
     let (pages, mut arrivals) = mpsc::channel(PAGES);
     let listed = node.flusher.on_reader(move |tier: &dyn Tier| give(tier, &handle, &pages));
-    let takes = async {
+    let directory = &inode;
+    // The receiver goes with it: whoever gives pages must not wait for one that failed.
+    let takes = async move {
         let mut counts = Counts::default();
         while let Some(page) = arrivals.recv().await {
-            take(worker, &inode, page, &mut counts).await?;
+            take(worker, directory, page, &mut counts).await?;
         }
         Ok::<Counts, Stop>(counts)
     };
