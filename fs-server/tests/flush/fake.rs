@@ -1,7 +1,12 @@
 //! A tier that does what a test wants at each call, and then what the real one does.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use fs_proto::ServerId;
+use fs_server::tier::posix::Posix;
 use fs_server::tier::{
     Attributes, Base, Dir, Facts, Found, Make, Place, TakeListed, Tier, TierError, TierFile, TierResult,
 };
@@ -109,5 +114,54 @@ impl<T: Tier> Tier for Fake<T> {
     }
     fn reset(&self) {
         self.inner.reset();
+    }
+}
+
+/// A gate at one call of the tier: calls wait in front of it while it is shut.
+pub struct Gate {
+    is_shut: AtomicBool,
+    waiting: AtomicU64,
+}
+
+impl Gate {
+    /// A gate that is shut.
+    pub fn shut() -> Arc<Self> {
+        Arc::new(Gate { is_shut: AtomicBool::new(true), waiting: AtomicU64::new(0) })
+    }
+
+    /// Lets all through from now on.
+    pub fn open(&self) {
+        self.is_shut.store(false, Ordering::Release);
+    }
+
+    /// Tiers with this gate at `call`.
+    pub fn wrap(self: &Arc<Self>, call: &'static str) -> impl Fn(Posix) -> Arc<dyn Tier> + use<> {
+        let gate = Arc::clone(self);
+        move |tier| {
+            let gate = Arc::clone(&gate);
+            Arc::new(Fake::before(tier, move |what, _| {
+                if what == call {
+                    gate.pass();
+                }
+                Ok(())
+            }))
+        }
+    }
+
+    fn pass(&self) {
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        while self.is_shut.load(Ordering::Acquire) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.waiting.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Until somebody waits in front of it.
+    pub fn await_somebody(&self) {
+        let began = Instant::now();
+        while self.waiting.load(Ordering::Acquire) == 0 {
+            assert!(began.elapsed() < Duration::from_secs(60), "nobody comes to the gate");
+            std::thread::yield_now();
+        }
     }
 }

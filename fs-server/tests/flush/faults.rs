@@ -4,14 +4,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use fs_proto::ServerId;
+use fs_proto::msg::chunk::{CopyChunk, CopyChunkTo};
 use fs_proto::msg::tier::{FlushAccount, FlushNow};
+use fs_proto::{ChunkIndex, ServerId};
 use fs_server::tier::posix::Posix;
 use fs_server::tier::{Tier, TierError, TierResult};
 
 use crate::client::{Client, ROOT};
 use crate::cluster::{Cluster, plain};
-use crate::fake::Fake;
+use crate::fake::{Fake, Gate};
 
 fn full() -> TierError {
     TierError::Failed("no space left on the shared tier".to_owned())
@@ -233,50 +234,10 @@ fn a_tier_that_hangs_holds_up_no_request() {
     cluster.check(&client);
 }
 
-/// A gate at one call of the tier: calls wait in front of it while it is shut.
-#[derive(Default)]
-struct Gate {
-    is_shut: AtomicBool,
-    waiting: AtomicU64,
-}
-
-impl Gate {
-    fn wrap(self: &Arc<Self>, call: &'static str) -> impl Fn(Posix) -> Arc<dyn Tier> + use<> {
-        let gate = Arc::clone(self);
-        move |tier| {
-            let gate = Arc::clone(&gate);
-            Arc::new(Fake::before(tier, move |what, _| {
-                if what == call {
-                    gate.pass();
-                }
-                Ok(())
-            }))
-        }
-    }
-
-    fn pass(&self) {
-        self.waiting.fetch_add(1, Ordering::AcqRel);
-        while self.is_shut.load(Ordering::Acquire) {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        self.waiting.fetch_sub(1, Ordering::AcqRel);
-    }
-
-    /// Until somebody waits in front of it.
-    fn await_somebody(&self) {
-        let began = Instant::now();
-        while self.waiting.load(Ordering::Acquire) == 0 {
-            assert!(began.elapsed() < Duration::from_secs(60), "nobody comes to the gate");
-            std::thread::yield_now();
-        }
-    }
-}
-
 #[test]
 fn a_file_that_is_being_copied_is_cut_at_once() {
     // Goal: a truncation waits for no copy, and what is cut off does not come back. Method: copies that stop when they open the staged file.
-    let gate = Arc::new(Gate::default());
-    gate.is_shut.store(true, Ordering::Release);
+    let gate = Gate::shut();
     let cluster = Cluster::start_with(2, 10_000, &gate.wrap("open_file"));
     let client = Client::connect(&cluster.file);
     let ino = client.write_file(ROOT, "file", &vec![7; 6 << 20]);
@@ -287,6 +248,44 @@ fn a_file_that_is_being_copied_is_cut_at_once() {
     assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
     let read = client.read(&client.attr(ino));
     assert!(read[..5] == [7; 5] && read[5..].iter().all(|byte| *byte == 0));
-    gate.is_shut.store(false, Ordering::Release);
+    gate.open();
     cluster.check(&client);
+}
+
+#[test]
+fn a_copy_within_a_file_and_a_cut_of_it_do_not_wait_for_one_another() {
+    // Goal: whoever copies uses the file no longer than it reads. Method: many of both at once; a deadlock ends at a deadline only, after 20 s or more.
+    let cluster = Cluster::start(1);
+    let client = Client::connect(&cluster.file);
+    let ino = client.write_file(ROOT, "file", &vec![7; 4 << 20]);
+    let (is_over, file) = (AtomicBool::new(false), &cluster.file);
+    let slowest = std::thread::scope(|scope| {
+        let cuts = scope.spawn(|| {
+            let (client, mut slowest) = (Client::connect(file), Duration::ZERO);
+            while !is_over.load(Ordering::Acquire) {
+                let began = Instant::now();
+                client.truncate(ino, (3 << 20) + 5);
+                client.truncate(ino, 4 << 20);
+                slowest = slowest.max(began.elapsed());
+            }
+            slowest
+        });
+        let copy = CopyChunk {
+            from: ino,
+            from_chunk: ChunkIndex(0),
+            from_offset: 0,
+            len: 1 << 20,
+            ino,
+            chunk: ChunkIndex(1),
+            offset: 0,
+            file_end: 2 << 20,
+            since: u64::MAX,
+        };
+        let request = CopyChunkTo { copy, to: ServerId(0) };
+        let copied = (0..300).try_for_each(|_| client.ask_server(ServerId(0), &request));
+        is_over.store(true, Ordering::Release);
+        copied.unwrap();
+        cuts.join().unwrap()
+    });
+    assert!(slowest < Duration::from_secs(10), "{slowest:?}");
 }
