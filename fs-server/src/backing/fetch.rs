@@ -148,6 +148,9 @@ async fn fetch(
                     rows::put(&worker.node, key.ino, Some(&told))?;
                     source = told;
                 }
+                if bytes_of(&source, key.chunk) == 0 {
+                    return Ok(None);
+                }
                 reason
             }
             Err(Trouble::Tier(reason)) => reason,

@@ -142,9 +142,13 @@ async fn take_over(worker: &Rc<Worker>, ino: InodeId) -> OpResult<()> {
     changed.cut_version = attr.version;
     let (version, ctime) = (attr.version, attr.ctime);
     let backing = Backing { size: found.size, mtime: found.mtime, limit: found.size };
-    let at = TierLocation { version, ctime, tier_ino: found.id, ..old.at };
-    let source = TierSource { at: at.clone(), backing, layout: changed.attr.layout };
-    ask_all(worker, &who, &EvictChunks { files: vec![(ino, source)], must: true }).await?;
+    let at = TierLocation { version, ctime, tier_ino: found.id, ..old.at.clone() };
+    // The old one, which is not there any more: what is dropped can be fetched from nowhere until the commit, also should that not be reached, and
+    // holders learn the new one when they look. All of both, or what the new one has more would be a hole.
+    let limit = old.backing.limit.max(found.size);
+    let gone = TierSource { backing: Backing { limit, ..old.backing }, ..old };
+    let dropped = ask_all(worker, &who, &EvictChunks { files: vec![(ino, gone)], must: true }).await;
+    dropped.map_err(|error| if error.status == Status::Busy { CHANGING } else { error })?;
     (changed.tier, changed.backed) = (Some(at), Some(backing));
     namespace.locks().with_held(hold.set(), || namespace.commit(&[Mutation::PutInode { inode: changed }]))?;
     tracing::info!(?ino, "others changed the file in the shared tier");

@@ -13,7 +13,7 @@ use fs_server::tier::{Tier, TierError};
 
 use crate::client::{Client, ROOT};
 use crate::cluster::{Cluster, plain};
-use crate::fake::Fake;
+use crate::fake::{Fake, Gate};
 use crate::reading::content;
 
 const CHUNK: usize = 1 << 20;
@@ -101,6 +101,31 @@ fn what_is_dirty_or_pinned_stays() {
         assert!(client.read(&client.attr(*ino)) == content(dir.0, 5 * CHUNK), "{dir:?}");
     }
     away.store(false, Ordering::Release);
+}
+
+#[test]
+fn a_copy_that_others_change_while_it_is_read_is_taken_over_later() {
+    // Goal: who opens the file waits for a holder that cannot drop its chunks yet, and gets neither an error nor a mixture.
+    // Method: a read of the first chunk that hangs in the tier at its holder, while another holder has dropped what it had.
+    let gate = Gate::shut();
+    let mut cluster = Cluster::prepared_with(SERVERS, |config| config.tier_check_ms = 0);
+    std::fs::write(cluster.at("file"), content(1, 8 * CHUNK)).unwrap();
+    cluster.launch(&gate.wrap("read"));
+    let (file, client) = (&cluster.file, Client::connect(&cluster.file));
+    let ino = client.lookup(ROOT, "file").unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(move || drop(Client::connect(file).try_read_chunk(ino, ChunkIndex(0))));
+        gate.await_somebody();
+        std::fs::write(cluster.at("file"), content(2, 9 * CHUNK)).unwrap();
+        let reader = scope.spawn(move || {
+            let client = Client::connect(file);
+            client.read(&client.open_for_reading(ino))
+        });
+        let began = Instant::now();
+        while figure(&client, "evicted_files") == 0 && began.elapsed() < Duration::from_secs(60) {}
+        gate.open();
+        assert!(reader.join().unwrap() == content(2, 9 * CHUNK));
+    });
 }
 
 #[test]
