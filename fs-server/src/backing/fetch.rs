@@ -39,6 +39,9 @@ const SHARE_AT_ONCE: usize = 4;
 /// Chunks that this server fetches ahead at once.
 const AHEAD_MAX: u64 = 16;
 
+/// The chunk's claim is given back: what hangs keeps its thread and its memory only.
+const HANGS: OpError = OpError::new(Status::Retry, "the shared tier does not answer");
+
 /// What somebody wants of a chunk.
 pub enum Want {
     /// To read some of it: can do with its bytes where there is no room for it.
@@ -138,7 +141,8 @@ async fn fetch(
 ) -> OpResult<Option<Bytes>> {
     let (began, mut pause) = (Instant::now(), PAUSES.0);
     loop {
-        let error = match attempt(worker, key, &source).await {
+        let attempt = tokio::time::timeout(PATIENCE, attempt(worker, key, &source)).await;
+        let error = match attempt.map_err(|_| HANGS)? {
             Ok(data) => return store(worker, key, data, passes).await,
             Err(Trouble::Gone(reason)) => {
                 let told =

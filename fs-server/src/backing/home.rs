@@ -26,6 +26,9 @@ use crate::worker::Worker;
 /// Looks that are remembered.
 const LOOKS: usize = 64 << 10;
 
+/// How long a tier that hangs is waited for with a look. What hangs keeps its thread.
+const LOOK: Duration = Duration::from_secs(1);
+
 const CHANGING: OpError =
     OpError::new(Status::Retry, "the file is being changed in the shared tier by others");
 
@@ -77,11 +80,14 @@ fn is_same(found: &Found, source: &TierSource) -> bool {
     !found.is_dir && found.id == source.at.tier_ino && found.size == size && found.mtime == mtime
 }
 
-/// What lies where the copy should; None if that cannot be found out now.
+/// What lies where the copy should; None if that cannot be found out soon: inodes are held meanwhile, and files are being opened.
 pub async fn look(worker: &Rc<Worker>, at: &TierLocation) -> Option<Option<Found>> {
-    let Ok(Some(dir)) = dirs::handle(worker, at.parent).await else { return None };
-    let place = Place::new(&dir, &at.name);
-    worker.node.flusher.on_reader(move |tier| tier.look(&place)).await.ok()
+    let looked = async {
+        let dir = dirs::handle(worker, at.parent).await.ok().flatten()?;
+        let place = Place::new(&dir, &at.name);
+        worker.node.flusher.on_reader(move |tier| tier.look(&place)).await.ok()
+    };
+    tokio::time::timeout(LOOK, looked).await.ok().flatten()
 }
 
 /// Answers a holder. Never waits for who holds the inode: that may be waiting for the holder.

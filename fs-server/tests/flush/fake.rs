@@ -134,6 +134,11 @@ impl Gate {
         self.is_shut.store(false, Ordering::Release);
     }
 
+    /// Lets nobody through from now on.
+    pub fn close(&self) {
+        self.is_shut.store(true, Ordering::Release);
+    }
+
     /// Tiers with this gate at `call`.
     pub fn wrap(self: &Arc<Self>, call: &'static str) -> impl Fn(Posix) -> Arc<dyn Tier> + use<> {
         let gate = Arc::clone(self);

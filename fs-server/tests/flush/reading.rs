@@ -6,14 +6,14 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fs_proto::{ChunkIndex, InodeId};
 use fs_server::tier::{Tier, TierError};
 
 use crate::client::{Client, ROOT};
 use crate::cluster::{Cluster, plain};
-use crate::fake::Fake;
+use crate::fake::{Fake, Gate};
 
 const CHUNK: usize = 1 << 20;
 
@@ -340,4 +340,45 @@ fn attributes_of_before_are_taken_over() {
     let name = bytes::Bytes::from_static(b"user.hayate.durable");
     assert_eq!(client.ask_home(file, &fs_proto::msg::inode::Getxattr { ino: file, name }), "yes");
     cluster.compare(&client);
+}
+
+#[test]
+fn a_tier_that_hangs_holds_up_no_opening() {
+    // Goal: what is held of a file is read although nobody can look at its copy. Method: looks that do not end.
+    let gate = Gate::shut();
+    gate.open();
+    let mut cluster = Cluster::prepared_with(2, |config| config.tier_check_ms = 0);
+    std::fs::write(cluster.at("file"), content(21, 2 * CHUNK)).unwrap();
+    cluster.launch(&gate.wrap("look"));
+    let client = Client::connect(&cluster.file);
+    assert!(read(&client, "file") == content(21, 2 * CHUNK));
+    gate.close();
+    let began = Instant::now();
+    assert!(read(&client, "file") == content(21, 2 * CHUNK));
+    let took = began.elapsed();
+    gate.open();
+    assert!(took < Duration::from_secs(8), "{took:?}");
+}
+
+#[test]
+fn a_read_that_hangs_in_the_tier_holds_up_no_cut_for_good() {
+    // Goal: who cuts a file comes to the turn although a fetch of it does not end, and what is cut off does not come back.
+    let gate = Gate::shut();
+    let mut cluster = Cluster::prepared(2);
+    std::fs::write(cluster.at("file"), content(22, 2 * CHUNK)).unwrap();
+    cluster.launch(&gate.wrap("read"));
+    let (file, client) = (&cluster.file, Client::connect(&cluster.file));
+    let ino = find(&client, "file").unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(move || drop(Client::connect(file).try_read_chunk(ino, ChunkIndex(0))));
+        gate.await_somebody();
+        let began = Instant::now();
+        client.truncate(ino, 0);
+        let took = began.elapsed();
+        gate.open();
+        assert!(took < Duration::from_secs(18), "{took:?}");
+    });
+    client.truncate(ino, 2 * CHUNK as u64);
+    assert!(client.read(&client.attr(ino)).iter().all(|byte| *byte == 0));
+    cluster.check(&client);
 }
