@@ -41,8 +41,10 @@ const REST: Duration = Duration::from_millis(500);
 const HOPE: Duration = Duration::from_secs(10);
 /// Inodes that are compared at a time, of which half may go.
 const SAMPLE: usize = 256;
-/// Samples of one request.
-const SAMPLES_MAX: usize = 64;
+/// Samples of one request, and how many of them may be empty.
+const SAMPLES_MAX: (usize, usize) = (64, 16);
+/// Files that are held at a time: who wants one of them waits for looks at all of them.
+const GROUP: usize = 16;
 /// A file that was evicted is not looked at again for so long.
 const AGAIN: Duration = Duration::from_secs(3);
 /// How long a file that is in use is waited for.
@@ -213,15 +215,24 @@ pub async fn evict(worker: &Rc<Worker>, bytes: u64) -> OpResult<u64> {
     }
     // Else another request moves the hand already.
     let Ok(mut hand) = node.backing.evictor.hand.try_lock() else { return Ok(0) };
-    let mut freed = 0;
-    for _ in 0..SAMPLES_MAX {
+    let (mut freed, mut empty) = (0, 0);
+    for _ in 0..SAMPLES_MAX.0 {
         let (mut sample, is_end) = sample(node, &mut hand)?;
+        empty += usize::from(sample.is_empty());
         sample.sort_by_key(|(used, _)| *used);
         sample.truncate(sample.len().div_ceil(2));
-        freed += evict_files(worker, sample.into_iter().map(|(_, ino)| ino).collect()).await?;
-        if freed >= bytes || is_end {
+        let inos: Vec<_> = sample.into_iter().map(|(_, ino)| ino).collect();
+        for group in inos.chunks(GROUP) {
+            freed += evict_files(worker, group).await?;
+            if freed >= bytes {
+                return Ok(freed);
+            }
+        }
+        if is_end || empty >= SAMPLES_MAX.1 {
             break;
         }
+        // A sample may be thousands of inodes of which none can go.
+        tokio::task::yield_now().await;
     }
     Ok(freed)
 }
@@ -278,8 +289,8 @@ struct Ready {
     _hold: HoldGuard,
 }
 
-async fn evict_files(worker: &Rc<Worker>, inos: Vec<InodeId>) -> OpResult<u64> {
-    let ready = join_all(inos.into_iter().map(|ino| ready(worker, ino))).await;
+async fn evict_files(worker: &Rc<Worker>, inos: &[InodeId]) -> OpResult<u64> {
+    let ready = join_all(inos.iter().map(|ino| ready(worker, *ino))).await;
     let ready = ready.into_iter().collect::<OpResult<Vec<_>>>()?;
     let ready: Vec<Ready> = ready.into_iter().flatten().collect();
     let mut by_holder: BTreeMap<ServerId, Vec<(InodeId, TierSource)>> = BTreeMap::new();
@@ -305,7 +316,8 @@ async fn ready(worker: &Rc<Worker>, ino: InodeId) -> OpResult<Option<Ready>> {
     let Some(inode) = namespace.inode_in_section(ino)?.filter(|inode| may_go(node, inode)) else {
         return Ok(None);
     };
-    if pins::is_pinned(worker, &inode).await? {
+    // What cannot be known now stays, and the others go.
+    if pins::is_pinned(worker, &inode).await.unwrap_or(true) {
         return Ok(None);
     }
     let Some(at) = inode.tier.clone() else { return Ok(None) };
@@ -343,6 +355,10 @@ async fn claim(node: &Node, ino: InodeId, must: bool) -> Option<Alone> {
 pub async fn drop_chunks(worker: &Rc<Worker>, request: EvictChunks) -> OpResult<u64> {
     let node = &worker.node;
     let evictor = &node.backing.evictor;
+    if !request.must && is_forgetful(node) {
+        // What was dirty here is forgotten.
+        return Ok(0);
+    }
     let (mut alone, mut inos, mut freed) = (Vec::new(), Vec::new(), 0);
     for (ino, source) in &request.files {
         let Some(guard) = claim(node, *ino, request.must).await else {
