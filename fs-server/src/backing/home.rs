@@ -178,8 +178,10 @@ pub async fn detach(worker: &Rc<Worker>, request: DetachFile) -> OpResult<()> {
     ask_all(worker, &who, &FetchShare { ino }).await?;
     let set = LockSet::of(&[(LockKey::Inode(ino), Mode::Exclusive)]);
     let commit = || {
-        let same =
-            |inode: &InodeRecord| inode.tier.as_ref().is_some_and(|at| at.tier_ino == source.at.tier_ino);
+        // Another name may have taken it over meanwhile.
+        let same = |inode: &InodeRecord| {
+            inode.tier.as_ref().is_some_and(|at| at.tier_ino == source.at.tier_ino && is_from(at))
+        };
         if !node.namespace.inode_in_section(ino)?.is_some_and(|inode| same(&inode)) {
             return Ok(());
         }

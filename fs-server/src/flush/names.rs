@@ -130,16 +130,13 @@ async fn clear(job: &mut NameJob<'_>, wanted: Option<&EntryRecord>) -> FlushResu
     if wanted.is_some_and(|wanted| wanted.ino == had.ino) {
         return Ok(());
     }
-    if had.kind == FileKind::File && job.worker.node.flusher.reads_tier() {
-        remote::detach(job.worker, had.ino, job.parent, job.name).await?;
-    }
     if had.kind == FileKind::Directory {
         clear_directory(job, &had, wanted).await?;
     } else if wanted.is_none_or(|wanted| wanted.kind == FileKind::Directory) {
         clear_leaf(job, &had).await?;
     } else {
         // Replaced by a rename.
-        return Ok(());
+        return detach(job, &had).await;
     }
     job.had = None;
     let mut batch = Batch::default();
@@ -156,7 +153,16 @@ async fn clear_leaf(job: &NameJob<'_>, had: &TierEntry) -> FlushResult<()> {
             return Err(Stop::Wait("its new name takes the copy over"));
         }
     }
+    detach(job, had).await?;
     remove(job, false).await.map(drop)
+}
+
+/// The copy of a file is about to go, unless another name has taken it over: what is read of it yet is fetched.
+async fn detach(job: &NameJob<'_>, had: &TierEntry) -> FlushResult<()> {
+    if had.kind != FileKind::File || !job.worker.node.flusher.reads_tier() {
+        return Ok(());
+    }
+    remote::detach(job.worker, had.ino, job.parent, job.name).await
 }
 
 /// Removes what is under the name; false if it was gone already, or its directory was.

@@ -25,7 +25,7 @@ fn small(config: &mut ServerConfig) {
 }
 
 /// A figure of all servers together.
-fn figure(client: &Client, name: &str) -> u64 {
+pub fn figure(client: &Client, name: &str) -> u64 {
     let status = |id| client.ask_server(ServerId(id), &ServerStatus {}).unwrap();
     let of = |id| {
         let json: serde_json::Value = serde_json::from_str(&status(id)).unwrap();

@@ -13,6 +13,7 @@ use fs_server::tier::{Tier, TierError};
 
 use crate::client::{Client, ROOT};
 use crate::cluster::{Cluster, plain};
+use crate::evicting::figure;
 use crate::fake::{Fake, Gate};
 
 const CHUNK: usize = 1 << 20;
@@ -381,4 +382,23 @@ fn a_read_that_hangs_in_the_tier_holds_up_no_cut_for_good() {
     client.truncate(ino, 2 * CHUNK as u64);
     assert!(client.read(&client.attr(ino)).iter().all(|byte| *byte == 0));
     cluster.check(&client);
+}
+
+#[test]
+fn a_rename_fetches_nothing() {
+    // Goal: the copy of a file that gets another name is moved, not read.
+    let mut cluster = Cluster::prepared(2);
+    std::fs::create_dir(cluster.at("dir")).unwrap();
+    for n in 0..20 {
+        std::fs::write(cluster.at(format!("file{n}")), content(n, 2 * CHUNK)).unwrap();
+    }
+    cluster.launch(&plain);
+    let client = Client::connect(&cluster.file);
+    let dir = find(&client, "dir").unwrap();
+    for n in 0..20 {
+        client.rename(ROOT, &format!("file{n}"), dir, &format!("moved{n}"));
+    }
+    cluster.check(&client);
+    assert_eq!(figure(&client, "fetched_bytes"), 0);
+    assert!(read(&client, "dir/moved7") == content(7, 2 * CHUNK));
 }
