@@ -164,13 +164,16 @@ fn capacity(stats: &StoreStats) -> u64 {
     stats.total_bytes.min(stats.disk_bytes + stats.free_bytes)
 }
 
-/// Bytes that are to go so that the store is below its low mark; 0 while it is below the high one.
+/// Bytes that are to go so that the store is below its low mark; 0 while it is below the high one. One that is full below its low mark, too, has room
+/// to come from compaction, and is left alone if that is enough.
 fn surplus(stats: &StoreStats, is_full: bool) -> u64 {
     let capacity = capacity(stats);
     let mark = |percent: u64| capacity / 100 * percent;
     let over = stats.live_bytes.saturating_sub(mark(MARKS.1));
+    let is_coming = over == 0 && stats.disk_bytes.saturating_sub(stats.live_bytes) >= mark(5);
     match (stats.live_bytes > mark(MARKS.0), is_full) {
         (true, _) => over,
+        (false, true) if is_coming => 0,
         (false, true) => over.max(mark(5)),
         (false, false) => 0,
     }
@@ -197,18 +200,19 @@ pub async fn run(worker: Rc<Worker>) {
     }
 }
 
-/// Striped files lie everywhere: each home frees as much as is wanted here, spread over all servers.
+/// Files of all homes lie here: each frees its part of what is wanted. What one has not is asked of all again.
 async fn ask_homes(worker: &Rc<Worker>, bytes: u64) -> u64 {
-    let request = EvictNow { bytes };
-    let asked = worker.node.stores().into_iter().map(|server| {
+    let homes = worker.node.stores();
+    let request = EvictNow { bytes: bytes.div_ceil(homes.len().max(1) as u64), server: worker.node.id() };
+    let asked = homes.into_iter().map(|server| {
         let request = &request;
         async move { worker.ask(server, request).await.unwrap_or(0) }
     });
     join_all(asked).await.into_iter().sum()
 }
 
-/// Evicts files that live here until `bytes` are free at all their holders together, or all were looked at.
-pub async fn evict(worker: &Rc<Worker>, bytes: u64) -> OpResult<u64> {
+/// Evicts files that live here until what is wanted is free at the server that wants it, or all were looked at.
+pub async fn evict(worker: &Rc<Worker>, wanted: EvictNow) -> OpResult<u64> {
     let node = &worker.node;
     if is_forgetful(node) {
         return Ok(0);
@@ -223,8 +227,8 @@ pub async fn evict(worker: &Rc<Worker>, bytes: u64) -> OpResult<u64> {
         sample.truncate(sample.len().div_ceil(2));
         let inos: Vec<_> = sample.into_iter().map(|(_, ino)| ino).collect();
         for group in inos.chunks(GROUP) {
-            freed += evict_files(worker, group).await?;
-            if freed >= bytes {
+            freed += evict_files(worker, group, wanted.server).await?;
+            if freed >= wanted.bytes {
                 return Ok(freed);
             }
         }
@@ -289,26 +293,28 @@ struct Ready {
     _hold: HoldGuard,
 }
 
-async fn evict_files(worker: &Rc<Worker>, inos: &[InodeId]) -> OpResult<u64> {
-    let ready = join_all(inos.iter().map(|ino| ready(worker, *ino))).await;
+/// Answers what was freed at `server`.
+async fn evict_files(worker: &Rc<Worker>, inos: &[InodeId], server: ServerId) -> OpResult<u64> {
+    let ready = join_all(inos.iter().map(|ino| ready(worker, *ino, server))).await;
     let ready = ready.into_iter().collect::<OpResult<Vec<_>>>()?;
     let ready: Vec<Ready> = ready.into_iter().flatten().collect();
     let mut by_holder: BTreeMap<ServerId, Vec<(InodeId, TierSource)>> = BTreeMap::new();
     for file in &ready {
         worker.node.backing.evictor.emptied.insert(file.ino, Instant::now());
-        for server in &file.who {
-            by_holder.entry(*server).or_default().push((file.ino, file.source.clone()));
+        for holder in &file.who {
+            by_holder.entry(*holder).or_default().push((file.ino, file.source.clone()));
         }
     }
-    let asked = by_holder.into_iter().map(|(server, files)| async move {
+    let asked = by_holder.into_iter().map(|(holder, files)| async move {
         // A holder that is away keeps what it has.
-        worker.ask(server, &EvictChunks { files, must: false }).await.unwrap_or(0)
+        let freed = worker.ask(holder, &EvictChunks { files, must: false }).await.unwrap_or(0);
+        if holder == server { freed } else { 0 }
     });
     Ok(join_all(asked).await.into_iter().sum())
 }
 
-/// Holds a file, and writes down what it is fetched from, if it can go.
-async fn ready(worker: &Rc<Worker>, ino: InodeId) -> OpResult<Option<Ready>> {
+/// Holds a file, and writes down what it is fetched from, if it can go and may be held at `server`.
+async fn ready(worker: &Rc<Worker>, ino: InodeId, server: ServerId) -> OpResult<Option<Ready>> {
     let node = &worker.node;
     let namespace = &node.namespace;
     let set = LockSet::of(&[(LockKey::Inode(ino), Mode::Exclusive)]);
@@ -316,6 +322,11 @@ async fn ready(worker: &Rc<Worker>, ino: InodeId) -> OpResult<Option<Ready>> {
     let Some(inode) = namespace.inode_in_section(ino)?.filter(|inode| may_go(node, inode)) else {
         return Ok(None);
     };
+    let chunks = inode.attr.size.div_ceil(inode.attr.layout.chunk_bytes());
+    let who = holders(node, &inode.attr, ChunkIndex(0), ChunkIndex(chunks));
+    if !who.contains(&server) {
+        return Ok(None);
+    }
     // What cannot be known now stays, and the others go.
     if pins::is_pinned(worker, &inode).await.unwrap_or(true) {
         return Ok(None);
@@ -334,8 +345,6 @@ async fn ready(worker: &Rc<Worker>, ino: InodeId) -> OpResult<Option<Ready>> {
         let change = [Mutation::SetBacked { ino, backed: Some(backing) }];
         namespace.locks().with_held(hold.set(), || namespace.commit(&change))?;
     }
-    let chunks = inode.attr.size.div_ceil(inode.attr.layout.chunk_bytes());
-    let who = holders(node, &inode.attr, ChunkIndex(0), ChunkIndex(chunks));
     let source = TierSource { at, backing, layout: inode.attr.layout };
     Ok(Some(Ready { ino, source, who, _hold: hold }))
 }
@@ -399,6 +408,8 @@ mod tests {
         };
         assert_eq!([700, 800, 801, 1_000].map(|live| surplus(&at(live), false)), [0, 0, 101, 300]);
         assert_eq!([100, 720, 801].map(|live| surplus(&at(live), true)), [50, 50, 101]);
+        let with_dead = |live_bytes| StoreStats { disk_bytes: 1_000, free_bytes: 0, ..at(live_bytes) };
+        assert_eq!([100, 700, 720].map(|live| surplus(&with_dead(live), true)), [0, 0, 50]);
     }
 
     #[test]

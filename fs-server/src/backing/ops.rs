@@ -61,6 +61,6 @@ pub async fn evict_chunks(worker: &Rc<Worker>, _: &Context, request: EvictChunks
 pub async fn evict_now(worker: &Rc<Worker>, _: &Context, request: EvictNow) -> OpResult<u64> {
     // A task of its own: holders are told to drop what is held here, also if who asked gives up.
     let own = Rc::clone(worker);
-    let task = tokio::task::spawn_local(async move { evict::evict(&own, request.bytes).await });
+    let task = tokio::task::spawn_local(async move { evict::evict(&own, request).await });
     task.await.unwrap_or_else(|_| Err(OpError::new(Status::Io, "an eviction ended unexpectedly")))
 }

@@ -223,10 +223,12 @@ wire_struct! {
 }
 
 wire_struct! {
-    /// Evict files that live here, so that servers have room. Answers the bytes that were held of them. Server to server.
+    /// Evict files that live here, so that a server has room. Answers the bytes that it held of them. Server to server.
     pub struct EvictNow {
         /// Bytes wanted.
         pub bytes: u64,
+        /// Where.
+        pub server: ServerId,
     }
 }
 

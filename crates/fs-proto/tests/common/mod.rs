@@ -323,7 +323,7 @@ structs! {
     FindSource { ino, look }
     FetchChunk { ino, chunk, later }
     EvictChunks { files, must }
-    EvictNow { bytes }
+    EvictNow { bytes, server }
     DetachFile { ino, parent, name }
     FetchShare { ino }
     FlushNote { ino, name, had, forced }
