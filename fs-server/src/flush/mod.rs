@@ -9,7 +9,7 @@
 //!   `tier_equals_the_namespace`); failures are tried again without end (`a_failing_tier_recovers`).
 //! - No request waits for the tier on a worker's thread: calls to it run in `pool`.
 //!
-//! Deliberately absent: reading from the tier, eviction (`backing`).
+//! What is read back from the tier, and what is evicted because it is safe there, is `backing`'s.
 
 mod account;
 mod aside;

@@ -299,3 +299,36 @@ fn accepts(namespace: &Namespace, inode: &InodeRecord, published: &TierLocation)
     let names = namespace.names_of(inode)?;
     Ok(!names.iter().any(|(parent, name)| *parent == known.parent && *name == known.name))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fs_proto::Attr;
+
+    #[test]
+    fn what_is_fetched_is_of_the_copy_as_it_was_seen() {
+        // Goal: whatever the file is by now, the record has the size and time that the copy has, and nothing counts that was cut off since.
+        let ino = InodeId(7);
+        let seen = Backing { size: 100, mtime: 5, limit: 100 };
+        let file = |cut_version, known: Option<u64>| InodeRecord {
+            attr: Attr { version: 9, mtime: 77, ctime: 78, ..Attr::unknown(ino, FileKind::File) },
+            name: Bytes::new(),
+            target: Bytes::new(),
+            tier: None,
+            cut_version,
+            backed: known.map(|limit| Backing { size: 300, mtime: 3, limit }),
+        };
+        let published = TierLocation { parent: ino, name: Bytes::new(), version: 8, ctime: 1, tier_ino: 2 };
+        let limit = |cut_version, known| {
+            let after = backing_after(&file(cut_version, known), &published, Some(seen)).unwrap();
+            assert_eq!((after.size, after.mtime), (100, 5));
+            after.limit
+        };
+        assert_eq!([limit(8, None), limit(8, Some(30)), limit(0, Some(300))], [100; 3]);
+        assert_eq!([limit(9, Some(30)), limit(9, Some(300)), limit(9, None)], [30, 100, 0]);
+        let mut small = file(0, None);
+        small.attr.inline = true;
+        assert_eq!(backing_after(&small, &published, Some(seen)), None);
+        assert_eq!(backing_after(&file(0, Some(30)), &published, None), None);
+    }
+}
