@@ -127,7 +127,9 @@ pub async fn punch(worker: &Rc<Worker>, _: &Context, request: PunchChunk) -> OpR
     let node = &worker.node;
     let key = ChunkKey { ino: request.ino, chunk: request.chunk };
     let used = node.backing.enter(key.ino).await;
-    fetch::ensure(worker, used.as_ref(), key, Want::Stored).await?;
+    // What the hole covers as a whole needs its mark alone.
+    let covers = request.offset..request.offset.saturating_add(request.len);
+    let _filling = fetch::ensure(worker, used.as_ref(), key, Want::Overwritten(covers)).await?;
     if used.is_some() {
         node.backing.evictor().note_write(key.ino);
     }
