@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use fs_proto::msg::inode::LEASE_MS;
 use fs_proto::msg::tier::{EvictChunks, EvictNow, TierSource};
-use fs_proto::record::{Backing, InodeRecord, Mutation};
+use fs_proto::record::{InodeRecord, Mutation};
 use fs_proto::{ChunkIndex, FileKind, InodeId, Placement, ServerId, Status, TimeNs};
 use futures_util::future::join_all;
 use parking_lot::Mutex;
@@ -336,7 +336,7 @@ async fn ready(worker: &Rc<Worker>, ino: InodeId, server: ServerId) -> OpResult<
     if found.is_dir || found.id != at.tier_ino || found.size != inode.attr.size {
         return Ok(None);
     }
-    let backing = Backing { size: found.size, mtime: found.mtime, limit: found.size };
+    let backing = home::backing_of(&found);
     // Others changed it: that is for who opens it.
     if inode.backed.is_some_and(|known| known.mtime != backing.mtime || known.size != backing.size) {
         return Ok(None);

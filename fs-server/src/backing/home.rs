@@ -68,6 +68,11 @@ pub fn source_of(inode: &InodeRecord) -> Option<TierSource> {
     Some(TierSource { at, backing, layout: inode.attr.layout })
 }
 
+/// What chunks are fetched from if all of them may lie in what was found.
+pub fn backing_of(found: &Found) -> Backing {
+    Backing { size: found.size, mtime: found.mtime, limit: found.size }
+}
+
 /// Whether the file is what its copy is.
 pub fn is_clean(node: &Node, inode: &InodeRecord) -> bool {
     let attr = &inode.attr;
@@ -147,7 +152,7 @@ async fn take_over(worker: &Rc<Worker>, ino: InodeId) -> OpResult<()> {
     attr.capable = false;
     changed.cut_version = attr.version;
     let (version, ctime) = (attr.version, attr.ctime);
-    let backing = Backing { size: found.size, mtime: found.mtime, limit: found.size };
+    let backing = backing_of(&found);
     let at = TierLocation { version, ctime, tier_ino: found.id, ..old.at.clone() };
     // The old one, which is not there any more: what is dropped can be fetched from nowhere until the commit, also should that not be reached, and
     // holders learn the new one when they look. All of both, or what the new one has more would be a hole.

@@ -21,6 +21,7 @@ use fs_proto::{FileKind, InodeId, Layout, Placement, Status};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
+use super::home;
 use crate::error::{OpError, OpResult};
 use crate::flush::dirs;
 use crate::flush::entry::TierEntry;
@@ -28,7 +29,7 @@ use crate::flush::outcome::{FlushResult, Stop};
 use crate::kv::Batch;
 use crate::namespace::locks::{LockKey, LockSet, Mode};
 use crate::namespace::{NewInode, acl, apply, encode_record, keys, new_inode};
-use crate::tier::{Dir, Found, Listed, Tier};
+use crate::tier::{Dir, Listed, Tier};
 use crate::transaction::{Plan, coordinator};
 use crate::worker::Worker;
 
@@ -216,10 +217,9 @@ fn adopted(worker: &Worker, dir: &InodeRecord, listed: &Listed) -> OpResult<Inod
 
 /// A directory is listed when it is used; a file without content is here already.
 fn backing(listed: &Listed) -> Option<Backing> {
-    let Found { size, mtime, .. } = listed.found;
     match listed.kind {
         FileKind::Directory => Some(Backing::default()),
-        FileKind::File if size > 0 => Some(Backing { size, mtime, limit: size }),
+        FileKind::File if listed.found.size > 0 => Some(home::backing_of(&listed.found)),
         _ => None,
     }
 }

@@ -3,8 +3,10 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use fs_proto::Status;
+
 use crate::error::OpResult;
-use crate::store::{ChunkWrite, StoreError};
+use crate::store::ChunkWrite;
 use crate::worker::Worker;
 
 /// Longest wait: less than requests live. The client sends its request again.
@@ -14,27 +16,19 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// Writes into the store, after waiting for room if there is none and some is to be had.
 pub async fn write(worker: &Rc<Worker>, write: ChunkWrite) -> OpResult<()> {
-    let (node, began) = (&worker.node, Instant::now());
-    loop {
-        match node.store.write_bytes(write.clone()).await {
-            Err(StoreError::NoSpace) if node.backing.evictor.is_hopeful(node) => {
-                node.backing.evictor.note_full();
-                if began.elapsed() > WAIT {
-                    return Err(super::evict::WAITING);
-                }
-                tokio::time::sleep(PAUSE).await;
-            }
-            outcome => return Ok(outcome?),
-        }
-    }
+    with_room(worker, async || Ok(worker.node.store.write_bytes(write.clone()).await?)).await
 }
 
 /// Waits until there is room for the content of a small file, if some is to be had.
 pub async fn admit(worker: &Rc<Worker>) -> OpResult<()> {
+    with_room(worker, async || worker.node.space.check(&worker.node)).await
+}
+
+async fn with_room(worker: &Rc<Worker>, attempt: impl AsyncFn() -> OpResult<()>) -> OpResult<()> {
     let (node, began) = (&worker.node, Instant::now());
     loop {
-        match node.space.check(node) {
-            Err(_) if node.backing.evictor.is_hopeful(node) => {
+        match attempt().await {
+            Err(error) if error.status == Status::NoSpace && node.backing.evictor.is_hopeful(node) => {
                 node.backing.evictor.note_full();
                 if began.elapsed() > WAIT {
                     return Err(super::evict::WAITING);

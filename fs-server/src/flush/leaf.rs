@@ -16,7 +16,8 @@ use super::entry::TierEntry;
 use super::names::{NameJob, PATIENCE, clear_foreign, source};
 use super::outcome::{FlushResult, Stop};
 use super::{content, policy, remote};
-use crate::tier::{Base, Make, Place, Tier, TierError, TierResult};
+use crate::backing::home;
+use crate::tier::{Base, Found, Make, Place, Tier, TierError, TierResult};
 use crate::worker::Worker;
 
 const CHANGED: Stop = Stop::Wait("it changed while it was copied");
@@ -237,7 +238,6 @@ async fn seen(worker: &Rc<Worker>, inode: &InodeRecord, id: u64, place: &Place) 
     }
     let place = place.clone();
     let found = flusher.on_tier(move |tier| tier.look(&place)).await.ok().flatten();
-    let found = found.filter(|found| found.id == id);
-    let (size, mtime) = found.map_or((attr.size, attr.mtime), |found| (found.size, found.mtime));
-    Some(Backing { size, mtime, limit: size })
+    let made = Found { id, is_dir: false, size: attr.size, mtime: attr.mtime };
+    Some(home::backing_of(&found.filter(|found| found.id == id).unwrap_or(made)))
 }
