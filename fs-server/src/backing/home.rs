@@ -49,6 +49,10 @@ impl Looks {
         self.last.insert(ino, Instant::now());
     }
 
+    fn forget(&self, ino: InodeId) {
+        self.last.remove(&ino);
+    }
+
     /// Whether a look is due; then it counts as done.
     fn is_due(&self, ino: InodeId, every: Duration) -> bool {
         let due = self.last.get(&ino).is_none_or(|last| last.elapsed() >= every);
@@ -124,7 +128,10 @@ pub async fn check(worker: &Rc<Worker>, ino: InodeId) -> OpResult<()> {
         return Ok(());
     }
     match look(worker, &source.at).await {
-        Some(Some(found)) if !is_same(&found, &source) => take_over(worker, ino).await,
+        Some(Some(found)) if !is_same(&found, &source) => {
+            // Until that is done, each opening looks again.
+            take_over(worker, ino).await.inspect_err(|_| node.backing.looks.forget(ino))
+        }
         _ => Ok(()),
     }
 }

@@ -279,7 +279,7 @@ fn a_copy_within_a_file_and_a_cut_of_it_do_not_wait_for_one_another() {
             chunk: ChunkIndex(1),
             offset: 0,
             file_end: 2 << 20,
-            since: u64::MAX,
+            since: client.attr(ino).version,
         };
         let request = CopyChunkTo { copy, to: ServerId(0) };
         let copied = (0..300).try_for_each(|_| client.ask_server(ServerId(0), &request));
