@@ -260,12 +260,20 @@ pub async fn missing(
     let chunks = source.backing.limit.min(size).div_ceil(source.layout.chunk_bytes());
     let mut missing = Vec::new();
     for chunk in (0..chunks).map(ChunkIndex) {
+        give_way(chunk).await;
         let is_mine = holder(node, &source, ino, chunk) == Some(node.id());
         if is_mine && !is_here(node, ChunkKey { ino, chunk })? {
             missing.push(chunk);
         }
     }
     Ok(missing)
+}
+
+/// Large files have millions of chunks, and other requests wait.
+async fn give_way(chunk: ChunkIndex) {
+    if chunk.0 % 1_000 == 999 {
+        tokio::task::yield_now().await;
+    }
 }
 
 /// As [`source`], for who fills no chunk: claims one that no file has.
@@ -317,22 +325,23 @@ pub async fn elsewhere(worker: &Rc<Worker>, used: Option<&Use>, key: ChunkKey) -
     Ok(source.map(|source| bytes_of(&source, key.chunk)).filter(|bytes| *bytes > 0))
 }
 
-/// Up to `limit` chunks from `from` on that this server would hold, and that are in the shared tier only, with their bytes.
+/// Up to `limit` chunks within `within` that this server would hold, and that are in the shared tier only, with their bytes.
 pub async fn all_elsewhere(
     worker: &Rc<Worker>,
     used: Option<&Use>,
     ino: InodeId,
-    from: ChunkIndex,
+    within: Range<ChunkIndex>,
     limit: usize,
 ) -> OpResult<Vec<(ChunkIndex, u32)>> {
     let node = &worker.node;
     let Some(source) = source_of_share(worker, used, ino).await? else { return Ok(Vec::new()) };
-    let end = source.backing.limit.div_ceil(source.layout.chunk_bytes());
+    let end = source.backing.limit.div_ceil(source.layout.chunk_bytes()).min(within.end.0);
     let mut found = Vec::new();
-    for chunk in (from.0..end).map(ChunkIndex) {
+    for chunk in (within.start.0..end).map(ChunkIndex) {
         if found.len() >= limit {
             break;
         }
+        give_way(chunk).await;
         let is_mine = holder(node, &source, ino, chunk) == Some(node.id());
         if is_mine && !is_here(node, ChunkKey { ino, chunk })? {
             found.push((chunk, bytes_of(&source, chunk)));

@@ -6,8 +6,8 @@
 
 use std::rc::Rc;
 
-use fs_proto::META_MAX;
 use fs_proto::msg::chunk::{ChunkMap, ChunkMapPage};
+use fs_proto::{ChunkIndex, META_MAX};
 
 use crate::backing::fetch;
 use crate::error::OpResult;
@@ -29,11 +29,17 @@ pub async fn chunk_map(worker: &Rc<Worker>, _: &Context, request: ChunkMap) -> O
     let limit = (request.limit as usize).clamp(1, CHUNKS_MAX);
     let used = node.backing.enter(ino).await;
     // One more than is told says whether there are more. Those in the shared tier have data, as far as is known.
-    let elsewhere = fetch::all_elsewhere(worker, used.as_ref(), ino, request.from, limit + 1).await?;
-    let here = node.store.chunks_from(ino, request.from, limit + 1)?;
+    let held = || node.store.chunks_from(ino, request.from, limit + 1);
+    let first = held()?;
+    let last = first.get(limit).map_or(ChunkIndex(u64::MAX), |(chunk, _)| *chunk);
+    let within = request.from..last;
+    let elsewhere = fetch::all_elsewhere(worker, used.as_ref(), ino, within, limit + 1).await?;
+    // Again: what was fetched meanwhile is in neither.
+    let here = held()?;
     let here = here.into_iter().map(|(chunk, _)| (chunk, None));
     let mut here: Vec<_> = here.chain(elsewhere.into_iter().map(|(c, bytes)| (c, Some(bytes)))).collect();
     here.sort_unstable();
+    here.dedup_by_key(|(chunk, _)| *chunk);
     let (mut chunks, mut told) = (Vec::new(), 0);
     for &(chunk, bytes) in here.iter().take(limit) {
         if told >= RANGES_MAX {
