@@ -70,6 +70,8 @@ pub struct Node {
     pub rdma: Arc<Rdma>,
     /// When it started.
     pub started: Instant,
+    /// Cuts of chunks that were interrupted and are not done yet, about: 0 only if there are none.
+    pub unfinished_cuts: AtomicU64,
     /// Shared syncs of the device.
     pub group_sync: GroupSync,
     /// Room for contents of small files.
@@ -129,6 +131,8 @@ impl Node {
             rdma: Arc::new(parts.rdma),
             epoch: Arc::new(AtomicU64::new(0)),
             started: Instant::now(),
+            // Until it is known (`setattr::finish_cuts`).
+            unfinished_cuts: AtomicU64::new(1),
             group_sync: GroupSync::default(),
             space: Space::default(),
             cluster: OnceLock::new(),

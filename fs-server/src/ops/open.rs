@@ -8,7 +8,7 @@ use fs_proto::msg::name::OpenMode;
 use fs_proto::msg::small::{OpenRead, Opened};
 use fs_proto::{Attr, Status, Wire};
 
-use super::{getattr, inline};
+use super::{getattr, inline, setattr};
 use crate::backing::home;
 use crate::dispatch::Answer;
 use crate::error::{OpError, OpResult};
@@ -24,8 +24,11 @@ pub async fn open(worker: &Rc<Worker>, context: &Context, request: Open) -> OpRe
         home::check(worker, request.ino).await?;
         node.backing.evictor().note_use(request.ino, node.now());
     }
-    let inode = node.namespace.live_inode(request.ino).await?;
     let writes = matches!(request.mode, OpenMode::Write { .. });
+    if writes {
+        setattr::finish_cut_first(worker, request.ino).await?;
+    }
+    let inode = node.namespace.live_inode(request.ino).await?;
     if writes && inode.attr.is_dir() {
         return Err(OpError::new(Status::IsDirectory, "is a directory"));
     }

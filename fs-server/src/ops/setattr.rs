@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use fs_proto::msg::chunk::TruncateChunks;
 use fs_proto::msg::inode::{SetTime, Setattr};
@@ -243,10 +244,10 @@ async fn resize(
     node.namespace.locks().with_held(hold.set(), || node.namespace.commit_with(&mutations, batch))?;
     if cuts && !current.attr.inline {
         let done = cut_chunks(worker, &current.attr, old_size, size).await;
-        drop(hold);
         if done.is_err() {
             finish_later(worker, ino);
         }
+        drop(hold);
         return done;
     }
     drop(hold);
@@ -311,10 +312,22 @@ pub async fn finish_cuts(worker: Rc<Worker>) {
             tokio::time::sleep(std::time::Duration::from_secs(1)).await;
         }
     }
+    worker.node.unfinished_cuts.fetch_sub(1, Ordering::AcqRel);
+}
+
+/// Somebody is about to write to a file: what is written beyond a cut that failed would go with it, so that is done first.
+pub async fn finish_cut_first(worker: &Rc<Worker>, ino: InodeId) -> OpResult<()> {
+    let node = &worker.node;
+    let key = keys::cut(ino);
+    if node.unfinished_cuts.load(Ordering::Acquire) == 0 || node.namespace.kv().get(&key)?.is_none() {
+        return Ok(());
+    }
+    finish_cut(worker, &key).await
 }
 
 /// The sooner a cut that failed is done, the less is written beyond it that it would take along.
 fn finish_later(worker: &Rc<Worker>, ino: InodeId) {
+    worker.node.unfinished_cuts.fetch_add(1, Ordering::AcqRel);
     worker.node.errands.send(move |own: Rc<Worker>| async move {
         while let Err(error) = finish_cut(&own, &keys::cut(ino)).await {
             tracing::debug!(?ino, message = %error.message, "a cut that failed waits for a server that is away");
@@ -323,6 +336,7 @@ fn finish_later(worker: &Rc<Worker>, ino: InodeId) {
             }
             tokio::time::sleep(std::time::Duration::from_secs(1)).await;
         }
+        own.node.unfinished_cuts.fetch_sub(1, Ordering::AcqRel);
     });
 }
 
