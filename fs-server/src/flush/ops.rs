@@ -10,7 +10,7 @@ use fs_proto::msg::tier::{
     FlushedShare, TierForget, TierPath, TierPlace, TierState, TierView,
 };
 use fs_proto::record::{Backing, InodeRecord, Mutation, TierLocation};
-use fs_proto::{FileKind, InodeId, Status};
+use fs_proto::{FileKind, InodeId, Placement, Status};
 
 use super::entry::TierEntry;
 use super::outcome::Stop;
@@ -265,8 +265,9 @@ fn backing_after(inode: &InodeRecord, published: &TierLocation, seen: Option<Bac
     if inode.attr.kind != FileKind::File {
         return inode.backed;
     }
-    // What lies with the inode is here as a whole.
-    let seen = seen.filter(|_| !inode.attr.inline)?;
+    // What lies with the inode is here as a whole; what lies where it was written cannot be found without its pointers.
+    let has_places = !inode.attr.inline && inode.attr.layout.placement != Placement::Writer;
+    let seen = seen.filter(|_| has_places)?;
     let limit = if inode.cut_version > published.version {
         inode.backed.map_or(0, |known| known.limit.min(seen.size))
     } else {
