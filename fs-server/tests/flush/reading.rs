@@ -398,7 +398,8 @@ fn a_rename_fetches_nothing() {
     for n in 0..20 {
         client.rename(ROOT, &format!("file{n}"), dir, &format!("moved{n}"));
     }
-    cluster.check(&client);
+    cluster.settle(&client);
     assert_eq!(figure(&client, "fetched_bytes"), 0);
+    cluster.check(&client);
     assert!(read(&client, "dir/moved7") == content(7, 2 * CHUNK));
 }
