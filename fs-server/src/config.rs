@@ -66,6 +66,10 @@ pub struct ServerConfig {
     pub dirty_max: Option<u64>,
     /// When everything has to be in the shared tier, in seconds since 1970.
     pub deadline_unix_s: Option<u64>,
+    /// Age in milliseconds of the last look at a file's copy in the shared tier from which on opening it looks again.
+    pub tier_check_ms: u64,
+    /// Most bytes of chunks on each device; None: as many as its file system takes.
+    pub capacity: Option<u64>,
     /// Entries above which a directory becomes wide.
     pub wide_threshold: u64,
     /// Largest file in bytes that lies with its inode, at most [`fs_proto::INLINE_MAX`]; 0: none.
@@ -104,6 +108,8 @@ impl ServerConfig {
             flush_bandwidth: None,
             dirty_max: None,
             deadline_unix_s: None,
+            tier_check_ms: 2_000,
+            capacity: None,
             wide_threshold: 10_000,
             inline_bytes: INLINE_DEFAULT,
             lock_lease_ms: LOCK_LEASE_DEFAULT_MS,

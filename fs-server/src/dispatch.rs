@@ -12,10 +12,14 @@ use fs_proto::record::RequestResult;
 use fs_proto::wire::Reader;
 use fs_proto::{FileKind, Flags, Op, Status, Wire};
 
+use crate::backing::listing;
 use crate::error::{OpError, OpResult};
 use crate::ops;
 use crate::transaction::participant;
 use crate::worker::{Arrival, Context, Worker};
+
+/// Directories that one request may find not listed.
+const LISTINGS_MAX: usize = 8;
 
 /// Body and bulk part of a reply.
 pub type Answer = (Bytes, Bytes);
@@ -39,7 +43,14 @@ pub async fn run(worker: &Rc<Worker>, frame: Frame, arrival: Arrival) -> OpResul
     {
         return Ok(answer);
     }
-    let outcome = carry_out(worker, &context, body, frame.bulk).await;
+    let mut outcome = carry_out(worker, &context, body, frame.bulk.clone()).await;
+    for _ in 0..LISTINGS_MAX {
+        let Err(OpError { unlisted: Some(dir), .. }) = &outcome else { break };
+        outcome = match listing::list(worker, *dir).await {
+            Ok(()) => carry_out(worker, &context, body_of(&frame.meta)?, frame.bulk.clone()).await,
+            Err(error) => Err(error),
+        };
+    }
     if outcome.is_err()
         && header.flags.has(Flags::RETRY)
         && let Ok(Some(answer)) = answer_again(worker, &context, &frame.meta).await
@@ -48,6 +59,13 @@ pub async fn run(worker: &Rc<Worker>, frame: Frame, arrival: Arrival) -> OpResul
         return Ok(answer);
     }
     outcome
+}
+
+/// The body of a request, after who asks.
+fn body_of(meta: &Bytes) -> OpResult<Reader> {
+    let mut body = Reader::new(meta.clone());
+    Caller::get(&mut body)?;
+    Ok(body)
 }
 
 async fn carry_out(worker: &Rc<Worker>, context: &Context, body: Reader, bulk: Bytes) -> OpResult<Answer> {
@@ -135,6 +153,12 @@ async fn run_plain(worker: &Rc<Worker>, context: &Context, body: Reader) -> OpRe
         FlushNote => crate::flush::ops::flush_note,
         TierPlace => crate::flush::ops::tier_place,
         TierForget => crate::flush::ops::tier_forget,
+        FindSource => crate::backing::ops::find_source,
+        FetchChunk => crate::backing::ops::fetch_chunk,
+        FetchShare => crate::backing::ops::fetch_share,
+        EvictChunks => crate::backing::ops::evict_chunks,
+        EvictNow => crate::backing::ops::evict_now,
+        DetachFile => crate::backing::ops::detach_file,
         ServerStatus => ops::admin::server_status,
         Statfs => ops::admin::statfs,
         Shutdown => ops::admin::shutdown,

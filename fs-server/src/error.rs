@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::path::PathBuf;
 
 use fs_net::NetError;
-use fs_proto::{DecodeError, Status};
+use fs_proto::{DecodeError, InodeId, Status};
 use thiserror::Error;
 
 use crate::kv::KvError;
@@ -17,6 +17,8 @@ pub struct OpError {
     pub status: Status,
     /// What happened, and to what.
     pub message: Cow<'static, str>,
+    /// The directory whose names have to be taken over from the shared tier first; within a server only.
+    pub unlisted: Option<InodeId>,
 }
 
 /// Result of an operation.
@@ -25,12 +27,21 @@ pub type OpResult<T> = Result<T, OpError>;
 impl OpError {
     /// A failure with a fixed text: no allocation on the common paths (a name that is not there).
     pub const fn new(status: Status, message: &'static str) -> Self {
-        OpError { status, message: Cow::Borrowed(message) }
+        OpError { status, message: Cow::Borrowed(message), unlisted: None }
     }
 
     /// A failure with a text made for it.
     pub fn because(status: Status, message: String) -> Self {
-        OpError { status, message: Cow::Owned(message) }
+        OpError { status, message: Cow::Owned(message), unlisted: None }
+    }
+
+    /// The names of a directory have to be taken over from the shared tier first.
+    pub const fn unlisted(dir: InodeId) -> Self {
+        OpError {
+            status: Status::Busy,
+            message: Cow::Borrowed("the directory was not listed in the shared tier yet"),
+            unlisted: Some(dir),
+        }
     }
 
     /// The name or inode is not there.

@@ -6,11 +6,13 @@
 //!
 //! Deliberately absent: anything that only clients need (caches, paths, retries), FUSE, and command-line handling.
 
+mod backing;
 mod boot;
 pub mod config;
 mod departed;
 mod dispatch;
-pub mod error;
+pub mod errands;
+mod error;
 mod executions;
 pub mod flush;
 mod identity;

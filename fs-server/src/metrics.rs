@@ -186,6 +186,7 @@ pub fn status_json(node: &Node) -> String {
         "resident_bytes": resident_bytes(),
         "memory_budget": node.config.memory_bytes,
         "flush": node.flusher.status_json(node),
+        "backing": node.backing.status_json(),
     });
     status.to_string()
 }

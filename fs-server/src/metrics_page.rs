@@ -195,11 +195,19 @@ fn counters(node: &Node) -> Vec<(&'static str, &'static str, u64)> {
     let rdma = node.rdma.stats();
     let (flushed_files, flushed_bytes) = node.namespace.published().counts();
     let (flush_copied_bytes, flush_failures) = node.flusher.counts();
+    let (fetched_bytes, evicted_files, evicted_bytes) = node.backing.counts();
     vec![
         ("flushed_files", "Files published in the shared tier, over all starts", flushed_files),
         ("flushed_bytes", "Bytes of files published in the shared tier, over all starts", flushed_bytes),
         ("flush_copied_bytes", "Bytes written to the shared tier, also in vain", flush_copied_bytes),
         ("flush_failures", "Attempts to flush that failed", flush_failures),
+        ("tier_fetched_bytes", "Bytes read from the shared tier", fetched_bytes),
+        (
+            "evicted_files",
+            "Files that lost chunks here because their copies in the shared tier are up to date",
+            evicted_files,
+        ),
+        ("evicted_bytes", "Bytes of chunks that were evicted here", evicted_bytes),
         ("chunk_read_bytes", "Bytes read from chunks", bytes_read),
         ("chunk_written_bytes", "Bytes written into chunks", bytes_written),
         ("chunk_crc_failures", "Stored blocks that did not match their checksum", store.crc_failures),

@@ -11,8 +11,10 @@ use fs_net::{ClusterFile, NetCounters, Rdma, ShareStats, Sharing};
 use fs_proto::{Partition, PartitionMap, ServerId, TimeNs};
 use tokio::sync::watch;
 
+use crate::backing::Backing;
 use crate::config::{Durability, ServerConfig};
 use crate::departed::Departed;
+use crate::errands::Errands;
 use crate::executions::Executions;
 use crate::flush::Flusher;
 use crate::locks::LockTable;
@@ -52,6 +54,10 @@ pub struct Node {
     pub transactions: Transactions,
     /// Copies in the shared tier.
     pub flusher: Flusher,
+    /// Work that outlives its request.
+    pub errands: Errands,
+    /// What is only in the shared tier.
+    pub backing: Backing,
     /// What was asked, how often and for how long.
     pub counters: OpCounters,
     /// Messages, bytes and system calls of connections.
@@ -64,6 +70,8 @@ pub struct Node {
     pub rdma: Arc<Rdma>,
     /// When it started.
     pub started: Instant,
+    /// Cuts of chunks that were interrupted and are not done yet, about: 0 only if there are none.
+    pub unfinished_cuts: AtomicU64,
     /// Shared syncs of the device.
     pub group_sync: GroupSync,
     /// Room for contents of small files.
@@ -104,6 +112,8 @@ impl Node {
     pub fn new(parts: NodeParts) -> Self {
         let lease = Duration::from_millis(u64::from(parts.config.lock_lease_ms));
         Node {
+            errands: Errands::default(),
+            backing: Backing::open(&**parts.namespace.kv(), parts.flusher.reads_tier()),
             config: parts.config,
             namespace: parts.namespace,
             store: parts.store,
@@ -121,6 +131,8 @@ impl Node {
             rdma: Arc::new(parts.rdma),
             epoch: Arc::new(AtomicU64::new(0)),
             started: Instant::now(),
+            // Until it is known (`setattr::finish_cuts`).
+            unfinished_cuts: AtomicU64::new(1),
             group_sync: GroupSync::default(),
             space: Space::default(),
             cluster: OnceLock::new(),

@@ -43,6 +43,9 @@ const CHECKSUM_MAX: u64 = 8 << 20;
 pub struct Pools {
     /// Bulk data of requests and replies.
     pub buffers: BufferPool,
+    /// Chunks that come from the shared tier, on their way into the store. Apart from `buffers`, all of which may be held by requests that wait
+    /// for such chunks. Beside the 32 parts: taken only where there is a tier that is read.
+    pub fetches: BufferPool,
     /// Small requests that wait, and answers that nobody has read.
     pub messages: Budget,
     /// Accepted connections.
@@ -102,6 +105,7 @@ impl Pools {
             if shares { Sharing::Grant(ShareBudget::new(part(SHARED_MEMORY))) } else { Sharing::Never };
         Pools {
             buffers: BufferPool::new(part(BUFFERS) as usize),
+            fetches: BufferPool::new(part(1) as usize),
             messages: Budget::for_messages(part(MESSAGES) as usize),
             connections: Budget::for_connections(part(CONNECTIONS) as usize),
             open_files: Budget::new(part(OPEN_FILES) as usize),
@@ -149,6 +153,7 @@ impl Pools {
         let index_bytes = self.index_bytes + self.checksum_bytes;
         vec![
             ("buffers", self.buffers.stats()),
+            ("fetches", self.fetches.stats()),
             ("messages", self.messages.stats()),
             ("connections", self.connections.stats()),
             ("open_files", self.open_files.stats()),

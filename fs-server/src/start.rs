@@ -76,6 +76,7 @@ pub fn bind_with(config: ServerConfig, flusher: Flusher) -> Result<BoundServer, 
         index_bytes: pools.index_bytes,
         crc_cache_bytes: pools.checksum_bytes,
         io: config.io,
+        capacity_bytes: config.capacity,
         ..StoreOptions::default()
     };
     let chunk_dirs: Vec<_> = config.stores.iter().map(|store| store.join("chunks")).collect();
@@ -185,7 +186,8 @@ impl BoundServer {
         node.join(cluster, map);
         if node.owns(InodeId::ROOT.partition()) {
             let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-            node.namespace.ensure_root(uid, gid, node.now()).map_err(namespace_failure)?;
+            let in_tier = node.flusher.reads_tier();
+            node.namespace.ensure_root(uid, gid, node.now(), in_tier).map_err(namespace_failure)?;
         }
         node.locks.recover(&node.namespace, Instant::now()).map_err(namespace_failure)?;
         tracing::info!(server = node.id().0, tcp = %self.addresses.tcp, "serving");

@@ -23,7 +23,7 @@ use crate::metrics_page::MetricsPage;
 use crate::node::Node;
 use crate::transaction::recovery;
 use crate::worker::Worker;
-use crate::{flush, ops, reaper};
+use crate::{backing, errands, flush, ops, reaper};
 
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// Time from one look for unused connections to other servers to the next.
@@ -53,6 +53,9 @@ pub fn run(
         threads.push(spawn(node, &format!("worker-{index}"), move |worker| serve(worker, sockets))?);
     }
     threads.push(spawn(node, "flusher", flush::run)?);
+    if node.flusher.reads_tier() {
+        threads.push(spawn(node, "errands", errands::serve)?);
+    }
     let outcome = on_local_runtime(node, async |worker| {
         let outcome = keep_house(worker, acceptors, senders, metrics).await;
         if tokio::task::spawn_blocking(before_end).await.is_err() {
@@ -213,6 +216,7 @@ async fn keep_house(
     }
     tokio::task::spawn_local(ops::setattr::finish_cuts(Rc::clone(&worker)));
     tokio::task::spawn_local(reaper::run(Rc::clone(&worker)));
+    tokio::task::spawn_local(backing::evict::run(Rc::clone(&worker)));
     tokio::task::spawn_local(tidy(Rc::clone(&worker)));
     tokio::select! {
         _ = terminate.recv() => tracing::info!("SIGTERM"),

@@ -1,8 +1,8 @@
 //! The command line.
 
 use crate::commands::{
-    bench, cat, ckpt, cp, demo, df, down, flush, ls, mkdir, mount, rm, scrub, server, stat, status, umount,
-    up,
+    bench, cat, ckpt, cp, demo, df, down, flush, ls, mkdir, mount, rm, scrub, server, stage, stat, status,
+    umount, up,
 };
 use crate::error::{Result, failed};
 use crate::logging::LogFormat;
@@ -94,6 +94,8 @@ pub enum Command {
     Rm(rm::RmArgs),
     /// Copy to the shared tier now
     Flush(flush::FlushArgs),
+    /// Fetch trees from the shared tier before they are read
+    Stage(stage::StageArgs),
     /// Verify everything that the servers hold
     Scrub(scrub::ScrubArgs),
     /// List, show, verify, prune, pin and export checkpoints

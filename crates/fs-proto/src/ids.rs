@@ -16,13 +16,15 @@ pub const MAX_SERVERS: u32 = 1 << 12;
 const COUNTER_BITS: u32 = 48;
 const SEQUENCE_BITS: u32 = 36;
 const COUNTER_MASK: u64 = (1 << COUNTER_BITS) - 1;
+/// In an inode number: what it stands for was found in the shared tier.
+const ADOPTED: u64 = 1 << (SEQUENCE_BITS - 1);
 
 /// A virtual node of the consistent hash: 0 to 65,535.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Partition(pub u16);
 
-/// An inode number: 16 bits of partition, 48 bits of counter (12 bits of the allocating server, 36 bits of its sequence,
-/// so that any server can allocate a number in any partition without asking).
+/// An inode number: 16 bits of partition, 48 bits of counter (12 bits of the allocating server, one bit that says
+/// whether it was found in the shared tier, 35 bits of the server's sequence, so that any server can allocate a number in any partition without asking).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct InodeId(pub u64);
 
@@ -47,10 +49,21 @@ impl InodeId {
         InodeId((u64::from(partition.0) << COUNTER_BITS) | (counter & COUNTER_MASK))
     }
 
-    /// The `sequence`-th inode number that `server` allocated, in `partition`. None when the server has used up its 2^36.
+    /// The `sequence`-th inode number that `server` allocated, in `partition`. None when the server has used up its 2^35.
     pub fn allocate(partition: Partition, server: ServerId, sequence: u64) -> Option<Self> {
-        let fits = sequence < 1 << SEQUENCE_BITS && u32::from(server.0) < MAX_SERVERS;
+        let fits = sequence < ADOPTED && u32::from(server.0) < MAX_SERVERS;
         fits.then(|| InodeId::new(partition, u64::from(server.0) << SEQUENCE_BITS | sequence))
+    }
+
+    /// The number in place of this one for what was found in the shared tier.
+    #[must_use]
+    pub fn adopted(self) -> Self {
+        InodeId(self.0 | ADOPTED)
+    }
+
+    /// Whether it was found in the shared tier: chunks of it that a server does not hold may be there.
+    pub fn is_adopted(self) -> bool {
+        self.0 & ADOPTED != 0
     }
 
     /// The partition whose owner holds this inode.
@@ -109,5 +122,13 @@ mod tests {
         let id = InodeId::new(Partition(0xbeef), 77);
         assert_eq!((id.partition(), id.counter()), (Partition(0xbeef), 77));
         assert_eq!(InodeId::ROOT.partition(), Partition(0));
+    }
+
+    #[test]
+    fn what_was_found_in_the_tier_is_known_by_its_number() {
+        let born = InodeId::allocate(Partition(7), ServerId(4095), ADOPTED - 1).unwrap();
+        assert!(!born.is_adopted() && born.adopted().is_adopted());
+        assert_eq!(born.adopted().partition(), Partition(7));
+        assert_eq!(InodeId::allocate(Partition(7), ServerId(0), ADOPTED), None);
     }
 }

@@ -159,6 +159,18 @@ wire_enum! {
         FlushInode = 100,
         /// Which names are not in the shared tier yet, page by page.
         FlushList = 101,
+        /// What are chunks of this file fetched from?
+        FindSource = 102,
+        /// Fetch this chunk from the shared tier.
+        FetchChunk = 103,
+        /// Drop chunks that can be fetched again.
+        EvictChunks = 104,
+        /// Evict some files that live on you.
+        EvictNow = 105,
+        /// Fetch a file wholly, because its copy in the shared tier goes.
+        DetachFile = 106,
+        /// Fetch all chunks of a file that you hold.
+        FetchShare = 107,
     }
 }
 
@@ -181,6 +193,11 @@ impl Op {
                 | Op::FlushNote
                 | Op::TierPlace
                 | Op::TierForget
+                | Op::FindSource
+                | Op::EvictChunks
+                | Op::EvictNow
+                | Op::DetachFile
+                | Op::FetchShare
                 | Op::ClientGone
         )
     }

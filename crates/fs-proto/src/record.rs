@@ -34,6 +34,19 @@ wire_struct! {
 }
 
 wire_struct! {
+    /// What is in the shared tier and may not be here: of a file, content; of a directory, names.
+    #[derive(Copy, Default)]
+    pub struct Backing {
+        /// Bytes of the tier's copy.
+        pub size: u64,
+        /// Change time of the tier's copy.
+        pub mtime: TimeNs,
+        /// So many bytes of the copy, from its beginning, still are content of the file where nothing newer is held.
+        pub limit: u64,
+    }
+}
+
+wire_struct! {
     /// All that is stored of an inode, except extended attributes.
     pub struct InodeRecord {
         /// Attributes. `attr.parent` with `name` is the name that it was last linked under.
@@ -46,6 +59,9 @@ wire_struct! {
         pub tier: Option<TierLocation>,
         /// [`Attr::version`] at the last cut of the file to a smaller size: ends of writes from before mean nothing.
         pub cut_version: u64,
+        /// Of a file: chunks that are not held come from the copy that `tier` tells of. Of a directory: its names in the shared tier were not taken
+        /// over yet.
+        pub backed: Option<Backing>,
     }
 }
 
@@ -175,6 +191,10 @@ wire_union! {
         PutInline = 18 { ino: InodeId, content: InlineRecord },
         /// Remove the content of a small file: it is empty, or lies in chunks now.
         DelInline = 19 { ino: InodeId },
+        /// Note what of an inode may only be in the shared tier. No change of the inode.
+        SetBacked = 20 { ino: InodeId, backed: Option<Backing> },
+        /// Set the counts of a directory whose names were taken over from the shared tier. No change of the inode.
+        CountEntries = 21 { dir: InodeId, entries: u64, subdirs: u32 },
     }
 }
 

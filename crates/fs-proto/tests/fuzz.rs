@@ -75,7 +75,8 @@ fn operations() -> Vec<(Op, [Kind; 2])> {
         LockSet LockClear LockTest LockCancel LockRenew ClientGone
         WriteChunk ReadChunk TruncateChunks DropChunks SyncChunks PunchChunk ChunkRanges ChunkMap ClaimChunk FindChunks CopyChunkTo
         Prepare Decide Outcome TreeLock GetShard
-        FlushChunks TierPath TierState FlushStatus FlushNow FlushInode FlushList FlushNote TierPlace TierForget
+        FlushChunks TierPath TierState FlushStatus FlushNow FlushInode FlushList
+        FindSource FetchChunk EvictChunks EvictNow DetachFile FetchShare FlushNote TierPlace TierForget
         ServerStatus Shutdown Scrub CopyChunk VaultPut VaultList VaultDrop
     }
 }

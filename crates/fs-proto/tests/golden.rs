@@ -85,8 +85,13 @@ fn tier() -> TierLocation {
     TierLocation { parent: DIR, name: name("t"), version: 5, ctime: 3, tier_ino: 0x99 }
 }
 
+fn backing() -> Backing {
+    Backing { size: 7, mtime: -1, limit: 6 }
+}
+
 fn inode() -> InodeRecord {
-    InodeRecord { attr: attr(), name: name("a"), target: Bytes::new(), tier: Some(tier()), cut_version: 4 }
+    let (name, target, tier, backed) = (name("a"), Bytes::new(), Some(tier()), Some(backing()));
+    InodeRecord { attr: attr(), name, target, tier, cut_version: 4, backed }
 }
 
 fn shard() -> ShardRecord {
@@ -217,7 +222,7 @@ fn messages_never_change() {
         .is(Hello { role: Role::Client { id: ClientId(0x11) }, job: "j".into(), nonce: name("n") }, "011100000000000000010000006a010000006e")
         .is(Challenge { server: ServerId(3), nonce: name("n"), proof: name("p") }, "0300010000006e0100000070")
         .is(Role::Server { id: ServerId(3) }, "020300")
-        .is(TierState { ino: FILE, published: Some(tier()), published_bytes: 8 }, "070000000000341201020000000000cdab01000000740500000000000000030000000000000099000000000000000800000000000000")
+        .is(TierState { ino: FILE, published: Some(tier()), published_bytes: 8, published_as: Some(backing()) }, "070000000000341201020000000000cdab01000000740500000000000000030000000000000099000000000000000800000000000000010700000000000000ffffffffffffffff0600000000000000")
         .is(FlushAccount { pending_names: 1, pending_dirs: 2, pending_bytes: 3, files: 4, bytes: 5, copied_bytes: 7, failures: 6, oldest_ms: 8, bytes_per_s: 9, unsafe_names: vec![(name("a"), "why".into())], has_tier: true }, "0100000000000000020000000000000003000000000000000400000000000000050000000000000007000000000000000600000000000000080000000000000009000000000000000100000001000000610300000077687901")
         .is(Prepare { id: TX, checks: vec![Check::DirLive { dir: DIR }], mutations: vec![Mutation::DelInode { ino: FILE }] }, "030002010000000000000100000002020000000000cdab01000000060700000000003412")
         .is(Decide { id: TX, commit: true }, "0300020100000000000001")
@@ -272,7 +277,7 @@ fn records_never_change() {
     assert_eq!(RECORD_VERSION, 1);
     let result = RequestResult { count: 8, op: Op::Create, status: Status::Exists, ino: FILE };
     Golden::default()
-        .is(inode(), "070000000000341201a4010000e803000064000000010000000000000001000000010000000100000000000000feffffffffffffff030000000000000004000000000000000114000500000000000000020000000000cdab01000000610000000001020000000000cdab01000000740500000000000000030000000000000099000000000000000400000000000000")
+        .is(inode(), "070000000000341201a4010000e803000064000000010000000000000001000000010000000100000000000000feffffffffffffff030000000000000004000000000000000114000500000000000000020000000000cdab01000000610000000001020000000000cdab01000000740500000000000000030000000000000099000000000000000400000000000000010700000000000000ffffffffffffffff0600000000000000")
         .is(InlineRecord { crc: 0xdead_beef, data: name("ab") }, "efbeadde020000006162")
         .is(shard(), "020000000000cdabff03000001000000020000000110ffffffffffffffff0a0000000000000003000000")
         .is(EntryRecord { ino: FILE, kind: FileKind::File }, "070000000000341201")
@@ -310,7 +315,7 @@ fn mutations_never_change() {
     Golden::default()
         .is(Mutation::PutEntry { parent: DIR, name: name("a"), entry: entry.clone() }, "01020000000000cdab0100000061070000000000341201")
         .is(Mutation::DelEntry { parent: DIR, name: name("a") }, "02020000000000cdab0100000061")
-        .is(Mutation::PutInode { inode: inode() }, "03070000000000341201a4010000e803000064000000010000000000000001000000010000000100000000000000feffffffffffffff030000000000000004000000000000000114000500000000000000020000000000cdab01000000610000000001020000000000cdab01000000740500000000000000030000000000000099000000000000000400000000000000")
+        .is(Mutation::PutInode { inode: inode() }, "03070000000000341201a4010000e803000064000000010000000000000001000000010000000100000000000000feffffffffffffff030000000000000004000000000000000114000500000000000000020000000000cdab01000000610000000001020000000000cdab01000000740500000000000000030000000000000099000000000000000400000000000000010700000000000000ffffffffffffffff0600000000000000")
         .is(Mutation::AdjustInode { ino: FILE, nlink_delta: -1, ctime: 3, linked: Some((DIR, name("b"))), unlinked: None }, "040700000000003412ffffffff030000000000000001020000000000cdab010000006200")
         .is(Mutation::TouchDir { dir: DIR, time: 3, entries_delta: -1, subdirs_delta: 1 }, "05020000000000cdab0300000000000000ffffffffffffffff01000000")
         .is(Mutation::DelInode { ino: FILE }, "060700000000003412")
@@ -327,6 +332,8 @@ fn mutations_never_change() {
         .is(Mutation::SetShardAttr { dir: DIR, mode: 0o755, uid: 1, gid: 2, layout }, "11020000000000cdabed01000001000000020000000114")
         .is(Mutation::PutInline { ino: FILE, content: InlineRecord { crc: 0xdead_beef, data: name("ab") } }, "120700000000003412efbeadde020000006162")
         .is(Mutation::DelInline { ino: FILE }, "130700000000003412")
+        .is(Mutation::SetBacked { ino: FILE, backed: Some(backing()) }, "140700000000003412010700000000000000ffffffffffffffff0600000000000000")
+        .is(Mutation::CountEntries { dir: DIR, entries: 3, subdirs: 1 }, "15020000000000cdab030000000000000001000000")
         .done();
 }
 
@@ -491,6 +498,12 @@ const OPERATIONS: &[(u16, &str)] = &[
     (98, "VaultDrop"),
     (100, "FlushInode"),
     (101, "FlushList"),
+    (102, "FindSource"),
+    (103, "FetchChunk"),
+    (104, "EvictChunks"),
+    (105, "EvictNow"),
+    (106, "DetachFile"),
+    (107, "FetchShare"),
 ];
 
 #[test]

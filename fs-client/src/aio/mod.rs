@@ -22,6 +22,7 @@ mod paths;
 mod places;
 mod seek;
 mod small;
+mod stage;
 mod vault;
 mod walk;
 

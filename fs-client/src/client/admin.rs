@@ -4,7 +4,7 @@ use bytes::Bytes;
 use fs_proto::msg::admin::ShutdownMode;
 use fs_proto::msg::scrub::{Scrub, Scrubbed};
 use fs_proto::msg::tier::{FlushAccount, FlushPage};
-use fs_proto::{InodeId, ServerId};
+use fs_proto::{Attr, InodeId, ServerId};
 
 use super::Client;
 use crate::error::Result;
@@ -44,6 +44,11 @@ impl Client {
     /// wrote.
     pub fn flush_inode(&self, ino: InodeId) -> Result<()> {
         self.run(async |core| core.flush_inode(ino).await)
+    }
+
+    /// Has all of a file at hand that is in the shared tier: whoever holds chunks of it fetches them. `done` hears of bytes that are there.
+    pub fn stage(&self, attr: &Attr, done: impl FnMut(u64)) -> Result<()> {
+        self.run(async |core| core.stage(attr, done).await)
     }
 
     /// Makes every server flush without the usual delay, with `everything` also files that are open for writing. Publishes

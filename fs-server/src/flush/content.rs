@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use fs_net::{BufferClass, PoolBuffer};
 use fs_proto::msg::small::ReadInline;
 use fs_proto::msg::tier::{FlushChunks, FlushedShare, TierView};
 use fs_proto::record::InodeRecord;
@@ -22,6 +23,8 @@ use tokio::sync::watch;
 
 use super::outcome::{FlushResult, Stop};
 use super::parts;
+use crate::backing::claims::Copied;
+use crate::backing::fetch::{self, Ensured, Want};
 use crate::error::{OpError, OpResult};
 use crate::node::Node;
 use crate::ops::inline;
@@ -119,8 +122,11 @@ async fn file(worker: &Rc<Worker>, attr: &Attr, place: &Place, to: Destination) 
     if let Some(part_bytes) = node.flusher.part_bytes(attr.size) {
         return parts::file(worker, attr, place, to, (part_bytes, servers)).await;
     }
-    if servers.iter().all(|server| *server == node.id()) && attr.size <= PIECE as u64 {
-        return small_file(worker, attr, place, to).await;
+    if servers.iter().all(|server| *server == node.id())
+        && attr.size <= PIECE as u64
+        && let Some(id) = small_file(worker, attr, place, &to).await?
+    {
+        return Ok(id);
     }
     let (size, target) = (attr.size, place.clone());
     let make = Make::File { size, to: Some(Box::new(to.clone())) };
@@ -209,11 +215,20 @@ pub fn finish(
     tier.set(place, id, attributes)
 }
 
-/// A file whose chunks are all here, in one job: no message, one buffer.
-async fn small_file(worker: &Rc<Worker>, attr: &Attr, place: &Place, to: Destination) -> FlushResult<u64> {
+/// A file whose chunks are all here, in one job: no message, one buffer. None if some may be in the shared tier only.
+async fn small_file(
+    worker: &Rc<Worker>,
+    attr: &Attr,
+    place: &Place,
+    to: &Destination,
+) -> FlushResult<Option<u64>> {
     let node = &worker.node;
+    let mut copying = Copying::begin(worker, attr.ino).await;
+    if !fetch::is_no_concern(node, attr.ino)? {
+        return Ok(None);
+    }
     let mut buffer = buffer(node, attr.size.max(1)).await?;
-    let (own, place, attr) = (Arc::clone(node), place.clone(), attr.clone());
+    let (own, place, attr, to) = (Arc::clone(node), place.clone(), attr.clone(), to.clone());
     let fill = move |tier: &dyn Tier| {
         let make = Make::File { size: attr.size, to: Some(Box::new(to.clone())) };
         let id = tier.make(&place, &make)?;
@@ -228,13 +243,45 @@ async fn small_file(worker: &Rc<Worker>, attr: &Attr, place: &Place, to: Destina
         tier.set(&place, id, &to.attributes)?;
         Ok(id)
     };
-    Ok(node.flusher.on_tier(fill).await?)
+    let id = node.flusher.on_tier(fill).await?;
+    copying.is_done = true;
+    Ok(Some(id))
 }
 
-/// A buffer for a piece of a file, of at most [`PIECE`] bytes.
-async fn buffer(node: &Node, bytes: u64) -> FlushResult<fs_net::PoolBuffer> {
+/// Chunks of a file are being copied from here: none is dropped meanwhile.
+struct Copying {
+    node: Arc<Node>,
+    ino: InodeId,
+    _claim: Option<Copied>,
+    is_done: bool,
+}
+
+impl Copying {
+    async fn begin(worker: &Rc<Worker>, ino: InodeId) -> Self {
+        let node = Arc::clone(&worker.node);
+        let claim = node.backing.copy(ino).await;
+        // What is written from now on is dirty again.
+        node.backing.evictor().note_copy(ino);
+        Copying { node, ino, _claim: claim, is_done: false }
+    }
+}
+
+impl Drop for Copying {
+    fn drop(&mut self) {
+        if !self.is_done {
+            self.node.backing.evictor().note_write(self.ino);
+        }
+    }
+}
+
+/// A buffer for a piece of a file, of at most [`PIECE`] bytes. Requests that wait for room, which flushing makes, may hold all of the usual ones.
+async fn buffer(node: &Node, bytes: u64) -> FlushResult<PoolBuffer> {
     let bytes = bytes.min(PIECE as u64) as usize;
-    node.pools.buffers.get(bytes).await.map_err(|error| Stop::Failed(error.to_string()))
+    if let Some(buffer) = node.pools.buffers.try_get(bytes) {
+        return Ok(buffer);
+    }
+    let got = node.pools.fetches.get_for(BufferClass::PeerRequest, None, bytes).await;
+    got.map_err(|error| Stop::Failed(error.to_string()))
 }
 
 type Chunks = Vec<(ChunkIndex, u32)>;
@@ -354,20 +401,22 @@ async fn write_share(worker: &Rc<Worker>, request: FlushChunks) -> FlushResult<F
         return parts::share(worker, request, which).await;
     }
     let (own, ino, size, layout) = (Arc::clone(node), request.ino, request.size, request.layout);
+    let mut copying = Copying::begin(worker, ino).await;
     let (server, staging) = (request.server, request.staging.clone());
     let open = move |tier: &dyn Tier| {
-        let chunks = chunks_here(&own, ino, size, layout)?;
         let place = Place { dir: tier.base(Base::Staging(server))?, name: staging };
-        let file: Arc<dyn TierFile> = Arc::from(tier.open_file(&place)?);
-        Ok((chunks, file))
+        Ok(Arc::<dyn TierFile>::from(tier.open_file(&place)?))
     };
-    let (chunks, file) = node.flusher.on_tier(open).await?;
-    if chunks.is_empty() {
+    let file = node.flusher.on_tier(open).await?;
+    let past = copy_past(worker, ino, layout, size, &file).await?;
+    let chunks = node.flusher.on_tier(move |_: &dyn Tier| chunks_here(&own, ino, size, layout)).await?;
+    if chunks.is_empty() && past == 0 {
+        copying.is_done = true;
         return Ok(FlushedShare { bytes: 0, receipt: Bytes::new() });
     }
     let bytes = chunks.len() as u64 * layout.chunk_bytes();
     let parts = bytes.div_ceil(PART).clamp(1, PARTS_MAX);
-    let per_part = chunks.len().div_ceil(parts as usize);
+    let per_part = chunks.len().div_ceil(parts as usize).max(1);
     let jobs = chunks.chunks(per_part).map(|part| {
         let (own, file, part) = (Arc::clone(node), Arc::clone(&file), part.to_vec());
         async move {
@@ -386,5 +435,42 @@ async fn write_share(worker: &Rc<Worker>, request: FlushChunks) -> FlushResult<F
         Ok(file.receipt())
     };
     let receipt = node.flusher.on_tier(close).await?;
-    Ok(FlushedShare { bytes: written, receipt })
+    copying.is_done = true;
+    Ok(FlushedShare { bytes: written + past, receipt })
+}
+
+/// Fetches what this server should hold of a file. What has no room in the store goes from the old copy into the new one past it; answers its bytes.
+async fn copy_past(
+    worker: &Rc<Worker>,
+    ino: InodeId,
+    layout: Layout,
+    size: u64,
+    file: &Arc<dyn TierFile>,
+) -> FlushResult<u64> {
+    let node = &worker.node;
+    let mut copied = 0;
+    let missing = {
+        let used = node.backing.enter(ino).await;
+        fetch::missing(worker, used.as_ref(), ino, size).await?
+    };
+    for chunk in missing {
+        // Used for one chunk at a time: who cuts the file waits for no more than that.
+        let used = node.backing.enter(ino).await;
+        let key = ChunkKey { ino, chunk };
+        let ensured = fetch::ensure(worker, used.as_ref(), key, Want::Bytes).await?;
+        drop(used);
+        let Ensured::Passed(mut data) = ensured else { continue };
+        let start = chunk.0 * layout.chunk_bytes();
+        data.truncate(size.saturating_sub(start).min(data.len() as u64) as usize);
+        copied += data.len() as u64;
+        let (file, own) = (Arc::clone(file), Arc::clone(node));
+        let write = move |_: &dyn Tier| {
+            own.flusher.control().pace(&own, data.len() as u64);
+            file.write_at(start, &data)?;
+            own.flusher.account().note_copied(data.len() as u64);
+            Ok(())
+        };
+        node.flusher.on_tier(write).await?;
+    }
+    Ok(copied)
 }

@@ -8,14 +8,16 @@
 
 use std::rc::Rc;
 
+use fs_proto::FileKind;
 use fs_proto::msg::tier::TierView;
-use fs_proto::record::{EntryRecord, InodeRecord, TierLocation};
+use fs_proto::record::{Backing, EntryRecord, InodeRecord, TierLocation};
 
 use super::entry::TierEntry;
 use super::names::{NameJob, PATIENCE, clear_foreign, source};
 use super::outcome::{FlushResult, Stop};
 use super::{content, policy, remote};
-use crate::tier::{Base, Make, Place, Tier, TierError, TierResult};
+use crate::backing::home;
+use crate::tier::{Base, Found, Make, Place, Tier, TierError, TierResult};
 use crate::worker::Worker;
 
 const CHANGED: Stop = Stop::Wait("it changed while it was copied");
@@ -32,7 +34,7 @@ pub async fn publish(job: &NameJob<'_>, entry: &EntryRecord) -> FlushResult<Tier
     if let Some(other) = other.filter(|at| should_link(inode, had.as_ref(), at))
         && let Some(now) = link(job, entry, inode, other, &view, &place).await?
     {
-        return settle(job, inode, now).await;
+        return settle(job, inode, now, &place).await;
     }
     if let Some(had) = had {
         let known = inode.tier.as_ref().is_some_and(|at| at.tier_ino == had.tier_ino);
@@ -40,7 +42,7 @@ pub async fn publish(job: &NameJob<'_>, entry: &EntryRecord) -> FlushResult<Tier
             return Ok(had);
         }
         if let Some(now) = set_in_place(job, inode, &view, &had, &place).await? {
-            return settle(job, inode, now).await;
+            return settle(job, inode, now, &place).await;
         }
     }
     let first_name = inode.attr.parent == job.parent && inode.name == *job.name;
@@ -51,11 +53,12 @@ pub async fn publish(job: &NameJob<'_>, entry: &EntryRecord) -> FlushResult<Tier
 }
 
 /// What is under the name, if it is a copy of this version: known from the name's record, or from the inode's home (after the
-/// name came from another server).
+/// name came from another server, or others put another copy there, which was taken over).
 async fn right_copy(job: &NameJob<'_>, inode: &InodeRecord) -> FlushResult<Option<TierEntry>> {
     let attr = &inode.attr;
-    if let Some(had) = job.had.as_ref().filter(|had| had.ino == attr.ino && had.is_settled()) {
-        return Ok((had.version == attr.version).then(|| had.clone()));
+    let had = job.had.as_ref().filter(|had| had.ino == attr.ino && had.is_settled());
+    if let Some(had) = had.filter(|had| had.version == attr.version) {
+        return Ok(Some(had.clone()));
     }
     let Some(at) = inode.tier.as_ref().filter(|at| at.version == attr.version && job.is_here(at)) else {
         return Ok(None);
@@ -147,7 +150,7 @@ async fn copy(
         return Err(stop);
     }
     show(job, entry, &staged, place).await?;
-    settle(job, inode, entry_of(inode, id)).await
+    settle(job, inode, entry_of(inode, id), place).await
 }
 
 /// Whether what was copied is still what the inode holds. With `everything` a file that is being written goes as it is: each
@@ -203,7 +206,13 @@ fn entry_of(inode: &InodeRecord, tier_ino: u64) -> TierEntry {
 
 /// Tells the home which copy is under the name. If the home knows another copy of this version under another name of the inode, that
 /// one stays, and this name has to become a link of it. `inode` is as it was when it was copied.
-async fn settle(job: &NameJob<'_>, inode: &InodeRecord, now: TierEntry) -> FlushResult<TierEntry> {
+async fn settle(
+    job: &NameJob<'_>,
+    inode: &InodeRecord,
+    now: TierEntry,
+    place: &Place,
+) -> FlushResult<TierEntry> {
+    let seen = seen(job.worker, inode, now.tier_ino, place).await;
     let here = TierLocation {
         parent: job.parent,
         name: job.name.clone(),
@@ -211,11 +220,24 @@ async fn settle(job: &NameJob<'_>, inode: &InodeRecord, now: TierEntry) -> Flush
         ctime: now.ctime,
         tier_ino: now.tier_ino,
     };
-    let view = remote::publish(job.worker, now.ino, here, inode.attr.size).await?;
+    let view = remote::publish(job.worker, now.ino, here, inode.attr.size, seen).await?;
     let known = view.inode.and_then(|inode| inode.tier);
     if known.is_none_or(|known| known.tier_ino == now.tier_ino || known.version > now.version) {
         return Ok(now);
     }
     job.remember(&now)?;
     Err(Stop::Wait("another name of the file was published first; this one becomes a link of it"))
+}
+
+/// The copy of a file as the tier has it, to be recognised when it is read again. If others have put something in its place already, or it cannot be
+/// looked at now, it is told as it was made: a difference is found out by whoever opens the file.
+async fn seen(worker: &Rc<Worker>, inode: &InodeRecord, id: u64, place: &Place) -> Option<Backing> {
+    let (attr, flusher) = (&inode.attr, &worker.node.flusher);
+    if attr.kind != FileKind::File || !flusher.reads_tier() {
+        return None;
+    }
+    let place = place.clone();
+    let found = flusher.on_tier(move |tier| tier.look(&place)).await.ok().flatten();
+    let made = Found { id, is_dir: false, size: attr.size, mtime: attr.mtime };
+    Some(home::backing_of(&found.filter(|found| found.id == id).unwrap_or(made)))
 }

@@ -9,25 +9,25 @@
 //!   `tier_equals_the_namespace`); failures are tried again without end (`a_failing_tier_recovers`).
 //! - No request waits for the tier on a worker's thread: calls to it run in `pool`.
 //!
-//! Deliberately absent: reading from the tier, eviction.
+//! What is read back from the tier, and what is evicted because it is safe there, is `backing`'s.
 
 mod account;
 mod aside;
 mod content;
 mod control;
-mod dirs;
-mod entry;
+pub(crate) mod dirs;
+pub(crate) mod entry;
 mod inodes;
 mod leaf;
 mod names;
 pub mod ops;
-mod outcome;
+pub(crate) mod outcome;
 mod parts;
 pub mod policy;
 mod pool;
 pub mod published;
 pub mod queue;
-mod remote;
+pub(crate) mod remote;
 
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -81,6 +81,8 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 const SAMPLE: usize = 1_000;
 /// Time between two estimates.
 const ESTIMATE_EVERY: Duration = Duration::from_millis(200);
+/// Threads that list and read at once.
+const READERS: usize = 8;
 /// How long the end of the server waits for the tier.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
@@ -89,6 +91,8 @@ pub struct Flusher {
     tier: Option<Arc<dyn Tier>>,
     path: Option<PathBuf>,
     pool: Pool,
+    /// Listing and reading, which do not wait behind copies.
+    readers: Pool,
     dirs: Dirs,
     account: Account,
     shares: Shares,
@@ -125,6 +129,7 @@ impl Flusher {
             tier,
             path: None,
             pool: Pool::new(facts.map_or(1, |facts| facts.threads)),
+            readers: Pool::new(READERS),
             dirs: Dirs::default(),
             account: Account::default(),
             shares: Shares::default(),
@@ -145,15 +150,36 @@ impl Flusher {
         self.tier.is_some()
     }
 
+    /// Whether what the tier holds is visible through the cluster.
+    pub fn reads_tier(&self) -> bool {
+        self.tier.as_ref().is_some_and(|tier| tier.facts().is_readable)
+    }
+
     /// Runs a call to the tier on a thread of the pool. After a failure nothing that was open is trusted any more.
-    async fn on_tier<R: Send + 'static>(
+    pub(crate) async fn on_tier<R: Send + 'static>(
         &self,
+        call: impl FnOnce(&dyn Tier) -> TierResult<R> + Send + 'static,
+    ) -> TierResult<R> {
+        self.call_on(&self.pool, call).await
+    }
+
+    /// As [`Flusher::on_tier`], for what only looks.
+    pub(crate) async fn on_reader<R: Send + 'static>(
+        &self,
+        call: impl FnOnce(&dyn Tier) -> TierResult<R> + Send + 'static,
+    ) -> TierResult<R> {
+        self.call_on(&self.readers, call).await
+    }
+
+    async fn call_on<R: Send + 'static>(
+        &self,
+        pool: &Pool,
         call: impl FnOnce(&dyn Tier) -> TierResult<R> + Send + 'static,
     ) -> TierResult<R> {
         let Some(tier) = self.tier.clone() else {
             return Err(TierError::Failed("this cluster has no shared tier".to_owned()));
         };
-        let outcome = self.pool.run(move || call(tier.as_ref())).await;
+        let outcome = pool.run(move || call(tier.as_ref())).await;
         if let (Err(TierError::Failed(_)), Some(tier)) = (&outcome, &self.tier) {
             self.dirs.clear();
             tier.reset();
@@ -349,6 +375,7 @@ pub async fn run(worker: Rc<Worker>) {
     }
     tasks.shutdown().await;
     node.flusher.pool.close(CLOSE_LIMIT);
+    node.flusher.readers.close(CLOSE_LIMIT);
 }
 
 /// Nothing waits: tidies up. False if that failed.

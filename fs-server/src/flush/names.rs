@@ -136,7 +136,7 @@ async fn clear(job: &mut NameJob<'_>, wanted: Option<&EntryRecord>) -> FlushResu
         clear_leaf(job, &had).await?;
     } else {
         // Replaced by a rename.
-        return Ok(());
+        return detach(job, &had).await;
     }
     job.had = None;
     let mut batch = Batch::default();
@@ -153,7 +153,16 @@ async fn clear_leaf(job: &NameJob<'_>, had: &TierEntry) -> FlushResult<()> {
             return Err(Stop::Wait("its new name takes the copy over"));
         }
     }
+    detach(job, had).await?;
     remove(job, false).await.map(drop)
+}
+
+/// The copy of a file is about to go, unless another name has taken it over: what is read of it yet is fetched.
+async fn detach(job: &NameJob<'_>, had: &TierEntry) -> FlushResult<()> {
+    if had.kind != FileKind::File || !job.worker.node.flusher.reads_tier() {
+        return Ok(());
+    }
+    remote::detach(job.worker, had.ino, job.parent, job.name).await
 }
 
 /// Removes what is under the name; false if it was gone already, or its directory was.

@@ -9,8 +9,8 @@ use fs_proto::msg::tier::{
     FlushAccount, FlushChunks, FlushInode, FlushList, FlushNote, FlushNow, FlushPage, FlushStatus,
     FlushedShare, TierForget, TierPath, TierPlace, TierState, TierView,
 };
-use fs_proto::record::{InodeRecord, Mutation, TierLocation};
-use fs_proto::{FileKind, InodeId, Status};
+use fs_proto::record::{Backing, InodeRecord, Mutation, TierLocation};
+use fs_proto::{FileKind, InodeId, Placement, Status};
 
 use super::entry::TierEntry;
 use super::outcome::Stop;
@@ -194,7 +194,7 @@ pub fn place(node: &Node, dir: InodeId) -> OpResult<Option<TierLocation>> {
 pub async fn view(worker: &Rc<Worker>, request: TierState) -> OpResult<TierView> {
     let (node, ino) = (&worker.node, request.ino);
     if let Some(published) = request.published {
-        take_over(node, ino, published, request.published_bytes).await?;
+        take_over(node, ino, published, (request.published_bytes, request.published_as)).await?;
     }
     if node.flusher.takes_everything()
         && !node.opens.writers(ino).is_empty()
@@ -217,7 +217,14 @@ pub async fn view(worker: &Rc<Worker>, request: TierState) -> OpResult<TierView>
     })
 }
 
-async fn take_over(node: &Node, ino: InodeId, published: TierLocation, bytes: u64) -> OpResult<()> {
+/// `copy`: bytes of the file that was published, and how the tier has them.
+async fn take_over(
+    node: &Node,
+    ino: InodeId,
+    published: TierLocation,
+    copy: (u64, Option<Backing>),
+) -> OpResult<()> {
+    let (bytes, seen) = copy;
     let namespace = &node.namespace;
     let set = LockSet::of(&[(LockKey::Inode(ino), Mode::Exclusive)]);
     namespace
@@ -226,7 +233,9 @@ async fn take_over(node: &Node, ino: InodeId, published: TierLocation, bytes: u6
             let Some(inode) = namespace.inode_in_section(ino)? else {
                 return move_ghost(namespace, ino, &published);
             };
-            if inode.tier.as_ref() == Some(&published) || !accepts(namespace, &inode, &published)? {
+            let backed = backing_after(&inode, &published, seen);
+            let is_known = inode.tier.as_ref() == Some(&published) && inode.backed == backed;
+            if is_known || !accepts(namespace, &inode, &published)? {
                 return Ok(());
             }
             let mut batch = Batch::default();
@@ -236,11 +245,35 @@ async fn take_over(node: &Node, ino: InodeId, published: TierLocation, bytes: u6
             }
             let counts = inode.attr.kind == FileKind::File
                 && inode.tier.as_ref().is_none_or(|known| known.version < published.version);
-            let change = [Mutation::SetTier { ino, tier: Some(published) }];
+            let change = [
+                Mutation::SetTier { ino, tier: Some(published.clone()) },
+                Mutation::SetBacked { ino, backed },
+            ];
             let commit = |batch| namespace.commit_with(&change, batch);
+            if backed.is_some() {
+                node.backing.note_look(ino);
+            }
             if counts { namespace.published().count(bytes, batch, commit) } else { commit(batch) }
         })
         .await
+}
+
+/// What chunks that are not held are fetched from once a copy was published: from that copy, as it was seen in the tier. A holder may lack any of it:
+/// what had no room when the copy was made went into it past the store. What was cut off since the copy was made counts no more: how much that is,
+/// the limit of the copy before says.
+fn backing_after(inode: &InodeRecord, published: &TierLocation, seen: Option<Backing>) -> Option<Backing> {
+    if inode.attr.kind != FileKind::File {
+        return inode.backed;
+    }
+    // What lies with the inode is here as a whole; what lies where it was written cannot be found without its pointers.
+    let has_places = !inode.attr.inline && inode.attr.layout.placement != Placement::Writer;
+    let seen = seen.filter(|_| has_places)?;
+    let limit = if inode.cut_version > published.version {
+        inode.backed.map_or(0, |known| known.limit.min(seen.size))
+    } else {
+        seen.size
+    };
+    Some(Backing { limit, ..seen })
 }
 
 /// A directory that was removed while it moved in the tier: its entries there are found where it lies now.
@@ -266,4 +299,37 @@ fn accepts(namespace: &Namespace, inode: &InodeRecord, published: &TierLocation)
     }
     let names = namespace.names_of(inode)?;
     Ok(!names.iter().any(|(parent, name)| *parent == known.parent && *name == known.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fs_proto::Attr;
+
+    #[test]
+    fn what_is_fetched_is_of_the_copy_as_it_was_seen() {
+        // Goal: whatever the file is by now, the record has the size and time that the copy has, and nothing counts that was cut off since.
+        let ino = InodeId(7);
+        let seen = Backing { size: 100, mtime: 5, limit: 100 };
+        let file = |cut_version, known: Option<u64>| InodeRecord {
+            attr: Attr { version: 9, mtime: 77, ctime: 78, ..Attr::unknown(ino, FileKind::File) },
+            name: Bytes::new(),
+            target: Bytes::new(),
+            tier: None,
+            cut_version,
+            backed: known.map(|limit| Backing { size: 300, mtime: 3, limit }),
+        };
+        let published = TierLocation { parent: ino, name: Bytes::new(), version: 8, ctime: 1, tier_ino: 2 };
+        let limit = |cut_version, known| {
+            let after = backing_after(&file(cut_version, known), &published, Some(seen)).unwrap();
+            assert_eq!((after.size, after.mtime), (100, 5));
+            after.limit
+        };
+        assert_eq!([limit(8, None), limit(8, Some(30)), limit(0, Some(300))], [100; 3]);
+        assert_eq!([limit(9, Some(30)), limit(9, Some(300)), limit(9, None)], [30, 100, 0]);
+        let mut small = file(0, None);
+        small.attr.inline = true;
+        assert_eq!(backing_after(&small, &published, Some(seen)), None);
+        assert_eq!(backing_after(&file(0, Some(30)), &published, None), None);
+    }
 }

@@ -3,13 +3,13 @@
 use std::rc::Rc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use fs_proto::msg::tier::{FlushNote, TierForget, TierPlace, TierState, TierView};
+use fs_proto::msg::tier::{DetachFile, FlushNote, TierForget, TierPlace, TierState, TierView};
 use fs_proto::placement::{entry_partition, name_hash};
-use fs_proto::record::{EntryRecord, TierLocation};
+use fs_proto::record::{Backing, EntryRecord, TierLocation};
 use fs_proto::{InodeId, ServerId, Status};
 
 use super::ops;
-use super::outcome::FlushResult;
+use super::outcome::{FlushResult, Stop};
 use super::queue::FlushItem;
 use crate::error::OpResult;
 use crate::namespace::locks::{LockKey, LockSet, Mode};
@@ -22,17 +22,19 @@ const DEPTH_MAX: usize = 4096;
 
 /// What an inode's home knows of it; tells it first where a directory lies.
 pub async fn state(worker: &Rc<Worker>, ino: InodeId, published: Option<TierLocation>) -> OpResult<TierView> {
-    ask(worker, TierState { ino, published, published_bytes: 0 }).await
+    ask(worker, TierState { ino, published, published_bytes: 0, published_as: None }).await
 }
 
-/// Tells an inode's home of its copy, which has `bytes` bytes; returns what the home knows then.
+/// Tells an inode's home of its copy, which has `bytes` bytes and is `seen` in the tier; returns what the home knows then.
 pub async fn publish(
     worker: &Rc<Worker>,
     ino: InodeId,
     copy: TierLocation,
     bytes: u64,
+    seen: Option<Backing>,
 ) -> OpResult<TierView> {
-    ask(worker, TierState { ino, published: Some(copy), published_bytes: bytes }).await
+    let (published, published_bytes, published_as) = (Some(copy), bytes, seen);
+    ask(worker, TierState { ino, published, published_bytes, published_as }).await
 }
 
 async fn ask(worker: &Rc<Worker>, request: TierState) -> OpResult<TierView> {
@@ -40,6 +42,15 @@ async fn ask(worker: &Rc<Worker>, request: TierState) -> OpResult<TierView> {
         return ops::view(worker, request).await;
     }
     worker.ask_owner(request.ino.partition(), &request).await
+}
+
+/// A file's copy is about to go from this name: its home has everything fetched that somebody may read yet.
+pub async fn detach(worker: &Rc<Worker>, ino: InodeId, parent: InodeId, name: &Bytes) -> FlushResult<()> {
+    let request = DetachFile { ino, parent, name: name.clone() };
+    match worker.ask_owner(ino.partition(), &request).await {
+        Err(error) if error.status == Status::Retry => Err(Stop::Wait("what is read of it yet is fetched")),
+        outcome => Ok(outcome?),
+    }
 }
 
 /// Where a directory lies in the tier, also one that the namespace has no more.

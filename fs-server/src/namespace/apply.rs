@@ -40,6 +40,8 @@ pub fn lock_keys(mutation: &Mutation, set: &mut LockSet) {
         | Mutation::PutXattr { ino, .. }
         | Mutation::DelXattr { ino, .. }
         | Mutation::SetTier { ino, .. }
+        | Mutation::SetBacked { ino, .. }
+        | Mutation::CountEntries { dir: ino, .. }
         | Mutation::DelOrphan { ino }
         | Mutation::PutInline { ino, .. }
         | Mutation::DelInline { ino }
@@ -121,6 +123,11 @@ impl Staging<'_> {
                 self.note_if_here(*ino)?;
             }
             Mutation::SetTier { ino, tier } => self.inode_mut(*ino)?.tier.clone_from(tier),
+            Mutation::SetBacked { ino, backed } => self.inode_mut(*ino)?.backed = *backed,
+            Mutation::CountEntries { dir, entries, subdirs } => {
+                let attr = &mut self.inode_mut(*dir)?.attr;
+                (attr.size, attr.nlink) = (*entries, 2 + subdirs);
+            }
             Mutation::Remember { client, lane, result } => {
                 self.batch.put(keys::remembered(*client, *lane), encode_record(result));
             }

@@ -20,6 +20,8 @@
 //! 'm' name...                         -> value              the server's own facts
 //! 'j' client:u64                      -> ()                 a client that may hold locks of files here
 //! 'b' ino:u64 chunk:u64               -> ServerId           who holds a chunk of a file in layout `writer`: `pointers.rs`
+//! 'h' ino:u64                         -> Option<TierSource> what chunks of a file that are not held here are fetched from: `backing/rows.rs`
+//! 'n' ino:u64 chunk:u64               -> ()                 a chunk of such a file that is as it should be although nothing may be held of it
 //! 'k' lane:u8                         -> count, floor       the batches of a lane of commits: `kv/guard.rs`
 //! 'y' key...                          -> VaultRecord        an object outside of the namespace: `vault.rs`
 //! 'e', 'v'                                                  the index of the chunk store: `store/rows.rs`
@@ -151,6 +153,18 @@ pub fn split_pointer(key: &[u8]) -> Option<ChunkIndex> {
     Some(ChunkIndex(u64::from_be_bytes(key.get(9..17)?.try_into().ok()?)))
 }
 
+/// What chunks of a file are fetched from.
+pub fn source(ino: InodeId) -> Key {
+    with_ino(b'h', ino, 0)
+}
+
+/// A chunk that is not to be fetched.
+pub fn kept_chunk(ino: InodeId, chunk: ChunkIndex) -> Key {
+    let mut key = with_ino(b'n', ino, 8);
+    key.extend_from_slice(&chunk.0.to_be_bytes());
+    key
+}
+
 /// Content that is being moved to chunk 0.
 pub fn spill(ino: InodeId) -> Key {
     with_ino(b'w', ino, 0)
@@ -163,7 +177,7 @@ pub fn split_inode(key: &[u8]) -> Option<InodeId> {
 
 /// Whether a key is of one inode, or of a name in a directory: [`split_inode`] gives which.
 pub fn is_of_inode(key: &[u8]) -> bool {
-    key.first().is_some_and(|kind| b"dilxsfwozqatgb".contains(kind)) && key.len() >= 9
+    key.first().is_some_and(|kind| b"dilxsfwozqatgbhn".contains(kind)) && key.len() >= 9
 }
 
 /// The last mutation of a client's lane.

@@ -26,7 +26,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use fs_proto::placement::name_hash;
-use fs_proto::record::{EntryRecord, InodeRecord, RECORD_VERSION, RequestResult, SHARD_ACL, ShardRecord};
+use fs_proto::record::{
+    Backing, EntryRecord, InodeRecord, RECORD_VERSION, RequestResult, SHARD_ACL, ShardRecord,
+};
 use fs_proto::{Attr, ClientId, FileKind, InodeId, Layout, ServerId, Status, TimeNs, Wire};
 
 use parking_lot::Mutex;
@@ -255,12 +257,16 @@ impl Namespace {
         self.record(&keys::shard(dir))
     }
 
-    /// What is known here of a directory; `home` tells whether its inode lives here. Not found when it is gone.
+    /// What is known here of a directory; `home` tells whether its inode lives here. Not found when it is gone; [`OpError::unlisted`] when its names
+    /// are in the shared tier only.
     pub fn directory(&self, dir: InodeId, home: bool) -> OpResult<DirView> {
         if home {
             let inode = self.inode_in_section(dir)?.ok_or(OpError::not_found())?;
             if !inode.attr.is_dir() {
                 return Err(OpError::new(Status::NotDirectory, "not a directory"));
+            }
+            if inode.backed.is_some() {
+                return Err(OpError::unlisted(dir));
             }
             if !inode.attr.wide {
                 return Ok(DirView::Narrow(inode));
@@ -343,12 +349,12 @@ impl Namespace {
         Ok(found)
     }
 
-    /// Makes the root directory if this server is its home and it is not there.
-    pub fn ensure_root(&self, uid: u32, gid: u32, now: TimeNs) -> OpResult<()> {
+    /// Makes the root directory if this server is its home and it is not there; `in_tier`: its names may be in the shared tier.
+    pub fn ensure_root(&self, uid: u32, gid: u32, now: TimeNs, in_tier: bool) -> OpResult<()> {
         if self.inode(InodeId::ROOT)?.is_some() {
             return Ok(());
         }
-        let root = new_inode(NewInode {
+        let mut root = new_inode(NewInode {
             ino: InodeId::ROOT,
             kind: FileKind::Directory,
             mode: 0o755,
@@ -359,6 +365,7 @@ impl Namespace {
             layout: Layout::default(),
             now,
         });
+        root.backed = in_tier.then(Backing::default);
         let mut batch = Batch::default();
         batch.put(keys::inode(InodeId::ROOT), encode_record(&root));
         self.kv.commit(batch)?;
@@ -407,5 +414,5 @@ pub fn new_inode(new: NewInode) -> InodeRecord {
         parent: new.parent,
         ..Attr::unknown(new.ino, new.kind)
     };
-    InodeRecord { attr, name: new.name, target: Bytes::new(), tier: None, cut_version: 0 }
+    InodeRecord { attr, name: new.name, target: Bytes::new(), tier: None, cut_version: 0, backed: None }
 }

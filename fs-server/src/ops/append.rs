@@ -22,6 +22,7 @@ use fs_proto::{Attr, ChunkIndex, InodeId, ServerId, Status};
 use super::inline::{check, written};
 use super::spill::Outgrown;
 use super::{getattr, pointer, spill};
+use crate::backing::room;
 use crate::error::{OpError, OpResult};
 use crate::namespace::inline;
 use crate::namespace::locks::{LockKey, LockSet, Mode};
@@ -40,7 +41,7 @@ pub async fn append(
 ) -> OpResult<Appended> {
     let node = &worker.node;
     check(bulk, request.crc)?;
-    node.space.check(node)?;
+    room::admit(worker).await?;
     let set = LockSet::of(&[(LockKey::Inode(request.ino), Mode::Exclusive)]);
     let small = || beside_inode(node, context, &request, bulk);
     let (attr, offset) = match node.namespace.locks().with(&set, small).await? {

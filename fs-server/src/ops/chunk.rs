@@ -4,12 +4,16 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
+use fs_proto::checksum::crc;
 use fs_proto::msg::chunk::{
     ChunkRanges, ChunkRead, DropChunks, PunchChunk, ReadChunk, SyncChunks, TruncateChunks, WriteChunk,
 };
 use fs_proto::{BULK_MAX, Status, Wire};
 
 use super::chunk_map;
+use crate::backing::claims::Use;
+use crate::backing::fetch::{Ensured, Want};
+use crate::backing::{fetch, room, rows};
 use crate::dispatch::Answer;
 use crate::error::{OpError, OpResult};
 use crate::store::{BlockSums, ChunkData, ChunkKey, ChunkStore, ChunkWrite};
@@ -31,9 +35,38 @@ pub async fn write(worker: &Rc<Worker>, request: WriteChunk, bulk: Bytes) -> OpR
     }
     let key = ChunkKey { ino: request.ino, chunk: request.chunk };
     let len = bulk.len();
-    worker.node.store.write_bytes(ChunkWrite { key, offset: request.offset, data: bulk, sums }).await?;
+    let write = ChunkWrite { key, offset: request.offset, data: bulk, sums };
+    let used = worker.node.backing.enter(key.ino).await;
+    let covers = request.offset..end as u32;
+    match fetch::ensure(worker, used.as_ref(), key, Want::Overwritten(covers)).await? {
+        Ensured::Here | Ensured::Fetched | Ensured::Passed(_) => written(worker, used, write).await?,
+        Ensured::Fill(filling) => {
+            // Should who asked give up, nobody else fills the chunk before this did.
+            let errand = move |own: Rc<Worker>| async move {
+                let done = written(&own, used, write).await;
+                drop(filling);
+                done
+            };
+            let done = worker.node.errands.run(errand).await;
+            done.unwrap_or_else(|| Err(OpError::new(Status::Unavailable, "the server is ending")))?;
+        }
+    }
     worker.node.counters.note_written(len);
     Ok(())
+}
+
+/// Writes what is not to be evicted before it was copied.
+async fn written(worker: &Rc<Worker>, used: Option<Use>, write: ChunkWrite) -> OpResult<()> {
+    let (ino, evictor) = (write.key.ino, worker.node.backing.evictor());
+    if used.is_some() {
+        evictor.note_write(ino);
+    }
+    let written = room::write(worker, write).await;
+    if used.is_some() {
+        // Again, for a copy that began meanwhile.
+        evictor.note_write(ino);
+    }
+    written
 }
 
 /// Reads a piece of a chunk.
@@ -42,37 +75,78 @@ pub async fn read(worker: &Rc<Worker>, context: &Context, request: ReadChunk) ->
         return Err(OpError::new(Status::Invalid, "a read moves at most 16 MiB"));
     }
     let len = request.len as usize;
-    let buffer = context.buffer(worker, len).await?;
+    let mut buffer = context.buffer(worker, len).await?;
     let key = ChunkKey { ino: request.ino, chunk: request.chunk };
+    let used = worker.node.backing.enter(key.ino).await;
+    match fetch::ensure(worker, used.as_ref(), key, Want::Bytes).await? {
+        Ensured::Passed(chunk) => {
+            let end = chunk.len().min(request.offset as usize + len);
+            let data = &chunk[(request.offset as usize).min(end)..end];
+            // Memory for what is fetched is not held up by whoever reads the answer slowly.
+            buffer[..data.len()].copy_from_slice(data);
+            worker.node.counters.note_read(data.len());
+            let crc = crc(data);
+            return Ok((ChunkRead { crc }.to_bytes(), buffer.freeze().slice(..data.len())));
+        }
+        Ensured::Fetched => fetch::ahead(worker, key),
+        Ensured::Here | Ensured::Fill(_) => {}
+    }
     let ChunkData { data, crc } = worker.node.store.read_buffer(key, request.offset, len, buffer).await?;
     worker.node.counters.note_read(data.len());
     Ok((ChunkRead { crc }.to_bytes(), data))
 }
 
 /// Cuts a file's chunks here.
-#[allow(clippy::unused_async)] // One signature for all operations.
 pub async fn truncate(worker: &Rc<Worker>, _: &Context, request: TruncateChunks) -> OpResult<()> {
-    Ok(worker.node.store.truncate(request.ino, request.chunk, request.keep_bytes)?)
+    let node = &worker.node;
+    let _alone = node.backing.alone(request.ino).await;
+    if fetch::cut(node, request.ino, request.chunk, request.keep_bytes)? && node.syncs_device() {
+        // Or what was cut off could be fetched again after a loss of power.
+        crate::sync::group_sync(node).await?;
+    }
+    Ok(node.store.truncate(request.ino, request.chunk, request.keep_bytes)?)
 }
 
 /// Removes files' chunks here, and what is known here of where others are.
-#[allow(clippy::unused_async)]
 pub async fn remove(worker: &Rc<Worker>, _: &Context, request: DropChunks) -> OpResult<()> {
-    worker.node.store.remove(&request.inos)?;
-    worker.node.pointers.remove(&**worker.node.namespace.kv(), &request.inos)
+    let node = &worker.node;
+    let mut alone = Vec::new();
+    for ino in &request.inos {
+        node.backing.evictor().note_copy(*ino);
+        if node.backing.concerns(*ino) {
+            alone.push(node.backing.alone(*ino).await);
+            rows::replace(node, *ino, None)?;
+        }
+    }
+    node.store.remove(&request.inos)?;
+    node.pointers.remove(&**node.namespace.kv(), &request.inos)
 }
 
 /// Makes a hole in a chunk.
-#[allow(clippy::unused_async)]
 pub async fn punch(worker: &Rc<Worker>, _: &Context, request: PunchChunk) -> OpResult<()> {
+    let node = &worker.node;
     let key = ChunkKey { ino: request.ino, chunk: request.chunk };
-    Ok(worker.node.store.punch(key, request.offset, request.len)?)
+    let used = node.backing.enter(key.ino).await;
+    // What the hole covers as a whole needs its mark alone.
+    let covers = request.offset..request.offset.saturating_add(request.len);
+    let _filling = fetch::ensure(worker, used.as_ref(), key, Want::Overwritten(covers)).await?;
+    if used.is_some() {
+        node.backing.evictor().note_write(key.ino);
+    }
+    if node.backing.concerns(key.ino) {
+        rows::keep(node, key.ino, key.chunk)?;
+    }
+    Ok(node.store.punch(key, request.offset, request.len)?)
 }
 
 /// Where a chunk has data.
-#[allow(clippy::unused_async)]
 pub async fn ranges(worker: &Rc<Worker>, _: &Context, request: ChunkRanges) -> OpResult<Vec<(u32, u32)>> {
-    chunk_map::ranges(&worker.node, ChunkKey { ino: request.ino, chunk: request.chunk })
+    let key = ChunkKey { ino: request.ino, chunk: request.chunk };
+    let used = worker.node.backing.enter(key.ino).await;
+    if let Some(bytes) = fetch::elsewhere(worker, used.as_ref(), key).await? {
+        return Ok(vec![(0, bytes)]);
+    }
+    chunk_map::ranges(&worker.node, key)
 }
 
 /// Makes what was written here durable, if that is what fsync promises.

@@ -6,9 +6,10 @@
 
 use std::rc::Rc;
 
-use fs_proto::META_MAX;
 use fs_proto::msg::chunk::{ChunkMap, ChunkMapPage};
+use fs_proto::{ChunkIndex, META_MAX};
 
+use crate::backing::fetch;
 use crate::error::OpResult;
 use crate::node::Node;
 use crate::store::{ChunkKey, ChunkStore};
@@ -23,18 +24,31 @@ const _: () = assert!(2 * RANGES_MAX * 8 + CHUNKS_MAX * 12 + 64 < META_MAX as us
 type Ranges = Vec<(u32, u32)>;
 
 /// A page of the chunks that are here.
-#[allow(clippy::unused_async)] // One signature for all operations.
 pub async fn chunk_map(worker: &Rc<Worker>, _: &Context, request: ChunkMap) -> OpResult<ChunkMapPage> {
-    let node = &worker.node;
+    let (node, ino) = (&worker.node, request.ino);
     let limit = (request.limit as usize).clamp(1, CHUNKS_MAX);
-    // One more than is told says whether there are more.
-    let here = node.store.chunks_from(request.ino, request.from, limit + 1)?;
+    let used = node.backing.enter(ino).await;
+    // One more than is told says whether there are more. Those in the shared tier have data, as far as is known.
+    let held = || node.store.chunks_from(ino, request.from, limit + 1);
+    let first = held()?;
+    let last = first.get(limit).map_or(ChunkIndex(u64::MAX), |(chunk, _)| *chunk);
+    let within = request.from..last;
+    let elsewhere = fetch::all_elsewhere(worker, used.as_ref(), ino, within, limit + 1).await?;
+    // Again: what was fetched meanwhile is in neither.
+    let here = held()?;
+    let here = here.into_iter().map(|(chunk, _)| (chunk, None));
+    let mut here: Vec<_> = here.chain(elsewhere.into_iter().map(|(c, bytes)| (c, Some(bytes)))).collect();
+    here.sort_unstable();
+    here.dedup_by_key(|(chunk, _)| *chunk);
     let (mut chunks, mut told) = (Vec::new(), 0);
-    for &(chunk, _) in here.iter().take(limit) {
+    for &(chunk, bytes) in here.iter().take(limit) {
         if told >= RANGES_MAX {
             break;
         }
-        let ranges = ranges(node, ChunkKey { ino: request.ino, chunk })?;
+        let ranges = match bytes {
+            Some(bytes) => vec![(0, bytes)],
+            None => ranges(node, ChunkKey { ino, chunk })?,
+        };
         told += ranges.len();
         chunks.push((chunk, ranges));
     }

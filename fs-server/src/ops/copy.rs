@@ -19,6 +19,8 @@ use fs_proto::msg::chunk::{CopyChunk, CopyChunkTo, PunchChunk, WriteChunk};
 use fs_proto::placement::chunk_partition;
 use fs_proto::{BULK_MAX, ServerId, Status};
 
+use crate::backing::claims::Use;
+use crate::backing::fetch::{self, Want};
 use crate::error::{OpError, OpResult};
 use crate::store::{ChunkKey, ChunkStore};
 use crate::worker::{Context, Worker};
@@ -38,7 +40,10 @@ pub async fn copy_to(worker: &Rc<Worker>, _: &Context, request: CopyChunkTo) -> 
     let end = request.from_offset.checked_add(request.len).filter(|_| request.len <= BULK_MAX);
     let end = end.ok_or(OpError::new(Status::Invalid, "a copy moves at most 16 MiB"))?;
     let key = ChunkKey { ino: request.from, chunk: request.from_chunk };
-    let ranges = worker.node.store.ranges(key)?;
+    let ranges = {
+        let _used = at_hand(worker, key).await?;
+        worker.node.store.ranges(key)?
+    };
     let mut at = request.from_offset;
     for data in runs(ranges, at..end) {
         if at < data.start {
@@ -51,6 +56,14 @@ pub async fn copy_to(worker: &Rc<Worker>, _: &Context, request: CopyChunkTo) -> 
         hole(worker, to, &request, at..end).await?;
     }
     Ok(())
+}
+
+/// Has a chunk here as long as the answer lives. That is never longer than it is read: who writes it may be in the same file, and wait behind somebody
+/// who cuts it and waits for this.
+async fn at_hand(worker: &Rc<Worker>, key: ChunkKey) -> OpResult<Option<Use>> {
+    let used = worker.node.backing.enter(key.ino).await;
+    fetch::ensure(worker, used.as_ref(), key, Want::Stored).await?;
+    Ok(used)
 }
 
 /// What of `within` is copied as data.
@@ -88,7 +101,10 @@ async fn move_data(
     let len = (data.end - data.start) as usize;
     let pool = &worker.env.pool;
     let buffer = pool.get(len).await.map_err(|error| OpError::because(Status::Invalid, error.to_string()))?;
-    let read = worker.node.store.read_buffer(from, data.start, len, buffer).await?;
+    let read = {
+        let _used = at_hand(worker, from).await?;
+        worker.node.store.read_buffer(from, data.start, len, buffer).await?
+    };
     worker.node.counters.note_read(read.data.len());
     let (bytes, sum) = if read.data.len() == len { (read.data, read.crc) } else { padded(&read.data, len) };
     let (ino, chunk) = (request.ino, request.chunk);

@@ -88,6 +88,7 @@ pub async fn get_many(worker: &Rc<Worker>, context: &Context, request: GetMany) 
                 contents.push(content.data);
                 GetOutcome::Whole { attr: inode.attr.clone(), crc: content.crc }
             }
+            Err(error) if error.unlisted.is_some() => return Err(error),
             Err(error) => GetOutcome::Failed { status: error.status },
         });
     }

@@ -16,6 +16,7 @@ use fs_proto::{Attr, INLINE_MAX, InodeId, Status, TimeNs, Wire};
 use super::publish::set_id_bits;
 use super::spill::Outgrown;
 use super::{getattr, spill};
+use crate::backing::room;
 use crate::dispatch::Answer;
 use crate::error::{OpError, OpResult};
 use crate::namespace::inline;
@@ -44,7 +45,7 @@ pub async fn write(
     let end = request.offset.checked_add(bulk.len() as u64);
     let fits = end.is_some_and(|end| end <= u64::from(limit));
     if fits {
-        node.space.check(node)?;
+        room::admit(worker).await?;
         let set = LockSet::of(&[(LockKey::Inode(request.ino), Mode::Exclusive)]);
         let take = || take_over(node, context, &request, bulk);
         if let Some(attr) = node.namespace.locks().with(&set, take).await? {

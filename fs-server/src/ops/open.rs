@@ -8,9 +8,11 @@ use fs_proto::msg::name::OpenMode;
 use fs_proto::msg::small::{OpenRead, Opened};
 use fs_proto::{Attr, Status, Wire};
 
-use super::{getattr, inline};
+use super::{getattr, inline, setattr};
+use crate::backing::home;
 use crate::dispatch::Answer;
 use crate::error::{OpError, OpResult};
+use crate::namespace::locks::{LockKey, LockSet, Mode};
 use crate::namespace::permission::{READ, WRITE, require};
 use crate::worker::{Context, Worker};
 
@@ -18,8 +20,15 @@ use crate::worker::{Context, Worker};
 pub async fn open(worker: &Rc<Worker>, context: &Context, request: Open) -> OpResult<Attr> {
     let node = &worker.node;
     node.opens.admit(&request.mode).await;
-    let inode = node.namespace.live_inode(request.ino).await?;
+    if node.flusher.reads_tier() {
+        home::check(worker, request.ino).await?;
+        node.backing.evictor().note_use(request.ino, node.now());
+    }
     let writes = matches!(request.mode, OpenMode::Write { .. });
+    if writes {
+        setattr::finish_cut_first(worker, request.ino).await?;
+    }
+    let inode = node.namespace.live_inode(request.ino).await?;
     if writes && inode.attr.is_dir() {
         return Err(OpError::new(Status::IsDirectory, "is a directory"));
     }
@@ -29,7 +38,14 @@ pub async fn open(worker: &Rc<Worker>, context: &Context, request: Open) -> OpRe
     }
     let inode = getattr::settled(worker, inode, Some(context.client()), false).await?;
     let inode = if writes { inode } else { node.namespace.note_reading(inode, node.now()) };
-    node.opens.open(request.ino, context.client(), &request.mode, inode.attr.version);
+    let register = || node.opens.open(request.ino, context.client(), &request.mode, inode.attr.version);
+    if writes {
+        // Who is about to evict the file holds it, and looks who writes after that.
+        let set = LockSet::of(&[(LockKey::Inode(request.ino), Mode::Shared)]);
+        node.namespace.locks().with(&set, register).await;
+    } else {
+        register();
+    }
     Ok(inode.attr.clone())
 }
 

@@ -16,6 +16,7 @@ use fs_proto::{FileKind, InodeId, LayoutWish, Status, TimeNs};
 
 use super::create::{Birth, born};
 use super::{directory_here, directory_in_section, getattr, inline, lookup, valid_name};
+use crate::backing::room;
 use crate::error::{OpError, OpResult};
 use crate::namespace::locks::{LockKey, LockSet, Mode};
 use crate::namespace::permission::{SEARCH, WRITE, require};
@@ -92,6 +93,7 @@ pub async fn put_many(
                     items.push(item);
                     None
                 }
+                Err(error) if error.unlisted.is_some() => return Err(error),
                 Err(error) => Some(PutOutcome::Failed { status: error.status }),
             },
         };
@@ -138,7 +140,7 @@ async fn carry_out(
 ) -> OpResult<Vec<PutOutcome>> {
     let node = &worker.node;
     let Some(first) = items.first() else { return Ok(Vec::new()) };
-    node.space.check(node)?;
+    room::admit(worker).await?;
     let mut set = LockSet::of(&[(LockKey::Inode(common.parent), Mode::Shared)]);
     for item in &items {
         set.add(LockKey::Entry(common.parent, item.hash), Mode::Exclusive);
@@ -302,6 +304,7 @@ pub async fn put_many_before(worker: &Rc<Worker>, request: PutMany) -> OpResult<
     for file in request.files {
         let outcome = match now(worker, request.parent, &file, limit).await {
             Ok(outcome) => outcome,
+            Err(error) if error.unlisted.is_some() => return Err(error),
             Err(error) => PutOutcome::Failed { status: error.status },
         };
         outcomes.push(outcome);

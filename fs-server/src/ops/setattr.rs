@@ -2,11 +2,12 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use fs_proto::msg::chunk::TruncateChunks;
 use fs_proto::msg::inode::{SetTime, Setattr};
 use fs_proto::placement::chunk_partition;
-use fs_proto::record::{InodeRecord, Mutation};
+use fs_proto::record::{Backing, InodeRecord, Mutation};
 use fs_proto::{Attr, ChunkIndex, FileKind, InodeId, Placement, ServerId, Status, TimeNs};
 
 use super::publish::set_id_bits;
@@ -219,6 +220,8 @@ async fn resize(
     // Held across the messages below: nobody sees, publishes or flushes a size between the old and the new.
     let hold = node.namespace.locks().hold(LockSet::of(&[(LockKey::Inode(ino), Mode::Exclusive)])).await;
     let current = node.namespace.inode_in_section(ino)?.ok_or(OpError::not_found())?;
+    // The note of a cut that failed is of that cut alone: done first, it is not lost to another.
+    finish_cut_held(worker, &current.attr).await?;
     if current.attr.inline && size > u64::from(node.config.inline_bytes).max(current.attr.size) {
         spill::to_chunks_held(worker, ino, &hold, Outgrown::by(context, size)).await?;
     }
@@ -229,6 +232,7 @@ async fn resize(
     let mut batch = Batch::default();
     if cuts {
         changed.cut_version = changed.attr.version;
+        changed.backed = changed.backed.map(|backed| Backing { limit: backed.limit.min(size), ..backed });
     }
     let mut mutations = Vec::with_capacity(2);
     if current.attr.inline {
@@ -239,7 +243,12 @@ async fn resize(
     mutations.push(Mutation::PutInode { inode: changed });
     node.namespace.locks().with_held(hold.set(), || node.namespace.commit_with(&mutations, batch))?;
     if cuts && !current.attr.inline {
-        cut_chunks(worker, &current.attr, old_size, size).await?;
+        let done = cut_chunks(worker, &current.attr, old_size, size).await;
+        if done.is_err() {
+            finish_later(worker, ino);
+        }
+        drop(hold);
+        return done;
     }
     drop(hold);
     Ok(())
@@ -303,17 +312,48 @@ pub async fn finish_cuts(worker: Rc<Worker>) {
             tokio::time::sleep(std::time::Duration::from_secs(1)).await;
         }
     }
+    worker.node.unfinished_cuts.fetch_sub(1, Ordering::AcqRel);
+}
+
+/// Somebody is about to write to a file: what is written beyond a cut that failed would go with it, so that is done first.
+pub async fn finish_cut_first(worker: &Rc<Worker>, ino: InodeId) -> OpResult<()> {
+    let node = &worker.node;
+    let key = keys::cut(ino);
+    if node.unfinished_cuts.load(Ordering::Acquire) == 0 || node.namespace.kv().get(&key)?.is_none() {
+        return Ok(());
+    }
+    finish_cut(worker, &key).await
+}
+
+/// The sooner a cut that failed is done, the less is written beyond it that it would take along.
+fn finish_later(worker: &Rc<Worker>, ino: InodeId) {
+    worker.node.unfinished_cuts.fetch_add(1, Ordering::AcqRel);
+    worker.node.errands.send(move |own: Rc<Worker>| async move {
+        while let Err(error) = finish_cut(&own, &keys::cut(ino)).await {
+            tracing::debug!(?ino, message = %error.message, "a cut that failed waits for a server that is away");
+            if own.node.is_stopping() {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        }
+        own.node.unfinished_cuts.fetch_sub(1, Ordering::AcqRel);
+    });
+}
+
+/// Does a cut that failed, if there is one. The caller holds the inode.
+async fn finish_cut_held(worker: &Rc<Worker>, attr: &Attr) -> OpResult<()> {
+    match worker.node.namespace.record::<(u64, u64)>(&keys::cut(attr.ino))? {
+        Some((old_size, size)) => cut_chunks(worker, attr, old_size, size).await,
+        None => Ok(()),
+    }
 }
 
 async fn finish_cut(worker: &Rc<Worker>, key: &[u8]) -> OpResult<()> {
     let namespace = &worker.node.namespace;
-    let (Some(ino), Some((old_size, size))) = (keys::split_inode(key), namespace.record::<(u64, u64)>(key)?)
-    else {
-        return Ok(());
-    };
+    let Some(ino) = keys::split_inode(key) else { return Ok(()) };
     let _hold = namespace.locks().hold(LockSet::of(&[(LockKey::Inode(ino), Mode::Exclusive)])).await;
     if let Some(inode) = namespace.inode_in_section(ino)? {
-        return cut_chunks(worker, &inode.attr, old_size, size).await;
+        return finish_cut_held(worker, &inode.attr).await;
     }
     let mut batch = Batch::default();
     batch.delete(key);

@@ -10,6 +10,7 @@ use fs_proto::{Attr, FileKind, InodeId, LAYOUT_ATTRIBUTE, LayoutWish, Placement,
 use super::SETGID;
 use super::layout;
 use super::setattr::commit_held;
+use crate::backing::pins;
 use crate::error::{OpError, OpResult};
 use crate::flush::policy;
 use crate::kv::Batch;
@@ -60,6 +61,9 @@ pub async fn set(worker: &Rc<Worker>, context: &Context, request: Setxattr) -> O
     }
     if request.name == policy::FLUSH {
         policy::check(&request.value)?;
+    }
+    if request.name == pins::PIN {
+        pins::check(&request.value)?;
     }
     if matches!(&request.name[..], acl::ACCESS | acl::DEFAULT) {
         return set_list(worker, context, request.ino, &request.name, acl::validated(&request.value)?).await;
@@ -212,10 +216,10 @@ fn readable(worker: &Worker, context: &Context, inode: &InodeRecord, name: &[u8]
 }
 
 fn writable(worker: &Worker, context: &Context, inode: &InodeRecord, name: &[u8]) -> OpResult<()> {
-    if name.starts_with(b"user.hayate.") && name != policy::FLUSH {
+    if name.starts_with(b"user.hayate.") && name != policy::FLUSH && name != pins::PIN {
         return Err(OpError::new(
             Status::NotSupported,
-            "of Hayate's attributes user.hayate.layout and user.hayate.flush can be set",
+            "of Hayate's attributes user.hayate.layout, user.hayate.flush and user.hayate.pin can be set",
         ));
     }
     if name.starts_with(b"user.") {

@@ -98,7 +98,7 @@ fn open_with(
     kv: Arc<dyn Kv>,
     options: &StoreOptions,
 ) -> Result<LogStore, StoreError> {
-    let (total_bytes, _) = disk.space()?;
+    let total_bytes = disk.space()?.0.min(options.capacity_bytes.unwrap_or(u64::MAX));
     let limits = Limits {
         store_id,
         boot_id: options.boot_id.unwrap_or_else(crate::boot::boot_id),
@@ -108,7 +108,7 @@ fn open_with(
     };
     let keys = Keys { device: options.device };
     let (saver, saved) = Saver::open(Arc::clone(&kv), keys, store_id)?;
-    let segments = Segments::new(disk, options.max_open_files);
+    let segments = Segments::new(disk, options.max_open_files).within(options.capacity_bytes);
     let index = Index::new(kv, keys, options.index_bytes, saved.checkpoint.chunks);
     let recovered = recover::recover(&limits, &segments, &index, &saver, saved)?;
     let live_bytes: u64 = segments.all().iter().map(|s| s.live_bytes()).sum();
@@ -501,7 +501,7 @@ impl ChunkStore for LogStore {
     fn stats(&self) -> StoreStats {
         let segments = self.core.log.segments.all();
         // Gauges: an unreadable file system shows as full, and the operations tell the error.
-        let (total_bytes, free_bytes) = self.core.log.segments.disk().space().unwrap_or_default();
+        let (total_bytes, free_bytes) = self.core.log.segments.space().unwrap_or_default();
         StoreStats {
             live_bytes: self.core.live_bytes.load(Ordering::Relaxed).max(0) as u64,
             disk_bytes: segments.iter().map(|s| s.used_bytes()).sum(),

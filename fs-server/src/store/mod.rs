@@ -203,6 +203,8 @@ pub struct StoreOptions {
     pub segment_bytes: u64,
     /// Bytes of the file system that writes leave free, for deletes and compaction. At most a sixteenth of it.
     pub reserve_bytes: u64,
+    /// Most bytes of segment files; None: as many as the file system takes.
+    pub capacity_bytes: Option<u64>,
     /// Bytes of memory for the block checksums of records that were read.
     pub crc_cache_bytes: u64,
     /// Bytes of memory for the index: chunks in use, and those not saved yet.
@@ -223,6 +225,7 @@ impl Default for StoreOptions {
         StoreOptions {
             segment_bytes: 64 << 20,
             reserve_bytes: 256 << 20,
+            capacity_bytes: None,
             crc_cache_bytes: 8 << 20,
             index_bytes: 32 << 20,
             device: 0,

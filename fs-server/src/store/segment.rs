@@ -95,6 +95,7 @@ pub(super) struct Segments {
     table: RwLock<BTreeMap<u32, Arc<Segment>>>,
     open_order: Mutex<VecDeque<u32>>,
     max_open_files: usize,
+    capacity: Option<u64>,
 }
 
 impl Segments {
@@ -104,7 +105,21 @@ impl Segments {
             table: RwLock::default(),
             open_order: Mutex::default(),
             max_open_files: max_open_files.max(8),
+            capacity: None,
         }
+    }
+
+    /// With at most `capacity` bytes of files, about.
+    pub fn within(self, capacity: Option<u64>) -> Self {
+        Segments { capacity, ..self }
+    }
+
+    /// Size and free bytes of the disk, or of what may be used of it.
+    pub fn space(&self) -> io::Result<(u64, u64)> {
+        let (total_bytes, free_bytes) = self.disk.space()?;
+        let Some(capacity) = self.capacity else { return Ok((total_bytes, free_bytes)) };
+        let used: u64 = self.all().iter().map(|segment| segment.used_bytes()).sum();
+        Ok((total_bytes.min(capacity), free_bytes.min(capacity.saturating_sub(used))))
     }
 
     pub fn disk(&self) -> &dyn Disk {

@@ -136,6 +136,8 @@ pub struct Facts {
     pub left_over: bool,
     /// Calls at the same time that are worth while.
     pub threads: usize,
+    /// It can be listed and read, so that what it holds is visible through the cluster and what was copied can be evicted.
+    pub is_readable: bool,
     /// A file is written in parts of at least so many bytes, each in one call; see [`Facts::part_bytes`]. None: in any pieces.
     pub part_bytes: Option<u64>,
 }
@@ -175,7 +177,34 @@ pub struct Found {
     pub is_dir: bool,
     /// Bytes.
     pub size: u64,
+    /// Change time of its content.
+    pub mtime: TimeNs,
 }
+
+/// All that a listing tells of an object.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    /// Its name.
+    pub name: Bytes,
+    /// Number, size and time.
+    pub found: Found,
+    /// What it is.
+    pub kind: FileKind,
+    /// Mode, owner, times and extended attributes: those of the user, access control lists and capabilities. What cannot be known is as it
+    /// would be made.
+    pub attributes: Attributes,
+    /// Last change of attributes.
+    pub ctime: TimeNs,
+    /// Links of a directory (2 and its subdirectories), as far as the tier counts them.
+    pub nlink: u32,
+    /// Device number.
+    pub rdev: u32,
+    /// Target of a symbolic link.
+    pub target: Bytes,
+}
+
+/// Takes a part of a listing; false ends it.
+pub type TakeListed<'a> = &'a mut dyn FnMut(Vec<Listed>) -> bool;
 
 /// A staged file that is being filled, from several threads.
 pub trait TierFile: Send + Sync {
@@ -197,6 +226,10 @@ pub trait Tier: Send + Sync {
     fn open_dir(&self, at: &Place) -> TierResult<Dir>;
     /// What lies at a place.
     fn look(&self, at: &Place) -> TierResult<Option<Found>>;
+    /// Gives what lies in a directory to `take`, in parts and in any order; nothing of staging.
+    fn list(&self, dir: &Dir, take: TakeListed<'_>) -> TierResult<()>;
+    /// Fills `out` from byte `offset` of a file. It is missing unless it is `wanted` before and after reading: number, size and time.
+    fn read(&self, at: &Place, wanted: &Found, offset: u64, out: &mut [u8]) -> TierResult<()>;
     /// Makes something where nothing is; returns its number.
     fn make(&self, at: &Place, what: &Make) -> TierResult<u64>;
     /// Opens a staged file for writing.
@@ -231,6 +264,11 @@ fn staging_of_job(job: &str) -> String {
 /// The name of a server's staging directory, beside the names of the namespace's root.
 pub fn staging_name(job: &str, server: ServerId) -> String {
     format!("{}{}", staging_of_job(job), server.0)
+}
+
+/// Whether servers of any job may stage under this name.
+pub fn is_anyones_staging(name: &[u8]) -> bool {
+    name.starts_with(STAGING.as_bytes())
 }
 
 /// Whether a server of the job may stage under this name.

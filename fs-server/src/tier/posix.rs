@@ -17,14 +17,15 @@ use rustix::io::{self, Errno};
 
 use self::lustre::Lustre;
 use super::{
-    Attributes, Base, Dir, Facts, Found, Make, Place, Tier, TierError, TierFile, TierResult, staged_prefix,
-    staging_name,
+    Attributes, Base, Dir, Facts, Found, Make, Place, TakeListed, Tier, TierError, TierFile, TierResult,
+    staged_prefix, staging_name,
 };
 use crate::config::ServerConfig;
 use crate::error::ServerError;
 
 mod attributes;
 mod lustre;
+mod reading;
 
 const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -203,7 +204,7 @@ fn is_gone(dir: &Dir) -> bool {
 
 impl Tier for Posix {
     fn facts(&self) -> Facts {
-        Facts { left_over: self.left_over, threads: THREADS, part_bytes: None }
+        Facts { left_over: self.left_over, threads: THREADS, is_readable: true, part_bytes: None }
     }
 
     fn base(&self, base: Base) -> TierResult<Dir> {
@@ -240,13 +241,18 @@ impl Tier for Posix {
 
     fn look(&self, at: &Place) -> TierResult<Option<Found>> {
         match fs::statat(fd(&at.dir)?, &at.name[..], AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => {
-                let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-                Ok(Some(Found { id: stat.st_ino, is_dir, size: stat.st_size as u64 }))
-            }
+            Ok(stat) => Ok(Some(reading::found(&stat))),
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(failed("look at", &at.name, error)),
         }
+    }
+
+    fn list(&self, dir: &Dir, take: TakeListed<'_>) -> TierResult<()> {
+        reading::list(fd(dir)?, take)
+    }
+
+    fn read(&self, at: &Place, wanted: &Found, offset: u64, out: &mut [u8]) -> TierResult<()> {
+        reading::read(fd(&at.dir)?, &at.name, wanted, offset, out)
     }
 
     fn make(&self, at: &Place, what: &Make) -> TierResult<u64> {

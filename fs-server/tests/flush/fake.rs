@@ -1,8 +1,15 @@
 //! A tier that does what a test wants at each call, and then what the real one does.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use fs_proto::ServerId;
-use fs_server::tier::{Attributes, Base, Dir, Facts, Found, Make, Place, Tier, TierFile, TierResult};
+use fs_server::tier::posix::Posix;
+use fs_server::tier::{
+    Attributes, Base, Dir, Facts, Found, Make, Place, TakeListed, Tier, TierError, TierFile, TierResult,
+};
 
 /// Called before each call with its name, and with the name in its directory that it is about.
 pub type Hook = Box<dyn Fn(&'static str, &[u8]) -> TierResult<()> + Send + Sync>;
@@ -15,6 +22,10 @@ pub struct Fake<T> {
     pub before: Hook,
     /// After each call that succeeded: may turn it into a failure.
     pub after: Hook,
+    /// Listings fail after their first page.
+    pub cut_listings: bool,
+    /// Listing directories is interfered with, too. Else a cluster's first look at its tier, without which nothing can begin, always works.
+    pub with_listings: bool,
 }
 
 impl<T: Tier> Fake<T> {
@@ -23,7 +34,13 @@ impl<T: Tier> Fake<T> {
         inner: T,
         before: impl Fn(&'static str, &[u8]) -> TierResult<()> + Send + Sync + 'static,
     ) -> Self {
-        Fake { inner, before: Box::new(before), after: Box::new(|_, _| Ok(())) }
+        Fake {
+            inner,
+            before: Box::new(before),
+            after: Box::new(|_, _| Ok(())),
+            cut_listings: false,
+            with_listings: false,
+        }
     }
 
     fn call<R>(
@@ -47,6 +64,9 @@ impl<T: Tier> Tier for Fake<T> {
         self.call("collect", &at.name, || self.inner.collect(at, receipts))
     }
     fn base(&self, base: Base) -> TierResult<Dir> {
+        if !self.with_listings && base == Base::Root {
+            return self.inner.base(base);
+        }
         self.call("base", b"", || self.inner.base(base))
     }
     fn open_dir(&self, at: &Place) -> TierResult<Dir> {
@@ -54,6 +74,25 @@ impl<T: Tier> Tier for Fake<T> {
     }
     fn look(&self, at: &Place) -> TierResult<Option<Found>> {
         self.call("look", &at.name, || self.inner.look(at))
+    }
+    fn list(&self, dir: &Dir, take: TakeListed<'_>) -> TierResult<()> {
+        let mut pages = 0;
+        let mut first = |page| {
+            pages += 1;
+            (pages == 1 || !self.cut_listings) && take(page)
+        };
+        if self.with_listings {
+            self.call("list", b"", || self.inner.list(dir, &mut first))?;
+        } else {
+            self.inner.list(dir, &mut first)?;
+        }
+        if self.cut_listings && pages > 1 {
+            return Err(TierError::Failed("the connection broke".to_owned()));
+        }
+        Ok(())
+    }
+    fn read(&self, at: &Place, wanted: &Found, offset: u64, out: &mut [u8]) -> TierResult<()> {
+        self.call("read", &at.name, || self.inner.read(at, wanted, offset, out))
     }
     fn make(&self, at: &Place, what: &Make) -> TierResult<u64> {
         self.call("make", &at.name, || self.inner.make(at, what))
@@ -75,5 +114,59 @@ impl<T: Tier> Tier for Fake<T> {
     }
     fn reset(&self) {
         self.inner.reset();
+    }
+}
+
+/// A gate at one call of the tier: calls wait in front of it while it is shut.
+pub struct Gate {
+    is_shut: AtomicBool,
+    waiting: AtomicU64,
+}
+
+impl Gate {
+    /// A gate that is shut.
+    pub fn shut() -> Arc<Self> {
+        Arc::new(Gate { is_shut: AtomicBool::new(true), waiting: AtomicU64::new(0) })
+    }
+
+    /// Lets all through from now on.
+    pub fn open(&self) {
+        self.is_shut.store(false, Ordering::Release);
+    }
+
+    /// Lets nobody through from now on.
+    pub fn close(&self) {
+        self.is_shut.store(true, Ordering::Release);
+    }
+
+    /// Tiers with this gate at `call`.
+    pub fn wrap(self: &Arc<Self>, call: &'static str) -> impl Fn(Posix) -> Arc<dyn Tier> + use<> {
+        let gate = Arc::clone(self);
+        move |tier| {
+            let gate = Arc::clone(&gate);
+            Arc::new(Fake::before(tier, move |what, _| {
+                if what == call {
+                    gate.pass();
+                }
+                Ok(())
+            }))
+        }
+    }
+
+    fn pass(&self) {
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        while self.is_shut.load(Ordering::Acquire) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.waiting.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Until somebody waits in front of it.
+    pub fn await_somebody(&self) {
+        let began = Instant::now();
+        while self.waiting.load(Ordering::Acquire) == 0 {
+            assert!(began.elapsed() < Duration::from_secs(60), "nobody comes to the gate");
+            std::thread::yield_now();
+        }
     }
 }

@@ -2,15 +2,17 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
 
-use fs_proto::ServerId;
+use fs_proto::msg::chunk::{CopyChunk, CopyChunkTo};
 use fs_proto::msg::tier::{FlushAccount, FlushNow};
+use fs_proto::{ChunkIndex, ServerId};
 use fs_server::tier::posix::Posix;
 use fs_server::tier::{Tier, TierError, TierResult};
 
 use crate::client::{Client, ROOT};
 use crate::cluster::{Cluster, plain};
-use crate::fake::Fake;
+use crate::fake::{Fake, Gate};
 
 fn full() -> TierError {
     TierError::Failed("no space left on the shared tier".to_owned())
@@ -89,9 +91,8 @@ fn calls_that_fail_now_and_then_lose_nothing() {
         let hook = Arc::new(hook);
         let (before, after) = (Arc::clone(&hook), hook);
         Arc::new(Fake {
-            inner: tier,
-            before: Box::new(move |what, name| before(what, name)),
             after: Box::new(move |what, name| after(what, name)),
+            ..Fake::before(tier, move |what, name| before(what, name))
         })
     };
     let cluster = Cluster::start_with(2, 10_000, &wrap);
@@ -114,9 +115,9 @@ fn dying(tier: Posix, calls: &Arc<AtomicU64>, last: u64, after: bool) -> Arc<dyn
         }
     };
     if after {
-        Arc::new(Fake { inner: tier, before: Box::new(|_, _| Ok(())), after: Box::new(hook(true)) })
+        Arc::new(Fake { after: Box::new(hook(true)), ..Fake::before(tier, |_, _| Ok(())) })
     } else {
-        Arc::new(Fake { inner: tier, before: Box::new(hook(true)), after: Box::new(|_, _| Ok(())) })
+        Arc::new(Fake::before(tier, hook(true)))
     }
 }
 
@@ -231,4 +232,60 @@ fn a_tier_that_hangs_holds_up_no_request() {
     *gate.0.lock().unwrap() = false;
     gate.1.notify_all();
     cluster.check(&client);
+}
+
+#[test]
+fn a_file_that_is_being_copied_is_cut_at_once() {
+    // Goal: a truncation waits for no copy, and what is cut off does not come back. Method: copies that stop when they open the staged file.
+    let gate = Gate::shut();
+    let cluster = Cluster::start_with(2, 10_000, &gate.wrap("open_file"));
+    let client = Client::connect(&cluster.file);
+    let ino = client.write_file(ROOT, "file", &vec![7; 6 << 20]);
+    gate.await_somebody();
+    let began = Instant::now();
+    client.truncate(ino, 5);
+    client.truncate(ino, 6 << 20);
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    let read = client.read(&client.attr(ino));
+    assert!(read[..5] == [7; 5] && read[5..].iter().all(|byte| *byte == 0));
+    gate.open();
+    cluster.check(&client);
+}
+
+#[test]
+fn a_copy_within_a_file_and_a_cut_of_it_do_not_wait_for_one_another() {
+    // Goal: whoever copies uses the file no longer than it reads. Method: many of both at once; a deadlock ends at a deadline only, after 20 s or more.
+    let cluster = Cluster::start(1);
+    let client = Client::connect(&cluster.file);
+    let ino = client.write_file(ROOT, "file", &vec![7; 4 << 20]);
+    let (is_over, file) = (AtomicBool::new(false), &cluster.file);
+    let slowest = std::thread::scope(|scope| {
+        let cuts = scope.spawn(|| {
+            let (client, mut slowest) = (Client::connect(file), Duration::ZERO);
+            while !is_over.load(Ordering::Acquire) {
+                let began = Instant::now();
+                client.truncate(ino, (3 << 20) + 5);
+                client.truncate(ino, 4 << 20);
+                slowest = slowest.max(began.elapsed());
+            }
+            slowest
+        });
+        let copy = CopyChunk {
+            from: ino,
+            from_chunk: ChunkIndex(0),
+            from_offset: 0,
+            len: 1 << 20,
+            ino,
+            chunk: ChunkIndex(1),
+            offset: 0,
+            file_end: 2 << 20,
+            since: client.attr(ino).version,
+        };
+        let request = CopyChunkTo { copy, to: ServerId(0) };
+        let copied = (0..300).try_for_each(|_| client.ask_server(ServerId(0), &request));
+        is_over.store(true, Ordering::Release);
+        copied.unwrap();
+        cuts.join().unwrap()
+    });
+    assert!(slowest < Duration::from_secs(10), "{slowest:?}");
 }

@@ -7,8 +7,10 @@ mod trees;
 
 mod adversity;
 mod controls;
+mod evicting;
 mod faults;
 mod policies;
+mod reading;
 mod renames;
 mod s3_adapter;
 mod s3_cluster;

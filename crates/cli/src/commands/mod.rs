@@ -14,6 +14,7 @@ pub mod mount;
 pub mod rm;
 pub mod scrub;
 pub mod server;
+pub mod stage;
 pub mod stat;
 pub mod status;
 pub mod umount;
@@ -41,6 +42,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Mkdir(args) => mkdir::run(global, &args),
         Command::Rm(args) => rm::run(global, &args),
         Command::Flush(args) => flush::run(global, &args),
+        Command::Stage(args) => stage::run(global, &args),
         Command::Scrub(args) => scrub::run(global, &args),
         Command::Bench(args) => bench::run(global, args),
         Command::Demo(args) => demo::run(global, &args),

@@ -261,6 +261,8 @@ fn config(spec: &LaunchSpec, id: u16, stores: Vec<PathBuf>, listen: String) -> R
     config.flush_delay_ms = spec.options.flush_delay_ms;
     config.flush_bandwidth = spec.options.flush_bandwidth;
     config.dirty_max = spec.options.dirty_max;
+    config.capacity = spec.options.capacity;
+    config.tier_check_ms = spec.options.tier_check_ms;
     config.deadline_unix_s = spec.options.deadline_unix_s;
     config.wide_threshold = spec.options.wide_threshold;
     config.inline_bytes = spec.options.inline_bytes;

@@ -84,6 +84,12 @@ pub struct UpArgs {
     /// Bytes that may wait for the tier on each server before making and closing files waits [default: any number]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     pub dirty_max: Option<u64>,
+    /// Most bytes of files' chunks on each store: files that are safe in the tier leave tier 1 when it fills [default: the file system's size]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub capacity: Option<u64>,
+    /// How old the last look at a file in the tier may be, in milliseconds, when the file is opened: whether others changed it
+    #[arg(long, value_name = "MS", default_value_t = 2_000)]
+    pub tier_check: u64,
     /// When the job ends: files go to the tier with priority before. Seconds since 1970, or +SECONDS from now
     /// [default: SLURM_JOB_END_TIME, if set]
     #[arg(long, value_name = "TIME", value_parser = deadline)]
@@ -127,7 +133,16 @@ pub fn run(global: &Global, args: &UpArgs) -> Result<()> {
     check_free(&path)?;
     let spec = spec(global, args)?;
     let cluster = bring_up(&spec, &path, args)?;
+    if spec.tier.is_some() {
+        show_tier(global)?;
+    }
     report(&cluster, &path, &spec)
+}
+
+/// The names in the tier's directory are there from the first moment: the first look at them takes them over.
+fn show_tier(global: &Global) -> Result<()> {
+    let entries = global.connect()?.read_dir("/").map_err(failed)?;
+    entries.take(1).try_for_each(|entry| entry.map(drop)).map_err(failed)
 }
 
 fn bring_up(spec: &LaunchSpec, path: &Path, args: &UpArgs) -> Result<ClusterFile> {
@@ -240,6 +255,8 @@ pub fn spec(global: &Global, args: &UpArgs) -> Result<LaunchSpec> {
             flush_delay_ms: args.flush_delay,
             flush_bandwidth: args.flush_bandwidth,
             dirty_max: args.dirty_max,
+            capacity: args.capacity,
+            tier_check_ms: args.tier_check,
             deadline_unix_s: args.deadline.or_else(job_end),
             wide_threshold: args.wide_threshold,
             inline_bytes: args.inline,

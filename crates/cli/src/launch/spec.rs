@@ -73,6 +73,10 @@ pub struct ServerOptions {
     pub flush_bandwidth: Option<u64>,
     /// Bytes that may wait for being flushed.
     pub dirty_max: Option<u64>,
+    /// Most bytes of chunks on each store.
+    pub capacity: Option<u64>,
+    /// How old a look at a file in the tier may be.
+    pub tier_check_ms: u64,
     /// When everything has to be in the tier, in seconds since 1970.
     pub deadline_unix_s: Option<u64>,
     /// Entries above which a directory becomes wide.
@@ -157,6 +161,8 @@ mod tests {
                 flush_delay_ms: 200,
                 flush_bandwidth: Some(1 << 30),
                 dirty_max: None,
+                capacity: Some(1 << 40),
+                tier_check_ms: 2_000,
                 deadline_unix_s: None,
                 wide_threshold: 10_000,
                 inline_bytes: 16_384,

@@ -1,9 +1,9 @@
 //! What servers tell each other about copies in the shared tier (tier 2).
 
 use crate::attr::Layout;
-use crate::ids::{InodeId, ServerId};
+use crate::ids::{ChunkIndex, InodeId, ServerId};
 use crate::op::request;
-use crate::record::{EntryRecord, InodeRecord, TierLocation};
+use crate::record::{Backing, EntryRecord, InodeRecord, TierLocation};
 use crate::wire::wire_struct;
 use bytes::Bytes;
 
@@ -64,6 +64,8 @@ wire_struct! {
         pub published: Option<TierLocation>,
         /// Bytes of that copy, if it is of a file: what the home counts as published.
         pub published_bytes: u64,
+        /// That copy as the tier has it, if it is of a file and can be read again.
+        pub published_as: Option<Backing>,
     }
 }
 
@@ -176,7 +178,87 @@ wire_struct! {
     }
 }
 
+wire_struct! {
+    /// The copy in the shared tier that chunks of a file are fetched from.
+    pub struct TierSource {
+        /// Where it lies, and its number.
+        pub at: TierLocation,
+        /// What it was when it was taken over, and how much of it counts.
+        pub backing: Backing,
+        /// How the file is cut.
+        pub layout: Layout,
+    }
+}
+
+wire_struct! {
+    /// Asks what chunks of a file are fetched from: absent if every chunk that is not held is a hole. Goes to the file's home. Server to server.
+    pub struct FindSource {
+        /// Which.
+        pub ino: InodeId,
+        /// It was not there, or was another: have a look.
+        pub look: bool,
+    }
+}
+
+wire_struct! {
+    /// Have a chunk at hand that is in the shared tier. Goes to the chunk's holder.
+    pub struct FetchChunk {
+        /// File.
+        pub ino: InodeId,
+        /// Chunk of it.
+        pub chunk: ChunkIndex,
+        /// Answer at once, fetch afterwards.
+        pub later: bool,
+    }
+}
+
+wire_struct! {
+    /// Drop chunks of files whose copies in the shared tier are up to date; they are fetched from there again. Server to server.
+    pub struct EvictChunks {
+        /// Which, and where each is fetched from.
+        pub files: Vec<(InodeId, TierSource)>,
+        /// All of them, or none needs to: fail if one is in use.
+        pub must: bool,
+    }
+}
+
+wire_struct! {
+    /// Evict files that live here, so that a server has room. Answers the bytes that it held of them. Server to server.
+    pub struct EvictNow {
+        /// Bytes wanted.
+        pub bytes: u64,
+        /// Where.
+        pub server: ServerId,
+    }
+}
+
+wire_struct! {
+    /// The copy in the shared tier is about to go: have all of the file here, unless nobody can read it any more. Goes to its home. Server to server.
+    pub struct DetachFile {
+        /// Which.
+        pub ino: InodeId,
+        /// Directory of the name that the copy goes from.
+        pub parent: InodeId,
+        /// The name.
+        pub name: Bytes,
+    }
+}
+
+wire_struct! {
+    /// Fetch all chunks of a file that the asked server holds. Server to server.
+    pub struct FetchShare {
+        /// Which.
+        pub ino: InodeId,
+    }
+}
+
 request! {
+    FindSource => FindSource -> Option<TierSource>;
+    FetchChunk => FetchChunk -> ();
+    EvictChunks => EvictChunks -> u64;
+    EvictNow => EvictNow -> u64;
+    DetachFile => DetachFile -> ();
+    FetchShare => FetchShare -> ();
     FlushChunks => FlushChunks -> FlushedShare;
     TierPath => TierPath -> Option<Bytes>;
     TierState => TierState -> TierView;

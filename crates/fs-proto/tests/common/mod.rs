@@ -311,7 +311,7 @@ structs! {
     PartsOf { part_bytes, first, every }
     FlushedShare { bytes, receipt }
     TierPath { dir }
-    TierState { ino, published, published_bytes }
+    TierState { ino, published, published_bytes, published_as }
     TierView { inode, xattrs, writing }
     FlushStatus {}
     FlushAccount { pending_names, pending_dirs, pending_bytes, files, bytes, copied_bytes, failures, oldest_ms, bytes_per_s, unsafe_names, has_tier }
@@ -319,6 +319,13 @@ structs! {
     FlushInode { ino }
     FlushList { after }
     FlushPage { names, next }
+    TierSource { at, backing, layout }
+    FindSource { ino, look }
+    FetchChunk { ino, chunk, later }
+    EvictChunks { files, must }
+    EvictNow { bytes, server }
+    DetachFile { ino, parent, name }
+    FetchShare { ino }
     FlushNote { ino, name, had, forced }
     VaultPut { key, value }
     VaultList { prefix, after }
@@ -336,7 +343,8 @@ structs! {
     GetShard { dir }
 
     TierLocation { parent, name, version, ctime, tier_ino }
-    InodeRecord { attr, name, target, tier, cut_version }
+    Backing { size, mtime, limit }
+    InodeRecord { attr, name, target, tier, cut_version, backed }
     InlineRecord { crc, data }
     ShardRecord { dir, mode, uid, gid, layout, mtime, entries, subdirs }
     EntryRecord { ino, kind }
@@ -406,5 +414,7 @@ unions! {
         SetShardAttr { dir, mode, uid, gid, layout }
         PutInline { ino, content }
         DelInline { ino }
+        SetBacked { ino, backed }
+        CountEntries { dir, entries, subdirs }
     }
 }

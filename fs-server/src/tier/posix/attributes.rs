@@ -104,7 +104,8 @@ fn is_equal(target: &str, name: &[u8], wanted: Option<&[u8]>) -> bool {
     fs::getxattr(target, name, &mut value[..]).is_ok_and(|len| &value[..len] == wanted)
 }
 
-fn list(target: &str) -> io::Result<Vec<Vec<u8>>> {
+/// Names of all extended attributes of what `target` leads to.
+pub fn list(target: &str) -> io::Result<Vec<Vec<u8>>> {
     match fs::listxattr_query(target) {
         Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
         Ok(_) => {}

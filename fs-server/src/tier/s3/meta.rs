@@ -67,6 +67,17 @@ pub fn id_of(meta: &Meta) -> u64 {
     meta.get(ID).and_then(|id| u64::from_str_radix(id, 16).ok()).unwrap_or(0)
 }
 
+/// The change time that this was stored with; 0 for an object of somebody else.
+pub fn mtime_of(meta: &Meta) -> TimeNs {
+    meta.get("mtime").and_then(|text| ns_of(text)).unwrap_or(0)
+}
+
+fn ns_of(text: &str) -> Option<TimeNs> {
+    let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let ns = format!("{:0<9}", fraction.get(..fraction.len().min(9))?).parse::<TimeNs>().ok()?;
+    seconds.parse::<TimeNs>().ok()?.checked_mul(1_000_000_000)?.checked_add(ns)
+}
+
 fn time(ns: TimeNs) -> String {
     const SECOND: i64 = 1_000_000_000;
     format!("{}.{:09}", ns.div_euclid(SECOND), ns.rem_euclid(SECOND))

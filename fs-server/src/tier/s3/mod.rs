@@ -22,8 +22,8 @@ use self::draft::{Draft, PartFile, Record, SMALL, SmallFile, What};
 use self::keys::{ATTRIBUTES, DIRECTORY};
 use self::target::Target;
 use super::{
-    Attributes, Base, Destination, Dir, Facts, Found, Make, Place, Tier, TierError, TierFile, TierResult,
-    staged_prefix, staging_name,
+    Attributes, Base, Destination, Dir, Facts, Found, Make, Place, TakeListed, Tier, TierError, TierFile,
+    TierResult, staged_prefix, staging_name,
 };
 use crate::config::ServerConfig;
 use crate::error::ServerError;
@@ -39,6 +39,8 @@ pub mod target;
 const PART: u64 = 8 << 20;
 /// Keys of one page of a listing.
 const PAGE: usize = 1_000;
+/// Why a bucket is not read: see decision 0021.
+const NOT_READ: &str = "buckets are written and not read yet";
 /// Calls that are made at once: each waits for the network.
 const THREADS: usize = 16;
 /// Largest object that is copied in one request.
@@ -283,7 +285,7 @@ impl S3 {
 
 impl Tier for S3 {
     fn facts(&self) -> Facts {
-        Facts { left_over: self.left_over, threads: THREADS, part_bytes: Some(PART) }
+        Facts { left_over: self.left_over, threads: THREADS, is_readable: false, part_bytes: Some(PART) }
     }
 
     fn base(&self, base: Base) -> TierResult<Dir> {
@@ -305,18 +307,31 @@ impl Tier for S3 {
     fn look(&self, at: &Place) -> TierResult<Option<Found>> {
         let key = key_of(at)?;
         if let Some(draft) = self.draft(&key) {
-            return Ok(Some(Found { id: draft.id, is_dir: false, size: draft.size() }));
+            return Ok(Some(Found { id: draft.id, is_dir: false, size: draft.size(), mtime: 0 }));
         }
         let leaf = self.client.head(&key)?;
-        let leaf = leaf.map(|head| Found { id: meta::id_of(&head.meta), is_dir: false, size: head.size });
+        let leaf = leaf.map(|head| Found {
+            id: meta::id_of(&head.meta),
+            is_dir: false,
+            size: head.size,
+            mtime: meta::mtime_of(&head.meta),
+        });
         if leaf.is_some_and(|leaf| leaf.id != 0) {
             return Ok(leaf);
         }
         match self.open_dir(at) {
-            Ok(dir) => Ok(Some(Found { id: dir.id, is_dir: true, size: 0 })),
+            Ok(dir) => Ok(Some(Found { id: dir.id, is_dir: true, size: 0, mtime: 0 })),
             Err(TierError::Missing(_)) => Ok(leaf),
             Err(error) => Err(error),
         }
+    }
+
+    fn list(&self, dir: &Dir, _: TakeListed<'_>) -> TierResult<()> {
+        Err(failed("list", &dir_of(dir)?.path, NOT_READ))
+    }
+
+    fn read(&self, at: &Place, _: &Found, _: u64, _: &mut [u8]) -> TierResult<()> {
+        Err(failed("read", &key_of(at)?, NOT_READ))
     }
 
     fn make(&self, at: &Place, what: &Make) -> TierResult<u64> {

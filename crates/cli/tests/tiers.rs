@@ -1,0 +1,129 @@
+//! Goal: the two tiers together, as a user has them: what was in tier 2 before is used like anything else, and more is written and read than tier 1
+//! holds. Method: the real program, a mount where there is one, trees compared.
+
+mod common;
+
+use common::{Sandbox, can_mount, pattern, tree};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+/// A tree of an earlier job.
+fn grow(root: &Path) {
+    fs::create_dir_all(root.join("old/deep/empty")).unwrap();
+    for index in 0..300_usize {
+        fs::write(root.join(format!("old/f{index}")), pattern(index * 37)).unwrap();
+    }
+    fs::write(root.join("old/deep/large"), pattern(5_000_000)).unwrap();
+    fs::write(root.join("old/deep/gone"), pattern(3_000_000)).unwrap();
+    fs::set_permissions(root.join("old/f7"), fs::Permissions::from_mode(0o751)).unwrap();
+    std::os::unix::fs::symlink("deep/large", root.join("old/l")).unwrap();
+}
+
+/// What the new job does with it.
+fn work(root: &Path) {
+    fs::rename(root.join("old/deep"), root.join("old/moved")).unwrap();
+    fs::remove_file(root.join("old/moved/gone")).unwrap();
+    fs::remove_dir(root.join("old/moved/empty")).unwrap();
+    fs::rename(root.join("old/f1"), root.join("old/f2")).unwrap();
+    fs::write(root.join("old/f3"), pattern(2_500_000)).unwrap();
+    fs::set_permissions(root.join("old/f4"), fs::Permissions::from_mode(0o600)).unwrap();
+    let large = fs::OpenOptions::new().write(true).open(root.join("old/moved/large")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&large, b"in the middle", 2_100_000).unwrap();
+    large.set_len(4_000_000).unwrap();
+    fs::create_dir(root.join("new")).unwrap();
+    fs::write(root.join("new/file"), pattern(1_500_000)).unwrap();
+    fs::hard_link(root.join("old/f9"), root.join("new/f9")).unwrap();
+}
+
+#[test]
+fn a_tree_of_before_is_used_and_ends_right() {
+    let sandbox = Sandbox::new();
+    let (tier, twin) = (sandbox.path("tier"), sandbox.path("twin"));
+    grow(&tier);
+    fs::create_dir(&twin).unwrap();
+    grow(&twin);
+    fs::create_dir(sandbox.path("m")).unwrap();
+    let (tier_word, mount) = (sandbox.word("tier"), sandbox.word("m"));
+    let mut words = vec!["--nodes", "3", "--tier", &tier_word];
+    if can_mount() {
+        words.extend(["--mount", &mount]);
+    }
+    sandbox.up(&words);
+    assert!(sandbox.ok(&["ls", "/old"]).contains("f299"));
+    assert!(sandbox.hayate(&["cat", "/old/deep/large"]).output().unwrap().stdout == pattern(5_000_000));
+    let said = sandbox.ok(&["stage", "/old/deep", "/old/f5"]);
+    assert!(said.contains("3 files"), "{said}");
+    sandbox.fails(1, &["stage", "/none"], &["/none"]);
+    sandbox.ok(&["cp", "-r", "h:/old", &sandbox.word("out")]);
+    assert_eq!(tree(&twin.join("old")), tree(&sandbox.path("out")));
+    if can_mount() {
+        assert_eq!(tree(&twin), tree(&sandbox.path("m")));
+        work(&sandbox.path("m"));
+        work(&twin);
+    } else {
+        sandbox.ok(&["rm", "/old/deep/gone"]);
+        fs::remove_file(twin.join("old/deep/gone")).unwrap();
+    }
+    sandbox.ok(&["down", "--drain"]);
+    assert_eq!(tree(&twin), tree(&tier));
+    sandbox.assert_nothing_left();
+}
+
+/// Most memory that each server has used, in KiB.
+fn peaks(sandbox: &Sandbox) -> Vec<u64> {
+    let peak = |pid: &u32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    };
+    sandbox.server_pids().iter().map(peak).collect()
+}
+
+/// Bytes of file `index` of the set.
+fn part(index: usize) -> Vec<u8> {
+    let mut data = pattern(3_000_000 + index);
+    data.rotate_left(index * 7 % 1_000);
+    data[..8].copy_from_slice(&(index as u64).to_le_bytes());
+    data
+}
+
+/// Three times what tier 1 holds is written, then read and verified, without an error, and the servers' memory stays what it was.
+#[test]
+fn a_working_set_of_three_times_tier_1_goes_through() {
+    const PARTS: usize = 6;
+    const FILES_OF_PART: usize = 11;
+    let sandbox = Sandbox::new();
+    let more = ["--nodes", "2", "--capacity", "32M", "--memory", "64M", "--tier", &sandbox.word("tier")];
+    sandbox.up(&more);
+    let mut early = Vec::new();
+    for number in 0..PARTS {
+        let from = sandbox.path(&format!("from{number}"));
+        fs::create_dir(&from).unwrap();
+        for file in 0..FILES_OF_PART {
+            fs::write(from.join(format!("f{file}")), part(number * FILES_OF_PART + file)).unwrap();
+        }
+        sandbox.ok(&["cp", "-r", from.to_str().unwrap(), &format!("h:/part{number}")]);
+        if number == PARTS / 3 {
+            early = peaks(&sandbox);
+        }
+    }
+    for number in 0..PARTS {
+        let to = sandbox.path(&format!("to{number}"));
+        sandbox.ok(&["cp", "-r", &format!("h:/part{number}"), to.to_str().unwrap()]);
+        assert!(tree(&to) == tree(&sandbox.path(&format!("from{number}"))), "part {number}");
+        fs::remove_dir_all(&to).unwrap();
+    }
+    let status = sandbox.ok(&["status", "--json"]);
+    assert!(status.contains("evicted_bytes"), "{status}");
+    for (before, after) in early.iter().zip(peaks(&sandbox)) {
+        assert!(after < before + (48 << 10), "memory grew from {before} to {after} KiB");
+    }
+    sandbox.ok(&["down", "--drain"]);
+    for number in 0..PARTS {
+        let (from, to) =
+            (sandbox.path(&format!("from{number}")), sandbox.path(&format!("tier/part{number}")));
+        assert!(tree(&from) == tree(&to), "part {number} in the tier");
+    }
+    sandbox.assert_nothing_left();
+}

@@ -1,0 +1,41 @@
+//! Writes that find the store full wait for room, as long as room is being made.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use fs_proto::Status;
+
+use crate::error::OpResult;
+use crate::store::ChunkWrite;
+use crate::worker::Worker;
+
+/// Longest wait: less than requests live. The client sends its request again.
+const WAIT: Duration = Duration::from_secs(15);
+/// Between two attempts.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Writes into the store, after waiting for room if there is none and some is to be had.
+pub async fn write(worker: &Rc<Worker>, write: ChunkWrite) -> OpResult<()> {
+    with_room(worker, async || Ok(worker.node.store.write_bytes(write.clone()).await?)).await
+}
+
+/// Waits until there is room for the content of a small file, if some is to be had.
+pub async fn admit(worker: &Rc<Worker>) -> OpResult<()> {
+    with_room(worker, async || worker.node.space.check(&worker.node)).await
+}
+
+async fn with_room(worker: &Rc<Worker>, attempt: impl AsyncFn() -> OpResult<()>) -> OpResult<()> {
+    let (node, began) = (&worker.node, Instant::now());
+    loop {
+        match attempt().await {
+            Err(error) if error.status == Status::NoSpace && node.backing.evictor.is_hopeful(node) => {
+                node.backing.evictor.note_full();
+                if began.elapsed() > WAIT {
+                    return Err(super::evict::WAITING);
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}

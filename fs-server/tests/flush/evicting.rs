@@ -1,0 +1,277 @@
+//! Goal: files that are safe in the shared tier make room for others, and come back when they are read; nothing else goes.
+//! Method: stores with a small capacity, more written than they hold, every byte read again; faults by the fake.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use fs_proto::msg::admin::ServerStatus;
+use fs_proto::msg::small::Spill;
+use fs_proto::{ChunkIndex, InodeId, ServerId, Status};
+use fs_server::ServerConfig;
+use fs_server::tier::{Tier, TierError};
+
+use crate::client::{Client, ROOT};
+use crate::cluster::{Cluster, plain};
+use crate::fake::{Fake, Gate};
+use crate::reading::content;
+
+const CHUNK: usize = 1 << 20;
+const SERVERS: u16 = 2;
+const CAPACITY: u64 = 24 << 20;
+
+fn small(config: &mut ServerConfig) {
+    config.capacity = Some(CAPACITY);
+}
+
+/// A figure of all servers together.
+pub fn figure(client: &Client, name: &str) -> u64 {
+    let status = |id| client.ask_server(ServerId(id), &ServerStatus {}).unwrap();
+    let of = |id| {
+        let json: serde_json::Value = serde_json::from_str(&status(id)).unwrap();
+        json["backing"][name].as_u64().unwrap_or_else(|| panic!("no {name}: {json}"))
+    };
+    (0..SERVERS).map(of).sum()
+}
+
+fn name(n: usize) -> String {
+    format!("file{n}")
+}
+
+#[test]
+fn a_working_set_of_three_times_the_stores_is_written_and_read() {
+    const FILE: usize = 4 * CHUNK + 77;
+    let files = 3 * CAPACITY as usize * usize::from(SERVERS) / FILE;
+    let mut cluster = Cluster::prepared_with(SERVERS, small);
+    cluster.launch(&plain);
+    let client = Client::connect(&cluster.file);
+    for n in 0..files {
+        client.write_file(ROOT, &name(n), &content(n as u64, FILE));
+    }
+    assert!(figure(&client, "evicted_bytes") > CAPACITY, "{}", figure(&client, "evicted_bytes"));
+    for n in 0..files {
+        let attr = client.open_for_reading(client.lookup(ROOT, &name(n)).unwrap());
+        assert!(client.read(&attr) == content(n as u64, FILE), "file {n}");
+        client.release(attr.ino);
+    }
+    assert!(figure(&client, "fetched_bytes") > CAPACITY);
+    // What was evicted is changed like anything else.
+    let first = client.open_file(ROOT, &name(0));
+    client.write(first, CHUNK as u64 - 5, b"0123456789");
+    client.close(first, 0);
+    client.rename(ROOT, &name(1), ROOT, "moved");
+    client.unlink(ROOT, &name(2));
+    client.truncate(client.lookup(ROOT, &name(3)).unwrap(), 10);
+    cluster.check(&client);
+    let mut changed = content(0, FILE);
+    changed[CHUNK - 5..CHUNK + 5].copy_from_slice(b"0123456789");
+    assert!(std::fs::read(cluster.at(name(0))).unwrap() == changed);
+    drop(client);
+    cluster.restart(&plain);
+    let client = Client::connect(&cluster.file);
+    cluster.compare(&client);
+}
+
+#[test]
+fn what_is_dirty_or_pinned_stays() {
+    let mut cluster = Cluster::prepared_with(SERVERS, small);
+    let away = Arc::new(AtomicBool::new(false));
+    cluster.launch(&|tier| -> Arc<dyn Tier> {
+        let away = Arc::clone(&away);
+        Arc::new(Fake::before(tier, move |what, _| match what {
+            "read" if away.load(Ordering::Acquire) => Err(TierError::Failed("away".to_owned())),
+            _ => Ok(()),
+        }))
+    });
+    let client = Client::connect(&cluster.file);
+    let (never, pinned) = (client.mkdir(ROOT, "never"), client.mkdir(ROOT, "pinned"));
+    client.setxattr(never, "user.hayate.flush", "never");
+    client.setxattr(pinned, "user.hayate.pin", "yes");
+    assert!(!client.try_setxattr(pinned, "user.hayate.pin", "maybe"));
+    let kept: Vec<_> = [never, pinned]
+        .into_iter()
+        .map(|dir| client.write_file(dir, "kept", &content(dir.0, 5 * CHUNK)))
+        .collect();
+    for n in 0..30 {
+        client.write_file(ROOT, &name(n), &content(n as u64, 3 * CHUNK));
+    }
+    assert!(figure(&client, "evicted_files") > 0);
+    away.store(true, Ordering::Release);
+    for (ino, dir) in kept.iter().zip([never, pinned]) {
+        assert!(client.read(&client.attr(*ino)) == content(dir.0, 5 * CHUNK), "{dir:?}");
+    }
+    away.store(false, Ordering::Release);
+}
+
+#[test]
+fn what_nobody_announced_stays() {
+    // Goal: a holder drops nothing of a file that was written to since it was copied, whatever its home believes.
+    // Method: a write by who has not opened the file, as by a client that was taken for dead; then more than the stores hold.
+    let mut cluster = Cluster::prepared_with(SERVERS, small);
+    cluster.launch(&plain);
+    let client = Client::connect(&cluster.file);
+    let mut data = content(90, 3 * CHUNK);
+    let ino = client.write_file(ROOT, "file", &data);
+    cluster.settle(&client);
+    data[..CHUNK].copy_from_slice(&content(91, CHUNK));
+    client.try_write_chunk(ino, &data[..CHUNK]).unwrap();
+    for n in 0..40 {
+        client.write_file(ROOT, &name(n), &content(n as u64, 3 * CHUNK));
+    }
+    assert!(figure(&client, "evicted_files") > 0);
+    assert!(client.read(&client.attr(ino)) == data);
+}
+
+#[test]
+fn a_copy_that_others_change_while_it_is_read_is_taken_over_later() {
+    // Goal: who opens the file waits for a holder that cannot drop its chunks yet, and gets neither an error nor a mixture.
+    // Method: a read of the first chunk that hangs in the tier at its holder, while another holder has dropped what it had.
+    let gate = Gate::shut();
+    let mut cluster = Cluster::prepared_with(SERVERS, |config| config.tier_check_ms = 0);
+    std::fs::write(cluster.at("file"), content(1, 8 * CHUNK)).unwrap();
+    cluster.launch(&gate.wrap("read"));
+    let (file, client) = (&cluster.file, Client::connect(&cluster.file));
+    let ino = client.lookup(ROOT, "file").unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(move || drop(Client::connect(file).try_read_chunk(ino, ChunkIndex(0))));
+        gate.await_somebody();
+        std::fs::write(cluster.at("file"), content(2, 9 * CHUNK)).unwrap();
+        let reader = scope.spawn(move || {
+            let client = Client::connect(file);
+            client.read(&client.open_for_reading(ino))
+        });
+        let began = Instant::now();
+        while figure(&client, "evicted_files") == 0 && began.elapsed() < Duration::from_secs(60) {}
+        gate.open();
+        assert!(reader.join().unwrap() == content(2, 9 * CHUNK));
+    });
+}
+
+#[test]
+fn what_was_copied_past_a_full_store_is_read() {
+    // Goal: after a flush that had no room for all of a file, an opening for writing takes nothing away. Method: a file larger than the stores, which is
+    // pinned, so that nothing but its publication tells where its chunks are.
+    const FILE: usize = 44 << 20;
+    let mut cluster = Cluster::prepared_with(SERVERS, |config| config.capacity = Some(16 << 20));
+    let mut data = content(5, FILE);
+    std::fs::write(cluster.at("file"), &data).unwrap();
+    cluster.launch(&plain);
+    let client = Client::connect(&cluster.file);
+    let ino = client.open_file(ROOT, "file");
+    client.setxattr(ino, "user.hayate.pin", "yes");
+    data[50..150].copy_from_slice(&content(6, 100));
+    client.write(ino, 50, &data[50..150]);
+    client.close(ino, FILE as u64);
+    cluster.settle(&client);
+    assert!(std::fs::read(cluster.at("file")).unwrap() == data);
+    client.open_file(ROOT, "file");
+    assert!(client.read(&client.attr(ino)) == data);
+    client.close(ino, FILE as u64);
+    cluster.check(&client);
+}
+
+#[test]
+fn a_store_full_of_what_must_stay_is_full() {
+    // Goal: waiting ends when nothing can be evicted or flushed.
+    let mut cluster = Cluster::prepared_with(SERVERS, small);
+    cluster.launch(&plain);
+    let client = Client::connect(&cluster.file);
+    let never = client.mkdir(ROOT, "never");
+    client.setxattr(never, "user.hayate.flush", "never");
+    let full = (0..60).find(|n| {
+        let ino = client.open_file(never, &name(*n));
+        let written = client.try_write_chunk(ino, &content(*n as u64, CHUNK));
+        client.close(ino, CHUNK as u64);
+        assert!(matches!(written, Ok(()) | Err(Status::NoSpace)), "{written:?}");
+        written.is_err()
+    });
+    assert!(full.is_some_and(|n| n > 20), "{full:?}");
+}
+
+/// Numbers that repeat from a seed.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+}
+
+/// Longest file of the stress.
+const LONGEST: u64 = 5 << 20;
+
+/// One step of the stress on a file, and on what it should be. The file is open while it is changed.
+fn step(client: &Client, dice: &mut Dice, dir: InodeId, name: &str, twin: &mut Vec<u8>) {
+    let ino = client.open_file(dir, name);
+    match dice.below(8) {
+        0 => {
+            let size = dice.below(LONGEST);
+            client.truncate(ino, size);
+            twin.resize(size as usize, 0);
+        }
+        1 if twin.len() > 2 * CHUNK => {
+            let (chunk, offset) = (dice.below(2), dice.below(CHUNK as u64 / 2) as u32);
+            let len = dice.below(CHUNK as u64 / 2) as u32 + 1;
+            // Whatever lies with the inode goes to chunks first, as a client sees to.
+            client.ask_home(ino, &Spill { ino });
+            client.punch(ino, ChunkIndex(chunk), offset, len);
+            let start = chunk as usize * CHUNK + offset as usize;
+            twin[start..start + len as usize].fill(0);
+        }
+        2..=5 => {
+            let (offset, len) = (dice.below(LONGEST - (1 << 20)), dice.below(1 << 20) + 1);
+            let data = content(dice.below(1 << 20), len as usize);
+            client.write(ino, offset, &data);
+            let end = (offset + len) as usize;
+            twin.resize(twin.len().max(end), 0);
+            twin[offset as usize..end].copy_from_slice(&data);
+        }
+        _ => {}
+    }
+    client.close(ino, twin.len() as u64);
+}
+
+fn stress(client: &Client, seed: u64, time: Duration) {
+    const FILES: usize = 12;
+    let mut dice = Dice(0x9e37_79b9_7f4a_7c15 ^ (seed + 1) << 20);
+    let dir = client.mkdir(ROOT, &format!("dir{seed}"));
+    let mut twins = vec![Vec::new(); FILES];
+    let began = Instant::now();
+    while began.elapsed() < time {
+        let which = dice.below(FILES as u64) as usize;
+        step(client, &mut dice, dir, &name(which), &mut twins[which]);
+        let which = dice.below(FILES as u64) as usize;
+        if let Some(ino) = client.lookup(dir, &name(which)) {
+            let read = client.read(&client.open_for_reading(ino));
+            client.release(ino);
+            let differs = read.iter().zip(&twins[which]).position(|(a, b)| a != b);
+            assert!(
+                read == twins[which],
+                "seed {seed}, file {which}: {} bytes of {}, from {differs:?}",
+                read.len(),
+                twins[which].len()
+            );
+        }
+    }
+}
+
+#[test]
+fn a_stress_of_changes_and_evictions_ends_equal() {
+    // Goal: whatever is written, cut, punched and read while files come and go, every read is right, and so is the tier in the end.
+    // Method: threads with files of their own and what these should be, three times the stores' capacity; seeds are fixed.
+    let time = Duration::from_secs(if std::env::var_os("HAYATE_TEST_LONG").is_some() { 180 } else { 12 });
+    let mut cluster = Cluster::prepared_with(SERVERS, |config| config.capacity = Some(16 << 20));
+    cluster.launch(&plain);
+    std::thread::scope(|scope| {
+        for seed in 0..3 {
+            let file = &cluster.file;
+            scope.spawn(move || stress(&Client::connect(file), seed, time));
+        }
+    });
+    let client = Client::connect(&cluster.file);
+    assert!(figure(&client, "evicted_files") > 0 && figure(&client, "fetched_bytes") > 0);
+    cluster.check(&client);
+}
