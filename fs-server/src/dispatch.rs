@@ -94,16 +94,16 @@ fn empty() -> Answer {
 }
 
 macro_rules! table {
-    ($worker:ident, $context:ident, $body:ident; $($op:ident => $function:path),* $(,)?) => {
+    ($worker:ident, $context:ident, $body:ident, $others:pat => $rest:expr; $($op:ident => $function:path),* $(,)?) => {
         match $context.header.op {
             $(Op::$op => $function($worker, $context, decode($body)?).await.map(|reply| reply.to_bytes()),)*
-            other => Err(OpError::because(Status::NotSupported, format!("operation {} is not for servers", other.name()))),
+            $others => $rest,
         }
     };
 }
 
 async fn run_plain(worker: &Rc<Worker>, context: &Context, body: Reader) -> OpResult<Bytes> {
-    table! { worker, context, body;
+    table! { worker, context, body, _ => run_tiers(worker, context, body).await;
         Lookup => ops::lookup::lookup,
         Create => ops::create::create,
         Mkdir => ops::mkdir::mkdir,
@@ -143,6 +143,29 @@ async fn run_plain(worker: &Rc<Worker>, context: &Context, body: Reader) -> OpRe
         Outcome => participant::outcome,
         TreeLock => participant::tree_lock,
         GetShard => ops::getattr::get_shard,
+        ServerStatus => ops::admin::server_status,
+        Statfs => ops::admin::statfs,
+        Shutdown => ops::admin::shutdown,
+        Scrub => ops::scrub::scrub,
+        LockSet => ops::lock::set,
+        LockClear => ops::lock::clear,
+        LockTest => ops::lock::test,
+        LockCancel => ops::lock::cancel,
+        LockRenew => ops::lock::renew,
+        ClientGone => ops::lock::client_gone,
+        VaultPut => ops::vault::put,
+        VaultList => ops::vault::list,
+        VaultDrop => ops::vault::remove,
+        Ping => ops::admin::ping,
+    }
+}
+
+/// What the tiers need of servers.
+async fn run_tiers(worker: &Rc<Worker>, context: &Context, body: Reader) -> OpResult<Bytes> {
+    let unknown = |op: Op| {
+        OpError::because(Status::NotSupported, format!("operation {} is not for servers", op.name()))
+    };
+    table! { worker, context, body, other => Err(unknown(other));
         FlushChunks => crate::flush::ops::flush_chunks,
         FlushInode => crate::flush::ops::flush_inode,
         FlushList => crate::flush::ops::flush_list,
@@ -159,20 +182,6 @@ async fn run_plain(worker: &Rc<Worker>, context: &Context, body: Reader) -> OpRe
         EvictChunks => crate::backing::ops::evict_chunks,
         EvictNow => crate::backing::ops::evict_now,
         DetachFile => crate::backing::ops::detach_file,
-        ServerStatus => ops::admin::server_status,
-        Statfs => ops::admin::statfs,
-        Shutdown => ops::admin::shutdown,
-        Scrub => ops::scrub::scrub,
-        LockSet => ops::lock::set,
-        LockClear => ops::lock::clear,
-        LockTest => ops::lock::test,
-        LockCancel => ops::lock::cancel,
-        LockRenew => ops::lock::renew,
-        ClientGone => ops::lock::client_gone,
-        VaultPut => ops::vault::put,
-        VaultList => ops::vault::list,
-        VaultDrop => ops::vault::remove,
-        Ping => ops::admin::ping,
     }
 }
 

@@ -212,6 +212,11 @@ mod tests {
     fn run(writes: &[(u64, usize, u8)]) -> (Vec<u8>, Shards, Vec<StripeSum>, usize) {
         let (mut model, mut stripes, mut stored) = (vec![0; 12 * BLOCK], Stripes::new(2, 2), BTreeMap::new());
         let read = Cell::new(0);
+        let mut keep = |done: &[Parity]| {
+            assert!(done.len() <= TOGETHER + OPEN_MAX, "{} stripes' parity at once", done.len());
+            stored.extend(done.iter().map(|parity| (parity.stripe, parity.shards.clone())));
+            Ok(())
+        };
         for &(offset, bytes, fill) in writes {
             let data: Vec<u8> = (0..bytes).map(|at| fill.wrapping_add((at * 7) as u8)).collect();
             model[offset as usize..][..bytes].copy_from_slice(&data);
@@ -220,16 +225,10 @@ mod tests {
                 buf.copy_from_slice(&model[stripe as usize * 2 * BLOCK..][..2 * BLOCK]);
                 Ok(())
             };
-            stripes.write(&data, offset, &read_back, &mut |done| keep(&mut stored, done)).unwrap();
+            stripes.write(&data, offset, &read_back, &mut keep).unwrap();
         }
-        stripes.finish(&mut |done| keep(&mut stored, done)).unwrap();
+        stripes.finish(&mut keep).unwrap();
         (model, stored, stripes.into_sums(), read.get())
-    }
-
-    fn keep(stored: &mut Shards, done: &[Parity]) -> Result<()> {
-        assert!(done.len() <= TOGETHER + OPEN_MAX, "{} stripes' parity at once", done.len());
-        stored.extend(done.iter().map(|parity| (parity.stripe, parity.shards.clone())));
-        Ok(())
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! How an attempt to flush something ends without success.
 
-use crate::error::OpError;
-use crate::kv::KvError;
 use std::time::Duration;
 
+use fs_proto::Status;
+
+use crate::error::OpError;
+use crate::kv::KvError;
 use crate::tier::TierError;
 
 /// Why an item is not done: one variant per thing that the run loop does about it.
@@ -25,7 +27,11 @@ pub enum Stop {
 pub type FlushResult<T> = Result<T, Stop>;
 
 impl From<OpError> for Stop {
+    /// What a flush found a moment ago may be removed before its home is asked about it; the removal is noted, too.
     fn from(error: OpError) -> Self {
+        if error.status == Status::NotFound {
+            return Stop::Wait("it was removed meanwhile");
+        }
         Stop::Failed(error.message.into_owned())
     }
 }

@@ -146,15 +146,13 @@ fn show(checkpoints: &Checkpoints, set: &str, version: Option<u64>) -> Result<()
 
 /// All versions are looked at, also after one that is damaged.
 fn verify(checkpoints: &Checkpoints, set: &str, version: Option<u64>) -> Result<()> {
-    let versions = match version {
-        Some(version) => vec![version],
+    let versions = if let Some(version) = version {
+        vec![version]
+    } else {
         // Not only those that would be offered: whether one of them should be is the question.
-        None => {
-            let all = checkpoints.list(set).map_err(failed)?;
-            let committed =
-                |info: &VersionInfo| info.state >= State::Committed || info.state == State::Failed;
-            all.iter().filter(|info| committed(info)).map(|info| info.version).collect()
-        }
+        let all = checkpoints.list(set).map_err(failed)?;
+        let committed = |info: &VersionInfo| info.state >= State::Committed || info.state == State::Failed;
+        all.iter().filter(|info| committed(info)).map(|info| info.version).collect()
     };
     let mut damaged = Vec::new();
     for version in versions {
