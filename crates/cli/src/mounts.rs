@@ -97,6 +97,15 @@ fn find(dir: &Path) -> Option<(String, MountRecord)> {
     })
 }
 
+/// Whether a process serves a mount of cluster `job` at `dir`.
+pub fn is_served(job: &str, dir: &Path) -> Result<bool> {
+    let dir = canonical(dir)?;
+    let served = |record: &MountRecord| {
+        record.dir == dir && Daemon::find(record.pid, &["mount", &record.word]).is_some()
+    };
+    Ok(list(job)?.iter().any(served))
+}
+
 /// The option of `hayate mount` that gives it its memory.
 pub fn memory_word(bytes: u64) -> String {
     format!("--memory={bytes}")

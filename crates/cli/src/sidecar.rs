@@ -97,6 +97,10 @@ fn mount_when_serving(plan: &Plan, slot: Option<&OnceLock<Unmounter>>) -> Result
     let limit = Duration::from_secs(1);
     interrupt::wait_for(SERVING_LIMIT, || Ok(probe::ping(&plan.cluster, member, limit).ok()))?;
     let Some(inside) = &plan.inside else {
+        // It outlives a server that fails and starts again.
+        if mounts::is_served(&plan.cluster.job, &plan.mount)? {
+            return Ok(None);
+        }
         let words = [mounts::memory_word(plan.memory_bytes)];
         mounts::mount_in_background(&plan.cluster_path, &plan.cluster.job, &plan.mount, &words)?;
         return Ok(None);
@@ -114,6 +118,7 @@ fn mount_when_serving(plan: &Plan, slot: Option<&OnceLock<Unmounter>>) -> Result
 /// A mount whose threads carry out themselves what their server can answer at once.
 fn mount_inside(plan: &Plan, server: &Arc<dyn ServerInside>) -> Result<Mounted> {
     let mut config = ClientConfig::new(plan.cluster.clone());
+    config.cluster_path = Some(plan.cluster_path.clone());
     config.memory_bytes = plan.memory_bytes as usize;
     config.route = Route::Gateway(plan.id);
     config.inside = Some(Arc::clone(server));

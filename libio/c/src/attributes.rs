@@ -62,7 +62,7 @@ impl From<&Attr> for Stat {
 }
 
 /// The type in `st_mode`.
-pub(crate) fn type_bits(kind: FileKind) -> u32 {
+pub fn type_bits(kind: FileKind) -> u32 {
     match kind {
         FileKind::File => libc::S_IFREG,
         FileKind::Directory => libc::S_IFDIR,

@@ -28,7 +28,7 @@ mod space;
 mod whole;
 mod xattr;
 
-pub use attributes::{Stat, creation_mode};
+pub use attributes::{Stat, creation_mode, type_bits};
 pub use connection::{Options, client_of};
 pub use file::file_of;
 pub use listing::{Entry, NAME_BYTES};

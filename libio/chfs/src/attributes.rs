@@ -3,9 +3,9 @@
 use std::ffi::{c_char, c_int};
 use std::mem::MaybeUninit;
 
-use fs_client::{Attr, FileKind};
-use hayate::arguments;
+use fs_client::Attr;
 use hayate::border::{Failure, Result};
+use hayate::{arguments, type_bits};
 use libc::{off_t, stat};
 
 use crate::errors::call;
@@ -20,17 +20,8 @@ const NS: i64 = 1_000_000_000;
 pub fn shown(attr: &Attr) -> stat {
     // SAFETY: integers, of which zeros are some.
     let mut shown: stat = unsafe { MaybeUninit::zeroed().assume_init() };
-    let kind = match attr.kind {
-        FileKind::File => libc::S_IFREG,
-        FileKind::Directory => libc::S_IFDIR,
-        FileKind::Symlink => libc::S_IFLNK,
-        FileKind::Fifo => libc::S_IFIFO,
-        FileKind::Socket => libc::S_IFSOCK,
-        FileKind::CharDevice => libc::S_IFCHR,
-        FileKind::BlockDevice => libc::S_IFBLK,
-    };
     shown.st_ino = attr.ino.0;
-    shown.st_mode = kind | attr.mode;
+    shown.st_mode = type_bits(attr.kind) | attr.mode;
     shown.st_nlink = attr.nlink.into();
     (shown.st_uid, shown.st_gid) = (attr.uid, attr.gid);
     shown.st_size = attr.size as off_t;
