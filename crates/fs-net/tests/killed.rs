@@ -15,7 +15,7 @@ use std::rc::Rc;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use support::{Echo, JOB, LONG, client, request, run, server_env, share_stats};
+use support::{Echo, JOB, LONG, client, request, run_within, server_env, share_stats};
 use tokio::task::LocalSet;
 
 const KILLED: usize = 1_000;
@@ -181,7 +181,8 @@ fn kill_a_thousand(shares: bool) {
     let _alone = ALONE.lock().expect("the other test did not panic");
     let dir = tempfile::TempDir::new().expect("a directory");
     let secret = Secret::random();
-    run(async {
+    // A thousand processes start and end: many times the usual time on a machine with more to do.
+    run_within(LONG * 20, async {
         let (env, echo) = (server_env(), Rc::new(Echo::default()));
         let mut addresses = vec![serve(&Address::Unix(dir.path().join("s.sock")), &secret, &env, &echo)];
         if !shares {

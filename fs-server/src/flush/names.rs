@@ -55,9 +55,13 @@ impl NameJob<'_> {
         location.parent == self.parent && location.name == *self.name
     }
 
-    /// Writes down that something of ours may be under the name from now on.
+    /// Writes down that something of ours may be under the name from now on. Of a directory that was here before, too: it lies elsewhere,
+    /// and only a part of it may come.
     pub fn intend(&self, entry: &EntryRecord) -> FlushResult<()> {
-        if self.had.as_ref().is_some_and(|had| had.ino == entry.ino) {
+        let is_known = |had: &TierEntry| {
+            had.ino == entry.ino && (entry.kind != FileKind::Directory || !had.is_settled())
+        };
+        if self.had.as_ref().is_some_and(is_known) {
             return Ok(());
         }
         let mut batch = Batch::default();
@@ -217,12 +221,20 @@ async fn clear_directory(
 async fn untold(job: &NameJob<'_>, had: &TierEntry, location: TierLocation) -> FlushResult<()> {
     let Some(dir) = dirs::handle(job.worker, job.parent).await? else { return Ok(()) };
     let place = Place::new(&dir, job.name);
-    let found = job.worker.node.flusher.on_tier(move |tier| tier.look(&place)).await?;
+    let found = job.worker.node.flusher.on_tier(move |tier| {
+        tier.undo_move(&place)?;
+        tier.look(&place)
+    });
+    let found = found.await?;
     if found.is_none_or(|found| found.id != location.tier_ino) {
         return remove(job, true).await.map(drop);
     }
     let here = TierLocation { parent: job.parent, name: job.name.clone(), ..location };
-    remote::state(job.worker, had.ino, Some(here)).await?;
+    let told = remote::state(job.worker, had.ino, Some(here)).await?;
+    if let Some(inode) = told.inode {
+        // It may have been in place when it was looked at.
+        remote::note_name(job.worker, inode.attr.parent, &inode.name, job.taken.forced).await?;
+    }
     Err(Stop::Wait("the directory moves; its new name takes it over"))
 }
 
@@ -246,14 +258,7 @@ async fn move_directory(worker: &Rc<Worker>, from: &TierLocation, to: &TierLocat
     };
     let (source, target) = (Place::new(&source, &from.name), Place::new(&target, &to.name));
     let id = from.tier_ino;
-    let moved = worker.node.flusher.on_tier(move |tier| {
-        if tier.look(&source)?.is_some_and(|found| found.id == id) {
-            tier.rename(&source, &target)?;
-            return Ok(true);
-        }
-        // A crash after the move and before it was told: it is there already.
-        Ok(tier.look(&target)?.is_some_and(|found| found.id == id))
-    });
+    let moved = worker.node.flusher.on_tier(move |tier| tier.move_directory(id, &source, &target));
     match moved.await {
         Err(TierError::Missing(_)) => Ok(false),
         Err(TierError::BelowItself(_)) => Err(Stop::Wait("a directory above its new place moves first")),

@@ -132,7 +132,7 @@ pub struct Destination {
 /// What is fixed about a tier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Facts {
-    /// A former run of this server left something in its staging that another server takes out.
+    /// A former run of this server left something in its staging that another server takes out, or [`Tier::rest`] has something to tidy up.
     pub left_over: bool,
     /// Calls at the same time that are worth while.
     pub threads: usize,
@@ -240,9 +240,24 @@ pub trait Tier: Send + Sync {
     fn set(&self, at: &Place, id: u64, attributes: &Attributes) -> TierResult<()>;
     /// Moves an object, replacing what is no directory at the new place.
     fn rename(&self, from: &Place, to: &Place) -> TierResult<()>;
+    /// Moves directory `id`; false if it is at neither place. What was cut off before is finished.
+    fn move_directory(&self, id: u64, from: &Place, to: &Place) -> TierResult<bool> {
+        if self.look(from)?.is_some_and(|found| found.id == id) {
+            self.rename(from, to)?;
+            return Ok(true);
+        }
+        // A crash after the move and before it was told: it is there already.
+        Ok(self.look(to)?.is_some_and(|found| found.id == id))
+    }
+    /// After a move to this place was cut off and is not wanted any more: the directory is wholly where it was, or wholly here.
+    fn undo_move(&self, to: &Place) -> TierResult<()> {
+        let _ = to;
+        Ok(())
+    }
     /// Removes an object: an empty directory if `is_dir`, else anything but a directory.
     fn remove(&self, at: &Place, is_dir: bool) -> TierResult<()>;
-    /// Server `me`, which this is, stages nothing any more: tidies up what only its staging needs. False while something lies there.
+    /// Server `me`, which this is, stages nothing any more: tidies up what only its staging needs, and what was cut off. False while
+    /// something lies in staging.
     fn rest(&self, me: ServerId) -> TierResult<bool>;
     /// After failures: forgets what may have become invalid (a remounted file system).
     fn reset(&self);

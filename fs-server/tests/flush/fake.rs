@@ -106,6 +106,9 @@ impl<T: Tier> Tier for Fake<T> {
     fn rename(&self, from: &Place, to: &Place) -> TierResult<()> {
         self.call("rename", &to.name, || self.inner.rename(from, to))
     }
+    fn undo_move(&self, to: &Place) -> TierResult<()> {
+        self.call("undo_move", &to.name, || self.inner.undo_move(to))
+    }
     fn remove(&self, at: &Place, is_dir: bool) -> TierResult<()> {
         self.call("remove", &at.name, || self.inner.remove(at, is_dir))
     }

@@ -201,3 +201,89 @@ fn a_change_in_a_directory_that_moved_is_taken_back() {
     assert!(tier.set(&Place::itself(&stale), stale.id, &attributes(0o700)).is_err());
     assert_eq!(server.keys(), ["b/.hayate-directory"]);
 }
+
+/// A directory "a" of three files and a subdirectory, whose move to "b" was cut off after two objects.
+fn cut_off(server: &S3Server, tier: &S3) -> (Dir, Place, Place) {
+    let [a, b] = ["a", "b"].map(|text| Place::new(&root(tier), &name(text)));
+    let dir = mkdir(tier, &a);
+    for text in ["f", "g", "h"] {
+        put(tier, &Place::new(&dir, &name(text)), b"content");
+    }
+    mkdir(tier, &Place::new(&dir, &name("sub")));
+    server.allow_copies(2);
+    assert!(matches!(tier.move_directory(dir.id, &a, &b), Err(TierError::Failed(_))));
+    server.allow_copies(i64::MAX);
+    assert_eq!(server.keys().iter().filter(|key| key.starts_with("b/")).count(), 2, "{:?}", server.keys());
+    (dir, a, b)
+}
+
+const WHOLE: [&str; 5] = [".hayate-directory", "f", "g", "h", "sub/.hayate-directory"];
+
+fn at(dir: &str) -> Vec<String> {
+    WHOLE.iter().map(|rest| format!("{dir}/{rest}")).collect()
+}
+
+#[test]
+fn a_move_that_was_cut_off_is_undone() {
+    // Goal: when a move fails in the middle and is not wanted any more, everything comes back to where the directory is, and meanwhile nothing
+    // is published into it. Method: each of those who undo: the owner of the new name, the mover who meets it, and the one who tidies up.
+    let undo: [fn(&S3, &Dir, &Place); 3] = [
+        |tier, _, b| tier.undo_move(b).unwrap(),
+        |tier, dir, _| {
+            let to = Place::new(dir, &name("new"));
+            let at = staged(tier, "f-3-new");
+            tier.make(&at, &file(1, &to)).unwrap();
+            assert!(matches!(tier.rename(&at, &to), Err(TierError::Failed(_))));
+        },
+        |tier, _, _| assert!(tier.rest(ME).unwrap()),
+    ];
+    for undo in undo {
+        let server = S3Server::start();
+        let tier = server.tier(&config(ME));
+        let (dir, a, b) = cut_off(&server, &tier);
+        undo(&tier, &dir, &b);
+        assert_eq!(server.keys(), at("a"));
+        assert_eq!(tier.look(&a).unwrap().map(|found| found.id), Some(dir.id));
+        put(&tier, &Place::new(&dir, &name("later")), b"later");
+    }
+}
+
+#[test]
+fn a_move_that_was_cut_off_goes_on() {
+    // Goal: whoever wants the move yet does it again, also after a restart, and also if all but the announcement was done.
+    let server = S3Server::start();
+    let tier = server.tier(&config(ME));
+    let (dir, a, b) = cut_off(&server, &tier);
+    drop(tier);
+    let tier = server.tier(&config(ME));
+    assert!(tier.facts().left_over, "what was cut off is to be looked after");
+    assert!(tier.move_directory(dir.id, &a, &b).unwrap());
+    assert_eq!(server.keys(), at("b"));
+    assert!(tier.move_directory(dir.id, &a, &b).unwrap(), "it is there");
+    assert!(!tier.move_directory(7, &a, &b).unwrap(), "another is nowhere");
+}
+
+#[test]
+fn moves_that_meet_wait_for_each_other() {
+    // Goal: a directory that is partly moved is not moved elsewhere by another server, and nothing is moved into or out of its places.
+    let server = S3Server::start();
+    let tier = server.tier(&config(ME));
+    let (dir, a, b) = cut_off(&server, &tier);
+    let other = server.tier(&config(ServerId(4)));
+    let place = |dir: &Dir, text: &str| Place::new(dir, &name(text));
+    let sub = other.look(&place(&dir, "sub")).unwrap();
+    let x = mkdir(&other, &place(&root(&other), "x"));
+    let before = server.keys();
+    for (id, from, to) in [
+        (dir.id, a.clone(), place(&root(&other), "c")),
+        (x.id, place(&root(&other), "x"), b.clone()),
+        (x.id, place(&root(&other), "x"), place(&dir, "x")),
+        (sub.map_or(0, |sub| sub.id), place(&dir, "sub"), place(&root(&other), "s")),
+    ] {
+        assert!(other.move_directory(id, &from, &to).is_err() || id == 0, "{:?} to {:?}", from.name, to.name);
+    }
+    assert_eq!(server.keys(), before);
+    tier.undo_move(&b).unwrap();
+    assert!(other.move_directory(dir.id, &a, &place(&root(&other), "c")).unwrap());
+    assert!(other.move_directory(x.id, &place(&root(&other), "x"), &b).unwrap());
+}

@@ -68,6 +68,39 @@ fn directories_of_a_bucket_move_while_files_come() {
 }
 
 #[test]
+fn a_directory_whose_move_was_cut_off_and_that_is_renamed_back_is_whole() {
+    // Goal: nothing stays at a place where a directory was on its way to, whether it went away from there before it had come or is gone.
+    for and_removed in [false, true] {
+        let cluster = Cluster::start_on_s3(2);
+        let client = Client::connect(&cluster.file);
+        let a = client.mkdir(ROOT, "a");
+        for file in 0..6 {
+            client.write_file(a, &format!("f{file}"), &pattern(1_000, file));
+        }
+        cluster.check(&client);
+        let server = cluster.s3.as_ref().unwrap();
+        server.allow_copies(3);
+        client.rename(ROOT, "a", ROOT, "moved");
+        cluster.wait(&client, "a failure", |accounts| accounts.iter().any(|account| account.failures > 0));
+        client.rename(ROOT, "moved", ROOT, "a");
+        if and_removed {
+            (0..6).for_each(|file| client.unlink(a, &format!("f{file}")));
+            client.rmdir(ROOT, "a");
+        } else {
+            client.write_file(a, "late", b"late");
+        }
+        server.allow_copies(i64::MAX);
+        cluster.drain(&client);
+        cluster.compare(&client);
+        let keys = server.keys();
+        assert!(
+            !keys.iter().any(|key| key.starts_with("moved/") || key.contains(".hayate-moving")),
+            "{keys:?}"
+        );
+    }
+}
+
+#[test]
 fn a_restart_finishes_what_was_begun_in_a_bucket() {
     // Goal: servers that end in the middle of flushing go on at the next start; the bucket ends equal, without a trace of uploads.
     let mut cluster = Cluster::start_on_s3(2);

@@ -2,14 +2,20 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use fs_server::ServerConfig;
 use fs_server::tier::s3::S3;
 use fs_server::tier::s3::client::Client;
 use fs_server::tier::s3::target::Target;
+use hyper::body::Incoming;
+use hyper::service::{Service, service_fn};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use rusty_s3::Credentials;
+use s3s::Body;
 use s3s::auth::SimpleAuth;
 use s3s::service::S3ServiceBuilder;
 use tokio::sync::oneshot;
@@ -22,6 +28,8 @@ const BUCKET: &str = "bucket";
 pub struct S3Server {
     dir: tempfile::TempDir,
     address: SocketAddr,
+    /// Copies that are made yet; all after them are refused.
+    copies: Arc<AtomicI64>,
     end: Option<oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -35,16 +43,23 @@ impl S3Server {
         listener.set_nonblocking(true).unwrap();
         let (address, root) = (listener.local_addr().unwrap(), dir.path().to_owned());
         let (end, ended) = oneshot::channel();
+        let copies = Arc::new(AtomicI64::new(i64::MAX));
+        let left = Arc::clone(&copies);
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 tokio::select! {
-                    () = serve(listener, root) => {}
+                    () = serve(listener, root, left) => {}
                     _ = ended => {}
                 }
             });
         });
-        S3Server { dir, address, end: Some(end), thread: Some(thread) }
+        S3Server { dir, address, copies, end: Some(end), thread: Some(thread) }
+    }
+
+    /// Copies of objects fail after the next `count`.
+    pub fn allow_copies(&self, count: i64) {
+        self.copies.store(count, Ordering::SeqCst);
     }
 
     fn target(&self) -> Target {
@@ -90,14 +105,27 @@ impl S3Server {
     }
 }
 
-async fn serve(listener: std::net::TcpListener, root: PathBuf) {
+async fn serve(listener: std::net::TcpListener, root: PathBuf, copies: Arc<AtomicI64>) {
     let mut service = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root).unwrap());
     service.set_auth(SimpleAuth::from_single(KEY, SECRET));
     let service = service.build().into_shared();
     let listener = tokio::net::TcpListener::from_std(listener).unwrap();
     loop {
         let (socket, _) = listener.accept().await.unwrap();
-        let service = service.clone();
+        let (service, copies) = (service.clone(), Arc::clone(&copies));
+        let service = service_fn(move |request: Request<Incoming>| {
+            let is_copy = request.headers().contains_key("x-amz-copy-source");
+            let is_refused = is_copy && copies.fetch_sub(1, Ordering::SeqCst) <= 0;
+            let answer = (!is_refused).then(|| service.call(request));
+            async move {
+                let Some(answer) = answer else {
+                    let mut refused = Response::new(Body::empty());
+                    *refused.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+                    return Ok(refused);
+                };
+                answer.await
+            }
+        });
         tokio::spawn(async move {
             // A client that goes away is no fault.
             let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), service).await;

@@ -43,6 +43,8 @@ impl Program {
         Command::new(self.dir.path().join("program"))
             .arg(cluster)
             .env_remove("HAYATE_CLUSTER")
+            // Cargo's own has directories before this one where an older library may lie.
+            .env("LD_LIBRARY_PATH", library_dir())
             .output()
             .expect("it runs")
     }

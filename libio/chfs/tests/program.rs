@@ -62,6 +62,8 @@ fn every_function() {
     let done = Command::new(&program)
         .args([&file, &backend(dir.path()), cluster.tier().expect("a tier")])
         .env_remove("HAYATE_CLUSTER")
+        // Cargo's own has directories before this one where an older library may lie.
+        .env("LD_LIBRARY_PATH", &libraries)
         .env("XDG_RUNTIME_DIR", dir.path().join("nothing"))
         .output()
         .expect("it runs");

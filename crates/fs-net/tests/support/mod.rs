@@ -180,9 +180,14 @@ pub async fn until(mut done: impl FnMut() -> bool) {
 
 /// Runs a test on a runtime as servers and clients have it, with a time limit.
 pub fn run(test: impl Future<Output = ()>) {
+    run_within(LONG * 3, test);
+}
+
+/// The same for what takes longer.
+pub fn run_within(limit: Duration, test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     LocalSet::new().block_on(&runtime, async {
-        tokio::time::timeout(LONG * 3, test).await.expect("the test hangs");
+        tokio::time::timeout(limit, test).await.expect("the test hangs");
     });
 }
 

@@ -5,7 +5,7 @@
 //! PREFIX a/b/.hayate-directory          a/b is a directory: the content is its number (16 hexadecimal digits)
 //! PREFIX a/b/.hayate-attributes         mode, owner, times and extended attributes of a/b are stored with this empty object
 //! PREFIX .hayate-staging-JOB-SERVER/f-* an upload that is not published: which, as JSON
-//! PREFIX .hayate-moving-JOB/SERVER-DIR  a directory that is being moved: its old key
+//! PREFIX .hayate-moving-JOB/SERVER-NEW-OLD a directory that is being moved, as JSON; NEW and OLD are hashes of its keys
 //! ```
 //! In names, `!`, `%`, `+`, control characters and bytes that are not UTF-8 are written `!XX`, and so is the first `.` of a name that begins
 //! with `.hayate-`, so that no name is taken for one of these objects. Not `%XX`: servers differ in whether a listing escapes keys.

@@ -55,6 +55,7 @@ pub struct S3 {
     drafts: Arc<Mutex<BTreeMap<String, Draft>>>,
     left_over: bool,
     told: AtomicBool,
+    carrying: moves::Moves,
 }
 
 /// A directory: a beginning of keys.
@@ -94,6 +95,7 @@ impl S3 {
             drafts: Arc::default(),
             left_over: false,
             told: AtomicBool::new(false),
+            carrying: moves::Moves::default(),
         };
         s3.left_over = s3.probe().map_err(|error| ServerError::Tier {
             path: tier.to_owned(),
@@ -122,8 +124,7 @@ impl S3 {
         self.client.put(&probe, &client::Meta::new(), b"")?;
         self.client.delete(&probe)?;
         self.each(&format!("{staging}{}", staged_prefix(self.me)), |key| self.give_up(key).map(drop))?;
-        self.each(&self.own_announcements(), |key| self.client.delete(key))?;
-        Ok(!self.client.list(&staging, "", 1)?.is_empty())
+        Ok(self.has_moves()? || !self.client.list(&staging, "", 1)?.is_empty())
     }
 
     /// Does something with all keys that begin with `prefix`.
@@ -398,8 +399,20 @@ impl Tier for S3 {
         let at = key_of(from)?;
         match self.draft(&at) {
             Some(draft) => self.publish(&at, &draft, to),
-            None => self.move_all(&format!("{at}/"), &format!("{}/", key_of(to)?)),
+            None => {
+                let missing = || TierError::Missing(format!("{at:?} is no directory in the shared tier"));
+                let id = self.directory_id(&format!("{at}/"))?.ok_or_else(missing)?;
+                if self.move_announced(id, from, to)? { Ok(()) } else { Err(missing()) }
+            }
         }
+    }
+
+    fn move_directory(&self, id: u64, from: &Place, to: &Place) -> TierResult<bool> {
+        self.move_announced(id, from, to)
+    }
+
+    fn undo_move(&self, to: &Place) -> TierResult<()> {
+        self.undo_moves_to(&format!("{}/", key_of(to)?))
     }
 
     fn remove(&self, at: &Place, is_dir: bool) -> TierResult<()> {
@@ -422,6 +435,7 @@ impl Tier for S3 {
     }
 
     fn rest(&self, me: ServerId) -> TierResult<bool> {
+        self.undo_idle_moves()?;
         Ok(self.client.list(&self.staging(me), "", 1)?.is_empty())
     }
 

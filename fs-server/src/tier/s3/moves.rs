@@ -5,53 +5,206 @@
 //! that concern the directory, then for the directory itself. If one is found, or the directory is not, the change is taken back. A change
 //! that saw neither was made before the mover listed the objects, so the move takes it along.
 //!
-//! A crash in the middle leaves the directory at its old place, as far as it has not moved; the move is repeated by whoever began it.
+//! # Invariants
+//! - Two moves whose places lie in each other do not run at the same time: each looks for the other after it was announced (`tests/flush`,
+//!   `moves_that_meet_wait_for_each_other`).
+//! - A move that was cut off stays announced, so nothing changes in either place, until it is done again by whoever wants it, or undone: by
+//!   the owner of the new name, or by whoever began it when it meets it (`tests/flush`, `a_move_that_was_cut_off_is_undone`).
 
+use std::collections::BTreeSet;
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::client::Meta;
+use super::client::{Meta, failed};
 use super::keys::DIRECTORY;
-use super::{PAGE, S3, S3Dir, meta};
-use crate::tier::{TierError, TierResult};
+use super::{PAGE, S3, S3Dir, dir_of, key_of, meta};
+use crate::tier::{Place, TierError, TierResult};
 
 const MOVED: &str = "its directory was moved or removed meanwhile; it is tried again in its new place";
+
+/// A directory that is being moved. The paths are beginnings of keys and end with a slash.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Move {
+    from: String,
+    to: String,
+    id: u64,
+}
+
+impl Move {
+    /// Whether one of its places lies in one of the other's.
+    fn meets(&self, other: &Move) -> bool {
+        [&self.from, &self.to].iter().any(|mine| {
+            [&other.from, &other.to].iter().any(|its| mine.starts_with(*its) || its.starts_with(*mine))
+        })
+    }
+
+    fn marker_at(path: &str) -> String {
+        format!("{path}{DIRECTORY}")
+    }
+}
+
+/// Keys of the announcements that this process acts on.
+pub(super) type Moves = Mutex<BTreeSet<String>>;
+
+/// While one is acted on.
+struct Carrying<'a>(&'a Moves, &'a str);
+
+impl<'a> Carrying<'a> {
+    fn enter(moves: &'a Moves, key: &'a str) -> TierResult<Self> {
+        if moves.lock().insert(key.to_owned()) {
+            Ok(Carrying(moves, key))
+        } else {
+            Err(TierError::Failed("the directory is being moved; it is tried again after that".to_owned()))
+        }
+    }
+}
+
+impl Drop for Carrying<'_> {
+    fn drop(&mut self) {
+        self.0.lock().remove(self.1);
+    }
+}
 
 impl S3 {
     fn announcements(&self) -> String {
         format!("{}.hayate-moving-{}/", self.target.prefix, crate::tier::plain_job(&self.job))
     }
 
+    /// The key of an announcement. Its end says which directory changes: [`S3::confirm`] reads no more of it.
+    fn announcement_of(&self, it: &Move) -> String {
+        let [from, to] = [&it.from, &it.to].map(|path| xxh3_64(path.as_bytes()));
+        format!("{}{to:016x}-{from:016x}", self.own_announcements())
+    }
+
+    /// All moves that are announced, by any server, with their keys.
+    fn announced(&self) -> TierResult<Vec<(String, Move)>> {
+        let mut moves = Vec::new();
+        self.each(&self.announcements(), |key| {
+            // Finished since it was listed, if it is gone.
+            if let Some(text) = self.client.get(key)? {
+                let it =
+                    serde_json::from_slice(&text).map_err(|error| failed("read", key, &error.to_string()))?;
+                moves.push((key.to_owned(), it));
+            }
+            Ok(())
+        })?;
+        Ok(moves)
+    }
+
     /// Beginning of the keys of this server's announcements.
-    pub(super) fn own_announcements(&self) -> String {
+    fn own_announcements(&self) -> String {
         format!("{}{}-", self.announcements(), self.me.0)
     }
 
-    /// Moves everything below `from` to below `to`: both are beginnings of keys and end with a slash.
-    pub(super) fn move_all(&self, from: &str, to: &str) -> TierResult<()> {
-        if to.starts_with(from) {
+    /// Whether moves that this server began were cut off.
+    pub(super) fn has_moves(&self) -> TierResult<bool> {
+        Ok(!self.client.list(&self.own_announcements(), "", 1)?.is_empty())
+    }
+
+    /// Undoes what this server began and does not go on with.
+    pub(super) fn undo_idle_moves(&self) -> TierResult<()> {
+        let own = self.own_announcements();
+        self.undo_moves(|key, _| key.starts_with(&own))
+    }
+
+    /// See [`crate::tier::Tier::move_directory`].
+    pub(super) fn move_announced(&self, id: u64, from: &Place, to: &Place) -> TierResult<bool> {
+        let path_of = |place: &Place| key_of(place).map(|key| format!("{key}/"));
+        let it = Move { from: path_of(from)?, to: path_of(to)?, id };
+        if it.to.starts_with(&it.from) {
             return Err(TierError::BelowItself("a directory cannot move below itself".to_owned()));
         }
-        let announcement = format!("{}{:016x}", self.own_announcements(), xxh3_64(from.as_bytes()));
-        self.client.put(&announcement, &Meta::new(), from.as_bytes())?;
-        let marker = format!("{from}{DIRECTORY}");
-        while self.move_once(from, to, &marker)? {}
-        self.client.copy(&marker, &format!("{to}{DIRECTORY}"))?;
-        self.client.delete(&marker)?;
-        self.client.delete(&announcement)
+        if self.directory_id(&it.from)? != Some(id) {
+            self.undo_moves_to(&it.to)?;
+            return Ok(self.directory_id(&it.to)? == Some(id));
+        }
+        let key = self.announcement_of(&it);
+        let _carrying = Carrying::enter(&self.carrying, &key)?;
+        let is_new = self.client.head(&key)?.is_none();
+        if is_new {
+            let text = serde_json::to_vec(&it).unwrap_or_default();
+            self.client.put(&key, &Meta::new(), &text)?;
+        }
+        if let Err(error) = self.may_move(&key, &it, dir_of(&to.dir)?) {
+            if is_new {
+                self.client.delete(&key)?;
+            }
+            return Err(error);
+        }
+        self.carry(&it)?;
+        self.client.delete(&key)?;
+        Ok(true)
+    }
+
+    /// After a move was announced: fails if another one meets it, or has moved what it moves or where to.
+    fn may_move(&self, key: &str, it: &Move, target: &S3Dir) -> TierResult<()> {
+        if self.announced()?.iter().any(|(other, theirs)| other != key && theirs.meets(it)) {
+            return Err(TierError::Failed(
+                "a directory in the way is being moved; it is tried again after that".to_owned(),
+            ));
+        }
+        self.precheck(target)?;
+        if self.directory_id(&it.from)? == Some(it.id) {
+            Ok(())
+        } else {
+            Err(TierError::Failed(MOVED.to_owned()))
+        }
+    }
+
+    /// See [`crate::tier::Tier::undo_move`].
+    pub(super) fn undo_moves_to(&self, to: &str) -> TierResult<()> {
+        self.undo_moves(|_, it| it.to == to)
+    }
+
+    fn undo_moves(&self, is_meant: impl Fn(&str, &Move) -> bool) -> TierResult<()> {
+        for (key, it) in self.announced()?.iter().filter(|(key, it)| is_meant(key, it)) {
+            let Ok(_carrying) = Carrying::enter(&self.carrying, key) else { continue };
+            self.undo(it)?;
+            self.client.delete(key)?;
+        }
+        Ok(())
+    }
+
+    /// Brings back what was moved. A directory whose marker has arrived is moved: that was not told yet, no more.
+    fn undo(&self, it: &Move) -> TierResult<()> {
+        if self.directory_id(&it.to)? != Some(it.id) {
+            return self.each(&it.to, |key| self.carry_object(key, &it.to, &it.from));
+        }
+        if self.directory_id(&it.from)? == Some(it.id) {
+            self.client.delete(&Move::marker_at(&it.from))?;
+        }
+        Ok(())
+    }
+
+    /// Moves everything. The directory's marker goes last: until then the directory is where it was, for others.
+    fn carry(&self, it: &Move) -> TierResult<()> {
+        let marker = Move::marker_at(&it.from);
+        while self.carry_once(it, &marker)? {}
+        self.client.copy(&marker, &Move::marker_at(&it.to))?;
+        self.client.delete(&marker)
     }
 
     /// One round over all objects but the directory's own marker; true if there were any.
-    fn move_once(&self, from: &str, to: &str, marker: &str) -> TierResult<bool> {
+    fn carry_once(&self, it: &Move, marker: &str) -> TierResult<bool> {
         let mut moved = false;
-        self.each(from, |key| {
+        self.each(&it.from, |key| {
             if key == marker {
                 return Ok(());
             }
             moved = true;
-            self.client.copy(key, &format!("{to}{}", &key[from.len()..]))?;
-            self.client.delete(key)
+            self.carry_object(key, &it.from, &it.to)
         })?;
         Ok(moved)
+    }
+
+    fn carry_object(&self, key: &str, from: &str, to: &str) -> TierResult<()> {
+        match self.client.copy(key, &format!("{to}{}", &key[from.len()..])) {
+            // Taken back by who made it, since it was listed.
+            Ok(()) | Err(TierError::Missing(_)) => self.client.delete(key),
+            Err(error) => Err(error),
+        }
     }
 
     /// After a change of something in `dir`: fails if the change may have come too late for a move or removal of the directory.
@@ -65,8 +218,14 @@ impl S3 {
             .path
             .match_indices('/')
             .map(|(at, _)| format!("{:016x}", xxh3_64(&dir.path.as_bytes()[..=at])));
-        let is_moving = above.into_iter().any(|hash| announced.iter().any(|(key, _)| key.ends_with(&hash)));
-        if is_moving || !self.is_there(dir)? {
+        let mut moving = above.filter_map(|hash| announced.iter().find(|(key, _)| key.ends_with(&hash)));
+        if let Some((key, _)) = moving.next() {
+            if key.starts_with(&self.own_announcements()) {
+                self.undo_moves(|own, _| own == key)?;
+            }
+            return Err(TierError::Failed(MOVED.to_owned()));
+        }
+        if !self.is_there(dir)? {
             return Err(TierError::Failed(MOVED.to_owned()));
         }
         Ok(())
