@@ -1,8 +1,8 @@
 //! Handles of directories in the tier, by inode number.
 //!
 //! A handle is found by going from the tier's root down, each step to where the home of the next directory says that it lies, checked
-//! by the tier's own number. It is right from then on, wherever the directory moves: nothing has to be told to other servers
-//! when directories move.
+//! by the tier's own number. It is right from then on, wherever the directory moves, or it fails and is found again: nothing has to
+//! be told to other servers when directories move.
 //!
 //! # Invariants
 //! - A handle belongs to the directory that its inode number names: opened under the name and number that its home told
@@ -82,7 +82,9 @@ pub async fn handle(worker: &Rc<Worker>, dir: InodeId) -> FlushResult<Option<Dir
         }
     };
     for (ino, location) in below.into_iter().rev() {
-        found = open(worker, &found, location).await?;
+        let parent = location.parent;
+        // A tier's handles may be paths, which are wrong once the directory moved.
+        found = open(worker, &found, location).await.inspect_err(|_| flusher.dirs().forget(parent))?;
         flusher.dirs().open.insert(ino, found.clone());
     }
     Ok(Some(found))

@@ -307,13 +307,14 @@ async fn directory(job: &NameJob<'_>, entry: &EntryRecord) -> FlushResult<TierEn
     }
 }
 
-/// Tells a directory's home where it lies. One that was removed meanwhile stays as intended only: the next attempt takes it away.
+/// Tells a directory's home where it lies. One that was removed meanwhile, or made at another name as well, stays as intended only: the
+/// next attempt takes it away.
 async fn tell(worker: &Rc<Worker>, dir: InodeId, here: TierLocation) -> FlushResult<()> {
     let inode = remote::state(worker, dir, Some(here.clone())).await?.inode;
     if inode.is_some_and(|inode| inode.tier == Some(here)) {
         Ok(())
     } else {
-        Err(Stop::Wait("its inode is being removed"))
+        Err(Stop::Wait("its inode is being removed, or has its copy elsewhere"))
     }
 }
 

@@ -287,11 +287,15 @@ fn move_ghost(namespace: &Namespace, ino: InodeId, published: &TierLocation) -> 
     Ok(namespace.kv().commit(batch)?)
 }
 
-/// Whether a copy becomes the one that other names link to: not while another name has one of the same version.
+/// Whether a copy becomes the one that other names link to: not while another name has one of the same version. A directory has one copy, which
+/// moves; one that was made at an earlier name meanwhile was made in vain.
 fn accepts(namespace: &Namespace, inode: &InodeRecord, published: &TierLocation) -> OpResult<bool> {
     let Some(known) = &inode.tier else { return Ok(true) };
+    if inode.attr.is_dir() {
+        return Ok(known.tier_ino == published.tier_ino);
+    }
     let same_name = known.parent == published.parent && known.name == published.name;
-    if inode.attr.is_dir() || same_name || known.version < published.version {
+    if same_name || known.version < published.version {
         return Ok(true);
     }
     if known.version > published.version {

@@ -1,5 +1,7 @@
 //! The S3 adapter alone, on a server in this process.
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use fs_net::Secret;
 use fs_proto::{FileKind, ServerId};
@@ -286,4 +288,29 @@ fn moves_that_meet_wait_for_each_other() {
     tier.undo_move(&b).unwrap();
     assert!(other.move_directory(dir.id, &a, &place(&root(&other), "c")).unwrap());
     assert!(other.move_directory(x.id, &place(&root(&other), "x"), &b).unwrap());
+}
+
+#[test]
+fn of_two_moves_that_begin_together_one_goes_on() {
+    // Goal: no two movers keep each other from moving for ever. Method: two servers swap directories by way of staging, as flushing does it.
+    let server = S3Server::start();
+    let servers = [ServerId(3), ServerId(4)];
+    let tiers = servers.map(|id| server.tier(&config(id)));
+    let [a, b] = ["a", "b"].map(|text| Place::new(&root(&tiers[0]), &name(text)));
+    let [one, two] = [&a, &b].map(|at| mkdir(&tiers[0], at).id);
+    let moves = [(one, &a, &b), (two, &b, &a)];
+    std::thread::scope(|scope| {
+        for ((tier, own), (id, from, to)) in tiers.iter().zip(servers).zip(moves) {
+            scope.spawn(move || {
+                let aside = Place::new(&tier.base(Base::Staging(own)).unwrap(), &name("d"));
+                for (from, to) in [(from, &aside), (&aside, to)] {
+                    let deadline = Instant::now() + Duration::from_secs(60);
+                    while !matches!(tier.move_directory(id, from, to), Ok(true)) {
+                        assert!(Instant::now() < deadline, "{:?} does not get to {:?}", from.name, to.name);
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!([&a, &b].map(|at| tiers[0].look(at).unwrap().unwrap().id), [two, one]);
 }

@@ -269,6 +269,8 @@ impl S3 {
         if below.is_empty() {
             return Err(TierError::Missing(format!("{dir:?} is not there in the shared tier")));
         }
+        // A part of what is in it may be on its way. Looked for last: a move that begins now finds it as empty as it was found here.
+        self.refuse_while_moving(&dir)?;
         // The last is the object that other tools make for a directory.
         for key in own.iter().chain([&dir]) {
             self.client.delete(key)?;

@@ -12,6 +12,7 @@
 //!   the owner of the new name, or by whoever began it when it meets it (`tests/flush`, `a_move_that_was_cut_off_is_undone`).
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,10 @@ use super::{PAGE, S3, S3Dir, dir_of, key_of, meta};
 use crate::tier::{Place, TierError, TierResult};
 
 const MOVED: &str = "its directory was moved or removed meanwhile; it is tried again in its new place";
+
+/// How long a move that was announced in vain may take to be withdrawn; one that is there longer goes on.
+const WITHDRAWN_WITHIN: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// A directory that is being moved. The paths are beginnings of keys and end with a slash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -138,12 +143,23 @@ impl S3 {
         Ok(true)
     }
 
-    /// After a move was announced: fails if another one meets it, or has moved what it moves or where to.
+    /// After a move was announced: fails if another one meets it, or has moved what it moves or where to. Of two that begin at the same time
+    /// the one with the lower key waits for the other to withdraw: else both would withdraw, again and again.
     fn may_move(&self, key: &str, it: &Move, target: &S3Dir) -> TierResult<()> {
-        if self.announced()?.iter().any(|(other, theirs)| other != key && theirs.meets(it)) {
-            return Err(TierError::Failed(
-                "a directory in the way is being moved; it is tried again after that".to_owned(),
-            ));
+        let began = Instant::now();
+        loop {
+            let others = self.announced()?;
+            let mut meeting =
+                others.iter().filter(|(other, theirs)| other != key && theirs.meets(it)).peekable();
+            if meeting.peek().is_none() {
+                break;
+            }
+            if began.elapsed() > WITHDRAWN_WITHIN || meeting.any(|(other, _)| other.as_str() < key) {
+                return Err(TierError::Failed(
+                    "a directory in the way is being moved; it is tried again after that".to_owned(),
+                ));
+            }
+            std::thread::sleep(LOOK_AGAIN);
         }
         self.precheck(target)?;
         if self.directory_id(&it.from)? == Some(it.id) {
@@ -170,6 +186,8 @@ impl S3 {
     /// Brings back what was moved. A directory whose marker has arrived is moved: that was not told yet, no more.
     fn undo(&self, it: &Move) -> TierResult<()> {
         if self.directory_id(&it.to)? != Some(it.id) {
+            // One that was made at the new name, in vain.
+            self.client.delete(&Move::marker_at(&it.to))?;
             return self.each(&it.to, |key| self.carry_object(key, &it.to, &it.from));
         }
         if self.directory_id(&it.from)? == Some(it.id) {
@@ -212,23 +230,22 @@ impl S3 {
         if dir.is_base {
             return Ok(());
         }
-        let prefix = self.announcements();
-        let announced = self.client.list(&prefix, "", PAGE)?;
-        let above = dir
-            .path
-            .match_indices('/')
-            .map(|(at, _)| format!("{:016x}", xxh3_64(&dir.path.as_bytes()[..=at])));
-        let mut moving = above.filter_map(|hash| announced.iter().find(|(key, _)| key.ends_with(&hash)));
-        if let Some((key, _)) = moving.next() {
-            if key.starts_with(&self.own_announcements()) {
-                self.undo_moves(|own, _| own == key)?;
-            }
-            return Err(TierError::Failed(MOVED.to_owned()));
+        self.refuse_while_moving(&dir.path)?;
+        if self.is_there(dir)? { Ok(()) } else { Err(TierError::Failed(MOVED.to_owned())) }
+    }
+
+    /// Fails if the move of a directory is announced, or of one above it. What this server does not go on with is undone.
+    pub(super) fn refuse_while_moving(&self, path: &str) -> TierResult<()> {
+        let announced = self.client.list(&self.announcements(), "", PAGE)?;
+        let mut with_above = path.match_indices('/').filter_map(|(at, _)| {
+            let hash = format!("{:016x}", xxh3_64(&path.as_bytes()[..=at]));
+            announced.iter().find(|(key, _)| key.ends_with(&hash))
+        });
+        let Some((key, _)) = with_above.next() else { return Ok(()) };
+        if key.starts_with(&self.own_announcements()) {
+            self.undo_moves(|own, _| own == key)?;
         }
-        if !self.is_there(dir)? {
-            return Err(TierError::Failed(MOVED.to_owned()));
-        }
-        Ok(())
+        Err(TierError::Failed(MOVED.to_owned()))
     }
 
     /// Before a change of something in `dir`: fails if the directory is not the one at that place any more. So what is changed through an old
