@@ -22,7 +22,8 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::outcome::{FlushResult, Stop};
-use super::parts;
+use super::window::Call;
+use super::{dirs, parts};
 use crate::backing::claims::Copied;
 use crate::backing::fetch::{self, Ensured, Want};
 use crate::error::{OpError, OpResult};
@@ -30,7 +31,9 @@ use crate::node::Node;
 use crate::ops::inline;
 use crate::ops::setattr::holders;
 use crate::store::{ChunkKey, ChunkStore};
-use crate::tier::{Attributes, Base, Destination, Make, Place, Tier, TierError, TierFile, TierResult};
+use crate::tier::{
+    Attributes, Base, Destination, Make, Place, Staged, Tier, TierError, TierFile, TierResult,
+};
 use crate::worker::Worker;
 
 /// Most bytes of one write to the tier.
@@ -57,17 +60,16 @@ pub fn attributes(attr: &Attr, xattrs: &[(Bytes, Bytes)]) -> Attributes {
     }
 }
 
-/// Makes the copy of what `view` shows at a fresh place in staging; returns the place and the copy's number.
+/// Makes the copy of what `view` shows at a fresh place in staging; returns the place and what is there.
 pub async fn stage(
     worker: &Rc<Worker>,
     view: &TierView,
     inode: &InodeRecord,
     to: &Place,
-) -> FlushResult<(Place, u64)> {
-    let flusher = &worker.node.flusher;
-    let me = worker.node.id();
-    let name = flusher.new_staging_name(me);
-    let place = flusher.on_tier(move |tier| Ok(Place { dir: tier.base(Base::Staging(me))?, name })).await?;
+) -> FlushResult<(Place, Staged)> {
+    // The name first: staging is tidied up only before or after it.
+    let name = worker.node.flusher.new_staging_name(worker.node.id());
+    let place = Place { dir: dirs::staging(worker).await?, name };
     let made = match inode.attr.kind {
         FileKind::File => {
             let attributes = attributes(&inode.attr, &view.xattrs);
@@ -77,7 +79,7 @@ pub async fn stage(
         _ => other(worker, view, inode, &place).await,
     };
     match made {
-        Ok(id) => Ok((place, id)),
+        Ok(staged) => Ok((place, staged)),
         Err(error) => {
             discard(worker, &place).await;
             Err(error)
@@ -97,7 +99,12 @@ pub async fn discard(worker: &Rc<Worker>, place: &Place) {
     }
 }
 
-async fn other(worker: &Rc<Worker>, view: &TierView, inode: &InodeRecord, place: &Place) -> FlushResult<u64> {
+async fn other(
+    worker: &Rc<Worker>,
+    view: &TierView,
+    inode: &InodeRecord,
+    place: &Place,
+) -> FlushResult<Staged> {
     let what = match inode.attr.kind {
         FileKind::Symlink => Make::Symlink { target: inode.target.clone() },
         kind => Make::Special { kind, rdev: inode.attr.rdev },
@@ -106,12 +113,12 @@ async fn other(worker: &Rc<Worker>, view: &TierView, inode: &InodeRecord, place:
     let make = move |tier: &dyn Tier| {
         let id = tier.make(&place, &what)?;
         tier.set(&place, id, &attributes)?;
-        Ok(id)
+        Ok(Staged { id, found: None })
     };
     Ok(worker.node.flusher.on_tier(make).await?)
 }
 
-async fn file(worker: &Rc<Worker>, attr: &Attr, place: &Place, to: Destination) -> FlushResult<u64> {
+async fn file(worker: &Rc<Worker>, attr: &Attr, place: &Place, to: Destination) -> FlushResult<Staged> {
     let node = &worker.node;
     if attr.inline {
         return inline_file(worker, attr, place, to).await;
@@ -124,9 +131,9 @@ async fn file(worker: &Rc<Worker>, attr: &Attr, place: &Place, to: Destination) 
     }
     if servers.iter().all(|server| *server == node.id())
         && attr.size <= PIECE as u64
-        && let Some(id) = small_file(worker, attr, place, &to).await?
+        && let Some(staged) = small_file(worker, attr, place, &to).await?
     {
-        return Ok(id);
+        return Ok(staged);
     }
     let (size, target) = (attr.size, place.clone());
     let make = Make::File { size, to: Some(Box::new(to.clone())) };
@@ -142,8 +149,7 @@ async fn file(worker: &Rc<Worker>, attr: &Attr, place: &Place, to: Destination) 
     let requests = servers.into_iter().map(|server| (server, request.clone())).collect();
     all_shares(worker, requests).await?;
     let (place, syncs) = (place.clone(), node.syncs_device());
-    node.flusher.on_tier(move |tier| finish(tier, &place, id, size, &to.attributes, syncs)).await?;
-    Ok(id)
+    Ok(node.flusher.on_tier(move |tier| finish(tier, &place, id, size, &to.attributes, syncs)).await?)
 }
 
 /// Asks servers for their shares of a file; returns their receipts.
@@ -165,7 +171,12 @@ pub async fn all_shares(
 }
 
 /// A file whose content lies with its inode: the home is asked for it.
-async fn inline_file(worker: &Rc<Worker>, attr: &Attr, place: &Place, to: Destination) -> FlushResult<u64> {
+async fn inline_file(
+    worker: &Rc<Worker>,
+    attr: &Attr,
+    place: &Place,
+    to: Destination,
+) -> FlushResult<Staged> {
     let node = &worker.node;
     let request = ReadInline { ino: attr.ino, offset: 0, len: INLINE_MAX };
     let (read, data) = worker.exchange(attr.ino.partition(), &request, Bytes::new()).await?;
@@ -174,27 +185,21 @@ async fn inline_file(worker: &Rc<Worker>, attr: &Attr, place: &Place, to: Destin
     }
     inline::check(&data, read.crc)?;
     let (own, place, size) = (Arc::clone(node), place.clone(), attr.size);
-    let fill = move |tier: &dyn Tier| {
-        let make = Make::File { size, to: Some(Box::new(to.clone())) };
-        let id = tier.make(&place, &make)?;
+    let stage = move |tier: &dyn Tier| {
         // Should it be another version by now, this copy is not shown, or a later one follows.
         let data = &data[..data.len().min(size as usize)];
-        if !data.is_empty() {
-            let file = tier.open_file(&place)?;
-            own.flusher.control().pace(&own, data.len() as u64);
+        own.flusher.control().pace(&own, data.len() as u64);
+        let mut fill = |file: &dyn TierFile| {
             file.write_at(0, data)?;
             own.flusher.account().note_copied(data.len() as u64);
-            if own.syncs_device() {
-                file.sync()?;
-            }
-        }
-        tier.set(&place, id, &to.attributes)?;
-        Ok(id)
+            if own.syncs_device() { file.sync() } else { Ok(()) }
+        };
+        own.flusher.measured(Call::Whole, || tier.stage(&place, size, &to, &mut fill))
     };
-    Ok(node.flusher.on_tier(fill).await?)
+    Ok(node.flusher.on_tier(stage).await?)
 }
 
-/// Checks the size of a filled file and gives it its attributes.
+/// Gives a filled file its attributes, and checks its size.
 pub fn finish(
     tier: &dyn Tier,
     place: &Place,
@@ -202,17 +207,18 @@ pub fn finish(
     size: u64,
     attributes: &Attributes,
     syncs: bool,
-) -> TierResult<()> {
-    let found = tier.look(place)?.filter(|found| found.id == id);
-    if found.is_none_or(|found| found.size != size) {
+) -> TierResult<Staged> {
+    if syncs {
+        tier.open_file(place)?.sync()?;
+    }
+    tier.set(place, id, attributes)?;
+    let found = tier.look(place)?.filter(|found| found.id == id && found.size == size);
+    if found.is_none() {
         return Err(TierError::Failed(format!(
             "the staged copy has not {size} bytes: the shared tier lost or changed it"
         )));
     }
-    if syncs {
-        tier.open_file(place)?.sync()?;
-    }
-    tier.set(place, id, attributes)
+    Ok(Staged { id, found: found.filter(|_| tier.shows_staged()) })
 }
 
 /// A file whose chunks are all here, in one job: no message, one buffer. None if some may be in the shared tier only.
@@ -221,7 +227,7 @@ async fn small_file(
     attr: &Attr,
     place: &Place,
     to: &Destination,
-) -> FlushResult<Option<u64>> {
+) -> FlushResult<Option<Staged>> {
     let node = &worker.node;
     let mut copying = Copying::begin(worker, attr.ino).await;
     if !fetch::is_no_concern(node, attr.ino)? {
@@ -229,23 +235,16 @@ async fn small_file(
     }
     let mut buffer = buffer(node, attr.size.max(1)).await?;
     let (own, place, attr, to) = (Arc::clone(node), place.clone(), attr.clone(), to.clone());
-    let fill = move |tier: &dyn Tier| {
-        let make = Make::File { size: attr.size, to: Some(Box::new(to.clone())) };
-        let id = tier.make(&place, &make)?;
-        if attr.size > 0 {
+    let stage = move |tier: &dyn Tier| {
+        tier.stage(&place, attr.size, &to, &mut |file| {
             let chunks = chunks_here(&own, attr.ino, attr.size, attr.layout)?;
-            let file = tier.open_file(&place)?;
-            write_chunks(&own, file.as_ref(), attr.ino, attr.layout, attr.size, &chunks, &mut buffer)?;
-            if own.syncs_device() {
-                file.sync()?;
-            }
-        }
-        tier.set(&place, id, &to.attributes)?;
-        Ok(id)
+            write_chunks(&own, file, attr.ino, attr.layout, attr.size, &chunks, &mut buffer)?;
+            if own.syncs_device() { file.sync() } else { Ok(()) }
+        })
     };
-    let id = node.flusher.on_tier(fill).await?;
+    let staged = node.flusher.on_tier(stage).await?;
     copying.is_done = true;
-    Ok(Some(id))
+    Ok(Some(staged))
 }
 
 /// Chunks of a file are being copied from here: none is dropped meanwhile.
@@ -318,9 +317,7 @@ fn write_chunks(
                 if got == 0 {
                     break;
                 }
-                node.flusher.control().pace(node, got as u64);
-                file.write_at(start + offset, &buffer[..got])?;
-                node.flusher.account().note_copied(got as u64);
+                node.flusher.write(node, file, start + offset, &buffer[..got])?;
                 (offset, written) = (offset + got as u64, written + got as u64);
             }
         }
@@ -464,12 +461,7 @@ async fn copy_past(
         data.truncate(size.saturating_sub(start).min(data.len() as u64) as usize);
         copied += data.len() as u64;
         let (file, own) = (Arc::clone(file), Arc::clone(node));
-        let write = move |_: &dyn Tier| {
-            own.flusher.control().pace(&own, data.len() as u64);
-            file.write_at(start, &data)?;
-            own.flusher.account().note_copied(data.len() as u64);
-            Ok(())
-        };
+        let write = move |_: &dyn Tier| own.flusher.write(&own, file.as_ref(), start, &data);
         node.flusher.on_tier(write).await?;
     }
     Ok(copied)

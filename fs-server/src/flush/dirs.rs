@@ -13,6 +13,7 @@ use std::rc::Rc;
 
 use fs_proto::InodeId;
 use fs_proto::record::TierLocation;
+use parking_lot::Mutex;
 
 use super::outcome::{FlushResult, Stop};
 use super::{aside, remote};
@@ -31,11 +32,13 @@ const MOVING: Stop = Stop::Wait(
 /// The handles.
 pub struct Dirs {
     open: quick_cache::sync::Cache<InodeId, Dir>,
+    /// This server's staging.
+    staging: Mutex<Option<Dir>>,
 }
 
 impl Default for Dirs {
     fn default() -> Self {
-        Dirs { open: quick_cache::sync::Cache::new(LIMIT) }
+        Dirs { open: quick_cache::sync::Cache::new(LIMIT), staging: Mutex::default() }
     }
 }
 
@@ -48,7 +51,25 @@ impl Dirs {
     /// Forgets all: the tier may have been mounted again.
     pub fn clear(&self) {
         self.open.clear();
+        self.forget_staging();
     }
+
+    /// Forgets staging: it is about to be removed.
+    pub fn forget_staging(&self) {
+        *self.staging.lock() = None;
+    }
+}
+
+/// This server's staging, made on need.
+pub async fn staging(worker: &Rc<Worker>) -> FlushResult<Dir> {
+    let (flusher, me) = (&worker.node.flusher, worker.node.id());
+    let known = flusher.dirs().staging.lock().clone();
+    if let Some(known) = known {
+        return Ok(known);
+    }
+    let made = flusher.on_tier(move |tier| tier.base(Base::Staging(me))).await?;
+    *flusher.dirs().staging.lock() = Some(made.clone());
+    Ok(made)
 }
 
 /// The handle of a directory; None if it is not in the tier (yet, or any more).

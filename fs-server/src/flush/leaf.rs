@@ -34,7 +34,7 @@ pub async fn publish(job: &NameJob<'_>, entry: &EntryRecord) -> FlushResult<Tier
     if let Some(other) = other.filter(|at| should_link(inode, had.as_ref(), at))
         && let Some(now) = link(job, entry, inode, other, &view, &place).await?
     {
-        return settle(job, inode, now, &place).await;
+        return settle(job, inode, now, &place, None).await;
     }
     if let Some(had) = had {
         let known = inode.tier.as_ref().is_some_and(|at| at.tier_ino == had.tier_ino);
@@ -42,7 +42,7 @@ pub async fn publish(job: &NameJob<'_>, entry: &EntryRecord) -> FlushResult<Tier
             return Ok(had);
         }
         if let Some(now) = set_in_place(job, inode, &view, &had, &place).await? {
-            return settle(job, inode, now, &place).await;
+            return settle(job, inode, now, &place, None).await;
         }
     }
     let first_name = inode.attr.parent == job.parent && inode.name == *job.name;
@@ -112,7 +112,7 @@ async fn link(
             return if matches!(error, TierError::Missing(_)) { Ok(None) } else { Err(error.into()) };
         }
     };
-    show(job, entry, &staged, place).await?;
+    show(job, entry, &staged, place, true).await?;
     Ok(Some(entry_of(inode, id)))
 }
 
@@ -144,19 +144,19 @@ async fn copy(
     if view.writing && !everything {
         return Err(Stop::Open);
     }
-    let (staged, id) = content::stage(worker, &view, inode, place).await?;
+    let (at, staged) = content::stage(worker, &view, inode, place).await?;
     if let Err(stop) = unchanged(worker, inode, everything).await {
-        content::discard(worker, &staged).await;
+        content::discard(worker, &at).await;
         return Err(stop);
     }
-    show(job, entry, &staged, place).await?;
-    settle(job, inode, entry_of(inode, id), place).await
+    show(job, entry, &at, place, false).await?;
+    settle(job, inode, entry_of(inode, staged.id), place, staged.found).await
 }
 
 /// Whether what was copied is still what the inode holds. With `everything` a file that is being written goes as it is: each
 /// later version is noted, and follows.
 async fn unchanged(worker: &Rc<Worker>, inode: &InodeRecord, everything: bool) -> FlushResult<()> {
-    let after = remote::state(worker, inode.attr.ino, None).await?;
+    let after = remote::inode(worker, inode.attr.ino).await?;
     let Some(now) = after.inode.filter(|now| now.attr.nlink > 0) else { return Err(CHANGED) };
     if everything {
         return Ok(());
@@ -167,16 +167,23 @@ async fn unchanged(worker: &Rc<Worker>, inode: &InodeRecord, everything: bool) -
     if now.attr.version == inode.attr.version { Ok(()) } else { Err(CHANGED) }
 }
 
-/// Moves what was staged to its place.
-async fn show(job: &NameJob<'_>, entry: &EntryRecord, staged: &Place, place: &Place) -> FlushResult<()> {
+/// Moves what was staged to its place. `is_link`: it may be there already, under another name.
+async fn show(
+    job: &NameJob<'_>,
+    entry: &EntryRecord,
+    staged: &Place,
+    place: &Place,
+    is_link: bool,
+) -> FlushResult<()> {
     let worker = job.worker;
     if let Err(stop) = job.intend(entry) {
         content::discard(worker, staged).await;
         return Err(stop);
     }
     let (from, to) = (staged.clone(), place.clone());
-    let moved = worker.node.flusher.on_tier(move |tier| rename_leaf(tier, &from, &to)).await;
-    match moved {
+    let rename =
+        move |tier: &dyn Tier| if is_link { rename_link(tier, &from, &to) } else { tier.rename(&from, &to) };
+    match worker.node.flusher.on_tier(rename).await {
         Ok(()) => job.touch_parent().await,
         Err(TierError::Occupied(_)) => {
             content::discard(worker, staged).await;
@@ -191,7 +198,7 @@ async fn show(job: &NameJob<'_>, entry: &EntryRecord, staged: &Place, place: &Pl
 }
 
 /// A rename between two links of one object does nothing and keeps both: the staged one is removed then.
-fn rename_leaf(tier: &dyn Tier, from: &Place, to: &Place) -> TierResult<()> {
+fn rename_link(tier: &dyn Tier, from: &Place, to: &Place) -> TierResult<()> {
     tier.rename(from, to)?;
     match tier.remove(from, false) {
         Ok(()) | Err(TierError::Missing(_)) => Ok(()),
@@ -205,14 +212,15 @@ fn entry_of(inode: &InodeRecord, tier_ino: u64) -> TierEntry {
 }
 
 /// Tells the home which copy is under the name. If the home knows another copy of this version under another name of the inode, that
-/// one stays, and this name has to become a link of it. `inode` is as it was when it was copied.
+/// one stays, and this name has to become a link of it. `inode` is as it was when it was copied; `found` is the copy, if that is known.
 async fn settle(
     job: &NameJob<'_>,
     inode: &InodeRecord,
     now: TierEntry,
     place: &Place,
+    found: Option<Found>,
 ) -> FlushResult<TierEntry> {
-    let seen = seen(job.worker, inode, now.tier_ino, place).await;
+    let seen = seen(job.worker, inode, now.tier_ino, place, found).await;
     let here = TierLocation {
         parent: job.parent,
         name: job.name.clone(),
@@ -231,13 +239,23 @@ async fn settle(
 
 /// The copy of a file as the tier has it, to be recognised when it is read again. If others have put something in its place already, or it cannot be
 /// looked at now, it is told as it was made: a difference is found out by whoever opens the file.
-async fn seen(worker: &Rc<Worker>, inode: &InodeRecord, id: u64, place: &Place) -> Option<Backing> {
+async fn seen(
+    worker: &Rc<Worker>,
+    inode: &InodeRecord,
+    id: u64,
+    place: &Place,
+    found: Option<Found>,
+) -> Option<Backing> {
     let (attr, flusher) = (&inode.attr, &worker.node.flusher);
     if attr.kind != FileKind::File || !flusher.reads_tier() {
         return None;
     }
-    let place = place.clone();
-    let found = flusher.on_tier(move |tier| tier.look(&place)).await.ok().flatten();
+    let found = if found.is_some() {
+        found
+    } else {
+        let place = place.clone();
+        flusher.on_tier(move |tier| tier.look(&place)).await.ok().flatten()
+    };
     let made = Found { id, is_dir: false, size: attr.size, mtime: attr.mtime };
     Some(home::backing_of(&found.filter(|found| found.id == id).unwrap_or(made)))
 }

@@ -28,6 +28,7 @@ mod pool;
 pub mod published;
 pub mod queue;
 pub(crate) mod remote;
+pub mod window;
 
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -53,6 +54,7 @@ use self::outcome::{FlushResult, Stop};
 use self::policy::Policies;
 use self::pool::Pool;
 use self::queue::{FlushQueue, Taken};
+use self::window::{Call, Window};
 use crate::config::ServerConfig;
 use crate::error::ServerError;
 use crate::kv::Batch;
@@ -60,11 +62,12 @@ use crate::node::Node;
 use crate::tier::posix::Posix;
 use crate::tier::s3::S3;
 use crate::tier::s3::target::is_s3;
-use crate::tier::{Base, Place, Tier, TierError, TierResult, staged_prefix};
+use crate::tier::{Base, Place, Tier, TierError, TierFile, TierResult, staged_prefix};
 use crate::worker::Worker;
 
-/// Items that are being flushed at once.
-const IN_FLIGHT: usize = 32;
+/// Items that are being flushed at once, for each call that may be under way; and their bounds.
+const ITEMS_A_CALL: usize = 4;
+const IN_FLIGHT: (usize, usize) = (8, 128);
 /// Pauses after failures: the first, doubled up to the last.
 const FAILURE_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// Pauses while something else has to be done first.
@@ -79,8 +82,8 @@ const HURRY_LASTS: Duration = Duration::from_secs(5);
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 /// Names whose sizes are added up for the estimate of pending bytes.
 const SAMPLE: usize = 1_000;
-/// Time between two estimates.
-const ESTIMATE_EVERY: Duration = Duration::from_millis(200);
+/// Time between two estimates: when somebody waits for them, and else.
+const ESTIMATE_EVERY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
 /// Threads that list and read at once.
 const READERS: usize = 8;
 /// How long the end of the server waits for the tier.
@@ -128,8 +131,8 @@ impl Flusher {
         Flusher {
             tier,
             path: None,
-            pool: Pool::new(facts.map_or(1, |facts| facts.threads)),
-            readers: Pool::new(READERS),
+            pool: Pool::new(facts.map_or(Window::fixed(1), |facts| window_of(facts.threads))),
+            readers: Pool::new(Window::fixed(READERS)),
             dirs: Dirs::default(),
             account: Account::default(),
             shares: Shares::default(),
@@ -192,6 +195,23 @@ impl Flusher {
         self.tier.as_ref().and_then(|tier| tier.facts().part_bytes(size))
     }
 
+    /// Makes a call that the window of calls is measured by.
+    fn measured<R>(&self, call: Call, body: impl FnOnce() -> TierResult<R>) -> TierResult<R> {
+        let began = Instant::now();
+        let done = body()?;
+        self.pool.window().note(call, began.elapsed(), self.pool.is_full());
+        Ok(done)
+    }
+
+    /// Writes to a staged file when it is its turn.
+    fn write(&self, node: &Node, file: &dyn TierFile, offset: u64, data: &[u8]) -> TierResult<()> {
+        let bytes = data.len() as u64;
+        self.control.pace(node, bytes);
+        self.measured(Call::Write(bytes), || file.write_at(offset, data))?;
+        self.account.note_copied(bytes);
+        Ok(())
+    }
+
     fn dirs(&self) -> &Dirs {
         &self.dirs
     }
@@ -245,6 +265,7 @@ impl Flusher {
         let staged = self.staged.load(Ordering::Acquire);
         let doomed = std::mem::take(&mut *self.doomed.lock());
         let left = doomed.clone();
+        self.dirs.forget_staging();
         let tidied = self.on_tier(move |tier| {
             for name in doomed {
                 match tier.remove(&Place { dir: tier.base(Base::Staging(me))?, name }, false) {
@@ -261,6 +282,11 @@ impl Flusher {
     /// All that the first `staged` uses of staging left in the tier is gone.
     fn note_tidied(&self, staged: u64) {
         self.tidied.store(staged, Ordering::Release);
+    }
+
+    /// Items that may be under way.
+    fn in_flight(&self) -> usize {
+        (ITEMS_A_CALL * self.pool.window().size()).clamp(IN_FLIGHT.0, IN_FLIGHT.1)
     }
 
     /// Files that are open for writing are flushed, too.
@@ -332,6 +358,7 @@ impl Flusher {
             "pending_bytes": account.pending_bytes,
             "oldest_ms": account.oldest_ms,
             "bytes_per_s": account.bytes_per_s,
+            "window": self.pool.window().size(),
             "files": account.files,
             "bytes": account.bytes,
             "copied_bytes": account.copied_bytes,
@@ -339,6 +366,11 @@ impl Flusher {
             "failing": failing,
         })
     }
+}
+
+/// The window of a tier for which `threads` calls at once pay in general.
+fn window_of(threads: usize) -> Window {
+    Window::new(threads, (2.min(threads), 4 * threads))
 }
 
 /// Flushes until the server ends; on a thread of its own.
@@ -349,13 +381,17 @@ pub async fn run(worker: Rc<Worker>) {
     }
     let queue = Arc::clone(node.namespace.queue());
     let mut tasks = JoinSet::new();
+    // A deadline, and those who wait for room, want fresh estimates.
+    let watched = node.config.dirty_max.is_some() || node.config.deadline_unix_s.is_some();
+    let every = if watched { ESTIMATE_EVERY.0 } else { ESTIMATE_EVERY.1 };
     let mut estimated = Instant::now();
     while !node.is_stopping() {
-        for taken in queue.take(IN_FLIGHT - tasks.len()) {
+        let in_flight = node.flusher.in_flight();
+        for taken in queue.take(in_flight.saturating_sub(tasks.len())) {
             tasks.spawn_local(flush_one(Rc::clone(&worker), taken));
         }
         node.flusher.end_hurry(&queue);
-        if estimated.elapsed() >= ESTIMATE_EVERY {
+        if estimated.elapsed() >= every {
             estimate(&node);
             estimated = Instant::now();
             if node.flusher.control.is_urgent(&node) && !queue.is_empty() {
@@ -363,13 +399,11 @@ pub async fn run(worker: Rc<Worker>) {
             }
         }
         let untidy = queue.is_idle() && node.flusher.is_untidy() && !tidy(&worker).await;
-        // A deadline, and those who wait for room, want fresh estimates.
-        let watched = node.config.dirty_max.is_some() || node.config.deadline_unix_s.is_some();
-        let (full, sleep) = (tasks.len() >= IN_FLIGHT, if untidy { FAILURE_PAUSES.0 } else { LONGEST_SLEEP });
+        let (full, sleep) = (tasks.len() >= in_flight, if untidy { FAILURE_PAUSES.0 } else { LONGEST_SLEEP });
         tokio::select! {
             Some(_) = tasks.join_next() => while tasks.try_join_next().is_some() {},
             () = queue.wait(sleep), if !full => {}
-            () = tokio::time::sleep(ESTIMATE_EVERY), if full || watched => {}
+            () = tokio::time::sleep(every), if full || watched => {}
             () = node.stopped() => break,
         }
     }

@@ -192,6 +192,13 @@ pub fn place(node: &Node, dir: InodeId) -> OpResult<Option<TierLocation>> {
 
 /// See [`tier_state`]. Inode and attributes are read together, inside the inode's section.
 pub async fn view(worker: &Rc<Worker>, request: TierState) -> OpResult<TierView> {
+    // Who tells of a copy wants no extended attributes.
+    let with_xattrs = request.published.is_none();
+    view_with(worker, request, with_xattrs).await
+}
+
+/// The same, with extended attributes or none.
+pub async fn view_with(worker: &Rc<Worker>, request: TierState, with_xattrs: bool) -> OpResult<TierView> {
     let (node, ino) = (&worker.node, request.ino);
     if let Some(published) = request.published {
         take_over(node, ino, published, (request.published_bytes, request.published_as)).await?;
@@ -204,7 +211,8 @@ pub async fn view(worker: &Rc<Worker>, request: TierState) -> OpResult<TierView>
     }
     let namespace = &node.namespace;
     let set = LockSet::of(&[(LockKey::Inode(ino), Mode::Shared)]);
-    let read = || Ok::<_, OpError>((namespace.inode_in_section(ino)?, namespace.xattrs(ino)?));
+    let xattrs = || if with_xattrs { namespace.xattrs(ino) } else { Ok(Vec::new()) };
+    let read = || Ok::<_, OpError>((namespace.inode_in_section(ino)?, xattrs()?));
     let (inode, xattrs) = namespace.locks().with(&set, read).await?;
     let is_file = inode.as_ref().is_some_and(|inode| inode.attr.kind == FileKind::File);
     let forgetful = is_file

@@ -17,20 +17,20 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use super::content;
 use super::outcome::{FlushResult, Stop};
 use crate::ops::{inline, pointer};
-use crate::tier::{Base, Destination, Make, Place, Tier, TierFile};
+use crate::tier::{Base, Destination, Make, Place, Staged, Tier, TierFile};
 use crate::worker::Worker;
 
 /// Parts that one server writes of one file at once.
 const AT_ONCE: u64 = 2;
 
-/// Stages a file; returns the copy's number. `how`: bytes of each part but the last, and the servers that hold chunks.
+/// Stages a file. `how`: bytes of each part but the last, and the servers that hold chunks.
 pub async fn file(
     worker: &Rc<Worker>,
     attr: &Attr,
     place: &Place,
     to: Destination,
     how: (u64, Vec<ServerId>),
-) -> FlushResult<u64> {
+) -> FlushResult<Staged> {
     let (node, size, (part_bytes, servers)) = (&worker.node, attr.size, how);
     if part_bytes > LARGEST_BUFFER as u64 {
         return Err(Stop::Failed(format!(
@@ -63,8 +63,7 @@ pub async fn file(
         tier.collect(&place, &receipts)?;
         content::finish(tier, &place, id, size, &to.attributes, syncs)
     };
-    node.flusher.on_tier(finish).await?;
-    Ok(id)
+    Ok(node.flusher.on_tier(finish).await?)
 }
 
 /// Writes parts of a staged file.
@@ -106,12 +105,7 @@ async fn parts(
         let mut buffer = buffer.map_err(|error| Stop::Failed(error.to_string()))?;
         gather(worker, request, start, &mut buffer).await?;
         let (own, file) = (Arc::clone(node), Arc::clone(file));
-        let write = move |_: &dyn Tier| {
-            own.flusher.control().pace(&own, buffer.len() as u64);
-            file.write_at(start, &buffer)?;
-            own.flusher.account().note_copied(buffer.len() as u64);
-            Ok(())
-        };
+        let write = move |_: &dyn Tier| own.flusher.write(&own, file.as_ref(), start, &buffer);
         node.flusher.on_tier(write).await?;
         written += len;
         part = part.saturating_add(which.every);

@@ -2,6 +2,7 @@
 //!
 //! # Invariants
 //! - A job never waits for another job: as many threads as there are suffice (jobs are plain closures without awaits).
+//! - At most as many jobs run as the window says (`no_more_jobs_run_than_the_window_says`).
 //! - A job that panics fails its caller and leaves the thread alive (`a_panic_fails_its_caller_only`).
 
 use std::collections::VecDeque;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
+use super::window::Window;
 use crate::tier::{TierError, TierResult};
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -24,22 +26,32 @@ struct State {
     closed: bool,
 }
 
-#[derive(Default)]
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
+    window: Window,
 }
 
 /// The threads, started at the first job.
 pub struct Pool {
     shared: Arc<Shared>,
-    limit: usize,
 }
 
 impl Pool {
-    /// A pool of at most `limit` threads.
-    pub fn new(limit: usize) -> Self {
-        Pool { shared: Arc::default(), limit }
+    /// A pool in which as many jobs run as `window` says.
+    pub fn new(window: Window) -> Self {
+        let shared = Shared { state: Mutex::default(), changed: Condvar::new(), window };
+        Pool { shared: Arc::new(shared) }
+    }
+
+    /// How many jobs may run.
+    pub fn window(&self) -> &Window {
+        &self.shared.window
+    }
+
+    /// Whether jobs wait for others to end.
+    pub fn is_full(&self) -> bool {
+        !self.shared.state.lock().jobs.is_empty()
     }
 
     /// Runs `job` on a thread of the pool. It runs to its end even if the future is dropped.
@@ -64,7 +76,7 @@ impl Pool {
             return false;
         }
         state.jobs.push_back(job);
-        if state.threads < self.limit && state.running + state.jobs.len() > state.threads {
+        if state.threads < self.shared.window.size() && state.running + state.jobs.len() > state.threads {
             let shared = Arc::clone(&self.shared);
             let spawned =
                 std::thread::Builder::new().name("flush-io".to_owned()).spawn(move || work(&shared));
@@ -112,13 +124,19 @@ impl Drop for Pool {
 fn work(shared: &Shared) {
     let mut state = shared.state.lock();
     loop {
-        if let Some(job) = state.jobs.pop_front() {
+        let may_run = state.running < shared.window.size();
+        let job = if may_run { state.jobs.pop_front() } else { None };
+        if let Some(job) = job {
             state.running += 1;
             drop(state);
             // The caller hears of a panic because its channel closes; the panic's own message is printed by the runtime.
             let _ = catch_unwind(AssertUnwindSafe(job));
             state = shared.state.lock();
             state.running -= 1;
+            // The window may have grown meanwhile.
+            if state.jobs.len() > 1 {
+                shared.changed.notify_one();
+            }
         } else if state.closed {
             state.threads -= 1;
             shared.changed.notify_all();
@@ -131,6 +149,7 @@ fn work(shared: &Shared) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::window::Call;
     use super::*;
 
     fn block_on<F: Future>(future: F) -> F::Output {
@@ -139,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_panic_fails_its_caller_only() {
-        let pool = Pool::new(1);
+        let pool = Pool::new(Window::fixed(1));
         let failed = block_on(pool.run::<()>(|| panic!("on purpose")));
         assert!(matches!(failed, Err(TierError::Failed(_))));
         assert_eq!(block_on(pool.run(|| Ok(5))), Ok(5));
@@ -148,9 +167,36 @@ mod tests {
     }
 
     #[test]
+    fn no_more_jobs_run_than_the_window_says() {
+        // Goal: with a window that shrinks from 8 to 2 while jobs run, the last of them run at most two at a time.
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        let pool = Pool::new(Window::new(8, (2, 8)));
+        let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let run = |count: usize| {
+            let jobs = (0..count).map(|_| {
+                let (running, most) = (Arc::clone(&running), Arc::clone(&most));
+                pool.run(move || {
+                    most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    std::thread::sleep(Duration::from_millis(2));
+                    running.fetch_sub(1, Ordering::SeqCst);
+                    Ok(())
+                })
+            });
+            block_on(futures_util::future::try_join_all(jobs)).unwrap();
+            most.swap(0, Ordering::SeqCst)
+        };
+        assert!((3..=8).contains(&run(100)));
+        for millis in [1, 1000, 1000, 1000, 1000] {
+            (0..8).for_each(|_| pool.window().note(Call::Whole, Duration::from_millis(millis), true));
+        }
+        assert_eq!(pool.window().size(), 2);
+        assert!(run(100) <= 2);
+    }
+
+    #[test]
     fn jobs_run_at_the_same_time() {
         // Goal: two jobs that wait for each other both end, so they run on two threads.
-        let pool = Pool::new(2);
+        let pool = Pool::new(Window::fixed(2));
         let barrier = Arc::new(std::sync::Barrier::new(2));
         let other = Arc::clone(&barrier);
         let meet = |barrier: Arc<std::sync::Barrier>| {

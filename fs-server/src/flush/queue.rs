@@ -3,7 +3,8 @@
 //! # Invariants
 //! - Whatever is in the map is in the store: a note's put is part of the batch that makes the change.
 //! - An item is taken off only if nothing noted it again since its flush began (`noted_again_while_flushing_stays`).
-//! - An item that is not being flushed is in the order exactly once, under when it is due (`items_come_in_the_order_they_are_due`).
+//! - An item that is not being flushed is exactly once in the order, under when it is due, or ready (`items_come_in_the_order_they_are_due`).
+//! - Of what is due the oldest is taken first: what was noted first, not what came due first (`the_oldest_of_what_is_due_goes_first`).
 //! - Notes made without end do not put an item off without end (`steady_changes_do_not_starve`).
 //!
 //! A note is made inside the lock section of what it notes, and the change is committed there: who takes an item and then reads
@@ -75,6 +76,8 @@ struct Items {
     noted: HashMap<FlushItem, Noted>,
     /// What is not being flushed, by when it is due.
     order: BTreeMap<(Instant, u64), FlushItem>,
+    /// What was found to be due, by when it was noted first.
+    ready: BTreeMap<(Instant, u64), FlushItem>,
     /// What is not parked, by when it was noted first.
     ages: BTreeSet<(Instant, u64)>,
     generation: u64,
@@ -88,6 +91,7 @@ impl Items {
     fn schedule(&mut self, item: &FlushItem, due: Instant) {
         let Some(noted) = self.noted.get_mut(item) else { return };
         self.order.remove(&(noted.due, noted.serial));
+        self.ready.remove(&(noted.first, noted.serial));
         noted.due = due;
         if !noted.busy {
             self.order.insert((due, noted.serial), item.clone());
@@ -125,9 +129,20 @@ impl Items {
         true
     }
 
+    /// Finds what is due.
+    fn find_ready(&mut self, now: Instant) {
+        let later = self.order.split_off(&(now, u64::MAX));
+        for (_, item) in std::mem::replace(&mut self.order, later) {
+            if let Some(noted) = self.noted.get(&item) {
+                self.ready.insert((noted.first, noted.serial), item);
+            }
+        }
+    }
+
     fn remove(&mut self, item: &FlushItem) {
         if let Some(noted) = self.noted.remove(item) {
             self.order.remove(&(noted.due, noted.serial));
+            self.ready.remove(&(noted.first, noted.serial));
             self.ages.remove(&(noted.first, noted.serial));
             self.parked -= usize::from(noted.parked);
             self.inodes -= usize::from(matches!(item, FlushItem::Inode(_)));
@@ -257,8 +272,8 @@ impl FlushQueue {
         if !hurry {
             return;
         }
-        let (now, waiting) = (Instant::now(), std::mem::take(&mut items.order));
-        for ((_, serial), item) in waiting {
+        let now = Instant::now();
+        for ((_, serial), item) in items.order.split_off(&(now, u64::MAX)) {
             if let Some(noted) = items.noted.get_mut(&item) {
                 noted.due = now;
             }
@@ -274,9 +289,9 @@ impl FlushQueue {
         let mut guard = self.items.lock();
         let items = &mut *guard;
         let mut taken = Vec::new();
+        items.find_ready(now);
         while taken.len() < limit {
-            let Some(first) = items.order.first_entry().filter(|first| first.key().0 <= now) else { break };
-            let item = first.remove();
+            let Some((_, item)) = items.ready.pop_first() else { break };
             let Some(noted) = items.noted.get_mut(&item) else { continue };
             noted.busy = true;
             if std::mem::take(&mut noted.parked) {
@@ -296,8 +311,15 @@ impl FlushQueue {
 
     /// Waits until something may be due, at most `longest`.
     pub async fn wait(&self, longest: Duration) {
-        let first = self.items.lock().order.first_key_value().map(|((due, _), _)| *due);
         let now = Instant::now();
+        let first = {
+            let items = self.items.lock();
+            if items.ready.is_empty() {
+                items.order.first_key_value().map(|((due, _), _)| *due)
+            } else {
+                Some(now)
+            }
+        };
         let pause = first.map_or(longest, |due| due.saturating_duration_since(now).min(longest));
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -461,7 +483,25 @@ mod tests {
         let hurried = queue.take(9);
         assert_eq!((hurried.len(), hurried[0].attempts), (1, 1));
         let items = queue.items.lock();
-        assert!(items.order.is_empty() && items.noted.len() == 2);
+        assert!(items.order.is_empty() && items.ready.is_empty() && items.noted.len() == 2);
+    }
+
+    #[test]
+    fn the_oldest_of_what_is_due_goes_first() {
+        // Goal: what had to be put off and is due again goes before what was noted later and has been due for longer; noting it again
+        // while it is ready takes it out of turn, once.
+        let dir = tempfile::tempdir().unwrap();
+        let queue = open(&dir, Duration::ZERO);
+        for item in ["a", "b", "c"] {
+            queue.note_now(&name(item)).unwrap();
+        }
+        let first = queue.take(1);
+        assert_eq!(first[0].item, name("a"));
+        queue.postpone(&first[0], Duration::ZERO);
+        let taken = |limit| queue.take(limit).into_iter().map(|taken| taken.item).collect::<Vec<_>>();
+        assert_eq!(taken(1), [name("a")]);
+        queue.note_now(&name("b")).unwrap();
+        assert_eq!((taken(9), taken(9)), (vec![name("b"), name("c")], Vec::new()));
     }
 
     #[test]

@@ -25,6 +25,15 @@ pub async fn state(worker: &Rc<Worker>, ino: InodeId, published: Option<TierLoca
     ask(worker, TierState { ino, published, published_bytes: 0, published_as: None }).await
 }
 
+/// The same, when extended attributes are of no interest.
+pub async fn inode(worker: &Rc<Worker>, ino: InodeId) -> OpResult<TierView> {
+    let request = TierState { ino, published: None, published_bytes: 0, published_as: None };
+    if worker.node.owns(ino.partition()) {
+        return ops::view_with(worker, request, false).await;
+    }
+    worker.ask_owner(ino.partition(), &request).await
+}
+
 /// Tells an inode's home of its copy, which has `bytes` bytes and is `seen` in the tier; returns what the home knows then.
 pub async fn publish(
     worker: &Rc<Worker>,

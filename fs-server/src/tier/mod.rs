@@ -203,6 +203,18 @@ pub struct Listed {
     pub target: Bytes,
 }
 
+/// A staged file that is ready to be published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Staged {
+    /// The tier's own number of it.
+    pub id: u64,
+    /// As [`Tier::look`] will show it when it is published, if that is known already.
+    pub found: Option<Found>,
+}
+
+/// Writes the content of a staged file.
+pub type Fill<'a> = &'a mut dyn FnMut(&dyn TierFile) -> TierResult<()>;
+
 /// Takes a part of a listing; false ends it.
 pub type TakeListed<'a> = &'a mut dyn FnMut(Vec<Listed>) -> bool;
 
@@ -232,6 +244,19 @@ pub trait Tier: Send + Sync {
     fn read(&self, at: &Place, wanted: &Found, offset: u64, out: &mut [u8]) -> TierResult<()>;
     /// Makes something where nothing is; returns its number.
     fn make(&self, at: &Place, what: &Make) -> TierResult<u64>;
+    /// Makes a staged file, has it filled if it is not empty, and gives it the attributes: for files that are made in one go.
+    fn stage(&self, at: &Place, size: u64, to: &Destination, fill: Fill<'_>) -> TierResult<Staged> {
+        let id = self.make(at, &Make::File { size, to: Some(Box::new(to.clone())) })?;
+        if size > 0 {
+            fill(self.open_file(at)?.as_ref())?;
+        }
+        self.set(at, id, &to.attributes)?;
+        Ok(Staged { id, found: None })
+    }
+    /// Whether [`Tier::look`] shows a file that is staged and has its attributes as it will when the file is published.
+    fn shows_staged(&self) -> bool {
+        false
+    }
     /// Opens a staged file for writing.
     fn open_file(&self, at: &Place) -> TierResult<Box<dyn TierFile>>;
     /// Takes over what servers wrote into a staged file, by the receipts of all of them.

@@ -17,8 +17,8 @@ use rustix::io::{self, Errno};
 
 use self::lustre::Lustre;
 use super::{
-    Attributes, Base, Dir, Facts, Found, Make, Place, TakeListed, Tier, TierError, TierFile, TierResult,
-    staged_prefix, staging_name,
+    Attributes, Base, Destination, Dir, Facts, Fill, Found, Make, Place, Staged, TakeListed, Tier, TierError,
+    TierFile, TierResult, staged_prefix, staging_name,
 };
 use crate::config::ServerConfig;
 use crate::error::ServerError;
@@ -209,6 +209,12 @@ impl Tier for Posix {
 
     fn base(&self, base: Base) -> TierResult<Dir> {
         let mut bases = self.bases.lock();
+        // Of its own staging this server hears that it has gone when it makes something there.
+        if base == Base::Staging(self.me)
+            && let Some(staging) = bases.staging.get(&self.me)
+        {
+            return Ok(staging.clone());
+        }
         bases.root.take_if(|dir| is_gone(dir));
         let root = match &bases.root {
             Some(root) => root.clone(),
@@ -261,9 +267,7 @@ impl Tier for Posix {
         let private = Mode::from_raw_mode(0o600);
         match what {
             Make::File { size, .. } => {
-                let flags =
-                    OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let file = self.lustre.create(parent, name, *size, flags, private).map_err(error)?;
+                let file = self.create(at, *size, private)?;
                 fs::ftruncate(&file, *size).map_err(error)?;
                 return fs::fstat(&file).map(|stat| stat.st_ino).map_err(error);
             }
@@ -290,6 +294,31 @@ impl Tier for Posix {
         }
         let found = self.look(at)?;
         found.map(|found| found.id).ok_or_else(|| error(Errno::NOENT))
+    }
+
+    fn stage(&self, at: &Place, size: u64, to: &Destination, fill: Fill<'_>) -> TierResult<Staged> {
+        let wanted = &to.attributes;
+        // Nobody else gets into staging, so it may have its mode at once.
+        let mode = Mode::from_raw_mode(wanted.mode.unwrap_or(0o600) & 0o777);
+        let file = PosixFile { file: self.create(at, size, mode)?, name: at.name.clone() };
+        if size > 0 {
+            fill(&file)?;
+        }
+        let error = |error| failed("finish", &at.name, error);
+        let stat = fs::fstat(&file.file).map_err(error)?;
+        if stat.st_size as u64 != size {
+            fs::ftruncate(&file.file, size).map_err(error)?;
+        }
+        let refused = attributes::set_open(&file.file, &stat, wanted, self.is_root).map_err(error)?;
+        if let Some(name) = refused {
+            self.tell_refused(&name);
+        }
+        let found = reading::found(&fs::fstat(&file.file).map_err(error)?);
+        Ok(Staged { id: found.id, found: Some(found) })
+    }
+
+    fn shows_staged(&self) -> bool {
+        true
     }
 
     fn open_file(&self, at: &Place) -> TierResult<Box<dyn TierFile>> {
@@ -367,6 +396,17 @@ impl Tier for Posix {
 }
 
 impl Posix {
+    /// An empty file in staging. If that has gone, as a whole or because the tier was mounted again, it is looked for again next time.
+    fn create(&self, at: &Place, size: u64, mode: Mode) -> TierResult<OwnedFd> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        self.lustre.create(fd(&at.dir)?, &at.name, size, flags, mode).map_err(|error| {
+            match failed("make", &at.name, error) {
+                TierError::Missing(text) => TierError::Failed(text),
+                other => other,
+            }
+        })
+    }
+
     /// Says once that the file system does not take an attribute.
     fn tell_refused(&self, name: &[u8]) {
         if !std::mem::replace(&mut *self.refused.lock(), true) {

@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use fs_proto::msg::tier::FlushAccount;
+use fs_proto::ServerId;
+use fs_proto::msg::tier::{FlushAccount, FlushNow};
 use fs_server::tier::posix::Posix;
 use fs_server::tier::{Tier, TierError};
 use parking_lot::Mutex;
 
 use crate::client::{Client, ROOT};
-use crate::cluster::Cluster;
-use crate::fake::Fake;
+use crate::cluster::{Cluster, plain};
+use crate::fake::{Fake, Gate};
 
 /// What the file systems say, and what of it a user must read.
 const ERRORS: [&str; 4] = [
@@ -67,7 +68,8 @@ fn each_error_is_reported_retried_with_pauses_and_survived() {
 
 #[test]
 fn a_tier_that_is_gone_for_a_while_gets_everything_afterwards() {
-    // Goal: names made, changed, moved and removed while the tier is away for seconds end right; nobody waits for it.
+    // Goal: names made, changed, moved and removed while the tier is away (seconds; a minute with the switch for long tests) end right; nobody
+    // waits for it.
     let reason = Arc::new(Mutex::new(None));
     let cluster = Cluster::start_with(2, 10_000, &failing(&reason));
     let client = Client::connect(&cluster.file);
@@ -78,7 +80,8 @@ fn a_tier_that_is_gone_for_a_while_gets_everything_afterwards() {
     cluster.check(&client);
     *reason.lock() = Some("Transport endpoint is not connected (os error 107)");
     let (gone, mut round) = (Instant::now(), 0);
-    while gone.elapsed() < Duration::from_secs(6) {
+    let away = Duration::from_secs(if is_long() { 60 } else { 6 });
+    while gone.elapsed() < away && round < 200 {
         let began = Instant::now();
         let name = format!("f{}", round % 20);
         match round % 3 {
@@ -89,12 +92,8 @@ fn a_tier_that_is_gone_for_a_while_gets_everything_afterwards() {
         client.write_file(dir, &name, &vec![round as u8; 30_000]);
         assert!(began.elapsed() < Duration::from_secs(5), "a request waited {:?}", began.elapsed());
         round += 1;
-        std::thread::yield_now();
-        if round >= 200 {
-            cluster.wait(&client, "failures", |accounts| failures(accounts) > 0);
-            break;
-        }
     }
+    cluster.wait(&client, "failures", |accounts| failures(accounts) > 0 && gone.elapsed() >= away);
     *reason.lock() = None;
     cluster.drain(&client);
     cluster.compare(&client);
@@ -158,7 +157,100 @@ fn no_old_tail_no_ghost_and_no_stale_copy() {
 
 /// How long the stress lasts: minutes with the switch for long tests.
 fn stress_time() -> Duration {
-    Duration::from_secs(if std::env::var_os("HAYATE_TEST_LONG").is_some() { 180 } else { 4 })
+    Duration::from_secs(if is_long() { 180 } else { 4 })
+}
+
+fn is_long() -> bool {
+    std::env::var_os("HAYATE_TEST_LONG").is_some()
+}
+
+#[test]
+fn what_is_removed_while_it_is_copied_does_not_come_back() {
+    // Goal: a file, and a directory with one, that are removed between the end of their copy and its publication are not in the tier afterwards.
+    // Method: a gate at the publication.
+    let gate = Gate::shut();
+    let cluster = Cluster::start_with(1, 10_000, &gate.wrap("rename"));
+    let client = Client::connect(&cluster.file);
+    let dir = client.mkdir(ROOT, "dir");
+    client.write_file(dir, "below", &vec![1; 2 << 20]);
+    client.write_file(ROOT, "file", b"small");
+    gate.await_somebody();
+    client.unlink(ROOT, "file");
+    client.unlink(dir, "below");
+    client.rmdir(ROOT, "dir");
+    gate.open();
+    cluster.check(&client);
+    cluster.compare_nothing_there();
+}
+
+#[test]
+fn what_is_cut_while_it_is_copied_has_no_old_tail() {
+    // Goal: files that are cut, or overwritten by something shorter, between the end of their copy and its publication are short in the tier.
+    // Method: a gate at the publication.
+    let gate = Gate::shut();
+    let cluster = Cluster::start_with(1, 10_000, &gate.wrap("rename"));
+    let client = Client::connect(&cluster.file);
+    let cut = client.write_file(ROOT, "cut", &vec![1; 3 << 20]);
+    let over = client.write_file(ROOT, "over", &vec![2; 10_000]);
+    gate.await_somebody();
+    client.truncate(cut, 100_000);
+    client.truncate(over, 0);
+    client.write(over, 0, b"short");
+    client.close(over, 5);
+    gate.open();
+    cluster.check(&client);
+    assert_eq!(std::fs::read(cluster.at("over")).unwrap(), b"short");
+    assert_eq!(std::fs::read(cluster.at("cut")).unwrap(), vec![1; 100_000]);
+}
+
+#[test]
+fn a_flush_that_is_asked_for_while_others_write_has_what_was_closed_before() {
+    // Goal: what was closed before a flush is in the tier as it was closed, whatever others write meanwhile, and is not replaced by anything
+    // older. Method: rounds of rewriting 20 files and asking for a flush, while two writers rewrite theirs without a pause.
+    let mut cluster = Cluster::prepared(2);
+    cluster.launch(&plain);
+    let (file, done) = (&cluster.file, &AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        for writer in 0..2_u64 {
+            scope.spawn(move || {
+                let client = Client::connect(file);
+                let dir = client.mkdir(ROOT, &format!("w{writer}"));
+                let mut round = 0_u8;
+                while !done.load(Ordering::Acquire) {
+                    round = round.wrapping_add(1);
+                    client.write_file(dir, &format!("f{}", round % 10), &vec![round; 300_000]);
+                }
+            });
+        }
+        let client = Client::connect(file);
+        let dir = client.mkdir(ROOT, "mine");
+        for round in 0..6_usize {
+            let content = |number: usize| vec![(round * 20 + number) as u8; 50_000 + round * 30_000];
+            for number in 0..20 {
+                client.write_file(dir, &format!("f{number}"), &content(number));
+            }
+            (0..2).for_each(|id| client.ask_server(ServerId(id), &FlushNow { everything: false }).unwrap());
+            let began = Instant::now();
+            let arrived = |number: usize| {
+                std::fs::read(cluster.at(format!("mine/f{number}")))
+                    .is_ok_and(|found| found == content(number))
+            };
+            for number in 0..20 {
+                while !arrived(number) {
+                    assert!(
+                        began.elapsed() < Duration::from_secs(60),
+                        "f{number} of round {round} does not come"
+                    );
+                    std::thread::yield_now();
+                }
+            }
+            assert!((0..20).all(arrived), "something older came after it");
+        }
+        done.store(true, Ordering::Release);
+    });
+    let client = Client::connect(&cluster.file);
+    cluster.drain(&client);
+    cluster.compare(&client);
 }
 
 #[test]

@@ -1,9 +1,15 @@
 //! How fast flushing goes and how much may wait for it: bandwidth, dirty bytes, deadline.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use fs_server::tier::Tier;
+use fs_server::tier::posix::Posix;
 
 use crate::client::{Client, ROOT};
 use crate::cluster::Cluster;
+use crate::fake::Fake;
 
 const MIB: usize = 1 << 20;
 
@@ -79,4 +85,107 @@ fn a_near_deadline_makes_everything_go() {
     let accounts = far.wait(&client, "some time", |accounts| accounts.iter().any(|a| a.oldest_ms > 1_500));
     assert!(accounts.iter().any(|account| account.pending_names > 0));
     far.compare_nothing_there();
+}
+
+/// Nothing is made for now.
+const HELD: u64 = u64::MAX;
+
+/// A tier whose making of files takes as long as a test says, and that knows how many are being made.
+#[derive(Default)]
+struct Slowness {
+    millis: AtomicU64,
+    under_way: AtomicU64,
+    most: AtomicU64,
+    made: AtomicU64,
+}
+
+impl Slowness {
+    fn wrap(self: &Arc<Self>) -> impl Fn(Posix) -> Arc<dyn Tier> + use<> {
+        let slow = Arc::clone(self);
+        move |tier| {
+            let slow = Arc::clone(&slow);
+            Arc::new(Fake::before(tier, move |what, _| {
+                if what == "make" {
+                    slow.make();
+                }
+                Ok(())
+            }))
+        }
+    }
+
+    fn make(&self) {
+        let now = self.under_way.fetch_add(1, Ordering::AcqRel) + 1;
+        self.most.fetch_max(now, Ordering::AcqRel);
+        // The latency itself, not a wait for something.
+        while self.millis.load(Ordering::Acquire) == HELD {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        std::thread::sleep(Duration::from_millis(self.millis.load(Ordering::Acquire)));
+        self.under_way.fetch_sub(1, Ordering::AcqRel);
+        self.made.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Most files that are being made at once while the next `count` are.
+    fn most_of_next(&self, count: u64) -> u64 {
+        self.most.store(0, Ordering::Release);
+        let (until, began) = (self.made.load(Ordering::Acquire) + count, Instant::now());
+        while self.made.load(Ordering::Acquire) < until {
+            assert!(began.elapsed() < Duration::from_secs(120), "nothing more is flushed");
+            std::thread::yield_now();
+        }
+        self.most.load(Ordering::Acquire)
+    }
+}
+
+#[test]
+fn a_tier_that_gets_slow_has_fewer_calls_and_then_more_again() {
+    // Goal: the window follows the tier's latency: a tier that answers fast gets more than the four calls that it begins with, one that
+    // falters gets two, and when it answers again as many as before. Method: a backlog of 1,500 files, and a latency that is switched.
+    let slow = Arc::new(Slowness::default());
+    slow.millis.store(HELD, Ordering::Release);
+    let cluster = Cluster::start_with(1, 10_000, &slow.wrap());
+    let client = Client::connect(&cluster.file);
+    for number in 0..1_500 {
+        client.write_file(ROOT, &format!("f{number}"), b"x");
+    }
+    slow.millis.store(5, Ordering::Release);
+    let fast = slow.most_of_next(500);
+    assert!(fast >= 8, "at most {fast} calls at once while it is fast");
+    slow.millis.store(200, Ordering::Release);
+    slow.most_of_next(60);
+    let faltering = slow.most_of_next(10);
+    assert!(faltering <= 3, "{faltering} calls at once while it falters");
+    slow.millis.store(5, Ordering::Release);
+    slow.most_of_next(300);
+    let again = slow.most_of_next(100);
+    assert!(again >= 8, "at most {again} calls at once when it is fast again");
+    cluster.drain(&client);
+    cluster.compare(&client);
+}
+
+#[test]
+fn flushing_has_its_share_under_constant_load() {
+    // Goal: clients that write without a pause, on a server with one worker and no cap on dirty bytes, leave flushing its share: a quarter of the
+    // bytes that they write is in the tier before they stop. Method: four writers of 256 KiB files for three seconds.
+    let cluster = Cluster::start(1);
+    let (began, file) = (Instant::now(), &cluster.file);
+    let written: u64 = std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..4_u8)
+            .map(|writer| {
+                scope.spawn(move || {
+                    let (client, mut number) = (Client::connect(file), 0);
+                    while began.elapsed() < Duration::from_secs(3) {
+                        client.write_file(ROOT, &format!("w{writer}-{number}"), &vec![writer; MIB / 4]);
+                        number += 1;
+                    }
+                    number
+                })
+            })
+            .collect();
+        writers.into_iter().map(|writer| writer.join().unwrap()).sum()
+    });
+    let client = Client::connect(&cluster.file);
+    let flushed = cluster.accounts(&client)[0].files;
+    assert!(4 * flushed >= written, "{flushed} of {written} files were flushed under load");
+    cluster.drain(&client);
 }

@@ -36,6 +36,31 @@ pub fn set(target: &str, stat: &Stat, wanted: &Attributes, is_root: bool) -> io:
     Ok(refused)
 }
 
+/// The same on a file that is open for writing and was just made, with `stat` from after its content was written.
+pub fn set_open(
+    file: &OwnedFd,
+    stat: &Stat,
+    wanted: &Attributes,
+    is_root: bool,
+) -> io::Result<Option<Bytes>> {
+    let xattrs = wanted.xattrs.as_deref().unwrap_or_default();
+    // A directory's default list makes some on new files.
+    if !xattrs.is_empty()
+        || !matches!(fs::flistxattr(file, &mut [0_u8; 0][..]), Ok(0) | Err(Errno::OPNOTSUPP))
+    {
+        return set(&format!("/proc/self/fd/{}", file.as_raw_fd()), stat, wanted, is_root);
+    }
+    if let Some((uid, gid)) = wanted.owner.filter(|owner| is_root && (stat.st_uid, stat.st_gid) != *owner) {
+        fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+    }
+    if let Some(mode) = wanted.mode.filter(|mode| (mode ^ stat.st_mode) & 0o7777 != 0) {
+        fs::fchmod(file, Mode::from_raw_mode(mode & 0o7777))?;
+    }
+    let times = Timestamps { last_access: timespec(wanted.atime), last_modification: timespec(wanted.mtime) };
+    fs::futimens(file, &times)?;
+    Ok(None)
+}
+
 /// Nanoseconds since 1970, also before, as the kernel wants them.
 pub fn timespec(ns: TimeNs) -> Timespec {
     const SECOND: i64 = 1_000_000_000;

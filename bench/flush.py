@@ -1,0 +1,196 @@
+#!/usr/bin/env python3
+"""How fast a burst goes to tier 2, next to cp of the same files by the same number of processes.
+
+    cargo build --release && bench/flush.py             about three minutes
+    bench/flush.py --only small --counters              system calls of the servers' flushing, too (strace)
+
+Tier 2 is a directory of the same file system as tier 1 and as cp's source and target. Each round makes new files and measures Hayate and cp one after
+the other, in turned order every second round, after a sync. Hayate's time is that of `hayate flush --wait`, from its start to its end, with servers that
+have not flushed anything of the files before; the time until the last file got its name in tier 2 is beside it. The content that arrived is compared
+with the source. The script ends with status 1 if a ratio is beyond its bound.
+"""
+
+import argparse
+import filecmp
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from perf import commit, fine_cpu_us, run, table
+
+HERE = Path(__file__).resolve().parent.parent
+RELEASE = Path(os.environ.get("CARGO_TARGET_DIR", HERE / "target")) / "release"
+MIB = 1 << 20
+# Name: what it is, files, their directories, bytes of each, cp's processes, and the least rate relative to cp's.
+SCENARIOS = {
+    "shared": ("one file of 1 GiB", 1, 1, 1024 * MIB, 1, 1.0),
+    "each": ("a file of 256 MiB for each process", 4, 1, 256 * MIB, 4, 0.85),
+    "small": ("20,000 files of 4 KiB in 20 directories", 20_000, 20, 4096, 1, 1.0),
+}
+NEVER_MS = 3_600_000
+
+
+def make_files(where, files, dirs, size):
+    """Files that differ from each other, in directories of their own."""
+    block = os.urandom(min(size, 8 * MIB))
+    for number in range(files):
+        path = where / f"d{number % dirs}" / f"f{number}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as out:
+            out.write(number.to_bytes(8, "little"))
+            for start in range(8, size, len(block)):
+                out.write(block[: min(len(block), size - start)])
+
+
+def same(a, b):
+    """Whether two trees have the same names and contents."""
+    compared = filecmp.dircmp(a, b)
+    if compared.left_only or compared.right_only or compared.funny_files:
+        return False
+    names = compared.common_files
+    return filecmp.cmpfiles(a, b, names, shallow=False)[1:] == ([], []) and all(same(Path(a) / d, Path(b) / d) for d in compared.common_dirs)
+
+
+def last_change(where):
+    """When the last object below a directory got its name or attributes."""
+    return max(os.lstat(os.path.join(top, name)).st_ctime for top, _, names in os.walk(where) for name in names)
+
+
+class Bed:
+    """A cluster whose flushing waits to be told, and directories for cp, in one temporary directory."""
+
+    def __init__(self, options):
+        self.options = options
+        self.dir = Path(tempfile.mkdtemp(prefix="hayate-flush-", dir=options.dir))
+        self.hayate = shutil.copy2(options.hayate, self.dir / "hayate")
+        self.mount, self.tier, self.pids = self.dir / "m", self.dir / "tier", []
+        for made in [self.mount, self.tier, self.dir / "cp"]:
+            made.mkdir()
+            # Directories far from each other: else creates walk past inodes that were removed lately.
+            subprocess.run(["chattr", "+T", made], capture_output=True, check=False)
+
+    def command(self, *words):
+        return run([self.hayate, "--cluster", self.dir / "c.toml", *map(str, words)])
+
+    def up(self):
+        self.command("up", "--nodes", self.options.servers, "--store", self.dir / "store", "--tier", self.tier, "--flush-delay", NEVER_MS, "--mount", self.mount, *self.options.up)
+        text = (self.dir / "c.toml").read_text()
+        self.pids = [int(line.split("=")[1]) for line in text.splitlines() if line.startswith("pid")]
+
+    def down(self):
+        subprocess.run([self.hayate, "--cluster", self.dir / "c.toml", "down", "--discard"], capture_output=True, check=False)
+        if not os.path.ismount(self.mount):
+            shutil.rmtree(self.dir, ignore_errors=True)
+
+    def cpu_s(self):
+        return sum(map(fine_cpu_us, self.pids)) / 1e6
+
+    def flush(self, source, name):
+        """Seconds until all of a new burst is in tier 2 and the command has said so, until the last file was there, and CPU seconds of the servers."""
+        subprocess.run(["cp", "-r", source, self.mount / name], check=True)
+        os.sync()
+        began, clock, cpu = time.time(), time.monotonic(), self.cpu_s()
+        tracer = self.trace()
+        self.command("flush", "--wait")
+        took, cpu = time.monotonic() - clock, self.cpu_s() - cpu
+        self.end_trace(tracer)
+        arrived = last_change(self.tier / name) - began
+        if not same(source, self.tier / name):
+            sys.exit(f"{name}: what is in tier 2 is not what was written")
+        return took, arrived, cpu
+
+    def trace(self):
+        if not self.options.counters:
+            return []
+        tracers = [subprocess.Popen(["strace", "-f", "-c", "-q", "-o", self.dir / f"strace-{pid}", "-p", str(pid)]) for pid in self.pids]
+        time.sleep(1)
+        return tracers
+
+    def end_trace(self, tracers):
+        for tracer in tracers:
+            tracer.terminate()
+            tracer.wait()
+        for pid in self.pids if tracers else []:
+            print((self.dir / f"strace-{pid}").read_text(), file=sys.stderr)
+
+    def copy(self, source, name, processes):
+        """Seconds of cp, and CPU seconds."""
+        target = self.dir / "cp" / name
+        os.sync()
+        clock, before = time.monotonic(), os.times()
+        if processes == 1:
+            subprocess.run(["cp", "-r", source, target], check=True)
+        else:
+            files = sorted(path for path in source.rglob("*") if path.is_file())
+            target.mkdir()
+            started = [subprocess.Popen(["cp", *files[each::processes], target]) for each in range(processes)]
+            if any(process.wait() for process in started):
+                sys.exit("cp failed")
+        took, after = time.monotonic() - clock, os.times()
+        cpu = after.children_user - before.children_user + after.children_system - before.children_system
+        shutil.rmtree(target)
+        return took, cpu
+
+    def forget(self, name):
+        """Gives the room of a burst back."""
+        shutil.rmtree(self.mount / name)
+        self.command("flush", "--wait")
+
+
+def measure(bed, key):
+    """The row of a scenario, and its ratio."""
+    title, files, dirs, size, processes, least = SCENARIOS[key]
+    source = bed.dir / f"source-{key}"
+    make_files(source, files, dirs, size)
+    flushed, copied = [], []
+    for number in range(bed.options.rounds + 1):
+        name = f"{key}{number}"
+        steps = [lambda name=name: flushed.append(bed.flush(source, name)), lambda name=name: copied.append(bed.copy(source, name, processes))]
+        for step in steps if number % 2 else steps[::-1]:
+            step()
+        print(f"{name}: flush {flushed[-1][0]:.2f} s (there after {flushed[-1][1]:.2f}, CPU {flushed[-1][2]:.2f}), cp {copied[-1][0]:.2f} s (CPU {copied[-1][1]:.2f})", file=sys.stderr)
+        if size > MIB:
+            bed.forget(name)
+    shutil.rmtree(source)
+    # The first round is to warm up.
+    flushed, copied = flushed[1:], copied[1:]
+    ratio = statistics.median(c[0] / f[0] for f, c in zip(flushed, copied))
+    arrived = statistics.median(c[0] / f[1] for f, c in zip(flushed, copied))
+    middle = [statistics.median(sample[i] for sample in flushed) for i in range(3)] + [statistics.median(sample[i] for sample in copied) for i in range(2)]
+    unit, digits = (files, 0) if key == "small" else (files * size / MIB, 0)
+    rate = lambda seconds: f"{unit / seconds:,.{digits}f} {'files/s' if key == 'small' else 'MiB/s'}"
+    row = [title, rate(middle[0]), f"{middle[2]:.2f}", f"cp, {processes}" if processes > 1 else "cp -r", rate(middle[3]), f"{middle[4]:.2f}", f"{ratio:.2f}", f"{arrived:.2f}", f"{least:.2f}"]
+    return row, ratio >= least
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hayate", default=RELEASE / "hayate")
+    parser.add_argument("--dir", help="where everything lies [default: the system's temporary directory]")
+    parser.add_argument("--servers", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", choices=list(SCENARIOS), default=list(SCENARIOS))
+    parser.add_argument("--counters", action="store_true", help="strace -c of the servers; slows everything down")
+    parser.add_argument("--up", nargs="+", default=[], metavar="WORD", help="further options of hayate up")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    bed = Bed(options)
+    try:
+        bed.up()
+        results = [measure(bed, key) for key in options.only]
+    finally:
+        bed.down()
+    header = ["burst", "flush", "CPU s of the servers", "next to", "cp", "CPU s", "flush / cp", "until the last file is there / cp", "wanted"]
+    text = table(header, [row for row, _ in results]) + f"\n\nMedians of {options.rounds} rounds, {options.servers} servers, {os.cpu_count()} CPUs; commit {commit()}."
+    print(text)
+    sys.exit(0 if all(holds for _, holds in results) else 1)
+
+
+if __name__ == "__main__":
+    main()
