@@ -41,9 +41,9 @@ fn both(work: impl Fn(u32) -> Result<()> + Sync) -> [Result<()>; 2] {
 }
 
 fn save(checkpoints: &Checkpoints, version: u64, options: &Options) {
-    both(|rank| rank_saves(checkpoints, version, rank, options))
-        .into_iter()
-        .for_each(|heard| heard.expect("saved"));
+    for heard in both(|rank| rank_saves(checkpoints, version, rank, options)) {
+        heard.expect("saved");
+    }
 }
 
 /// That version 1 is offered, and every byte of it is right.

@@ -112,7 +112,9 @@ fn more_servers_are_killed_than_can_be_spared() {
         save(&before, 2, Redundancy::Copies(1), "never");
         assert_eq!(before.latest(SET).unwrap(), Some(2));
         let victims = [1, 2];
-        victims.iter().for_each(|victim| kill_and_wipe(&sandbox, *victim));
+        for victim in victims {
+            kill_and_wipe(&sandbox, victim);
+        }
         restart_empty(&sandbox, &victims);
         let after = checkpoints(&sandbox);
         match after.latest(SET) {
