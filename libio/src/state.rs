@@ -177,7 +177,6 @@ impl Checkpoints {
 
     fn look(&self, group: &Group, version: u64, tier_too: bool, seen: &mut Seen) -> Result<State> {
         let here = checkpoints::here(group, version);
-        let is_here = matches!(here, Ok(Some(_)));
         let manifest = match here {
             Ok(Some(manifest)) => manifest,
             other => match (checkpoints::in_tier(group, version), other) {
@@ -186,9 +185,9 @@ impl Checkpoints {
                 (Ok(None), Ok(_)) => return elsewhere(group, version, None),
             },
         };
-        // Where the manifest's name was lost, the mark's may be, too.
+        // Where there are copies of the manifest, the mark is with them, and its name may be lost.
         let failed = group.has_failed(&manifest)?
-            || (!is_here && Survey::take(&group.disk, &group.keys)?.has_failed(&manifest));
+            || (manifest.spare > 0 && Survey::take(&group.disk, &group.keys)?.has_failed(&manifest));
         if failed {
             return Ok(State::Failed);
         }
