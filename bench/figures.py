@@ -57,6 +57,7 @@ PARTS = {
     "limits": ("connections, open files, a memory cap", script("limits", "--long")),
     "fio": ("the harness beside fio", script("fio_compare")),
     "scale": ("the scale model and its error", script("scale")),
+    "checkpoints": ("checkpoints beside plain files, torch's writer, and a program that computes", script("checkpoints")),
     "requirement": ("the scale model's answer to the requirement", lambda o: [HAYATE, "bench", "scale"]),
 }
 

@@ -93,7 +93,7 @@ pub fn run(args: BenchArgs, connect: Connect<'_>) -> Result<u64> {
         BenchCommand::Checkpoint(args) => {
             let launch = launch(args.threads)?;
             let setup = args.setup(launch.natural_size(), command_line)?;
-            let mut session = session(setup.spec.tasks, &launch, args.api, args.servers, connect)?;
+            let mut session = any_session(setup.spec.tasks, &launch, args.api, args.servers, connect)?;
             Ok(checkpoint::run(&setup, &mut session, out)?.errors())
         }
         BenchCommand::Dataset(args) => {
@@ -110,6 +110,14 @@ pub fn run(args: BenchArgs, connect: Connect<'_>) -> Result<u64> {
 
 /// Tasks for a benchmark. Servers are watched if the native client is measured, or if asked for.
 fn session(tasks: u32, launch: &Launch, api: Api, watch: bool, connect: Connect<'_>) -> Result<Session> {
+    if api == Api::Libio {
+        return Err(BenchError::Options("-a LIBIO is for checkpoints".to_owned()));
+    }
+    any_session(tasks, launch, api, watch, connect)
+}
+
+/// The same, also for what is no file system.
+fn any_session(tasks: u32, launch: &Launch, api: Api, watch: bool, connect: Connect<'_>) -> Result<Session> {
     let connection = Connection::new(api, connect)?;
     let monitor = match connection.client() {
         Some(client) => Some(Monitor::new(client.clone())),

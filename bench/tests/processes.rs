@@ -55,6 +55,10 @@ fn commands_measure_verify_and_fail(dir: &Path) {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         (output.status.code(), text(&output.stdout), text(&output.stderr))
     };
+    let (status, _, errors) = bench(&format!("ior -a LIBIO -o {file}"));
+    assert!(status == Some(2) && errors.contains("for checkpoints"), "{errors}");
+    let (status, _, errors) = bench("checkpoint --redundancy copies:1");
+    assert!(status == Some(2) && errors.contains("-a LIBIO"), "{errors}");
     let sizes = format!("-t 1k -b 4k -s 2 -C -o {file}");
     let (status, text, errors) = bench(&format!("ior {sizes} -w -r -W -R -F -i 2"));
     assert_eq!((status, errors.as_str()), (Some(0), ""), "{text}");

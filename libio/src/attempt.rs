@@ -16,11 +16,12 @@
 //!   (`two_groups_on_one_version`).
 //! - Exactly one rank passes the root of a tree (`one_rank_passes_the_root`).
 
-use crate::copies::{self, Keys};
+use crate::copies::{self, Keys, Survey};
 use crate::error::{Error, Result};
-use crate::format::{self, GroupRecord, Manifest, Pruned, SetPaths, Verdict};
+use crate::format::{self, GroupRecord, Manifest, Pruned, Sealed, SetPaths, Verdict};
 use crate::options::Options;
-use crate::register::{Disk, Placed, unique_id};
+use crate::register::{Disk, Moved, Placed, unique_id};
+use crate::state::{PUBLISHING, Pauses};
 
 /// How often joining is tried again because others opened or ended attempts meanwhile.
 const ROUNDS: usize = 1000;
@@ -50,6 +51,11 @@ impl Attempt {
 
     pub fn verdict_name(&self) -> String {
         format!("{}.verdict", self.full_name())
+    }
+
+    /// Of the manifest before it is published.
+    pub fn manifest_name(&self) -> String {
+        format!("{}.manifest", self.full_name())
     }
 
     pub fn pruned_name(&self) -> String {
@@ -97,8 +103,8 @@ impl Group {
                     }
                     self.open(version, newest.number + 1, nranks)?;
                 }
-                Some(Verdict::Sealed(manifest)) => {
-                    if !self.publish(newest, &manifest)? {
+                Some(Verdict::Sealed(sealed)) => {
+                    if !self.publish(newest, &sealed)? {
                         self.open(version, newest.number + 1, nranks)?; // It was removed.
                     }
                 }
@@ -115,7 +121,7 @@ impl Group {
 
     /// Also if a cluster before this one committed it: the shared tier has it under the same name.
     fn is_committed(&self, version: u64) -> Result<bool> {
-        let path = format!("{}/{}", self.paths.versions, format::version_name(version));
+        let path = self.paths.manifest(version);
         let in_tier = || self.disk.tier().is_some_and(|tier| tier.size(&path).is_some());
         Ok(self.disk.open(&path)?.is_some() || in_tier())
     }
@@ -156,13 +162,15 @@ impl Group {
 
     /// Takes the rank's place; answers whether it was free.
     fn claim(&self, attempt: &Attempt, rank: u32, nranks: u32, options: &Options) -> Result<bool> {
+        self.disk.claim_dir(&self.data_dir(attempt))?;
+        let free = self.disk.claim_dir(&self.rank_dir(attempt, rank))?;
         let theirs = attempt.record.nranks;
         if theirs != nranks {
+            // Nobody knows who is right, so nobody waits for ranks that may not exist.
+            self.abort(attempt, &format!("rank {rank} says that there are {nranks} ranks, not {theirs}"))?;
             let (set, version) = (self.set.clone(), attempt.version);
             return Err(Error::RanksDiffer { set, version, theirs, ours: nranks });
         }
-        self.disk.claim_dir(&self.data_dir(attempt))?;
-        let free = self.disk.claim_dir(&self.rank_dir(attempt, rank))?;
         if let Some(policy) = options.flush.as_ref().filter(|_| free) {
             self.disk.set_policy(&self.rank_dir(attempt, rank), policy)?;
         }
@@ -193,40 +201,47 @@ impl Group {
     }
 
     /// Ends an attempt well, unless it ended already, and makes it visible.
-    pub fn seal(&self, attempt: &Attempt, manifest: Manifest) -> Result<()> {
-        let verdict = Verdict::Sealed(manifest.clone());
-        match self.disk.place(&self.paths.attempts, &attempt.verdict_name(), &verdict)? {
+    pub fn seal(&self, attempt: &Attempt, manifest: &Manifest) -> Result<()> {
+        let draft = format!("{}/{}", self.paths.attempts, attempt.manifest_name());
+        self.disk.write_new(&draft, &format::encode(manifest))?;
+        let (sealed, name) = (manifest.sealed(), attempt.verdict_name());
+        match self.disk.place(&self.paths.attempts, &name, &Verdict::Sealed(sealed.clone()))? {
             Placed::Lost(Verdict::Aborted { group, reason }) => Err(self.given_up(attempt, group, reason)),
-            Placed::Won | Placed::Lost(Verdict::Sealed(_)) => self.finish_sealed(attempt, &manifest),
+            Placed::Won | Placed::Lost(Verdict::Sealed(_)) => self.finish_sealed(attempt, &sealed),
         }
     }
 
     /// Makes a sealed attempt visible.
-    pub fn finish_sealed(&self, attempt: &Attempt, manifest: &Manifest) -> Result<()> {
-        if self.publish(attempt, manifest)? {
+    pub fn finish_sealed(&self, attempt: &Attempt, sealed: &Sealed) -> Result<()> {
+        if self.publish(attempt, sealed)? {
             return Ok(());
         }
-        let reason = "its files were removed meanwhile".to_owned();
+        let reason = "its files were removed, or lost, meanwhile".to_owned();
         Err(Error::Aborted { set: self.set.clone(), version: attempt.version, reason })
     }
 
-    /// What a sealed attempt came to: the manifest, or nothing yet.
+    /// What an attempt came to: sealed, or nothing yet.
     ///
     /// # Errors
     /// [`Error::Aborted`], [`Error::Superseded`].
-    pub fn verdict_so_far(&self, attempt: &Attempt) -> Result<Option<Manifest>> {
+    pub fn verdict_so_far(&self, attempt: &Attempt) -> Result<Option<Sealed>> {
         match self.verdict(attempt)? {
             Some(Verdict::Aborted { group, reason }) => Err(self.given_up(attempt, group, reason)),
-            Some(Verdict::Sealed(manifest)) => Ok(Some(manifest)),
+            Some(Verdict::Sealed(sealed)) => Ok(Some(sealed)),
             None => Ok(None),
         }
     }
 
-    /// Whether this attempt's manifest is the visible one.
-    pub fn is_published(&self, attempt: &Attempt, manifest: &Manifest) -> Result<bool> {
-        let path = format!("{}/{}", self.paths.versions, format::version_name(attempt.version));
+    /// Whether this attempt's manifest is the visible one. All ranks ask, so they read its beginning only.
+    pub fn is_published(&self, attempt: &Attempt) -> Result<bool> {
+        let (path, id) = (self.paths.manifest(attempt.version), &attempt.record.id);
+        let head = self.disk.read_head(&path, format::HEAD_BYTES)?;
+        let Some(head) = head else { return Ok(false) };
+        if format::begins_manifest(&head, attempt.version, attempt.number, id) {
+            return Ok(true);
+        }
         match self.disk.read::<Manifest>(&path)? {
-            Some(there) if there.id == manifest.id => Ok(true),
+            Some(there) if there.id == *id => Ok(true),
             Some(_) => Err(Error::VersionExists { set: self.set.clone(), version: attempt.version }),
             None => Ok(false),
         }
@@ -249,32 +264,56 @@ impl Group {
         }
     }
 
-    /// Makes a sealed attempt visible; answers whether it is, which it is not if it is being removed.
-    fn publish(&self, attempt: &Attempt, manifest: &Manifest) -> Result<bool> {
+    /// Makes a sealed attempt visible; answers whether it is, which it is not if it is being removed, or its manifest is lost.
+    fn publish(&self, attempt: &Attempt, sealed: &Sealed) -> Result<bool> {
         if self.is_leaving(attempt)? {
             return Ok(false);
         }
-        copies::keep_manifest(&self.disk, &self.keys, manifest)?;
-        let name = format::version_name(attempt.version);
-        let placed = self.disk.place(&self.paths.versions, &name, manifest);
-        // Asked whatever came of it: removal takes away what is being placed, too.
+        let draft = format!("{}/{}", self.paths.attempts, attempt.manifest_name());
+        // Without a draft somebody has moved it, and kept copies before.
+        if sealed.spare > 0
+            && let Some(text) = self.disk.read_raw(&draft)?
+        {
+            copies::keep_manifest(&self.disk, &self.keys, &format::decode(&draft, &text)?)?;
+        }
+        let moved = self.disk.move_new(&draft, &self.paths.manifest(attempt.version));
+        // Asked whatever came of it: removal takes away what is being moved, too.
         if self.is_leaving(attempt)? {
-            self.take_back(attempt, &name)?;
+            self.take_back(attempt)?;
             return Ok(false);
         }
-        match placed? {
-            Placed::Lost(other) if other.id != manifest.id => {
-                copies::forget(&self.disk, &self.keys, &attempt.full_name())?;
-                Err(Error::VersionExists { set: self.set.clone(), version: attempt.version })
+        match moved? {
+            Moved::Done => Ok(true),
+            Moved::Taken | Moved::Missing => match self.is_shown(attempt) {
+                Ok(shown) => Ok(shown),
+                Err(e @ Error::VersionExists { .. }) => {
+                    copies::forget(&self.disk, &self.keys, &attempt.full_name())?;
+                    Err(e)
+                }
+                Err(e) => Err(e),
+            },
+        }
+    }
+
+    /// Whether somebody else has made it visible, or does so at this moment. If not, its manifest is lost.
+    fn is_shown(&self, attempt: &Attempt) -> Result<bool> {
+        let mut pauses = Pauses::until(PUBLISHING);
+        loop {
+            if self.is_published(attempt)? {
+                return Ok(true);
             }
-            Placed::Won | Placed::Lost(_) => Ok(true),
+            if !pauses.sleep() {
+                break;
+            }
         }
+        let copy = Survey::take(&self.disk, &self.keys)?.manifest(&self.disk, attempt.version);
+        Ok(copy.is_some_and(|manifest| manifest.id == attempt.record.id))
     }
 
     /// Removed while this process slept between the look and the deed: what was made visible has no data. The name may be another attempt's by now, if whoever
     /// removed the version removed ours, too.
-    fn take_back(&self, attempt: &Attempt, name: &str) -> Result<()> {
-        let path = format!("{}/{name}", self.paths.versions);
+    fn take_back(&self, attempt: &Attempt) -> Result<()> {
+        let path = self.paths.manifest(attempt.version);
         if self.disk.read::<Manifest>(&path)?.is_some_and(|there| there.id == attempt.record.id) {
             self.disk.remove_file(&path)?;
         }

@@ -231,7 +231,7 @@ impl Checkpoints {
             let state = match self.state(set, version) {
                 Ok(state) => state,
                 Err(Error::NotFound { .. }) => continue, // Removed meanwhile.
-                Err(Error::Corrupt { .. }) => State::Failed,
+                Err(Error::Corrupt { .. }) => State::Damaged,
                 Err(e) => return Err(e),
             };
             let manifest = look.manifest(version).ok().flatten();
@@ -413,7 +413,7 @@ pub(crate) fn listed_here(group: &Group) -> Result<Vec<u64>> {
 }
 
 pub(crate) fn manifest_path(group: &Group, version: u64) -> String {
-    format!("{}/{}", group.paths.versions, format::version_name(version))
+    group.paths.manifest(version)
 }
 
 /// The manifest of a version, if it is committed: from tier 1, or else the shared tier.

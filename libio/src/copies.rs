@@ -276,6 +276,23 @@ impl Survey {
         read.filter(|manifest: &Manifest| manifest.version == version).max_by_key(|manifest| manifest.attempt)
     }
 
+    /// The servers that should have a copy of a manifest, and whether they have.
+    pub fn copies_of(&self, disk: &Disk, manifest: &Manifest) -> Vec<(u16, bool)> {
+        let kept = self.manifests.get(&manifest.version).into_iter().flatten();
+        let is_it = |sum: &SealSum, place: Place| {
+            let text = read(disk, &self.silent_since, sum, [place]);
+            text.and_then(|text| format::decode::<Manifest>("a copy of a manifest", &text).ok()).as_ref()
+                == Some(manifest)
+        };
+        let mut copies: Vec<_> = kept.map(|(sum, place)| (place.0, is_it(sum, *place))).collect();
+        let wanted = if manifest.spare == 0 { 0 } else { usize::from(manifest.spare) + 1 };
+        // Which servers had those that are gone is written nowhere: the stores that changed, or do not answer, are likely.
+        let lost = self.lost(manifest).into_iter().filter(|server| kept_by(&copies, *server).is_none());
+        let missing: Vec<_> = lost.take(wanted.saturating_sub(copies.len())).collect();
+        copies.extend(missing.into_iter().map(|server| (server, false)));
+        copies
+    }
+
     /// Whether a server knows that a restart from it failed.
     pub fn has_failed(&self, manifest: &Manifest) -> bool {
         self.failed.contains(&manifest.full_name())
@@ -299,4 +316,8 @@ impl Survey {
             .map(|(server, _)| *server)
             .collect()
     }
+}
+
+fn kept_by(copies: &[(u16, bool)], server: u16) -> Option<bool> {
+    copies.iter().find(|(at, _)| *at == server).map(|(_, good)| *good)
 }

@@ -32,7 +32,7 @@ pub enum Error {
         /// The version.
         version: u64,
     },
-    /// Ranks of one group disagree on their number: start them alike.
+    /// Ranks of one group disagree on their number: start them alike. The other ranks hear [`Error::Aborted`].
     #[error(
         "version {version} of checkpoint set {set:?} was begun by a group of {theirs} ranks, now a rank of the same group says {ours}"
     )]

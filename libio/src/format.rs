@@ -6,7 +6,8 @@
 //! ROOT/SET/versions/<V>.needed-<W>.<N>-<ID>  attempt N at version W has blocks in V's files: these stay, as long as it may
 //! ROOT/SET/versions/<V>.failed-<ID>          a restart from attempt ID failed: it is FAILED, and not offered again
 //! ROOT/SET/attempts/<V>.<N>                  group record: who makes attempt N at version V
-//! ROOT/SET/attempts/<V>.<N>-<ID>.verdict     how it ended: SEALED (with the manifest) or ABORTED; without it the attempt is OPEN
+//! ROOT/SET/attempts/<V>.<N>-<ID>.manifest    what `versions/<V>` will be: written before the verdict, and moved there after it
+//! ROOT/SET/attempts/<V>.<N>-<ID>.verdict     how it ended: SEALED or ABORTED; without it the attempt is OPEN
 //! ROOT/SET/attempts/<V>.<N>-<ID>.pruned      the version is being removed: nobody may publish it again
 //! ROOT/SET/data/<V>.<N>-<ID>/r<R>/           rank R takes part (made exclusively: the rank's claim)
 //! ROOT/SET/data/<V>.<N>-<ID>/r<R>/<I>        what the rank wrote of region I: plain bytes, each at its offset in the region
@@ -26,7 +27,7 @@
 //!
 //! A document (group record, verdict, pruned mark, manifest, seal, pin, failed mark) is text:
 //!
-//!   hayate-ckpt 3 <kind> <crc>\n      3: format; kind: group | verdict | pruned | manifest | seal | pin | failed | needed;
+//!   hayate-ckpt 4 <kind> <crc>\n      4: format; kind: group | verdict | pruned | manifest | seal | pin | failed | needed;
 //!   <JSON>\n                          crc: CRC-32C, 8 hexadecimal digits, of kind, "\n" and all bytes after the first line
 //! ```
 //!
@@ -35,7 +36,7 @@
 //! invisible; whoever begins it again finishes it first.
 //!
 //! Group record, verdict and manifest are written aside, made durable and renamed to their names without replacing: the first wins, and
-//! nobody sees half of one. A number of an attempt is not used again while its version may still be written.
+//! nobody sees half of one. All ranks read the verdict, so it is small, however many there are. A number of an attempt is not used again while its version may still be written.
 //!
 //! Kinds and fields are never renamed or reused. Golden test: `documents_keep_their_bytes`.
 
@@ -60,8 +61,11 @@ pub const SET_NAME_MAX: usize = 200;
 /// Longest name of a region, in bytes.
 pub const REGION_NAME_MAX: usize = 255;
 
+/// Bytes in which a manifest says whose it is.
+pub(crate) const HEAD_BYTES: usize = 256;
+
 const MAGIC: &str = "hayate-ckpt";
-const FORMAT: &str = "3";
+const FORMAT: &str = "4";
 
 /// What can be in a document.
 pub(crate) trait Document: Serialize + DeserializeOwned {
@@ -80,8 +84,19 @@ pub(crate) struct GroupRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Verdict {
-    Sealed(Manifest),
+    Sealed(Sealed),
     Aborted { group: String, reason: String },
+}
+
+/// What has to be known of a sealed version before its manifest is read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Sealed {
+    /// As the manifest's.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub spare: u16,
+    /// As the manifest's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub needs: Vec<u64>,
 }
 
 /// A version that is on its way out.
@@ -268,6 +283,11 @@ pub(crate) struct Run {
 }
 
 impl Manifest {
+    /// What its verdict says of it.
+    pub fn sealed(&self) -> Sealed {
+        Sealed { spare: self.spare, needs: self.needs.clone() }
+    }
+
     /// The name of its attempt's directory.
     pub fn full_name(&self) -> String {
         attempt_full_name(self.version, self.attempt, &self.id)
@@ -341,6 +361,14 @@ pub(crate) fn encode<D: Document>(document: &D) -> Vec<u8> {
     text
 }
 
+/// Whether the beginning of a document, of [`HEAD_BYTES`] at least, is that of this attempt's manifest. If it is damaged there: no.
+pub(crate) fn begins_manifest(head: &[u8], version: u64, attempt: u32, id: &str) -> bool {
+    let begin = format!("{{\"version\":{version},\"attempt\":{attempt},\"id\":\"{id}\"");
+    let body = head.split_inclusive(|byte| *byte == b'\n').next().map(|line| &head[line.len()..]);
+    head.starts_with(format!("{MAGIC} {FORMAT} {} ", Manifest::KIND).as_bytes())
+        && body.is_some_and(|body| body.starts_with(begin.as_bytes()))
+}
+
 /// Reads a document; `path` is for the error.
 pub(crate) fn decode<D: Document>(path: &str, text: &[u8]) -> Result<D> {
     let corrupt = |what: &str| Error::corrupt(path, what);
@@ -397,6 +425,11 @@ impl SetPaths {
             attempts: format!("{root}/{set}/attempts"),
             data: format!("{root}/{set}/data"),
         }
+    }
+
+    /// The manifest of a version.
+    pub fn manifest(&self, version: u64) -> String {
+        format!("{}/{}", self.versions, version_name(version))
     }
 
     /// The directory of an attempt's data.
@@ -460,7 +493,7 @@ mod tests {
     #[test]
     fn documents_keep_their_bytes() {
         let record = GroupRecord { group: "job.1".to_owned(), nranks: 4, id: "00ff".to_owned() };
-        let text = "hayate-ckpt 3 group 7b687233\n{\"group\":\"job.1\",\"nranks\":4,\"id\":\"00ff\"}\n";
+        let text = "hayate-ckpt 4 group 7b687233\n{\"group\":\"job.1\",\"nranks\":4,\"id\":\"00ff\"}\n";
         assert_eq!(String::from_utf8(encode(&record)).unwrap(), text);
         let seals = vec![SealSum { bytes: 7, crc: 9, copies: vec![] }];
         let manifest = Manifest {
@@ -474,10 +507,15 @@ mod tests {
             hosts: vec![],
             seals,
         };
-        let text = "hayate-ckpt 3 verdict cde563af\n{\"sealed\":{\"version\":3,\"attempt\":1,\"id\":\"00ff\",\"bytes\":5,\"seals\":[{\"bytes\":7,\"crc\":9}]}}\n";
-        assert_eq!(String::from_utf8(encode(&Verdict::Sealed(manifest.clone()))).unwrap(), text);
-        let text = "hayate-ckpt 3 manifest c23be088\n{\"version\":3,\"attempt\":1,\"id\":\"00ff\",\"bytes\":5,\"seals\":[{\"bytes\":7,\"crc\":9}]}\n";
+        let text = "hayate-ckpt 4 verdict 45309af6\n{\"sealed\":{}}\n";
+        assert_eq!(String::from_utf8(encode(&Verdict::Sealed(manifest.sealed()))).unwrap(), text);
+        let text = "hayate-ckpt 4 manifest c23be088\n{\"version\":3,\"attempt\":1,\"id\":\"00ff\",\"bytes\":5,\"seals\":[{\"bytes\":7,\"crc\":9}]}\n";
         assert_eq!(String::from_utf8(encode(&manifest)).unwrap(), text);
+        assert!(begins_manifest(text.as_bytes(), 3, 1, "00ff"));
+        for (version, attempt, id) in [(2, 1, "00ff"), (3, 2, "00ff"), (3, 1, "00fe")] {
+            assert!(!begins_manifest(text.as_bytes(), version, attempt, id));
+        }
+        assert!(!begins_manifest(&text.as_bytes()[..40], 3, 1, "00ff"));
         let runs = vec![Run { block: 1, crcs: vec![77] }];
         let region = SealedRegion {
             name: "u".to_owned(),
@@ -486,7 +524,7 @@ mod tests {
             spread: None,
             packed: None,
         };
-        let text = "hayate-ckpt 3 seal 986fb0ac\n{\"rank\":2,\"regions\":[{\"name\":\"u\",\"extents\":[[1048576,1048581]],\"runs\":[{\"block\":1,\"crcs\":[77]}]}]}\n";
+        let text = "hayate-ckpt 4 seal 986fb0ac\n{\"rank\":2,\"regions\":[{\"name\":\"u\",\"extents\":[[1048576,1048581]],\"runs\":[{\"block\":1,\"crcs\":[77]}]}]}\n";
         assert_eq!(
             String::from_utf8(encode(&Seal {
                 rank: 2,

@@ -33,6 +33,7 @@
 //! | `copies`, `look`, `spread`, `stripes` | what must be found and read when a server is lost (decision 0024) |
 //! | `pack`, `packed` | incremental and compressed regions |
 //! | `tier` | the shared tier, read directly |
+//! | `audit` | every place of a version, looked at for itself |
 //! | `checkpoints`, `options`, `writer`, `state`, `snapshot`, `protected`, `prune` | the interface |
 //!
 //! # Invariants
@@ -42,11 +43,12 @@
 //!   (`two_groups_on_one_version`).
 //! - No call waits for another rank, except [`Writer::commit`], [`Pending::wait`] and [`Checkpoints::wait`], which have a time limit.
 //!
-//! Deliberately absent: threads inside one rank: a
+//! Deliberately absent: threads inside one rank, but for reading the seals of many (`several`): a
 //! [`Writer`] has one owner. Reading from a bucket: a shared tier is looked into only if it is a directory.
 
 pub mod advice;
 mod attempt;
+mod audit;
 mod checkpoints;
 mod copies;
 pub mod error;
@@ -60,6 +62,7 @@ mod protected;
 mod prune;
 mod region;
 mod register;
+mod several;
 mod snapshot;
 mod spread;
 mod state;
@@ -70,6 +73,7 @@ mod tier;
 mod writer;
 
 pub use advice::{Advice, Advisor};
+pub use audit::Damage;
 pub use checkpoints::{Checkpoints, VersionInfo};
 pub use error::{Error, Result};
 pub use options::{Options, Redundancy};

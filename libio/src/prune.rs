@@ -55,6 +55,7 @@ impl Checkpoints {
             {
                 // Record and verdict stay: the number must not be used again while ranks may come late.
                 copies::forget(&group.disk, &group.keys, &attempt.full_name())?;
+                group.disk.remove_file(&format!("{}/{}", group.paths.attempts, attempt.manifest_name()))?;
                 group.disk.remove_tree(&group.data_dir(&attempt))?;
             }
         }
@@ -75,7 +76,7 @@ impl Checkpoints {
         remove_version(&group, version)?;
         // Until its copy is gone, too, the number could not be used again.
         let mut pauses = Pauses::until(TIER_FOLLOWS);
-        let path = format!("{}/{}", group.paths.versions, format::version_name(version));
+        let path = group.paths.manifest(version);
         while let Some(tier) = group.disk.tier().filter(|tier| tier.size(&path).is_some()) {
             if !pauses.sleep() {
                 return Err(tier.stays(&path));
@@ -137,7 +138,7 @@ fn names_of(group: &Group, dir: &str, version: u64) -> Result<Vec<String>> {
 fn remove_version(group: &Group, version: u64) -> Result<()> {
     let SetPaths { versions, attempts, data } = &group.paths;
     mark_all(group, version)?;
-    group.disk.remove_file(&format!("{versions}/{}", format::version_name(version)))?;
+    group.disk.remove_file(&group.paths.manifest(version))?;
     copies::forget_manifests(&group.disk, &group.keys, version)?;
     if is_needed(group, version)? {
         return Ok(()); // It goes with the last that needs it.
@@ -212,7 +213,7 @@ fn needs(group: &Group, full_name: &str, needed: u64) -> Result<bool> {
     }
     Ok(match readable(group.verdict(&attempt))? {
         None => true,
-        Some(Verdict::Sealed(manifest)) => manifest.needs.contains(&needed),
+        Some(Verdict::Sealed(sealed)) => sealed.needs.contains(&needed),
         Some(Verdict::Aborted { .. }) => false,
     })
 }
@@ -244,7 +245,7 @@ fn mark(group: &Group, attempt: &Attempt) -> Result<()> {
 fn leaving_order(name: &str) -> u8 {
     match name {
         _ if name.ends_with(".pruned") => 2,
-        _ if name.ends_with(".verdict") => 1,
+        _ if name.ends_with(".verdict") || name.ends_with(".manifest") => 1,
         _ => 0,
     }
 }

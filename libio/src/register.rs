@@ -33,6 +33,17 @@ pub(crate) enum Placed<D> {
     Lost(D),
 }
 
+/// How [`Disk::move_new`] ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Moved {
+    /// It is there now.
+    Done,
+    /// Something else was there before.
+    Taken,
+    /// There was nothing to move.
+    Missing,
+}
+
 /// Is told of every change before it is made, by its kind, and may fail it.
 pub type Hook = Arc<dyn Fn(&'static str) -> Result<()> + Send + Sync>;
 
@@ -164,6 +175,38 @@ impl Disk {
         let read = file.read_at(&mut text, 0)?;
         text.truncate(read);
         Ok(Some(text))
+    }
+
+    /// The first bytes of the file at `path`, if it exists.
+    pub fn read_head(&self, path: &str, bytes: usize) -> Result<Option<Vec<u8>>> {
+        let Some(file) = self.open(path)? else { return Ok(None) };
+        let mut head = vec![0; bytes];
+        let read = file.read_at(&mut head, 0)?;
+        head.truncate(read);
+        Ok(Some(head))
+    }
+
+    /// Gives a file, whose content is durable, another name unless something has it, and makes that durable.
+    pub fn move_new(&self, from: &str, to: &str) -> Result<Moved> {
+        let split = |path: &str| path.rsplit_once('/').map(|(dir, name)| (dir.to_owned(), name.to_owned()));
+        let ((from_dir, from_name), (to_dir, to_name)) = split(from)
+            .zip(split(to))
+            .ok_or_else(|| Error::Invalid(format!("{from} or {to} is no absolute path")))?;
+        let (from_dir, to_dir) = (self.client.resolve(&from_dir)?.ino, self.client.resolve(&to_dir)?.ino);
+        let (from_name, to_name) = (from_name.as_bytes(), to_name.as_bytes());
+        self.step("rename")?;
+        match self.client.rename(&self.caller, from_dir, from_name, to_dir, to_name, true, false) {
+            Ok(()) => {
+                let file = self.open_for_sync(to)?;
+                self.step("sync")?;
+                file.sync()?;
+                file.close()?;
+                Ok(Moved::Done)
+            }
+            Err(e) if e.code() == Some(Status::Exists) => Ok(Moved::Taken),
+            Err(e) if e.code() == Some(Status::NotFound) => Ok(Moved::Missing),
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// Opens a file for reading, if it exists.

@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::extents::clipped;
 use crate::format::{self, Manifest, Packed, Seal, SealedRegion};
 use crate::packed;
+use crate::several::for_ranks;
 use crate::spread::part_end;
 use crate::stored::{Silent, Stored, files, is_good_in_tier};
 use crate::tier::Tier;
@@ -104,6 +105,14 @@ impl Snapshot {
             },
             |now| now == self.name,
         )
+    }
+
+    pub(crate) fn group(&self) -> &Group {
+        &self.group
+    }
+
+    pub(crate) fn manifest(&self) -> &Manifest {
+        &self.manifest
     }
 
     /// The version.
@@ -192,8 +201,8 @@ impl Snapshot {
             return Ok(index);
         }
         let mut index: BTreeMap<String, Parts> = BTreeMap::new();
-        for rank in 0..self.nranks() {
-            for (at, region) in self.seal(rank)?.regions.iter().enumerate() {
+        for (rank, seal) in (0..).zip(for_ranks(self.nranks(), |rank| self.seal(rank))?) {
+            for (at, region) in seal.regions.iter().enumerate() {
                 let parts = index.entry(region.name.clone()).or_default();
                 parts.bytes = parts.bytes.max(region.end());
                 parts.of.push((rank, at));
@@ -208,6 +217,10 @@ impl Snapshot {
 
     fn rank_dir(&self, rank: u32) -> String {
         format!("{}/r{rank}", self.group.paths.attempt_data(&self.manifest.full_name()))
+    }
+
+    pub(crate) fn seal_path(&self, rank: u32) -> String {
+        format!("{}/seal", self.rank_dir(rank))
     }
 
     fn not_found(&self, what: String) -> Error {
@@ -237,7 +250,7 @@ impl Snapshot {
 
     /// From a copy, else from tier 1's file, else from the shared tier.
     fn load_seal(&self, rank: u32) -> Result<Seal> {
-        let path = format!("{}/seal", self.rank_dir(rank));
+        let path = self.seal_path(rank);
         let sum =
             self.manifest.seals.get(rank as usize).ok_or_else(|| self.not_found(format!("rank {rank}")))?;
         if let Some(text) = copies::read(&self.group.disk, &self.silent, sum, sum.copies.iter().copied()) {
@@ -289,7 +302,7 @@ impl Snapshot {
     pub(crate) fn all_files(&self) -> Result<BTreeSet<String>> {
         let mut paths = BTreeSet::new();
         for rank in 0..self.nranks() {
-            paths.insert(format!("{}/seal", self.rank_dir(rank)));
+            paths.insert(self.seal_path(rank));
             let seal = self.seal(rank)?;
             for (path, region) in self.stored_regions(rank, &seal) {
                 paths.extend(files(&path, region));
@@ -299,7 +312,7 @@ impl Snapshot {
     }
 
     /// What the files of a rank are, with their paths; and those of other versions.
-    fn stored_regions<'a>(&self, rank: u32, seal: &'a Seal) -> Vec<(String, &'a SealedRegion)> {
+    pub(crate) fn stored_regions<'a>(&self, rank: u32, seal: &'a Seal) -> Vec<(String, &'a SealedRegion)> {
         let (dir, data) = (self.rank_dir(rank), &self.group.paths.data);
         let own = seal
             .regions
@@ -336,7 +349,7 @@ impl Snapshot {
     /// Whether the tier has all seals, and this holds for all that they name.
     fn all_in_tier(&self, holds: &dyn Fn(&str, &SealedRegion) -> bool) -> bool {
         (0..self.nranks()).all(|rank| {
-            let seal = self.seal_in_tier(rank, &format!("{}/seal", self.rank_dir(rank)));
+            let seal = self.seal_in_tier(rank, &self.seal_path(rank));
             seal.is_some_and(|seal| {
                 let mut stored = self.stored_regions(rank, &seal).into_iter();
                 stored.all(|(path, region)| holds(&path, region))

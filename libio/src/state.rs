@@ -8,11 +8,11 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use crate::attempt::Group;
+use crate::attempt::{Attempt, Group};
 use crate::checkpoints::{self, Checkpoints};
 use crate::copies::Survey;
 use crate::error::{Error, Result};
-use crate::format::{self, Manifest, Verdict};
+use crate::format::{Manifest, Verdict};
 use crate::snapshot::Snapshot;
 
 /// How long a wait sleeps between two looks, at first and at most.
@@ -31,6 +31,8 @@ pub enum State {
     Aborted,
     /// It was committed, and a restart from it failed: it is not offered again.
     Failed,
+    /// It may have been committed: its manifest is damaged, wherever it is.
+    Damaged,
     /// All ranks have closed; sizes and checksums are recorded.
     Sealed,
     /// It can be restarted from.
@@ -46,6 +48,7 @@ impl State {
             State::Open => "open",
             State::Aborted => "aborted",
             State::Failed => "failed",
+            State::Damaged => "damaged",
             State::Sealed => "sealed",
             State::Committed => "committed",
             State::Durable => "durable",
@@ -173,11 +176,19 @@ impl Checkpoints {
     }
 
     fn look(&self, group: &Group, version: u64, tier_too: bool, seen: &mut Seen) -> Result<State> {
-        let manifest = match checkpoints::manifest(group, version) {
+        let here = checkpoints::here(group, version);
+        let manifest = match here {
             Ok(Some(manifest)) => manifest,
-            other => return elsewhere(group, version, other.err()),
+            other => match (checkpoints::in_tier(group, version), other) {
+                (Ok(Some(manifest)), _) => manifest,
+                (_, Err(e)) | (Err(e), _) => return elsewhere(group, version, Some(e)),
+                (Ok(None), Ok(_)) => return elsewhere(group, version, None),
+            },
         };
-        if group.has_failed(&manifest)? {
+        // Where there are copies of the manifest, the mark is with them, and its name may be lost.
+        let failed = group.has_failed(&manifest)?
+            || (manifest.spare > 0 && Survey::take(&group.disk, &group.keys)?.has_failed(&manifest));
+        if failed {
             return Ok(State::Failed);
         }
         let durable = tier_too && is_durable(group, &manifest, seen)?;
@@ -200,33 +211,35 @@ fn elsewhere(group: &Group, version: u64, failure: Option<Error>) -> Result<Stat
     }
 }
 
+/// The newest attempt at a version, and how it ended.
+fn newest_attempt(group: &Group, version: u64) -> Result<Option<(Attempt, Option<Verdict>)>> {
+    let Some(newest) = group.attempts_at(version)?.pop() else { return Ok(None) };
+    let verdict = group.verdict(&newest)?;
+    Ok(Some((newest, verdict)))
+}
+
 /// The state of a version without a manifest.
 fn attempted(group: &Group, version: u64) -> Result<State> {
-    let Some(newest) = group.attempts_at(version)?.pop() else {
-        let what = format!("version {version}");
-        return Err(Error::NotFound { set: group.set.clone(), what });
-    };
-    Ok(match group.verdict(&newest)? {
-        None => State::Open,
-        Some(Verdict::Sealed(_)) => State::Sealed,
-        Some(Verdict::Aborted { .. }) => State::Aborted,
-    })
+    match newest_attempt(group, version)? {
+        None => Err(group.no_version(version)),
+        Some((_, None)) => Ok(State::Open),
+        Some((_, Some(Verdict::Sealed(_)))) => Ok(State::Sealed),
+        Some((_, Some(Verdict::Aborted { .. }))) => Ok(State::Aborted),
+    }
 }
 
 /// Makes a sealed version visible: whoever should have died.
 fn publish(group: &Group, version: u64) -> Result<()> {
-    let Some(newest) = group.attempts_at(version)?.pop() else { return Ok(()) };
-    match group.verdict(&newest)? {
-        Some(Verdict::Sealed(manifest)) => group.finish_sealed(&newest, &manifest),
+    match newest_attempt(group, version)? {
+        Some((newest, Some(Verdict::Sealed(sealed)))) => group.finish_sealed(&newest, &sealed),
         _ => Ok(()),
     }
 }
 
 /// Why the newest attempt at a version was given up, if it was.
 fn aborted(group: &Group, version: u64) -> Result<Option<String>> {
-    let Some(newest) = group.attempts_at(version)?.pop() else { return Ok(None) };
-    Ok(match group.verdict(&newest)? {
-        Some(Verdict::Aborted { reason, .. }) => Some(reason),
+    Ok(match newest_attempt(group, version)? {
+        Some((_, Some(Verdict::Aborted { reason, .. }))) => Some(reason),
         _ => None,
     })
 }
@@ -252,7 +265,7 @@ fn is_all_durable(
     snapshot: &Snapshot,
     seen: &mut HashSet<String>,
 ) -> Result<bool> {
-    let version = format!("{}/{}", group.paths.versions, format::version_name(manifest.version));
+    let version = group.paths.manifest(manifest.version);
     match is_copied(group, version, seen)? {
         Some(true) => {}
         Some(false) => return Ok(false),

@@ -24,6 +24,7 @@ use crate::format::{self, Manifest, REGION_MAX_BYTES, Seal, SealSum};
 use crate::options::Options;
 use crate::packed::{Base, PackedRegion, Written};
 use crate::region::Region;
+use crate::several::for_ranks;
 use crate::spread::{self, Plan};
 use crate::state::{PUBLISHING, Pauses};
 use crate::stripes::OPEN_MAX;
@@ -258,7 +259,7 @@ impl Writer {
     /// As the last rank, commits.
     fn seal_all(&self) -> Result<()> {
         if self.group.is_last(&self.attempt, self.rank)? {
-            return self.group.seal(&self.attempt, self.manifest()?);
+            return self.group.seal(&self.attempt, &self.manifest()?);
         }
         self.group.verdict_so_far(&self.attempt).map(drop)
     }
@@ -279,8 +280,8 @@ impl Writer {
             seals: Vec::new(),
         };
         let (mut needs, mut apart) = (BTreeSet::new(), true);
-        for rank in 0..record.nranks {
-            let part = self.part(rank, &manifest.stores)?;
+        let read = |rank| part(&self.group, &self.attempt, rank, &manifest.stores);
+        for part in for_ranks(record.nranks, read)? {
             manifest.bytes += part.bytes;
             manifest.seals.push(part.sum);
             needs.extend(part.needs);
@@ -302,37 +303,6 @@ impl Writer {
         hosts.collect::<Option<Vec<_>>>().unwrap_or_default()
     }
 
-    /// Checks a rank's seal before it is vouched for.
-    fn part(&self, rank: u32, stores: &Stores) -> Result<Part> {
-        let path = self.seal_path(rank);
-        let seal = self.group.disk.read_raw(&path)?.ok_or_else(|| Error::corrupt(&path, "it is missing"))?;
-        let read: Seal = format::decode(&path, &seal)?;
-        if read.rank != rank {
-            return Err(Error::corrupt(&path, format!("it is the seal of rank {}", read.rank)));
-        }
-        self.refuse_changed(rank, &copies::changed(&read.stores, stores))?;
-        let extents = read.regions.iter().flat_map(|region| &region.extents);
-        let bytes = extents.map(|(from, to)| to - from).sum();
-        let packed = read.regions.iter().filter_map(|region| region.packed.as_ref());
-        let sources = packed.flat_map(|packed| &packed.sources);
-        let needs = sources.filter_map(|source| format::parse_leading_version(source.attempt.as_bytes()));
-        let needs = needs.collect();
-        let sum = SealSum { bytes: seal.len() as u64, crc: checksum::crc(&seal), copies: read.copies };
-        Ok(Part { sum, bytes, needs, apart: read.apart })
-    }
-
-    /// What a server kept when the rank wrote may be gone if its store is another one now.
-    fn refuse_changed(&self, rank: u32, changed: &BTreeSet<u16>) -> Result<()> {
-        if changed.is_empty() {
-            return Ok(());
-        }
-        let servers: Vec<_> = changed.iter().map(ToString::to_string).collect();
-        let reason =
-            format!("the stores of servers {} are not those that rank {rank} wrote to", servers.join(", "));
-        self.group.abort(&self.attempt, &reason)?;
-        Err(self.group.given_up(&self.attempt, self.group.name.clone(), reason))
-    }
-
     /// What fails because the attempt's files were removed failed because the attempt was given up.
     fn explain(&self, e: Error) -> Error {
         match self.group.verdict_so_far(&self.attempt) {
@@ -350,6 +320,37 @@ struct Part {
     /// Versions whose files it uses.
     needs: Vec<u64>,
     apart: bool,
+}
+
+/// Checks a rank's seal before it is vouched for.
+fn part(group: &Group, attempt: &Attempt, rank: u32, stores: &Stores) -> Result<Part> {
+    let path = format!("{}/seal", group.rank_dir(attempt, rank));
+    let seal = group.disk.read_raw(&path)?.ok_or_else(|| Error::corrupt(&path, "it is missing"))?;
+    let read: Seal = format::decode(&path, &seal)?;
+    if read.rank != rank {
+        return Err(Error::corrupt(&path, format!("it is the seal of rank {}", read.rank)));
+    }
+    refuse_changed(group, attempt, rank, &copies::changed(&read.stores, stores))?;
+    let extents = read.regions.iter().flat_map(|region| &region.extents);
+    let bytes = extents.map(|(from, to)| to - from).sum();
+    let packed = read.regions.iter().filter_map(|region| region.packed.as_ref());
+    let sources = packed.flat_map(|packed| &packed.sources);
+    let needs = sources.filter_map(|source| format::parse_leading_version(source.attempt.as_bytes()));
+    let needs = needs.collect();
+    let sum = SealSum { bytes: seal.len() as u64, crc: checksum::crc(&seal), copies: read.copies };
+    Ok(Part { sum, bytes, needs, apart: read.apart })
+}
+
+/// What a server kept when the rank wrote may be gone if its store is another one now.
+fn refuse_changed(group: &Group, attempt: &Attempt, rank: u32, changed: &BTreeSet<u16>) -> Result<()> {
+    if changed.is_empty() {
+        return Ok(());
+    }
+    let servers: Vec<_> = changed.iter().map(ToString::to_string).collect();
+    let reason =
+        format!("the stores of servers {} are not those that rank {rank} wrote to", servers.join(", "));
+    group.abort(attempt, &reason)?;
+    Err(group.given_up(attempt, group.name.clone(), reason))
 }
 
 impl Drop for Writer {
@@ -386,14 +387,14 @@ impl Pending {
     /// # Errors
     /// [`Error::Aborted`], [`Error::Superseded`], [`Error::FileSystem`].
     pub fn test(&self) -> Result<bool> {
-        let Some(manifest) = self.group.verdict_so_far(&self.attempt)? else { return Ok(false) };
-        if self.group.is_published(&self.attempt, &manifest)? {
+        let Some(sealed) = self.group.verdict_so_far(&self.attempt)? else { return Ok(false) };
+        if self.group.is_published(&self.attempt)? {
             return Ok(true);
         }
         if self.sealed.get_or_init(Instant::now).elapsed() < PUBLISHING {
             return Ok(false);
         }
-        self.group.finish_sealed(&self.attempt, &manifest).map(|()| true)
+        self.group.finish_sealed(&self.attempt, &sealed).map(|()| true)
     }
 
     /// Waits until the version is committed. When the time-out is over and a rank is missing, it is aborted for all.
@@ -402,9 +403,9 @@ impl Pending {
     /// As [`Pending::test`].
     pub fn wait(&self, timeout: Duration) -> Result<()> {
         let mut pauses = Pauses::until(timeout);
-        let manifest = loop {
-            if let Some(manifest) = self.group.verdict_so_far(&self.attempt)? {
-                break manifest;
+        let sealed = loop {
+            if let Some(sealed) = self.group.verdict_so_far(&self.attempt)? {
+                break sealed;
             }
             if !pauses.sleep() {
                 // If the last rank seals at this moment, its verdict holds.
@@ -417,10 +418,10 @@ impl Pending {
             }
         };
         let mut pauses = Pauses::until(PUBLISHING);
-        while !self.group.is_published(&self.attempt, &manifest)? {
+        while !self.group.is_published(&self.attempt)? {
             if !pauses.sleep() {
                 // Whoever sealed it died; anybody may finish.
-                return self.group.finish_sealed(&self.attempt, &manifest);
+                return self.group.finish_sealed(&self.attempt, &sealed);
             }
         }
         Ok(())

@@ -233,8 +233,10 @@ fn wrong_calls_are_refused_and_harm_nothing() {
     let first = write_rank(&checkpoints, 2, 0, 2);
     let wrong = checkpoints.begin(SET, 2, 1, 3).err().expect("three ranks");
     assert!(matches!(wrong, Error::RanksDiffer { theirs: 2, ours: 3, .. }), "{wrong}");
-    first.seal(true).expect("sealed");
-    write_rank(&checkpoints, 2, 1, 2).seal(true).expect("commit");
+    let heard = first.commit(true).expect_err("they disagree");
+    assert!(matches!(&heard, Error::Aborted { reason, .. } if reason.contains("3 ranks, not 2")), "{heard}");
+    assert_whole(&checkpoints, 1, 2);
+    commit_all(&checkpoints, 2, 2);
     assert_whole(&checkpoints, 2, 2);
 
     for (rank, nranks) in [(2, 2), (0, 0), (0, u32::MAX)] {
@@ -366,7 +368,7 @@ fn a_damaged_version_can_be_removed() {
     assert!(matches!(checkpoints.begin(SET, 2, 0, 1), Err(Error::VersionExists { .. })));
     let attempts = files(&client, &format!("{ROOT}/{SET}/attempts"), "");
     for path in attempts.iter().filter(|path| path.contains("002.")) {
-        flip(&client, path, 50);
+        flip(&client, path, 40);
     }
     checkpoints.remove(SET, 2).expect("remove");
     assert!(matches!(checkpoints.remove(SET, 2), Err(Error::NotFound { .. })));
@@ -423,7 +425,7 @@ fn an_interrupted_removal_goes_on() {
             &OpenOptions { write: true, create_new: true, ..OpenOptions::default() },
         );
         let pruned = pruned.expect("create");
-        pruned.write_at(b"hayate-ckpt 3 pruned aa0ead5a\n{}\n", 0).expect("write");
+        pruned.write_at(b"hayate-ckpt 4 pruned aa0ead5a\n{}\n", 0).expect("write");
         pruned.close().expect("close");
         for path in &steps[..done as usize] {
             client.remove_file(path).expect("remove");
@@ -445,11 +447,24 @@ fn an_interrupted_removal_goes_on() {
 fn a_sealed_version_is_finished_by_the_next_that_begins_it() {
     let (_cluster, client, checkpoints) = start();
     commit_all(&checkpoints, 1, 2);
-    // As if the last rank had been killed between verdict and manifest.
-    client.remove_file(format!("{ROOT}/{SET}/versions/{:020}", 1)).expect("remove");
+    // As if the last rank had been killed between verdict and publication.
+    let manifest = format!("{ROOT}/{SET}/versions/{:020}", 1);
+    let verdict = files(&client, &format!("{ROOT}/{SET}/attempts"), ".verdict").remove(0);
+    client.rename_path(&manifest, verdict.replace(".verdict", ".manifest")).expect("rename");
     assert_eq!(checkpoints.latest(SET).expect("latest"), None);
     let exists = checkpoints.clone().with_group("second").begin(SET, 1, 0, 2).err().expect("finished");
     assert!(matches!(exists, Error::VersionExists { .. }), "{exists}");
+    assert_whole(&checkpoints, 1, 2);
+}
+
+/// A manifest that is nowhere any more (its server lost it, say) does not keep the number from being used again.
+#[test]
+fn a_sealed_version_whose_manifest_is_lost_is_written_again() {
+    let (_cluster, client, checkpoints) = start();
+    commit_all(&checkpoints, 1, 2);
+    client.remove_file(format!("{ROOT}/{SET}/versions/{:020}", 1)).expect("remove");
+    assert_eq!(checkpoints.latest(SET).expect("latest"), None);
+    commit_all(&checkpoints.clone().with_group("second"), 1, 2);
     assert_whole(&checkpoints, 1, 2);
 }
 

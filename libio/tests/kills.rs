@@ -1,6 +1,7 @@
 //! Goal: whatever moment a rank is killed at, and whatever call to the file system fails, a restart finds the old version or the new one,
 //! never a mixture, and the same number can be tried again. Method: the test starts itself again as a rank that kills itself (SIGKILL)
-//! before its n-th change, for every n; and ranks as threads whose n-th change fails. The rank is the last to seal or the first, with copies and without.
+//! before its n-th change, for every n; and ranks as threads whose n-th change fails. The rank is the last to seal or the first, each without redundancy, with a copy,
+//! and with parity; that at every boundary with HAYATE_TEST_LONG, and else at every fourth.
 
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -28,11 +29,25 @@ enum Seals {
     Last,
 }
 
-const CASES: [(Seals, u8); 3] = [(Seals::Last, 0), (Seals::First, 0), (Seals::Last, 1)];
+const COPY: Redundancy = Redundancy::Copies(1);
+const PARITY: Redundancy = Redundancy::Parity { data: 2, extra: 1 };
+const CASES: [(Seals, Redundancy); 6] = [
+    (Seals::Last, Redundancy::None),
+    (Seals::First, Redundancy::None),
+    (Seals::Last, COPY),
+    (Seals::First, COPY),
+    (Seals::Last, PARITY),
+    (Seals::First, PARITY),
+];
+
+/// From one moment of bad luck to the next.
+fn stride(redundancy: Redundancy) -> usize {
+    if redundancy == PARITY && std::env::var_os("HAYATE_TEST_LONG").is_none() { 4 } else { 1 }
+}
 
 /// All that a rank of two does for a version, but for waiting.
-fn work(checkpoints: &Checkpoints, version: u64, rank: u32, copies: u8) -> Result<Pending> {
-    let options = Options { redundancy: Redundancy::Copies(copies), ..Options::default() };
+fn work(checkpoints: &Checkpoints, version: u64, rank: u32, redundancy: Redundancy) -> Result<Pending> {
+    let options = Options { redundancy, ..Options::default() };
     let mut writer = checkpoints.begin_with(SET, version, rank, 2, &options)?;
     writer.write("array", &content(version, rank), u64::from(rank) * BYTES as u64)?;
     writer.write(&format!("own.{rank}"), &version.to_le_bytes(), 0)?;
@@ -40,9 +55,9 @@ fn work(checkpoints: &Checkpoints, version: u64, rank: u32, copies: u8) -> Resul
 }
 
 /// Both ranks, one after the other.
-fn save(checkpoints: &Checkpoints, version: u64, copies: u8) {
+fn save(checkpoints: &Checkpoints, version: u64, redundancy: Redundancy) {
     let pending: Vec<_> =
-        (0..2).map(|rank| work(checkpoints, version, rank, copies).expect("sealed")).collect();
+        (0..2).map(|rank| work(checkpoints, version, rank, redundancy).expect("sealed")).collect();
     pending[0].wait(SHORT).expect("committed");
 }
 
@@ -63,8 +78,9 @@ fn assert_whole(checkpoints: &Checkpoints, version: u64) {
 fn child() {
     let Ok(order) = std::env::var("HAYATE_TEST_CHILD") else { return };
     let parts: Vec<&str> = order.split(' ').collect();
-    let [cluster, version, step, copies] = parts[..] else { panic!("{order}") };
+    let [cluster, version, step, case] = parts[..] else { panic!("{order}") };
     let (version, step): (u64, usize) = (version.parse().expect("a version"), step.parse().expect("a step"));
+    let (_, redundancy) = CASES[case.parse::<usize>().expect("a case")];
     let client = Client::connect(ClientConfig::load(cluster.as_ref()).expect("cluster")).expect("connect");
     let count = AtomicUsize::new(0);
     let checkpoints = Checkpoints::open(client, "/ckpt").expect("open").with_group(&format!("run {version}"));
@@ -75,14 +91,14 @@ fn child() {
         }
         Ok(())
     }));
-    work(&checkpoints, version, 1, copies.parse().expect("a number")).expect("sealed");
+    work(&checkpoints, version, 1, redundancy).expect("sealed");
 }
 
 /// A cluster with version 0, seen by a group of its own.
-fn start(copies: u8) -> (Cluster, Checkpoints) {
-    let cluster = Cluster::start(2);
+fn start(redundancy: Redundancy) -> (Cluster, Checkpoints) {
+    let cluster = Cluster::start(3);
     let checkpoints = Checkpoints::open(cluster.client(), "/ckpt").expect("open").with_group("run 0");
-    save(&checkpoints, 0, copies);
+    save(&checkpoints, 0, redundancy);
     (cluster, checkpoints)
 }
 
@@ -101,25 +117,25 @@ fn both<T>(
 
 #[test]
 fn a_rank_is_killed_at_every_boundary() {
-    for (seals, copies) in CASES {
-        let (cluster, checkpoints) = start(copies);
+    for (case, (seals, redundancy)) in CASES.into_iter().enumerate() {
+        let (cluster, checkpoints) = start(redundancy);
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("run").join("c.toml");
         cluster.file().store(&file).expect("cluster file");
         let (mut step, mut old, mut fates) = (0, 0, [0, 0]);
         loop {
-            step += 1;
+            step += stride(redundancy);
             let version = step as u64;
             let ours = checkpoints.clone().with_group(&format!("run {version}"));
             let run_child = || {
                 let mut child = Command::new(std::env::current_exe().expect("this program"));
                 child.args(["--exact", "child"]).stdout(Stdio::null());
-                child.env("HAYATE_TEST_CHILD", format!("{} {version} {step} {copies}", file.display()));
+                child.env("HAYATE_TEST_CHILD", format!("{} {version} {step} {case}", file.display()));
                 child.status().expect("the child runs").success()
             };
-            let (pending, survived) = both(seals, || work(&ours, version, 0, copies), run_child);
+            let (pending, survived) = both(seals, || work(&ours, version, 0, redundancy), run_child);
             let heard = pending.expect("sealed").wait(SHORT);
-            let what = format!("{seals:?}, {copies} copies, step {step}: {heard:?}");
+            let what = format!("{seals:?}, {redundancy:?}, step {step}: {heard:?}");
             let latest = checkpoints.latest(SET).expect("latest").expect("there is always one");
             assert_eq!(latest, if heard.is_ok() { version } else { old }, "{what}");
             assert_whole(&checkpoints, latest);
@@ -131,36 +147,36 @@ fn a_rank_is_killed_at_every_boundary() {
             fates[usize::from(heard.is_ok())] += 1;
             if let Err(verdict) = heard {
                 assert!(matches!(verdict, Error::Aborted { .. }), "{what}");
-                save(&checkpoints.clone().with_group("again"), version, copies);
+                save(&checkpoints.clone().with_group("again"), version, redundancy);
             }
             assert_whole(&checkpoints, version);
-            assert_eq!(checkpoints.prune(SET, 2).expect("prune").len(), usize::from(step > 1), "{what}");
+            assert_eq!(checkpoints.prune(SET, 2).expect("prune").len(), usize::from(old > 0), "{what}");
             old = version;
         }
         // Before the verdict the old version stays, after it the new one comes: both have been seen, where this rank has the verdict to write.
         assert!(
-            fates[0] > 10 && (seals == Seals::First || fates[1] > 1),
-            "{seals:?}: {fates:?} of {step} steps"
+            stride(redundancy) > 1 || (fates[0] > 10 && (seals == Seals::First || fates[1] > 1)),
+            "{seals:?}, {redundancy:?}: {fates:?} of {step} steps"
         );
     }
 }
 
 #[test]
 fn every_call_fails_once() {
-    for (seals, copies) in CASES {
-        let (_cluster, checkpoints) = start(copies);
+    for (seals, redundancy) in CASES {
+        let (_cluster, checkpoints) = start(redundancy);
         let (mut step, mut old, mut failures) = (0, 0, 0);
         loop {
-            step += 1;
+            step += stride(redundancy);
             let version = step as u64;
             let ours = checkpoints.clone().with_group(&format!("run {version}"));
             let (failing, count) = failing(&ours, step);
-            let unlucky = || work(&failing, version, 1, copies);
-            let (first, second) = both(seals, || work(&ours, version, 0, copies), unlucky);
+            let unlucky = || work(&failing, version, 1, redundancy);
+            let (first, second) = both(seals, || work(&ours, version, 0, redundancy), unlucky);
             let heard = first.and_then(|pending| pending.wait(SHORT));
             let second = second.and_then(|pending| pending.wait(SHORT));
             let done = count.load(Ordering::Relaxed) < step;
-            let what = format!("{seals:?}, {copies} copies, step {step}: {heard:?}, {second:?}");
+            let what = format!("{seals:?}, {redundancy:?}, step {step}: {heard:?}, {second:?}");
             let latest = checkpoints.latest(SET).expect("latest").expect("there is always one");
             if heard.is_ok() {
                 assert_eq!(latest, version, "{what}");
@@ -177,12 +193,12 @@ fn every_call_fails_once() {
                 break;
             }
             if heard.is_err() {
-                save(&checkpoints.clone().with_group("again"), version, copies);
+                save(&checkpoints.clone().with_group("again"), version, redundancy);
             }
             assert_whole(&checkpoints, version);
             old = version;
         }
-        assert!(failures > 10, "{seals:?}: {failures} of {step} steps");
+        assert!(failures * stride(redundancy) > 10, "{seals:?}, {redundancy:?}: {failures} of {step} steps");
     }
 }
 

@@ -8,14 +8,14 @@ begin python
 VENV=${VENV:-$ROOT/target/tools/venv}
 LIBRARY=$(dirname "$HAYATE")/libhayate.so
 [ -e "$LIBRARY" ] || fail "no $LIBRARY; build it (cargo build -p hayate-c)"
-NEEDED=(pytest numpy fsspec 'setuptools>=70.1' wheel)
+NEEDED=(pytest numpy fsspec h5py 'setuptools>=70.1' wheel)
 
 # The environment is shared by all runs, so it is made by one at a time.
 environment() {
     exec 9>"$VENV.lock"
     flock 9
     [ -x "$VENV/bin/pip" ] || python3 -m venv "$VENV" >"$BOX/venv.out" 2>&1 || { rm -rf "$VENV"; skip "python3 makes no virtual environment: $(tail -1 "$BOX/venv.out")"; }
-    "$VENV/bin/python" -c 'import pytest, numpy, fsspec, wheel' 2>/dev/null \
+    "$VENV/bin/python" -c 'import pytest, numpy, fsspec, h5py, wheel' 2>/dev/null \
         || timeout 300 "$VENV/bin/pip" install -q "${NEEDED[@]}" >"$BOX/pip.out" 2>&1 || skip "pip cannot install ${NEEDED[*]}: $(tail -1 "$BOX/pip.out")"
     # Gigabytes, because PyPI has it with CUDA only.
     [ -z "${HAYATE_TEST_LONG:-}" ] || "$VENV/bin/python" -c 'import torch' 2>/dev/null || timeout 1800 "$VENV/bin/pip" install -q torch >"$BOX/pip.out" 2>&1 \
@@ -34,11 +34,18 @@ install_wheel() {
     note "$(cd "$BOX/wheel" && du -h hayate-*.whl | tr '\t' ' ')"
 }
 timed "wheel" install_wheel
-export PYTHONPATH=$BOX/site PYTHONDONTWRITEBYTECODE=1 HAYATE_EXAMPLES=$ROOT/libio/examples
+export PYTHONPATH=$BOX/site PYTHONDONTWRITEBYTECODE=1 HAYATE_EXAMPLES=$ROOT/libio/examples HAYATE_LIBRARY_DIR=$(dirname "$LIBRARY")
 
 NODES=3
 cluster_up c
 export HAYATE_CLUSTER=$BOX/c/c.toml
+# HDF5 is written by its path.
+if [ -w /dev/fuse ] && command -v fusermount3 >/dev/null; then
+    mount_on c "$BOX/c/m"
+    export HAYATE_MOUNT=$BOX/c/m
+else
+    note "no FUSE here: HDF5 is left out"
+fi
 
 tests() {
     (cd "$BOX" && timeout -k 5 300 "$VENV/bin/python" -m pytest -q -rs -p no:cacheprovider "$BOX/package/tests") >"$BOX/pytest.out" 2>&1 || fail "pytest:

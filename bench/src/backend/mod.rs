@@ -29,6 +29,9 @@ pub enum Api {
     /// The native client; paths are absolute in the file system.
     #[value(name = "HAYATE", alias = "hayate")]
     Hayate,
+    /// The checkpoint library; for checkpoints only.
+    #[value(name = "LIBIO", alias = "libio")]
+    Libio,
     /// No storage at all: what the harness itself costs.
     #[value(name = "NULL", aliases = ["null", "DUMMY", "dummy"])]
     Null,
@@ -39,6 +42,7 @@ impl fmt::Display for Api {
         f.pad(match self {
             Api::Posix => "POSIX",
             Api::Hayate => "HAYATE",
+            Api::Libio => "LIBIO",
             Api::Null => "NULL",
         })
     }
@@ -174,7 +178,7 @@ impl Connection {
         Ok(match api {
             Api::Posix => Connection::Posix,
             Api::Null => Connection::Null,
-            Api::Hayate => Connection::Hayate(connect().map_err(BenchError::Connect)?),
+            Api::Hayate | Api::Libio => Connection::Hayate(connect().map_err(BenchError::Connect)?),
         })
     }
 

@@ -9,9 +9,12 @@
 //! | committed | every file is synced, and a marker that names the version is renamed into place: a restart finds it |
 //! | durable | every file is in the shared tier (`user.hayate.durable`); `-` where nobody tells |
 //!
+//! With `-a LIBIO` the checkpoint library does it ([`library`]): blocking ends when its last write has returned, committed when the commit has.
+//!
 //! Then, after the command of `--fault` if there is one (kill a server, start it again), every task reads the newest version, of another
 //! task's rank, and compares it: recovery.
 
+pub mod library;
 pub mod options;
 pub mod task;
 #[cfg(test)]

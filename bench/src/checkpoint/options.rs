@@ -1,6 +1,7 @@
 //! The command line of `hayate bench checkpoint`.
 
 use clap::Args;
+use libio::Redundancy;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::Api;
@@ -13,7 +14,7 @@ use crate::size;
 #[derive(Debug, Clone, Args)]
 #[allow(clippy::struct_excessive_bools)] // Independent switches.
 pub struct CheckpointArgs {
-    /// API: POSIX (any path), HAYATE (native client) or NULL (what the harness itself costs)
+    /// API: POSIX (any path), HAYATE (native client), LIBIO (checkpoint library) or NULL (what the harness itself costs)
     #[arg(short = 'a', value_name = "API", default_value = "POSIX", ignore_case = true)]
     pub api: Api,
     /// Directory of the checkpoints; it is made if it is not there
@@ -43,6 +44,9 @@ pub struct CheckpointArgs {
     /// Shell command between the last version and the recovery: kills a server and starts it again, for example
     #[arg(long, value_name = "COMMAND")]
     pub fault: Option<String>,
+    /// With LIBIO, what a version survives: copies:N or parity:DATA+EXTRA servers
+    #[arg(long, value_name = "WHAT", value_parser = redundancy)]
+    pub redundancy: Option<(u8, u8)>,
     /// Leave the files behind
     #[arg(short = 'k')]
     pub keep: bool,
@@ -82,8 +86,37 @@ pub struct CheckpointSpec {
     pub keep: bool,
     /// Seed of the content.
     pub seed: u64,
+    /// With the library: servers with data, and servers besides; one with data means copies.
+    pub redundancy: Option<(u8, u8)>,
     /// Read the newest version, instead of writing.
     pub restore: bool,
+}
+
+impl CheckpointSpec {
+    /// The same, as the library has it.
+    pub fn redundancy(&self) -> Redundancy {
+        match self.redundancy {
+            None => Redundancy::None,
+            Some((1, extra)) => Redundancy::Copies(extra),
+            Some((data, extra)) => Redundancy::Parity { data, extra },
+        }
+    }
+}
+
+/// `copies:N` or `parity:DATA+EXTRA`.
+fn redundancy(text: &str) -> std::result::Result<(u8, u8), String> {
+    let number = |text: &str| text.parse::<u8>().ok().filter(|number| *number > 0);
+    let parsed = match text.split_once(':') {
+        Some(("copies", count)) => number(count).map(|count| (1, count)),
+        Some(("parity", parts)) => {
+            let (data, extra) = parts.split_once('+').unwrap_or_default();
+            number(data).filter(|data| *data > 1).zip(number(extra))
+        }
+        _ => None,
+    };
+    parsed.ok_or_else(|| {
+        format!("{text:?} is neither copies:N nor parity:DATA+EXTRA, with at least 2 for data")
+    })
 }
 
 /// What one command measures, and where results go.
@@ -114,7 +147,10 @@ impl CheckpointArgs {
             let what = "tasks and versions must be at least 1, and the state (-b) a multiple of the transfer size (-t)";
             return Err(BenchError::Options(what.to_owned()));
         }
-        let rooted = self.api != Api::Hayate || self.directory.starts_with('/');
+        if self.redundancy.is_some() && self.api != Api::Libio {
+            return Err(BenchError::Options("--redundancy is for -a LIBIO".to_owned()));
+        }
+        let rooted = !matches!(self.api, Api::Hayate | Api::Libio) || self.directory.starts_with('/');
         let relative = self.directory.trim_start_matches("./");
         let spec = CheckpointSpec {
             api: self.api,
@@ -128,6 +164,7 @@ impl CheckpointArgs {
             durable_s: self.durable,
             keep: self.keep,
             seed: mix(clock::now_ns() ^ clock::unix_seconds()) >> 33,
+            redundancy: self.redundancy,
             restore: false,
         };
         Ok(CheckpointSetup { spec, fault: self.fault.clone(), json: self.json.clone(), command_line })

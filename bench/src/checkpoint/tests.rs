@@ -27,6 +27,7 @@ fn attempt(
         durable_s: 5,
         keep: false,
         seed: 7,
+        redundancy: None,
         restore: false,
     };
     let json = Some(dir.path().join("out.json").to_string_lossy().into_owned());

@@ -44,7 +44,9 @@ fn cache(test: &TestOutcome, facts: &RunFacts) -> Option<String> {
         Api::Hayate => Some(format!(
             "reads may come from the servers' page cache ({data}, memory {room}; start servers with --io direct to be sure)"
         )),
-        Api::Null => Some("nothing was stored: these are the costs of the harness itself".to_owned()),
+        Api::Libio | Api::Null => {
+            Some("nothing was stored: these are the costs of the harness itself".to_owned())
+        }
     }
 }
 

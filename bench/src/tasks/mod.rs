@@ -166,6 +166,9 @@ fn serve_line(
 /// Does the job of a task.
 fn work(job: &Job, link: &mut TaskLink<'_>, connection: &Connection) -> Result<()> {
     let backend = connection.backend();
+    if let (Job::Checkpoint(spec), Api::Libio, Some(client)) = (job, job.api(), connection.client()) {
+        return crate::checkpoint::library::run(spec, client, backend.as_ref(), link);
+    }
     match job {
         Job::Ior(spec) => crate::ior::task::run(spec, backend.as_ref(), link),
         Job::Mdtest(spec) => crate::mdtest::task::run(spec, backend.as_ref(), link),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::{Sandbox, kill, pattern, wait_until};
 use fs_client::{Client, ClientConfig};
-use libio::{Checkpoints, Level, Options, Redundancy, State};
+use libio::{Checkpoints, Error, Level, Options, Redundancy, State};
 use rustix::process::Signal;
 
 const MIB: usize = 1 << 20;
@@ -78,16 +78,85 @@ fn a_server_is_killed_and_its_store_deleted() {
         kill_and_wipe(&sandbox, victim);
         assert_eq!(checkpoints(&sandbox).latest(SET).unwrap(), Some(1), "{redundancy:?}");
         assert_whole(&checkpoints(&sandbox), 1);
-        // As after the exchange of a disk: the place is there, and empty.
-        for store in sandbox.members("stores")[victim].as_array().unwrap() {
-            fs::create_dir_all(store.as_str().unwrap()).unwrap();
-        }
-        sandbox.ok(&["up", "--restart"]);
+        restart_empty(&sandbox, &[victim]);
         assert!(second.seal(true).is_err(), "{redundancy:?}: what rank 0 sealed is gone");
         assert!(!pending.test().is_ok_and(|committed| committed), "{redundancy:?}");
         assert_eq!(checkpoints(&sandbox).latest(SET).unwrap(), Some(1), "{redundancy:?}");
         assert_whole(&checkpoints(&sandbox), 1);
     }
+}
+
+/// What `kill_and_wipe` took away, as after the exchange of a disk: the places are there, and empty.
+fn restart_empty(sandbox: &Sandbox, servers: &[usize]) {
+    for server in servers {
+        for store in sandbox.members("stores")[*server].as_array().unwrap() {
+            fs::create_dir_all(store.as_str().unwrap()).unwrap();
+        }
+    }
+    sandbox.ok(&["up", "--restart"]);
+}
+
+/// Version 1 is in the shared tier, if there is one; version 2 can spare one server, and two are killed and lose their disks.
+#[test]
+fn more_servers_are_killed_than_can_be_spared() {
+    for tier in [true, false] {
+        let sandbox = Sandbox::new();
+        let word = sandbox.word("tier");
+        let words = ["--nodes", "4", "--tier", &word];
+        sandbox.up(if tier { &words } else { &words[..2] });
+        let before = checkpoints(&sandbox);
+        save(&before, 1, Redundancy::Copies(1), "close");
+        if tier {
+            before.wait(SET, 1, Level::Durable, common::PATIENCE).unwrap();
+        }
+        save(&before, 2, Redundancy::Copies(1), "never");
+        assert_eq!(before.latest(SET).unwrap(), Some(2));
+        let victims = [1, 2];
+        for victim in victims {
+            kill_and_wipe(&sandbox, victim);
+        }
+        restart_empty(&sandbox, &victims);
+        let after = checkpoints(&sandbox);
+        match after.latest(SET) {
+            Ok(Some(1)) if tier => assert_whole(&after, 1),
+            // A copy of its manifest is at server 3.
+            Err(Error::Lost { servers, .. }) if !tier => assert_eq!(servers, "1, 2"),
+            other => panic!("tier {tier}: {other:?}"),
+        }
+        sandbox.ok(&["down", "--discard"]);
+    }
+}
+
+/// One bit of each file of version 2 in the shared tier, one after the other, after tier 1 is gone: version 1 is used.
+#[test]
+fn a_flipped_bit_in_the_shared_tier_is_found_before_it_is_offered() {
+    let sandbox = Sandbox::new();
+    sandbox.up(&["--nodes", "2", "--tier", &sandbox.word("tier")]);
+    let before = checkpoints(&sandbox);
+    for version in [1, 2] {
+        save(&before, version, Redundancy::None, "close");
+        before.wait(SET, version, Level::Durable, common::PATIENCE).unwrap();
+    }
+    sandbox.ok(&["down", "--discard"]);
+    let set = sandbox.path("tier/checkpoints/set");
+    let attempts = fs::read_dir(set.join("data")).unwrap().map(|entry| entry.unwrap().path());
+    let newest = attempts.max().unwrap();
+    for file in [newest.join("r0/0"), newest.join("r1/seal"), set.join(format!("versions/{:020}", 2))] {
+        let whole = fs::read(&file).unwrap();
+        let mut flipped = whole.clone();
+        let middle = flipped.len() / 2;
+        flipped[middle] ^= 1;
+        fs::write(&file, flipped).unwrap();
+        sandbox.up(&["--nodes", "2", "--tier", &sandbox.word("tier")]);
+        let next = checkpoints(&sandbox);
+        assert_eq!(next.latest(SET).unwrap(), Some(1), "{}", file.display());
+        assert_whole(&next, 1);
+        sandbox.ok(&["down", "--discard"]);
+        fs::write(&file, whole).unwrap();
+    }
+    sandbox.up(&["--nodes", "2", "--tier", &sandbox.word("tier")]);
+    assert_eq!(checkpoints(&sandbox).latest(SET).unwrap(), Some(2), "all is mended");
+    sandbox.ok(&["down", "--discard"]);
 }
 
 /// As a rank of its own process: see [`ranks_are_killed_during_the_flush`].
@@ -183,5 +252,46 @@ fn the_command_shows_checks_and_exports() {
     // A client of its own: the other one may remember the name for a while.
     save(&self::checkpoints(&sandbox), 4, Redundancy::None, "never");
     sandbox.fails(1, &["ckpt", "remove", SET, "9"], &["version 9"]);
+    sandbox.ok(&["down", "--discard"]);
+}
+
+/// The harness, with the library: its phases are there, what it reads back is right, and it leaves no version behind.
+#[test]
+fn the_harness_measures_the_library() {
+    let sandbox = Sandbox::new();
+    sandbox.up(&["--nodes", "3", "--tier", &sandbox.word("tier")]);
+    for more in [&["--shared"][..], &["--redundancy", "copies:1"], &["--redundancy", "parity:2+1"]] {
+        let words = [
+            "bench",
+            "checkpoint",
+            "-a",
+            "LIBIO",
+            "-np",
+            "2",
+            "-b",
+            "3m",
+            "-t",
+            "1m",
+            "-i",
+            "2",
+            "-d",
+            "/bench",
+        ];
+        let said = sandbox.ok(&[&words[..], &["--durable", "60"], more].concat());
+        let rows: Vec<_> =
+            said.lines().filter(|line| line.starts_with("0  ") || line.starts_with("1  ")).collect();
+        assert_eq!(rows.len(), 2, "{said}");
+        for row in rows {
+            let times: Vec<f64> =
+                row.split_whitespace().skip(1).take(3).map(|word| word.parse().unwrap()).collect();
+            assert!(times[0] > 0.0 && times[0] <= times[1] && times[1] <= times[2], "{said}");
+        }
+        assert!(said.contains("recovery            : ") && said.contains(" 0 wrong words"), "{said}");
+        let left = Checkpoints::open(
+            Client::connect(ClientConfig::load(&sandbox.path("c.toml")).unwrap()).unwrap(),
+            "/bench",
+        );
+        assert_eq!(left.unwrap().versions("bench").unwrap(), Vec::<u64>::new());
+    }
     sandbox.ok(&["down", "--discard"]);
 }

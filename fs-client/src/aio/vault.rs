@@ -108,14 +108,21 @@ impl Core {
     /// See [`crate::Client::vault_drop_all`].
     pub async fn vault_drop_all(&self, prefix: Bytes) -> Result<()> {
         let view = self.shared().view();
-        let asked = view.stores().iter().map(|server| {
-            let (target, request) = (Target::Server(*server), VaultDrop { prefix: prefix.clone() });
-            async move {
-                let patience = Patience::once(ANSWER_TIME);
-                self.exchange(&self.caller, target, &request, Bytes::new(), patience).await.map(drop)
-            }
-        });
+        let asked = view.stores().iter().map(|server| self.vault_drop(*server, prefix.clone()));
         window::all(asked, FAN_OUT).await.into_iter().collect()
+    }
+
+    /// Removes a server's objects, however many requests that takes.
+    async fn vault_drop(&self, server: ServerId, prefix: Bytes) -> Result<()> {
+        let request = VaultDrop { prefix };
+        loop {
+            // A server that starts again is waited for a little: what stays is found by nobody before the next removal.
+            let patience = Patience::up_to(ANSWER_TIME);
+            let target = Target::Server(server);
+            if self.exchange(&self.caller, target, &request, Bytes::new(), patience).await?.body {
+                return Ok(());
+            }
+        }
     }
 
     /// See [`crate::Client::near`].

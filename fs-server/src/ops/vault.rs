@@ -12,6 +12,8 @@ use crate::worker::{Context, Worker};
 
 /// Objects of one page, or removed at once.
 const PAGE: usize = 128;
+/// Pages that one request removes: it must be answered before it is given up.
+const PAGES: usize = 16;
 
 /// Keeps an object. It survives what a synced write survives.
 pub async fn put(worker: &Rc<Worker>, context: &Context, request: VaultPut) -> OpResult<InodeId> {
@@ -46,16 +48,17 @@ pub async fn list(worker: &Rc<Worker>, _: &Context, request: VaultList) -> OpRes
     Ok(VaultPage { store, objects, end })
 }
 
-/// Removes objects. The chunks go first: an object without chunks is found again, chunks without an object would not be.
-pub async fn remove(worker: &Rc<Worker>, context: &Context, request: VaultDrop) -> OpResult<()> {
+/// Removes objects, some thousands; answers whether there are none left. The chunks go first: an object without chunks is found again, chunks without an
+/// object would not be.
+pub async fn remove(worker: &Rc<Worker>, context: &Context, request: VaultDrop) -> OpResult<bool> {
     if request.prefix.is_empty() {
         return Err(OpError::new(Status::Invalid, "all objects are not removed at once"));
     }
     let (kv, vault) = (&**worker.node.namespace.kv(), &worker.node.vault);
-    loop {
+    for _ in 0..PAGES {
         let some = vault.list(kv, &request.prefix, b"", PAGE)?;
         if some.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         vault.check(&context.caller, &some)?;
         let inos: Vec<InodeId> = some.iter().map(|(_, object)| object.ino).collect();
@@ -64,4 +67,5 @@ pub async fn remove(worker: &Rc<Worker>, context: &Context, request: VaultDrop) 
         // Others have their turn between two pages.
         tokio::task::yield_now().await;
     }
+    Ok(false)
 }

@@ -19,6 +19,9 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+// Its manifest is damaged.
+#define HAYATE_CKPT_DAMAGED 0
+
 // Its ranks write.
 #define HAYATE_CKPT_OPEN 1
 
@@ -84,6 +87,10 @@ typedef struct {
   uint32_t parity_extra;
   // When the servers copy to the shared tier: "close", "idle:SECONDS", "demand" or "never"; null: as the directory says.
   const char *flush;
+  // 1: blocks of 1 MiB that are as in the version before are not stored again.
+  int incremental;
+  // Level of zstd for blocks where it saves an eighth or more (1 is fast); 0: nothing is compressed.
+  int compress;
 } hayate_ckpt_options_t;
 
 // What is known of a version.
@@ -98,10 +105,14 @@ typedef struct {
   uint32_t nranks;
   // 1: it is not pruned.
   int pinned;
+  // 0.
+  int reserved;
 } hayate_ckpt_info_t;
 
 // What an application should do now.
 typedef struct {
+  // `sizeof(hayate_ckpt_advice_t)`, set by the caller.
+  size_t size;
   // 1: write a checkpoint.
   int checkpoint;
   // 1: write a last one and end.
@@ -298,14 +309,22 @@ int hayate_ckpt_prune(int ckpt,
                       const char *set,
                       size_t keep);
 
-// All versions that somebody began, oldest first: stores up to `room` of them, and answers how many there are.
+// All versions that somebody began, oldest first: stores up to `room` of them, each `info_size` bytes (`sizeof(hayate_ckpt_info_t)`) behind the one before, and
+// answers how many there are.
 int64_t hayate_ckpt_list(int ckpt,
                          const char *set,
                          hayate_ckpt_info_t *infos,
+                         size_t info_size,
                          size_t room);
 
+// How long the servers take, at their present rate, to bring to the shared tier what waits for it, and `more` bytes: 1 and the seconds, or 0 if no rate is known yet,
+// or there is no shared tier. For hayate_ckpt_advise.
+int hayate_ckpt_drain_time(int ckpt,
+                           uint64_t more,
+                           double *seconds);
+
 // What to do now: `mtbf_s` between failures of the whole job, `cost_s` that a checkpoint keeps the application from computing, `since_s` since the last one, `left_s`
-// until the job's end (negative: unknown), `drain_s` until what is written now would be in the shared tier. All in seconds.
+// until the job's end (negative: unknown), `drain_s` until what is written now would be in the shared tier. All in seconds. `advice->size` is set before the call.
 int hayate_ckpt_advise(double mtbf_s,
                        double cost_s,
                        double since_s,

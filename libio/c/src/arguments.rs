@@ -1,6 +1,7 @@
 //! Pointers and integers of C, checked before they are used.
 
 use std::ffi::{CStr, OsStr, c_char};
+use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -118,4 +119,57 @@ pub fn copy_out(from: &[u8], room: &mut [u8], what: &str) -> Result<i64> {
     };
     part.copy_from_slice(from);
     Ok(len as i64)
+}
+
+/// A struct of C that begins with its size, as far as its program and this library both know it; the rest is zeros. None for a null pointer. `name` is the struct's.
+///
+/// # Errors
+/// `EINVAL` if the size was not set.
+///
+/// # Safety
+/// `given` is null or has as many bytes as its first field says; `T` is `repr(C)`, begins with that field, and zeros are one of its values.
+pub unsafe fn sized<T: Copy>(given: *const T, name: &str) -> Result<Option<T>> {
+    if given.is_null() {
+        return Ok(None);
+    }
+    // SAFETY: the caller's promise.
+    let size = unsafe { sizes(given, name) }?;
+    let mut known = MaybeUninit::<T>::zeroed();
+    // SAFETY: there are `size` bytes, and no more than there is room for are copied.
+    unsafe { known.as_mut_ptr().cast::<u8>().copy_from_nonoverlapping(given.cast(), size) };
+    // SAFETY: the caller's promise: zeros are one of its values.
+    Ok(Some(unsafe { known.assume_init() }))
+}
+
+/// Stores an answer that begins with its size into a struct whose program may know fewer fields, or more. The size stays as it is.
+///
+/// # Errors
+/// `EFAULT` if it is null, `EINVAL` if its size was not set.
+///
+/// # Safety
+/// As [`sized`], and `place` may be written.
+pub unsafe fn store_sized<T: Copy>(place: *mut T, answer: &T, name: &str) -> Result<()> {
+    if place.is_null() {
+        return Err(Failure::new(libc::EFAULT, "the place for the answer is a null pointer"));
+    }
+    // SAFETY: the caller's promise.
+    let size = unsafe { sizes(place, name) }?;
+    let (from, to) = (std::ptr::from_ref(answer).cast::<u8>(), place.cast::<u8>());
+    let first = size_of::<usize>();
+    // SAFETY: both have `size` bytes, and the answer is not the program's memory.
+    unsafe { to.add(first).copy_from_nonoverlapping(from.add(first), size - first) };
+    Ok(())
+}
+
+/// Bytes that both sides know.
+///
+/// # Safety
+/// As [`sized`], and not null.
+unsafe fn sizes<T>(given: *const T, name: &str) -> Result<usize> {
+    // SAFETY: the caller's promise; the size is the first field. Alignment is not taken for granted.
+    let size = unsafe { given.cast::<usize>().read_unaligned() };
+    if size < size_of::<usize>() {
+        return Err(Failure::new(libc::EINVAL, format!("size is {size}: set it to sizeof({name})")));
+    }
+    Ok(size.min(size_of::<T>()))
 }

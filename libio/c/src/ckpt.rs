@@ -1,77 +1,19 @@
-//! Checkpoints: the functions of `libio`.
+//! Checkpoints: writing and reading versions.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, c_char, c_int, c_void};
-use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use libio::{Advisor, Checkpoints, Level, Pending, Redundancy, Snapshot, State, Writer};
+use libio::{Checkpoints, Level, Pending, Snapshot, Writer};
 
 use crate::arguments;
 use crate::border::{Failure, Result, call};
+use crate::ckpt_options::{CkptOptions, read_options};
+use crate::ckpt_state::{CKPT_COMMITTED, CKPT_DURABLE, CKPT_SEALED, state_number};
 use crate::handles::tables;
-
-/// How a version is written. Zeros, and what an older program does not know of, leave things as they are. All ranks give the same.
-#[repr(C)]
-#[derive(Debug, Clone, Copy)]
-pub struct CkptOptions {
-    /// `sizeof(hayate_ckpt_options_t)`.
-    pub size: usize,
-    /// How long a commit waits for the other ranks, in milliseconds; 0: ten minutes.
-    pub timeout_ms: u32,
-    /// Copies on other servers: how many may be lost.
-    pub copies: u32,
-    /// With parity: servers with data (then `copies` must be 0), and servers with parity, which is how many may be lost.
-    pub parity_data: u32,
-    /// See `parity_data`.
-    pub parity_extra: u32,
-    /// When the servers copy to the shared tier: "close", "idle:SECONDS", "demand" or "never"; null: as the directory says.
-    pub flush: *const c_char,
-}
-
-/// What is known of a version.
-#[repr(C)]
-#[derive(Debug, Clone, Copy)]
-pub struct CkptInfo {
-    /// Its number.
-    pub version: u64,
-    /// Bytes that its ranks wrote; 0 unless it is committed.
-    pub bytes: u64,
-    /// What became of it: `HAYATE_CKPT_OPEN` and so on.
-    pub state: c_int,
-    /// How many ranks wrote it; 0 unless it is committed.
-    pub nranks: u32,
-    /// 1: it is not pruned.
-    pub pinned: c_int,
-}
-
-/// What an application should do now.
-#[repr(C)]
-#[derive(Debug, Clone, Copy)]
-pub struct CkptAdvice {
-    /// 1: write a checkpoint.
-    pub checkpoint: c_int,
-    /// 1: write a last one and end.
-    pub stop: c_int,
-    /// Seconds to compute before the next checkpoint.
-    pub next_s: f64,
-}
-
-/// Its ranks write.
-pub const CKPT_OPEN: c_int = 1;
-/// A rank gave up, or did not come.
-pub const CKPT_ABORTED: c_int = 2;
-/// A restart from it failed.
-pub const CKPT_FAILED: c_int = 3;
-/// All ranks have closed.
-pub const CKPT_SEALED: c_int = 4;
-/// It can be restarted from.
-pub const CKPT_COMMITTED: c_int = 5;
-/// It is whole in the shared tier, too.
-pub const CKPT_DURABLE: c_int = 6;
 
 /// Memory of the application that is registered.
 #[derive(Clone)]
@@ -84,7 +26,7 @@ struct Memory {
 
 /// The sets below one directory, as C sees them.
 pub struct Ckpt {
-    checkpoints: Checkpoints,
+    pub(crate) checkpoints: Checkpoints,
     memory: Mutex<Vec<Memory>>,
     /// The version that was read last: reading it again costs no seals.
     read: Mutex<Option<(String, Arc<Snapshot>)>>,
@@ -132,7 +74,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// # Safety
 /// As [`arguments::bytes`].
-unsafe fn text<'a>(text: *const c_char, what: &str) -> Result<&'a str> {
+pub(crate) unsafe fn text<'a>(text: *const c_char, what: &str) -> Result<&'a str> {
     // SAFETY: the caller's promise.
     let bytes = unsafe { arguments::bytes(text, what) }?;
     std::str::from_utf8(bytes).map_err(|_| Failure::new(libc::EINVAL, format!("the {what} is not UTF-8")))
@@ -583,189 +525,9 @@ pub unsafe extern "C" fn hayate_ckpt_region(
     })
 }
 
-/// Tells how the restart from a version ended: if not `ok`, it is not offered again.
-///
-/// # Safety
-/// `set` is a string.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn hayate_ckpt_finish(
-    ckpt: c_int,
-    set: *const c_char,
-    version: u64,
-    ok: c_int,
-) -> c_int {
-    call(|| {
-        let ckpt = tables().ckpts.get(ckpt)?;
-        // SAFETY: the caller's promise.
-        Ok(ckpt.checkpoints.finish(unsafe { text(set, "set") }?, version, ok != 0).map(|()| 0)?)
-    })
-}
-
-/// Says that a version is never pruned, or that it may be.
-///
-/// # Safety
-/// `set` is a string.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn hayate_ckpt_pin(
-    ckpt: c_int,
-    set: *const c_char,
-    version: u64,
-    pinned: c_int,
-) -> c_int {
-    call(|| {
-        let ckpt = tables().ckpts.get(ckpt)?;
-        // SAFETY: the caller's promise.
-        Ok(ckpt.checkpoints.pin(unsafe { text(set, "set") }?, version, pinned != 0).map(|()| 0)?)
-    })
-}
-
-/// Removes one version, whichever it is: one that failed, is damaged or lost, say, whose number is to be written again. `-EBUSY` if the shared tier still has it
-/// after 20 s.
-///
-/// # Safety
-/// `set` is a string.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn hayate_ckpt_remove(ckpt: c_int, set: *const c_char, version: u64) -> c_int {
-    call(|| {
-        let ckpt = tables().ckpts.get(ckpt)?;
-        // SAFETY: the caller's promise.
-        Ok(ckpt.checkpoints.remove(unsafe { text(set, "set") }?, version).map(|()| 0)?)
-    })
-}
-
-/// Removes all but the newest `keep` complete versions, those that are pinned, and the newest durable one. Answers how many went.
-///
-/// # Safety
-/// `set` is a string.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn hayate_ckpt_prune(ckpt: c_int, set: *const c_char, keep: usize) -> c_int {
-    call(|| {
-        let ckpt = tables().ckpts.get(ckpt)?;
-        // SAFETY: the caller's promise.
-        Ok(ckpt.checkpoints.prune(unsafe { text(set, "set") }?, keep)?.len() as c_int)
-    })
-}
-
-/// All versions that somebody began, oldest first: stores up to `room` of them, and answers how many there are.
-///
-/// # Safety
-/// `set` is a string, `infos` has room for `room` of them, or that is 0.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn hayate_ckpt_list(
-    ckpt: c_int,
-    set: *const c_char,
-    infos: *mut CkptInfo,
-    room: usize,
-) -> i64 {
-    call(|| {
-        let ckpt = tables().ckpts.get(ckpt)?;
-        // SAFETY: the caller's promise.
-        let all = ckpt.checkpoints.list(unsafe { text(set, "set") }?)?;
-        for (index, info) in all.iter().take(room).enumerate() {
-            let info = CkptInfo {
-                version: info.version,
-                bytes: info.bytes.unwrap_or(0),
-                state: state_number(info.state),
-                nranks: info.nranks.unwrap_or(0),
-                pinned: info.pinned.into(),
-            };
-            // SAFETY: the caller's promise; a null pointer stays one only for the first.
-            unsafe { arguments::store(if infos.is_null() { infos } else { infos.add(index) }, info) }?;
-        }
-        Ok(all.len() as i64)
-    })
-}
-
-/// What to do now: `mtbf_s` between failures of the whole job, `cost_s` that a checkpoint keeps the application from computing, `since_s` since the last one, `left_s`
-/// until the job's end (negative: unknown), `drain_s` until what is written now would be in the shared tier. All in seconds.
-///
-/// # Safety
-/// `advice` may be written.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn hayate_ckpt_advise(
-    mtbf_s: f64,
-    cost_s: f64,
-    since_s: f64,
-    left_s: f64,
-    drain_s: f64,
-    advice: *mut CkptAdvice,
-) -> c_int {
-    call(|| {
-        let seconds = |value: f64| {
-            Duration::try_from_secs_f64(value)
-                .map_err(|_| Failure::new(libc::EINVAL, format!("{value} is no number of seconds")))
-        };
-        let mut advisor = Advisor::new(seconds(mtbf_s)?);
-        advisor.measured(seconds(cost_s)?);
-        let left = if left_s < 0.0 { None } else { Some(seconds(left_s)?) };
-        let found = advisor.advise(seconds(since_s)?, left, seconds(drain_s)?);
-        let found = CkptAdvice {
-            checkpoint: found.checkpoint.into(),
-            stop: found.stop.into(),
-            next_s: found.next.as_secs_f64(),
-        };
-        // SAFETY: the caller's promise.
-        unsafe { arguments::store(advice, found) }?;
-        Ok(0)
-    })
-}
-
-fn state_number(state: State) -> c_int {
-    match state {
-        State::Open => CKPT_OPEN,
-        State::Aborted => CKPT_ABORTED,
-        State::Failed => CKPT_FAILED,
-        State::Sealed => CKPT_SEALED,
-        State::Committed => CKPT_COMMITTED,
-        State::Durable => CKPT_DURABLE,
-    }
-}
-
 /// A string with its zero; answers its length.
 fn copy_string(from: &[u8], room: &mut [u8], what: &str) -> Result<i64> {
     let whole = [from, &[0]].concat();
     arguments::copy_out(&whole, room, what)?;
     Ok(from.len() as i64)
-}
-
-unsafe fn read_options(options: *const CkptOptions) -> Result<libio::Options> {
-    let mut read = libio::Options::default();
-    if options.is_null() {
-        return Ok(read);
-    }
-    // SAFETY: the caller's promise; the size is the first field.
-    let size = unsafe { options.cast::<usize>().read_unaligned() };
-    if size < size_of::<usize>() {
-        let words = format!("options.size is {size}: set it to sizeof(hayate_ckpt_options_t)");
-        return Err(Failure::new(libc::EINVAL, words));
-    }
-    let mut known = MaybeUninit::<CkptOptions>::zeroed();
-    // SAFETY: there are `size` bytes, and no more than there is room for are copied.
-    unsafe {
-        let len = size.min(size_of::<CkptOptions>());
-        known.as_mut_ptr().cast::<u8>().copy_from_nonoverlapping(options.cast(), len);
-    }
-    // SAFETY: integers and a pointer, of which zeros are some.
-    let known = unsafe { known.assume_init() };
-    if known.timeout_ms > 0 {
-        read.timeout = Duration::from_millis(known.timeout_ms.into());
-    }
-    if !known.flush.is_null() {
-        // SAFETY: the caller's promise.
-        read.flush = Some(unsafe { text(known.flush, "flush policy") }?.to_owned());
-    }
-    read.redundancy = redundancy(&known)?;
-    Ok(read)
-}
-
-fn redundancy(options: &CkptOptions) -> Result<Redundancy> {
-    let number = |value: u32| {
-        u8::try_from(value).map_err(|_| Failure::new(libc::EINVAL, format!("{value} servers are too many")))
-    };
-    match (options.copies, options.parity_data, options.parity_extra) {
-        (0, 0, 0) => Ok(Redundancy::None),
-        (copies, 0, 0) => Ok(Redundancy::Copies(number(copies)?)),
-        (0, data, extra) => Ok(Redundancy::Parity { data: number(data)?, extra: number(extra)? }),
-        _ => Err(Failure::new(libc::EINVAL, "copies or parity, not both")),
-    }
 }

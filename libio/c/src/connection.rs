@@ -1,7 +1,6 @@
 //! Connections.
 
 use std::ffi::{OsStr, c_char, c_int};
-use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,7 +9,7 @@ use std::time::Duration;
 use fs_client::{Client, ClientConfig};
 
 use crate::arguments;
-use crate::border::{Failure, Result, call};
+use crate::border::{Result, call};
 use crate::file::close;
 use crate::handles::tables;
 
@@ -52,7 +51,7 @@ pub unsafe extern "C" fn hayate_connect_with(cluster: *const c_char, options: *c
         // SAFETY: the caller's promise.
         let mut config = unsafe { config(cluster) }?;
         // SAFETY: the caller's promise.
-        if let Some(options) = unsafe { read(options) }? {
+        if let Some(options) = unsafe { arguments::sized(options, "hayate_options_t") }? {
             apply(&options, &mut config);
         }
         connect(&config)
@@ -95,28 +94,6 @@ unsafe fn config(cluster: *const c_char) -> Result<ClientConfig> {
         PathBuf::from(OsStr::from_bytes(unsafe { arguments::bytes(cluster, "cluster file") }?))
     };
     Ok(ClientConfig::load(&path)?)
-}
-
-unsafe fn read(options: *const Options) -> Result<Option<Options>> {
-    if options.is_null() {
-        return Ok(None);
-    }
-    // SAFETY: the caller's promise; the size is the first field.
-    let size = unsafe { options.cast::<usize>().read_unaligned() };
-    if size < size_of::<usize>() {
-        return Err(Failure::new(
-            libc::EINVAL,
-            format!("options.size is {size}: set it to sizeof(hayate_options_t)"),
-        ));
-    }
-    let mut known = MaybeUninit::<Options>::zeroed();
-    // SAFETY: there are `size` bytes, and no more than there is room for are copied.
-    unsafe {
-        let len = size.min(size_of::<Options>());
-        known.as_mut_ptr().cast::<u8>().copy_from_nonoverlapping(options.cast(), len);
-    }
-    // SAFETY: integers, of which zeros are some.
-    Ok(Some(unsafe { known.assume_init() }))
 }
 
 fn apply(options: &Options, config: &mut ClientConfig) {

@@ -7,7 +7,7 @@
 //! | [`border`] | what every call passes: panics are caught, errors become numbers and words |
 //! | [`arguments`] | pointers and integers of C, checked |
 //! | [`handles`] | which number is which connection, file or listing |
-//! | [`ckpt`] | checkpoints: the functions of `libio` |
+//! | [`ckpt`], `ckpt_house`, `ckpt_options`, `ckpt_state` | checkpoints: the functions of `libio` |
 //! | `connection`, `file`, `attributes`, `names`, `whole`, `listing`, `xattr`, `space` | the functions |
 //!
 //! # Invariants
@@ -19,6 +19,9 @@ pub mod arguments;
 mod attributes;
 pub mod border;
 pub mod ckpt;
+mod ckpt_house;
+mod ckpt_options;
+mod ckpt_state;
 mod connection;
 mod file;
 pub mod handles;
@@ -29,6 +32,8 @@ mod whole;
 mod xattr;
 
 pub use attributes::{Stat, creation_mode, type_bits};
+pub use ckpt_house::{CkptAdvice, CkptInfo};
+pub use ckpt_options::CkptOptions;
 pub use connection::{Options, client_of};
 pub use file::file_of;
 pub use listing::{Entry, NAME_BYTES};

@@ -29,16 +29,16 @@ _NAME_BYTES = 4096
 class _OptionsRecord(Structure):
     _fields_ = [
         ("size", c_size_t), ("timeout_ms", c_uint32), ("copies", c_uint32), ("parity_data", c_uint32), ("parity_extra", c_uint32),
-        ("flush", c_char_p),
+        ("flush", c_char_p), ("incremental", c_int), ("compress", c_int),
     ]
 
 
 class _InfoRecord(Structure):
-    _fields_ = [("version", c_uint64), ("bytes", c_uint64), ("state", c_int), ("nranks", c_uint32), ("pinned", c_int)]
+    _fields_ = [("version", c_uint64), ("bytes", c_uint64), ("state", c_int), ("nranks", c_uint32), ("pinned", c_int), ("reserved", c_int)]
 
 
 class _AdviceRecord(Structure):
-    _fields_ = [("checkpoint", c_int), ("stop", c_int), ("next_s", c_double)]
+    _fields_ = [("size", c_size_t), ("checkpoint", c_int), ("stop", c_int), ("next_s", c_double)]
 
 
 _declare("hayate_ckpt_open", c_int, c_int, c_char_p, c_char_p, c_char_p)
@@ -61,13 +61,15 @@ _declare("hayate_ckpt_finish", c_int, c_int, c_char_p, c_uint64, c_int)
 _declare("hayate_ckpt_pin", c_int, c_int, c_char_p, c_uint64, c_int)
 _declare("hayate_ckpt_remove", c_int, c_int, c_char_p, c_uint64)
 _declare("hayate_ckpt_prune", c_int, c_int, c_char_p, c_size_t)
-_declare("hayate_ckpt_list", c_int64, c_int, c_char_p, POINTER(_InfoRecord), c_size_t)
+_declare("hayate_ckpt_list", c_int64, c_int, c_char_p, POINTER(_InfoRecord), c_size_t, c_size_t)
+_declare("hayate_ckpt_drain_time", c_int, c_int, c_uint64, POINTER(c_double))
 _declare("hayate_ckpt_advise", c_int, c_double, c_double, c_double, c_double, c_double, POINTER(_AdviceRecord))
 
 
 class State(enum.IntEnum):
     """What became of a version; from COMMITTED on it can be restarted from."""
 
+    DAMAGED = 0
     OPEN = 1
     ABORTED = 2
     FAILED = 3
@@ -99,7 +101,7 @@ class Advice:
 def advise(*, mtbf, cost, since, left=None, drain=0.0):
     """Whether a checkpoint is due, in seconds each: `mtbf` between failures of the whole job, `cost` that a checkpoint keeps the program from
     computing, `since` the last one, `left` until the job's end, `drain` until what is written now would be in tier 2."""
-    record = _AdviceRecord()
+    record = _AdviceRecord(ctypes.sizeof(_AdviceRecord))
     lib.hayate_ckpt_advise(mtbf, cost, since, -1.0 if left is None else left, drain, byref(record))
     return Advice(bool(record.checkpoint), bool(record.stop), record.next_s)
 
@@ -149,14 +151,15 @@ class Checkpoints:
 
     # --- writing ---
 
-    def begin(self, set, version, rank=0, nranks=1, *, timeout=None, copies=0, parity=None, flush=None):
+    def begin(self, set, version, rank=0, nranks=1, *, timeout=None, copies=0, parity=None, flush=None, incremental=False, compress=0):
         """Begins to write a version, without waiting for other ranks: a Writer. All ranks give the same options: `timeout` in seconds is how long
         a commit waits for the others (600); so many `copies` on other servers, or `parity` as (servers with data, servers with parity); `flush`
-        is when servers copy to tier 2 (`close`, `idle:SECONDS`, `demand`, `never`)."""
+        is when servers copy to tier 2 (`close`, `idle:SECONDS`, `demand`, `never`); `incremental` stores only blocks of 1 MiB that differ from the version
+        before; `compress` is a level of zstd for blocks where it saves an eighth or more (1 is fast, 0 off)."""
         data, extra = parity or (0, 0)
         options = _OptionsRecord(
             ctypes.sizeof(_OptionsRecord), 0 if timeout is None else max(1, _milliseconds(timeout)), copies, data, extra,
-            None if flush is None else flush.encode())
+            None if flush is None else flush.encode(), bool(incremental), compress)
         number = lib.hayate_ckpt_begin(self._open_number(), set.encode(), version, rank, nranks, byref(options))
         return Writer(self, set, version, number)
 
@@ -181,7 +184,7 @@ class Checkpoints:
         room = 16
         while True:
             records = (_InfoRecord * room)()
-            count = lib.hayate_ckpt_list(self._open_number(), set.encode(), records, room)
+            count = lib.hayate_ckpt_list(self._open_number(), set.encode(), records, ctypes.sizeof(_InfoRecord), room)
             if count <= room:
                 return [VersionInfo(each.version, State(each.state), each.nranks, each.bytes, bool(each.pinned)) for each in records[:count]]
             room = count + 16
@@ -228,6 +231,11 @@ class Checkpoints:
     def prune(self, set, keep=1):
         """Removes all but the newest `keep` complete versions, pinned ones and the newest durable one; answers how many went."""
         return lib.hayate_ckpt_prune(self._open_number(), set.encode(), keep)
+
+    def drain_time(self, more=0):
+        """Seconds until what waits for tier 2, and `more` bytes, would be there at the servers' present rate; None if no rate is known, or there is no tier 2."""
+        seconds = c_double()
+        return seconds.value if lib.hayate_ckpt_drain_time(self._open_number(), more, byref(seconds)) else None
 
     advise = staticmethod(advise)
 

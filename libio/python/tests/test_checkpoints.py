@@ -162,6 +162,20 @@ def test_a_number_is_free_once_its_version_is_removed(checkpoints):
     assert checkpoints.list("remove") == []
 
 
+def test_unchanged_blocks_and_zeros_take_no_room(fs, checkpoints):
+    """Sizes of what each version stored: all of it, one block of it, hardly anything."""
+    data = bytearray(os.urandom(4 << 20))
+    for version, compress in ((1, 0), (2, 0), (3, 1)):
+        checkpoints.save("packed", version, {"a": data, "zeros": bytes(4 << 20)} if compress else {"a": data}, incremental=True, compress=compress)
+        assert checkpoints.open("packed", version).read("a") == data
+        data[5] ^= 1
+    sizes = {}
+    for attempt in fs.listdir(f"{checkpoints.root}/packed/data"):
+        ranks = f"{checkpoints.root}/packed/data/{attempt}/r0"
+        sizes[int(attempt.split(".")[0])] = sum(fs.stat(f"{ranks}/{name}").st_size for name in fs.listdir(ranks) if name.isdigit())
+    assert sizes[1] == 4 << 20 and sizes[2] == 1 << 20 and sizes[3] < (1 << 20) + 10_000
+
+
 def test_servers_make_it_durable(fs, checkpoints):
     checkpoints.save("s", 1, {"a": os.urandom(100_000)}, flush="close")
     try:
@@ -170,6 +184,8 @@ def test_servers_make_it_durable(fs, checkpoints):
         assert error.errno == errno.EINVAL, error
         pytest.skip("this cluster has no tier 2")
     assert checkpoints.state("s", 1) == State.DURABLE
+    drain = checkpoints.drain_time(1 << 30)
+    assert drain is None or drain > 0
     with checkpoints.begin("s", 2), pytest.raises(TimeoutError):
         checkpoints.wait("s", 2, State.COMMITTED, timeout=0.1)
 

@@ -38,7 +38,7 @@ enum CkptCommand {
         /// The version [default: the newest to restart from]
         version: Option<u64>,
     },
-    /// Read and check every byte of a version
+    /// Read and check every byte of a version, at every place: data, copies and parity in tier 1, and what the shared tier has
     Verify {
         /// The set
         set: String,
@@ -151,27 +151,48 @@ fn verify(checkpoints: &Checkpoints, set: &str, version: Option<u64>) -> Result<
     } else {
         // Not only those that would be offered: whether one of them should be is the question.
         let all = checkpoints.list(set).map_err(failed)?;
-        let committed = |info: &VersionInfo| info.state >= State::Committed || info.state == State::Failed;
+        let committed = |info: &VersionInfo| {
+            info.state >= State::Committed || matches!(info.state, State::Failed | State::Damaged)
+        };
         all.iter().filter(|info| committed(info)).map(|info| info.version).collect()
     };
     let mut damaged = Vec::new();
     for version in versions {
-        let checked = checkpoints.snapshot(set, version).and_then(|snapshot| {
-            snapshot.verify()?;
-            Ok(snapshot.bytes())
-        });
-        match checked {
-            Ok(bytes) => out::line(format_args!("{set} {version}: whole, {}", size::format(bytes)))?,
-            Err(e) => {
-                out::line(format_args!("{set} {version}: {e}"))?;
-                damaged.push(version.to_string());
-            }
+        if !verify_version(checkpoints, set, version)? {
+            damaged.push(version.to_string());
         }
     }
     if damaged.is_empty() {
         return Ok(());
     }
     Err(CliError::Unsafe(format!("not whole: {set} {}", damaged.join(", "))))
+}
+
+/// Whether every copy of it, in either tier, is as it was written.
+fn verify_version(checkpoints: &Checkpoints, set: &str, version: u64) -> Result<bool> {
+    let looked = checkpoints.snapshot(set, version).and_then(|snapshot| Ok((snapshot.audit()?, snapshot)));
+    let (found, snapshot) = match looked {
+        Ok(looked) => looked,
+        Err(e) => {
+            out::line(format_args!("{set} {version}: {e}"))?;
+            return Ok(false);
+        }
+    };
+    let bytes = size::format(snapshot.bytes());
+    if found.is_empty() {
+        out::line(format_args!("{set} {version}: whole, {bytes}"))?;
+        return Ok(true);
+    }
+    for damage in found {
+        out::line(format_args!("{set} {version}: {damage}"))?;
+    }
+    match snapshot.verify() {
+        Ok(()) => out::line(format_args!(
+            "{set} {version}: can be restarted from, by what else there is of it, {bytes}"
+        ))?,
+        Err(e) => out::line(format_args!("{set} {version}: {e}"))?,
+    }
+    Ok(false)
 }
 
 fn prune(checkpoints: &Checkpoints, set: &str, keep: usize) -> Result<()> {

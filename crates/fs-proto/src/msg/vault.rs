@@ -59,7 +59,7 @@ wire_struct! {
 }
 
 wire_struct! {
-    /// Remove the objects whose keys begin so, with their chunks. Goes to a server.
+    /// Remove objects whose keys begin so, with their chunks: some thousands. The answer says whether there are none left. Goes to a server.
     pub struct VaultDrop {
         /// How keys begin; not empty.
         pub prefix: Bytes,
@@ -69,5 +69,5 @@ wire_struct! {
 request! {
     VaultPut => VaultPut -> InodeId;
     VaultList => VaultList -> VaultPage;
-    VaultDrop => VaultDrop -> ();
+    VaultDrop => VaultDrop -> bool;
 }

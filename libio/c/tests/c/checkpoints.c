@@ -62,6 +62,56 @@ static void verdicts(int ckpt)
     FAILS(ECANCELED, hayate_ckpt_join(first, 5)); /* The other one does not come. */
 }
 
+/* One that knows only the first fields of a struct gets these, and nothing behind them. */
+static void older_program(int ckpt)
+{
+    struct { uint64_t version, guard; } known[2] = {{0, 7}, {0, 7}};
+    GIVES(4, hayate_ckpt_list(ckpt, "heat", (hayate_ckpt_info_t *)known, sizeof known[0].version, 2));
+    CHECK(known[0].version == 1 && known[0].guard == 2 && known[1].version == 0 && known[1].guard == 7);
+    struct { size_t size; int checkpoint, guard; } advice = {offsetof(hayate_ckpt_advice_t, stop), 7, 7};
+    GIVES(0, hayate_ckpt_advise(3600, 10, 1, 65, 0, (hayate_ckpt_advice_t *)&advice));
+    CHECK(advice.size == offsetof(hayate_ckpt_advice_t, stop) && advice.checkpoint == 1 && advice.guard == 7);
+}
+
+/* Bytes that rank 0 stored of the first region of a version of set "packed". */
+static int64_t stored(int fs, uint64_t version)
+{
+    hayate_entry_t entry;
+    hayate_stat_t file;
+    char path[512];
+    int64_t size = -1;
+    int list = hayate_opendir(fs, "/checkpoints/packed/data", 0);
+    CHECK(list >= 0);
+    while (hayate_readdir(list, &entry) == 1) {
+        if (strtoull((char *)entry.name, NULL, 10) != version)
+            continue;
+        snprintf(path, sizeof path, "/checkpoints/packed/data/%s/r0/0", (char *)entry.name);
+        GIVES(0, hayate_stat(fs, path, &file));
+        size = (int64_t)file.size;
+    }
+    GIVES(0, hayate_closedir(list));
+    return size;
+}
+
+/* Blocks that did not change are stored once, and what compresses is compressed. */
+static void packed(int fs, int ckpt)
+{
+    hayate_ckpt_options_t options = {.size = sizeof options, .incremental = 1, .compress = 1};
+    for (uint64_t version = 1; version <= 2; version++) {
+        plate[0][5] = (char)version;
+        int writer = hayate_ckpt_begin(ckpt, "packed", version, 0, 1, &options);
+        GIVES(BYTES, hayate_ckpt_write(writer, "plate", plate[0], BYTES, 0));
+        GIVES(0, hayate_ckpt_commit(writer, 1));
+        GIVES(BYTES, hayate_ckpt_read(ckpt, "packed", version, "plate", found, BYTES, 0));
+        CHECK(memcmp(found, plate[0], BYTES) == 0);
+    }
+    CHECK(stored(fs, 1) > 0 && stored(fs, 1) < BYTES / 2);
+    CHECK(stored(fs, 2) > 0 && stored(fs, 2) < stored(fs, 1));
+    /* An older program's options end before these fields. */
+    options.size = offsetof(hayate_ckpt_options_t, incremental);
+    GIVES(0, hayate_ckpt_abort(hayate_ckpt_begin(ckpt, "packed", 3, 0, 1, &options)));
+}
+
 static void protected_memory(int ckpt)
 {
     static char a[1000], b[1000];
@@ -152,7 +202,7 @@ int main(int argc, char **argv)
     GIVES(0, hayate_ckpt_finish(ckpt, "heat", 3, 0));
     GIVES(0, hayate_ckpt_pin(ckpt, "heat", 1, 1));
     hayate_ckpt_info_t infos[2];
-    GIVES(4, hayate_ckpt_list(ckpt, "heat", infos, 2));
+    GIVES(4, hayate_ckpt_list(ckpt, "heat", infos, sizeof infos[0], 2));
     CHECK(infos[0].version == 1 && infos[0].pinned == 1 && infos[0].bytes == 2 * (uint64_t)BYTES);
     CHECK(infos[1].nranks == 2 && infos[1].state == HAYATE_CKPT_COMMITTED);
     char name[16];
@@ -162,9 +212,16 @@ int main(int argc, char **argv)
     GIVES(0, hayate_ckpt_region(ckpt, "heat", 2, 1, name, sizeof name, &bytes));
     GIVES(0, hayate_ckpt_prune(ckpt, "heat", 1));
     protected_memory(ckpt);
+    packed(fs, ckpt);
     routed(fs, ckpt);
     bad_calls(fs, ckpt);
-    hayate_ckpt_advice_t advice;
+    FAILS(EFAULT, hayate_ckpt_list(ckpt, "heat", NULL, sizeof infos[0], 2));
+    older_program(ckpt);
+    double seconds = -1;
+    GIVES(0, hayate_ckpt_drain_time(ckpt, 1000, &seconds)); /* There is no shared tier. */
+    hayate_ckpt_advice_t advice = {.size = 0};
+    FAILS(EINVAL, hayate_ckpt_advise(3600, 10, 1, 65, 0, &advice));
+    advice.size = sizeof advice;
     GIVES(0, hayate_ckpt_advise(3600, 10, 1, 65, 0, &advice));
     CHECK(advice.checkpoint == 1 && advice.stop == 1);
     GIVES(0, hayate_ckpt_advise(3600, 10, 1, -1, 0, &advice));

@@ -1,0 +1,191 @@
+#!/usr/bin/env python3
+"""Checkpoints beside plain files with fsync(2), beside torch's own writer, and what they cost a program that computes.
+
+    cargo build --release -p hayate -p hayate-c && cargo build --release -p libio --examples && bench/checkpoints.py
+    bench/checkpoints.py --quick                              64 MiB only, and a short run of the heat equation
+    bench/checkpoints.py --mib 64 256 1024 4096 --update docs/performance.md
+    bench/checkpoints.py --only torch --python VENV/bin/python    with torch and numpy
+
+Four servers (with `--durability device`: what is synced is on the device) and a shared tier, all on one machine and one device, and plain files on the same device.
+The ways take turns (A B C A B C ...); each figure is the median.
+
+| part | what |
+|---|---|
+| burst | blocking, commit and durable time by ranks, MiB of all ranks together, and way (`libio/examples/burst.rs`) |
+| torch | `torch.distributed.checkpoint.save` by HayateWriter, and by torch's FileSystemWriter, with its files synced, on a plain directory |
+| heat | the heat equation (`libio/examples/heat.c`) with checkpoints and without: wall time, scaled to one checkpoint a minute |
+"""
+
+import argparse
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from perf import commit, table, update
+
+ROOT = Path(__file__).resolve().parent.parent
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
+MIB = 1 << 20
+PARTS = ("burst", "torch", "heat")
+
+# As a program of its own, in the Python that has torch: PROGRAM hayate|torch PLACE MIB; says how long the save took, and what of it the caller was blocked by async_save.
+TORCH = """
+import sys, time, os, tempfile
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+way, place, mib, rounds = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+dist.init_process_group("gloo", init_method=f"file://{tempfile.mkdtemp()}/meeting", rank=0, world_size=1)
+state = {f"layer{i}": torch.rand((mib << 18) // 8) for i in range(8)}
+if way == "hayate":
+    from hayate.dcp import HayateWriter
+    writer = lambda at: (HayateWriter(place), str(at))
+else:
+    from torch.distributed.checkpoint import FileSystemWriter
+    writer = lambda at: (FileSystemWriter(f"{place}/{at}", sync_files=True, thread_count=1), None)
+for at in range(rounds):
+    storage, name = writer(2 * at)
+    began = time.perf_counter()
+    dcp.save(state, storage_writer=storage, checkpoint_id=name)
+    saved = time.perf_counter() - began
+    storage, name = writer(2 * at + 1)
+    began = time.perf_counter()
+    saving = dcp.async_save(state, storage_writer=storage, checkpoint_id=name)
+    blocked = time.perf_counter() - began
+    saving.result()
+    print(saved, blocked, time.perf_counter() - began, flush=True)
+dist.destroy_process_group()
+"""
+
+
+def run(*words, **more):
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False, **more)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(map(str, words))}: {done.stderr[-2000:] or done.stdout[-2000:]}")
+    return done.stdout
+
+
+class Cluster:
+    """Servers in a directory of its own, gone at the end."""
+
+    def __init__(self, options):
+        self.box = Path(tempfile.mkdtemp(prefix="hayate-ckpt-", dir=options.dir))
+        self.file, self.hayate = self.box / "c.toml", options.hayate
+        self.plain = self.box / "plain"
+        for name in ("tier", "plain"):
+            (self.box / name).mkdir()
+
+    def __enter__(self):
+        run(self.hayate, "--cluster", self.file, "up", "--nodes", 4, "--store", self.box / "store", "--tier", self.box / "tier", "--durability", "device")
+        return self
+
+    def __exit__(self, *_):
+        subprocess.run([self.hayate, "--cluster", self.file, "down", "--discard"], capture_output=True, check=False)
+        shutil.rmtree(self.box, ignore_errors=True)
+
+
+def burst(options):
+    rows = []
+    for mib in options.mib:
+        for ranks in (1, 2, 4):
+            with Cluster(options) as cluster:
+                out = run(TARGET / "examples/burst", cluster.file, cluster.plain, mib // ranks, ranks, options.rounds)
+            rows += [[cell.strip() for cell in line.strip("|\n").split("|")] for line in out.splitlines() if line.startswith("|")]
+            print("\n".join(" ".join(row) for row in rows[-4:]), file=sys.stderr)
+    return table(["ranks", "MiB a rank", "way", "blocking (s)", "committed (s)", "durable (s)", "committed, plain files = 1"], rows)
+
+
+def torch(options):
+    if subprocess.run([options.python, "-c", "import torch, numpy"], capture_output=True, check=False).returncode != 0:
+        return f"(left out: {options.python} has no torch; give --python)"
+    rows = []
+    for mib in options.mib_torch:
+        with Cluster(options) as cluster:
+            environment = os.environ | {
+                "HAYATE_CLUSTER": str(cluster.file), "HAYATE_LIBRARY": str(TARGET / "libhayate.so"), "PYTHONPATH": str(ROOT / "libio/python"), "PYTHONDONTWRITEBYTECODE": "1",
+            }
+            program = cluster.box / "program.py"
+            program.write_text(TORCH)
+            found = {"hayate": [], "torch": []}
+            for turn in range(options.rounds):
+                for way in found:
+                    place = f"/torch{turn}" if way == "hayate" else cluster.plain / str(turn)
+                    # The first save of a process also loads what torch needs.
+                    lines = run(options.python, program, way, place, mib, 2, env=environment).splitlines()
+                    found[way].append([float(word) for word in lines[-1].split()])
+                    if way == "torch":
+                        shutil.rmtree(place)
+            for way, name in (("torch", "FileSystemWriter, plain directory, synced"), ("hayate", "HayateWriter")):
+                rows.append([str(mib), name, *(f"{statistics.median(column):.3f}" for column in zip(*found[way]))])
+                print(*rows[-1], file=sys.stderr)
+    return table(["MiB", "writer", "save (s)", "async_save returns (s)", "and is done (s)"], rows)
+
+
+def heat(options):
+    with Cluster(options) as cluster:
+        program = cluster.box / "heat"
+        run("cc", "-O2", "-ffp-contract=off", "-o", program, ROOT / "libio/examples/heat.c", "-I", ROOT / "libio/c/include", "-L", TARGET, f"-Wl,-rpath,{TARGET}", "-lhayate")
+        side, every = options.side, options.every
+
+        def once(steps, every):
+            run(options.hayate, "--cluster", cluster.file, "rm", "-r", "h:/checkpoints") if once.ran else None
+            once.ran = every > 0
+            out = run(program, cluster.file, steps, every, side)
+            return [float(number) for number in re.search(r"ran ([\d.]+) s, of which checkpoints ([\d.]+) s", out).groups()]
+
+        once.ran = False
+        probe, _ = once(50, 0)
+        steps = max(every * 2, int(options.seconds / (probe / 50)) // every * every)
+        count = steps // every
+        without, with_them, blocked = [], [], []
+        for _ in range(options.rounds):
+            without.append(once(steps, 0)[0])
+            total, stopped = once(steps, every)
+            with_them.append(total)
+            blocked.append(stopped / count)
+    bare, loaded, stop = statistics.median(without), statistics.median(with_them), statistics.median(blocked)
+    cost = (loaded - bare) / count
+    rows = [[
+        f"{side * side * 8 // MIB}", f"{bare:.2f}", f"{loaded:.2f}", str(count), f"{bare / count:.1f}", f"{100 * (loaded - bare) / bare:.2f}", f"{stop * 1e3:.0f}", f"{cost * 1e3:.0f}",
+        f"{100 * stop / 60:.2f}", f"{100 * cost / 60:.2f}",
+    ]]
+    header = ["plate (MiB)", "without (s)", "with (s)", "checkpoints", "one each (s)", "overhead measured (%)", "blocked by one (ms)", "lost by one (ms)", "blocked at one a minute (%)", "lost at one a minute (%)"]
+    return table(header, rows)
+
+
+def parse_options():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--hayate", type=Path, default=TARGET / "hayate")
+    parser.add_argument("--python", default=sys.executable, help="a Python with torch and numpy")
+    parser.add_argument("--dir", default=None, help="where stores, tier and plain files go (default: the temporary directory)")
+    parser.add_argument("--mib", nargs="+", type=int, default=[64, 256, 1024], help="of all ranks together; the requirement's largest is 4096, for which 30 GB of disk are needed")
+    parser.add_argument("--mib-torch", nargs="+", type=int, default=[64, 256])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--side", type=int, default=2048, help="of the plate")
+    parser.add_argument("--every", type=int, default=250, help="steps between checkpoints")
+    parser.add_argument("--seconds", type=float, default=20, help="how long the heat equation computes, about")
+    parser.add_argument("--update", metavar="FILE", help="put the tables into this document")
+    options = parser.parse_args()
+    if options.quick:
+        options.mib, options.mib_torch, options.rounds, options.seconds, options.side, options.every = [64], [64], 3, 3, 1024, 100
+    return options
+
+
+def main():
+    options = parse_options()
+    for part in options.only:
+        text = f"{os.cpu_count()} CPUs, commit {commit()}\n\n{globals()[part](options)}"
+        print(f"{part}: {text}\n")
+        if options.update:
+            update(options.update, f"checkpoints {part}", text)
+
+
+if __name__ == "__main__":
+    main()
