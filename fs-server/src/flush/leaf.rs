@@ -233,7 +233,7 @@ async fn settle(
 /// looked at now, it is told as it was made: a difference is found out by whoever opens the file.
 async fn seen(worker: &Rc<Worker>, inode: &InodeRecord, id: u64, place: &Place) -> Option<Backing> {
     let (attr, flusher) = (&inode.attr, &worker.node.flusher);
-    if attr.kind != FileKind::File || !flusher.reads_tier() {
+    if attr.kind != FileKind::File || !flusher.has_tier() {
         return None;
     }
     let place = place.clone();

@@ -31,15 +31,24 @@ impl S3Server {
     pub fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join(BUCKET)).unwrap();
+        let root = dir.path().to_owned();
+        S3Server::serving(dir, move |listener| serve(listener, root))
+    }
+
+    /// One that answers as `serve` does.
+    pub fn serving<F: Future<Output = ()>>(
+        dir: tempfile::TempDir,
+        serve: impl FnOnce(std::net::TcpListener) -> F + Send + 'static,
+    ) -> Self {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         listener.set_nonblocking(true).unwrap();
-        let (address, root) = (listener.local_addr().unwrap(), dir.path().to_owned());
+        let address = listener.local_addr().unwrap();
         let (end, ended) = oneshot::channel();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 tokio::select! {
-                    () = serve(listener, root) => {}
+                    () = serve(listener) => {}
                     _ = ended => {}
                 }
             });

@@ -35,7 +35,7 @@ impl S3 {
         self.client.put(&announcement, &Meta::new(), from.as_bytes())?;
         let marker = format!("{from}{DIRECTORY}");
         while self.move_once(from, to, &marker)? {}
-        self.client.copy(&marker, &format!("{to}{DIRECTORY}"))?;
+        self.client.copy(&marker, &format!("{to}{DIRECTORY}"), None)?;
         self.client.delete(&marker)?;
         self.client.delete(&announcement)
     }
@@ -48,10 +48,17 @@ impl S3 {
                 return Ok(());
             }
             moved = true;
-            self.client.copy(key, &format!("{to}{}", &key[from.len()..]))?;
+            self.copy_kept(key, &format!("{to}{}", &key[from.len()..]))?;
             self.client.delete(key)
         })?;
         Ok(moved)
+    }
+
+    /// Copies an object so that it is known again. One of another tool gets a number, since its copy is another object for the server.
+    fn copy_kept(&self, from: &str, to: &str) -> TierResult<()> {
+        let Some(head) = self.client.head(from)? else { return Ok(()) };
+        let meta = (meta::id_of(&head.meta) == 0).then(|| meta::adopted(&head));
+        self.client.copy(from, to, meta.as_ref())
     }
 
     /// After a change of something in `dir`: fails if the change may have come too late for a move or removal of the directory.
