@@ -113,7 +113,7 @@ impl Node {
         let lease = Duration::from_millis(u64::from(parts.config.lock_lease_ms));
         Node {
             errands: Errands::default(),
-            backing: Backing::open(&**parts.namespace.kv(), parts.flusher.reads_tier()),
+            backing: Backing::open(&**parts.namespace.kv(), parts.flusher.has_tier()),
             config: parts.config,
             namespace: parts.namespace,
             store: parts.store,

@@ -186,7 +186,7 @@ impl BoundServer {
         node.join(cluster, map);
         if node.owns(InodeId::ROOT.partition()) {
             let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-            let in_tier = node.flusher.reads_tier();
+            let in_tier = node.flusher.has_tier();
             node.namespace.ensure_root(uid, gid, node.now(), in_tier).map_err(namespace_failure)?;
         }
         node.locks.recover(&node.namespace, Instant::now()).map_err(namespace_failure)?;

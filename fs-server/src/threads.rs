@@ -53,7 +53,7 @@ pub fn run(
         threads.push(spawn(node, &format!("worker-{index}"), move |worker| serve(worker, sockets))?);
     }
     threads.push(spawn(node, "flusher", flush::run)?);
-    if node.flusher.reads_tier() {
+    if node.flusher.has_tier() {
         threads.push(spawn(node, "errands", errands::serve)?);
     }
     let outcome = on_local_runtime(node, async |worker| {

@@ -137,7 +137,7 @@ impl Evictor {
 
     /// Whether room is being made, so that waiting for it makes sense.
     pub fn is_hopeful(&self, node: &Node) -> bool {
-        if !node.flusher.reads_tier() {
+        if !node.flusher.has_tier() {
             return false;
         }
         if is_forgetful(node) {
@@ -182,7 +182,7 @@ fn surplus(stats: &StoreStats, is_full: bool) -> u64 {
 /// Evicts whenever this server's store is above its mark, until the server ends.
 pub async fn run(worker: Rc<Worker>) {
     let node = Arc::clone(&worker.node);
-    if !node.flusher.reads_tier() {
+    if !node.flusher.has_tier() {
         return;
     }
     let mut pause = LOOK_EVERY;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use fs_net::{BufferClass, PoolBuffer};
 use fs_proto::msg::small::ReadInline;
-use fs_proto::msg::tier::{FlushChunks, FlushedShare, TierView};
+use fs_proto::msg::tier::{FlushChunks, FlushedShare, PartsOf, TierView};
 use fs_proto::record::InodeRecord;
 use fs_proto::{Attr, ChunkIndex, FileKind, INLINE_MAX, InodeId, Layout, ServerId, Status};
 use futures_util::future::{join_all, try_join_all};
@@ -364,6 +364,10 @@ impl Shares {
 /// Writes this server's chunks of a file into its staged copy; a long one answers `Retry` meanwhile.
 pub async fn share(worker: &Rc<Worker>, request: FlushChunks) -> OpResult<FlushedShare> {
     let node = &worker.node;
+    if request.parts == Some(PartsOf::NONE) {
+        node.backing.evictor().note_copy(request.ino);
+        return Ok(FlushedShare { bytes: 0, receipt: Bytes::new() });
+    }
     let shares = node.flusher.shares();
     let staging = request.staging.clone();
     let mut outcome = match shares.join(&staging) {

@@ -153,11 +153,6 @@ impl Flusher {
         self.tier.is_some()
     }
 
-    /// Whether what the tier holds is visible through the cluster.
-    pub fn reads_tier(&self) -> bool {
-        self.tier.as_ref().is_some_and(|tier| tier.facts().is_readable)
-    }
-
     /// Runs a call to the tier on a thread of the pool. After a failure nothing that was open is trusted any more.
     pub(crate) async fn on_tier<R: Send + 'static>(
         &self,

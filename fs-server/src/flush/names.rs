@@ -163,7 +163,7 @@ async fn clear_leaf(job: &NameJob<'_>, had: &TierEntry) -> FlushResult<()> {
 
 /// The copy of a file is about to go, unless another name has taken it over: what is read of it yet is fetched.
 async fn detach(job: &NameJob<'_>, had: &TierEntry) -> FlushResult<()> {
-    if had.kind != FileKind::File || !job.worker.node.flusher.reads_tier() {
+    if had.kind != FileKind::File || !job.worker.node.flusher.has_tier() {
         return Ok(());
     }
     remote::detach(job.worker, had.ino, job.parent, job.name).await

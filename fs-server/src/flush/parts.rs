@@ -49,6 +49,9 @@ pub async fn file(
         size,
         parts: Some(parts),
     };
+    // At all holders before any of them is read: whoever writes the parts.
+    let begin = servers.iter().map(|server| (*server, request(PartsOf::NONE))).collect();
+    content::all_shares(worker, begin).await?;
     let receipts = if count <= 1 {
         // Nobody else knows of a file that waits in memory.
         let whole = PartsOf { part_bytes, first: 0, every: 1 };

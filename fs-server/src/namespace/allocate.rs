@@ -93,7 +93,7 @@ mod tests {
     use crate::kv::{self, KvKind};
 
     fn store(dir: &std::path::Path) -> Arc<dyn Kv> {
-        Arc::from(kv::open(KvKind::default(), dir, 8 << 20).expect("a store"))
+        kv::open(KvKind::default(), dir, 8 << 20).expect("a store")
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::worker::{Context, Worker};
 pub async fn open(worker: &Rc<Worker>, context: &Context, request: Open) -> OpResult<Attr> {
     let node = &worker.node;
     node.opens.admit(&request.mode).await;
-    if node.flusher.reads_tier() {
+    if node.flusher.has_tier() {
         home::check(worker, request.ino).await?;
         node.backing.evictor().note_use(request.ino, node.now());
     }

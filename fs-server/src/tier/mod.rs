@@ -136,8 +136,6 @@ pub struct Facts {
     pub left_over: bool,
     /// Calls at the same time that are worth while.
     pub threads: usize,
-    /// It can be listed and read, so that what it holds is visible through the cluster and what was copied can be evicted.
-    pub is_readable: bool,
     /// A file is written in parts of at least so many bytes, each in one call; see [`Facts::part_bytes`]. None: in any pieces.
     pub part_bytes: Option<u64>,
 }
@@ -304,6 +302,11 @@ fn staging_of_job(job: &str) -> String {
 /// The name of a server's staging directory, beside the names of the namespace's root.
 pub fn staging_name(job: &str, server: ServerId) -> String {
     format!("{}{}", staging_of_job(job), server.0)
+}
+
+/// Whether an extended attribute is taken over from a tier.
+pub fn is_kept_xattr(name: &[u8]) -> bool {
+    name.starts_with(b"user.") || name.starts_with(b"system.posix_acl_") || name == b"security.capability"
 }
 
 /// Whether servers of any job may stage under this name.

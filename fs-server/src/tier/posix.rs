@@ -204,7 +204,7 @@ fn is_gone(dir: &Dir) -> bool {
 
 impl Tier for Posix {
     fn facts(&self) -> Facts {
-        Facts { left_over: self.left_over, threads: THREADS, is_readable: true, part_bytes: None }
+        Facts { left_over: self.left_over, threads: THREADS, part_bytes: None }
     }
 
     fn base(&self, base: Base) -> TierResult<Dir> {

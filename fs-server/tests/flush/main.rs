@@ -14,6 +14,8 @@ mod reading;
 mod renames;
 mod s3_adapter;
 mod s3_cluster;
+mod s3_memory;
+mod s3_reading;
 #[allow(dead_code)] // A part is for the tests of the command.
 mod s3_server;
 mod whole;

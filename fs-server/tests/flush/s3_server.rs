@@ -39,25 +39,36 @@ impl S3Server {
     pub fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join(BUCKET)).unwrap();
-        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let (address, root) = (listener.local_addr().unwrap(), dir.path().to_owned());
-        let (end, ended) = oneshot::channel();
+        let root = dir.path().to_owned();
         let copies = Arc::new(AtomicI64::new(i64::MAX));
         let left = Arc::clone(&copies);
+        let mut server = S3Server::serving(dir, move |listener| serve(listener, root, left));
+        server.copies = copies;
+        server
+    }
+
+    /// One that answers as `serve` does.
+    pub fn serving<F: Future<Output = ()>>(
+        dir: tempfile::TempDir,
+        serve: impl FnOnce(std::net::TcpListener) -> F + Send + 'static,
+    ) -> Self {
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (end, ended) = oneshot::channel();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 tokio::select! {
-                    () = serve(listener, root, left) => {}
+                    () = serve(listener) => {}
                     _ = ended => {}
                 }
             });
         });
-        S3Server { dir, address, copies, end: Some(end), thread: Some(thread) }
+        S3Server { dir, address, copies: Arc::default(), end: Some(end), thread: Some(thread) }
     }
 
-    /// Copies of objects fail after the next `count`.
+    /// Copies of objects fail after the next `count`, on one that [`S3Server::start`] made.
     pub fn allow_copies(&self, count: i64) {
         self.copies.store(count, Ordering::SeqCst);
     }

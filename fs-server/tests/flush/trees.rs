@@ -163,8 +163,14 @@ fn unescape(text: &str, escape: char) -> Vec<u8> {
     let mut parts = text.split(escape);
     let mut out = parts.next().unwrap().as_bytes().to_vec();
     for part in parts {
-        out.push(u8::from_str_radix(&part[..2], 16).unwrap());
-        out.extend_from_slice(&part.as_bytes()[2..]);
+        let digits = part.get(..2).filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => {
+                out.push(byte);
+                out.extend_from_slice(&part.as_bytes()[2..]);
+            }
+            None => out.extend_from_slice(format!("{escape}{part}").as_bytes()),
+        }
     }
     out
 }

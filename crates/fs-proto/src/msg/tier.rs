@@ -37,6 +37,11 @@ wire_struct! {
     }
 }
 
+impl PartsOf {
+    /// No part: the file is about to be copied, and what is written to its chunks from now on may not be in the copy.
+    pub const NONE: PartsOf = PartsOf { part_bytes: 1, first: u64::MAX, every: 1 };
+}
+
 wire_struct! {
     /// What a server wrote of a file.
     pub struct FlushedShare {

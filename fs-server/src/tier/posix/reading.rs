@@ -7,7 +7,9 @@ use fs_proto::{FileKind, TimeNs};
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::{self, Errno};
 
-use super::super::{Attributes, Found, Listed, TakeListed, TierError, TierResult, is_anyones_staging};
+use super::super::{
+    Attributes, Found, Listed, TakeListed, TierError, TierResult, is_anyones_staging, is_kept_xattr,
+};
 use super::{attributes, failed};
 
 /// Entries that are given at once.
@@ -103,7 +105,7 @@ fn xattrs(dir: &OwnedFd, name: &Bytes) -> io::Result<Vec<(Bytes, Bytes)>> {
     let object = fs::openat(dir, &name[..], flags, Mode::empty())?;
     let target = format!("/proc/self/fd/{}", object.as_raw_fd());
     let mut found = Vec::new();
-    for name in attributes::list(&target)?.iter().filter(|name| is_kept(name)) {
+    for name in attributes::list(&target)?.iter().filter(|name| is_kept_xattr(name)) {
         let mut value = vec![0; VALUE_MAX];
         match fs::getxattr(&target, &name[..], &mut value[..]) {
             Ok(len) => found.push((Bytes::copy_from_slice(name), Bytes::copy_from_slice(&value[..len]))),
@@ -112,10 +114,6 @@ fn xattrs(dir: &OwnedFd, name: &Bytes) -> io::Result<Vec<(Bytes, Bytes)>> {
         }
     }
     Ok(found)
-}
-
-fn is_kept(name: &[u8]) -> bool {
-    name.starts_with(b"user.") || name.starts_with(b"system.posix_acl_") || name == b"security.capability"
 }
 
 /// See [`super::super::Tier::read`].

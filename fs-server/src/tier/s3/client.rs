@@ -1,9 +1,12 @@
 //! Requests to an S3 server: signed by rusty-s3, sent by ureq on the calling thread.
 //!
-//! A body is not hashed for the signature: it goes over TLS, or within the site. Deliberately absent: retries (the flusher's).
+//! A body is not hashed for the signature: it goes over TLS, or within the site. Deliberately absent: retries (the flusher's, and those of who fetches).
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::time::Duration;
+
+use fs_proto::TimeNs;
 
 use rusty_s3::actions::{
     AbortMultipartUpload, CompleteMultipartUpload, CompleteMultipartUploadResponse, CreateMultipartUpload,
@@ -18,7 +21,7 @@ use crate::tier::{TierError, TierResult};
 
 /// How long a signed request may wait before it is sent.
 const SIGNED_FOR: Duration = Duration::from_secs(900);
-/// Time for a connection, and for each answer to begin; bodies take as long as they move.
+/// Time for a connection, for each answer to begin, and for it to end; what is sent takes as long as it moves.
 const CONNECT: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(300);
 /// Longest answer that is read, in bytes: much more than a page of a listing.
@@ -38,6 +41,21 @@ pub struct Head {
     pub size: u64,
     /// What is stored with it.
     pub meta: Meta,
+    /// What the server tells contents apart by (ETag); empty if it does not.
+    pub tag: String,
+    /// When the server took it, to the second.
+    pub modified: TimeNs,
+}
+
+/// Part of a listing.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// Keys, in order, with their sizes.
+    pub objects: Vec<(String, u64)>,
+    /// With a delimiter: beginnings of keys up to the next slash, which there are more below.
+    pub prefixes: Vec<String>,
+    /// What to ask for the next part with; None: this is the last.
+    pub next: Option<String>,
 }
 
 /// A bucket of a server.
@@ -60,6 +78,7 @@ impl Client {
             .http_status_as_error(false)
             .timeout_connect(Some(CONNECT))
             .timeout_recv_response(Some(ANSWER))
+            .timeout_recv_body(Some(ANSWER))
             .max_idle_connections(IDLE)
             .max_idle_connections_per_host(IDLE)
             .build();
@@ -78,17 +97,32 @@ impl Client {
     /// What the server has under a key; None if nothing.
     pub fn head(&self, key: &str) -> TierResult<Option<Head>> {
         let answer = self.send("look at", key, HeadObject::new(&self.bucket, self.keys(), key), &[], &[])?;
-        let Some(answer) = found("look at", key, answer)? else { return Ok(None) };
-        let headers = answer.headers().iter();
-        let meta = headers.filter_map(|(name, value)| {
-            let name = name.as_str().strip_prefix(META)?;
-            Some((name.to_owned(), value.to_str().ok()?.to_owned()))
-        });
-        let size = answer.headers().get("content-length").and_then(|size| size.to_str().ok());
-        Ok(Some(Head {
-            size: size.and_then(|size| size.parse().ok()).unwrap_or_default(),
-            meta: meta.collect(),
-        }))
+        Ok(found("look at", key, answer)?.map(|answer| head_of(&answer)))
+    }
+
+    /// Fills `out` from byte `offset` of an object, if `is_wanted` says so of what it is; false if not, or if there is none, or it is shorter.
+    pub fn read(
+        &self,
+        key: &str,
+        offset: u64,
+        out: &mut [u8],
+        is_wanted: impl Fn(&Head) -> bool,
+    ) -> TierResult<bool> {
+        let range = format!("bytes={offset}-{}", offset + out.len() as u64 - 1);
+        let headers = [("range".to_owned(), range)];
+        let answer = self.send("read", key, GetObject::new(&self.bucket, self.keys(), key), &headers, &[])?;
+        if answer.status().as_u16() == 416 {
+            return Ok(false);
+        }
+        let Some(answer) = found("read", key, answer)? else { return Ok(false) };
+        if answer.status().as_u16() != 206 {
+            return Err(failed("read", key, "the server does not give parts of objects"));
+        }
+        if !is_wanted(&head_of(&answer)) {
+            return Ok(false);
+        }
+        let read = answer.into_body().into_reader().read_exact(out);
+        read.map(|()| true).map_err(|error| failed("read", key, &error.to_string()))
     }
 
     /// The content of a small object; None if there is none.
@@ -109,10 +143,14 @@ impl Client {
         found("remove", key, self.send("remove", key, action, &[], &[])?).map(drop)
     }
 
-    /// Copies an object within the bucket, with what is stored with it; the server does it. At most 5 GiB.
-    pub fn copy(&self, from: &str, to: &str) -> TierResult<()> {
+    /// Copies an object within the bucket, with what is stored with it, or with `meta` instead; the server does it. At most 5 GiB.
+    pub fn copy(&self, from: &str, to: &str, meta: Option<&Meta>) -> TierResult<()> {
         let source = format!("/{}/{}", self.bucket.name(), super::keys::percent(from.as_bytes()));
-        let headers = [("x-amz-copy-source".to_owned(), source)];
+        let mut headers = meta.map(headers_of).unwrap_or_default();
+        headers.push(("x-amz-copy-source".to_owned(), source));
+        if meta.is_some() {
+            headers.push(("x-amz-metadata-directive".to_owned(), "REPLACE".to_owned()));
+        }
         let action = PutObject::new(&self.bucket, self.keys(), to);
         let answer = done("copy", to, self.send("copy", to, action, &headers, &[])?)?;
         // A copy that takes long answers that all is well before it fails.
@@ -122,16 +160,37 @@ impl Client {
     /// Up to `most` keys that begin with `prefix` and come after `after`, in order, with their sizes.
     pub fn list(&self, prefix: &str, after: &str, most: usize) -> TierResult<Vec<(String, u64)>> {
         let mut action = ListObjectsV2::new(&self.bucket, self.keys());
-        action.with_prefix(prefix);
-        action.with_max_keys(most);
         if !after.is_empty() {
             action.with_start_after(after);
         }
+        Ok(self.page(prefix, action, most)?.objects)
+    }
+
+    /// Up to `most` of what is directly below `prefix`; `from` is the page before's [`Page::next`].
+    pub fn list_below(&self, prefix: &str, from: Option<String>, most: usize) -> TierResult<Page> {
+        let mut action = ListObjectsV2::new(&self.bucket, self.keys());
+        action.with_delimiter("/");
+        if let Some(token) = from {
+            action.with_continuation_token(token);
+        }
+        self.page(prefix, action, most)
+    }
+
+    fn page(&self, prefix: &str, mut action: ListObjectsV2<'_>, most: usize) -> TierResult<Page> {
+        action.with_prefix(prefix.to_owned());
+        action.with_max_keys(most);
+        // Keys as they are: servers that are asked to escape them do that in several ways, or only say so.
+        action.query_mut().remove("encoding-type");
         let answer = done("list", prefix, self.send("list", prefix, action, &[], &[])?)?;
         let text = String::from_utf8_lossy(&content("list", prefix, answer)?).into_owned();
         let page = ListObjectsV2::parse_response(&text)
             .map_err(|error| failed("list", prefix, &format!("the answer is unreadable: {error}")))?;
-        Ok(page.contents.into_iter().map(|object| (object.key, object.size.unwrap_or_default())).collect())
+        let objects = page.contents.into_iter();
+        Ok(Page {
+            objects: objects.map(|object| (object.key, object.size.unwrap_or_default())).collect(),
+            prefixes: page.common_prefixes.into_iter().map(|below| below.prefix).collect(),
+            next: page.next_continuation_token,
+        })
     }
 
     /// Begins an object that is written in parts; returns the upload's name.
@@ -203,6 +262,29 @@ impl Client {
     }
 }
 
+fn head_of<B>(answer: &Response<B>) -> Head {
+    let text =
+        |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    // Of a part of an object, the whole is behind the slash.
+    let size = text("content-range").rsplit('/').next().filter(|size| !size.is_empty());
+    let meta = answer.headers().iter().filter_map(|(name, value)| {
+        let name = name.as_str().strip_prefix(META)?;
+        Some((name.to_owned(), value.to_str().ok()?.to_owned()))
+    });
+    Head {
+        size: size.unwrap_or_else(|| text("content-length")).parse().unwrap_or_default(),
+        meta: meta.collect(),
+        tag: text("etag").to_owned(),
+        modified: time_of(text("last-modified")),
+    }
+}
+
+/// A date as HTTP has it; 0 if it is none.
+fn time_of(text: &str) -> TimeNs {
+    let parsed = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text);
+    parsed.map_or(0, |time| time.as_second().saturating_mul(1_000_000_000))
+}
+
 fn headers_of(meta: &Meta) -> Vec<(String, String)> {
     meta.iter().map(|(name, value)| (format!("{META}{name}"), value.clone())).collect()
 }
@@ -248,4 +330,15 @@ fn code_of(text: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(text);
     let (_, rest) = text.split_once("<Code>")?;
     rest.split_once("</Code>").map(|(code, _)| code.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_of_http() {
+        assert_eq!(time_of("Wed, 21 Oct 2015 07:28:00 GMT"), 1_445_412_480_000_000_000);
+        assert_eq!(time_of("yesterday"), 0);
+    }
 }

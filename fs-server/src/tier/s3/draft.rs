@@ -11,7 +11,7 @@ use fs_proto::FileKind;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::client::{Client, failed};
+use super::client::{Client, Meta, failed};
 use crate::tier::{Attributes, TierError, TierFile, TierResult};
 
 /// Largest file that waits in memory: twice as many requests for a larger one.
@@ -56,8 +56,8 @@ pub enum What {
     Symlink(Bytes),
     /// A pipe, socket or device.
     Special(FileKind, u32),
-    /// A copy of another object, which has the same number.
-    Link(String),
+    /// A copy of another object, which has the same number; of another tool's, what is stored with the copy.
+    Link(String, Option<Meta>),
 }
 
 /// Something staged.
@@ -77,7 +77,7 @@ impl Draft {
         match &self.what {
             What::Small(data) => data.len() as u64,
             What::Upload(_, parts) => parts.values().map(|(len, _)| len).sum(),
-            What::Symlink(_) | What::Special(..) | What::Link(_) => 0,
+            What::Symlink(_) | What::Special(..) | What::Link(..) => 0,
         }
     }
 

@@ -6,7 +6,9 @@
 //!   `a_change_in_a_directory_that_moved_is_taken_back`).
 //! - A start gives up the uploads that this server had begun before (`tests/flush`, `a_start_gives_up_what_a_former_run_began`).
 //!
-//! Deliberately absent: locks, retries, and reading (later).
+//! - What is read of a file is of the object that was asked for, or nothing is (`tests/flush`, `what_is_read_of_a_bucket_is_of_one_object`).
+//!
+//! Deliberately absent: locks, retries.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -33,14 +35,13 @@ mod draft;
 mod keys;
 mod meta;
 mod moves;
+mod reading;
 pub mod target;
 
 /// Least bytes of a part: S3 wants 5 MiB of all but the last.
 const PART: u64 = 8 << 20;
 /// Keys of one page of a listing.
 const PAGE: usize = 1_000;
-/// Why a bucket is not read: see decision 0021.
-const NOT_READ: &str = "buckets are written and not read yet";
 /// Calls that are made at once: each waits for the network.
 const THREADS: usize = 16;
 /// Largest object that is copied in one request.
@@ -217,7 +218,8 @@ impl S3 {
         if head.size > COPY_MAX {
             return Err(missing("is too large to be copied"));
         }
-        Ok(Draft { id: meta::id_of(&head.meta), what: What::Link(from), attributes: None })
+        let adopted = (meta::id_of(&head.meta) == 0).then(|| meta::adopted(&head));
+        Ok(Draft { id: meta::number_of(&head), what: What::Link(from, adopted), attributes: None })
     }
 
     /// Makes a draft visible under its name; it stays a draft, for [`Tier::remove`].
@@ -231,7 +233,7 @@ impl S3 {
             What::Small(data) => put(FileKind::File, 0, data)?,
             What::Symlink(target) => put(FileKind::Symlink, 0, target)?,
             What::Special(kind, rdev) => put(*kind, *rdev, b"")?,
-            What::Link(from) => self.copy_link(from, &key, draft.id)?,
+            What::Link(from, adopted) => self.copy_link(from, &key, draft.id, adopted.as_ref())?,
             What::Upload(record, parts) => {
                 if record.key != key {
                     return Err(failed("publish", &key, "its directory moved while it was uploaded"));
@@ -248,8 +250,8 @@ impl S3 {
         self.confirm(dir_of(&to.dir)?).inspect_err(|_| drop(self.take_back(&key, draft.id)))
     }
 
-    fn copy_link(&self, from: &str, key: &str, id: u64) -> TierResult<()> {
-        self.client.copy(from, key)?;
+    fn copy_link(&self, from: &str, key: &str, id: u64, adopted: Option<&client::Meta>) -> TierResult<()> {
+        self.client.copy(from, key, adopted)?;
         if self.client.head(key)?.is_some_and(|head| meta::id_of(&head.meta) == id) {
             return Ok(());
         }
@@ -288,7 +290,7 @@ impl S3 {
 
 impl Tier for S3 {
     fn facts(&self) -> Facts {
-        Facts { left_over: self.left_over, threads: THREADS, is_readable: false, part_bytes: Some(PART) }
+        Facts { left_over: self.left_over, threads: THREADS, part_bytes: Some(PART) }
     }
 
     fn base(&self, base: Base) -> TierResult<Dir> {
@@ -301,7 +303,7 @@ impl Tier for S3 {
 
     fn open_dir(&self, at: &Place) -> TierResult<Dir> {
         let path = format!("{}/", key_of(at)?);
-        let Some(id) = self.directory_id(&path)? else {
+        let Some(id) = self.directory_found(&path)? else {
             return Err(TierError::Missing(format!("{path:?} is no directory in the shared tier")));
         };
         Ok(Dir::new(id, S3Dir { path, id, is_base: false }))
@@ -312,29 +314,28 @@ impl Tier for S3 {
         if let Some(draft) = self.draft(&key) {
             return Ok(Some(Found { id: draft.id, is_dir: false, size: draft.size(), mtime: 0 }));
         }
-        let leaf = self.client.head(&key)?;
-        let leaf = leaf.map(|head| Found {
-            id: meta::id_of(&head.meta),
-            is_dir: false,
-            size: head.size,
-            mtime: meta::mtime_of(&head.meta),
-        });
-        if leaf.is_some_and(|leaf| leaf.id != 0) {
+        let head = self.client.head(&key)?;
+        // Afterwards: what is found under an old path may be another directory's.
+        self.precheck(dir_of(&at.dir)?)?;
+        let leaf = head.as_ref().map(meta::found);
+        if head.is_some_and(|head| meta::id_of(&head.meta) != 0) {
             return Ok(leaf);
         }
-        match self.open_dir(at) {
-            Ok(dir) => Ok(Some(Found { id: dir.id, is_dir: true, size: 0, mtime: 0 })),
-            Err(TierError::Missing(_)) => Ok(leaf),
-            Err(error) => Err(error),
+        let dir = self.directory_found(&format!("{key}/"))?;
+        Ok(dir.map(|id| Found { id, is_dir: true, size: 0, mtime: 0 }).or(leaf))
+    }
+
+    fn list(&self, dir: &Dir, take: TakeListed<'_>) -> TierResult<()> {
+        self.list_directory(dir_of(dir)?, take)
+    }
+
+    fn read(&self, at: &Place, wanted: &Found, offset: u64, out: &mut [u8]) -> TierResult<()> {
+        let key = key_of(at)?;
+        if self.client.read(&key, offset, out, |head| meta::found(head) == *wanted)? {
+            return Ok(());
         }
-    }
-
-    fn list(&self, dir: &Dir, _: TakeListed<'_>) -> TierResult<()> {
-        Err(failed("list", &dir_of(dir)?.path, NOT_READ))
-    }
-
-    fn read(&self, at: &Place, _: &Found, _: u64, _: &mut [u8]) -> TierResult<()> {
-        Err(failed("read", &key_of(at)?, NOT_READ))
+        self.precheck(dir_of(&at.dir)?)?;
+        Err(TierError::Missing(format!("{key:?} was changed in the shared tier by others")))
     }
 
     fn make(&self, at: &Place, what: &Make) -> TierResult<u64> {
@@ -358,7 +359,7 @@ impl Tier for S3 {
                 return Ok(Box::new(SmallFile { drafts: Arc::clone(&self.drafts), at: key }));
             }
             Some(What::Upload(record, _)) => record,
-            Some(What::Symlink(_) | What::Special(..) | What::Link(_)) => {
+            Some(What::Symlink(_) | What::Special(..) | What::Link(..)) => {
                 return Err(failed("fill", &key, "it is no file"));
             }
             None => {
@@ -387,7 +388,7 @@ impl Tier for S3 {
         let mut drafts = self.drafts.lock();
         match drafts.get_mut(&key).filter(|draft| draft.id == id) {
             // What is stored with an object cannot be changed without a new object.
-            None | Some(Draft { what: What::Link(_), .. }) => {
+            None | Some(Draft { what: What::Link(..), .. }) => {
                 Err(TierError::Missing(format!("{key:?} is to be uploaded again with its new attributes")))
             }
             Some(draft) => {
@@ -399,14 +400,12 @@ impl Tier for S3 {
 
     fn rename(&self, from: &Place, to: &Place) -> TierResult<()> {
         let at = key_of(from)?;
-        match self.draft(&at) {
-            Some(draft) => self.publish(&at, &draft, to),
-            None => {
-                let missing = || TierError::Missing(format!("{at:?} is no directory in the shared tier"));
-                let id = self.directory_id(&format!("{at}/"))?.ok_or_else(missing)?;
-                if self.move_announced(id, from, to)? { Ok(()) } else { Err(missing()) }
-            }
+        if let Some(draft) = self.draft(&at) {
+            return self.publish(&at, &draft, to);
         }
+        let missing = || TierError::Missing(format!("{at:?} is no directory in the shared tier"));
+        let id = self.directory_id(&format!("{at}/"))?.ok_or_else(missing)?;
+        if self.move_announced(id, from, to)? { Ok(()) } else { Err(missing()) }
     }
 
     fn move_directory(&self, id: u64, from: &Place, to: &Place) -> TierResult<bool> {

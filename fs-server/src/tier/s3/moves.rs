@@ -200,7 +200,7 @@ impl S3 {
     fn carry(&self, it: &Move) -> TierResult<()> {
         let marker = Move::marker_at(&it.from);
         while self.carry_once(it, &marker)? {}
-        self.client.copy(&marker, &Move::marker_at(&it.to))?;
+        self.client.copy(&marker, &Move::marker_at(&it.to), None)?;
         self.client.delete(&marker)
     }
 
@@ -218,11 +218,18 @@ impl S3 {
     }
 
     fn carry_object(&self, key: &str, from: &str, to: &str) -> TierResult<()> {
-        match self.client.copy(key, &format!("{to}{}", &key[from.len()..])) {
+        match self.copy_kept(key, &format!("{to}{}", &key[from.len()..])) {
             // Taken back by who made it, since it was listed.
             Ok(()) | Err(TierError::Missing(_)) => self.client.delete(key),
             Err(error) => Err(error),
         }
+    }
+
+    /// Copies an object so that it is known again. One of another tool gets a number, since its copy is another object for the server.
+    fn copy_kept(&self, from: &str, to: &str) -> TierResult<()> {
+        let Some(head) = self.client.head(from)? else { return Ok(()) };
+        let meta = (meta::id_of(&head.meta) == 0).then(|| meta::adopted(&head));
+        self.client.copy(from, to, meta.as_ref())
     }
 
     /// After a change of something in `dir`: fails if the change may have come too late for a move or removal of the directory.
