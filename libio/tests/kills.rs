@@ -1,7 +1,7 @@
 //! Goal: whatever moment a rank is killed at, and whatever call to the file system fails, a restart finds the old version or the new one,
 //! never a mixture, and the same number can be tried again. Method: the test starts itself again as a rank that kills itself (SIGKILL)
 //! before its n-th change, for every n; and ranks as threads whose n-th change fails. The rank is the last to seal or the first, each without redundancy, with a copy,
-//! and with parity; that at every boundary with HAYATE_TEST_LONG, and else at every fourth.
+//! and with parity; these at every boundary with HAYATE_TEST_LONG, and else at some.
 
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -42,7 +42,12 @@ const CASES: [(Seals, Redundancy); 6] = [
 
 /// From one moment of bad luck to the next.
 fn stride(redundancy: Redundancy) -> usize {
-    if redundancy == PARITY && std::env::var_os("HAYATE_TEST_LONG").is_none() { 4 } else { 1 }
+    match redundancy {
+        _ if std::env::var_os("HAYATE_TEST_LONG").is_some() => 1,
+        Redundancy::None => 1,
+        Redundancy::Copies(_) => 3,
+        Redundancy::Parity { .. } => 7,
+    }
 }
 
 /// All that a rank of two does for a version, but for waiting.

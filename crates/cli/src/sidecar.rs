@@ -33,6 +33,8 @@ pub struct Plan {
     pub id: ServerId,
     /// Memory of the mount.
     pub memory_bytes: u64,
+    /// The server starts again: its host's mount, which outlives a server that fails, may be there.
+    pub again: bool,
     /// The server itself, if the mount is to be a part of this process.
     pub inside: Option<Arc<dyn ServerInside>>,
 }
@@ -97,8 +99,7 @@ fn mount_when_serving(plan: &Plan, slot: Option<&OnceLock<Unmounter>>) -> Result
     let limit = Duration::from_secs(1);
     interrupt::wait_for(SERVING_LIMIT, || Ok(probe::ping(&plan.cluster, member, limit).ok()))?;
     let Some(inside) = &plan.inside else {
-        // It outlives a server that fails and starts again.
-        if mounts::is_served(&plan.cluster.job, &plan.mount)? {
+        if plan.again && mounts::is_served(&plan.cluster.job, &plan.mount)? {
             return Ok(None);
         }
         let words = [mounts::memory_word(plan.memory_bytes)];

@@ -182,8 +182,8 @@ fn regions(sandbox: &Sandbox) -> usize {
 #[test]
 fn ranks_are_killed_during_the_flush() {
     let sandbox = Sandbox::new();
-    // Slow enough that the flush is under way: 9 MB at 4 MB/s.
-    sandbox.up(&["--nodes", "2", "--tier", &sandbox.word("tier"), "--flush-bandwidth", "4M"]);
+    // Slow enough that the flush is under way, also when the watcher gets little time: 9 MB at 2 MB/s.
+    sandbox.up(&["--nodes", "2", "--tier", &sandbox.word("tier"), "--flush-bandwidth", "2M"]);
     let mut child = Command::new(std::env::current_exe().unwrap());
     child.args(["--exact", "child", "--nocapture"]).env("HAYATE_TEST_CHILD", sandbox.path("c.toml"));
     sandbox.environment(&mut child);

@@ -158,6 +158,11 @@ fn hosts_mount_and_unmount() {
     assert_eq!(up.code, Some(0), "{up:?}");
     fs::write(many.sandbox.path("m/file"), "content").unwrap();
     assert_eq!(many.sandbox.ok(&["cat", "/file"]), "content");
+    // The mount outlives its server, and the server that starts again leaves it alone.
+    common::kill(many.sandbox.server_pids()[0], rustix::process::Signal::KILL);
+    let restart = said(many.command(&["up", "--restart"]).output().unwrap());
+    assert_eq!(restart.code, Some(0), "{restart:?}");
+    assert_eq!(fs::read(many.sandbox.path("m/file")).unwrap(), b"content");
     let down = said(many.command(&["down", "--discard"]).output().unwrap());
     assert_eq!(down.code, Some(0), "{down:?}");
     common::wait_until("all processes have ended", || many.sandbox.processes().is_empty());

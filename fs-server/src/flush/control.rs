@@ -3,8 +3,8 @@
 //! # Invariants
 //! - Bytes go at most at the rate of `--flush-bandwidth` over any second or more, unless the deadline is near
 //!   (`tests/flush`, `the_bandwidth_cap_holds`).
-//! - Who makes or closes a file waits while more than `--dirty-max` bytes wait for flushing here, and never fails because of it
-//!   (`tests/flush`, `dirty_bytes_stay_about_their_cap`).
+//! - Who makes a file, opens one for writing or closes one that was written waits while more than `--dirty-max` bytes wait for flushing
+//!   here, and never fails because of it (`tests/flush`, `dirty_bytes_stay_about_their_cap`, `who_does_not_wait_for_closing_waits_for_making`).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -92,7 +92,7 @@ impl Control {
         self.fresh.store(0, Ordering::Release);
     }
 
-    /// A file of `bytes` bytes was closed: waits while too many bytes of this server's files wait for being flushed.
+    /// A file of `bytes` bytes was closed, or one is to be written: waits while too many bytes of this server's files wait for being flushed.
     pub async fn admit(&self, node: &Node, bytes: u64) {
         let Some(cap) = node.config.dirty_max else { return };
         if !node.flusher.has_tier() {

@@ -35,6 +35,8 @@ pub async fn create(worker: &Rc<Worker>, context: &Context, request: Create) -> 
     let hash = name_hash(request.parent, &request.name);
     if let Some(mode) = &request.open {
         node.opens.admit(mode).await;
+        // A mount closes files at their homes when nobody waits for that any more: here somebody does.
+        node.flusher.control().admit(node, 0).await;
     }
     let ino = node.namespace.allocator().inode(entry_partition(
         request.parent,

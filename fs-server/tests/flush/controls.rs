@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
+use fs_proto::msg::inode::Open;
+use fs_proto::msg::name::OpenMode;
 use fs_server::tier::Tier;
 use fs_server::tier::posix::Posix;
 
 use crate::client::{Client, ROOT};
 use crate::cluster::Cluster;
-use crate::fake::Fake;
+use crate::fake::{Fake, Gate};
 
 const MIB: usize = 1 << 20;
 
@@ -63,6 +65,32 @@ fn dirty_bytes_stay_about_their_cap() {
     assert!(most <= 16 << 20, "{} MiB waited", most >> 20);
     assert!(oldest <= 10_000, "the oldest waited {oldest} ms");
     cluster.check(&Client::connect(&cluster.file));
+}
+
+#[test]
+fn who_does_not_wait_for_closing_waits_for_making() {
+    // Goal: a mount, whose closing nobody waits for, is slowed down as well: where it makes a file or opens one to write. Method: the tier takes
+    // nothing; with more than the cap waiting, both wait until it takes something again. Reading does not.
+    let gate = Gate::shut();
+    let mut cluster = Cluster::prepared_with(1, |config| config.dirty_max = Some(1 << 20));
+    cluster.launch(&gate.wrap("rename"));
+    let client = Client::connect(&cluster.file);
+    let file = client.write_file(ROOT, "large", &vec![7; MIB]);
+    let path = &cluster.file;
+    std::thread::scope(|scope| {
+        // Its closing waits.
+        scope.spawn(move || Client::connect(path).write_file(ROOT, "more", &vec![7; MIB]));
+        gate.await_somebody();
+        cluster.wait(&client, "more than the cap", |accounts| accounts[0].pending_bytes > 1 << 20);
+        let made = scope.spawn(move || Client::connect(path).write_file(ROOT, "new", b"new"));
+        let open = Open { ino: file, mode: OpenMode::Write { via: None } };
+        let opened = scope.spawn(move || Client::connect(path).ask_home(file, &open));
+        std::thread::sleep(Duration::from_millis(500));
+        assert!(!made.is_finished() && !opened.is_finished());
+        assert_eq!(client.read(&client.open_for_reading(file)).len(), MIB);
+        gate.open();
+    });
+    cluster.wait(&client, "flushing", |accounts| accounts[0].pending_bytes == 0);
 }
 
 #[test]

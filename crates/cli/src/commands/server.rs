@@ -107,7 +107,7 @@ fn join_and_serve(dir: &Path, id: u16, mount: Option<PathBuf>) -> Result<()> {
         remove_trees(&fresh);
         clear_host(&spec);
     })?;
-    let served = serve(bound, &spec, cluster, &dir.join(rendezvous::CLUSTER), id, mount);
+    let served = serve(bound, &spec, cluster, (&dir.join(rendezvous::CLUSTER), false), id, mount);
     if !spec.stores_of(id).iter().any(|store| store.exists()) {
         // Told to discard the data: the cluster is at its end.
         clear_host(&spec);
@@ -115,12 +115,13 @@ fn join_and_serve(dir: &Path, id: u16, mount: Option<PathBuf>) -> Result<()> {
     served
 }
 
-/// Serves, with the mount of this host if the server makes it.
+/// Serves, with the mount of this host if the server makes it. With the cluster's file it is told whether the server
+/// was started before.
 fn serve(
     bound: BoundServer,
     spec: &LaunchSpec,
     cluster: ClusterFile,
-    cluster_path: &Path,
+    (cluster_path, again): (&Path, bool),
     id: u16,
     mount: Option<PathBuf>,
 ) -> Result<()> {
@@ -136,6 +137,7 @@ fn serve(
         cluster_path: cluster_path.to_owned(),
         id: ServerId(id),
         memory_bytes: spec.client_memory_bytes,
+        again,
         inside: inside.then(|| bound.inside()),
     })?;
     bound.serve_with(cluster, || sidecar.end()).map_err(failed)
@@ -210,7 +212,7 @@ fn serve_again(
     config.listen_metrics.clone_from(&member.metrics);
     let bound = fs_server::bind(config).map_err(failed)?;
     set_pid(path, member.id)?;
-    serve(bound, spec, cluster, path, member.id.0, mount)?;
+    serve(bound, spec, cluster, (path, true), member.id.0, mount)?;
     if !member.stores.iter().any(|store| store.exists()) {
         clear_host(spec);
     }

@@ -177,23 +177,27 @@ impl S3 {
     fn undo_moves(&self, is_meant: impl Fn(&str, &Move) -> bool) -> TierResult<()> {
         for (key, it) in self.announced()?.iter().filter(|(key, it)| is_meant(key, it)) {
             let Ok(_carrying) = Carrying::enter(&self.carrying, key) else { continue };
+            // Finished since it was listed, and perhaps the directory has moved on.
+            if self.client.head(key)?.is_none() {
+                continue;
+            }
             self.undo(it)?;
             self.client.delete(key)?;
         }
         Ok(())
     }
 
-    /// Brings back what was moved. A directory whose marker has arrived is moved: that was not told yet, no more.
+    /// Brings back what was moved, unless the directory's marker has arrived: then it was not told yet, no more.
     fn undo(&self, it: &Move) -> TierResult<()> {
-        if self.directory_id(&it.to)? != Some(it.id) {
-            // One that was made at the new name, in vain.
-            self.client.delete(&Move::marker_at(&it.to))?;
-            return self.each(&it.to, |key| self.carry_object(key, &it.to, &it.from));
+        if self.directory_id(&it.from)? != Some(it.id) {
+            return Ok(());
         }
-        if self.directory_id(&it.from)? == Some(it.id) {
-            self.client.delete(&Move::marker_at(&it.from))?;
+        if self.directory_id(&it.to)? == Some(it.id) {
+            return self.client.delete(&Move::marker_at(&it.from));
         }
-        Ok(())
+        // One that was made at the new name, in vain.
+        self.client.delete(&Move::marker_at(&it.to))?;
+        self.each(&it.to, |key| self.carry_object(key, &it.to, &it.from))
     }
 
     /// Moves everything. The directory's marker goes last: until then the directory is where it was, for others.
