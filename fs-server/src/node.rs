@@ -196,6 +196,11 @@ impl Node {
         self.config.durability == Durability::Device
     }
 
+    /// Whether copies are synced before they appear in the shared tier. Where another machine keeps it they are not in it before.
+    pub fn syncs_tier(&self) -> bool {
+        self.syncs_device() || self.flusher.is_remote()
+    }
+
     /// How each device is really read and written.
     pub fn io_modes(&self) -> Vec<String> {
         let mode = |direct| if direct { IoMode::Direct } else { IoMode::Buffered };

@@ -148,7 +148,7 @@ async fn file(worker: &Rc<Worker>, attr: &Attr, place: &Place, to: Destination) 
     };
     let requests = servers.into_iter().map(|server| (server, request.clone())).collect();
     all_shares(worker, requests).await?;
-    let (place, syncs) = (place.clone(), node.syncs_device());
+    let (place, syncs) = (place.clone(), node.syncs_tier());
     Ok(node.flusher.on_tier(move |tier| finish(tier, &place, id, size, &to.attributes, syncs)).await?)
 }
 
@@ -192,7 +192,7 @@ async fn inline_file(
         let mut fill = |file: &dyn TierFile| {
             file.write_at(0, data)?;
             own.flusher.account().note_copied(data.len() as u64);
-            if own.syncs_device() { file.sync() } else { Ok(()) }
+            if own.syncs_tier() { file.sync() } else { Ok(()) }
         };
         own.flusher.measured(Call::Whole, || tier.stage(&place, size, &to, &mut fill))
     };
@@ -239,7 +239,7 @@ async fn small_file(
         tier.stage(&place, attr.size, &to, &mut |file| {
             let chunks = chunks_here(&own, attr.ino, attr.size, attr.layout)?;
             write_chunks(&own, file, attr.ino, attr.layout, attr.size, &chunks, &mut buffer)?;
-            if own.syncs_device() { file.sync() } else { Ok(()) }
+            if own.syncs_tier() { file.sync() } else { Ok(()) }
         })
     };
     let staged = node.flusher.on_tier(stage).await?;
@@ -428,7 +428,7 @@ async fn write_share(worker: &Rc<Worker>, request: FlushChunks) -> FlushResult<F
         }
     });
     let written: u64 = try_join_all(jobs).await?.into_iter().sum();
-    let syncs = node.syncs_device();
+    let syncs = node.syncs_tier();
     let close = move |_: &dyn Tier| {
         if syncs {
             file.sync()?;

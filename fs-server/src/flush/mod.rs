@@ -92,6 +92,7 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 /// What the server does about the shared tier.
 pub struct Flusher {
     tier: Option<Arc<dyn Tier>>,
+    is_remote: bool,
     path: Option<PathBuf>,
     pool: Pool,
     /// Listing and reading, which do not wait behind copies.
@@ -130,6 +131,7 @@ impl Flusher {
         let left_over = u64::from(facts.is_some_and(|facts| facts.left_over));
         Flusher {
             tier,
+            is_remote: facts.is_some_and(|facts| facts.is_remote),
             path: None,
             pool: Pool::new(facts.map_or(Window::fixed(1), |facts| window_of(facts.threads))),
             readers: Pool::new(Window::fixed(READERS)),
@@ -146,6 +148,11 @@ impl Flusher {
             doomed: Mutex::default(),
             run: rand::random(),
         }
+    }
+
+    /// Whether another machine keeps what the tier has.
+    pub fn is_remote(&self) -> bool {
+        self.is_remote
     }
 
     /// Whether there is a tier.

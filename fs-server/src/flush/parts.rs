@@ -61,7 +61,7 @@ pub async fn file(
         let parts = (0..every).map(|first| request(PartsOf { part_bytes, first, every }));
         content::all_shares(worker, servers.into_iter().zip(parts).collect()).await?
     };
-    let (place, syncs) = (place.clone(), node.syncs_device());
+    let (place, syncs) = (place.clone(), node.syncs_tier());
     let finish = move |tier: &dyn Tier| {
         tier.collect(&place, &receipts)?;
         content::finish(tier, &place, id, size, &to.attributes, syncs)

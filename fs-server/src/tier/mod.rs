@@ -134,6 +134,8 @@ pub struct Destination {
 pub struct Facts {
     /// A former run of this server left something in its staging that another server takes out, or [`Tier::rest`] has something to tidy up.
     pub left_over: bool,
+    /// Another machine keeps it: what is written may be in this one's memory only, and go with it, until it is synced.
+    pub is_remote: bool,
     /// Calls at the same time that are worth while.
     pub threads: usize,
     /// A file is written in parts of at least so many bytes, each in one call; see [`Facts::part_bytes`]. None: in any pieces.

@@ -24,6 +24,7 @@ use crate::config::ServerConfig;
 use crate::error::ServerError;
 
 mod attributes;
+mod kinds;
 mod lustre;
 mod reading;
 
@@ -42,6 +43,7 @@ pub struct Posix {
     bases: Mutex<Bases>,
     refused: Mutex<bool>,
     left_over: bool,
+    is_remote: bool,
     lustre: Lustre,
 }
 
@@ -72,6 +74,7 @@ impl Posix {
             bases: Mutex::default(),
             refused: Mutex::new(false),
             left_over: false,
+            is_remote: rustix::fs::statfs(path).is_ok_and(|of| kinds::is_remote(of.f_type as u64)),
             lustre: Lustre::new(lustre::Kernel),
         };
         // Nothing of the namespace changes by a start. Servers that start at the same time may still move these times: they are set again
@@ -204,7 +207,7 @@ fn is_gone(dir: &Dir) -> bool {
 
 impl Tier for Posix {
     fn facts(&self) -> Facts {
-        Facts { left_over: self.left_over, threads: THREADS, part_bytes: None }
+        Facts { left_over: self.left_over, is_remote: self.is_remote, threads: THREADS, part_bytes: None }
     }
 
     fn base(&self, base: Base) -> TierResult<Dir> {

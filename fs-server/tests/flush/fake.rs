@@ -26,6 +26,29 @@ pub struct Fake<T> {
     pub cut_listings: bool,
     /// Listing directories is interfered with, too. Else a cluster's first look at its tier, without which nothing can begin, always works.
     pub with_listings: bool,
+    /// It says that another machine keeps it.
+    pub is_remote: bool,
+    /// Files that were synced after they were written.
+    pub synced: Arc<AtomicU64>,
+}
+
+/// A file of it.
+struct FakeFile {
+    inner: Box<dyn TierFile>,
+    synced: Arc<AtomicU64>,
+}
+
+impl TierFile for FakeFile {
+    fn write_at(&self, offset: u64, data: &[u8]) -> TierResult<()> {
+        self.inner.write_at(offset, data)
+    }
+    fn sync(&self) -> TierResult<()> {
+        self.synced.fetch_add(1, Ordering::AcqRel);
+        self.inner.sync()
+    }
+    fn receipt(&self) -> Bytes {
+        self.inner.receipt()
+    }
 }
 
 impl<T: Tier> Fake<T> {
@@ -40,6 +63,8 @@ impl<T: Tier> Fake<T> {
             after: Box::new(|_, _| Ok(())),
             cut_listings: false,
             with_listings: false,
+            is_remote: false,
+            synced: Arc::default(),
         }
     }
 
@@ -58,7 +83,8 @@ impl<T: Tier> Fake<T> {
 
 impl<T: Tier> Tier for Fake<T> {
     fn facts(&self) -> Facts {
-        self.inner.facts()
+        let facts = self.inner.facts();
+        Facts { is_remote: facts.is_remote || self.is_remote, ..facts }
     }
     fn collect(&self, at: &Place, receipts: &[Bytes]) -> TierResult<()> {
         self.call("collect", &at.name, || self.inner.collect(at, receipts))
@@ -98,7 +124,8 @@ impl<T: Tier> Tier for Fake<T> {
         self.call("make", &at.name, || self.inner.make(at, what))
     }
     fn open_file(&self, at: &Place) -> TierResult<Box<dyn TierFile>> {
-        self.call("open_file", &at.name, || self.inner.open_file(at))
+        let inner = self.call("open_file", &at.name, || self.inner.open_file(at))?;
+        Ok(Box::new(FakeFile { inner, synced: Arc::clone(&self.synced) }))
     }
     fn set(&self, at: &Place, id: u64, attributes: &Attributes) -> TierResult<()> {
         self.call("set", &at.name, || self.inner.set(at, id, attributes))

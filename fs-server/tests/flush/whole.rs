@@ -311,3 +311,26 @@ fn a_small_file_that_changes_all_the_time_is_never_seen_in_part() {
     cluster.settle(&client);
     assert_eq!(std::fs::read(cluster.at("f")).unwrap(), vec![round; size(round)]);
 }
+
+#[test]
+fn what_another_machine_keeps_is_synced_before_it_appears() {
+    // Goal: on a shared file system each copy is synced, by every server that wrote a share of it: else it would be in a node's memory only, and lost
+    // with it. On a disk of this machine that is a matter of durability. Method: files of each way of copying, their syncs counted.
+    for is_remote in [false, true] {
+        let synced = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&synced);
+        let wrap = move |tier: Posix| -> Arc<dyn Tier> {
+            Arc::new(Fake { is_remote, synced: Arc::clone(&counter), ..Fake::before(tier, |_, _| Ok(())) })
+        };
+        let cluster = Cluster::start_with(2, 10_000, &wrap);
+        let client = Client::connect(&cluster.file);
+        let mut before = 0;
+        for (name, bytes) in [("inline", 100), ("small", 100_000), ("large", 9 << 20)] {
+            client.write_file(ROOT, name, &vec![7; bytes]);
+            cluster.check(&client);
+            let now = synced.load(Ordering::Acquire);
+            assert_eq!(now > before, is_remote, "{name}: {} syncs", now - before);
+            before = now;
+        }
+    }
+}

@@ -290,7 +290,8 @@ impl S3 {
 
 impl Tier for S3 {
     fn facts(&self) -> Facts {
-        Facts { left_over: self.left_over, threads: THREADS, part_bytes: Some(PART) }
+        // What it has taken it keeps.
+        Facts { left_over: self.left_over, is_remote: false, threads: THREADS, part_bytes: Some(PART) }
     }
 
     fn base(&self, base: Base) -> TierResult<Dir> {
