@@ -26,6 +26,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import perf
 from perf import commit, table, update
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,11 +64,8 @@ dist.destroy_process_group()
 """
 
 
-def run(*words, **more):
-    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False, **more)
-    if done.returncode != 0:
-        sys.exit(f"{' '.join(map(str, words))}: {done.stderr[-2000:] or done.stdout[-2000:]}")
-    return done.stdout
+def run(*words, env=None):
+    return perf.run([str(word) for word in words], env)
 
 
 class Cluster:

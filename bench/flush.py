@@ -163,8 +163,8 @@ def measure(bed, key):
     ratio = statistics.median(c[0] / f[0] for f, c in zip(flushed, copied))
     arrived = statistics.median(c[0] / f[1] for f, c in zip(flushed, copied))
     middle = [statistics.median(sample[i] for sample in flushed) for i in range(3)] + [statistics.median(sample[i] for sample in copied) for i in range(2)]
-    unit, digits = (files, 0) if key == "small" else (files * size / MIB, 0)
-    rate = lambda seconds: f"{unit / seconds:,.{digits}f} {'files/s' if key == 'small' else 'MiB/s'}"
+    unit = files if key == "small" else files * size / MIB
+    rate = lambda seconds: f"{unit / seconds:,.0f} {'files/s' if key == 'small' else 'MiB/s'}"
     row = [title, rate(middle[0]), f"{middle[2]:.2f}", f"cp, {processes}" if processes > 1 else "cp -r", rate(middle[3]), f"{middle[4]:.2f}", f"{ratio:.2f}", f"{arrived:.2f}", f"{least:.2f}"]
     return row, ratio >= least
 

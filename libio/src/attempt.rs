@@ -53,11 +53,6 @@ impl Attempt {
         format!("{}.verdict", self.full_name())
     }
 
-    /// Of the manifest before it is published.
-    pub fn manifest_name(&self) -> String {
-        format!("{}.manifest", self.full_name())
-    }
-
     pub fn pruned_name(&self) -> String {
         format!("{}.pruned", self.full_name())
     }
@@ -70,6 +65,15 @@ impl Group {
 
     pub fn rank_dir(&self, attempt: &Attempt, rank: u32) -> String {
         format!("{}/r{rank}", self.data_dir(attempt))
+    }
+
+    pub fn seal_path(&self, attempt: &Attempt, rank: u32) -> String {
+        format!("{}/seal", self.rank_dir(attempt, rank))
+    }
+
+    /// The manifest before it is published.
+    pub fn draft_path(&self, attempt: &Attempt) -> String {
+        format!("{}/{}.manifest", self.paths.attempts, attempt.full_name())
     }
 
     /// The attempt at `version` that `rank` takes part in from now on.
@@ -202,7 +206,7 @@ impl Group {
 
     /// Ends an attempt well, unless it ended already, and makes it visible.
     pub fn seal(&self, attempt: &Attempt, manifest: &Manifest) -> Result<()> {
-        let draft = format!("{}/{}", self.paths.attempts, attempt.manifest_name());
+        let draft = self.draft_path(attempt);
         self.disk.write_new(&draft, &format::encode(manifest))?;
         let (sealed, name) = (manifest.sealed(), attempt.verdict_name());
         match self.disk.place(&self.paths.attempts, &name, &Verdict::Sealed(sealed.clone()))? {
@@ -269,7 +273,7 @@ impl Group {
         if self.is_leaving(attempt)? {
             return Ok(false);
         }
-        let draft = format!("{}/{}", self.paths.attempts, attempt.manifest_name());
+        let draft = self.draft_path(attempt);
         // Without a draft somebody has moved it, and kept copies before.
         if sealed.spare > 0
             && let Some(text) = self.disk.read_raw(&draft)?

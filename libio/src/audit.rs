@@ -13,11 +13,10 @@ use fs_proto::checksum;
 use crate::checkpoints;
 use crate::copies::{self, Survey};
 use crate::error::{Error, Result};
-use crate::format::{BLOCK_BYTES, Manifest, Place, SealSum, SealedRegion, Spread};
+use crate::format::{BLOCK_BYTES, Manifest, Place, SealedRegion, Spread};
 use crate::snapshot::Snapshot;
 use crate::spread::{part_end, place};
-use crate::stored::{Silent, files};
-use crate::sums::block_bytes;
+use crate::stored::{Silent, files, first_wrong};
 use crate::tier::Tier;
 
 /// A place that does not have what was written there.
@@ -84,7 +83,7 @@ impl Audit<'_> {
 
     fn manifests(&mut self) {
         let (group, manifest) = (self.of.group(), self.of.manifest());
-        let path = checkpoints::manifest_path(group, manifest.version);
+        let path = group.paths.manifest(manifest.version);
         if let Some(what) = differs(checkpoints::here(group, manifest.version), manifest) {
             self.note(&path, what);
         }
@@ -107,13 +106,13 @@ impl Audit<'_> {
         let (group, path) = (self.of.group(), self.of.seal_path(rank));
         let sum = self.of.manifest().seals[rank as usize].clone();
         match group.disk.read_raw(&path) {
-            Ok(Some(text)) if is_whole(&text, &sum) => {}
+            Ok(Some(text)) if sum.fits(&text) => {}
             Ok(Some(_)) => self.note(&path, "it differs from its checksum"),
             Ok(None) => self.note(&path, "it is missing"),
             Err(e) => self.note(&path, e.to_string()),
         }
         if let Some(Ok(Some(text))) = self.tier().map(|tier| tier.read_raw(&path))
-            && !is_whole(&text, &sum)
+            && !sum.fits(&text)
         {
             self.note(in_tier(&path), "it differs from its checksum");
         }
@@ -195,14 +194,7 @@ impl Audit<'_> {
         is_there: impl Fn(u64) -> bool,
         read: impl Fn(u64, &mut [u8]) -> bool,
     ) -> Option<u64> {
-        let (buf, end) = (&mut self.buf, region.end());
-        let mut blocks = region.runs.iter().flat_map(|run| (run.block..).zip(&run.crcs));
-        let wrong = blocks.find(|(block, crc)| {
-            buf.clear();
-            buf.resize(block_bytes(end, block * BLOCK_BYTES) as usize, 0);
-            is_there(*block) && !(read(*block, buf) && checksum::crc(buf) == **crc)
-        });
-        wrong.map(|(block, _)| block)
+        first_wrong(region, &mut self.buf, is_there, read)
     }
 
     fn note_block(&mut self, place: String, wrong: Option<u64>) {
@@ -238,10 +230,6 @@ impl Audit<'_> {
             self.note_block(in_tier(file), wrong);
         }
     }
-}
-
-fn is_whole(text: &[u8], sum: &SealSum) -> bool {
-    text.len() as u64 == sum.bytes && checksum::crc(text) == sum.crc
 }
 
 /// What is wrong with a manifest that should be this one.

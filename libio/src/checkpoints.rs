@@ -253,7 +253,7 @@ impl Checkpoints {
     pub fn snapshot(&self, set: &str, version: u64) -> Result<Snapshot> {
         let group = self.of(set)?;
         // Asked before: a manifest that takes its place between the two is then not taken for it.
-        let name = group.disk.inode(&manifest_path(&group, version)).ok().flatten();
+        let name = group.disk.inode(&group.paths.manifest(version)).ok().flatten();
         if let Ok(Some(manifest)) = here(&group, version) {
             return Ok(Snapshot::new(group, manifest).named(name));
         }
@@ -412,10 +412,6 @@ pub(crate) fn listed_here(group: &Group) -> Result<Vec<u64>> {
     Ok(versions)
 }
 
-pub(crate) fn manifest_path(group: &Group, version: u64) -> String {
-    group.paths.manifest(version)
-}
-
 /// The manifest of a version, if it is committed: from tier 1, or else the shared tier.
 pub(crate) fn manifest(group: &Group, version: u64) -> Result<Option<Manifest>> {
     match here(group, version) {
@@ -430,13 +426,13 @@ pub(crate) fn manifest(group: &Group, version: u64) -> Result<Option<Manifest>> 
 
 /// The manifest of a version that tier 1 has.
 pub(crate) fn here(group: &Group, version: u64) -> Result<Option<Manifest>> {
-    let path = manifest_path(group, version);
+    let path = group.paths.manifest(version);
     group.disk.read(&path)?.map(|found| of_version(found, version, &path)).transpose()
 }
 
 /// The manifest of a version that the shared tier has.
 pub(crate) fn in_tier(group: &Group, version: u64) -> Result<Option<Manifest>> {
-    let path = manifest_path(group, version);
+    let path = group.paths.manifest(version);
     let text = group.disk.tier().map(|tier| tier.read_raw(&path)).transpose()?.flatten();
     text.map(|text| of_version(format::decode(&path, &text)?, version, &path)).transpose()
 }

@@ -141,7 +141,7 @@ pub(crate) fn keep_manifest(disk: &Disk, keys: &Keys, manifest: &Manifest) -> Re
         return Ok(());
     }
     let text = format::encode(manifest);
-    let sum = SealSum { bytes: text.len() as u64, crc: checksum::crc(&text), copies: Vec::new() };
+    let sum = SealSum::of(&text, Vec::new());
     let value = serde_json::to_vec(&sum).map_err(|e| Error::Invalid(e.to_string()))?;
     let key = keys.manifest(&manifest.full_name());
     let servers = ring(disk.client(), manifest.version as usize, usize::from(manifest.spare) + 1)?;
@@ -287,7 +287,8 @@ impl Survey {
         let mut copies: Vec<_> = kept.map(|(sum, place)| (place.0, is_it(sum, *place))).collect();
         let wanted = if manifest.spare == 0 { 0 } else { usize::from(manifest.spare) + 1 };
         // Which servers had those that are gone is written nowhere: the stores that changed, or do not answer, are likely.
-        let lost = self.lost(manifest).into_iter().filter(|server| kept_by(&copies, *server).is_none());
+        let lost =
+            self.lost(manifest).into_iter().filter(|server| !copies.iter().any(|(at, _)| at == server));
         let missing: Vec<_> = lost.take(wanted.saturating_sub(copies.len())).collect();
         copies.extend(missing.into_iter().map(|server| (server, false)));
         copies
@@ -316,8 +317,4 @@ impl Survey {
             .map(|(server, _)| *server)
             .collect()
     }
-}
-
-fn kept_by(copies: &[(u16, bool)], server: u16) -> Option<bool> {
-    copies.iter().find(|(at, _)| *at == server).map(|(_, good)| *good)
 }

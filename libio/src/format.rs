@@ -40,7 +40,7 @@
 //!
 //! Kinds and fields are never renamed or reused. Golden test: `documents_keep_their_bytes`.
 
-use fs_proto::checksum::Crc;
+use fs_proto::checksum::{self, Crc};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -295,6 +295,16 @@ impl Manifest {
 }
 
 impl SealSum {
+    /// Of a document with copies at these places.
+    pub fn of(text: &[u8], copies: Vec<Place>) -> Self {
+        SealSum { bytes: text.len() as u64, crc: checksum::crc(text), copies }
+    }
+
+    /// Whether this is the document.
+    pub fn fits(&self, text: &[u8]) -> bool {
+        text.len() as u64 == self.bytes && checksum::crc(text) == self.crc
+    }
+
     /// How many servers its rank can lose: its copies, and with them its parts, are made so.
     pub fn spare(&self) -> u16 {
         self.copies.len().saturating_sub(1) as u16

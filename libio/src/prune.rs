@@ -55,7 +55,7 @@ impl Checkpoints {
             {
                 // Record and verdict stay: the number must not be used again while ranks may come late.
                 copies::forget(&group.disk, &group.keys, &attempt.full_name())?;
-                group.disk.remove_file(&format!("{}/{}", group.paths.attempts, attempt.manifest_name()))?;
+                group.disk.remove_file(&group.draft_path(&attempt))?;
                 group.disk.remove_tree(&group.data_dir(&attempt))?;
             }
         }

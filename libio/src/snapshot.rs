@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use fs_client::{InodeId, Status};
-use fs_proto::checksum;
 
 use crate::attempt::Group;
 use crate::checkpoints;
@@ -97,7 +96,7 @@ impl Snapshot {
         if self.name.is_none() || self.unasked.load(Ordering::Relaxed) {
             return true;
         }
-        let path = checkpoints::manifest_path(&self.group, self.manifest.version);
+        let path = self.group.paths.manifest(self.manifest.version);
         self.group.disk.inode(&path).map_or_else(
             |_| {
                 self.unasked.store(true, Ordering::Relaxed);
@@ -196,12 +195,17 @@ impl Snapshot {
         }
     }
 
+    /// The seals of all ranks.
+    fn seals(&self) -> Result<Vec<Arc<Seal>>> {
+        for_ranks(self.nranks(), |rank| self.seal(rank))
+    }
+
     fn index(&self) -> Result<&BTreeMap<String, Parts>> {
         if let Some(index) = self.index.get() {
             return Ok(index);
         }
         let mut index: BTreeMap<String, Parts> = BTreeMap::new();
-        for (rank, seal) in (0..).zip(for_ranks(self.nranks(), |rank| self.seal(rank))?) {
+        for (rank, seal) in (0..).zip(self.seals()?) {
             for (at, region) in seal.regions.iter().enumerate() {
                 let parts = index.entry(region.name.clone()).or_default();
                 parts.bytes = parts.bytes.max(region.end());
@@ -273,7 +277,7 @@ impl Snapshot {
 
     fn checked_seal(&self, rank: u32, path: &str, text: &[u8]) -> Result<Seal> {
         let sum = &self.manifest.seals[rank as usize];
-        if text.len() as u64 != sum.bytes || checksum::crc(text) != sum.crc {
+        if !sum.fits(text) {
             return Err(Error::corrupt(path, "it differs from its checksum in the manifest"));
         }
         format::decode(path, text)
@@ -301,9 +305,8 @@ impl Snapshot {
     /// Paths of all seals and files that it has, and those of other versions that it has blocks in.
     pub(crate) fn all_files(&self) -> Result<BTreeSet<String>> {
         let mut paths = BTreeSet::new();
-        for rank in 0..self.nranks() {
+        for (rank, seal) in (0..).zip(self.seals()?) {
             paths.insert(self.seal_path(rank));
-            let seal = self.seal(rank)?;
             for (path, region) in self.stored_regions(rank, &seal) {
                 paths.extend(files(&path, region));
             }

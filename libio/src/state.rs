@@ -176,14 +176,9 @@ impl Checkpoints {
     }
 
     fn look(&self, group: &Group, version: u64, tier_too: bool, seen: &mut Seen) -> Result<State> {
-        let here = checkpoints::here(group, version);
-        let manifest = match here {
+        let manifest = match checkpoints::manifest(group, version) {
             Ok(Some(manifest)) => manifest,
-            other => match (checkpoints::in_tier(group, version), other) {
-                (Ok(Some(manifest)), _) => manifest,
-                (_, Err(e)) | (Err(e), _) => return elsewhere(group, version, Some(e)),
-                (Ok(None), Ok(_)) => return elsewhere(group, version, None),
-            },
+            nowhere => return elsewhere(group, version, nowhere.err()),
         };
         // Where there are copies of the manifest, the mark is with them, and its name may be lost.
         let failed = group.has_failed(&manifest)?

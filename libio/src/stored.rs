@@ -281,13 +281,27 @@ impl<'a> Stored<'a> {
 pub(crate) fn is_good_in_tier(tier: &Tier, path: &str, region: &SealedRegion) -> bool {
     let open = |path: &String| tier.open(path).ok().flatten();
     let Some(parts) = files(path, region).iter().map(open).collect::<Option<Vec<_>>>() else { return false };
-    let (mut buf, end) = (Vec::new(), region.end());
-    let mut is_good = |block: u64, crc: u32| {
-        buf.resize(block_bytes(end, block * BLOCK_BYTES) as usize, 0);
+    let read = |block: u64, buf: &mut [u8]| {
         let (part, at) = place(block * BLOCK_BYTES, parts.len() as u64);
-        tier.fill(&parts[part], path, &mut buf, at).is_ok() && checksum::crc(&buf) == crc
+        tier.fill(&parts[part], path, buf, at).is_ok()
     };
-    region.runs.iter().all(|run| (run.block..).zip(&run.crcs).all(|(block, crc)| is_good(block, *crc)))
+    first_wrong(region, &mut Vec::new(), |_| true, read).is_none()
+}
+
+/// The first of a region's blocks that `is_there` that `read` does not give right.
+pub(crate) fn first_wrong(
+    region: &SealedRegion,
+    buf: &mut Vec<u8>,
+    is_there: impl Fn(u64) -> bool,
+    read: impl Fn(u64, &mut [u8]) -> bool,
+) -> Option<u64> {
+    let blocks = region.runs.iter().flat_map(|run| (run.block..).zip(&run.crcs));
+    let wrong = blocks.filter(|(block, _)| is_there(*block)).find(|(block, crc)| {
+        buf.clear();
+        buf.resize(block_bytes(region.end(), block * BLOCK_BYTES) as usize, 0);
+        !(read(*block, buf) && checksum::crc(buf) == **crc)
+    });
+    wrong.map(|(block, _)| block)
 }
 
 /// The files of a region whose path is this.

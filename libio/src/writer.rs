@@ -15,7 +15,6 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use fs_client::ServerId;
-use fs_proto::checksum;
 
 use crate::attempt::{Attempt, Group};
 use crate::copies::{self, Stores};
@@ -242,7 +241,7 @@ impl Writer {
             Seal { rank: self.rank, regions, stores: self.stores.clone(), apart: self.is_apart(), copies };
         let text = format::encode(&seal);
         spread::fill_seal(disk, &seal, &text)?;
-        disk.write_new(&self.seal_path(self.rank), &text)
+        disk.write_new(&self.group.seal_path(&self.attempt, self.rank), &text)
     }
 
     /// Whether no two parts of anything are at one host, those that an earlier version has included.
@@ -250,10 +249,6 @@ impl Writer {
         let client = self.group.disk.client();
         self.plan.as_ref().is_some_and(|plan| copies::are_apart(client, &plan.servers))
             && self.base.as_ref().is_none_or(Base::is_apart)
-    }
-
-    fn seal_path(&self, rank: u32) -> String {
-        format!("{}/seal", self.group.rank_dir(&self.attempt, rank))
     }
 
     /// As the last rank, commits.
@@ -324,7 +319,7 @@ struct Part {
 
 /// Checks a rank's seal before it is vouched for.
 fn part(group: &Group, attempt: &Attempt, rank: u32, stores: &Stores) -> Result<Part> {
-    let path = format!("{}/seal", group.rank_dir(attempt, rank));
+    let path = group.seal_path(attempt, rank);
     let seal = group.disk.read_raw(&path)?.ok_or_else(|| Error::corrupt(&path, "it is missing"))?;
     let read: Seal = format::decode(&path, &seal)?;
     if read.rank != rank {
@@ -337,7 +332,7 @@ fn part(group: &Group, attempt: &Attempt, rank: u32, stores: &Stores) -> Result<
     let sources = packed.flat_map(|packed| &packed.sources);
     let needs = sources.filter_map(|source| format::parse_leading_version(source.attempt.as_bytes()));
     let needs = needs.collect();
-    let sum = SealSum { bytes: seal.len() as u64, crc: checksum::crc(&seal), copies: read.copies };
+    let sum = SealSum::of(&seal, read.copies);
     Ok(Part { sum, bytes, needs, apart: read.apart })
 }
 

@@ -108,12 +108,15 @@ fn names_that_are_too_long() {
     let long = "n".repeat(1000);
     let heard = both(|rank| checkpoints.begin(&long, 2, rank, 2).map(drop));
     assert!(heard.iter().all(|heard| matches!(heard, Err(e) if e.errno() == libc::EINVAL)), "{heard:?}");
-    // A region's name is refused, and the version can be written all the same.
+    // A region's name is refused, and the version can be written all the same. Who writes when the other has given up is told of that.
+    let written = Barrier::new(2);
     let heard = both(|rank| {
         let mut writer = checkpoints.begin(SET, 2, rank, 2)?;
         let refused = writer.write(&long, &[1], 0).expect_err("too long");
         assert_eq!(refused.errno(), libc::EINVAL);
-        writer.write("field", &[1], u64::from(rank))?;
+        let wrote = writer.write("field", &[1], u64::from(rank));
+        written.wait();
+        wrote?;
         writer.abort()
     });
     assert!(heard.iter().all(Result::is_ok), "{heard:?}");

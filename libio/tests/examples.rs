@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use hayate_tests::Cluster;
 use libio::{Checkpoints, State};
-use rustix::process::{Pid, Signal};
 
 const STEPS: &str = "60";
 const EVERY: &str = "5";
@@ -40,8 +39,7 @@ fn lines(heat: &mut Child) -> impl Iterator<Item = String> + use<> {
 }
 
 fn kill(heat: &mut Child) {
-    let pid = Pid::from_child(heat);
-    rustix::process::kill_process(pid, Signal::KILL).expect("killed");
+    heat.kill().expect("killed");
     assert!(!heat.wait().expect("it ends").success());
 }
 

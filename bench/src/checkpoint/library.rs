@@ -16,7 +16,6 @@ use super::options::CheckpointSpec;
 use crate::backend::{Backend, IoFailure};
 use crate::clock::now_ns;
 use crate::error::Result;
-use crate::pattern::Pattern;
 use crate::phase::{Phase, Times};
 use crate::tasks::link::TaskLink;
 
@@ -59,24 +58,13 @@ struct LibraryTask<'a, 'b> {
 }
 
 impl LibraryTask<'_, '_> {
-    /// The region of a task, and where in it its state begins.
-    fn region(&self, rank: u32) -> (String, u64) {
-        if self.spec.shared {
-            ("state".to_owned(), u64::from(rank) * self.spec.state_bytes)
-        } else {
-            (format!("state.{rank:06}"), 0)
-        }
-    }
-
-    fn pattern(&self, version: u32, rank: u32) -> Pattern {
-        let file = if self.spec.shared { 0 } else { u64::from(rank) + 1 };
-        Pattern::new(self.spec.seed ^ u64::from(version), file)
+    /// The region of a task.
+    fn region(&self, rank: u32) -> String {
+        if self.spec.shared { "state".to_owned() } else { format!("state.{rank:06}") }
     }
 
     fn version(&mut self, version: u32) -> Result<()> {
-        if version > 0 && self.spec.compute_ms > 0 {
-            std::thread::sleep(Duration::from_millis(self.spec.compute_ms));
-        }
+        self.spec.compute(version);
         let writer = self.save(version)?;
         let begun = self.link.begin(version, Phase::Commit, self.backend)?;
         let start = now_ns();
@@ -93,7 +81,8 @@ impl LibraryTask<'_, '_> {
 
     fn save(&mut self, version: u32) -> Result<Writer> {
         let (rank, tasks) = (self.link.rank(), self.spec.tasks);
-        let (pattern, (region, first)) = (self.pattern(version, rank), self.region(rank));
+        let (first, pattern, region) =
+            (self.spec.start(rank), self.spec.pattern(version, rank), self.region(rank));
         let options = Options { redundancy: self.spec.redundancy(), ..Options::default() };
         let mut begun = self.link.begin(version, Phase::Save, self.backend)?;
         let start = now_ns();
@@ -133,7 +122,8 @@ impl LibraryTask<'_, '_> {
     /// Reads what the next rank wrote of the newest version: no cache of this process has it.
     fn restore(&mut self) -> Result<()> {
         let (version, owner) = (self.spec.versions - 1, (self.link.rank() + 1) % self.spec.tasks);
-        let (pattern, (region, first)) = (self.pattern(version, owner), self.region(owner));
+        let (first, pattern, region) =
+            (self.spec.start(owner), self.spec.pattern(version, owner), self.region(owner));
         let mut begun = self.link.begin(version, Phase::Restore, self.backend)?;
         let start = now_ns();
         let snapshot = self.checkpoints.snapshot(SET, u64::from(version));

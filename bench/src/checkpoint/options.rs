@@ -1,5 +1,7 @@
 //! The command line of `hayate bench checkpoint`.
 
+use std::time::Duration;
+
 use clap::Args;
 use libio::Redundancy;
 use serde::{Deserialize, Serialize};
@@ -7,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::backend::Api;
 use crate::clock;
 use crate::error::{BenchError, Result};
-use crate::pattern::mix;
+use crate::pattern::{Pattern, mix};
 use crate::size;
 
 /// Options of `hayate bench checkpoint`.
@@ -93,6 +95,24 @@ pub struct CheckpointSpec {
 }
 
 impl CheckpointSpec {
+    /// Where in its file, or region, the state of a rank begins.
+    pub fn start(&self, rank: u32) -> u64 {
+        if self.shared { u64::from(rank) * self.state_bytes } else { 0 }
+    }
+
+    /// What the state of a rank is.
+    pub fn pattern(&self, version: u32, rank: u32) -> Pattern {
+        let file = if self.shared { 0 } else { u64::from(rank) + 1 };
+        Pattern::new(self.seed ^ u64::from(version), file)
+    }
+
+    /// The time between two versions, which a program computes.
+    pub fn compute(&self, version: u32) {
+        if version > 0 && self.compute_ms > 0 {
+            std::thread::sleep(Duration::from_millis(self.compute_ms));
+        }
+    }
+
     /// The same, as the library has it.
     pub fn redundancy(&self) -> Redundancy {
         match self.redundancy {

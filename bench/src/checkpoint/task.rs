@@ -6,7 +6,6 @@ use super::options::CheckpointSpec;
 use crate::backend::{Backend, IoFailure, OpenHow, make_all, remove_if_there};
 use crate::clock::now_ns;
 use crate::error::Result;
-use crate::pattern::Pattern;
 use crate::phase::{Phase, Times};
 use crate::tasks::link::TaskLink;
 
@@ -50,20 +49,8 @@ impl CheckpointTask<'_, '_> {
         format!("{}/committed.{version}", self.spec.directory)
     }
 
-    /// Where the state of a rank begins in its file.
-    fn start(&self, rank: u32) -> u64 {
-        if self.spec.shared { u64::from(rank) * self.spec.state_bytes } else { 0 }
-    }
-
-    fn pattern(&self, version: u32, rank: u32) -> Pattern {
-        let file = if self.spec.shared { 0 } else { u64::from(rank) + 1 };
-        Pattern::new(self.spec.seed ^ u64::from(version), file)
-    }
-
     fn version(&mut self, version: u32) -> Result<()> {
-        if version > 0 && self.spec.compute_ms > 0 {
-            std::thread::sleep(Duration::from_millis(self.spec.compute_ms));
-        }
+        self.spec.compute(version);
         let rank = self.link.rank();
         let path = self.path(version, rank);
         self.save(version, &path)?;
@@ -80,7 +67,7 @@ impl CheckpointTask<'_, '_> {
     /// Hands all data over and closes the file.
     fn save(&mut self, version: u32, path: &str) -> Result<()> {
         let rank = self.link.rank();
-        let (first, pattern) = (self.start(rank), self.pattern(version, rank));
+        let (first, pattern) = (self.spec.start(rank), self.spec.pattern(version, rank));
         let mut begun = self.link.begin(version, Phase::Save, self.backend)?;
         let start = now_ns();
         let how = OpenHow { write: true, create: true, ..OpenHow::default() };
@@ -169,7 +156,7 @@ impl CheckpointTask<'_, '_> {
         let (version, tasks) = (self.spec.versions - 1, self.spec.tasks);
         let owner = (self.link.rank() + 1) % tasks;
         let (first, pattern, path) =
-            (self.start(owner), self.pattern(version, owner), self.path(version, owner));
+            (self.spec.start(owner), self.spec.pattern(version, owner), self.path(version, owner));
         let mut begun = self.link.begin(version, Phase::Restore, self.backend)?;
         let start = now_ns();
         self.backend.stat(&self.marker(version))?;

@@ -58,7 +58,7 @@ fn it_is_killed_and_goes_on() {
     for count in [1, 2, 3] {
         let mut heat = start(program.command(), &file);
         saves(&mut heat, count);
-        kill(&heat.id().to_string());
+        heat.kill().expect("killed");
         assert_eq!(heat.wait().expect("it ends").signal(), Some(9));
     }
     let (first, last) = finish(start(program.command(), &file));
