@@ -44,6 +44,11 @@ impl OpError {
         }
     }
 
+    /// What one of many items that a request is about came to. A request that cannot be answered yet fails as a whole.
+    pub fn of_item(self) -> OpResult<Status> {
+        if self.unlisted.is_some() { Err(self) } else { Ok(self.status) }
+    }
+
     /// The name or inode is not there.
     pub const fn not_found() -> Self {
         OpError::new(Status::NotFound, "no such file or directory")

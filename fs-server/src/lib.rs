@@ -16,6 +16,7 @@ mod error;
 mod executions;
 pub mod flush;
 mod identity;
+mod inherited;
 mod inside;
 pub mod kv;
 mod locks;

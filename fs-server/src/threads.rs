@@ -53,9 +53,7 @@ pub fn run(
         threads.push(spawn(node, &format!("worker-{index}"), move |worker| serve(worker, sockets))?);
     }
     threads.push(spawn(node, "flusher", flush::run)?);
-    if node.flusher.has_tier() {
-        threads.push(spawn(node, "errands", errands::serve)?);
-    }
+    threads.push(spawn(node, "errands", errands::serve)?);
     let outcome = on_local_runtime(node, async |worker| {
         let outcome = keep_house(worker, acceptors, senders, metrics).await;
         if tokio::task::spawn_blocking(before_end).await.is_err() {

@@ -42,24 +42,16 @@ namespaces() {
 
 gluster_() { timeout 120 gluster --mode=script "$@" >>"$BOX/gluster.log" 2>&1 || fail "gluster $*: $(tail -3 "$BOX/gluster.log")"; }
 
-# until_ WHAT COMMAND...: polls for a minute.
-until_() {
-    local what=$1 number; shift
-    for ((number = 0; number < 600; number++)); do
-        ! "$@" >/dev/null 2>&1 || return 0
-        sleep 0.1
-    done
-    fail "$what: not within a minute"
-}
+quietly() { "$@" >/dev/null 2>&1; }
 
 start_gluster() {
     mkdir -p "$BOX/brick0" "$BOX/brick1" "$VOLUME"
     glusterd --pid-file "$BOX/glusterd.pid" || fail "glusterd does not start: $(tail -3 /var/log/glusterfs/glusterd.log)"
-    until_ "glusterd" gluster --mode=script volume list
+    until_true 60 "glusterd" quietly gluster --mode=script volume list
     gluster_ volume create hayate "$BRICK_HOST:$BOX/brick0" "$BRICK_HOST:$BOX/brick1" force
     gluster_ volume start hayate
     glusterfs --volfile-server="$BRICK_HOST" --volfile-id=hayate --acl "$VOLUME" || fail "the volume cannot be mounted"
-    until_ "the volume" mountpoint -q "$VOLUME"
+    until_true 60 "the volume" quietly mountpoint -q "$VOLUME"
     mkdir "$VOLUME/tier"
 }
 
@@ -115,7 +107,7 @@ kill_brick() {
     # How long it is away.
     sleep 3
     gluster_ volume start hayate force
-    until_ "the volume with both bricks" whole_volume
+    until_true 60 "the volume with both bricks" quietly whole_volume
 }
 
 # Files lie on bricks by the hash of their names: with both bricks all of these can be made.
@@ -136,7 +128,7 @@ h c up --nodes 4 --store "$BOX/c/store" --tier "$VOLUME/tier" --flush-bandwidth 
 keep_logs c
 mount_on c "$BOX/c/m"
 timed "burst" cp -a "$BOX/source/." "$BOX/c/m/"
-until_ "bytes under way" under_way
+until_true 60 "bytes under way" quietly under_way
 kill_servers 1
 kill_servers 0 2
 [ -z "${HAYATE_TEST_LONG:-}" ] || kill_brick

@@ -18,15 +18,6 @@ hosts() {
     done
 }
 
-# until_true SECONDS WHAT COMMAND...
-until_true() {
-    local end=$((SECONDS + $1)) what=$2; shift 2
-    until "$@"; do
-        [ $SECONDS -lt $end ] || fail "waited in vain for $what"
-        sleep 0.05
-    done
-}
-
 free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 
 # Our ssh is the real one with a configuration of this test: its own keys, its own server.

@@ -144,6 +144,15 @@ mount_on() {
 
 mounted() { mountpoint -q "$1" || fail "$1 is not a mount point"; }
 
+# until_true SECONDS WHAT COMMAND...
+until_true() {
+    local end=$((SECONDS + $1)) what=$2; shift 2
+    until "$@"; do
+        [ $SECONDS -lt $end ] || fail "waited in vain for $what"
+        sleep 0.05
+    done
+}
+
 # expect_log PATTERN: an extended regular expression of ERROR and WARN lines that this test provokes.
 expect_log() { EXPECTED_LOG+=("$1"); }
 

@@ -30,8 +30,8 @@ use self::claims::{Alone, Claims, Copied, Use};
 use self::evict::Evictor;
 use self::home::Looks;
 use self::listing::Listings;
-use self::pins::Pins;
 use self::rows::Rows;
+use crate::inherited::Inherited;
 use crate::kv::Kv;
 
 /// State of one server.
@@ -42,7 +42,7 @@ pub struct Backing {
     listings: Listings,
     looks: Looks,
     evictor: Evictor,
-    pins: Pins,
+    pins: Inherited<bool>,
     /// Bytes fetched from the shared tier since the start.
     pub fetched_bytes: AtomicU64,
     ahead: AtomicU64,
@@ -58,7 +58,7 @@ impl Backing {
             listings: Listings::default(),
             looks: Looks::default(),
             evictor: Evictor::default(),
-            pins: Pins::default(),
+            pins: pins::pins(),
             fetched_bytes: AtomicU64::new(0),
             ahead: AtomicU64::new(0),
         }

@@ -17,13 +17,12 @@ use parking_lot::Mutex;
 
 use super::outcome::{FlushResult, Stop};
 use super::{aside, remote};
+use crate::namespace::DEPTH_MAX;
 use crate::tier::{Base, Dir, Place, TierError};
 use crate::worker::Worker;
 
 /// Handles that are kept.
 pub const LIMIT: usize = 512;
-/// Most directories above one another.
-const DEPTH_MAX: usize = 4096;
 
 const MOVING: Stop = Stop::Wait(
     "a directory above it is not where it was published: it is being moved, or was removed from outside",

@@ -247,7 +247,7 @@ async fn seen(
     found: Option<Found>,
 ) -> Option<Backing> {
     let (attr, flusher) = (&inode.attr, &worker.node.flusher);
-    if attr.kind != FileKind::File || !flusher.has_tier() {
+    if attr.kind != FileKind::File {
         return None;
     }
     let found = if found.is_some() {

@@ -51,12 +51,13 @@ use self::content::Shares;
 use self::control::Control;
 use self::dirs::Dirs;
 use self::outcome::{FlushResult, Stop};
-use self::policy::Policies;
+use self::policy::Policy;
 use self::pool::Pool;
 use self::queue::{FlushQueue, Taken};
 use self::window::{Call, Window};
 use crate::config::ServerConfig;
 use crate::error::ServerError;
+use crate::inherited::Inherited;
 use crate::kv::Batch;
 use crate::node::Node;
 use crate::tier::posix::Posix;
@@ -92,7 +93,6 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 /// What the server does about the shared tier.
 pub struct Flusher {
     tier: Option<Arc<dyn Tier>>,
-    is_remote: bool,
     path: Option<PathBuf>,
     pool: Pool,
     /// Listing and reading, which do not wait behind copies.
@@ -100,7 +100,7 @@ pub struct Flusher {
     dirs: Dirs,
     account: Account,
     shares: Shares,
-    policies: Policies,
+    policies: Inherited<Policy>,
     control: Control,
     /// Bytes of parts that may be in memory, in MiB.
     part_room: OnceLock<Semaphore>,
@@ -131,14 +131,13 @@ impl Flusher {
         let left_over = u64::from(facts.is_some_and(|facts| facts.left_over));
         Flusher {
             tier,
-            is_remote: facts.is_some_and(|facts| facts.is_remote),
             path: None,
             pool: Pool::new(facts.map_or(Window::fixed(1), |facts| window_of(facts.threads))),
             readers: Pool::new(Window::fixed(READERS)),
             dirs: Dirs::default(),
             account: Account::default(),
             shares: Shares::default(),
-            policies: Policies::default(),
+            policies: policy::policies(),
             control: Control::default(),
             part_room: OnceLock::new(),
             everything: AtomicBool::new(false),
@@ -152,7 +151,7 @@ impl Flusher {
 
     /// Whether another machine keeps what the tier has.
     pub fn is_remote(&self) -> bool {
-        self.is_remote
+        self.tier.as_ref().is_some_and(|tier| tier.facts().is_remote)
     }
 
     /// Whether there is a tier.
@@ -236,7 +235,7 @@ impl Flusher {
         self.account.pending_bytes.load(Ordering::Relaxed)
     }
 
-    fn policies(&self) -> &Policies {
+    fn policies(&self) -> &Inherited<Policy> {
         &self.policies
     }
 

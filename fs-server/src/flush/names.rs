@@ -151,7 +151,7 @@ async fn clear(job: &mut NameJob<'_>, wanted: Option<&EntryRecord>) -> FlushResu
 
 async fn clear_leaf(job: &NameJob<'_>, had: &TierEntry) -> FlushResult<()> {
     if job.taken.attempts < PATIENCE {
-        let inode = remote::state(job.worker, had.ino, None).await?.inode;
+        let inode = remote::inode(job.worker, had.ino).await?.inode;
         let moved = inode.filter(|inode| inode.attr.nlink > 0).and_then(|inode| inode.tier);
         if moved.is_some_and(|location| job.is_here(&location)) {
             return Err(Stop::Wait("its new name takes the copy over"));
@@ -163,7 +163,7 @@ async fn clear_leaf(job: &NameJob<'_>, had: &TierEntry) -> FlushResult<()> {
 
 /// The copy of a file is about to go, unless another name has taken it over: what is read of it yet is fetched.
 async fn detach(job: &NameJob<'_>, had: &TierEntry) -> FlushResult<()> {
-    if had.kind != FileKind::File || !job.worker.node.flusher.has_tier() {
+    if had.kind != FileKind::File {
         return Ok(());
     }
     remote::detach(job.worker, had.ino, job.parent, job.name).await
@@ -190,7 +190,7 @@ async fn clear_directory(
     wanted: Option<&EntryRecord>,
 ) -> FlushResult<()> {
     let worker = job.worker;
-    let inode = remote::state(worker, had.ino, None).await?.inode;
+    let inode = remote::inode(worker, had.ino).await?.inode;
     let location = match &inode {
         Some(inode) => inode.tier.clone(),
         None => remote::place(worker, had.ino).await?,
@@ -268,7 +268,7 @@ async fn move_directory(worker: &Rc<Worker>, from: &TierLocation, to: &TierLocat
 
 async fn directory(job: &NameJob<'_>, entry: &EntryRecord) -> FlushResult<TierEntry> {
     let worker = job.worker;
-    let inode = remote::state(worker, entry.ino, None).await?.inode;
+    let inode = remote::inode(worker, entry.ino).await?.inode;
     let Some(inode) = inode else { return Err(Stop::Wait("its inode is being removed")) };
     let settled = |tier_ino| TierEntry { ino: entry.ino, kind: entry.kind, version: 1, ctime: 0, tier_ino };
     match inode.tier {

@@ -19,7 +19,7 @@ use super::{aside, content, remote};
 use crate::error::{OpError, OpResult};
 use crate::kv::Batch;
 use crate::namespace::locks::{LockKey, LockSet, Mode};
-use crate::namespace::{Namespace, encode_record, keys};
+use crate::namespace::{DEPTH_MAX, Namespace, encode_record, keys};
 use crate::node::Node;
 use crate::ops::getattr;
 use crate::worker::{Context, Worker};
@@ -27,8 +27,6 @@ use crate::worker::{Context, Worker};
 const NONE: OpError = OpError::new(Status::NotSupported, "this cluster has no shared tier");
 /// Names of one page of a list.
 const LIST_PAGE: usize = 500;
-/// Directories above one another.
-const DEPTH_MAX: usize = 4096;
 /// Clients renew what they have open at least three times a lease: how long a restarted home does not know who writes.
 const FORGETFUL_MS: u32 = LEASE_MS / 3;
 

@@ -13,7 +13,7 @@
 use std::fmt;
 use std::rc::Rc;
 use std::str::FromStr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use fs_proto::record::{InodeRecord, TierLocation};
@@ -21,20 +21,14 @@ use fs_proto::{InodeId, Status};
 
 use super::outcome::{FlushResult, Stop};
 use super::queue::FlushItem;
-use super::remote;
 use crate::error::{OpError, OpResult};
+use crate::inherited::Inherited;
 use crate::worker::Worker;
 
 /// The attribute that says it.
 pub const FLUSH: &[u8] = b"user.hayate.flush";
 /// Shows whether a file is in the shared tier as it is: `yes` or `no`.
 pub const DURABLE: &[u8] = b"user.hayate.durable";
-/// How long what a directory says is remembered.
-const REMEMBERED: Duration = Duration::from_secs(2);
-/// Directories of which it is remembered.
-const LIMIT: usize = 4_096;
-/// Directories above one another.
-const DEPTH_MAX: usize = 4_096;
 /// After which what waits for a demand is looked at again: its policy may have changed.
 const DEMAND_PAUSE: Duration = Duration::from_secs(60);
 
@@ -84,57 +78,14 @@ pub fn check(value: &[u8]) -> OpResult<()> {
     String::from_utf8_lossy(value).parse::<Policy>().map(drop)
 }
 
-/// What extended attributes say.
-fn said(xattrs: &[(Bytes, Bytes)]) -> Option<Policy> {
-    let (_, value) = xattrs.iter().find(|(name, _)| name == FLUSH)?;
-    String::from_utf8_lossy(value).parse().ok()
-}
-
 /// What directories say, or inherit.
-pub struct Policies {
-    known: quick_cache::sync::Cache<InodeId, (Instant, Policy)>,
-}
-
-impl Default for Policies {
-    fn default() -> Self {
-        Policies { known: quick_cache::sync::Cache::new(LIMIT) }
-    }
-}
-
-/// What holds for the content of a directory.
-async fn below(worker: &Rc<Worker>, dir: InodeId) -> OpResult<Policy> {
-    let known = &worker.node.flusher.policies().known;
-    let (mut at, mut passed) = (dir, Vec::new());
-    let policy = loop {
-        if let Some((since, policy)) = known.get(&at)
-            && since.elapsed() < REMEMBERED
-        {
-            break policy;
-        }
-        passed.push(at);
-        let view = remote::state(worker, at, None).await?;
-        if let Some(policy) = said(&view.xattrs) {
-            break policy;
-        }
-        match view.inode {
-            Some(inode) if at != InodeId::ROOT && passed.len() < DEPTH_MAX => at = inode.attr.parent,
-            _ => break Policy::Close,
-        }
-    };
-    let now = Instant::now();
-    for dir in passed {
-        known.insert(dir, (now, policy));
-    }
-    Ok(policy)
+pub fn policies() -> Inherited<Policy> {
+    Inherited::new(FLUSH, |value| String::from_utf8_lossy(value).parse().ok(), Policy::Close)
 }
 
 /// What holds for an inode with these attributes of its own.
 pub async fn of(worker: &Rc<Worker>, inode: &InodeRecord, xattrs: &[(Bytes, Bytes)]) -> OpResult<Policy> {
-    match said(xattrs) {
-        Some(policy) => Ok(policy),
-        None if inode.attr.ino == InodeId::ROOT => Ok(Policy::Close),
-        None => below(worker, inode.attr.parent).await,
-    }
+    worker.node.flusher.policies().of(worker, inode.attr.ino, inode.attr.parent, xattrs).await
 }
 
 /// Lets the copy of a content begin, or says when it may. `forced`: somebody asked for this very file.

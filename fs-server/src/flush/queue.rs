@@ -131,8 +131,8 @@ impl Items {
 
     /// Finds what is due.
     fn find_ready(&mut self, now: Instant) {
-        let later = self.order.split_off(&(now, u64::MAX));
-        for (_, item) in std::mem::replace(&mut self.order, later) {
+        while let Some(first) = self.order.first_entry().filter(|first| first.key().0 <= now) {
+            let item = first.remove();
             if let Some(noted) = self.noted.get(&item) {
                 self.ready.insert((noted.first, noted.serial), item);
             }

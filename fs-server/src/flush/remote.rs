@@ -12,13 +12,11 @@ use super::ops;
 use super::outcome::{FlushResult, Stop};
 use super::queue::FlushItem;
 use crate::error::OpResult;
+use crate::namespace::DEPTH_MAX;
 use crate::namespace::locks::{LockKey, LockSet, Mode};
 use crate::node::Node;
 use crate::ops::{entry_owner, getattr};
 use crate::worker::Worker;
-
-/// Directories above one that are walked for its path.
-const DEPTH_MAX: usize = 4096;
 
 /// What an inode's home knows of it; tells it first where a directory lies.
 pub async fn state(worker: &Rc<Worker>, ino: InodeId, published: Option<TierLocation>) -> OpResult<TierView> {

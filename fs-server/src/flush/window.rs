@@ -88,11 +88,6 @@ impl Window {
         self.size.load(Ordering::Relaxed)
     }
 
-    /// The largest that it may become.
-    pub fn most(&self) -> usize {
-        self.most
-    }
-
     /// A call took so long; `is_full`: others waited for their turn meanwhile.
     pub fn note(&self, call: Call, took: Duration, is_full: bool) {
         self.note_at(call, took, is_full, Instant::now());

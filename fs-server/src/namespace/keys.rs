@@ -44,6 +44,12 @@ fn with_ino(kind: u8, ino: InodeId, extra: usize) -> Key {
     key
 }
 
+fn of_chunk(kind: u8, ino: InodeId, chunk: ChunkIndex) -> Key {
+    let mut key = with_ino(kind, ino, 8);
+    key.extend_from_slice(&chunk.0.to_be_bytes());
+    key
+}
+
 fn named(kind: u8, parent: InodeId, cookie: u64, name: &[u8]) -> Key {
     let mut key = with_ino(kind, parent, 8 + name.len());
     key.extend_from_slice(&cookie.to_be_bytes());
@@ -143,9 +149,7 @@ pub fn inline(ino: InodeId) -> Key {
 
 /// Who holds a chunk.
 pub fn pointer(ino: InodeId, chunk: ChunkIndex) -> Key {
-    let mut key = with_ino(b'b', ino, 8);
-    key.extend_from_slice(&chunk.0.to_be_bytes());
-    key
+    of_chunk(b'b', ino, chunk)
 }
 
 /// The chunk of such a key.
@@ -160,9 +164,7 @@ pub fn source(ino: InodeId) -> Key {
 
 /// A chunk that is not to be fetched.
 pub fn kept_chunk(ino: InodeId, chunk: ChunkIndex) -> Key {
-    let mut key = with_ino(b'n', ino, 8);
-    key.extend_from_slice(&chunk.0.to_be_bytes());
-    key
+    of_chunk(b'n', ino, chunk)
 }
 
 /// Content that is being moved to chunk 0.

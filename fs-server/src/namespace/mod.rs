@@ -43,6 +43,8 @@ use crate::kv::{Batch, Kv};
 /// An entry of a listing: cookie, name, what it stands for.
 pub type Listed = (u64, Bytes, EntryRecord);
 
+/// Most directories between the root and any other (a path has at most 4,096 bytes, two a level).
+pub const DEPTH_MAX: usize = 4_096;
 /// Bytes that one cached inode is taken to cost.
 const CACHED_INODE_BYTES: u64 = 512;
 

@@ -35,7 +35,7 @@ pub async fn chunk_map(worker: &Rc<Worker>, _: &Context, request: ChunkMap) -> O
     let within = request.from..last;
     let elsewhere = fetch::all_elsewhere(worker, used.as_ref(), ino, within, limit + 1).await?;
     // Again: what was fetched meanwhile is in neither.
-    let here = held()?;
+    let here = if node.backing.concerns(ino) { held()? } else { first };
     let here = here.into_iter().map(|(chunk, _)| (chunk, None));
     let mut here: Vec<_> = here.chain(elsewhere.into_iter().map(|(c, bytes)| (c, Some(bytes)))).collect();
     here.sort_unstable();

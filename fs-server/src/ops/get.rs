@@ -88,8 +88,7 @@ pub async fn get_many(worker: &Rc<Worker>, context: &Context, request: GetMany) 
                 contents.push(content.data);
                 GetOutcome::Whole { attr: inode.attr.clone(), crc: content.crc }
             }
-            Err(error) if error.unlisted.is_some() => return Err(error),
-            Err(error) => GetOutcome::Failed { status: error.status },
+            Err(error) => GetOutcome::Failed { status: error.of_item()? },
         });
     }
     let bulk = gathered(worker, context, &contents, bytes).await?;

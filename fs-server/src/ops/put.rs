@@ -93,8 +93,7 @@ pub async fn put_many(
                     items.push(item);
                     None
                 }
-                Err(error) if error.unlisted.is_some() => return Err(error),
-                Err(error) => Some(PutOutcome::Failed { status: error.status }),
+                Err(error) => Some(PutOutcome::Failed { status: error.of_item()? }),
             },
         };
         outcomes.push(outcome);
@@ -306,8 +305,7 @@ pub async fn put_many_before(worker: &Rc<Worker>, request: PutMany) -> OpResult<
     for file in request.files {
         let outcome = match now(worker, request.parent, &file, limit).await {
             Ok(outcome) => outcome,
-            Err(error) if error.unlisted.is_some() => return Err(error),
-            Err(error) => PutOutcome::Failed { status: error.status },
+            Err(error) => PutOutcome::Failed { status: error.of_item()? },
         };
         outcomes.push(outcome);
     }

@@ -12,14 +12,11 @@ use fs_proto::{Attr, FileKind, InodeId, ServerId, Status, TimeNs};
 
 use super::{directory_here, entry_owner, getattr, may_change, rmdir, valid_name};
 use crate::error::{OpError, OpResult};
-use crate::namespace::acl;
 use crate::namespace::permission::{Access, WRITE, require};
+use crate::namespace::{DEPTH_MAX, acl};
 use crate::node::Node;
 use crate::transaction::{Plan, coordinator};
 use crate::worker::{Context, Worker};
-
-/// Most directories between the root and any other (a path has at most 4,096 bytes, two a level).
-const DEPTH_MAX: usize = 4096;
 
 /// One of the two names, and what it stands for.
 struct Side {

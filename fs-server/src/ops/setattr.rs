@@ -299,20 +299,30 @@ pub fn holders(node: &Node, attr: &Attr, from: ChunkIndex, to: ChunkIndex) -> Ve
 /// Finishes the cuts of chunks that a crash interrupted; tries until it has.
 pub async fn finish_cuts(worker: Rc<Worker>) {
     let namespace = &worker.node.namespace;
-    let mut left = match namespace.keys_of_kind(b'z', usize::MAX) {
+    let left = match namespace.keys_of_kind(b'z', usize::MAX) {
         Ok(keys) => keys,
         Err(error) => {
             return tracing::error!(message = %error.message, "interrupted cuts could not be listed");
         }
     };
-    while let Some(key) = left.pop() {
-        if let Err(error) = finish_cut(&worker, &key).await {
-            tracing::debug!(message = %error.message, "an interrupted cut waits for a server that is away");
-            left.push(key);
-            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    for key in left.iter().rev() {
+        if !insist_on_cut(&worker, key).await {
+            return;
         }
     }
     worker.node.unfinished_cuts.fetch_sub(1, Ordering::AcqRel);
+}
+
+/// Tries until a cut is done; false if the server ends before.
+async fn insist_on_cut(worker: &Rc<Worker>, key: &[u8]) -> bool {
+    while let Err(error) = finish_cut(worker, key).await {
+        tracing::debug!(message = %error.message, "an interrupted cut waits for a server that is away");
+        if worker.node.is_stopping() {
+            return false;
+        }
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    }
+    true
 }
 
 /// Somebody is about to write to a file: what is written beyond a cut that failed would go with it, so that is done first.
@@ -329,14 +339,9 @@ pub async fn finish_cut_first(worker: &Rc<Worker>, ino: InodeId) -> OpResult<()>
 fn finish_later(worker: &Rc<Worker>, ino: InodeId) {
     worker.node.unfinished_cuts.fetch_add(1, Ordering::AcqRel);
     worker.node.errands.send(move |own: Rc<Worker>| async move {
-        while let Err(error) = finish_cut(&own, &keys::cut(ino)).await {
-            tracing::debug!(?ino, message = %error.message, "a cut that failed waits for a server that is away");
-            if own.node.is_stopping() {
-                return;
-            }
-            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        if insist_on_cut(&own, &keys::cut(ino)).await {
+            own.node.unfinished_cuts.fetch_sub(1, Ordering::AcqRel);
         }
-        own.node.unfinished_cuts.fetch_sub(1, Ordering::AcqRel);
     });
 }
 

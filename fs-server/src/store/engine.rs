@@ -499,14 +499,14 @@ impl ChunkStore for LogStore {
     }
 
     fn stats(&self) -> StoreStats {
-        let segments = self.core.log.segments.all();
+        let segments = &self.core.log.segments;
         // Gauges: an unreadable file system shows as full, and the operations tell the error.
-        let (total_bytes, free_bytes) = self.core.log.segments.space().unwrap_or_default();
+        let (total_bytes, free_bytes) = segments.space().unwrap_or_default();
         StoreStats {
             live_bytes: self.core.live_bytes.load(Ordering::Relaxed).max(0) as u64,
-            disk_bytes: segments.iter().map(|s| s.used_bytes()).sum(),
+            disk_bytes: segments.used_bytes(),
             chunks: self.core.index.chunk_count(),
-            segments: segments.len() as u64,
+            segments: segments.count() as u64,
             total_bytes,
             free_bytes,
             compacted_bytes: self.core.upkeep.compacted_bytes(),

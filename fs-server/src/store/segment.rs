@@ -118,8 +118,17 @@ impl Segments {
     pub fn space(&self) -> io::Result<(u64, u64)> {
         let (total_bytes, free_bytes) = self.disk.space()?;
         let Some(capacity) = self.capacity else { return Ok((total_bytes, free_bytes)) };
-        let used: u64 = self.all().iter().map(|segment| segment.used_bytes()).sum();
-        Ok((total_bytes.min(capacity), free_bytes.min(capacity.saturating_sub(used))))
+        Ok((total_bytes.min(capacity), free_bytes.min(capacity.saturating_sub(self.used_bytes()))))
+    }
+
+    /// Bytes of all files.
+    pub fn used_bytes(&self) -> u64 {
+        self.table.read().values().map(|segment| segment.used_bytes()).sum()
+    }
+
+    /// Number of files.
+    pub fn count(&self) -> usize {
+        self.table.read().len()
     }
 
     pub fn disk(&self) -> &dyn Disk {

@@ -160,7 +160,8 @@ fn stress_time() -> Duration {
     Duration::from_secs(if is_long() { 180 } else { 4 })
 }
 
-fn is_long() -> bool {
+/// Whether this is the long tier.
+pub fn is_long() -> bool {
     std::env::var_os("HAYATE_TEST_LONG").is_some()
 }
 

@@ -11,6 +11,7 @@ use fs_proto::{ChunkIndex, InodeId, ServerId, Status};
 use fs_server::ServerConfig;
 use fs_server::tier::{Tier, TierError};
 
+use crate::adversity::is_long;
 use crate::client::{Client, ROOT};
 use crate::cluster::{Cluster, plain};
 use crate::fake::{Fake, Gate};
@@ -34,8 +35,19 @@ pub fn figure(client: &Client, name: &str) -> u64 {
     (0..SERVERS).map(of).sum()
 }
 
-fn name(n: usize) -> String {
+/// Name of a file of a working set.
+pub fn name(n: usize) -> String {
     format!("file{n}")
+}
+
+/// Changes the first files of a working set, evicted or not, in each way: written, renamed, unlinked, cut. `end`: bytes of the first.
+pub fn change_some(client: &Client, end: u64) {
+    let first = client.open_file(ROOT, &name(0));
+    client.write(first, CHUNK as u64 - 5, b"0123456789");
+    client.close(first, end);
+    client.rename(ROOT, &name(1), ROOT, "moved");
+    client.unlink(ROOT, &name(2));
+    client.truncate(client.lookup(ROOT, &name(3)).unwrap(), 10);
 }
 
 #[test]
@@ -56,12 +68,7 @@ fn a_working_set_of_three_times_the_stores_is_written_and_read() {
     }
     assert!(figure(&client, "fetched_bytes") > CAPACITY);
     // What was evicted is changed like anything else.
-    let first = client.open_file(ROOT, &name(0));
-    client.write(first, CHUNK as u64 - 5, b"0123456789");
-    client.close(first, 0);
-    client.rename(ROOT, &name(1), ROOT, "moved");
-    client.unlink(ROOT, &name(2));
-    client.truncate(client.lookup(ROOT, &name(3)).unwrap(), 10);
+    change_some(&client, 0);
     cluster.check(&client);
     let mut changed = content(0, FILE);
     changed[CHUNK - 5..CHUNK + 5].copy_from_slice(b"0123456789");
@@ -262,7 +269,7 @@ fn stress(client: &Client, seed: u64, time: Duration) {
 fn a_stress_of_changes_and_evictions_ends_equal() {
     // Goal: whatever is written, cut, punched and read while files come and go, every read is right, and so is the tier in the end.
     // Method: threads with files of their own and what these should be, three times the stores' capacity; seeds are fixed.
-    let time = Duration::from_secs(if std::env::var_os("HAYATE_TEST_LONG").is_some() { 180 } else { 12 });
+    let time = Duration::from_secs(if is_long() { 180 } else { 12 });
     let mut cluster = Cluster::prepared_with(SERVERS, |config| config.capacity = Some(16 << 20));
     cluster.launch(&plain);
     std::thread::scope(|scope| {

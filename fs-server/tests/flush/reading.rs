@@ -43,13 +43,17 @@ fn make_tree(tier: &Path) -> BTreeMap<&'static str, Vec<u8>> {
     files
 }
 
-fn find(client: &Client, path: &str) -> Option<InodeId> {
+/// What a path from the root names.
+pub fn find(client: &Client, path: &str) -> Option<InodeId> {
     path.split('/').try_fold(ROOT, |dir, name| client.lookup(dir, name))
 }
 
-fn read(client: &Client, path: &str) -> Vec<u8> {
+/// The content of a file.
+pub fn read(client: &Client, path: &str) -> Vec<u8> {
     let ino = find(client, path).unwrap_or_else(|| panic!("{path} is not there"));
-    client.read(&client.open_for_reading(ino))
+    let data = client.read(&client.open_for_reading(ino));
+    client.release(ino);
+    data
 }
 
 #[test]

@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use fs_net::Secret;
 use fs_proto::msg::inode::Readlink;
-use fs_proto::{ChunkIndex, FileKind, InodeId, ServerId};
+use fs_proto::{ChunkIndex, FileKind, ServerId};
 use fs_server::ServerConfig;
 use fs_server::tier::{Base, Found, Place, Tier, TierError};
 
 use crate::client::{Client, ROOT};
 use crate::cluster::{Cluster, plain};
-use crate::evicting::figure;
-use crate::reading::content;
+use crate::evicting::{change_some, figure, name};
+use crate::reading::{content, find, read};
 use crate::s3_memory::{self, Bucket, Fate};
 use crate::s3_server::S3Server;
 
@@ -26,17 +26,6 @@ fn prepared(server: S3Server, adjust: fn(&mut ServerConfig)) -> Cluster {
     let mut cluster = Cluster::prepared_with(2, adjust);
     cluster.s3 = Some(server);
     cluster
-}
-
-fn find(client: &Client, path: &str) -> Option<InodeId> {
-    path.split('/').try_fold(ROOT, |dir, name| client.lookup(dir, name))
-}
-
-fn read(client: &Client, path: &str) -> Vec<u8> {
-    let ino = find(client, path).unwrap_or_else(|| panic!("{path} is not there"));
-    let data = client.read(&client.open_for_reading(ino));
-    client.release(ino);
-    data
 }
 
 #[test]
@@ -181,7 +170,6 @@ fn a_working_set_of_three_times_the_stores_goes_through_a_bucket() {
     const CAPACITY: u64 = 24 << 20;
     let files = 3 * CAPACITY as usize * 2 / FILE;
     let (server, bucket) = s3_memory::start();
-    let name = |n: usize| format!("file{n}");
     // A third is there before; some of it in parts.
     for n in 0..files / 3 {
         bucket.put(&name(n), &content(n as u64, FILE), &[], n % 2);
@@ -199,12 +187,7 @@ fn a_working_set_of_three_times_the_stores_goes_through_a_bucket() {
     }
     assert!(figure(&client, "evicted_bytes") > CAPACITY && figure(&client, "fetched_bytes") > CAPACITY);
     // What was evicted is changed like anything else.
-    let first = client.open_file(ROOT, &name(0));
-    client.write(first, CHUNK as u64 - 5, b"0123456789");
-    client.close(first, FILE as u64);
-    client.rename(ROOT, &name(1), ROOT, "moved");
-    client.unlink(ROOT, &name(2));
-    client.truncate(client.lookup(ROOT, &name(3)).unwrap(), 10);
+    change_some(&client, FILE as u64);
     cluster.settle(&client);
     let mut changed = content(0, FILE);
     changed[CHUNK - 5..CHUNK + 5].copy_from_slice(b"0123456789");

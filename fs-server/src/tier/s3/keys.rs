@@ -17,13 +17,18 @@ use super::client::failed;
 use crate::tier::TierResult;
 
 /// Makes a directory of a prefix.
-pub const DIRECTORY: &str = ".hayate-directory";
+const DIRECTORY: &str = ".hayate-directory";
 /// Has a directory's attributes.
 pub const ATTRIBUTES: &str = ".hayate-attributes";
 /// Begins the names of the adapter's own objects.
 const OWN: &[u8] = b".hayate-";
 /// Longest key, in bytes.
 const KEY_MAX: usize = 1024;
+
+/// The marker of the directory whose keys begin with `path`.
+pub fn marker(path: &str) -> String {
+    format!("{path}{DIRECTORY}")
+}
 
 /// The key of `name` below `dir`, which is empty or ends with a slash.
 pub fn key(dir: &str, name: &[u8]) -> TierResult<String> {

@@ -129,9 +129,10 @@ pub fn attributes(head: &Head, is_dir: bool) -> Attributes {
     }
 }
 
-/// What another tool's object gets when it is copied: what it was, so that it is known again.
-pub fn adopted(head: &Head) -> Meta {
-    of(kind(head), number_of(head), rdev(head), Some(&attributes(head, false))).0
+/// What another tool's object gets when it is copied: what it was, so that it is known again. None of our own, which keep what they have.
+pub fn adopted(head: &Head) -> Option<Meta> {
+    let is_foreign = id_of(&head.meta) == 0;
+    is_foreign.then(|| of(kind(head), number_of(head), rdev(head), Some(&attributes(head, false))).0)
 }
 
 fn ns_of(text: &str) -> Option<TimeNs> {
@@ -245,7 +246,8 @@ mod tests {
         assert_eq!((kind(&link), super::attributes(&link, false).mode), (FileKind::Symlink, Some(0o777)));
         assert_eq!(found(&link).mtime, 1_500_000_000);
         // A copy of it is known again.
-        let copy = Head { meta: adopted(&plain), tag: "other".to_owned(), modified: 9, ..plain.clone() };
+        let copy =
+            Head { meta: adopted(&plain).unwrap(), tag: "other".to_owned(), modified: 9, ..plain.clone() };
         assert_eq!(found(&copy), found(&plain));
     }
 

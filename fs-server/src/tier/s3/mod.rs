@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 
 use self::client::{Client, failed};
 use self::draft::{Draft, PartFile, Record, SMALL, SmallFile, What};
-use self::keys::{ATTRIBUTES, DIRECTORY};
+use self::keys::{ATTRIBUTES, marker};
 use self::target::Target;
 use super::{
     Attributes, Base, Destination, Dir, Facts, Found, Make, Place, TakeListed, Tier, TierError, TierFile,
@@ -172,7 +172,7 @@ impl S3 {
 
     /// The number of a directory, which is the content of its marker; None if there is none.
     fn directory_id(&self, path: &str) -> TierResult<Option<u64>> {
-        let marker = format!("{path}{DIRECTORY}");
+        let marker = marker(path);
         let Some(text) = self.client.get(&marker)? else { return Ok(None) };
         let id = std::str::from_utf8(&text).ok().and_then(|text| u64::from_str_radix(text, 16).ok());
         id.map(Some).ok_or_else(|| failed("read", &marker, "it is no marker of a directory"))
@@ -180,17 +180,17 @@ impl S3 {
 
     fn make_directory(&self, at: &Place) -> TierResult<u64> {
         let (dir, id) = (format!("{}/", key_of(at)?), new_id());
-        let marker = format!("{dir}{DIRECTORY}");
         if self.directory_id(&dir)?.is_some() {
             return Err(TierError::Occupied(format!("{dir:?} is a directory in the shared tier already")));
         }
-        self.client.put(
-            &marker,
-            &self.stored(FileKind::Directory, id, 0, None),
-            format!("{id:016x}").as_bytes(),
-        )?;
+        self.put_marker(&dir, id)?;
         self.confirm(dir_of(&at.dir)?).inspect_err(|_| drop(self.take_directory_back(&dir, id)))?;
         Ok(id)
+    }
+
+    fn put_marker(&self, dir: &str, id: u64) -> TierResult<()> {
+        let meta = self.stored(FileKind::Directory, id, 0, None);
+        self.client.put(&marker(dir), &meta, format!("{id:016x}").as_bytes())
     }
 
     fn begin(&self, at: &str, size: u64, to: Option<&Destination>, id: u64) -> TierResult<Draft> {
@@ -218,8 +218,8 @@ impl S3 {
         if head.size > COPY_MAX {
             return Err(missing("is too large to be copied"));
         }
-        let adopted = (meta::id_of(&head.meta) == 0).then(|| meta::adopted(&head));
-        Ok(Draft { id: meta::number_of(&head), what: What::Link(from, adopted), attributes: None })
+        let what = What::Link(from, meta::adopted(&head));
+        Ok(Draft { id: meta::number_of(&head), what, attributes: None })
     }
 
     /// Makes a draft visible under its name; it stays a draft, for [`Tier::remove`].
@@ -261,7 +261,7 @@ impl S3 {
 
     fn remove_directory(&self, at: &Place) -> TierResult<()> {
         let dir = format!("{}/", key_of(at)?);
-        let own = [format!("{dir}{ATTRIBUTES}"), format!("{dir}{DIRECTORY}")];
+        let own = [format!("{dir}{ATTRIBUTES}"), marker(&dir)];
         let below = self.client.list(&dir, "", 4)?;
         if below.iter().any(|(key, _)| *key != dir && !own.contains(key)) {
             return Err(TierError::Occupied(format!(

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::client::{Meta, failed};
-use super::keys::DIRECTORY;
+use super::keys::marker;
 use super::{PAGE, S3, S3Dir, dir_of, key_of, meta};
 use crate::tier::{Place, TierError, TierResult};
 
@@ -43,10 +43,6 @@ impl Move {
         [&self.from, &self.to].iter().any(|mine| {
             [&other.from, &other.to].iter().any(|its| mine.starts_with(*its) || its.starts_with(*mine))
         })
-    }
-
-    fn marker_at(path: &str) -> String {
-        format!("{path}{DIRECTORY}")
     }
 }
 
@@ -83,10 +79,13 @@ impl S3 {
         format!("{}{to:016x}-{from:016x}", self.own_announcements())
     }
 
-    /// All moves that are announced, by any server, with their keys.
-    fn announced(&self) -> TierResult<Vec<(String, Move)>> {
+    /// The moves that are announced, by any server, under keys that are meant, with these.
+    fn announced(&self, is_meant: impl Fn(&str) -> bool) -> TierResult<Vec<(String, Move)>> {
         let mut moves = Vec::new();
         self.each(&self.announcements(), |key| {
+            if !is_meant(key) {
+                return Ok(());
+            }
             // Finished since it was listed, if it is gone.
             if let Some(text) = self.client.get(key)? {
                 let it =
@@ -111,7 +110,7 @@ impl S3 {
     /// Undoes what this server began and does not go on with.
     pub(super) fn undo_idle_moves(&self) -> TierResult<()> {
         let own = self.own_announcements();
-        self.undo_moves(|key, _| key.starts_with(&own))
+        self.undo_moves(self.announced(|key| key.starts_with(&own))?)
     }
 
     /// See [`crate::tier::Tier::move_directory`].
@@ -148,7 +147,7 @@ impl S3 {
     fn may_move(&self, key: &str, it: &Move, target: &S3Dir) -> TierResult<()> {
         let began = Instant::now();
         loop {
-            let others = self.announced()?;
+            let others = self.announced(|_| true)?;
             let mut meeting =
                 others.iter().filter(|(other, theirs)| other != key && theirs.meets(it)).peekable();
             if meeting.peek().is_none() {
@@ -171,18 +170,20 @@ impl S3 {
 
     /// See [`crate::tier::Tier::undo_move`].
     pub(super) fn undo_moves_to(&self, to: &str) -> TierResult<()> {
-        self.undo_moves(|_, it| it.to == to)
+        let hash = format!("-{:016x}-", xxh3_64(to.as_bytes()));
+        let moves = self.announced(|key| key.contains(&hash))?;
+        self.undo_moves(moves.into_iter().filter(|(_, it)| it.to == to))
     }
 
-    fn undo_moves(&self, is_meant: impl Fn(&str, &Move) -> bool) -> TierResult<()> {
-        for (key, it) in self.announced()?.iter().filter(|(key, it)| is_meant(key, it)) {
-            let Ok(_carrying) = Carrying::enter(&self.carrying, key) else { continue };
+    fn undo_moves(&self, moves: impl IntoIterator<Item = (String, Move)>) -> TierResult<()> {
+        for (key, it) in moves {
+            let Ok(_carrying) = Carrying::enter(&self.carrying, &key) else { continue };
             // Finished since it was listed, and perhaps the directory has moved on.
-            if self.client.head(key)?.is_none() {
+            if self.client.head(&key)?.is_none() {
                 continue;
             }
-            self.undo(it)?;
-            self.client.delete(key)?;
+            self.undo(&it)?;
+            self.client.delete(&key)?;
         }
         Ok(())
     }
@@ -193,19 +194,19 @@ impl S3 {
             return Ok(());
         }
         if self.directory_id(&it.to)? == Some(it.id) {
-            return self.client.delete(&Move::marker_at(&it.from));
+            return self.client.delete(&marker(&it.from));
         }
         // One that was made at the new name, in vain.
-        self.client.delete(&Move::marker_at(&it.to))?;
+        self.client.delete(&marker(&it.to))?;
         self.each(&it.to, |key| self.carry_object(key, &it.to, &it.from))
     }
 
     /// Moves everything. The directory's marker goes last: until then the directory is where it was, for others.
     fn carry(&self, it: &Move) -> TierResult<()> {
-        let marker = Move::marker_at(&it.from);
-        while self.carry_once(it, &marker)? {}
-        self.client.copy(&marker, &Move::marker_at(&it.to), None)?;
-        self.client.delete(&marker)
+        let own = marker(&it.from);
+        while self.carry_once(it, &own)? {}
+        self.client.copy(&own, &marker(&it.to), None)?;
+        self.client.delete(&own)
     }
 
     /// One round over all objects but the directory's own marker; true if there were any.
@@ -232,8 +233,7 @@ impl S3 {
     /// Copies an object so that it is known again. One of another tool gets a number, since its copy is another object for the server.
     fn copy_kept(&self, from: &str, to: &str) -> TierResult<()> {
         let Some(head) = self.client.head(from)? else { return Ok(()) };
-        let meta = (meta::id_of(&head.meta) == 0).then(|| meta::adopted(&head));
-        self.client.copy(from, to, meta.as_ref())
+        self.client.copy(from, to, meta::adopted(&head).as_ref())
     }
 
     /// After a change of something in `dir`: fails if the change may have come too late for a move or removal of the directory.
@@ -254,7 +254,7 @@ impl S3 {
         });
         let Some((key, _)) = with_above.next() else { return Ok(()) };
         if key.starts_with(&self.own_announcements()) {
-            self.undo_moves(|own, _| own == key)?;
+            self.undo_moves(self.announced(|own| own == key)?)?;
         }
         Err(TierError::Failed(MOVED.to_owned()))
     }
@@ -271,11 +271,7 @@ impl S3 {
 
     /// As [`S3::take_back`], of a directory's marker.
     pub(super) fn take_directory_back(&self, path: &str, id: u64) -> TierResult<()> {
-        if self.directory_id(path)? == Some(id) {
-            self.client.delete(&format!("{path}{DIRECTORY}"))
-        } else {
-            Ok(())
-        }
+        if self.directory_id(path)? == Some(id) { self.client.delete(&marker(path)) } else { Ok(()) }
     }
 
     /// Takes a change back that came too late: removes what is under `key`, if it is still the copy `id`.

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::client::{Head, Meta};
-use super::keys::{self, ATTRIBUTES, DIRECTORY};
+use super::keys::{self, ATTRIBUTES};
 use super::{PAGE, S3, S3Dir, THREADS, meta};
 use crate::tier::{Found, Listed, TakeListed, TierError, TierResult};
 
@@ -146,10 +146,7 @@ impl S3 {
 
     fn mark(&self, path: &str) -> TierResult<u64> {
         let id = number_of_path(path);
-        let marker = format!("{path}{DIRECTORY}");
-        let meta = self.stored(FileKind::Directory, id, 0, None);
-        self.client.put(&marker, &meta, format!("{id:016x}").as_bytes())?;
-        Ok(id)
+        self.put_marker(path, id).map(|()| id)
     }
 
     /// The number of a directory, also of one that other tools made and nobody has listed; None if there is none.
