@@ -14,6 +14,10 @@
 //!
 //! Crash cases: voiding and repairing are idempotent, so an opening that is killed is simply repeated. The void header
 //! overwrites only a header that was judged; a torn void header leaves a gap, which is judged the same.
+//!
+//! # Invariants
+//! - A segment is never counted by what was kept of another that had its number (`tests/store`,
+//!   `a_number_is_not_used_twice`).
 
 use super::ChunkKey;
 use super::StoreError;
@@ -54,6 +58,8 @@ pub(super) fn recover(
     saved: Saved,
 ) -> Result<Recovered, StoreError> {
     let mark = saved.checkpoint.at;
+    // A number is not used again while anything is kept of its last segment: it may be the name alone that was lost.
+    let top_row = saved.segments.last_key_value().map_or(0, |(id, _)| *id);
     let (opened, missing) = enter_segments(limits, segments, saver, mark, saved.segments)?;
     let records = opened.iter().flat_map(|o| &o.scan.records);
     let durable = records.map(|r| r.header.durable).max().unwrap_or_default().max(mark);
@@ -66,7 +72,7 @@ pub(super) fn recover(
     let (damage, mut kept) = (judge.damage, judge.kept);
     kept.retain(|h| h.at >= mark);
     kept.sort_unstable_by_key(|h| (h.sequence, h.at));
-    let top_segment = opened.last().map_or(0, |o| o.segment.id).max(durable.segment);
+    let top_segment = opened.last().map_or(0, |o| o.segment.id).max(durable.segment).max(top_row);
     let next_sequence = kept.last().map_or(1, |h| h.sequence + 1).max(saved.checkpoint.next_sequence);
     // What was not known to be durable is synced with the first sync.
     let is_unsafe = |o: &&Opened| Position { segment: o.segment.id, unit: o.scan.end_unit } > durable;

@@ -10,6 +10,7 @@ mod group;
 mod kill;
 mod mem_kv;
 mod model;
+mod numbers;
 mod port;
 mod power;
 mod sim_disk;
