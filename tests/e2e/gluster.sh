@@ -23,6 +23,7 @@ begin gluster
 expect_log 'WARN fs_server::flush: not in the shared tier yet; it is tried again'
 expect_log 'WARN fs_server::flush: what staging needed cannot be removed from the shared tier yet'
 expect_log 'WARN fs_server::store::recover'
+expect_log 'WARN fs_server::flush: the shared tier cannot be used yet'
 VOLUME=$BOX/volume
 BRICK_HOST=brick.hayate.test
 

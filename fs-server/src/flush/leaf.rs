@@ -150,7 +150,27 @@ async fn copy(
         return Err(stop);
     }
     show(job, entry, &at, place, false).await?;
+    if is_doubtful(job) {
+        confirm(job, place, staged.id).await?;
+    }
     settle(job, inode, entry_of(inode, staged.id), place, staged.found).await
+}
+
+/// Whether a call of an earlier attempt may have been carried out though it failed, or was cut off: GlusterFS whose brick had been away has lost files
+/// that were moved over what such a call had left.
+fn is_doubtful(job: &NameJob<'_>) -> bool {
+    job.worker.node.flusher.is_remote() && (job.taken.attempts > 0 || job.had.is_some())
+}
+
+/// What was published must be there.
+async fn confirm(job: &NameJob<'_>, place: &Place, id: u64) -> FlushResult<()> {
+    let at = place.clone();
+    let found = job.worker.node.flusher.on_tier(move |tier| tier.look(&at)).await?;
+    if found.is_some_and(|found| found.id == id) {
+        return Ok(());
+    }
+    let what = if found.is_some() { "something else is" } else { "nothing is" };
+    Err(Stop::Failed(format!("{what} under the name though the shared tier has taken the copy")))
 }
 
 /// Whether what was copied is still what the inode holds. With `everything` a file that is being written goes as it is: each

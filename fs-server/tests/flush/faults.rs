@@ -289,3 +289,33 @@ fn a_copy_within_a_file_and_a_cut_of_it_do_not_wait_for_one_another() {
     });
     assert!(slowest < Duration::from_secs(10), "{slowest:?}");
 }
+
+#[test]
+fn what_a_shared_file_system_loses_after_trouble_is_copied_again() {
+    // Goal: on a tier of another machine, a file of which an attempt failed is looked at once it was published, and if it is not there it is copied
+    // again. Method: the first rename is carried out and fails; the second is said to be done, and its file is gone.
+    let renames = Arc::new(AtomicU64::new(0));
+    let mut cluster = Cluster::prepared(1);
+    let (count, victim) = (Arc::clone(&renames), cluster.tier().join("victim"));
+    let wrap = move |tier: Posix| -> Arc<dyn Tier> {
+        let (count, victim) = (Arc::clone(&count), victim.clone());
+        let after = move |call: &'static str, name: &[u8]| {
+            let is_victim =
+                call == "rename" && victim.file_name().is_some_and(|v| v.as_encoded_bytes() == name);
+            match is_victim.then(|| count.fetch_add(1, Ordering::SeqCst)) {
+                Some(0) => Err(TierError::Failed("Stale file handle (os error 116)".to_owned())),
+                Some(1) => {
+                    std::fs::remove_file(&victim).unwrap();
+                    Ok(())
+                }
+                _ => Ok(()),
+            }
+        };
+        Arc::new(Fake { is_remote: true, after: Box::new(after), ..Fake::before(tier, |_, _| Ok(())) })
+    };
+    cluster.launch(&wrap);
+    let client = Client::connect(&cluster.file);
+    client.write_file(ROOT, "victim", &vec![7; 100_000]);
+    cluster.check(&client);
+    assert_eq!(renames.load(Ordering::SeqCst), 3);
+}
