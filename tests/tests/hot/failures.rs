@@ -29,9 +29,18 @@ fn a_restarted_holder_waits_for_the_leases_of_before() {
     let path = file_at_home_elsewhere(&cluster, &maker, &[HOLDER], &content);
     let clients: Vec<_> = (1..6).map(|server| trusting(&cluster, server)).collect();
     let files: Vec<_> = clients.iter().map(|client| reading(client, &path)).collect();
-    heat(&files, &content, "before");
     let writer = open(&clients[0], &path);
-    cluster.stop(HOLDER);
+    loop {
+        heat(&maker, &[1, 2, 3, 4, 5], &files, &content);
+        let began = Instant::now();
+        assert!(files.iter().all(|file| file.read_bytes_at(MIB as usize, 0).expect("read") == content));
+        cluster.stop(HOLDER);
+        if began.elapsed() < Duration::from_secs(1) {
+            break;
+        }
+        // The machine is so slow that the leases may be over.
+        cluster.restart(HOLDER);
+    }
     for file in &files {
         assert!(file.read_bytes_at(MIB as usize, 0).expect("kept") == content, "without its holder");
     }
@@ -54,14 +63,17 @@ fn a_server_that_ended_delays_a_change_by_its_lease() {
     let path = file_at_home_elsewhere(&cluster, &maker, &[5], &content);
     let clients: Vec<_> = (1..6).map(|server| trusting(&cluster, server)).collect();
     let files: Vec<_> = clients.iter().map(|client| reading(client, &path)).collect();
-    heat(&files, &content, "before");
     let writer = open(&maker, &path);
+    heat(&maker, &[1, 2, 3, 4, 5], &files, &content);
+    let heated = Instant::now();
     cluster.stop(5);
+    let is_lent = heated.elapsed() < Duration::from_secs(1);
     let began = Instant::now();
     writer.write_at(&[1; 1_000], 5_000).expect("write");
     let took = began.elapsed();
     let waited = hot(&maker, HOLDER, "ends_waited");
-    assert!(waited == 1 && took < LEASE_HELD * 4, "{waited} leases waited for, {took:?}");
+    assert!(waited == 1 || !is_lent, "{waited} leases waited for");
+    assert!(took < LEASE_HELD * 4, "{took:?}");
     let mut model = content;
     model[5_000..6_000].fill(1);
     for file in &files[..4] {

@@ -13,7 +13,7 @@ use hayate_tests::{Cluster, ClusterOptions, full, open, status};
 const MIB: u64 = 1 << 20;
 /// The server that holds the chunks.
 const HOLDER: u16 = 0;
-/// A lease's length, from `fs-server/src/hot/mod.rs`, as who lends counts it.
+/// How long a lease lasts, from `fs-server/src/hot/mod.rs`, as who lends counts it.
 const LEASE_HELD: Duration = Duration::from_millis(2_250);
 
 fn cluster(servers: u16) -> Cluster {
@@ -55,11 +55,14 @@ fn hot(client: &Client, server: u16, name: &str) -> u64 {
     status(client, ServerId(server))["hot"][name].as_u64().unwrap_or_else(|| panic!("no figure {name}"))
 }
 
-/// Reads files on all nodes until every server but their holder answers from what it keeps.
-fn heat(files: &[File], content: &[u8], what: &str) {
-    let began = Instant::now();
-    for file in files.iter().cycle().take(4 * files.len()) {
-        assert!(file.read_bytes_at(content.len() + 1, 0).expect("read") == content, "{what}");
-        assert!(began.elapsed() < hayate_tests::DEADLINE, "{what}");
-    }
+/// Reads a file on all `nodes` until each of their servers answers from what it keeps.
+fn heat(maker: &Client, nodes: &[u16], files: &[File], content: &[u8]) {
+    let hits = || nodes.iter().map(|node| hot(maker, *node, "hits")).collect::<Vec<_>>();
+    hayate_tests::until("the file is hot", || {
+        let before = hits();
+        for file in files {
+            assert!(file.read_bytes_at(content.len() + 1, 0).expect("read") == content);
+        }
+        before.iter().zip(hits()).all(|(before, after)| *before < after)
+    });
 }
