@@ -1,6 +1,6 @@
 //! Readers of one node for `bench/hot.py`: so many threads that each open a file and read all of it, beginning at a moment that is given.
 //!
-//!     hot CLUSTER_FILE PATH READERS BEGIN_MS
+//!     readers CLUSTER_FILE PATH READERS BEGIN_MS
 //!
 //! The node is the one whose server `HAYATE_GATEWAY` names. `BEGIN_MS` is in milliseconds since 1970. Prints the milliseconds from then until the last reader
 //! had all; ends with an error if somebody did not read the same as the others.
@@ -16,7 +16,7 @@ const BLOCK: usize = 1 << 20;
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let [cluster, path, readers, begin] = &words[..] else {
-        eprintln!("hot CLUSTER_FILE PATH READERS BEGIN_MS");
+        eprintln!("readers CLUSTER_FILE PATH READERS BEGIN_MS");
         return ExitCode::from(2);
     };
     let readers: usize = readers.parse().expect("a number of readers");
