@@ -2,8 +2,8 @@
 """A file that all nodes read at once: what its holder sends, and how long it takes, with and without servers passing it on.
 
     cargo build --release && cargo build --release -p fs-client --example readers
-    bench/hot.py                                           some minutes
-    bench/hot.py --rounds 2 --update docs/performance.md   what docs/performance.md shows
+    bench/hot.py                                                          some minutes
+    bench/hot.py --readers 16 --rounds 3 --update docs/performance.md     what docs/performance.md shows
 
 Servers of one machine stand for nodes: each has one process of readers, which go through it alone. A round starts a cluster, writes a new file through the first server, and
 has everybody read it from one moment on; then the same with --hot-files off (A B A B). Counted by the servers from just before the readers begin: bytes
