@@ -74,6 +74,8 @@ pub struct ServerConfig {
     pub wide_threshold: u64,
     /// Largest file in bytes that lies with its inode, at most [`fs_proto::INLINE_MAX`]; 0: none.
     pub inline_bytes: u32,
+    /// Whether files that many nodes read are kept by their servers and passed on (`hot/`).
+    pub hot_files: bool,
     /// How long a client may be silent before what it locked is given to others, in milliseconds.
     pub lock_lease_ms: u32,
     /// RDMA devices for connections to and from other nodes.
@@ -112,6 +114,7 @@ impl ServerConfig {
             capacity: None,
             wide_threshold: 10_000,
             inline_bytes: INLINE_DEFAULT,
+            hot_files: true,
             lock_lease_ms: LOCK_LEASE_DEFAULT_MS,
             rdma: RdmaChoice::Auto,
         }

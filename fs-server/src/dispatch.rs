@@ -14,6 +14,7 @@ use fs_proto::{FileKind, Flags, Op, Status, Wire};
 
 use crate::backing::listing;
 use crate::error::{OpError, OpResult};
+use crate::hot;
 use crate::ops;
 use crate::transaction::participant;
 use crate::worker::{Arrival, Context, Worker};
@@ -79,6 +80,8 @@ async fn carry_out(worker: &Rc<Worker>, context: &Context, body: Reader, bulk: B
         Op::WriteInline => without_data(ops::inline::write(worker, context, decode(body)?, &bulk).await?),
         Op::Append => without_data(ops::append::append(worker, context, decode(body)?, &bulk).await?),
         Op::ReadInline => ops::inline::read(worker, context, decode(body)?).await,
+        Op::HotAsk => hot::holder::ask(worker, context, decode(body)?).await,
+        Op::HotFetch => hot::reader::pass_on(worker, context, decode(body)?).await,
         Op::OpenRead => ops::open::open_read(worker, context, decode(body)?).await,
         _ => run_plain(worker, context, body).await.map(|meta| (meta, Bytes::new())),
     }
@@ -160,7 +163,7 @@ async fn run_plain(worker: &Rc<Worker>, context: &Context, body: Reader) -> OpRe
     }
 }
 
-/// What the tiers need of servers.
+/// What servers need of each other for the tiers and for hot files.
 async fn run_tiers(worker: &Rc<Worker>, context: &Context, body: Reader) -> OpResult<Bytes> {
     let unknown = |op: Op| {
         OpError::because(Status::NotSupported, format!("operation {} is not for servers", op.name()))
@@ -181,6 +184,7 @@ async fn run_tiers(worker: &Rc<Worker>, context: &Context, body: Reader) -> OpRe
         FetchShare => crate::backing::ops::fetch_share,
         EvictChunks => crate::backing::ops::evict_chunks,
         EvictNow => crate::backing::ops::evict_now,
+        HotRecall => hot::reader::recall,
         DetachFile => crate::backing::ops::detach_file,
     }
 }

@@ -15,6 +15,7 @@ pub mod errands;
 mod error;
 mod executions;
 pub mod flush;
+mod hot;
 mod identity;
 mod inherited;
 mod inside;

@@ -187,6 +187,7 @@ pub fn status_json(node: &Node) -> String {
         "memory_budget": node.config.memory_bytes,
         "flush": node.flusher.status_json(node),
         "backing": node.backing.status_json(),
+        "hot": node.hot.status_json(),
     });
     status.to_string()
 }

@@ -196,7 +196,7 @@ fn counters(node: &Node) -> Vec<(&'static str, &'static str, u64)> {
     let (flushed_files, flushed_bytes) = node.namespace.published().counts();
     let (flush_copied_bytes, flush_failures) = node.flusher.counts();
     let (fetched_bytes, evicted_files, evicted_bytes) = node.backing.counts();
-    vec![
+    let mut all = vec![
         ("flushed_files", "Files published in the shared tier, over all starts", flushed_files),
         ("flushed_bytes", "Bytes of files published in the shared tier, over all starts", flushed_bytes),
         ("flush_copied_bytes", "Bytes written to the shared tier, also in vain", flush_copied_bytes),
@@ -243,7 +243,9 @@ fn counters(node: &Node) -> Vec<(&'static str, &'static str, u64)> {
         ("buffer_waits", "Times that something waited for a buffer", pool.waits),
         ("buffer_wait_nanoseconds", "Time that something waited for buffers", pool.wait_ns),
         ("cpu_microseconds", "Processor time, user and system", cpu_us()),
-    ]
+    ];
+    all.extend(node.hot.counts());
+    all
 }
 
 fn gauges(node: &Node) -> Vec<(&'static str, &'static str, u64)> {
@@ -252,7 +254,7 @@ fn gauges(node: &Node) -> Vec<(&'static str, &'static str, u64)> {
     let (names, inodes) = node.namespace.queue().len();
     let flush = node.flusher.account_of(node);
     let rdma = node.rdma.stats();
-    vec![
+    let mut all = vec![
         ("connections", "Open connections", node.net.connections.load(Ordering::Relaxed)),
         ("inodes", "Inodes that live here", node.namespace.inode_count()),
         ("open_inodes", "Inodes that clients have open", node.opens.len() as u64),
@@ -290,5 +292,7 @@ fn gauges(node: &Node) -> Vec<(&'static str, &'static str, u64)> {
         ),
         ("flush_bytes_per_second", "Bytes a second to the shared tier lately", flush.bytes_per_s),
         ("flush_pending_inodes", "Inodes that differ from the shared tier", inodes as u64),
-    ]
+    ];
+    all.extend(node.hot.gauges());
+    all
 }

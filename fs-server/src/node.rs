@@ -17,6 +17,7 @@ use crate::departed::Departed;
 use crate::errands::Errands;
 use crate::executions::Executions;
 use crate::flush::Flusher;
+use crate::hot::Hot;
 use crate::locks::LockTable;
 use crate::metrics::OpCounters;
 use crate::namespace::Namespace;
@@ -58,6 +59,8 @@ pub struct Node {
     pub errands: Errands,
     /// What is only in the shared tier.
     pub backing: Backing,
+    /// Files that many nodes read.
+    pub hot: Hot,
     /// What was asked, how often and for how long.
     pub counters: OpCounters,
     /// Messages, bytes and system calls of connections.
@@ -114,6 +117,7 @@ impl Node {
         Node {
             errands: Errands::default(),
             backing: Backing::open(&**parts.namespace.kv(), parts.flusher.has_tier()),
+            hot: Hot::open(&**parts.namespace.kv(), parts.pools.hot_files.clone(), parts.config.hot_files),
             config: parts.config,
             namespace: parts.namespace,
             store: parts.store,

@@ -14,7 +14,8 @@ use crate::store::ChunkStore;
 /// Parts of the budget, in 32nds.
 const BUFFERS: u64 = 9;
 const SHARED_MEMORY: u64 = 4;
-const METADATA_CACHE: u64 = 8;
+const METADATA_CACHE: u64 = 6;
+const HOT_FILES: u64 = 2;
 const INODE_CACHE: u64 = 4;
 const CHUNK_INDEX: u64 = 4;
 const MESSAGES: u64 = 1;
@@ -26,6 +27,7 @@ const _: () = assert!(
     BUFFERS
         + SHARED_MEMORY
         + METADATA_CACHE
+        + HOT_FILES
         + INODE_CACHE
         + CHUNK_INDEX
         + MESSAGES
@@ -52,6 +54,8 @@ pub struct Pools {
     pub connections: Budget,
     /// What clients have open.
     pub open_files: Budget,
+    /// Pieces of files that many nodes read (`hot/`).
+    pub hot_files: Budget,
     /// Memory shared with clients of this node.
     pub sharing: Sharing,
     /// Bytes of the key-value store's caches and write buffers.
@@ -109,6 +113,7 @@ impl Pools {
             messages: Budget::for_messages(part(MESSAGES) as usize),
             connections: Budget::for_connections(part(CONNECTIONS) as usize),
             open_files: Budget::new(part(OPEN_FILES) as usize),
+            hot_files: Budget::new(part(HOT_FILES) as usize),
             sharing,
             metadata_bytes: part(METADATA_CACHE),
             inode_bytes: part(INODE_CACHE),
@@ -157,6 +162,7 @@ impl Pools {
             ("messages", self.messages.stats()),
             ("connections", self.connections.stats()),
             ("open_files", self.open_files.stats()),
+            ("hot_files", self.hot_files.stats()),
             (
                 "shared_memory",
                 PoolStats {
@@ -190,8 +196,8 @@ mod tests {
     fn shares_add_up() {
         for memory_bytes in [64 << 20, 512 << 20, (3 << 30) + 12_345] {
             let pools = Pools::new(memory_bytes, true);
-            let counted =
-                [&pools.messages, &pools.connections, &pools.open_files].map(|pool| pool.stats().size);
+            let counted = [&pools.messages, &pools.connections, &pools.open_files, &pools.hot_files]
+                .map(|pool| pool.stats().size);
             let Sharing::Grant(shared) = &pools.sharing else { panic!("memory is shared") };
             let caches = pools.metadata_bytes + pools.inode_bytes + pools.index_bytes + pools.checksum_bytes;
             let sum = counted.iter().sum::<u64>() + pools.buffers.stats().size + shared.stats().size + caches;

@@ -233,6 +233,10 @@ async fn tidy(worker: Rc<Worker>) {
         if let Err(error) = worker.node.locks.tidy_up(&worker.node.namespace, Instant::now()) {
             tracing::error!(message = %error.message, "records of clients with locks could not be changed");
         }
+        worker.node.hot.kept.tidy(Instant::now());
+        if let Err(error) = worker.node.hot.grants.tidy(&**worker.node.namespace.kv(), Instant::now()) {
+            tracing::error!(message = %error.message, "it could not be noted that no hot file is lent");
+        }
         for ino in worker.node.opens.expire(Instant::now()) {
             tracing::debug!(?ino, "a client that had it open for writing is gone");
             // What it wrote without telling is content of no known version: flushed as a new one.

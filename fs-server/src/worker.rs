@@ -26,6 +26,7 @@ use fs_proto::{ClientId, Flags, Header, InodeId, Op, Partition, Request, ServerI
 use crate::departed;
 use crate::dispatch;
 use crate::error::{OpError, OpResult};
+use crate::hot;
 use crate::node::Node;
 
 /// How long a server waits for another's answer before it tells its client to try again, in milliseconds.
@@ -72,12 +73,7 @@ impl Context {
 
     /// A buffer of `len` bytes for the answer, where it need not be copied again if that can be.
     pub async fn buffer(&self, worker: &Worker, len: usize) -> OpResult<PoolBuffer> {
-        let (pool, account) = (&worker.env.pool, self.arrival.lending.account());
-        if let Some(buffer) = self.arrival.lending.buffer(len) {
-            return Ok(buffer);
-        }
-        let got = pool.get_for(BufferClass::Local, account, len).await;
-        got.map_err(|error| OpError::because(Status::Invalid, error.to_string()))
+        worker.buffer(&self.arrival.lending, len).await
     }
 
     /// Whether the kernel has checked permissions already.
@@ -105,6 +101,15 @@ impl Worker {
     /// A worker of `node` that reaches others through `peers`.
     pub fn new(node: Arc<Node>, peers: Rc<Peers>, env: Rc<NetEnv>) -> Rc<Self> {
         Rc::new(Worker { node, peers, env, parked: Cell::new(0), sequence: Cell::new(0) })
+    }
+
+    /// A buffer of `len` bytes for an answer: in the memory that is shared with who asks, if there is some.
+    pub async fn buffer(&self, lending: &Lending, len: usize) -> OpResult<PoolBuffer> {
+        if let Some(buffer) = lending.buffer(len) {
+            return Ok(buffer);
+        }
+        let got = self.env.pool.get_for(BufferClass::Local, lending.account(), len).await;
+        got.map_err(|error| OpError::because(Status::Invalid, error.to_string()))
     }
 
     /// Asks another server (or this one) on the cluster's own behalf.
@@ -243,6 +248,11 @@ impl Worker {
             }
         }
         if to == self.node.id() {
+            if let Role::Server { id } = peer.role
+                && hot::holder::redirects(&self, id, &frame)
+            {
+                return Reply::ok(&header, Bytes::new(), Bytes::new());
+            }
             let arrival = Arrival { lending: peer.lending.clone(), near: self.near_peer(&peer) };
             return self.execute(frame, arrival).await;
         }
@@ -250,8 +260,17 @@ impl Worker {
             let text = "this server does not own the partition: the sender's map is of another epoch";
             return refusal(&header, &OpError::new(Status::StaleEpoch, text));
         }
+        if let Some(read) = hot::reader::wanted(&self, &frame)
+            && let Some(reply) = Box::pin(hot::reader::read(&self, &peer, &frame, to, &read)).await
+        {
+            return reply;
+        }
         frame.header.hops = 1;
-        match self.peers.call(to, frame.header, frame.meta, frame.bulk).await {
+        let meta = frame.meta.clone();
+        match self.peers.call(to, frame.header, meta, std::mem::take(&mut frame.bulk)).await {
+            Ok(answer) if hot::reader::is_redirection(&answer.header) => {
+                Box::pin(hot::reader::redirected(&self, &peer, &frame, to)).await
+            }
             Ok(answer) => Reply {
                 header: Header { tag: header.tag, ..answer.header },
                 meta: answer.meta,
@@ -274,7 +293,8 @@ impl Worker {
     }
 }
 
-fn refusal(header: &Header, error: &OpError) -> Reply {
+/// The answer that says why not.
+pub fn refusal(header: &Header, error: &OpError) -> Reply {
     Reply::error(header, error.status, &error.message)
 }
 

@@ -171,6 +171,12 @@ wire_enum! {
         DetachFile = 106,
         /// Fetch all chunks of a file that you hold.
         FetchShare = 107,
+        /// Lend me a piece of a file that many read.
+        HotAsk = 111,
+        /// Pass a piece of such a file on.
+        HotFetch = 112,
+        /// Drop what was lent of such a file.
+        HotRecall = 113,
     }
 }
 
@@ -199,6 +205,9 @@ impl Op {
                 | Op::DetachFile
                 | Op::FetchShare
                 | Op::ClientGone
+                | Op::HotAsk
+                | Op::HotFetch
+                | Op::HotRecall
         )
     }
 

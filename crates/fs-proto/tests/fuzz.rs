@@ -12,7 +12,7 @@ use common::{Arbitrary, Entropy};
 use fs_proto::checksum::crc;
 use fs_proto::ids::{ChunkIndex, ClientId, InodeId, Partition, ServerId};
 use fs_proto::msg::{
-    Caller, admin::*, chunk::*, inode::*, lock::*, name::*, scrub::*, session::*, small::*, tier::*,
+    Caller, admin::*, chunk::*, hot::*, inode::*, lock::*, name::*, scrub::*, session::*, small::*, tier::*,
     transaction::*, vault::*,
 };
 use fs_proto::op::Request;
@@ -77,6 +77,7 @@ fn operations() -> Vec<(Op, [Kind; 2])> {
         Prepare Decide Outcome TreeLock GetShard
         FlushChunks TierPath TierState FlushStatus FlushNow FlushInode FlushList
         FindSource FetchChunk EvictChunks EvictNow DetachFile FetchShare FlushNote TierPlace TierForget
+        HotAsk HotFetch HotRecall
         ServerStatus Shutdown Scrub CopyChunk VaultPut VaultList VaultDrop
     }
 }

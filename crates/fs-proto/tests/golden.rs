@@ -9,7 +9,7 @@ use fs_proto::header::HeaderError;
 use fs_proto::ids::{ChunkIndex, ClientId, InodeId, Partition, ServerId};
 use fs_proto::lock::{HeldLock, LockFamily, LockKind, LockOwner, LockRange};
 use fs_proto::msg::{
-    Caller, admin::*, chunk::*, inode::*, lock::*, name::*, scrub::*, session::*, small::*, tier::*,
+    Caller, admin::*, chunk::*, hot::*, inode::*, lock::*, name::*, scrub::*, session::*, small::*, tier::*,
     transaction::*, vault::*,
 };
 use fs_proto::placement::{
@@ -227,6 +227,33 @@ fn messages_never_change() {
         .is(Prepare { id: TX, checks: vec![Check::DirLive { dir: DIR }], mutations: vec![Mutation::DelInode { ino: FILE }] }, "030002010000000000000100000002020000000000cdab01000000060700000000003412")
         .is(Decide { id: TX, commit: true }, "0300020100000000000001")
         .is(Verdict::Aborted, "02")
+        .done();
+}
+
+#[test]
+fn messages_of_hot_files_never_change() {
+    let (server, chunk) = (ServerId(3), ChunkIndex(2));
+    Golden::default()
+        .is(
+            HotAsk { server, ino: FILE, chunk, piece: 1, have: 9, direct: true },
+            "03000700000000003412020000000000000001000000090000000000000001",
+        )
+        .is(HotGrant::Cold {}, "01")
+        .is(HotGrant::Same { lease_ms: 7 }, "0207000000")
+        .is(
+            HotGrant::Here { generation: 9, lease_ms: 7, crc: 0xdead_beef },
+            "03090000000000000007000000efbeadde",
+        )
+        .is(
+            HotGrant::From { generation: 9, lease_ms: 7, servers: vec![server] },
+            "04090000000000000007000000010000000300",
+        )
+        .is(HotGrant::Loose { crc: 0xdead_beef }, "05efbeadde")
+        .is(
+            HotFetch { ino: FILE, chunk, piece: 1, generation: 9 },
+            "07000000000034120200000000000000010000000900000000000000",
+        )
+        .is(HotRecall { holder: server, ino: FILE }, "03000700000000003412")
         .done();
 }
 
@@ -504,6 +531,9 @@ const OPERATIONS: &[(u16, &str)] = &[
     (105, "EvictNow"),
     (106, "DetachFile"),
     (107, "FetchShare"),
+    (111, "HotAsk"),
+    (112, "HotFetch"),
+    (113, "HotRecall"),
 ];
 
 #[test]

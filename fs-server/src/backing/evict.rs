@@ -24,6 +24,8 @@ use super::claims::Alone;
 use super::dirty::Dirty;
 use super::{home, pins, rows};
 use crate::error::{OpError, OpResult};
+use crate::hot::grants::Change;
+use crate::hot::holder;
 use crate::namespace::decode_record;
 use crate::namespace::keys;
 use crate::namespace::locks::{HoldGuard, LockKey, LockSet, Mode};
@@ -344,9 +346,12 @@ pub async fn drop_chunks(worker: &Rc<Worker>, request: EvictChunks) -> OpResult<
         // What was dirty here is forgotten.
         return Ok(0);
     }
-    let (mut alone, mut inos, mut freed) = (Vec::new(), Vec::new(), 0);
+    let (mut alone, mut changes, mut inos, mut freed) = (Vec::new(), Vec::new(), Vec::new(), 0);
     for (ino, source) in &request.files {
+        // What is fetched in their place may be another copy.
+        let change = holder::change(worker, *ino).await?;
         let Some(guard) = claim(node, *ino, request.must).await else {
+            change.done();
             if request.must {
                 return Err(OpError::new(Status::Busy, "the file is in use"));
             }
@@ -355,6 +360,7 @@ pub async fn drop_chunks(worker: &Rc<Worker>, request: EvictChunks) -> OpResult<
         freed += node.store.chunks(*ino)?.iter().map(|(_, end)| u64::from(*end)).sum::<u64>();
         rows::replace(node, *ino, source)?;
         alone.push(guard);
+        changes.push(change);
         inos.push(*ino);
     }
     if inos.is_empty() {
@@ -364,6 +370,7 @@ pub async fn drop_chunks(worker: &Rc<Worker>, request: EvictChunks) -> OpResult<
         crate::sync::group_sync(node).await?;
     }
     node.store.remove(&inos)?;
+    changes.into_iter().for_each(Change::done);
     evictor.files.fetch_add(inos.len() as u64, Ordering::Relaxed);
     evictor.bytes.fetch_add(freed, Ordering::Relaxed);
     Ok(freed)

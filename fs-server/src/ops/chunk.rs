@@ -16,6 +16,8 @@ use crate::backing::fetch::{Ensured, Want};
 use crate::backing::{fetch, room, rows};
 use crate::dispatch::Answer;
 use crate::error::{OpError, OpResult};
+use crate::hot;
+use crate::hot::grants::Change;
 use crate::store::{BlockSums, ChunkData, ChunkKey, ChunkStore, ChunkWrite};
 use crate::worker::{Context, Worker};
 
@@ -36,16 +38,21 @@ pub async fn write(worker: &Rc<Worker>, request: WriteChunk, bulk: Bytes) -> OpR
     let key = ChunkKey { ino: request.ino, chunk: request.chunk };
     let len = bulk.len();
     let write = ChunkWrite { key, offset: request.offset, data: bulk, sums };
+    let change = hot::holder::change(worker, key.ino).await?;
     let used = worker.node.backing.enter(key.ino).await;
     let covers = request.offset..end as u32;
     match fetch::ensure(worker, used.as_ref(), key, Want::Overwritten(covers)).await? {
-        Ensured::Here | Ensured::Fetched | Ensured::Passed(_) => written(worker, used, write).await?,
+        Ensured::Here | Ensured::Fetched | Ensured::Passed(_) => {
+            written(worker, used, write).await?;
+            change.done();
+        }
         Ensured::Fill(filling) => {
             // Should who asked give up, nobody else fills the chunk before this did.
             let errand = move |own: Rc<Worker>| async move {
-                let done = written(&own, used, write).await;
+                written(&own, used, write).await?;
                 drop(filling);
-                done
+                change.done();
+                Ok(())
             };
             let done = worker.node.errands.run(errand).await;
             done.unwrap_or_else(|| Err(OpError::new(Status::Unavailable, "the server is ending")))?;
@@ -99,19 +106,23 @@ pub async fn read(worker: &Rc<Worker>, context: &Context, request: ReadChunk) ->
 /// Cuts a file's chunks here.
 pub async fn truncate(worker: &Rc<Worker>, _: &Context, request: TruncateChunks) -> OpResult<()> {
     let node = &worker.node;
+    let change = hot::holder::change(worker, request.ino).await?;
     let _alone = node.backing.alone(request.ino).await;
     if fetch::cut(node, request.ino, request.chunk, request.keep_bytes)? && node.syncs_device() {
         // Or what was cut off could be fetched again after a loss of power.
         crate::sync::group_sync(node).await?;
     }
-    Ok(node.store.truncate(request.ino, request.chunk, request.keep_bytes)?)
+    node.store.truncate(request.ino, request.chunk, request.keep_bytes)?;
+    change.done();
+    Ok(())
 }
 
 /// Removes files' chunks here, and what is known here of where others are.
 pub async fn remove(worker: &Rc<Worker>, _: &Context, request: DropChunks) -> OpResult<()> {
     let node = &worker.node;
-    let (mut alone, mut concerned) = (Vec::new(), Vec::new());
+    let (mut alone, mut concerned, mut changes) = (Vec::new(), Vec::new(), Vec::new());
     for ino in &request.inos {
+        changes.push(hot::holder::change(worker, *ino).await?);
         node.backing.evictor().dirty().note_copy(*ino);
         if node.backing.concerns(*ino) {
             alone.push(node.backing.alone(*ino).await);
@@ -120,6 +131,7 @@ pub async fn remove(worker: &Rc<Worker>, _: &Context, request: DropChunks) -> Op
     }
     rows::forget(node, &concerned)?;
     node.store.remove(&request.inos)?;
+    changes.into_iter().for_each(Change::done);
     node.pointers.remove(&**node.namespace.kv(), &request.inos)
 }
 
@@ -127,6 +139,7 @@ pub async fn remove(worker: &Rc<Worker>, _: &Context, request: DropChunks) -> Op
 pub async fn punch(worker: &Rc<Worker>, _: &Context, request: PunchChunk) -> OpResult<()> {
     let node = &worker.node;
     let key = ChunkKey { ino: request.ino, chunk: request.chunk };
+    let change = hot::holder::change(worker, key.ino).await?;
     let used = node.backing.enter(key.ino).await;
     // What the hole covers as a whole needs its mark alone.
     let covers = request.offset..request.offset.saturating_add(request.len);
@@ -137,7 +150,9 @@ pub async fn punch(worker: &Rc<Worker>, _: &Context, request: PunchChunk) -> OpR
     if node.backing.concerns(key.ino) {
         rows::keep(node, key.ino, key.chunk)?;
     }
-    Ok(node.store.punch(key, request.offset, request.len)?)
+    node.store.punch(key, request.offset, request.len)?;
+    change.done();
+    Ok(())
 }
 
 /// Where a chunk has data.

@@ -268,6 +268,7 @@ fn config(spec: &LaunchSpec, id: u16, stores: Vec<PathBuf>, listen: String) -> R
     config.deadline_unix_s = spec.options.deadline_unix_s;
     config.wide_threshold = spec.options.wide_threshold;
     config.inline_bytes = spec.options.inline_bytes;
+    config.hot_files = spec.options.hot_files;
     config.rdma = spec.options.rdma.parse().map_err(CliError::Usage)?;
     Ok(config)
 }

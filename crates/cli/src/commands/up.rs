@@ -100,6 +100,9 @@ pub struct UpArgs {
     /// Largest file that lies with its inode, in bytes, at most 64 KiB; 0: none
     #[arg(long, value_name = "BYTES", default_value_t = fs_server::config::INLINE_DEFAULT, value_parser = clap::value_parser!(u32).range(..=i64::from(fs_proto::INLINE_MAX)))]
     pub inline: u32,
+    /// Whether servers keep what many nodes read for their clients, and pass it on to each other
+    #[arg(long, value_name = "on|off", default_value = "on", value_parser = ["on", "off"])]
+    pub hot_files: String,
     /// RDMA between nodes: `auto` (all devices, TCP where there are none), `off`, or the name of a device
     #[arg(long, value_name = "auto|off|DEVICE", default_value_t = RdmaChoice::Auto)]
     pub rdma: RdmaChoice,
@@ -260,6 +263,7 @@ pub fn spec(global: &Global, args: &UpArgs) -> Result<LaunchSpec> {
             deadline_unix_s: args.deadline.or_else(job_end),
             wide_threshold: args.wide_threshold,
             inline_bytes: args.inline,
+            hot_files: args.hot_files == "on",
             rdma: args.rdma.to_string(),
             metrics: !args.no_metrics,
             log,

@@ -54,6 +54,10 @@ fn rdma_default() -> String {
     "auto".to_owned()
 }
 
+fn hot_files_default() -> bool {
+    true
+}
+
 /// Options of servers, as on the command line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerOptions {
@@ -83,6 +87,9 @@ pub struct ServerOptions {
     pub wide_threshold: u64,
     /// Largest file in bytes that lies with its inode.
     pub inline_bytes: u32,
+    /// Files that many nodes read are kept by their servers and passed on.
+    #[serde(default = "hot_files_default")]
+    pub hot_files: bool,
     /// RDMA devices: `auto`, `off`, or a name.
     #[serde(default = "rdma_default")]
     pub rdma: String,
@@ -166,6 +173,7 @@ mod tests {
                 deadline_unix_s: None,
                 wide_threshold: 10_000,
                 inline_bytes: 16_384,
+                hot_files: false,
                 rdma: "auto".into(),
                 metrics: true,
                 log: "info".into(),

@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod chunk;
+pub mod hot;
 pub mod inode;
 pub mod lock;
 pub mod name;

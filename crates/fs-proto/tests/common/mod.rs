@@ -7,7 +7,7 @@ use fs_proto::attr::*;
 use fs_proto::ids::*;
 use fs_proto::lock::{HeldLock, LockFamily, LockKind, LockOwner, LockRange};
 use fs_proto::msg::{
-    Caller, admin::*, chunk::*, inode::*, lock::*, name::*, scrub::*, session::*, small::*, tier::*,
+    Caller, admin::*, chunk::*, hot::*, inode::*, lock::*, name::*, scrub::*, session::*, small::*, tier::*,
     transaction::*, vault::*,
 };
 use fs_proto::placement::{MapEvent, Member};
@@ -326,6 +326,9 @@ structs! {
     EvictNow { bytes, server }
     DetachFile { ino, parent, name }
     FetchShare { ino }
+    HotAsk { server, ino, chunk, piece, have, direct }
+    HotFetch { ino, chunk, piece, generation }
+    HotRecall { holder, ino }
     FlushNote { ino, name, had, forced }
     VaultPut { key, value }
     VaultList { prefix, after }
@@ -368,6 +371,13 @@ unions! {
         Known { refused }
         Restarted {}
         Lost {}
+    }
+    HotGrant {
+        Cold {}
+        Same { lease_ms }
+        Here { generation, lease_ms, crc }
+        From { generation, lease_ms, servers }
+        Loose { crc }
     }
     SetTime { Now {} At { ns } }
     OpenMode { Read {} Write { via } }

@@ -1,0 +1,140 @@
+#!/usr/bin/env python3
+"""A file that all nodes read at once: what its holder sends, and how long it takes, with and without servers passing it on.
+
+    cargo build --release && cargo build --release -p fs-client --example readers
+    bench/hot.py                                                          some minutes
+    bench/hot.py --readers 16 --rounds 3 --update docs/performance.md     what docs/performance.md shows
+
+Servers of one machine stand for nodes: each has one process of readers, which go through it alone. A round starts a cluster, writes a new file through the first server, and
+has everybody read it from one moment on; then the same with --hot-files off (A B A B). Counted by the servers from just before the readers begin: bytes
+that servers sent and received, without the content that each gave to the readers of its own node, and all messages. Shown are medians. The script ends with
+status 1 if a reader read something else than the others, or the holder sent a piece more often than the tree has branches and early readers.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from perf import run, table, update
+
+HERE = Path(__file__).resolve().parent.parent
+RELEASE = Path(os.environ.get("CARGO_TARGET_DIR", HERE / "target")) / "release"
+MIB = 1 << 20
+FAN_OUT = 4
+
+
+class Cluster:
+    def __init__(self, options, words):
+        self.options = options
+        self.dir = Path(tempfile.mkdtemp(prefix="hayate-hot-", dir=options.dir))
+        self.file = self.dir / "c.toml"
+        self.command("up", "--nodes", options.nodes, "--store", self.dir / "store", "--memory", options.memory, *words)
+
+    def command(self, *words, **more):
+        return run([self.options.hayate, "--cluster", self.file, *map(str, words)], **more)
+
+    def status(self):
+        return [server["status"] for server in json.loads(self.command("status", "--json"))["servers"]]
+
+    def down(self):
+        subprocess.run([self.options.hayate, "--cluster", self.file, "down", "--discard"], check=False, capture_output=True)
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+
+def write(cluster, layout, size):
+    """The file /d/f, through server 0."""
+    os.environ["HAYATE_GATEWAY"] = "0"
+    source = cluster.dir / "source"
+    with source.open("wb") as out:
+        for _ in range(size // MIB):
+            out.write(os.urandom(MIB))
+    cluster.command("mkdir", "--layout", layout, "/d")
+    cluster.command("cp", source, "hayate:/d/f")
+    del os.environ["HAYATE_GATEWAY"]
+
+
+def read(cluster, options):
+    """Seconds until the last reader had all."""
+    begin = int(1000 * (time.time() + 1.5 + options.nodes * options.readers / 2000))
+    nodes = []
+    for node in range(options.nodes):
+        words = [options.reader, cluster.file, "/d/f", options.readers, begin]
+        env = {**os.environ, "HAYATE_GATEWAY": str(node)}
+        nodes.append(subprocess.Popen(list(map(str, words)), env=env, stdout=subprocess.PIPE, text=True))
+    took = [int(node.communicate()[0] or 0) for node in nodes]
+    if any(node.returncode for node in nodes):
+        sys.exit("a reader failed")
+    return max(took) / 1000
+
+
+def measure(options, layout, words):
+    cluster = Cluster(options, words)
+    try:
+        write(cluster, layout, options.size * MIB)
+        before = cluster.status()
+        seconds = read(cluster, options)
+        after = cluster.status()
+    finally:
+        cluster.down()
+    grown = lambda server, name: after[server][name] - before[server][name]
+    servers = range(options.nodes)
+    own = options.readers * options.size * MIB
+    hot = lambda name: sum(server["hot"][name] for server in after)
+    return {
+        "seconds": seconds,
+        "lent": hot("lent") / options.size,
+        "between MiB": sum(grown(server, "bytes_received") for server in servers) / MIB,
+        "busiest MiB": max(grown(server, "bytes_sent") - own for server in servers) / MIB,
+        "messages": sum(grown(server, "messages_sent") for server in servers),
+        "holder messages": grown(0, "messages_sent"),
+        "cpu": sum(grown(server, "cpu_us") for server in servers) / 1e6,
+    }
+
+
+def compare(options, layout):
+    rows = {"passed on": [], "each from its holder": []}
+    for number in range(options.rounds):
+        for name, words in [("passed on", []), ("each from its holder", ["--hot-files", "off"])]:
+            rows[name].append(measure(options, layout, words))
+            print(layout, number, name, rows[name][-1], file=sys.stderr, flush=True)
+    return rows
+
+
+def main():
+    parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parse.add_argument("--rounds", type=int, default=5, help="of both ways each")
+    parse.add_argument("--nodes", type=int, default=8)
+    parse.add_argument("--readers", type=int, default=64, help="a node")
+    parse.add_argument("--size", type=int, default=64, help="MiB of the file")
+    parse.add_argument("--memory", default="1280M", help="of a server; a sixteenth is for what is kept")
+    parse.add_argument("--layouts", default="local,striped")
+    parse.add_argument("--dir", default=None, help="where stores are; the default is the system's temporary directory")
+    parse.add_argument("--hayate", type=Path, default=RELEASE / "hayate")
+    parse.add_argument("--reader", type=Path, default=RELEASE / "examples" / "readers")
+    parse.add_argument("--update", type=Path, help="a Markdown file that has the marks")
+    options = parse.parse_args()
+    lines, failed = [], False
+    for layout in options.layouts.split(","):
+        for name, samples in compare(options, layout).items():
+            middle = {key: statistics.median(sample[key] for sample in samples) for key in samples[0]}
+            failed |= any(sample["lent"] > FAN_OUT for sample in samples)
+            lines.append([layout, str(options.readers), name, f"{middle['busiest MiB']:.0f}", f"{middle['between MiB']:.0f}",
+                          f"{middle['holder messages']:.0f}", f"{middle['messages']:.0f}", f"{middle['seconds']:.1f}", f"{middle['cpu']:.1f}"])
+    head = ["layout", "readers a node", "", "MiB sent to other nodes, busiest server", "by all servers", "messages sent by server 0", "by all", "seconds",
+            "CPU s of the servers"]
+    text = table(head, lines)
+    print(text)
+    if options.update:
+        update(options.update, "hot", text)
+    sys.exit("the holder sent a piece too often" if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+//! Files that many nodes read at the same time: servers keep pieces of their chunks for their own node, under leases of who holds the chunk, and
+//! pass them on to each other. `docs/decisions/0033-hot-files.md`.
+
+use crate::ids::{ChunkIndex, InodeId, ServerId};
+use crate::op::request;
+use crate::wire::{wire_struct, wire_union};
+
+/// Bytes of a piece: what is leased, fetched and kept as a whole. A chunk has one or more, the last may be short.
+pub const HOT_PIECE_BYTES: u32 = 1 << 20;
+
+wire_struct! {
+    /// Lend me a piece of a chunk. Goes to the chunk's holder. Server to server.
+    pub struct HotAsk {
+        /// Who asks.
+        pub server: ServerId,
+        /// File.
+        pub ino: InodeId,
+        /// Chunk of it.
+        pub chunk: ChunkIndex,
+        /// Piece of the chunk, from 0.
+        pub piece: u32,
+        /// Generation of what the asker has of it; 0: nothing.
+        pub have: u64,
+        /// Nobody else gave it: the bytes are wanted from the holder.
+        pub direct: bool,
+    }
+}
+
+wire_union! {
+    /// Answer to [`HotAsk`]. A lease is of all pieces of the file that the holder has, and counts from when it was asked for. Nothing of a generation
+    /// ever changes.
+    pub enum HotGrant {
+        /// Nothing is lent of this file now.
+        Cold = 1 {},
+        /// What the asker has is right.
+        Same = 2 { lease_ms: u32 },
+        /// The answer's bulk part is the piece, short where the chunk ends; `crc` is of it.
+        Here = 3 { generation: u64, lease_ms: u32, crc: u32 },
+        /// The piece is to be had from these servers; the first is to be tried first.
+        From = 4 { generation: u64, lease_ms: u32, servers: Vec<ServerId> },
+        /// The answer's bulk part is the piece as it is now; it may not be kept. Only if it was asked for directly.
+        Loose = 5 { crc: u32 },
+    }
+}
+
+wire_struct! {
+    /// Pass a piece on that you have, or are about to have. Answered by the CRC of the answer's bulk part, which is the piece; absent: it is not to be
+    /// had here. Server to server.
+    pub struct HotFetch {
+        /// File.
+        pub ino: InodeId,
+        /// Chunk of it.
+        pub chunk: ChunkIndex,
+        /// Piece of the chunk.
+        pub piece: u32,
+        /// What is wanted.
+        pub generation: u64,
+    }
+}
+
+wire_struct! {
+    /// The file is about to change: drop what I have lent you of it. Server to server.
+    pub struct HotRecall {
+        /// Who lent it.
+        pub holder: ServerId,
+        /// File.
+        pub ino: InodeId,
+    }
+}
+
+request! {
+    HotAsk => HotAsk -> HotGrant;
+    HotFetch => HotFetch -> Option<u32>;
+    HotRecall => HotRecall -> ();
+}

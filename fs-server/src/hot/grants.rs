@@ -1,0 +1,396 @@
+//! What a holder has lent: for each file one generation, the servers with leases, and for each piece the order in which they asked for it.
+//!
+//! A change of a file (a write, a cut, a hole) is announced before it looks whether anything is lent, and a lease is entered before it is looked whether a
+//! change is announced: one of the two sees the other. For files of which nothing is lent a change costs two additions and a look.
+//!
+//! # Invariants
+//! - Of a generation nothing changes: a change that finds a file lent ends its generation (`a_change_ends_the_generation`).
+//! - Nothing is lent while a change of the file is announced, nor for [`COOLING`] after one that found it lent.
+//! - A server is named only to those that asked after it, so who waits for another never waits for itself (`the_tree_has_bounded_degree`).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use fs_proto::{ChunkIndex, InodeId, ServerId};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::{COOLING, FAN_OUT, LEASE_HELD, PieceKey};
+use crate::error::OpResult;
+use crate::kv::{Batch, Kv};
+use crate::namespace::keys;
+
+/// Places for announced changes; files share them.
+const SLOTS: usize = 4096;
+/// Files that are lent at once, at most.
+const FILES_MAX: usize = 4096;
+/// Pieces of a file that are lent in one generation, at most.
+const PIECES_MAX: usize = 65_536;
+/// How long a change counts of which it is not known when it ends: longer than requests live.
+const UNSURE: Duration = Duration::from_secs(60);
+/// The fact that leases may be out.
+const FACT: &str = "leases of hot files";
+
+/// See the module.
+pub struct Grants {
+    slots: Vec<Slot>,
+    state: Mutex<State>,
+    generation: AtomicU64,
+    files: AtomicUsize,
+    started: Instant,
+    /// Leases of before the start may be out.
+    has_inherited: AtomicBool,
+    /// Whether the store says that leases may be out.
+    is_noted: Mutex<bool>,
+}
+
+#[derive(Default)]
+struct Slot {
+    changes: AtomicU32,
+    lent: AtomicU32,
+}
+
+#[derive(Default)]
+struct State {
+    files: HashMap<InodeId, File>,
+    cooling: HashMap<InodeId, Instant>,
+    /// Places of changes of which it is not known when they end, and until when they count.
+    unsure: Vec<(Instant, usize)>,
+}
+
+struct File {
+    generation: u64,
+    leases: HashMap<ServerId, Instant>,
+    pieces: HashMap<(ChunkIndex, u32), Vec<ServerId>>,
+    /// Becomes true when all leases were called back.
+    recalled: Option<watch::Receiver<bool>>,
+}
+
+/// A lease, and where the piece is to be had.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Lent {
+    /// Of what is lent.
+    pub generation: u64,
+    /// The server that asked before, on whom the asker hangs, the one on whom that hangs, and so on; empty: from here.
+    pub from: Vec<ServerId>,
+}
+
+/// A change that is announced; until it is done nothing is lent.
+pub struct Change {
+    grants: Arc<Grants>,
+    slot: usize,
+    is_done: bool,
+}
+
+impl Change {
+    /// It is over, and will not come to anything later.
+    pub fn done(mut self) {
+        self.is_done = true;
+    }
+}
+
+impl Drop for Change {
+    fn drop(&mut self) {
+        if self.is_done {
+            self.grants.slots[self.slot].changes.fetch_sub(1, Ordering::SeqCst);
+        } else {
+            // Whoever waited for it gave up, or it failed in the middle: something of it may still be under way.
+            let until = Instant::now() + UNSURE;
+            self.grants.state.lock().unsure.push((until, self.slot));
+        }
+    }
+}
+
+/// What a change has to wait for.
+pub enum Lease {
+    /// Nothing.
+    None,
+    /// Who changes calls these back, and then says so.
+    Recall(Vec<(ServerId, Instant)>, watch::Sender<bool>),
+    /// Somebody calls them back.
+    Wait(watch::Receiver<bool>),
+}
+
+impl Grants {
+    /// Those of a server with a namespace in `kv`. What a run before has lent is not known, but for that it has.
+    pub fn open(kv: &dyn Kv) -> Arc<Self> {
+        let started = Instant::now();
+        // If it cannot be read it is as if leases were out: that costs two seconds.
+        let is_noted = !matches!(kv.get(&keys::fact(FACT)), Ok(None));
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Arc::new(Grants {
+            slots: std::iter::repeat_with(Slot::default).take(SLOTS).collect(),
+            state: Mutex::default(),
+            generation: AtomicU64::new((since.as_nanos() as u64).max(1)),
+            files: AtomicUsize::new(0),
+            started,
+            has_inherited: AtomicBool::new(is_noted),
+            is_noted: Mutex::new(is_noted),
+        })
+    }
+
+    /// Files of which something is lent, or was not long ago.
+    pub fn files(&self) -> usize {
+        self.files.load(Ordering::Relaxed)
+    }
+
+    fn slot(&self, ino: InodeId) -> &Slot {
+        &self.slots[slot_of(ino)]
+    }
+
+    /// Announces a change of a file.
+    pub fn announce(self: &Arc<Self>, ino: InodeId) -> Change {
+        let slot = slot_of(ino);
+        self.slots[slot].changes.fetch_add(1, Ordering::SeqCst);
+        Change { grants: Arc::clone(self), slot, is_done: false }
+    }
+
+    /// Whether something may be lent of a file. After [`Grants::announce`] a no is final.
+    pub fn may_be_lent(&self, ino: InodeId) -> bool {
+        self.slot(ino).lent.load(Ordering::SeqCst) > 0 || self.has_inherited.load(Ordering::Relaxed)
+    }
+
+    /// Until when leases that are not known any more may be out.
+    pub fn inherited_until(&self) -> Option<Instant> {
+        let until = self.started + LEASE_HELD;
+        if self.has_inherited.load(Ordering::Relaxed) && Instant::now() < until {
+            return Some(until);
+        }
+        self.has_inherited.store(false, Ordering::Relaxed);
+        None
+    }
+
+    /// What an announced change has to wait for. It ends the generation.
+    pub fn end(&self, ino: InodeId, now: Instant) -> Lease {
+        let mut state = self.state.lock();
+        let Some(file) = state.files.get_mut(&ino) else { return Lease::None };
+        if let Some(recalled) = &file.recalled {
+            return Lease::Wait(recalled.clone());
+        }
+        file.leases.retain(|_, until| *until > now);
+        if file.leases.is_empty() {
+            self.forget(&mut state, ino);
+            return Lease::None;
+        }
+        let (done, recalled) = watch::channel(false);
+        file.recalled = Some(recalled);
+        let leases = file.leases.iter().map(|(server, until)| (*server, *until)).collect();
+        state.cooling.retain(|_, until| *until > now);
+        state.cooling.insert(ino, now + COOLING);
+        Lease::Recall(leases, done)
+    }
+
+    /// All leases of a file were called back.
+    pub fn ended(&self, ino: InodeId, done: &watch::Sender<bool>) {
+        self.forget(&mut self.state.lock(), ino);
+        done.send_replace(true);
+    }
+
+    fn forget(&self, state: &mut State, ino: InodeId) {
+        if state.files.remove(&ino).is_some() {
+            self.slot(ino).lent.fetch_sub(1, Ordering::SeqCst);
+            self.files.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the piece is lent to somebody already, so that whoever asks for it should borrow it, too.
+    pub fn is_lent(&self, key: PieceKey, now: Instant) -> bool {
+        if !self.may_be_lent(key.ino) {
+            return false;
+        }
+        let state = self.state.lock();
+        state.files.get(&key.ino).is_some_and(|file| {
+            file.recalled.is_none()
+                && file.pieces.contains_key(&(key.chunk, key.piece))
+                && file.leases.values().any(|until| *until > now)
+        })
+    }
+
+    /// Whether a file may be lent now.
+    pub fn is_lendable(&self, ino: InodeId, now: Instant) -> bool {
+        let state = self.state.lock();
+        self.slot(ino).changes.load(Ordering::SeqCst) == 0
+            && state.cooling.get(&ino).is_none_or(|until| *until <= now)
+            && state.files.get(&ino).is_none_or(|file| file.recalled.is_none())
+    }
+
+    /// Lends a piece, and with it the file's others, to `server`. None: not now.
+    pub fn lend(&self, key: PieceKey, server: ServerId, now: Instant) -> Option<Lent> {
+        let slot = self.slot(key.ino);
+        let mut state = self.state.lock();
+        if state.cooling.get(&key.ino).is_some_and(|until| *until > now) {
+            return None;
+        }
+        if state.files.len() >= FILES_MAX && !state.files.contains_key(&key.ino) {
+            self.drop_ended(&mut state, now);
+            if state.files.len() >= FILES_MAX {
+                return None;
+            }
+        }
+        let file = state.files.entry(key.ino).or_insert_with(|| {
+            slot.lent.fetch_add(1, Ordering::SeqCst);
+            self.files.fetch_add(1, Ordering::Relaxed);
+            let generation = self.generation.fetch_add(1, Ordering::Relaxed);
+            File { generation, leases: HashMap::new(), pieces: HashMap::new(), recalled: None }
+        });
+        // After it is said that something is lent: a change that did not see that is seen here.
+        if file.recalled.is_some()
+            || slot.changes.load(Ordering::SeqCst) > 0
+            || file.pieces.len() > PIECES_MAX
+        {
+            return None;
+        }
+        file.leases.insert(server, now + LEASE_HELD);
+        let askers = file.pieces.entry((key.chunk, key.piece)).or_default();
+        let place = askers.iter().position(|asker| *asker == server).unwrap_or_else(|| {
+            askers.push(server);
+            askers.len() - 1
+        });
+        Some(Lent { generation: file.generation, from: above(askers, place) })
+    }
+
+    fn drop_ended(&self, state: &mut State, now: Instant) {
+        let is_over =
+            |file: &File| file.recalled.is_none() && file.leases.values().all(|until| *until <= now);
+        let over: Vec<InodeId> =
+            state.files.iter().filter(|(_, file)| is_over(file)).map(|(ino, _)| *ino).collect();
+        for ino in over {
+            self.forget(state, ino);
+        }
+    }
+
+    /// Has the store say that leases may be out, before the first is told.
+    pub fn note(&self, kv: &dyn Kv) -> OpResult<()> {
+        let mut is_noted = self.is_noted.lock();
+        if !*is_noted {
+            let mut batch = Batch::default();
+            batch.put(keys::fact(FACT), Vec::new());
+            kv.commit(batch)?;
+            *is_noted = true;
+        }
+        Ok(())
+    }
+
+    /// Forgets what is over.
+    pub fn tidy(&self, kv: &dyn Kv, now: Instant) -> OpResult<()> {
+        let mut is_noted = self.is_noted.lock();
+        let mut state = self.state.lock();
+        self.drop_ended(&mut state, now);
+        for (_, slot) in state.unsure.extract_if(.., |(until, _)| *until <= now) {
+            self.slots[slot].changes.fetch_sub(1, Ordering::SeqCst);
+        }
+        let is_out = !state.files.is_empty() || now < self.started + LEASE_HELD;
+        drop(state);
+        if *is_noted && !is_out {
+            let mut batch = Batch::default();
+            batch.delete(keys::fact(FACT));
+            kv.commit(batch)?;
+            *is_noted = false;
+        }
+        Ok(())
+    }
+}
+
+fn slot_of(ino: InodeId) -> usize {
+    let spread = ino.0.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    (spread >> (64 - SLOTS.ilog2())) as usize
+}
+
+/// Those above `place` in a tree in which the first [`FAN_OUT`] hang on the holder, and the next on those, in order.
+fn above(askers: &[ServerId], mut place: usize) -> Vec<ServerId> {
+    let mut from = Vec::new();
+    while place >= FAN_OUT {
+        place = place / FAN_OUT - 1;
+        from.push(askers[place]);
+    }
+    from
+}
+
+#[cfg(test)]
+mod tests {
+    //! Goal: what the module promises of one holder's leases. Method: on a real store, with moments that are made up.
+    use super::*;
+    use crate::kv::{self, KvKind};
+
+    const KEY: PieceKey = PieceKey { ino: InodeId(7), chunk: ChunkIndex(0), piece: 0 };
+
+    fn store(dir: &tempfile::TempDir) -> Arc<dyn Kv> {
+        kv::open(KvKind::default(), dir.path(), 8 << 20).expect("a store")
+    }
+
+    #[test]
+    fn the_tree_has_bounded_degree() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (grants, now) = (Grants::open(&*store(&dir)), Instant::now());
+        let mut children = HashMap::new();
+        for server in 0..400 {
+            let lent = grants.lend(KEY, ServerId(server), now).expect("lent");
+            assert!(lent.from.iter().all(|above| above.0 < server), "{lent:?} to {server}");
+            assert!(lent.from.len() <= 4, "{lent:?}");
+            *children.entry(lent.from.first().copied()).or_insert(0) += 1;
+        }
+        assert!(children.values().all(|count| *count <= FAN_OUT), "{children:?}");
+        let again = grants.lend(KEY, ServerId(3), now).expect("lent");
+        assert!(again.from.is_empty(), "who asks again stays where it was");
+    }
+
+    #[test]
+    fn a_change_ends_the_generation() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (grants, now) = (Grants::open(&*store(&dir)), Instant::now());
+        assert!(!grants.may_be_lent(KEY.ino));
+        let before = grants.lend(KEY, ServerId(1), now).expect("lent").generation;
+        let change = grants.announce(KEY.ino);
+        assert!(grants.may_be_lent(KEY.ino) && grants.lend(KEY, ServerId(2), now).is_none());
+        let Lease::Recall(leases, done) = grants.end(KEY.ino, now) else { panic!("a lease is out") };
+        assert_eq!(leases, [(ServerId(1), now + LEASE_HELD)]);
+        let Lease::Wait(recalled) = grants.end(KEY.ino, now) else { panic!("it is being called back") };
+        assert!(!*recalled.borrow());
+        grants.ended(KEY.ino, &done);
+        assert!(*recalled.borrow() && !grants.may_be_lent(KEY.ino));
+        change.done();
+        assert!(grants.lend(KEY, ServerId(1), now).is_none(), "it cools");
+        let after = grants.lend(KEY, ServerId(1), now + COOLING).expect("lent").generation;
+        assert_ne!(before, after);
+    }
+
+    #[test]
+    fn what_may_still_be_under_way_counts_for_a_while() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let kv = store(&dir);
+        let (grants, now) = (Grants::open(&*kv), Instant::now());
+        drop(grants.announce(KEY.ino));
+        grants.tidy(&*kv, now).expect("tidied");
+        assert!(!grants.is_lendable(KEY.ino, now) && grants.lend(KEY, ServerId(1), now).is_none());
+        grants.tidy(&*kv, now + UNSURE * 2).expect("tidied");
+        assert!(grants.lend(KEY, ServerId(1), now).is_some());
+    }
+
+    #[test]
+    fn leases_that_are_over_are_not_called_back() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (grants, now) = (Grants::open(&*store(&dir)), Instant::now());
+        grants.lend(KEY, ServerId(1), now).expect("lent");
+        let _change = grants.announce(KEY.ino);
+        assert!(matches!(grants.end(KEY.ino, now + LEASE_HELD), Lease::None));
+        assert!(!grants.may_be_lent(KEY.ino));
+    }
+
+    #[test]
+    fn a_run_that_has_lent_is_remembered_until_its_leases_are_over() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let kv = store(&dir);
+        let grants = Grants::open(&*kv);
+        assert!(grants.inherited_until().is_none());
+        grants.lend(KEY, ServerId(1), Instant::now()).expect("lent");
+        grants.note(&*kv).expect("noted");
+        let next = Grants::open(&*kv);
+        assert!(next.inherited_until().is_some());
+        next.tidy(&*kv, Instant::now()).expect("tidied");
+        assert!(Grants::open(&*kv).inherited_until().is_some(), "a second crash within the lease");
+        next.tidy(&*kv, Instant::now() + LEASE_HELD).expect("tidied");
+        assert!(Grants::open(&*kv).inherited_until().is_none());
+    }
+}
