@@ -504,6 +504,9 @@ const OPERATIONS: &[(u16, &str)] = &[
     (105, "EvictNow"),
     (106, "DetachFile"),
     (107, "FetchShare"),
+    (108, "AttachOld"),
+    (109, "MergeOld"),
+    (110, "MigrateStatus"),
 ];
 
 #[test]

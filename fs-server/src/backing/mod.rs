@@ -16,6 +16,8 @@ pub mod evict;
 pub mod fetch;
 pub mod home;
 pub mod listing;
+pub mod migrate;
+mod old_names;
 pub mod ops;
 pub mod pins;
 pub mod room;
@@ -30,6 +32,7 @@ use self::claims::{Alone, Claims, Copied, Use};
 use self::evict::Evictor;
 use self::home::Looks;
 use self::listing::Listings;
+use self::migrate::Migration;
 use self::rows::Rows;
 use crate::inherited::Inherited;
 use crate::kv::Kv;
@@ -40,6 +43,7 @@ pub struct Backing {
     claims: Arc<Claims>,
     rows: Rows,
     listings: Listings,
+    migration: Migration,
     looks: Looks,
     evictor: Evictor,
     pins: Inherited<bool>,
@@ -56,6 +60,7 @@ impl Backing {
             claims: Arc::default(),
             rows: Rows::open(kv),
             listings: Listings::default(),
+            migration: Migration::default(),
             looks: Looks::default(),
             evictor: Evictor::default(),
             pins: pins::pins(),
