@@ -21,6 +21,11 @@ struct Identity {
     engine: String,
 }
 
+/// Whether a server has run on these stores before.
+pub fn has_run(config: &ServerConfig) -> bool {
+    config.stores.first().is_some_and(|store| store.join(FILE).exists())
+}
+
 /// Marks a new store as this server's, or checks that an old one is.
 pub fn claim(config: &ServerConfig, dir: &Path) -> Result<(), ServerError> {
     let failed = |reason: String| ServerError::Store { path: dir.to_owned(), reason };

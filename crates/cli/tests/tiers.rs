@@ -70,6 +70,33 @@ fn a_tree_of_before_is_used_and_ends_right() {
     sandbox.assert_nothing_left();
 }
 
+#[test]
+fn a_server_starts_while_the_tier_is_away() {
+    // Goal: servers that were killed start again on their stores though the tier is not mounted, and serve what is there; once the tier is back
+    // everything gets there. A first start refuses a tier that is not there.
+    let sandbox = Sandbox::new();
+    let (tier, away, data) = (sandbox.word("tier"), sandbox.path("away"), pattern(3_000_000));
+    sandbox.up_fails(2, &["--nodes", "2", "--tier", &sandbox.word("none")], &["none"]);
+    sandbox.up(&["--nodes", "2", "--tier", &tier, "--flush-delay", "600000"]);
+    fs::write(sandbox.path("in"), &data).unwrap();
+    sandbox.ok(&["cp", &sandbox.word("in"), "h:/before"]);
+    for pid in sandbox.server_pids() {
+        common::kill(pid, rustix::process::Signal::KILL);
+    }
+    fs::rename(&tier, &away).unwrap();
+    sandbox.ok(&["up", "--restart"]);
+    assert!(sandbox.hayate(&["cat", "/before"]).output().unwrap().stdout == data);
+    sandbox.ok(&["cp", &sandbox.word("in"), "h:/while"]);
+    assert!(sandbox.hayate(&["cat", "/while"]).output().unwrap().stdout == data);
+    sandbox.fails(3, &["flush", "--wait", "--stall", "3"], &["tier"]);
+    fs::rename(&away, &tier).unwrap();
+    sandbox.ok(&["down", "--drain"]);
+    for name in ["before", "while"] {
+        assert!(fs::read(sandbox.path("tier").join(name)).unwrap() == data, "{name}");
+    }
+    sandbox.assert_nothing_left();
+}
+
 /// Most memory that each server has used, in KiB.
 fn peaks(sandbox: &Sandbox) -> Vec<u64> {
     let peak = |pid: &u32| {

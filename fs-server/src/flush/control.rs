@@ -29,7 +29,7 @@ pub struct Control {
     next: Mutex<Option<Instant>>,
     /// Fewer bytes wait than before.
     eased: Notify,
-    /// Bytes of files closed since the last estimate began.
+    /// Bytes of files written since the last estimate began.
     fresh: AtomicU64,
     measured: Mutex<(Instant, u64)>,
     bytes_per_s: AtomicU64,
@@ -87,18 +87,22 @@ impl Control {
         self.eased.notify_waiters();
     }
 
-    /// An estimate of what waits begins: it has all files that were closed before.
+    /// An estimate of what waits begins: it has all files that were written before.
     pub fn begin_estimate(&self) {
         self.fresh.store(0, Ordering::Release);
     }
 
-    /// A file of `bytes` bytes was closed, or one is to be written: waits while too many bytes of this server's files wait for being flushed.
-    pub async fn admit(&self, node: &Node, bytes: u64) {
+    /// A file has `bytes` bytes now that wait for being flushed.
+    pub fn note_written(&self, bytes: u64) {
+        self.fresh.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    /// A file was closed, or one is to be written: waits while too many bytes of this server's files wait for being flushed.
+    pub async fn admit(&self, node: &Node) {
         let Some(cap) = node.config.dirty_max else { return };
         if !node.flusher.has_tier() {
             return;
         }
-        self.fresh.fetch_add(bytes, Ordering::AcqRel);
         let until = tokio::time::Instant::now() + ADMIT_LIMIT;
         loop {
             let eased = self.eased.notified();

@@ -31,7 +31,7 @@ pub mod queue;
 pub(crate) mod remote;
 pub mod window;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -58,13 +58,15 @@ use self::queue::{FlushQueue, Taken};
 use self::window::{Call, Window};
 use crate::config::ServerConfig;
 use crate::error::ServerError;
+use crate::identity;
 use crate::inherited::Inherited;
 use crate::kv::Batch;
 use crate::node::Node;
 use crate::tier::both::{self, Both, Old};
-use crate::tier::posix::Posix;
-use crate::tier::s3::S3;
+use crate::tier::late::Late;
+use crate::tier::posix::{self, Posix};
 use crate::tier::s3::target::is_s3;
+use crate::tier::s3::{self, S3};
 use crate::tier::{Base, Dir, Place, Tier, TierError, TierFile, TierResult, staged_prefix};
 use crate::worker::Worker;
 
@@ -117,13 +119,9 @@ pub struct Flusher {
 }
 
 impl Flusher {
-    /// Checks the tier's directory: it must exist, be a directory, take files, and lie outside the stores.
+    /// Checks the tier: it must be there, take files, and lie outside the stores. A server that has run on its stores before does not wait for it.
     pub fn open(config: &ServerConfig) -> Result<Self, ServerError> {
-        let tier: Option<Arc<dyn Tier>> = match &config.tier {
-            Some(path) if is_s3(&path.to_string_lossy()) => Some(Arc::new(S3::from_env(path, config)?)),
-            Some(path) => Some(Arc::new(Posix::open(path, config)?)),
-            None => None,
-        };
+        let tier = config.tier.as_ref().map(|path| open_tier(path, config)).transpose()?;
         Ok(Flusher { path: config.tier.clone(), ..Flusher::on(tier) })
     }
 
@@ -386,6 +384,25 @@ impl Flusher {
             "failures": account.failures,
             "failing": failing,
         })
+    }
+}
+
+fn open_tier(path: &Path, config: &ServerConfig) -> Result<Arc<dyn Tier>, ServerError> {
+    let is_bucket = is_s3(&path.to_string_lossy());
+    if is_bucket {
+        S3::target(path)?;
+    }
+    let (own, at) = (config.clone(), path.to_owned());
+    let open = move || -> Result<Arc<dyn Tier>, ServerError> {
+        Ok(if is_bucket { Arc::new(S3::from_env(&at, &own)?) } else { Arc::new(Posix::open(&at, &own)?) })
+    };
+    match open() {
+        Err(error) if identity::has_run(config) => {
+            tracing::warn!(%error, "the shared tier cannot be used yet; what is here is served, and it is tried again");
+            let facts = if is_bucket { s3::UNOPENED } else { posix::UNOPENED };
+            Ok(Arc::new(Late::new(error.to_string(), facts, Box::new(open))))
+        }
+        outcome => outcome,
     }
 }
 

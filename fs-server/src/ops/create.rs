@@ -36,7 +36,7 @@ pub async fn create(worker: &Rc<Worker>, context: &Context, request: Create) -> 
     if let Some(mode) = &request.open {
         node.opens.admit(mode).await;
         // A mount closes files at their homes when nobody waits for that any more: here somebody does.
-        node.flusher.control().admit(node, 0).await;
+        node.flusher.control().admit(node).await;
     }
     let ino = node.namespace.allocator().inode(entry_partition(
         request.parent,

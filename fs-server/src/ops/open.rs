@@ -26,7 +26,7 @@ pub async fn open(worker: &Rc<Worker>, context: &Context, request: Open) -> OpRe
     }
     let writes = matches!(request.mode, OpenMode::Write { .. });
     if writes {
-        node.flusher.control().admit(node, 0).await;
+        node.flusher.control().admit(node).await;
         setattr::finish_cut_first(worker, request.ino).await?;
     }
     let inode = node.namespace.live_inode(request.ino).await?;

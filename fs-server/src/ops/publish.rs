@@ -27,11 +27,11 @@ pub async fn publish(worker: &Rc<Worker>, context: &Context, request: Publish) -
             spill::to_chunks(worker, request.ino, Outgrown::by(context, end)).await?;
         }
         attr = take_over(worker, context, &request, end).await?;
+        node.flusher.control().note_written(attr.size);
     }
     if request.close {
         node.opens.release(request.ino, context.client());
-        let written = if request.mtime.is_some() { attr.size } else { 0 };
-        node.flusher.control().admit(node, written).await;
+        node.flusher.control().admit(node).await;
     }
     if request.sync && node.syncs_device() {
         crate::sync::group_sync(node).await?;

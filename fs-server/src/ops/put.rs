@@ -141,7 +141,8 @@ async fn carry_out(
     let Some(first) = items.first() else { return Ok(Vec::new()) };
     room::admit(worker).await?;
     let bytes = items.iter().map(|item| item.content.data.len() as u64).sum();
-    node.flusher.control().admit(node, bytes).await;
+    node.flusher.control().note_written(bytes);
+    node.flusher.control().admit(node).await;
     let mut set = LockSet::of(&[(LockKey::Inode(common.parent), Mode::Shared)]);
     for item in &items {
         set.add(LockKey::Entry(common.parent, item.hash), Mode::Exclusive);

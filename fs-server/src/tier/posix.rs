@@ -34,6 +34,9 @@ const DIRECTORY: OFlags =
 /// Calls that are made at once.
 const THREADS: usize = 4;
 
+/// What is known of a directory that cannot be opened yet.
+pub const UNOPENED: Facts = Facts { left_over: true, is_remote: true, threads: THREADS, part_bytes: None };
+
 /// The adapter.
 pub struct Posix {
     path: PathBuf,

@@ -204,16 +204,14 @@ impl Client {
 
     /// Publishes what was written and closes.
     pub fn close(&self, ino: InodeId, end: u64) {
-        let attr = self.attr(ino);
-        let request = Publish {
-            ino,
-            end,
-            since: attr.version,
-            mtime: Some(1_700_000_000_123_456_789),
-            sync: false,
-            close: true,
-        };
-        self.ask_home(ino, &request);
+        self.publish(ino, end, true);
+    }
+
+    /// Publishes what was written, and closes as well if that is said.
+    pub fn publish(&self, ino: InodeId, end: u64, close: bool) {
+        let since = self.attr(ino).version;
+        let mtime = Some(1_700_000_000_123_456_789);
+        self.ask_home(ino, &Publish { ino, end, since, mtime, sync: false, close });
     }
 
     /// Attributes.
@@ -268,7 +266,7 @@ impl Client {
         self.send(header, to, &request, Bytes::copy_from_slice(data)).map(drop)
     }
 
-    /// Closes what was open for reading.
+    /// Closes what was open for reading, or has published what was written.
     pub fn release(&self, ino: InodeId) {
         let to = self.map.owner(ino.partition());
         self.ask_server(to, &fs_proto::msg::inode::Release { inos: vec![ino] }).unwrap();

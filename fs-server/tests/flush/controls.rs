@@ -94,6 +94,34 @@ fn who_does_not_wait_for_closing_waits_for_making() {
 }
 
 #[test]
+fn what_was_written_counts_at_once() {
+    // Goal: a writer that publishes and then closes, as mounts do, gets no further than the cap before it waits, however fast it is: what it has
+    // written counts before the next estimate. Method: the tier takes nothing; files of a quarter of the cap, one after the other.
+    let gate = Gate::shut();
+    let mut cluster = Cluster::prepared_with(1, |config| config.dirty_max = Some(4 << 20));
+    cluster.launch(&gate.wrap("rename"));
+    let (path, made) = (&cluster.file, AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let client = Client::connect(path);
+            for number in 0..12 {
+                let file = client.open_file(ROOT, &format!("f{number}"));
+                client.write(file, 0, &vec![7; MIB]);
+                client.publish(file, MIB as u64, false);
+                client.release(file);
+                made.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        gate.await_somebody();
+        std::thread::sleep(Duration::from_millis(700));
+        let before = made.load(Ordering::SeqCst);
+        gate.open();
+        assert!((4..=6).contains(&before), "{before} files were made");
+    });
+    cluster.check(&Client::connect(&cluster.file));
+}
+
+#[test]
 fn a_near_deadline_makes_everything_go() {
     // Goal: with a delay of ten minutes and files that wait for a demand, everything is flushed when the end is near, and not before.
     fn slow(config: &mut fs_server::ServerConfig, ahead_s: u64) {

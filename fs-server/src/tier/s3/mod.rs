@@ -47,6 +47,10 @@ const THREADS: usize = 16;
 /// Largest object that is copied in one request.
 const COPY_MAX: u64 = 5 << 30;
 
+/// What is known of a bucket that cannot be used yet.
+pub const UNOPENED: Facts =
+    Facts { left_over: true, is_remote: false, threads: THREADS, part_bytes: Some(PART) };
+
 /// The adapter.
 pub struct S3 {
     client: Arc<Client>,
@@ -109,11 +113,16 @@ impl S3 {
 
     /// The same with what the environment says.
     pub fn from_env(tier: &Path, config: &ServerConfig) -> Result<Self, ServerError> {
-        let refuse = |reason| ServerError::Tier { path: tier.to_owned(), reason };
-        let target =
-            Target::parse(&tier.to_string_lossy(), |name| std::env::var(name).ok()).map_err(refuse)?;
-        let client = Client::new(&target).map_err(refuse)?;
+        let target = S3::target(tier)?;
+        let client =
+            Client::new(&target).map_err(|reason| ServerError::Tier { path: tier.to_owned(), reason })?;
         S3::open(tier, client, target, config)
+    }
+
+    /// The bucket that `tier` and the environment name.
+    pub fn target(tier: &Path) -> Result<Target, ServerError> {
+        Target::parse(&tier.to_string_lossy(), |name| std::env::var(name).ok())
+            .map_err(|reason| ServerError::Tier { path: tier.to_owned(), reason })
     }
 
     /// Returns whether something lies in staging that others take out.
