@@ -112,6 +112,7 @@ impl Backing {
             "fetched_bytes": fetched_bytes,
             "evicted_files": evicted_files,
             "evicted_bytes": evicted_bytes,
+            "migration": self.migration.status_json(),
         })
     }
 }

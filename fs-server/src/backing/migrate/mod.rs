@@ -58,6 +58,24 @@ pub struct Migration {
     trouble: Mutex<String>,
 }
 
+impl Migration {
+    /// For the status page; null unless things move.
+    pub fn status_json(&self) -> serde_json::Value {
+        if !self.running.load(Ordering::Acquire) {
+            return serde_json::Value::Null;
+        }
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        serde_json::json!({
+            "left": load(&self.left),
+            "same_files": load(&self.same_files),
+            "compared_bytes": load(&self.compared_bytes),
+            "copied_again": load(&self.again),
+            "gone": load(&self.gone),
+            "trouble": *self.trouble.lock(),
+        })
+    }
+}
+
 /// In the batch that makes a copy in the shared tier the right one: what it was made from is remembered, to be compared with it. What was changed here
 /// since it was taken over has moved.
 pub fn note_copied(batch: &mut Batch, inode: &InodeRecord, published: &TierLocation) {
@@ -159,14 +177,16 @@ async fn turn(worker: &Rc<Worker>, ino: InodeId) -> OpResult<bool> {
         return forget(worker, ino).await;
     }
     let Some(at) = inode.tier.clone() else { return forget(worker, ino).await };
-    if inode.attr.nlink == 0 {
-        // Who has it open yet reads on.
-        let request = DetachFile { ino, parent: at.parent, name: at.name };
-        home::detach(worker, request).await?;
-        return forget(worker, ino).await;
-    }
-    if old::is_in(&at) {
-        return have_copied(worker, &inode).await.map(|()| false);
+    match (old::is_in(&at), inode.attr.nlink) {
+        (true, 0) => {
+            // Who has it open yet reads on.
+            let request = DetachFile { ino, parent: at.parent, name: at.name };
+            home::detach(worker, request).await?;
+            return forget(worker, ino).await;
+        }
+        (true, _) => return have_copied(worker, &inode).await.map(|()| false),
+        (false, 0) => return forget(worker, ino).await,
+        (false, _) => {}
     }
     let source: Option<Option<TierSource>> = namespace.record(&keys::moving(ino))?;
     let is_copy_of =

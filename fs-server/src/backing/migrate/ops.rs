@@ -28,6 +28,10 @@ const OTHER: OpError = OpError::new(
     Status::Busy,
     "this cluster moved from another directory before; end it and start a new one on the same shared tier",
 );
+const AWAY: OpError = OpError::new(
+    Status::Invalid,
+    "the old tier's directory is another than the one that the migration began with; mount it again",
+);
 const LEFT: OpError = OpError::new(Status::Busy, "something has not moved from the old tier yet");
 
 /// An old tier as it is written down.
@@ -70,8 +74,10 @@ pub async fn attach_old(worker: &Rc<Worker>, _: &Context, request: AttachOld) ->
     let opened = node.flusher.on_reader(move |_| Ok(place::open(&path, &config))).await;
     let opened = opened.map_err(|error| OpError::because(Status::TierFailed, error.to_string()))?;
     let id = opened.map_err(|reason| OpError::because(Status::Invalid, reason))?.id;
-    if known(node)?.is_some_and(|known| known.path != request.path || known.id != id) {
-        return Err(OTHER);
+    match known(node)? {
+        Some(known) if known.path != request.path => return Err(OTHER),
+        Some(known) if known.id != id => return Err(AWAY),
+        _ => {}
     }
     if request.id == 0 {
         return Ok(id);
