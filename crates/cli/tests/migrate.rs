@@ -133,8 +133,9 @@ fn a_tree_moves_while_it_is_used() {
 #[test]
 fn killed_in_the_middle_and_begun_again_it_ends_the_same() {
     let sandbox = Sandbox::new();
-    let old = sandbox.path("old");
+    let (old, twin) = (sandbox.path("old"), sandbox.path("twin"));
     grow(&old);
+    grow(&twin);
     let (was, was_times) = (tree(&old), times(&old, true));
     sandbox.up(&["--nodes", "3", "--tier", &sandbox.word("tier"), "--flush-delay", "0"]);
     // Once one server, once all and the command.
@@ -149,19 +150,38 @@ fn killed_in_the_middle_and_begun_again_it_ends_the_same() {
         assert!(arrived(&sandbox) < DIRS * FILES_OF_DIR, "the kill came too late: this run shows nothing");
         sandbox.ok(&["up", "--restart"]);
         assert!(sandbox.hayate(&["cat", "/d9/f119"]).output().unwrap().stdout == pattern(119 * 137));
+        // What applications do between the kills stays.
+        change(&sandbox, &twin, within);
     }
     let text =
         sandbox.ok(&["migrate", "--from", &sandbox.word("old"), "--to", &sandbox.word("tier"), "--json"]);
     let account: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!((account["copied_again"].as_u64(), account["gone"].as_u64()), (Some(0), Some(0)), "{text}");
-    assert_eq!(tree(&old), tree(&sandbox.path("tier")));
-    assert_eq!(times(&old, false), times(&sandbox.path("tier"), false));
+    assert_eq!(tree(&twin), tree(&sandbox.path("tier")));
+    let untouched = |root: &Path| {
+        let mut times = times(root, false);
+        times.retain(|path, _| ["d0", "d8", "d9"].iter().all(|dir| !path.starts_with(dir)));
+        times
+    };
+    assert_eq!(untouched(&old), untouched(&sandbox.path("tier")));
     assert_eq!((was, was_times), (tree(&old), times(&old, true)), "the old tree was touched");
     // Nothing is left to do, and that is no error.
     sandbox.ok(&["migrate", "--from", &sandbox.word("old"), "--to", &sandbox.word("tier")]);
     sandbox.ok(&["down", "--drain"]);
-    assert_eq!(tree(&old), tree(&sandbox.path("tier")));
+    assert_eq!(tree(&twin), tree(&sandbox.path("tier")));
     sandbox.assert_nothing_left();
+}
+
+/// Replaces a file, and removes one and a directory, here and in the twin.
+fn change(sandbox: &Sandbox, twin: &Path, number: usize) {
+    let (new, dir) = (format!("d0/f{number}"), if number == 60 { "d8" } else { "d9" });
+    fs::write(sandbox.path("in"), pattern(number * 1_000)).unwrap();
+    sandbox.ok(&["cp", &sandbox.word("in"), &format!("h:/{new}")]);
+    sandbox.ok(&["rm", &format!("/d0/f{}", number / 60)]);
+    sandbox.ok(&["rm", "-r", &format!("/{dir}")]);
+    fs::write(twin.join(new), pattern(number * 1_000)).unwrap();
+    fs::remove_file(twin.join(format!("d0/f{}", number / 60))).unwrap();
+    fs::remove_dir_all(twin.join(dir)).unwrap();
 }
 
 #[test]
