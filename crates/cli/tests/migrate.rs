@@ -184,6 +184,39 @@ fn change(sandbox: &Sandbox, twin: &Path, number: usize) {
     fs::remove_dir_all(twin.join(dir)).unwrap();
 }
 
+/// Four times what tier 1 holds moves, is complete without the old file system, and what is read meanwhile is right.
+#[test]
+fn a_tree_larger_than_tier_1_moves() {
+    const FILES: usize = 43;
+    let sandbox = Sandbox::new();
+    let old = sandbox.path("old");
+    fs::create_dir_all(old.join("d")).unwrap();
+    let content = |index: usize| {
+        let mut data = pattern(3_000_000 + index);
+        data[..8].copy_from_slice(&(index as u64).to_le_bytes());
+        data
+    };
+    for index in 0..FILES {
+        fs::write(old.join(format!("d/f{index}")), content(index)).unwrap();
+    }
+    sandbox.up(&["--nodes", "2", "--capacity", "16M", "--memory", "64M", "--tier", &sandbox.word("tier")]);
+    let child = begin(&sandbox);
+    wait_until("the old tree in the cluster", || sandbox.run(&["ls", "/d"]).out.contains("f0"));
+    for index in (0..FILES).step_by(7) {
+        let read = sandbox.hayate(&["cat", &format!("/d/f{index}")]).output().unwrap();
+        assert!(read.stdout == content(index), "f{index}");
+    }
+    let said = end(child);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(said.out.contains(&format!("{FILES} files compared and the same")), "{said:?}");
+    assert!(tree(&old) == tree(&sandbox.path("tier")));
+    fs::rename(&old, sandbox.path("away")).unwrap();
+    sandbox.ok(&["cp", "-r", "h:/d", &sandbox.word("out")]);
+    assert!(tree(&sandbox.path("away/d")) == tree(&sandbox.path("out")));
+    sandbox.ok(&["down", "--drain"]);
+    sandbox.assert_nothing_left();
+}
+
 #[test]
 fn wrong_arguments_are_told() {
     let sandbox = Sandbox::new();

@@ -288,7 +288,7 @@ wire_struct! {
     pub struct Migrated {
         /// What has not moved yet, as far as it is known: 0 only if there is nothing.
         pub left: u64,
-        /// What was found so far, done or not.
+        /// How often something was found, or found again, that has to move: whatever that led to.
         pub found: u64,
         /// Files of which both copies were read and are the same.
         pub same_files: u64,

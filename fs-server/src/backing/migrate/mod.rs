@@ -42,6 +42,8 @@ use crate::worker::Worker;
 const PAGE: usize = 1_000;
 /// Things that have their turn at once.
 const AT_ONCE: usize = 4;
+/// Names that wait for being flushed, above which no further directories are listed.
+const AHEAD: usize = 20_000;
 /// Between two passes: as long as the last one took, within these.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
@@ -172,6 +174,9 @@ async fn turn(worker: &Rc<Worker>, ino: InodeId) -> OpResult<bool> {
     let Some(inode) = namespace.inode(ino)? else { return forget(worker, ino).await };
     if inode.attr.is_dir() {
         if inode.backed.is_some() {
+            if waits_for_flushing(&worker.node) {
+                return Ok(false);
+            }
             listing::list(worker, ino).await?;
         }
         return forget(worker, ino).await;
@@ -196,6 +201,12 @@ async fn turn(worker: &Rc<Worker>, ino: InodeId) -> OpResult<bool> {
         // Changed here since it was copied: what the flusher makes of it is right.
         None => forget(worker, ino).await,
     }
+}
+
+/// Whether enough was found for now: what waits for being flushed is in memory, and trees are large.
+fn waits_for_flushing(node: &Node) -> bool {
+    let queue = node.namespace.queue();
+    queue.len().0.saturating_sub(queue.parked()) >= AHEAD
 }
 
 /// Has something copied that its policy, or nobody, has copied.
