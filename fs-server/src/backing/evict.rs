@@ -6,7 +6,7 @@
 //! - The row that says where a file is fetched from is committed, and with `--durability device` synced, before its chunks go.
 //! - Nobody reads, writes or fetches chunks while they go (`claims`).
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,6 +21,7 @@ use futures_util::future::join_all;
 use parking_lot::Mutex;
 
 use super::claims::Alone;
+use super::dirty::Dirty;
 use super::{home, pins, rows};
 use crate::error::{OpError, OpResult};
 use crate::namespace::decode_record;
@@ -49,8 +50,6 @@ const GROUP: usize = 16;
 const AGAIN: Duration = Duration::from_secs(3);
 /// How long a file that is in use is waited for.
 const BUSY: Duration = Duration::from_millis(200);
-/// Files that may be dirty here and known as such.
-const DIRTY_MAX: usize = 1 << 20;
 /// Files of which it is known when they were used, or evicted.
 const KNOWN: usize = 64 << 10;
 
@@ -66,7 +65,7 @@ pub struct Evictor {
     pub bytes: AtomicU64,
     full: AtomicBool,
     episode: Mutex<Episode>,
-    dirty: Mutex<Dirty>,
+    dirty: Dirty,
     hand: tokio::sync::Mutex<Vec<u8>>,
     used: quick_cache::sync::Cache<InodeId, TimeNs>,
     emptied: quick_cache::sync::Cache<InodeId, Instant>,
@@ -79,14 +78,6 @@ struct Episode {
     since: Instant,
 }
 
-/// Files that were written to here since they were last copied from here.
-#[derive(Default)]
-struct Dirty {
-    inos: HashSet<InodeId>,
-    /// There were too many to know.
-    blind: bool,
-}
-
 impl Default for Evictor {
     fn default() -> Self {
         Evictor {
@@ -94,7 +85,7 @@ impl Default for Evictor {
             bytes: AtomicU64::new(0),
             full: AtomicBool::new(false),
             episode: Mutex::new(Episode { last_full: None, moved: 0, since: Instant::now() }),
-            dirty: Mutex::default(),
+            dirty: Dirty::default(),
             hand: tokio::sync::Mutex::default(),
             used: quick_cache::sync::Cache::new(KNOWN),
             emptied: quick_cache::sync::Cache::new(KNOWN),
@@ -103,24 +94,9 @@ impl Default for Evictor {
 }
 
 impl Evictor {
-    /// Chunks of the file are about to be written. The caller uses it (`claims`).
-    pub fn note_write(&self, ino: InodeId) {
-        let mut dirty = self.dirty.lock();
-        if dirty.inos.len() >= DIRTY_MAX {
-            dirty.blind = true;
-        } else {
-            dirty.inos.insert(ino);
-        }
-    }
-
-    /// Chunks of the file are about to be copied, as they are now, or are gone.
-    pub fn note_copy(&self, ino: InodeId) {
-        self.dirty.lock().inos.remove(&ino);
-    }
-
-    fn is_dirty(&self, ino: InodeId) -> bool {
-        let dirty = self.dirty.lock();
-        dirty.blind || dirty.inos.contains(&ino)
+    /// Files that were written to here.
+    pub fn dirty(&self) -> &Dirty {
+        &self.dirty
     }
 
     /// A file that lives here is opened.
@@ -357,7 +333,7 @@ async fn claim(node: &Node, ino: InodeId, must: bool) -> Option<Alone> {
     } else {
         claims.try_dropping(ino)
     };
-    alone.filter(|_| !node.backing.evictor.is_dirty(ino))
+    alone.filter(|_| !node.backing.evictor.dirty.has(ino))
 }
 
 /// Drops chunks that are held here; answers their bytes. `must`: fails instead of leaving out a file that is in use or dirty.
@@ -377,7 +353,7 @@ pub async fn drop_chunks(worker: &Rc<Worker>, request: EvictChunks) -> OpResult<
             continue;
         };
         freed += node.store.chunks(*ino)?.iter().map(|(_, end)| u64::from(*end)).sum::<u64>();
-        rows::replace(node, *ino, Some(source))?;
+        rows::replace(node, *ino, source)?;
         alone.push(guard);
         inos.push(*ino);
     }
@@ -410,14 +386,5 @@ mod tests {
         assert_eq!([100, 720, 801].map(|live| surplus(&at(live), true)), [50, 50, 101]);
         let with_dead = |live_bytes| StoreStats { disk_bytes: 1_000, free_bytes: 0, ..at(live_bytes) };
         assert_eq!([100, 700, 720].map(|live| surplus(&with_dead(live), true)), [0, 0, 50]);
-    }
-
-    #[test]
-    fn what_was_written_since_it_was_copied_is_dirty() {
-        let evictor = Evictor::default();
-        evictor.note_write(InodeId(7));
-        assert!(evictor.is_dirty(InodeId(7)) && !evictor.is_dirty(InodeId(8)));
-        evictor.note_copy(InodeId(7));
-        assert!(!evictor.is_dirty(InodeId(7)));
     }
 }

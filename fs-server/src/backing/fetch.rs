@@ -96,7 +96,7 @@ pub async fn ensure(worker: &Rc<Worker>, used: Option<&Use>, key: ChunkKey, want
 
 /// Whether the store's word on a chunk is the truth.
 pub fn is_here(node: &Node, key: ChunkKey) -> OpResult<bool> {
-    Ok(!node.store.ranges(key)?.is_empty() || rows::is_kept(node, key.ino, key.chunk)?)
+    Ok(node.store.holds(key)? || rows::is_kept(node, key.ino, key.chunk)?)
 }
 
 /// Whether nothing of the file is in the shared tier only, as far as is known without asking.
@@ -240,33 +240,12 @@ pub fn holder(node: &Node, source: &TierSource, ino: InodeId, chunk: ChunkIndex)
 
 /// Fetches everything that this server should hold of a file. The caller uses it.
 pub async fn share(worker: &Rc<Worker>, used: Option<&Use>, ino: InodeId) -> OpResult<()> {
-    let missing = missing(worker, used, ino, u64::MAX).await?;
+    let missing = all_elsewhere(worker, used, ino, ChunkIndex(0)..ChunkIndex(u64::MAX), usize::MAX).await?;
     let fetched =
-        missing.into_iter().map(|chunk| ensure(worker, used, ChunkKey { ino, chunk }, Want::Stored));
+        missing.into_iter().map(|(chunk, _)| ensure(worker, used, ChunkKey { ino, chunk }, Want::Stored));
     stream::iter(fetched.map(Ok::<_, OpError>))
         .try_for_each_concurrent(SHARE_AT_ONCE, |one| async { one.await.map(drop) })
         .await
-}
-
-/// Chunks of the first `size` bytes of a file that this server should hold and that are in the shared tier only.
-pub async fn missing(
-    worker: &Rc<Worker>,
-    used: Option<&Use>,
-    ino: InodeId,
-    size: u64,
-) -> OpResult<Vec<ChunkIndex>> {
-    let node = &worker.node;
-    let Some(source) = source_of_share(worker, used, ino).await? else { return Ok(Vec::new()) };
-    let chunks = source.backing.limit.min(size).div_ceil(source.layout.chunk_bytes());
-    let mut missing = Vec::new();
-    for chunk in (0..chunks).map(ChunkIndex) {
-        give_way(chunk).await;
-        let is_mine = holder(node, &source, ino, chunk) == Some(node.id());
-        if is_mine && !is_here(node, ChunkKey { ino, chunk })? {
-            missing.push(chunk);
-        }
-    }
-    Ok(missing)
 }
 
 /// Large files have millions of chunks, and other requests wait.

@@ -12,6 +12,7 @@
 //! - A chunk is dropped only where its file's row says already where it is fetched from (`evict`).
 
 pub mod claims;
+mod dirty;
 pub mod evict;
 pub mod fetch;
 pub mod home;

@@ -89,27 +89,47 @@ pub fn keep(node: &Node, ino: InodeId, chunk: ChunkIndex) -> OpResult<()> {
     Ok(node.namespace.kv().commit(batch)?)
 }
 
-/// Replaces what is known of a file by `source`; `None`: forgets the file. The row first: with the old one, a chunk without its mark would be fetched
-/// from a copy that had something else there.
-pub fn replace(node: &Node, ino: InodeId, source: Option<&TierSource>) -> OpResult<()> {
-    if source.is_some() {
-        put(node, ino, source)?;
-    } else {
-        let mut batch = Batch::default();
-        batch.delete(keys::source(ino));
-        node.namespace.kv().commit(batch)?;
+/// Replaces what is known of a file by `source`. The row comes with the first marks that go: with the old one, a chunk without its mark would be
+/// fetched from a copy that had something else there.
+pub fn replace(node: &Node, ino: InodeId, source: &TierSource) -> OpResult<()> {
+    node.backing.rows.note_some();
+    let mut batch = Batch::default();
+    batch.put(keys::source(ino), encode_record(&Some(source.clone())));
+    remove_marks(node, &[ino], batch)
+}
+
+/// Forgets files.
+pub fn forget(node: &Node, inos: &[InodeId]) -> OpResult<()> {
+    if inos.is_empty() {
+        return Ok(());
     }
-    let (from, to) = keys::range_of(b'n', ino);
-    loop {
-        let (mut batch, mut marks) = (Batch::default(), 0);
-        node.namespace.kv().scan(&from, &to, &mut |key, _| {
-            batch.delete(key);
-            marks += 1;
-            if marks < MARKS_AT_ONCE { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        })?;
-        if marks == 0 {
-            return Ok(());
+    let mut batch = Batch::default();
+    for ino in inos {
+        batch.delete(keys::source(*ino));
+    }
+    remove_marks(node, inos, batch)
+}
+
+/// Removes the marks of files with `batch`, and with further ones if they are too many.
+fn remove_marks(node: &Node, inos: &[InodeId], mut batch: Batch) -> OpResult<()> {
+    let kv = node.namespace.kv();
+    for ino in inos {
+        let (mut from, to) = keys::range_of(b'n', *ino);
+        loop {
+            let mut marks = 0;
+            let mut last = Vec::new();
+            kv.scan(&from, &to, &mut |key, _| {
+                batch.delete(key);
+                last = key.to_vec();
+                marks += 1;
+                if marks < MARKS_AT_ONCE { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            })?;
+            if marks < MARKS_AT_ONCE {
+                break;
+            }
+            kv.commit(std::mem::take(&mut batch))?;
+            from = [&last[..], &[0]].concat();
         }
-        node.namespace.kv().commit(batch)?;
     }
+    Ok(kv.commit(batch)?)
 }

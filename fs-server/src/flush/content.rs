@@ -261,7 +261,7 @@ impl Copying {
         let node = Arc::clone(&worker.node);
         let claim = node.backing.copy(ino).await;
         // What is written from now on is dirty again.
-        node.backing.evictor().note_copy(ino);
+        node.backing.evictor().dirty().note_copy(ino);
         Copying { node, ino, _claim: claim, is_done: false }
     }
 }
@@ -269,7 +269,7 @@ impl Copying {
 impl Drop for Copying {
     fn drop(&mut self) {
         if !self.is_done {
-            self.node.backing.evictor().note_write(self.ino);
+            self.node.backing.evictor().dirty().note_write(self.ino);
         }
     }
 }
@@ -366,7 +366,7 @@ impl Shares {
 pub async fn share(worker: &Rc<Worker>, request: FlushChunks) -> OpResult<FlushedShare> {
     let node = &worker.node;
     if request.parts == Some(PartsOf::NONE) {
-        node.backing.evictor().note_copy(request.ino);
+        node.backing.evictor().dirty().note_copy(request.ino);
         return Ok(FlushedShare { bytes: 0, receipt: Bytes::new() });
     }
     let shares = node.flusher.shares();
@@ -453,9 +453,10 @@ async fn copy_past(
     let mut copied = 0;
     let missing = {
         let used = node.backing.enter(ino).await;
-        fetch::missing(worker, used.as_ref(), ino, size).await?
+        let within = ChunkIndex(0)..ChunkIndex(size.div_ceil(layout.chunk_bytes()));
+        fetch::all_elsewhere(worker, used.as_ref(), ino, within, usize::MAX).await?
     };
-    for chunk in missing {
+    for (chunk, _) in missing {
         // Used for one chunk at a time: who cuts the file waits for no more than that.
         let used = node.backing.enter(ino).await;
         let key = ChunkKey { ino, chunk };

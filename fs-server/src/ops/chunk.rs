@@ -57,14 +57,14 @@ pub async fn write(worker: &Rc<Worker>, request: WriteChunk, bulk: Bytes) -> OpR
 
 /// Writes what is not to be evicted before it was copied.
 async fn written(worker: &Rc<Worker>, used: Option<Use>, write: ChunkWrite) -> OpResult<()> {
-    let (ino, evictor) = (write.key.ino, worker.node.backing.evictor());
+    let (ino, dirty) = (write.key.ino, worker.node.backing.evictor().dirty());
     if used.is_some() {
-        evictor.note_write(ino);
+        dirty.note_write(ino);
     }
     let written = room::write(worker, write).await;
     if used.is_some() {
         // Again, for a copy that began meanwhile.
-        evictor.note_write(ino);
+        dirty.note_write(ino);
     }
     written
 }
@@ -110,14 +110,15 @@ pub async fn truncate(worker: &Rc<Worker>, _: &Context, request: TruncateChunks)
 /// Removes files' chunks here, and what is known here of where others are.
 pub async fn remove(worker: &Rc<Worker>, _: &Context, request: DropChunks) -> OpResult<()> {
     let node = &worker.node;
-    let mut alone = Vec::new();
+    let (mut alone, mut concerned) = (Vec::new(), Vec::new());
     for ino in &request.inos {
-        node.backing.evictor().note_copy(*ino);
+        node.backing.evictor().dirty().note_copy(*ino);
         if node.backing.concerns(*ino) {
             alone.push(node.backing.alone(*ino).await);
-            rows::replace(node, *ino, None)?;
+            concerned.push(*ino);
         }
     }
+    rows::forget(node, &concerned)?;
     node.store.remove(&request.inos)?;
     node.pointers.remove(&**node.namespace.kv(), &request.inos)
 }
@@ -131,7 +132,7 @@ pub async fn punch(worker: &Rc<Worker>, _: &Context, request: PunchChunk) -> OpR
     let covers = request.offset..request.offset.saturating_add(request.len);
     let _filling = fetch::ensure(worker, used.as_ref(), key, Want::Overwritten(covers)).await?;
     if used.is_some() {
-        node.backing.evictor().note_write(key.ino);
+        node.backing.evictor().dirty().note_write(key.ino);
     }
     if node.backing.concerns(key.ino) {
         rows::keep(node, key.ino, key.chunk)?;

@@ -62,6 +62,9 @@ pub async fn remove(worker: &Rc<Worker>, context: &Context, request: VaultDrop) 
         }
         vault.check(&context.caller, &some)?;
         let inos: Vec<InodeId> = some.iter().map(|(_, object)| object.ino).collect();
+        for ino in &inos {
+            worker.node.backing.evictor().dirty().note_copy(*ino);
+        }
         worker.node.store.remove(&inos)?;
         vault.forget(kv, &context.caller, &some)?;
         // Others have their turn between two pages.

@@ -201,6 +201,10 @@ impl ChunkStore for Devices {
         self.of(key).punch(key, offset, len)
     }
 
+    fn holds(&self, key: ChunkKey) -> Result<bool, StoreError> {
+        self.of(key).holds(key)
+    }
+
     fn ranges(&self, key: ChunkKey) -> Result<Vec<Range<u32>>, StoreError> {
         self.of(key).ranges(key)
     }

@@ -462,6 +462,10 @@ impl ChunkStore for LogStore {
             .cut(Kind::Punch, Deletion { ino: key.ino, chunk: key.chunk, from: offset, reach, sequence: 0 })
     }
 
+    fn holds(&self, key: ChunkKey) -> Result<bool, StoreError> {
+        Ok(!self.core.index.view(key)?.extents().is_empty())
+    }
+
     fn ranges(&self, key: ChunkKey) -> Result<Vec<std::ops::Range<u32>>, StoreError> {
         let chunk = self.core.index.view(key)?;
         let mut ranges: Vec<std::ops::Range<u32>> = Vec::new();

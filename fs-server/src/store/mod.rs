@@ -247,6 +247,8 @@ pub trait ChunkStore: Send + Sync {
     fn truncate(&self, ino: InodeId, chunk: ChunkIndex, keep_bytes: u32) -> Result<(), StoreError>;
     /// Makes a hole of `len` bytes at `offset` of a chunk. The chunk's end may come before it then.
     fn punch(&self, key: ChunkKey, offset: u32, len: u32) -> Result<(), StoreError>;
+    /// Whether anything of a chunk is held here.
+    fn holds(&self, key: ChunkKey) -> Result<bool, StoreError>;
     /// Where a chunk has data, ascending; what is between is holes.
     fn ranges(&self, key: ChunkKey) -> Result<Vec<std::ops::Range<u32>>, StoreError>;
     /// Drops all chunks of `inos`.

@@ -387,7 +387,8 @@ impl Tier for Posix {
         let rename = || fs::renameat(source, &from.name[..], target, &to.name[..]);
         let renamed = self.with_write(&to.dir, || self.with_write(&from.dir, rename));
         renamed.map_err(|error| match error {
-            Errno::INVAL => {
+            // GlusterFS says so of files, too, while it does not know its directories well: they are looked for again then.
+            Errno::INVAL if self.look(from).is_ok_and(|found| found.is_some_and(|found| found.is_dir)) => {
                 TierError::BelowItself("a directory of the shared tier cannot move below itself".to_owned())
             }
             error => failed("publish", &to.name, error),
