@@ -63,7 +63,7 @@ pub use fs_proto::msg::Caller;
 pub use fs_proto::msg::admin::ShutdownMode;
 pub use fs_proto::msg::inode::{SetTime, Setattr, Space};
 pub use fs_proto::msg::name::{Create, DirEntry, DirPage};
-pub use fs_proto::msg::tier::FlushAccount;
+pub use fs_proto::msg::tier::{FlushAccount, Migrated};
 pub use fs_proto::msg::vault::VaultObject;
 pub use fs_proto::{
     Attr, FileKind, InodeId, LAYOUT_ATTRIBUTE, Layout, LayoutWish, Placement, ServerId, Status, layout_text,

@@ -186,6 +186,9 @@ async fn run_tiers(worker: &Rc<Worker>, context: &Context, body: Reader) -> OpRe
         EvictNow => crate::backing::ops::evict_now,
         HotRecall => hot::reader::recall,
         DetachFile => crate::backing::ops::detach_file,
+        AttachOld => crate::backing::migrate::ops::attach_old,
+        MergeOld => crate::backing::migrate::ops::merge_old,
+        MigrateStatus => crate::backing::migrate::ops::migrate_status,
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use fs_net::{Acceptor, Address, ClusterFile, NetError, Rdma, ServerInside};
 use fs_proto::{INLINE_MAX, InodeId};
 
+use crate::backing;
 use crate::config::ServerConfig;
 use crate::error::{OpError, ServerError};
 use crate::flush::Flusher;
@@ -189,6 +190,7 @@ impl BoundServer {
             let in_tier = node.flusher.has_tier();
             node.namespace.ensure_root(uid, gid, node.now(), in_tier).map_err(namespace_failure)?;
         }
+        backing::migrate::resume(&node).map_err(namespace_failure)?;
         node.locks.recover(&node.namespace, Instant::now()).map_err(namespace_failure)?;
         tracing::info!(server = node.id().0, tcp = %self.addresses.tcp, "serving");
         let outcome = threads::run(&node, self.acceptors, self.metrics, before_end);

@@ -1,8 +1,8 @@
 //! The command line.
 
 use crate::commands::{
-    bench, cat, ckpt, cp, demo, df, down, flush, ls, mkdir, mount, rm, scrub, server, stage, stat, status,
-    umount, up,
+    bench, cat, ckpt, cp, demo, df, down, flush, ls, migrate, mkdir, mount, rm, scrub, server, stage, stat,
+    status, umount, up,
 };
 use crate::error::{Result, failed};
 use crate::logging::LogFormat;
@@ -96,6 +96,8 @@ pub enum Command {
     Flush(flush::FlushArgs),
     /// Fetch trees from the shared tier before they are read
     Stage(stage::StageArgs),
+    /// Move the tree of an old file system to the shared tier, while it is used
+    Migrate(migrate::MigrateArgs),
     /// Verify everything that the servers hold
     Scrub(scrub::ScrubArgs),
     /// List, show, verify, prune, pin and export checkpoints

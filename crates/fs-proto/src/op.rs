@@ -171,6 +171,12 @@ wire_enum! {
         DetachFile = 106,
         /// Fetch all chunks of a file that you hold.
         FetchShare = 107,
+        /// What that directory has moves to the shared tier.
+        AttachOld = 108,
+        /// A directory has entries in the old tier, too.
+        MergeOld = 109,
+        /// What has not moved to the shared tier yet.
+        MigrateStatus = 110,
         /// Lend me a piece of a file that many read.
         HotAsk = 111,
         /// Pass a piece of such a file on.
@@ -204,6 +210,7 @@ impl Op {
                 | Op::EvictNow
                 | Op::DetachFile
                 | Op::FetchShare
+                | Op::MergeOld
                 | Op::ClientGone
                 | Op::HotAsk
                 | Op::HotFetch

@@ -76,7 +76,7 @@ fn operations() -> Vec<(Op, [Kind; 2])> {
         WriteChunk ReadChunk TruncateChunks DropChunks SyncChunks PunchChunk ChunkRanges ChunkMap ClaimChunk FindChunks CopyChunkTo
         Prepare Decide Outcome TreeLock GetShard
         FlushChunks TierPath TierState FlushStatus FlushNow FlushInode FlushList
-        FindSource FetchChunk EvictChunks EvictNow DetachFile FetchShare FlushNote TierPlace TierForget
+        FindSource FetchChunk EvictChunks EvictNow DetachFile FetchShare AttachOld MergeOld MigrateStatus FlushNote TierPlace TierForget
         HotAsk HotFetch HotRecall
         ServerStatus Shutdown Scrub CopyChunk VaultPut VaultList VaultDrop
     }

@@ -6,8 +6,10 @@ use bytes::Bytes;
 use fs_proto::msg::admin::{ServerStatus, Shutdown, ShutdownMode};
 use fs_proto::msg::scrub::{Scrub, Scrubbed};
 use fs_proto::msg::session::Ping;
-use fs_proto::msg::tier::{FlushAccount, FlushInode, FlushList, FlushNow, FlushPage, FlushStatus};
-use fs_proto::{InodeId, Request, ServerId};
+use fs_proto::msg::tier::{
+    AttachOld, FlushAccount, FlushInode, FlushList, FlushNow, FlushPage, FlushStatus, MigrateStatus, Migrated,
+};
+use fs_proto::{InodeId, Request, ServerId, Status};
 
 use super::Core;
 use super::call::Patience;
@@ -19,6 +21,9 @@ use crate::window;
 
 /// How long an answer may take.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
+
+/// How long the look of a server at a directory of another file system may take.
+const LOOK_TIME: Duration = Duration::from_secs(30);
 
 /// How long a step of scrubbing may take: a hundred million records, slow devices, other load.
 const SCRUB_TIME: Duration = Duration::from_secs(1_800);
@@ -75,6 +80,50 @@ impl Core {
         window::all(asked, FAN_OUT).await
     }
 
+    /// See [`crate::Client::attach_old`].
+    pub async fn attach_old(&self, path: Bytes) -> Result<()> {
+        let id = self.attach_everywhere(&AttachOld { path: path.clone(), id: 0 }).await?;
+        self.attach_everywhere(&AttachOld { path, id }).await.map(drop)
+    }
+
+    /// Asks all servers, the root's home last: there the names are taken over, and by then all can read what lies under them.
+    async fn attach_everywhere(&self, request: &AttachOld) -> Result<u64> {
+        let view = self.shared.view();
+        let root = view.owner(Target::home(InodeId::ROOT));
+        let others = view.stores().iter().copied().filter(|server| *server != root);
+        let mut seen: Option<(ServerId, u64)> = None;
+        for server in others.chain([root]) {
+            let id = self.ask_once(server, request, LOOK_TIME).await.map_err(|error| by(server, error))?;
+            let (other, first) = *seen.get_or_insert((server, id));
+            if id != first {
+                let text = format!(
+                    "servers {other} and {server} have different directories under the path; mount the same one on every server"
+                );
+                return Err(Error::status(Status::Invalid, text));
+            }
+        }
+        Ok(seen.map_or(0, |(_, id)| id))
+    }
+
+    /// See [`crate::Client::detach_old`].
+    pub async fn detach_old(&self) -> Result<()> {
+        let view = self.shared.view();
+        for server in view.stores() {
+            let request = AttachOld { path: Bytes::new(), id: 0 };
+            self.ask_once(*server, &request, ANSWER_TIME).await.map_err(|error| by(*server, error))?;
+        }
+        Ok(())
+    }
+
+    /// See [`crate::Client::migrate_status`].
+    pub async fn migrate_status(&self) -> Vec<(ServerId, Result<Migrated>)> {
+        let view = self.shared.view();
+        let asked = view.stores().iter().map(|&server| async move {
+            (server, self.ask_once(server, &MigrateStatus {}, ANSWER_TIME).await)
+        });
+        window::all(asked, FAN_OUT).await
+    }
+
     /// See [`crate::Client::flush_inode`].
     pub async fn flush_inode(&self, ino: InodeId) -> Result<()> {
         self.publish_overdue(Duration::ZERO, PATIENCE).await;
@@ -94,5 +143,13 @@ impl Core {
             self.ask(&self.caller, Target::Server(server), &FlushNow { everything }).await
         });
         window::each(asked, FAN_OUT, drop).await
+    }
+}
+
+/// Says which server refused.
+fn by(server: ServerId, error: Error) -> Error {
+    match error {
+        Error::Status { status, message, .. } => Error::status(status, format!("server {server}: {message}")),
+        error => error,
     }
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use fs_proto::msg::admin::ShutdownMode;
 use fs_proto::msg::scrub::{Scrub, Scrubbed};
-use fs_proto::msg::tier::{FlushAccount, FlushPage};
+use fs_proto::msg::tier::{FlushAccount, FlushPage, Migrated};
 use fs_proto::{Attr, InodeId, ServerId};
 
 use super::Client;
@@ -44,6 +44,21 @@ impl Client {
     /// wrote.
     pub fn flush_inode(&self, ino: InodeId) -> Result<()> {
         self.run(async |core| core.flush_inode(ino).await)
+    }
+
+    /// What the directory at `path` has, on every server, moves to the shared tier from now on. Nothing is changed if a server refuses it.
+    pub fn attach_old(&self, path: Bytes) -> Result<()> {
+        self.run(async |core| core.attach_old(path).await)
+    }
+
+    /// All has moved from there: it is forgotten. Busy while something is left.
+    pub fn detach_old(&self) -> Result<()> {
+        self.run(async |core| core.detach_old().await)
+    }
+
+    /// What moves from there, for every server.
+    pub fn migrate_status(&self) -> Result<Vec<(ServerId, Result<Migrated>)>> {
+        self.run(async |core| Ok(core.migrate_status().await))
     }
 
     /// Has all of a file at hand that is in the shared tier: whoever holds chunks of it fetches them. `done` hears of bytes that are there.

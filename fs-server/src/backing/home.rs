@@ -16,7 +16,7 @@ use fs_proto::{ChunkIndex, FileKind, InodeId, Status};
 
 use crate::error::{OpError, OpResult};
 use crate::flush::dirs;
-use crate::namespace::locks::{LockKey, LockSet, Mode};
+use crate::namespace::locks::{HoldGuard, LockKey, LockSet, Mode};
 use crate::node::Node;
 use crate::ops::ask_all;
 use crate::ops::setattr::holders;
@@ -150,7 +150,47 @@ async fn take_over(worker: &Rc<Worker>, ino: InodeId) -> OpResult<()> {
     if is_same(&found, &old) || found.is_dir {
         return Ok(());
     }
-    let mut changed = (*inode).clone();
+    let at = old.at.clone();
+    replace(worker, (hold, &inode), old, (at, found)).await?;
+    tracing::info!(?ino, "others changed the file in the shared tier");
+    Ok(())
+}
+
+/// A migration found that the copy at `copied` in the shared tier is not what the old tier has at `from`: takes over that, to be copied again. False if
+/// the file was changed meanwhile.
+pub async fn take_over_from(
+    worker: &Rc<Worker>,
+    ino: InodeId,
+    copied: &TierLocation,
+    from: &TierLocation,
+) -> OpResult<bool> {
+    let node = &worker.node;
+    let namespace = &node.namespace;
+    let set = LockSet::of(&[(LockKey::Inode(ino), Mode::Exclusive)]);
+    let hold = namespace.locks().hold(set).await;
+    let Some(inode) = namespace.inode_in_section(ino)?.filter(|inode| is_clean(node, inode)) else {
+        return Ok(false);
+    };
+    let Some(old) = source_of(&inode).filter(|old| old.at == *copied) else { return Ok(false) };
+    let Some(Some(found)) = look(worker, from).await.filter(|found| found.is_none_or(|found| !found.is_dir))
+    else {
+        return Ok(false);
+    };
+    // It may be there yet, and must not be fetched from any more.
+    let old = TierSource { at: TierLocation { tier_ino: 0, ..old.at }, ..old };
+    replace(worker, (hold, &inode), old, (from.clone(), found)).await?;
+    Ok(true)
+}
+
+/// Makes what was found in a tier the content of a file in the place of `old`, whose chunks are dropped.
+async fn replace(
+    worker: &Rc<Worker>,
+    (hold, inode): (HoldGuard, &InodeRecord),
+    old: TierSource,
+    (at, found): (TierLocation, Found),
+) -> OpResult<()> {
+    let (node, ino) = (&worker.node, inode.attr.ino);
+    let mut changed = inode.clone();
     let attr = &mut changed.attr;
     let chunks = attr.size.max(found.size).div_ceil(attr.layout.chunk_bytes());
     let who = holders(node, attr, ChunkIndex(0), ChunkIndex(chunks));
@@ -160,7 +200,7 @@ async fn take_over(worker: &Rc<Worker>, ino: InodeId) -> OpResult<()> {
     changed.cut_version = attr.version;
     let (version, ctime) = (attr.version, attr.ctime);
     let backing = backing_of(&found);
-    let at = TierLocation { version, ctime, tier_ino: found.id, ..old.at.clone() };
+    let at = TierLocation { version, ctime, tier_ino: found.id, ..at };
     // The old one, which is not there any more: what is dropped can be fetched from nowhere until the commit, also should that not be reached, and
     // holders learn the new one when they look. All of both, or what the new one has more would be a hole.
     let limit = old.backing.limit.max(found.size);
@@ -168,9 +208,8 @@ async fn take_over(worker: &Rc<Worker>, ino: InodeId) -> OpResult<()> {
     let dropped = ask_all(worker, &who, &EvictChunks { files: vec![(ino, gone)], must: true }).await;
     dropped.map_err(|error| if error.status == Status::Busy { CHANGING } else { error })?;
     (changed.tier, changed.backed) = (Some(at), Some(backing));
-    namespace.locks().with_held(hold.set(), || namespace.commit(&[Mutation::PutInode { inode: changed }]))?;
-    tracing::info!(?ino, "others changed the file in the shared tier");
-    Ok(())
+    let commit = || node.namespace.commit(&[Mutation::PutInode { inode: changed }]);
+    node.namespace.locks().with_held(hold.set(), commit)
 }
 
 /// The copy is about to go from its place: everything of it that may be read yet is fetched first.

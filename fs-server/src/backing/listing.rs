@@ -3,6 +3,8 @@
 //! ```text
 //! commit 't' of a page's names  ->  commit names and inodes of the page (directories' inodes at their own homes)  ->  ...  ->  commit: listed
 //! ```
+//! While things move from an old tier, its names follow those of the shared tier, to be flushed: `old_names`.
+//!
 //! A crash before the last step means that the directory is listed again. A 't' of a name that is not there tells nobody anything: nobody is asked to
 //! compare the name, and the next listing writes it again.
 //!
@@ -21,11 +23,11 @@ use fs_proto::{FileKind, InodeId, Layout, Placement, Status};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
-use super::home;
+use super::{home, old_names};
 use crate::error::{OpError, OpResult};
-use crate::flush::dirs;
 use crate::flush::entry::TierEntry;
 use crate::flush::outcome::{FlushResult, Stop};
+use crate::flush::{dirs, old};
 use crate::kv::Batch;
 use crate::namespace::locks::{LockKey, LockSet, Mode};
 use crate::namespace::{NewInode, acl, apply, encode_record, keys, new_inode};
@@ -108,24 +110,41 @@ async fn attempt(worker: &Rc<Worker>, dir: InodeId) -> FlushResult<()> {
     let Some(inode) = node.namespace.inode(dir)?.filter(|inode| inode.backed.is_some()) else {
         return Ok(());
     };
-    let handle = dirs::handle(worker, dir).await?.ok_or(Stop::Wait("it is not in the shared tier"))?;
-    let (pages, mut arrivals) = mpsc::channel(PAGES);
-    let listed = node.flusher.on_reader(move |tier: &dyn Tier| give(tier, &handle, &pages));
-    let directory = &inode;
-    // The receiver goes with it: whoever gives pages must not wait for one that failed.
-    let takes = async move {
-        let mut counts = Counts::default();
-        while let Some(page) = arrivals.recv().await {
-            take(worker, directory, page, &mut counts).await?;
-        }
-        Ok::<Counts, Stop>(counts)
-    };
-    let (listed, counts) = tokio::join!(listed, takes);
-    let counts = counts?;
-    listed?;
-    finish(worker, dir, &counts).await?;
+    let mut counts = Counts::default();
+    if inode.backed != Some(old::ONLY_OLD) {
+        let handle = dirs::handle(worker, dir).await?.ok_or(Stop::Wait("it is not in the shared tier"))?;
+        let (directory, counts) = (&inode, &mut counts);
+        each_page(worker, handle, async move |page| take(worker, directory, page, counts).await).await?;
+    }
+    if old::is_to_move(&inode)
+        && let Some(handle) = old_names::open(worker, &inode.target).await?
+    {
+        let directory = &inode;
+        each_page(worker, handle, async move |page| old_names::take(worker, directory, page).await).await?;
+    }
+    finish(worker, &inode, &counts).await?;
     tracing::debug!(?dir, entries = counts.entries, "taken over from the shared tier");
     Ok(())
+}
+
+/// Gives what lies in a directory to `take`, while more of it is being looked at.
+async fn each_page(
+    worker: &Rc<Worker>,
+    handle: Dir,
+    mut take: impl AsyncFnMut(Vec<Listed>) -> FlushResult<()>,
+) -> FlushResult<()> {
+    let (pages, mut arrivals) = mpsc::channel(PAGES);
+    let listed = worker.node.flusher.on_reader(move |tier: &dyn Tier| give(tier, &handle, &pages));
+    // The receiver goes with it: whoever gives pages must not wait for one that failed.
+    let takes = async move {
+        while let Some(page) = arrivals.recv().await {
+            take(page).await?;
+        }
+        Ok::<(), Stop>(())
+    };
+    let (listed, taken) = tokio::join!(listed, takes);
+    taken?;
+    Ok(listed?)
 }
 
 /// Runs where blocking is allowed.
@@ -175,12 +194,12 @@ fn copy_of(inode: &InodeRecord, listed: &Listed) -> TierEntry {
 }
 
 /// The inode of what was found.
-fn adopted(worker: &Worker, dir: &InodeRecord, listed: &Listed) -> OpResult<InodeRecord> {
+pub(super) fn adopted(worker: &Worker, dir: &InodeRecord, listed: &Listed) -> OpResult<InodeRecord> {
     let (node, parent, is_dir) = (&worker.node, dir.attr.ino, listed.kind == FileKind::Directory);
     let partition = if is_dir {
         directory_partition(parent, &listed.name, listed.ctime as u64)
     } else {
-        entry_partition(parent, name_hash(parent, &listed.name), false)
+        entry_partition(parent, name_hash(parent, &listed.name), dir.attr.wide)
     };
     let (uid, gid) = listed.attributes.owner.unwrap_or_default();
     let mut inode = new_inode(NewInode {
@@ -235,19 +254,26 @@ fn layout(of_directory: Layout, listed: &Listed) -> Layout {
 }
 
 /// From now on the namespace is the authority for the directory's names.
-async fn finish(worker: &Rc<Worker>, dir: InodeId, counts: &Counts) -> OpResult<()> {
-    let namespace = &worker.node.namespace;
+async fn finish(worker: &Rc<Worker>, listed: &InodeRecord, counts: &Counts) -> OpResult<()> {
+    let (namespace, dir) = (&worker.node.namespace, listed.attr.ino);
     let set = LockSet::of(&[(LockKey::Inode(dir), Mode::Exclusive)]);
     let commit = || {
-        if namespace.inode_in_section(dir)?.is_none_or(|inode| inode.backed.is_none()) {
-            return Ok(());
+        let inode = namespace.inode_in_section(dir)?;
+        let Some(inode) = inode.filter(|inode| inode.backed.is_some()) else { return Ok(()) };
+        if inode.target != listed.target || inode.attr.wide != listed.attr.wide {
+            return Err(OpError::new(Status::Retry, "the directory has names in the old tier, too"));
         }
-        let Counts { entries, subdirs } = *counts;
-        let changes = [
-            Mutation::SetBacked { ino: dir, backed: None },
-            Mutation::CountEntries { dir, entries, subdirs },
-        ];
-        namespace.commit(&changes)
+        let listed = Mutation::SetBacked { ino: dir, backed: None };
+        if !old::is_to_move(&inode) {
+            let Counts { entries, subdirs } = *counts;
+            return namespace.commit(&[listed, Mutation::CountEntries { dir, entries, subdirs }]);
+        }
+        let mut moved = Batch::default();
+        moved.delete(keys::moving(dir));
+        // Each part of a wide one counted what came to it.
+        let count = if inode.attr.wide { None } else { Some(old_names::count(namespace, dir)?) };
+        let changes: Vec<_> = count.into_iter().chain([listed]).collect();
+        namespace.commit_with(&changes, moved)
     };
     namespace.locks().with(&set, commit).await
 }

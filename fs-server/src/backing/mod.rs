@@ -17,6 +17,8 @@ pub mod evict;
 pub mod fetch;
 pub mod home;
 pub mod listing;
+pub mod migrate;
+mod old_names;
 pub mod ops;
 pub mod pins;
 pub mod room;
@@ -31,6 +33,7 @@ use self::claims::{Alone, Claims, Copied, Use};
 use self::evict::Evictor;
 use self::home::Looks;
 use self::listing::Listings;
+use self::migrate::Migration;
 use self::rows::Rows;
 use crate::inherited::Inherited;
 use crate::kv::Kv;
@@ -41,6 +44,7 @@ pub struct Backing {
     claims: Arc<Claims>,
     rows: Rows,
     listings: Listings,
+    migration: Migration,
     looks: Looks,
     evictor: Evictor,
     pins: Inherited<bool>,
@@ -57,6 +61,7 @@ impl Backing {
             claims: Arc::default(),
             rows: Rows::open(kv),
             listings: Listings::default(),
+            migration: Migration::default(),
             looks: Looks::default(),
             evictor: Evictor::default(),
             pins: pins::pins(),
@@ -108,6 +113,7 @@ impl Backing {
             "fetched_bytes": fetched_bytes,
             "evicted_files": evicted_files,
             "evicted_bytes": evicted_bytes,
+            "migration": self.migration.status_json(),
         })
     }
 }

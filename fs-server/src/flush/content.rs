@@ -230,7 +230,8 @@ async fn small_file(
 ) -> FlushResult<Option<Staged>> {
     let node = &worker.node;
     let mut copying = Copying::begin(worker, attr.ino).await;
-    if !fetch::is_no_concern(node, attr.ino)? {
+    // Nothing of an empty one is elsewhere, and nobody who holds chunks of it would be asked.
+    if attr.size > 0 && !fetch::is_no_concern(node, attr.ino)? {
         return Ok(None);
     }
     let mut buffer = buffer(node, attr.size.max(1)).await?;

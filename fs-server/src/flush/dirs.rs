@@ -16,7 +16,7 @@ use fs_proto::record::TierLocation;
 use parking_lot::Mutex;
 
 use super::outcome::{FlushResult, Stop};
-use super::{aside, remote};
+use super::{aside, old, remote};
 use crate::namespace::DEPTH_MAX;
 use crate::tier::{Base, Dir, Place, TierError};
 use crate::worker::Worker;
@@ -82,6 +82,12 @@ pub async fn handle(worker: &Rc<Worker>, dir: InodeId) -> FlushResult<Option<Dir
         }
         if at == InodeId::ROOT {
             break flusher.on_tier(|tier| tier.base(Base::Root)).await?;
+        }
+        if at == old::PARENT {
+            break match flusher.old_root().await {
+                Err(TierError::Missing(_)) => return Err(Stop::Wait("there is no old tier any more")),
+                found => found?,
+            };
         }
         if let Some(server) = aside::server(at) {
             if server == worker.node.id() {

@@ -15,7 +15,7 @@ use fs_proto::record::{Backing, EntryRecord, InodeRecord, TierLocation};
 use super::entry::TierEntry;
 use super::names::{NameJob, PATIENCE, clear_foreign, source};
 use super::outcome::{FlushResult, Stop};
-use super::{content, policy, remote};
+use super::{content, old, policy, remote};
 use crate::backing::home;
 use crate::tier::{Base, Found, Make, Place, Tier, TierError, TierResult};
 use crate::worker::Worker;
@@ -29,7 +29,11 @@ pub async fn publish(job: &NameJob<'_>, entry: &EntryRecord) -> FlushResult<Tier
         return Err(Stop::Wait("its inode is being removed"));
     };
     let had = right_copy(job, inode).await?;
-    let other = inode.tier.as_ref().filter(|at| at.version == inode.attr.version && !job.is_here(at));
+    // From the old tier it is copied.
+    let other = inode
+        .tier
+        .as_ref()
+        .filter(|at| at.version == inode.attr.version && !job.is_here(at) && !old::is_in(at));
     let place = job.place().await?;
     if let Some(other) = other.filter(|at| should_link(inode, had.as_ref(), at))
         && let Some(now) = link(job, entry, inode, other, &view, &place).await?

@@ -20,6 +20,7 @@ pub(crate) mod entry;
 mod inodes;
 mod leaf;
 mod names;
+pub mod old;
 pub mod ops;
 pub(crate) mod outcome;
 mod parts;
@@ -61,11 +62,12 @@ use crate::identity;
 use crate::inherited::Inherited;
 use crate::kv::Batch;
 use crate::node::Node;
+use crate::tier::both::{self, Both, Old};
 use crate::tier::late::Late;
 use crate::tier::posix::{self, Posix};
 use crate::tier::s3::target::is_s3;
 use crate::tier::s3::{self, S3};
-use crate::tier::{Base, Place, Tier, TierError, TierFile, TierResult, staged_prefix};
+use crate::tier::{Base, Dir, Place, Tier, TierError, TierFile, TierResult, staged_prefix};
 use crate::worker::Worker;
 
 /// Items that are being flushed at once, for each call that may be under way; and their bounds.
@@ -94,7 +96,7 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
 /// What the server does about the shared tier.
 pub struct Flusher {
-    tier: Option<Arc<dyn Tier>>,
+    tier: Option<Arc<Both>>,
     path: Option<PathBuf>,
     pool: Pool,
     /// Listing and reading, which do not wait behind copies.
@@ -128,7 +130,7 @@ impl Flusher {
         let facts = tier.as_ref().map(|tier| tier.facts());
         let left_over = u64::from(facts.is_some_and(|facts| facts.left_over));
         Flusher {
-            tier,
+            tier: tier.map(|tier| Arc::new(Both::new(tier))),
             path: None,
             pool: Pool::new(facts.map_or(Window::fixed(1), |facts| window_of(facts.threads))),
             readers: Pool::new(Window::fixed(READERS)),
@@ -187,6 +189,24 @@ impl Flusher {
             tier.reset();
         }
         outcome
+    }
+
+    /// From now on this is the old tier, or there is none any more.
+    pub(crate) fn set_old(&self, old: Option<Old>) {
+        if let Some(tier) = &self.tier {
+            tier.set_old(old);
+        }
+    }
+
+    /// Whether things move from an old tier to this one.
+    pub(crate) fn has_old(&self) -> bool {
+        self.tier.as_ref().is_some_and(|tier| tier.has_old())
+    }
+
+    /// The old tier's directory.
+    pub(crate) async fn old_root(&self) -> TierResult<Dir> {
+        let Some(tier) = self.tier.clone() else { return Err(both::none()) };
+        self.readers.run(move || tier.old_root()).await
     }
 
     /// Bytes of each part but the last in which the tier wants a file of `size` bytes; None: in any pieces.

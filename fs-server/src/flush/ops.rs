@@ -15,7 +15,8 @@ use fs_proto::{FileKind, InodeId, Placement, Status};
 use super::entry::TierEntry;
 use super::outcome::Stop;
 use super::queue::FlushItem;
-use super::{aside, content, remote};
+use super::{aside, content, old, remote};
+use crate::backing::migrate;
 use crate::error::{OpError, OpResult};
 use crate::kv::Batch;
 use crate::namespace::locks::{LockKey, LockSet, Mode};
@@ -87,7 +88,12 @@ pub async fn flush_now(worker: &Rc<Worker>, _: &Context, request: FlushNow) -> O
 /// Flushes an inode that lives here under all its names.
 pub async fn flush_inode(worker: &Rc<Worker>, _: &Context, request: FlushInode) -> OpResult<()> {
     require_tier(worker)?;
-    let inode = worker.node.namespace.live_inode(request.ino).await?;
+    force(worker, request.ino).await
+}
+
+/// The same, of an inode that lives here.
+pub(crate) async fn force(worker: &Rc<Worker>, ino: InodeId) -> OpResult<()> {
+    let inode = worker.node.namespace.live_inode(ino).await?;
     for (parent, name) in worker.node.namespace.names_of(&inode)? {
         remote::note_name(worker, parent, &name, true).await.map_err(|stop| match stop {
             Stop::Failed(reason) => OpError::because(Status::TierFailed, reason),
@@ -250,7 +256,8 @@ async fn take_over(
                 namespace.queue().note_inode(&mut batch, ino);
             }
             let counts = inode.attr.kind == FileKind::File
-                && inode.tier.as_ref().is_none_or(|known| known.version < published.version);
+                && inode.tier.as_ref().is_none_or(|at| at.version < published.version || old::is_in(at));
+            migrate::note_copied(&mut batch, &inode, &published);
             let change = [
                 Mutation::SetTier { ino, tier: Some(published.clone()) },
                 Mutation::SetBacked { ino, backed },

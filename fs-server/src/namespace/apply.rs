@@ -7,8 +7,10 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use fs_proto::msg::tier::TierSource;
 use fs_proto::placement::name_hash;
 use fs_proto::record::{EntryRecord, InodeRecord, Mutation, ShardRecord};
 use fs_proto::{FileKind, InodeId, Status, TimeNs};
@@ -17,6 +19,7 @@ use super::inline::encoded;
 use super::locks::{LockKey, LockSet, Mode};
 use super::{Namespace, acl, encode_record, keys};
 use crate::error::{OpError, OpResult};
+use crate::flush::old;
 use crate::kv::Batch;
 
 /// The attribute that makes a program privileged: it goes when an inode is put that is not [`fs_proto::Attr::capable`] any more.
@@ -57,6 +60,7 @@ struct Staging<'a> {
     shards: BTreeMap<InodeId, Option<ShardRecord>>,
     orphans: Vec<InodeId>,
     born: i64,
+    moving: u64,
 }
 
 impl Namespace {
@@ -75,6 +79,7 @@ impl Namespace {
             shards: BTreeMap::new(),
             orphans: Vec::new(),
             born: 0,
+            moving: 0,
         };
         for mutation in mutations {
             staging.apply(mutation)?;
@@ -179,6 +184,10 @@ impl Staging<'_> {
             self.batch.delete(keys::xattr(ino, CAPABILITY));
         }
         self.inodes.insert(ino, Some(inode.clone()));
+        if old::is_to_move(inode) {
+            self.batch.put(keys::moving(ino), encode_record(&None::<TierSource>));
+            self.moving += 1;
+        }
         if !fresh {
             return self.note_inode(ino);
         }
@@ -334,6 +343,9 @@ impl Staging<'_> {
         if let Some(tier) = ghost {
             self.batch.put(keys::tier_ghost(ino), encode_record(&tier));
         }
+        if ino.is_adopted() {
+            self.batch.delete(keys::moving(ino));
+        }
         self.inodes.insert(ino, None);
         self.born -= 1;
         Ok(())
@@ -353,6 +365,7 @@ impl Staging<'_> {
             }
         }
         self.namespace.kv.commit(self.batch)?;
+        self.namespace.moving.fetch_add(self.moving, Ordering::AcqRel);
         self.namespace.adjust_inode_count(self.born);
         self.namespace.note_orphans(self.orphans);
         for (ino, inode) in self.inodes {

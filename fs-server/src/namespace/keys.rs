@@ -17,6 +17,7 @@
 //! 'a' ino:u64                         -> ()                 an inode whose copy in the shared tier may differ
 //! 't' parent:u64 cookie:u64 name...   -> TierEntry          what the shared tier has under a name
 //! 'g' ino:u64                         -> TierLocation       a removed directory that the shared tier still has
+//! (and behind the number the byte `o` -> Option<TierSource> something that has not moved from an old tier, and what it was copied from: `backing/migrate`)
 //! 'm' name...                         -> value              the server's own facts
 //! 'j' client:u64                      -> ()                 a client that may hold locks of files here
 //! 'b' ino:u64 chunk:u64               -> ServerId           who holds a chunk of a file in layout `writer`: `pointers.rs`
@@ -228,6 +229,18 @@ pub fn tier_entry(parent: InodeId, name: &[u8]) -> Key {
 /// A removed directory that the shared tier still has.
 pub fn tier_ghost(ino: InodeId) -> Key {
     with_ino(b'g', ino, 0)
+}
+
+/// Something that has not moved from the old tier yet.
+pub fn moving(ino: InodeId) -> Key {
+    let mut key = with_ino(b'g', ino, 1);
+    key.push(b'o');
+    key
+}
+
+/// The inode of such a key, if it is one.
+pub fn split_moving(key: &[u8]) -> Option<InodeId> {
+    if key.len() == 10 && key[9] == b'o' { split_inode(key) } else { None }
 }
 
 /// An object of the vault.

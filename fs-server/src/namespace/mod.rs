@@ -22,7 +22,7 @@ pub mod permission;
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use fs_proto::placement::name_hash;
@@ -58,6 +58,8 @@ pub struct Namespace {
     published: Published,
     orphans: Mutex<VecDeque<InodeId>>,
     inode_count: AtomicI64,
+    /// Rows of things that move from an old tier, made since the start.
+    moving: AtomicU64,
 }
 
 /// What a server knows of a directory whose entries it holds.
@@ -149,6 +151,7 @@ impl Namespace {
             queue,
             orphans: Mutex::default(),
             inode_count: AtomicI64::new(0),
+            moving: AtomicU64::new(0),
         })
     }
 
@@ -182,6 +185,11 @@ impl Namespace {
     /// Inodes that live here. Right once [`Namespace::count_inodes`] has run.
     pub fn inode_count(&self) -> u64 {
         self.inode_count.load(Ordering::Relaxed).max(0) as u64
+    }
+
+    /// How often something was written down that moves from an old tier, since the start.
+    pub fn moving_noted(&self) -> u64 {
+        self.moving.load(Ordering::Acquire)
     }
 
     pub(crate) fn adjust_inode_count(&self, delta: i64) {

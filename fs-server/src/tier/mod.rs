@@ -9,6 +9,7 @@
 //!
 //! Deliberately absent: inodes, names and versions of the cluster, retries, threads. Calls block for as long as the tier needs.
 
+pub mod both;
 pub mod late;
 pub mod posix;
 pub mod s3;

@@ -91,6 +91,22 @@ impl Posix {
         Ok(tier)
     }
 
+    /// A directory that is only listed and read. Nothing is opened yet.
+    pub fn reading(path: &Path, config: &ServerConfig) -> Self {
+        Posix {
+            path: path.to_owned(),
+            job: config.job.clone(),
+            me: config.id,
+            // Whoever is not makes accessible what he may not enter.
+            is_root: true,
+            bases: Mutex::default(),
+            refused: Mutex::new(false),
+            left_over: false,
+            is_remote: false,
+            lustre: Lustre::new(lustre::Kernel),
+        }
+    }
+
     /// Removes what is left of a former run, then makes and removes a staged file. False if a directory that made way is still there.
     fn probe(&self) -> TierResult<bool> {
         let staging = self.base(Base::Staging(self.me))?;

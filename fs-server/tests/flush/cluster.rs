@@ -89,6 +89,13 @@ impl Cluster {
         cluster
     }
 
+    /// One that is not started yet, with directories that widen above `wide_threshold`.
+    pub fn wide_above(servers: u16, wide_threshold: u64) -> Self {
+        let mut cluster = Self::new(servers, wide_threshold);
+        cluster.atimes = false;
+        cluster
+    }
+
     fn new(servers: u16, wide_threshold: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("tier")).unwrap();

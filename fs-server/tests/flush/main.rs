@@ -9,6 +9,7 @@ mod adversity;
 mod controls;
 mod evicting;
 mod faults;
+mod migrating;
 mod policies;
 mod reading;
 mod renames;

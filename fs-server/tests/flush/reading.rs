@@ -196,6 +196,22 @@ fn a_copy_that_others_change_is_noticed() {
 }
 
 #[test]
+fn a_copy_of_a_file_that_is_empty_here_is_compared_as_well() {
+    // Method: one from the tier is cut to nothing, which is copied; then others write to the copy.
+    let mut cluster = Cluster::prepared_with(2, |config| config.tier_check_ms = 0);
+    std::fs::write(cluster.at("file"), content(32, CHUNK)).unwrap();
+    cluster.launch(&plain);
+    let client = Client::connect(&cluster.file);
+    client.truncate(find(&client, "file").unwrap(), 0);
+    cluster.settle(&client);
+    assert_eq!(std::fs::metadata(cluster.at("file")).unwrap().len(), 0);
+    std::fs::write(cluster.at("file"), content(33, 2 * CHUNK)).unwrap();
+    assert!(read(&client, "file") == content(33, 2 * CHUNK));
+    cluster.settle(&client);
+    cluster.compare(&client);
+}
+
+#[test]
 fn a_copy_of_a_file_that_was_made_here_is_compared_as_well() {
     let mut cluster = Cluster::prepared_with(2, |config| config.tier_check_ms = 0);
     cluster.launch(&plain);

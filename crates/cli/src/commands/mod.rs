@@ -9,6 +9,7 @@ pub mod df;
 pub mod down;
 pub mod flush;
 pub mod ls;
+pub mod migrate;
 pub mod mkdir;
 pub mod mount;
 pub mod rm;
@@ -43,6 +44,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Rm(args) => rm::run(global, &args),
         Command::Flush(args) => flush::run(global, &args),
         Command::Stage(args) => stage::run(global, &args),
+        Command::Migrate(args) => migrate::run(global, &args),
         Command::Scrub(args) => scrub::run(global, &args),
         Command::Bench(args) => bench::run(global, args),
         Command::Demo(args) => demo::run(global, &args),

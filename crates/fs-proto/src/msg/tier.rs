@@ -257,7 +257,56 @@ wire_struct! {
     }
 }
 
+wire_struct! {
+    /// What this directory, the old tier, has and the shared tier has not is moved there. Goes to each server; to the root's home last. Answers the
+    /// directory's number.
+    pub struct AttachOld {
+        /// Absolute path of the directory, on every server; empty: all has moved, forget it.
+        pub path: Bytes,
+        /// Its number, which all servers answered; 0: only have a look whether it can be used.
+        pub id: u64,
+    }
+}
+
+wire_struct! {
+    /// A directory has entries in the old tier, too. Goes to its home. Server to server.
+    pub struct MergeOld {
+        /// Which.
+        pub dir: InodeId,
+        /// Its path there.
+        pub path: Bytes,
+    }
+}
+
+wire_struct! {
+    /// How far the asked server is with moving what lives on it.
+    pub struct MigrateStatus {}
+}
+
+wire_struct! {
+    /// What moves from the old tier to the shared one, of the asked server. Counts are of this run of the server.
+    pub struct Migrated {
+        /// What has not moved yet, as far as it is known: 0 only if there is nothing.
+        pub left: u64,
+        /// How often something was found, or found again, that has to move: whatever that led to.
+        pub found: u64,
+        /// Files of which both copies were read and are the same.
+        pub same_files: u64,
+        /// Bytes that were compared, also of files that turned out to differ.
+        pub compared_bytes: u64,
+        /// Copies that were not what the old tier has: they were made again.
+        pub again: u64,
+        /// Files that the old tier had no more when they were to be compared.
+        pub gone: u64,
+        /// Why something could not be moved or compared at the last attempt; empty if nothing was in the way.
+        pub trouble: String,
+    }
+}
+
 request! {
+    AttachOld => AttachOld -> u64;
+    MergeOld => MergeOld -> ();
+    MigrateStatus => MigrateStatus -> Migrated;
     FindSource => FindSource -> Option<TierSource>;
     FetchChunk => FetchChunk -> ();
     EvictChunks => EvictChunks -> u64;

@@ -314,6 +314,7 @@ structs! {
     TierState { ino, published, published_bytes, published_as }
     TierView { inode, xattrs, writing }
     FlushStatus {}
+    MigrateStatus {}
     FlushAccount { pending_names, pending_dirs, pending_bytes, files, bytes, copied_bytes, failures, oldest_ms, bytes_per_s, unsafe_names, has_tier }
     FlushNow { everything }
     FlushInode { ino }
@@ -326,6 +327,9 @@ structs! {
     EvictNow { bytes, server }
     DetachFile { ino, parent, name }
     FetchShare { ino }
+    AttachOld { path, id }
+    MergeOld { dir, path }
+    Migrated { left, found, same_files, compared_bytes, again, gone, trouble }
     HotAsk { server, ino, chunk, piece, have, direct }
     HotFetch { ino, chunk, piece, generation }
     HotRecall { holder, ino }
