@@ -24,6 +24,8 @@ const CHANGED: Stop = Stop::Wait("it changed while it was copied");
 
 /// Brings the inode of `entry` to the job's name; returns what is there then.
 pub async fn publish(job: &NameJob<'_>, entry: &EntryRecord) -> FlushResult<TierEntry> {
+    // Before the look: of a file that was open then, the size is asked for only if everything has to go.
+    let everything = job.worker.node.flusher.takes_everything();
     let view = remote::state(job.worker, entry.ino, None).await?;
     let Some(inode) = view.inode.as_ref().filter(|inode| inode.attr.nlink > 0) else {
         return Err(Stop::Wait("its inode is being removed"));
@@ -53,7 +55,7 @@ pub async fn publish(job: &NameJob<'_>, entry: &EntryRecord) -> FlushResult<Tier
     if inode.attr.nlink > 1 && !first_name && job.taken.attempts < PATIENCE {
         return Err(Stop::Wait("the first name of the file is copied, and this one becomes a link of it"));
     }
-    copy(job, entry, view, &place).await
+    copy(job, entry, view, &place, everything).await
 }
 
 /// What is under the name, if it is a copy of this version: known from the name's record, or from the inode's home (after the
@@ -141,8 +143,9 @@ async fn copy(
     entry: &EntryRecord,
     view: TierView,
     place: &Place,
+    everything: bool,
 ) -> FlushResult<TierEntry> {
-    let (worker, everything) = (job.worker, job.worker.node.flusher.takes_everything());
+    let worker = job.worker;
     let Some(inode) = &view.inode else { return Err(CHANGED) };
     policy::admit(worker, inode, &view.xattrs, job.taken.forced).await?;
     if view.writing && !everything {
