@@ -56,8 +56,8 @@ struct Slot {
 struct State {
     files: HashMap<InodeId, File>,
     cooling: HashMap<InodeId, Instant>,
-    /// Places of changes of which it is not known when they end, and until when they count.
-    unsure: Vec<(Instant, usize)>,
+    /// By place, changes of which it is not known when they end: until when they count, and how many.
+    unsure: HashMap<usize, (Instant, u32)>,
 }
 
 struct File {
@@ -98,7 +98,9 @@ impl Drop for Change {
         } else {
             // Whoever waited for it gave up, or it failed in the middle: something of it may still be under way.
             let until = Instant::now() + UNSURE;
-            self.grants.state.lock().unsure.push((until, self.slot));
+            let mut state = self.grants.state.lock();
+            let (end, count) = state.unsure.entry(self.slot).or_insert((until, 0));
+            (*end, *count) = (until, *count + 1);
         }
     }
 }
@@ -278,8 +280,8 @@ impl Grants {
         let mut is_noted = self.is_noted.lock();
         let mut state = self.state.lock();
         self.drop_ended(&mut state, now);
-        for (_, slot) in state.unsure.extract_if(.., |(until, _)| *until <= now) {
-            self.slots[slot].changes.fetch_sub(1, Ordering::SeqCst);
+        for (slot, (_, count)) in state.unsure.extract_if(|_, (until, _)| *until <= now) {
+            self.slots[slot].changes.fetch_sub(count, Ordering::SeqCst);
         }
         let is_out = !state.files.is_empty() || now < self.started + LEASE_HELD;
         drop(state);
