@@ -44,6 +44,8 @@ const HOLE_MIN: u32 = 64 << 10;
 const PART: u64 = 16 << 20;
 /// Most threads that write one share.
 const PARTS_MAX: u64 = 4;
+/// The same on a file system of this machine: its writes to one file are done one after the other, and who waits for them burns CPU.
+const PARTS_MAX_LOCAL: u64 = 1;
 /// How long a request to write a share waits before it is told to ask again: less than requests live.
 const SHARE_WAIT: Duration = Duration::from_secs(8);
 /// How long the outcome of a share is kept for an asker that does not come.
@@ -417,7 +419,8 @@ async fn write_share(worker: &Rc<Worker>, request: FlushChunks) -> FlushResult<F
         return Ok(FlushedShare { bytes: 0, receipt: Bytes::new() });
     }
     let bytes = chunks.len() as u64 * layout.chunk_bytes();
-    let parts = bytes.div_ceil(PART).clamp(1, PARTS_MAX);
+    let most = if node.flusher.is_remote() { PARTS_MAX } else { PARTS_MAX_LOCAL };
+    let parts = bytes.div_ceil(PART).clamp(1, most);
     let per_part = chunks.len().div_ceil(parts as usize).max(1);
     let jobs = chunks.chunks(per_part).map(|part| {
         let (own, file, part) = (Arc::clone(node), Arc::clone(&file), part.to_vec());
