@@ -267,9 +267,7 @@ impl Table {
 
 impl Rough {
     fn place(&self, ino: InodeId) -> usize {
-        // Numbers of one directory follow each other: the multiplication spreads them.
-        let spread = ino.0.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        (spread >> (64 - self.until.len().ilog2())) as usize
+        ino.place(self.until.len())
     }
 }
 

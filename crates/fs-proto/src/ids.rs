@@ -41,6 +41,11 @@ pub struct ClientId(pub u64);
 pub struct ChunkIndex(pub u64);
 
 impl InodeId {
+    /// One of `places` (a power of two, at least 2) for the number. Numbers of one directory follow each other: they are spread.
+    pub fn place(self, places: usize) -> usize {
+        (self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - places.ilog2())) as usize
+    }
+
     /// The root directory. Partition 0, counter 1: the number that FUSE wants for it, too.
     pub const ROOT: InodeId = InodeId(1);
 

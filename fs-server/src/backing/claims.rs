@@ -55,7 +55,7 @@ impl Default for Claims {
 
 impl Claims {
     fn shard(&self, ino: InodeId) -> &Mutex<Shard> {
-        &self.shards[(ino.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58) as usize % SHARDS]
+        &self.shards[ino.place(SHARDS)]
     }
 
     /// Changes what is known of a file, wakes who waits, and forgets a file that nobody uses.

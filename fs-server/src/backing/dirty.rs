@@ -33,8 +33,7 @@ impl Default for Dirty {
 
 impl Dirty {
     fn shard(&self, ino: InodeId) -> &Mutex<Shard> {
-        let hash = ino.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - SHARDS.trailing_zeros());
-        &self.shards[hash as usize]
+        &self.shards[ino.place(SHARDS)]
     }
 
     /// Chunks of the file are about to be written. The caller uses it (`claims`).

@@ -348,19 +348,17 @@ pub async fn drop_chunks(worker: &Rc<Worker>, request: EvictChunks) -> OpResult<
     }
     let (mut alone, mut changes, mut inos, mut freed) = (Vec::new(), Vec::new(), Vec::new(), 0);
     for (ino, source) in &request.files {
-        // What is fetched in their place may be another copy.
-        let change = holder::change(worker, *ino).await?;
         let Some(guard) = claim(node, *ino, request.must).await else {
-            change.done();
             if request.must {
                 return Err(OpError::new(Status::Busy, "the file is in use"));
             }
             continue;
         };
+        // What is fetched in their place may be another copy.
+        changes.push(holder::change(worker, *ino).await?);
         freed += node.store.chunks(*ino)?.iter().map(|(_, end)| u64::from(*end)).sum::<u64>();
         rows::replace(node, *ino, source)?;
         alone.push(guard);
-        changes.push(change);
         inos.push(*ino);
     }
     if inos.is_empty() {

@@ -116,19 +116,19 @@ fn remove_marks(node: &Node, inos: &[InodeId], mut batch: Batch) -> OpResult<()>
     for ino in inos {
         let (mut from, to) = keys::range_of(b'n', *ino);
         loop {
-            let mut marks = 0;
-            let mut last = Vec::new();
+            let (mut marks, mut next) = (0, None);
             kv.scan(&from, &to, &mut |key, _| {
                 batch.delete(key);
-                last = key.to_vec();
                 marks += 1;
-                if marks < MARKS_AT_ONCE { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+                if marks < MARKS_AT_ONCE {
+                    return ControlFlow::Continue(());
+                }
+                next = Some([key, &[0]].concat());
+                ControlFlow::Break(())
             })?;
-            if marks < MARKS_AT_ONCE {
-                break;
-            }
+            let Some(next) = next else { break };
             kv.commit(std::mem::take(&mut batch))?;
-            from = [&last[..], &[0]].concat();
+            from = next;
         }
     }
     Ok(kv.commit(batch)?)

@@ -378,14 +378,8 @@ pub async fn share(worker: &Rc<Worker>, request: FlushChunks) -> OpResult<Flushe
         Err(sender) => {
             let (outcome, own) = (sender.subscribe(), Rc::clone(worker));
             tokio::task::spawn_local(async move {
-                let written = write_share(&own, request).await.map_err(|stop| match stop {
-                    Stop::Failed(reason) => OpError::because(Status::TierFailed, reason),
-                    Stop::Wait(reason) => OpError::new(Status::TierFailed, reason),
-                    Stop::Open | Stop::Later(_) | Stop::Never => {
-                        OpError::new(Status::Busy, "not to be written now")
-                    }
-                });
-                sender.send_replace(Some(written));
+                let written = write_share(&own, request).await;
+                sender.send_replace(Some(written.map_err(|stop| stop.refusal("not to be written now"))));
             });
             outcome
         }

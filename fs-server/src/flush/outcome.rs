@@ -23,6 +23,17 @@ pub enum Stop {
     Failed(String),
 }
 
+impl Stop {
+    /// What another is told who asked for a step of it; `busy`: what is in the way if it may go on later.
+    pub fn refusal(self, busy: &'static str) -> OpError {
+        match self {
+            Stop::Failed(reason) => OpError::because(Status::TierFailed, reason),
+            Stop::Wait(reason) => OpError::new(Status::TierFailed, reason),
+            Stop::Open | Stop::Later(_) | Stop::Never => OpError::new(Status::Busy, busy),
+        }
+    }
+}
+
 /// Result of a step of flushing.
 pub type FlushResult<T> = Result<T, Stop>;
 

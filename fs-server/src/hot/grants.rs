@@ -139,12 +139,12 @@ impl Grants {
     }
 
     fn slot(&self, ino: InodeId) -> &Slot {
-        &self.slots[slot_of(ino)]
+        &self.slots[ino.place(SLOTS)]
     }
 
     /// Announces a change of a file.
     pub fn announce(self: &Arc<Self>, ino: InodeId) -> Change {
-        let slot = slot_of(ino);
+        let slot = ino.place(SLOTS);
         self.slots[slot].changes.fetch_add(1, Ordering::SeqCst);
         Change { grants: Arc::clone(self), slot, is_done: false }
     }
@@ -293,11 +293,6 @@ impl Grants {
         }
         Ok(())
     }
-}
-
-fn slot_of(ino: InodeId) -> usize {
-    let spread = ino.0.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    (spread >> (64 - SLOTS.ilog2())) as usize
 }
 
 /// Those above `place` in a tree in which the first [`FAN_OUT`] hang on the holder, and the next on those, in order.

@@ -7,7 +7,7 @@
 //!
 //! # Invariants
 //! - Before a chunk changes, every server that holds a lease on its file from here has dropped what it kept, or its lease is over; and none is given
-//!   until the change is done (`tests/tests/hot.rs`: `no_read_returns_what_was_overwritten_before_it_began`).
+//!   until the change is done (`tests/tests/hot/`: `no_read_returns_what_was_overwritten_before_it_began`).
 //! - That holds if a server ends: its leases end by themselves, and who gave some before it was restarted lets no change begin before they are over
 //!   (`a_restarted_holder_waits_for_the_leases_of_before`).
 //! - What is kept never exceeds the pool `hot_files` (`what_is_kept_is_bounded`).

@@ -127,7 +127,7 @@ impl Index {
 
     /// Which shard holds an inode.
     pub fn shard_of(ino: InodeId) -> usize {
-        (ino.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - SHARD_BITS)) as usize
+        ino.place(1 << SHARD_BITS)
     }
 
     pub fn chunk_count(&self) -> u64 {

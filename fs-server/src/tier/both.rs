@@ -16,6 +16,10 @@ use super::{
     TierFile, TierResult,
 };
 
+/// Said of a directory under the old tier's path that is not the one.
+pub const ANOTHER: &str =
+    "the old tier's directory is another than the one that the migration began with; mount it again";
+
 /// An old tier.
 #[derive(Clone)]
 pub struct Old {
@@ -64,8 +68,7 @@ impl Both {
         let old = self.old()?;
         let dir = old.tier.base(Base::Root).map_err(|error| TierError::Failed(error.to_string()))?;
         if dir.id != old.id {
-            let text = "the old tier's directory is another than the one that the migration began with; mount it again";
-            return Err(TierError::Failed(text.to_owned()));
+            return Err(TierError::Failed(ANOTHER.to_owned()));
         }
         Ok(Dir::new(dir.id, OldDir(dir)))
     }

@@ -2,8 +2,9 @@
 //! shared tier ends with what the old one had, which is not touched, and what is lost or changed on the way is found. Method: trees made in a directory,
 //! clusters whose tier is another, every path compared; faults by the fake.
 
+use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +18,7 @@ use fs_server::tier::{Tier, TierError};
 use crate::client::{Client, ROOT};
 use crate::cluster::{Cluster, Wrap, plain};
 use crate::fake::Fake;
-use crate::reading::{content, find, read};
+use crate::reading::{self, content, find, read};
 use crate::trees::{Tree, assert_same, forget_atimes, of_directory};
 
 const CHUNK: usize = 1 << 20;
@@ -81,26 +82,13 @@ fn end(cluster: &Cluster, client: &Client) -> Vec<Migrated> {
     ended
 }
 
-/// A tree with everything: directories, empty, small and large files, a link, modes, times, attributes. Answers paths and contents of files.
-fn make_tree(old: &Path) -> Vec<(&'static str, Vec<u8>)> {
-    std::fs::create_dir_all(old.join("a/b/empty")).unwrap();
-    let files = vec![
-        ("top", content(1, 3 * CHUNK + 17)),
-        ("none", Vec::new()),
-        ("a/small", content(2, 100)),
-        ("a/b/large", content(3, 5 * CHUNK)),
-        ("a/b/other", content(4, CHUNK - 1)),
-    ];
-    for (path, data) in &files {
-        std::fs::write(old.join(path), data).unwrap();
+/// A tree with everything, attributes and times too. Answers paths and contents of files.
+fn make_tree(old: &Path) -> BTreeMap<&'static str, Vec<u8>> {
+    let files = reading::make_tree(old);
+    for path in files.keys() {
         rustix::fs::setxattr(old.join(path), "user.from", path.as_bytes(), rustix::fs::XattrFlags::empty())
             .unwrap();
     }
-    symlink("b/large", old.join("a/link")).unwrap();
-    let mode =
-        |path: &str, mode| std::fs::set_permissions(old.join(path), PermissionsExt::from_mode(mode)).unwrap();
-    mode("a/small", 0o640);
-    mode("a/b", 0o711);
     set_mtime(&old.join("top"), 1_600_000_000_123_456_789);
     set_mtime(&old.join("a/b"), 1_500_000_000_000_000_001);
     files

@@ -24,8 +24,8 @@ pub fn content(seed: u64, len: usize) -> Vec<u8> {
     (0..len.div_ceil(8) as u64).flat_map(word).take(len).collect()
 }
 
-/// A tree with everything: directories, empty, small and large files, a link, modes, times, attributes.
-fn make_tree(tier: &Path) -> BTreeMap<&'static str, Vec<u8>> {
+/// A tree with everything: directories, empty, small and large files, a link, modes. Answers paths and contents of files.
+pub fn make_tree(tier: &Path) -> BTreeMap<&'static str, Vec<u8>> {
     std::fs::create_dir_all(tier.join("a/b/empty")).unwrap();
     let files = BTreeMap::from([
         ("top", content(1, 3 * CHUNK + 17)),

@@ -11,6 +11,7 @@ use crate::{interrupt, out, place, progress, size};
 use bytes::Bytes;
 use clap::Args;
 use fs_client::{Client, Error, Migrated, Status};
+use fs_server::tier::s3::target::is_s3;
 use serde_json::json;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -62,7 +63,7 @@ pub fn run(global: &Global, args: &MigrateArgs) -> Result<()> {
 }
 
 fn is_bucket(path: &Path) -> bool {
-    path.as_os_str().as_bytes().starts_with(b"s3://")
+    is_s3(&path.to_string_lossy())
 }
 
 /// What a server says is wrong with the old directory is wrong in the command line.

@@ -9,7 +9,6 @@ use fs_proto::msg::tier::TierSource;
 use fs_proto::record::{InodeRecord, TierLocation};
 
 use crate::error::{OpError, OpResult};
-use crate::flush::outcome::Stop;
 use crate::flush::{dirs, old};
 use crate::tier::{Found, Place, Tier, TierError, TierResult};
 use crate::worker::Worker;
@@ -39,7 +38,10 @@ pub async fn copies(
     source: &TierSource,
 ) -> OpResult<Compared> {
     let node = &worker.node;
-    let handle = async |dir| dirs::handle(worker, dir).await.map_err(failure);
+    let handle = async |dir| {
+        let handle = dirs::handle(worker, dir).await;
+        handle.map_err(|stop| stop.refusal("its directory is busy"))
+    };
     let Some(old) = handle(old::PARENT).await? else { return Ok(Compared::Moved) };
     let Some(new) = handle(at.parent).await? else { return Ok(Compared::Moved) };
     let backing = source.backing;
@@ -61,14 +63,6 @@ pub async fn copies(
         if compared != Compared::Same || offset >= was.size || node.is_stopping() {
             return Ok(if node.is_stopping() { Compared::Moved } else { compared });
         }
-    }
-}
-
-fn failure(stop: Stop) -> OpError {
-    match stop {
-        Stop::Failed(reason) => OpError::because(Status::TierFailed, reason),
-        Stop::Wait(reason) => OpError::new(Status::TierFailed, reason),
-        Stop::Open | Stop::Later(_) | Stop::Never => OpError::new(Status::Busy, "its directory is busy"),
     }
 }
 

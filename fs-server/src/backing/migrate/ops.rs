@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use fs_proto::msg::tier::{AttachOld, MergeOld, MigrateStatus, Migrated};
@@ -16,7 +16,7 @@ use crate::kv::Batch;
 use crate::namespace::locks::{LockKey, LockSet, Mode};
 use crate::namespace::{encode_record, keys};
 use crate::node::Node;
-use crate::tier::both::Old;
+use crate::tier::both::{self, Old};
 use crate::tier::posix::Posix;
 use crate::worker::{Context, Worker};
 
@@ -28,10 +28,7 @@ const OTHER: OpError = OpError::new(
     Status::Busy,
     "this cluster moved from another directory before; end it and start a new one on the same shared tier",
 );
-const AWAY: OpError = OpError::new(
-    Status::Invalid,
-    "the old tier's directory is another than the one that the migration began with; mount it again",
-);
+const AWAY: OpError = OpError::new(Status::Invalid, both::ANOTHER);
 const LEFT: OpError = OpError::new(Status::Busy, "something has not moved from the old tier yet");
 
 /// An old tier as it is written down.
@@ -131,7 +128,7 @@ async fn merge(worker: &Rc<Worker>, request: MergeOld) -> OpResult<()> {
 pub async fn migrate_status(worker: &Rc<Worker>, _: &Context, _: MigrateStatus) -> OpResult<Migrated> {
     let node = &worker.node;
     let migration = &node.backing.migration;
-    let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Acquire);
+    let load = |counter: &AtomicU64| counter.load(Ordering::Acquire);
     // Before what was found: what is not left was counted.
     let left = left(node)?;
     Ok(Migrated {
