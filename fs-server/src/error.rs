@@ -57,8 +57,13 @@ impl OpError {
 
 impl From<KvError> for OpError {
     fn from(error: KvError) -> Self {
+        let status = match &error {
+            KvError::NoSpace => return OpError::because(Status::NoSpace, error.to_string()),
+            KvError::Refused => Status::ReadOnly,
+            KvError::InUse(_) | KvError::Corrupt(_) | KvError::Io(_) => Status::Io,
+        };
         tracing::error!(%error, "the namespace store failed");
-        OpError::because(Status::Io, format!("namespace store: {error}"))
+        OpError::because(status, format!("namespace store: {error}"))
     }
 }
 

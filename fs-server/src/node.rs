@@ -2,7 +2,7 @@
 //!
 //! Each field has its own lock or none; no two are taken together except as the namespace's lock table orders them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -77,7 +77,7 @@ pub struct Node {
     pub unfinished_cuts: AtomicU64,
     /// Shared syncs of the device.
     pub group_sync: GroupSync,
-    /// Room for contents of small files.
+    /// Room for names and contents of small files.
     pub space: Space,
     cluster: OnceLock<(ClusterFile, PartitionMap)>,
     /// Requests that run, or were sent again.
@@ -116,6 +116,7 @@ impl Node {
         let lease = Duration::from_millis(u64::from(parts.config.lock_lease_ms));
         Node {
             errands: Errands::default(),
+            space: Space::of(parts.config.stores.first().map_or(Path::new("."), PathBuf::as_path)),
             backing: Backing::open(&**parts.namespace.kv(), parts.flusher.has_tier()),
             hot: Hot::open(&**parts.namespace.kv(), parts.pools.hot_files.clone(), parts.config.hot_files),
             config: parts.config,
@@ -138,7 +139,6 @@ impl Node {
             // Until it is known (`setattr::finish_cuts`).
             unfinished_cuts: AtomicU64::new(1),
             group_sync: GroupSync::default(),
-            space: Space::default(),
             cluster: OnceLock::new(),
             executions: Executions::default(),
             stop: watch::Sender::new(false),

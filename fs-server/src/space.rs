@@ -1,55 +1,103 @@
-//! Room for the contents of small files: the key-value store fails for good when the file system is full, so they are refused before.
+//! Room for names and for the contents of small files: the key-value store fails for good when it meets a full file system, so what would bring it
+//! there is refused before.
 //!
 //! # Invariants
-//! - Contents leave what chunks leave: a reserve for names, deletions and compaction (`a_full_file_system_is_noticed`).
-//! - The kernel is asked at most every [`HOLDS`], and no less often while contents are written.
+//! - Contents leave what chunks leave: a reserve for names, deletions and compaction; new names leave a quarter of it for what frees space, and that
+//!   a sixteenth for what the engine does by itself (`a_full_file_system_is_noticed`).
+//! - While there is plenty the kernel is asked at most every [`HOLDS`]; from then on for each answer, so that another program that fills the file
+//!   system is noticed (`tests/ckpt_disks.rs` of the command, `a_device_without_room_refuses_and_recovers`).
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fs_proto::Status;
 
 use crate::error::{OpError, OpResult};
-use crate::node::Node;
 use crate::store::StoreOptions;
 
-/// How long an answer of the kernel holds: less than it takes to write the reserve.
+/// How long an answer of the kernel holds while there is plenty: less than it takes to write the reserve.
 const HOLDS: Duration = Duration::from_millis(50);
 
-/// What is known of the room.
-#[derive(Default)]
+/// What there is room for; each includes those before it.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+enum Room {
+    Nothing,
+    Deletions,
+    Names,
+    Anything,
+}
+
+/// What is known of the room in a file system.
 pub struct Space {
-    /// Milliseconds since the server's start, plus one, of the last look; 0 before the first.
+    dir: PathBuf,
+    began: Instant,
+    /// Milliseconds since `began`, plus one, of the last look; 0 before the first.
     looked: AtomicU64,
-    full: AtomicBool,
+    has_plenty: AtomicBool,
 }
 
 impl Space {
-    /// Refuses when the file system has no room for contents.
-    pub fn check(&self, node: &Node) -> OpResult<()> {
-        let now = node.started.elapsed().as_millis() as u64 + 1;
-        let looked = self.looked.load(Ordering::Relaxed);
-        if looked == 0 || now - looked.min(now) >= HOLDS.as_millis() as u64 {
-            self.looked.store(now, Ordering::Relaxed);
-            let full = node.store_dirs().first().is_some_and(|dir| is_full(dir));
-            self.full.store(full, Ordering::Relaxed);
+    /// That of the file system that `dir` is in.
+    pub fn of(dir: &Path) -> Self {
+        Space {
+            dir: dir.to_owned(),
+            began: Instant::now(),
+            looked: AtomicU64::new(0),
+            has_plenty: AtomicBool::new(false),
         }
-        if self.full.load(Ordering::Relaxed) {
+    }
+
+    /// Refuses when there is no room for contents.
+    pub fn check_contents(&self) -> OpResult<()> {
+        self.check(Room::Anything)
+    }
+
+    /// Refuses when there is none for names, either.
+    pub fn check_names(&self) -> OpResult<()> {
+        self.check(Room::Names)
+    }
+
+    /// Whether not even what frees space can be noted.
+    pub fn is_exhausted(&self) -> bool {
+        self.room() < Room::Deletions
+    }
+
+    fn check(&self, needs: Room) -> OpResult<()> {
+        if self.room() < needs {
             return Err(OpError::new(Status::NoSpace, "no space left on the server's file system"));
         }
         Ok(())
     }
+
+    fn room(&self) -> Room {
+        let now = self.began.elapsed().as_millis() as u64 + 1;
+        let looked = self.looked.load(Ordering::Relaxed);
+        let holds = looked != 0 && now - looked.min(now) < HOLDS.as_millis() as u64;
+        if holds && self.has_plenty.load(Ordering::Relaxed) {
+            return Room::Anything;
+        }
+        let room = room_in(&self.dir);
+        self.looked.store(now, Ordering::Relaxed);
+        self.has_plenty.store(room == Room::Anything, Ordering::Relaxed);
+        room
+    }
 }
 
 /// A file system that cannot tell is not full: the store will say so.
-fn is_full(dir: &Path) -> bool {
-    let Ok(info) = rustix::fs::statvfs(dir) else { return false };
-    leaves_no_room(info.f_blocks * info.f_frsize, info.f_bavail * info.f_frsize)
+fn room_in(dir: &Path) -> Room {
+    let Ok(info) = rustix::fs::statvfs(dir) else { return Room::Anything };
+    room(info.f_blocks * info.f_frsize, info.f_bavail * info.f_frsize)
 }
 
-fn leaves_no_room(total_bytes: u64, free_bytes: u64) -> bool {
-    free_bytes < StoreOptions::default().reserve_bytes.min(total_bytes / 16)
+fn room(total_bytes: u64, free_bytes: u64) -> Room {
+    let reserve = StoreOptions::default().reserve_bytes.min(total_bytes / 16);
+    match free_bytes {
+        free if free < reserve / 16 => Room::Nothing,
+        free if free < reserve / 4 => Room::Deletions,
+        free if free < reserve => Room::Names,
+        _ => Room::Anything,
+    }
 }
 
 #[cfg(test)]
@@ -59,9 +107,13 @@ mod tests {
     #[test]
     fn a_full_file_system_is_noticed() {
         let (gib, mib) = (1 << 30, 1 << 20);
-        assert!(!leaves_no_room(100 * gib, 300 * mib));
-        assert!(leaves_no_room(100 * gib, 200 * mib));
-        assert!(!leaves_no_room(gib, 65 * mib), "a small one keeps a sixteenth");
-        assert!(leaves_no_room(gib, 63 * mib));
+        assert_eq!(room(100 * gib, 300 * mib), Room::Anything);
+        assert_eq!(room(100 * gib, 200 * mib), Room::Names);
+        assert_eq!(room(100 * gib, 63 * mib), Room::Deletions);
+        assert_eq!(room(100 * gib, 15 * mib), Room::Nothing);
+        assert_eq!(room(gib, 65 * mib), Room::Anything, "a small one keeps a sixteenth");
+        assert_eq!(room(gib, 63 * mib), Room::Names);
+        assert_eq!(room(gib, 15 * mib), Room::Deletions);
+        assert_eq!(room(gib, 3 * mib), Room::Nothing);
     }
 }

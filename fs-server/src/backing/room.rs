@@ -21,7 +21,12 @@ pub async fn write(worker: &Rc<Worker>, write: ChunkWrite) -> OpResult<()> {
 
 /// Waits until there is room for the content of a small file, if some is to be had.
 pub async fn admit(worker: &Rc<Worker>) -> OpResult<()> {
-    with_room(worker, async || worker.node.space.check(&worker.node)).await
+    with_room(worker, async || worker.node.space.check_contents()).await
+}
+
+/// Waits until there is room for a new name, if some is to be had.
+pub async fn admit_name(worker: &Rc<Worker>) -> OpResult<()> {
+    with_room(worker, async || worker.node.space.check_names()).await
 }
 
 async fn with_room(worker: &Rc<Worker>, attempt: impl AsyncFn() -> OpResult<()>) -> OpResult<()> {

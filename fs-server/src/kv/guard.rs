@@ -21,6 +21,7 @@
 use super::fence::{Counts, Fence, LANES};
 use super::verify::{self, KvReport};
 use super::{Batch, Kv, KvError, ScanVisitor};
+use crate::space::Space;
 use bytes::Bytes;
 use fs_proto::checksum::crc;
 use parking_lot::Mutex;
@@ -45,6 +46,7 @@ pub(super) struct Guarded<E> {
     /// Batches of each lane; held while one of them is committed, so that counts arrive in order.
     lanes: [Mutex<u64>; LANES],
     fence: Fence,
+    space: Space,
 }
 
 impl<E: Engine> Guarded<E> {
@@ -52,7 +54,7 @@ impl<E: Engine> Guarded<E> {
     pub(super) fn open(engine: E, dir: &Path) -> Result<Self, KvError> {
         let counts = stored_counts(&engine)?;
         let fence = Fence::open(dir, &counts)?;
-        Ok(Guarded { engine, lanes: counts.map(Mutex::new), fence })
+        Ok(Guarded { engine, lanes: counts.map(Mutex::new), fence, space: Space::of(dir) })
     }
 }
 
@@ -67,6 +69,10 @@ impl<E: Engine> Kv for Guarded<E> {
     fn commit(&self, batch: Batch) -> Result<(), KvError> {
         if batch.is_empty() {
             return Ok(());
+        }
+        // An engine that meets the end of the space itself writes nothing more until it is opened again.
+        if self.space.is_exhausted() {
+            return Err(KvError::NoSpace);
         }
         let lane = lane_of_thread();
         let mut sealed = Batch::with_capacity(batch.len() + 1, batch.payload_bytes() + 32);

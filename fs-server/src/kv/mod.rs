@@ -32,7 +32,8 @@ use thiserror::Error;
 /// Why the key-value store failed: one variant per thing that a caller can do.
 #[derive(Debug, Error)]
 pub enum KvError {
-    /// The file system is full: free space, then reopen.
+    /// The file system is full. What a commit would have written is not there; after space was freed the next succeeds, unless it is
+    /// [`KvError::Refused`].
     #[error("no space left for the key-value store")]
     NoSpace,
     /// Another process (or another handle) has the store open.
@@ -42,7 +43,9 @@ pub enum KvError {
     #[error("the key-value store is damaged: {0}")]
     Corrupt(String),
     /// An earlier write or sync failed, so that writes are refused until the store is reopened.
-    #[error("the key-value store refuses writes after an earlier failure")]
+    #[error(
+        "the key-value store refuses writes after an earlier failure; restart the server once its device has room and is well"
+    )]
     Refused,
     /// The operating system failed an operation.
     #[error("key-value store: {0}")]

@@ -9,6 +9,7 @@ use fs_proto::record::{EntryRecord, InodeRecord, Mutation};
 use fs_proto::{FileKind, InodeId, Layout, LayoutWish, Status, TimeNs};
 
 use super::{SETGID, directory_here, directory_in_section, layout, lookup, valid_name};
+use crate::backing::room;
 use crate::error::{OpError, OpResult};
 use crate::namespace::access::Lists;
 use crate::namespace::locks::{LockKey, LockSet, Mode};
@@ -33,6 +34,12 @@ pub async fn create(worker: &Rc<Worker>, context: &Context, request: Create) -> 
     let named = !request.name.is_empty();
     let view = directory_here(node, request.parent, &request.name).await?;
     let hash = name_hash(request.parent, &request.name);
+    // What is there already is opened also where nothing new can be made.
+    if node.space.check_names().is_err()
+        && !(named && node.namespace.entry(request.parent, &request.name)?.is_some())
+    {
+        room::admit_name(worker).await?;
+    }
     if let Some(mode) = &request.open {
         node.opens.admit(mode).await;
         // A mount closes files at their homes when nobody waits for that any more: here somebody does.

@@ -7,6 +7,7 @@ use fs_proto::record::{Check, EntryRecord, Mutation};
 use fs_proto::{Attr, Status};
 
 use super::{directory_here, getattr, may_change, valid_name};
+use crate::backing::room;
 use crate::error::{OpError, OpResult};
 use crate::transaction::{Plan, coordinator};
 use crate::worker::{Context, Worker};
@@ -35,6 +36,7 @@ async fn attempt(worker: &Rc<Worker>, context: &Context, request: &Link) -> OpRe
     if attr.nlink >= LINKS_MAX {
         return Err(OpError::new(Status::TooManyLinks, "too many hard links"));
     }
+    room::admit_name(worker).await?;
     let (now, home) = (node.now(), node.owner(ino.partition()));
     let mut plan = Plan::default();
     plan.check(me, Check::EntryIs { parent: dir, name: name.clone(), ino: None });

@@ -9,6 +9,7 @@ use fs_proto::{Attr, FileKind, LayoutWish, Status};
 
 use super::create::{Birth, born};
 use super::{directory_here, may_change, valid_name};
+use crate::backing::room;
 use crate::error::{OpError, OpResult};
 use crate::transaction::{Plan, coordinator};
 use crate::widen;
@@ -26,6 +27,7 @@ async fn attempt(worker: &Rc<Worker>, context: &Context, request: &Mkdir) -> OpR
     if node.namespace.settled_entry(request.parent, &request.name).await?.is_some() {
         return Err(OpError::new(Status::Exists, "file exists"));
     }
+    room::admit_name(worker).await?;
     let now = node.now();
     let partition = directory_partition(request.parent, &request.name, now as u64);
     let birth = Birth {

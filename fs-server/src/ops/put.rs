@@ -58,6 +58,7 @@ pub async fn put(worker: &Rc<Worker>, context: &Context, request: Put, bulk: &By
     if bulk.len() as u64 > u64::from(limit) {
         return Ok(PutAnswer { outcome: PutOutcome::TooLarge {}, limit });
     }
+    room::admit(worker).await?;
     let item = item(worker, parent, name, InlineRecord { crc: request.crc, data: bulk.clone() }).await?;
     let common = Common { parent, mode, exclusive, now: worker.node.now() };
     let mut outcomes = carry_out(worker, context, &common, vec![item]).await?;
@@ -81,6 +82,7 @@ pub async fn put_many(
     let limit = worker.node.config.inline_bytes;
     let PutMany { parent, mode, files } = request;
     let parts = parts(&files, bulk)?;
+    room::admit(worker).await?;
     let common = Common { parent, mode, exclusive: false, now: worker.node.now() };
     let mut outcomes: Vec<Option<PutOutcome>> = Vec::with_capacity(files.len());
     let mut items = Vec::with_capacity(files.len());
@@ -139,7 +141,6 @@ async fn carry_out(
 ) -> OpResult<Vec<PutOutcome>> {
     let node = &worker.node;
     let Some(first) = items.first() else { return Ok(Vec::new()) };
-    room::admit(worker).await?;
     let bytes = items.iter().map(|item| item.content.data.len() as u64).sum();
     node.flusher.control().note_written(bytes);
     node.flusher.control().admit(node).await;

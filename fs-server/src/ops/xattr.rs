@@ -10,7 +10,7 @@ use fs_proto::{Attr, FileKind, InodeId, LAYOUT_ATTRIBUTE, LayoutWish, Placement,
 use super::SETGID;
 use super::layout;
 use super::setattr::commit_held;
-use crate::backing::pins;
+use crate::backing::{pins, room};
 use crate::error::{OpError, OpResult};
 use crate::flush::policy;
 use crate::kv::Batch;
@@ -73,6 +73,10 @@ pub async fn set(worker: &Rc<Worker>, context: &Context, request: Setxattr) -> O
             return Err(OpError::new(Status::Exists, "everything has a layout"));
         }
         return layout::change(worker, context, request.ino, &layout::wished(&request.value)?).await;
+    }
+    // The attributes of Hayate are what makes room: policies of flushing, pins taken away.
+    if !request.name.starts_with(b"user.hayate.") {
+        room::admit_name(worker).await?;
     }
     change(worker, context, request.ino, &request.name, |inode, there| {
         match (request.create, request.replace) {

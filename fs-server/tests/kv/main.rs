@@ -4,6 +4,9 @@ mod contract;
 mod guard;
 mod kill;
 mod memory;
+#[path = "../common/small_file_system.rs"]
+mod small_file_system;
+mod space;
 
 use fs_server::kv::{self, Kv, KvKind};
 use std::ops::ControlFlow;

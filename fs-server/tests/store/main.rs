@@ -15,5 +15,7 @@ mod port;
 mod power;
 mod sim_disk;
 mod slow;
+#[path = "../common/small_file_system.rs"]
+mod small_file_system;
 mod space;
 mod support;

@@ -1,42 +1,15 @@
 //! A full device: a small file system of its own, for which the test must be root.
 
+use crate::small_file_system::Mount;
 use crate::support::{Change, Model, open_with, pattern};
 use fs_proto::ids::InodeId;
 use fs_server::store::{ChunkStore, StoreError, StoreOptions};
-use std::path::Path;
-use std::process::Command;
-
-/// A mounted file system of 24 MiB, unmounted at the end.
-struct Mount(tempfile::TempDir);
-
-impl Mount {
-    fn new() -> Option<Mount> {
-        let dir = tempfile::tempdir().unwrap();
-        let status =
-            Command::new("mount").args(["-t", "tmpfs", "-o", "size=24m", "none"]).arg(dir.path()).status();
-        status.is_ok_and(|s| s.success()).then(|| Mount(dir))
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        let status = Command::new("umount").arg(self.path()).status();
-        assert!(
-            std::thread::panicking() || status.is_ok_and(|s| s.success()),
-            "cannot unmount the test's file system"
-        );
-    }
-}
 
 #[test]
 fn a_full_device_recovers_when_space_is_freed() {
     // Goal: writes end with NoSpace and nothing else, reads and deletes go on, and after deletes there is room again, many
     // times over; at the end and after reopening everything that was acknowledged is there.
-    let Some(mount) = Mount::new() else {
+    let Some(mount) = Mount::of_mib(24) else {
         eprintln!("skipped: mounting a small file system needs root");
         return;
     };
@@ -70,7 +43,7 @@ fn a_full_device_recovers_when_space_is_freed() {
 #[test]
 fn deletes_work_when_the_device_was_filled_by_others() {
     // Goal: even with no free byte left a delete gets through once the reserve is given back, and never breaks the store.
-    let Some(mount) = Mount::new() else {
+    let Some(mount) = Mount::of_mib(24) else {
         eprintln!("skipped: mounting a small file system needs root");
         return;
     };
