@@ -87,6 +87,7 @@ two_guests() {
             "$VM/vmrun.sh" "$VM/pair.sh" "$BOX/out-$node" >"$BOX/logs/pair-$node.txt" 2>&1 & guests+=($!)
     done
     hold_cables 2>"$BOX/logs/cables.txt" & CHILDREN+=($!)
+    disown $!
     wait "${guests[0]}" || code=$?
     touch "$BOX/share/end"
     wait "${guests[1]}" || [ $code != 0 ] || code=$?

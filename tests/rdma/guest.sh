@@ -59,8 +59,8 @@ compare() {
         burst big -b 16m || wrong "a burst over $way: $(tail -3 $B/big.txt)"
         say "$way: $((2 * 16)) MiB written, read and compared in $(awk -v a="$from" -v b="$(seconds)" 'BEGIN { print b - a }') s," \
             "$(($(busy) - before)) ticks (10 ms) of processor"
-        read -r cpu copied frames sends messages reads bytes retries < <(figures cpu_us copied_bytes messages_received write_calls \
-            rdma/messages_received rdma/reads rdma/read_bytes rdma/retries)
+        read -r cpu copied frames sends messages reads bytes retries <<<"$(figures cpu_us copied_bytes messages_received \
+            write_calls rdma/messages_received rdma/reads rdma/read_bytes rdma/retries)"
         say "$way, until now: servers $cpu us of processor, copied $copied bytes, $frames frames, $sends sends; RDMA: $messages messages," \
             "$reads reads of $bytes bytes, $retries retries"
         burst small -b 512k -t 4k || wrong "small transfers over $way: $(tail -3 $B/small.txt)"
@@ -75,7 +75,7 @@ look() {
     local pid peak registered reads fallbacks
     h status | grep -E "between nodes|RDMA" | sed 's/^/## /'
     h status | grep -q "RDMA.*$DEVICE.*ACTIVE.*$ADDRESS" || wrong "status does not show the device"
-    read -r reads fallbacks registered < <(figures rdma/reads rdma/fallbacks rdma/registered_bytes)
+    read -r reads fallbacks registered <<<"$(figures rdma/reads rdma/fallbacks rdma/registered_bytes)"
     [ "$reads" -gt 0 ] || wrong "nothing was read over RDMA"
     [ "$fallbacks" = 0 ] || wrong "TCP was used"
     # Of each server: 9/32 of 96 MiB of buffers, and 6.4 MiB for each of three threads.
