@@ -123,11 +123,12 @@ pub fn resident_bytes() -> u64 {
 fn rdma_json(rdma: &RdmaStats) -> Value {
     let port = |port: &RdmaPort| {
         json!({"device": port.device, "port": port.port, "state": port.state, "rate": port.rate,
-               "addresses": port.addresses})
+               "addresses": port.addresses, "connections": port.connections, "opened": port.opened})
     };
     json!({
         "ports": rdma.ports.iter().map(port).collect::<Vec<_>>(),
         "reason": rdma.reason,
+        "expected": rdma.is_expected,
         "connections": rdma.connections,
         "messages_sent": rdma.messages_sent,
         "messages_received": rdma.messages_received,
@@ -137,6 +138,7 @@ fn rdma_json(rdma: &RdmaStats) -> Value {
         "read_bytes": rdma.read_bytes,
         "retries": rdma.retries,
         "fallbacks": rdma.fallbacks,
+        "returns": rdma.returns,
         "registered_bytes": rdma.registered_bytes,
         "registrations": rdma.registrations,
     })

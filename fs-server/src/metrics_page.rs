@@ -239,6 +239,7 @@ fn counters(node: &Node) -> Vec<(&'static str, &'static str, u64)> {
         ("rdma_read_bytes", "Bytes read from peers' memory", rdma.read_bytes),
         ("rdma_retries", "Packets sent again, as the devices count them", rdma.retries),
         ("rdma_fallbacks", "Times that TCP had to do instead of RDMA", rdma.fallbacks),
+        ("rdma_returns", "Times that RDMA came back where TCP had done instead", rdma.returns),
         ("rdma_registrations", "Registrations of memory with RDMA devices", rdma.registrations),
         ("buffer_waits", "Times that something waited for a buffer", pool.waits),
         ("buffer_wait_nanoseconds", "Time that something waited for buffers", pool.wait_ns),

@@ -5,6 +5,7 @@ set -uo pipefail
 D=${RDMAVM:?the folder with the kernel}; job=$(readlink -f "$1"); out=${2:-$D/out}; mkdir -p "$out"; rm -f "$out/rc"
 MEM=${MEM:-1024}; SMP=${SMP:-2}
 acc="-accel tcg,thread=multi,tb-size=256 -cpu max"
+[ "${KVM:-0}" != 1 ] || acc="-accel kvm -cpu host"
 timeout --foreground "${LIMIT:-300}" qemu-system-x86_64 $acc -M pc -m $MEM -smp $SMP -nodefaults -display none -no-reboot -serial stdio \
   -device isa-debug-exit,iobase=0x501,iosize=1 \
   -kernel $D/kernel/vmlinux -initrd ${INITRD:-$D/initrd.cpio} \

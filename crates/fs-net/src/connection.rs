@@ -17,7 +17,7 @@ use crate::error::NetError;
 use crate::frame::Frame;
 use crate::handshake::{Talk, introduce};
 use crate::pool::PoolBuffer;
-use crate::rdma;
+use crate::rdma::{self, Way};
 use crate::send_queue::SendQueue;
 use crate::shm::{self, Lending};
 use crate::stream::dial;
@@ -30,10 +30,14 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Answers that may be outstanding for calls nobody waits for; with more, the server is as good as dead.
 const MAX_ABANDONED: usize = 1 << 16;
+
+/// How often a connection over TCP looks whether RDMA may be tried again, and how long a try has.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
+const TRY_PAUSE: Duration = Duration::from_secs(6);
 
 /// Batches of answers that are taken in before the calls that they woke have their turn.
 const ROUNDS: usize = 2;
@@ -48,7 +52,9 @@ struct Handle {
     server: ServerId,
     epoch: u64,
     lending: Lending,
-    is_rdma: bool,
+    way: Way,
+    /// When it is next asked whether it could be over RDMA.
+    next_look: Cell<Instant>,
 }
 
 struct Shared {
@@ -205,7 +211,7 @@ impl Connection {
             Sharing::Ask | Sharing::Insist => shm::ask(transport, env).await?,
             Sharing::Never | Sharing::Grant(_) => (transport, Lending::default()),
         };
-        let (transport, is_rdma) = rdma::ask(transport, env).await?;
+        let (transport, way) = rdma::ask(transport, env).await?;
         let shared = Rc::new(Shared {
             queue: RefCell::new(SendQueue::new(env.counters.clone())),
             calls: RefCell::default(),
@@ -214,7 +220,8 @@ impl Connection {
         });
         let open = OpenConnection::new(&env.counters);
         tokio::task::spawn_local(drive(shared.clone(), transport, open));
-        Ok(Connection(Rc::new(Handle { shared, server, epoch, lending, is_rdma })))
+        let next_look = Cell::new(Instant::now() + LOOK_PAUSE);
+        Ok(Connection(Rc::new(Handle { shared, server, epoch, lending, way, next_look })))
     }
 
     /// Sends a request and waits for its answer, at most `header.deadline_ms` if that is not 0. The tag and the lengths of the
@@ -255,7 +262,25 @@ impl Connection {
 
     /// Whether messages go over RDMA.
     pub fn is_rdma(&self) -> bool {
-        self.0.is_rdma
+        self.0.way == Way::Rdma
+    }
+
+    /// Whether a new connection to the same server may be over RDMA where this one is not. Said at most once in a while, so that who
+    /// hears it has the time to try.
+    pub(crate) fn may_become_rdma(&self, env: &NetEnv) -> bool {
+        let Way::TcpForNow(peer) = &self.0.way else { return false };
+        let now = Instant::now();
+        if now < self.0.next_look.get() {
+            return false;
+        }
+        let may = env.rdma.may_try(peer);
+        self.0.next_look.set(now + if may { TRY_PAUSE } else { LOOK_PAUSE });
+        may
+    }
+
+    /// Whether these are handles of one connection.
+    pub(crate) fn is_same(&self, other: &Connection) -> bool {
+        Rc::ptr_eq(&self.0, &other.0)
     }
 
     /// The server at the other end, as it proved in the handshake.

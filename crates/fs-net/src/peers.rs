@@ -5,6 +5,8 @@
 //!   (`many_callers_share_one_dial`).
 //! - After a failed dial nobody dials again before the back-off is over: calls fail at once with the same reason.
 //! - A connection that ended is replaced at the next call (`a_restarted_server_is_reached_again`).
+//! - A connection that is over TCP only for now is replaced by one over RDMA when that may be, and no call waits for it or fails by it
+//!   (`rdma/returns.rs`, `calls_go_on_while_rdma_comes_back`).
 //! - There are no more connections than the limit, but for those with calls under way; what is unused goes, first what was for longest
 //!   (`connections_beyond_the_limit_make_room`, `what_is_not_used_is_closed`).
 
@@ -197,6 +199,9 @@ impl Peers {
         let pause = match links.get(&to) {
             Some(Link::Open(connection, used)) if !connection.is_closed() => {
                 used.set(self.next_turn());
+                if connection.may_become_rdma(&self.env) {
+                    self.improve(to, connection.clone());
+                }
                 return Step::Use(connection.clone());
             }
             Some(Link::Dialling(waiting)) => return Step::Wait(waiting.clone()),
@@ -214,6 +219,25 @@ impl Peers {
         // A task of its own: the caller that happened to be first may go away, the others still wait.
         tokio::task::spawn_local(me.dial(to, address, pause, waiting.clone()));
         Step::Wait(waiting)
+    }
+
+    /// Puts a connection over RDMA in the place of `old`, if that comes about now. Calls go on over `old` meanwhile, and those that are under
+    /// way then end there.
+    fn improve(&self, to: ServerId, old: Connection) {
+        let (Some(address), Some(me)) = ((self.addresses)(to), self.me.upgrade()) else { return };
+        tokio::task::spawn_local(async move {
+            let dialled = Connection::connect(&address, &me.who, &me.env, DIAL_TIMEOUT).await;
+            let Ok(new) = dialled else { return };
+            if !new.is_rdma() || new.server() != to {
+                return;
+            }
+            let mut links = me.links.borrow_mut();
+            if let Some(Link::Open(current, _)) = links.get(&to)
+                && current.is_same(&old)
+            {
+                links.insert(to, Link::Open(new, Cell::new(me.next_turn())));
+            }
+        });
     }
 
     async fn dial(self: Rc<Self>, to: ServerId, address: Address, pause: Duration, waiting: Rc<Notify>) {

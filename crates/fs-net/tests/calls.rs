@@ -8,7 +8,7 @@ use fs_proto::{Flags, Op, Status, Wire};
 use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Waker};
-use support::{Server, env, over_all, request, until};
+use support::{Server, env, is_emulated, over_all, request, until};
 
 fn number(n: u64) -> Bytes {
     Bytes::copy_from_slice(&n.to_le_bytes())
@@ -111,13 +111,13 @@ fn frames_of_every_size_come_back() {
         let server = Server::start(0, &address, &Secret::random());
         let env = env();
         let connection = server.connect(&env).await.expect("connected");
-        let sizes =
-            [0, 1, 63, 64, 4096, 8191, 8192, 16_383, 16_384, 16_385, 65_536, 100_001, 1 << 20, 4 << 20];
+        let all = [0, 1, 63, 64, 4096, 8191, 8192, 16_383, 16_384, 16_385, 65_536, 100_001, 1 << 20, 4 << 20];
+        let (sizes, largest) = if is_emulated() { (&all[..12], 4 << 20) } else { (&all[..], 16 << 20) };
         let data = Bytes::from(
             (0..(16u32 << 20)).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect::<Vec<_>>(),
         );
         let mut calls = Vec::new();
-        let bulks = sizes.iter().copied().chain([16 << 20]);
+        let bulks = sizes.iter().copied().chain([largest]);
         let pairs = bulks
             .enumerate()
             .flat_map(|(at, bulk)| sizes.iter().skip(at % 3).step_by(3).map(move |&meta| (meta, bulk)));
@@ -138,7 +138,8 @@ fn frames_of_every_size_come_back() {
         for call in calls {
             call.await.expect("equal");
         }
-        assert_eq!((env.pool.stats().used, server.env.pool.stats().used), (0, 0));
+        // Over RDMA what was lent is given back by a message of its own.
+        until(|| (env.pool.stats().used, server.env.pool.stats().used) == (0, 0)).await;
         assert!(env.pool.stats().peak > 0);
     });
 }

@@ -1,6 +1,7 @@
 //! What went over RDMA, and what the devices say.
 
-use super::{Rdma, device, interfaces};
+use super::device::{self, Device};
+use super::{Rdma, interfaces};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ pub(super) struct Counters {
     pub reads: AtomicU64,
     pub read_bytes: AtomicU64,
     pub fallbacks: AtomicU64,
+    pub returns: AtomicU64,
 }
 
 impl Counters {
@@ -41,6 +43,8 @@ impl Counters {
 pub struct RdmaStats {
     /// Why there is no RDMA, if there is none.
     pub reason: Option<String>,
+    /// Whether somebody may expect some: it was asked for by name, or the node has devices.
+    pub is_expected: bool,
     /// Ports of the devices that are used.
     pub ports: Vec<RdmaPort>,
     /// Connections over RDMA now.
@@ -59,6 +63,8 @@ pub struct RdmaStats {
     pub read_bytes: u64,
     /// Times that TCP had to do instead.
     pub fallbacks: u64,
+    /// Times that RDMA came back where TCP had done instead.
+    pub returns: u64,
     /// Packets that the devices sent again, as far as their drivers count (since the device was set up).
     pub retries: u64,
     /// Bytes of memory that are registered now (once per device), of the process.
@@ -80,6 +86,10 @@ pub struct RdmaPort {
     pub rate: String,
     /// IP addresses.
     pub addresses: Vec<String>,
+    /// Connections of this process on the device now.
+    pub connections: u64,
+    /// All that there have been.
+    pub opened: u64,
 }
 
 impl Rdma {
@@ -89,11 +99,12 @@ impl Rdma {
         let counters = &self.counters;
         let (registered_bytes, registrations) = device::figures();
         let (reason, ports) = match self.devices() {
-            Ok(devices) => (None, devices.iter().flat_map(|device| ports(&device.name)).collect()),
+            Ok(devices) => (None, devices.iter().flat_map(|device| ports(device)).collect()),
             Err(why) => (Some(why.to_owned()), Vec::new()),
         };
         RdmaStats {
             reason,
+            is_expected: self.is_expected(),
             retries: self.devices().unwrap_or_default().iter().map(|device| retries(&device.name)).sum(),
             ports,
             connections: read(&counters.connections),
@@ -104,24 +115,27 @@ impl Rdma {
             reads: read(&counters.reads),
             read_bytes: read(&counters.read_bytes),
             fallbacks: read(&counters.fallbacks),
+            returns: read(&counters.returns),
             registered_bytes,
             registrations,
         }
     }
 }
 
-fn ports(device: &str) -> Vec<RdmaPort> {
+fn ports(device: &Device) -> Vec<RdmaPort> {
     let text =
         |path: &Path, name: &str| fs::read_to_string(path.join(name)).unwrap_or_default().trim().to_owned();
     let of = |(port, path): (u32, std::path::PathBuf)| RdmaPort {
-        device: device.to_owned(),
+        device: device.name.clone(),
         port,
         // The file says `4: ACTIVE`.
         state: text(&path, "state").rsplit(' ').next().unwrap_or_default().to_owned(),
         rate: text(&path, "rate"),
         addresses: interfaces::addresses_of_port(&path).iter().map(ToString::to_string).collect(),
+        connections: device.open.load(Ordering::Relaxed),
+        opened: device.opened.load(Ordering::Relaxed),
     };
-    interfaces::ports(device).into_iter().map(of).collect()
+    interfaces::ports(&device.name).into_iter().map(of).collect()
 }
 
 fn retries(device: &str) -> u64 {
@@ -135,17 +149,27 @@ fn retries(device: &str) -> u64 {
 }
 
 /// Counts a connection as open while it lives.
-pub(super) struct OpenRdma(Arc<Rdma>);
+pub(super) struct OpenRdma {
+    rdma: Arc<Rdma>,
+    device: Option<&'static Device>,
+}
 
 impl OpenRdma {
-    pub fn new(rdma: &Arc<Rdma>) -> OpenRdma {
+    pub fn new(rdma: &Arc<Rdma>, device: Option<&'static Device>) -> OpenRdma {
         Counters::add(&rdma.counters.connections, 1);
-        OpenRdma(rdma.clone())
+        if let Some(device) = device {
+            Counters::add(&device.open, 1);
+            Counters::add(&device.opened, 1);
+        }
+        OpenRdma { rdma: rdma.clone(), device }
     }
 }
 
 impl Drop for OpenRdma {
     fn drop(&mut self) {
-        self.0.counters.connections.fetch_sub(1, Ordering::Relaxed);
+        self.rdma.counters.connections.fetch_sub(1, Ordering::Relaxed);
+        if let Some(device) = self.device {
+            device.open.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }

@@ -22,6 +22,9 @@ pub struct Device {
     pub(super) api: &'static Api,
     pub(super) context: *mut Context,
     pub(super) pd: *mut Opaque,
+    /// Connections on it now, and since the start.
+    pub(super) open: AtomicU64,
+    pub(super) opened: AtomicU64,
 }
 
 // SAFETY: the libraries' objects may be used from any thread; these are never closed.
@@ -77,7 +80,8 @@ fn open(api: &'static Api, context: *mut Context, index: usize) -> Option<Device
         let name = CStr::from_ptr((api.ibv_get_device_name)((*context).device));
         ((api.ibv_alloc_pd)(context), name.to_string_lossy().into_owned())
     };
-    (!pd.is_null()).then_some(Device { name, index, api, context, pd })
+    let (open, opened) = Default::default();
+    (!pd.is_null()).then_some(Device { name, index, api, context, pd, open, opened })
 }
 
 impl Device {

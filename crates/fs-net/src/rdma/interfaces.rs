@@ -28,12 +28,20 @@ pub(super) fn addresses_of_port(port: &Path) -> Vec<IpAddr> {
     found
 }
 
+fn is_port_up(port: &Path) -> bool {
+    fs::read_to_string(port.join("state")).unwrap_or_default().contains("ACTIVE")
+}
+
+/// Whether any port of a device is up.
+pub(super) fn is_up(device: &str) -> bool {
+    ports(device).iter().any(|(_, port)| is_port_up(port))
+}
+
 /// IP addresses of a device, of one family.
 pub(super) fn addresses_of(device: &str, is_v6: bool) -> Vec<IpAddr> {
-    let is_up = |port: &Path| fs::read_to_string(port.join("state")).unwrap_or_default().contains("ACTIVE");
     ports(device)
         .iter()
-        .filter(|(_, port)| is_up(port))
+        .filter(|(_, port)| is_port_up(port))
         .flat_map(|(_, port)| addresses_of_port(port))
         .filter(|ip| ip.is_ipv6() == is_v6)
         .collect()

@@ -101,6 +101,7 @@ pub(super) struct Link {
 impl Link {
     pub fn new(pair: Pair, env: &Rc<NetEnv>) -> Link {
         let rdma = env.rdma.clone();
+        let device = pair.parts().map(|(hub, ..)| hub.device);
         Link {
             pair,
             pulls: Vec::new(),
@@ -117,7 +118,7 @@ impl Link {
             progress: 0,
             spin: Spin::new(env.spin),
             env: env.clone(),
-            _open: OpenRdma::new(&rdma),
+            _open: OpenRdma::new(&rdma, device),
             rdma,
         }
     }
@@ -276,7 +277,7 @@ impl Link {
             Ok(Some(keys)) => keys.local,
             Ok(None) => return Err(self.ended("a buffer that the device does not know")),
             Err(error) => {
-                self.rdma.failed(&self.describe(), &memory::why_not(&error));
+                self.rdma.cannot_register(&memory::why_not(&error));
                 return Err(NetError::Closed);
             }
         };
@@ -457,7 +458,7 @@ impl Link {
 
     fn lend_in_place(&mut self, hub: &Hub, bulk: &Bytes) -> Option<Place> {
         let keys = memory::find(bulk, hub.device)
-            .inspect_err(|error| self.rdma.failed(&self.describe(), &memory::why_not(error)))
+            .inspect_err(|error| self.rdma.cannot_register(&memory::why_not(error)))
             .ok()??;
         let id = self.next_id;
         self.next_id = self.next_id.wrapping_add(1);

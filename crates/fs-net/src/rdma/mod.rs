@@ -12,6 +12,7 @@
 //! | [`memory`] | which memory devices know |
 //! | [`device`] | devices of this process |
 //! | [`interfaces`] | which addresses devices have |
+//! | [`trust`](mod@trust) | with which peers it works, and when it is tried again |
 //! | [`counters`] | what went over RDMA |
 //! | [`sys`] | the libraries, loaded at run time |
 //!
@@ -29,37 +30,26 @@ mod line;
 mod link;
 pub(crate) mod memory;
 mod record;
+#[cfg(test)]
+mod returns;
 mod session;
 mod sys;
 mod transport;
+mod trust;
 
 pub use counters::{RdmaPort, RdmaStats};
-pub(crate) use session::{ask, grant};
+pub(crate) use session::{Way, ask, grant};
 
 use counters::Counters;
 use device::Device;
-use parking_lot::Mutex;
-use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
+use trust::Trust;
 
-/// How long RDMA with a peer is not tried again after it failed the first time; doubled after each further one.
-const FIRST_PAUSE: Duration = Duration::from_secs(5);
-const LONGEST_PAUSE: Duration = Duration::from_secs(300);
-/// Peers of which that is remembered.
-const MOST_PEERS: usize = 4096;
-
-/// How it went with a peer.
-#[derive(Debug, Default)]
-struct Peer {
-    /// There has been a connection over RDMA.
-    worked: bool,
-    /// Not to be tried before, and after which pause.
-    paused: Option<(Instant, Duration)>,
-}
+/// What stands for this process among peers: when its memory cannot be registered, no peer is to blame.
+const OWN: &str = "this process";
 
 /// Which RDMA devices a process uses.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -102,9 +92,7 @@ pub struct Rdma {
     /// Bytes that may come to be registered.
     bytes: usize,
     opened: OnceLock<Result<Vec<&'static Device>, String>>,
-    /// Peers that were asked.
-    peers: Mutex<HashMap<String, Peer>>,
-    warned: AtomicBool,
+    trust: Trust,
     counters: Counters,
 }
 
@@ -128,13 +116,21 @@ impl Rdma {
 
     /// Opens the devices of a server, and says in the log what came of it: a warning, if somebody may expect RDMA here.
     pub fn open_and_tell(&self) {
-        let is_expected = matches!(self.choice, RdmaChoice::Device(_)) || device::are_there();
         match self.devices() {
             Ok(devices) => tracing::info!(?devices, "RDMA"),
-            Err(why) if is_expected && self.choice != RdmaChoice::Off => {
+            Err(why) if self.is_expected() => {
                 tracing::warn!(why, "no RDMA; TCP is used");
             }
             Err(why) => tracing::debug!(why, "no RDMA"),
+        }
+    }
+
+    /// Whether somebody may expect RDMA here: a device was named, or there are some and they were not switched off.
+    fn is_expected(&self) -> bool {
+        match self.choice {
+            RdmaChoice::Off => false,
+            RdmaChoice::Auto => device::are_there(),
+            RdmaChoice::Device(_) => true,
         }
     }
 
@@ -162,44 +158,56 @@ impl Rdma {
     }
 
     /// Whether it is worth trying with a peer now.
-    fn may_try(&self, peer: &str) -> bool {
-        let is_paused = |peer: &Peer| peer.paused.is_some_and(|(until, _)| Instant::now() < until);
-        self.devices().is_ok() && !self.peers.lock().get(peer).is_some_and(is_paused)
+    pub(crate) fn may_try(&self, peer: &str) -> bool {
+        let now = Instant::now();
+        self.devices().is_ok() && !self.trust.is_paused(OWN, now) && !self.trust.is_paused(peer, now)
     }
 
-    /// RDMA with a peer did not come about: TCP does for a while, longer each time. Warns the first time.
+    /// Whether a port of the devices is up. One whose cable is out would only be waited for.
+    fn is_up(&self) -> bool {
+        self.devices().is_ok_and(|devices| devices.iter().any(|device| interfaces::is_up(&device.name)))
+    }
+
+    /// RDMA with a peer did not come about: TCP does for a while, longer each time. Warns when it is the first.
     fn failed(&self, peer: &str, why: &str) {
-        self.with_peer(peer, |peer| {
-            let pause = peer.paused.map_or(FIRST_PAUSE, |(_, pause)| (pause * 2).min(LONGEST_PAUSE));
-            peer.paused = Some((Instant::now() + pause, pause));
-        });
         Counters::add(&self.counters.fallbacks, 1);
-        if !self.warned.swap(true, Ordering::Relaxed) {
+        if self.trust.lose(peer, Instant::now()) {
             tracing::warn!(peer, why, "no RDMA; going on over TCP, and trying again from time to time");
         }
     }
 
-    /// The peer says that it has none (now). Only who has had some gives something up.
-    fn refused(&self, peer: &str, why: &str) {
-        let worked = self.peers.lock().get(peer).is_some_and(|peer| peer.worked);
-        if worked {
-            self.failed(peer, why);
-        } else {
-            tracing::debug!(peer, why, "going on over TCP");
+    /// The device does not take memory: no RDMA with anybody for a while.
+    fn cannot_register(&self, why: &str) {
+        Counters::add(&self.counters.fallbacks, 1);
+        if self.trust.pause(OWN, Instant::now()) {
+            tracing::warn!(why, "no RDMA; going on over TCP, and trying again from time to time");
         }
+    }
+
+    /// Why nobody is offered RDMA at present, if nobody is.
+    fn why_no_offer(&self) -> Option<&'static str> {
+        self.trust
+            .is_paused(OWN, Instant::now())
+            .then_some("memory of this server cannot be registered at present")
+    }
+
+    /// There is none with this peer now. Only who has had some gives something up.
+    fn refused(&self, peer: &str, why: &str) {
+        if self.trust.has_worked(peer) {
+            return self.failed(peer, why);
+        }
+        self.trust.pause(peer, Instant::now());
+        tracing::debug!(peer, why, "going on over TCP");
     }
 
     /// It works (again) with a peer.
     fn works(&self, peer: &str) {
-        self.with_peer(peer, |peer| *peer = Peer { worked: true, paused: None });
-        self.warned.store(false, Ordering::Relaxed);
-    }
-
-    fn with_peer(&self, peer: &str, change: impl FnOnce(&mut Peer)) {
-        let mut peers = self.peers.lock();
-        if peers.len() >= MOST_PEERS && !peers.contains_key(peer) {
-            peers.clear();
+        let returned = self.trust.win(peer, Instant::now());
+        Counters::add(&self.counters.returns, u64::from(returned.is_some()));
+        match returned {
+            Some(0) => tracing::info!(peer, "RDMA again, with all peers"),
+            Some(others) => tracing::debug!(peer, others, "RDMA again; not yet with others"),
+            None => {}
         }
-        change(peers.entry(peer.to_owned()).or_default());
     }
 }

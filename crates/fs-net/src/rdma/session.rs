@@ -4,8 +4,9 @@
 //! # Invariants
 //! - Nothing is offered to who has not proved to know the secret (it is the first request after the handshake), and a token opens one connection.
 //! - Connecting takes no longer than [`TRIES`] times [`TRY_TIMEOUT`], and is not tried again for a while after it failed
-//!   (`tests/rdma.rs`, `without_a_way_tcp_does`).
+//!   (`tests/rdma.rs`, `without_a_way_tcp_does`). Addresses that failed lately come last.
 
+use super::Rdma as RdmaState;
 use super::cm::{Cm, Token};
 use super::interfaces;
 use super::link::Link;
@@ -20,12 +21,13 @@ use crate::transport::Transport;
 use bytes::Bytes;
 use fs_proto::msg::session::{Rdma as Ask, RdmaOffer};
 use fs_proto::{Flags, Header, Op, Partition, Status, Wire};
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::time::Duration;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 /// How long connecting to one address may take.
@@ -33,27 +35,48 @@ const TRY_TIMEOUT: Duration = Duration::from_millis(1500);
 /// Addresses that are tried.
 const TRIES: usize = 2;
 
-thread_local! {
-    /// Connections that this thread has begun: each begins with another of the peer's addresses, so that all its devices are used.
-    static BEGUN: Cell<usize> = const { Cell::new(0) };
+/// Connections that this process has begun, and a random number: each begins with another of the peer's addresses, and each process with
+/// another, so that all devices are used.
+fn begun() -> usize {
+    static BEGUN: OnceLock<AtomicUsize> = OnceLock::new();
+    let seed = || AtomicUsize::new(random_bytes().map_or(0, |raw| usize::from(raw[0])));
+    BEGUN.get_or_init(seed).fetch_add(1, Ordering::Relaxed)
 }
 
 // --- the connecting side ---
 
-/// Asks for RDMA. Gives the transport to go on with, and whether it is that.
+/// By which way a connection goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// RDMA.
+    Rdma,
+    /// TCP, until RDMA with the peer of this name may be tried again.
+    TcpForNow(String),
+    /// Another, for good.
+    Other,
+}
+
+/// Asks for RDMA. Gives the transport to go on with, and which that is.
 pub(crate) async fn ask(
     mut socket: Box<dyn Transport>,
     env: &Rc<NetEnv>,
-) -> Result<(Box<dyn Transport>, bool), NetError> {
+) -> Result<(Box<dyn Transport>, Way), NetError> {
     let peer = socket.describe();
-    if socket.remote().is_none() || !env.rdma.may_try(&peer) {
-        return Ok((socket, false));
+    if socket.remote().is_none() || env.rdma.devices().is_err() {
+        return Ok((socket, Way::Other));
+    }
+    if !env.rdma.may_try(&peer) {
+        return Ok((socket, Way::TcpForNow(peer)));
+    }
+    if !env.rdma.is_up() {
+        env.rdma.refused(&peer, "no port of this node's RDMA devices is up");
+        return Ok((socket, Way::TcpForNow(peer)));
     }
     let offer = match offered(&mut *socket, env).await? {
         Ok(offer) => offer,
         Err(why) => {
             env.rdma.refused(&peer, &why);
-            return Ok((socket, false));
+            return Ok((socket, Way::TcpForNow(peer)));
         }
     };
     match connect(&offer, env).await {
@@ -61,11 +84,11 @@ pub(crate) async fn ask(
             env.rdma.works(&peer);
             let mut transport = Box::new(RdmaTransport::connected(socket, link, env));
             transport.trust(BufferClass::PeerReply, None);
-            Ok((transport, true))
+            Ok((transport, Way::Rdma))
         }
         Err(why) => {
             env.rdma.failed(&peer, &why);
-            Ok((socket, false))
+            Ok((socket, Way::TcpForNow(peer)))
         }
     }
 }
@@ -96,18 +119,32 @@ pub(super) async fn offered(
 async fn connect(offer: &RdmaOffer, env: &Rc<NetEnv>) -> Result<Link, String> {
     let token = Token::try_from(&offer.token[..]).map_err(|_| "an offer with a short token".to_owned())?;
     let cm = Cm::local().map_err(|error| error.to_string())?;
-    let begin = BEGUN.replace(BEGUN.get().wrapping_add(1));
     let mut why = "the peer has no address for RDMA".to_owned();
-    for at in 0..offer.addresses.len().min(TRIES) {
-        let text = &offer.addresses[(begin + at) % offer.addresses.len()];
+    for text in in_turn(&offer.addresses, &env.rdma).into_iter().take(TRIES) {
         let Ok(ip) = text.parse::<IpAddr>() else { continue };
         match timeout(TRY_TIMEOUT, cm.connect(SocketAddr::new(ip, offer.port), &token)).await {
-            Ok(Ok(pair)) => return Ok(Link::new(pair, env)),
+            Ok(Ok(pair)) => {
+                env.rdma.trust.win(text, Instant::now());
+                return Ok(Link::new(pair, env));
+            }
             Ok(Err(error)) => why = format!("{ip}: {error}"),
             Err(_) => why = format!("{ip}: no answer"),
         }
+        env.rdma.trust.pause(text, Instant::now());
     }
     Err(why)
+}
+
+/// A peer's addresses, each time beginning with another, but those that failed lately last.
+fn in_turn<'a>(addresses: &'a [String], rdma: &RdmaState) -> Vec<&'a String> {
+    let (begin, now) = (begun(), Instant::now());
+    let mut addresses: Vec<_> = addresses.iter().collect();
+    if !addresses.is_empty() {
+        let places = addresses.len();
+        addresses.rotate_left(begin % places);
+    }
+    addresses.sort_by_key(|address| rdma.trust.is_paused(address, now));
+    addresses
 }
 
 // --- the server ---
@@ -146,6 +183,9 @@ type Offered = (RdmaOffer, Rc<super::cm::Awaited>);
 fn offer(socket: &dyn Transport, env: &NetEnv) -> Result<Offered, String> {
     let remote = socket.remote().ok_or("RDMA begins with a connection over TCP")?;
     let devices = env.rdma.devices()?;
+    if let Some(why) = env.rdma.why_no_offer() {
+        return Err(why.to_owned());
+    }
     let is_v6 = remote.ip().to_canonical().is_ipv6();
     let addresses: Vec<String> = devices
         .iter()

@@ -18,20 +18,31 @@ const HEADS: [&str; 10] = [
     ">retries",
 ];
 
-/// The table. Connections, registered memory and retries are the server's, and shown with its first port.
+/// The table, and below it which servers have no RDMA though somebody may expect it, and why. Registered memory
+/// and retries are the server's, and shown with its first port.
 pub(super) fn table<'a>(servers: impl Iterator<Item = (ServerId, Option<&'a Value>)>) -> String {
-    let mut table = Table::new(&HEADS);
+    let (mut table, mut missing) = (Table::new(&HEADS), String::new());
     for (id, status) in servers {
         let Some(rdma) = status.and_then(|status| status.get("rdma")) else { continue };
         let ports = rdma["ports"].as_array().map_or(&[][..], Vec::as_slice);
         if ports.is_empty() {
             table.row(row(id, "TCP", None, None));
+            missing += &why_none(id, rdma);
         }
         for (at, port) in ports.iter().enumerate() {
             table.row(row(id, "RDMA", Some(port), (at == 0).then_some(rdma)));
         }
     }
-    table.render()
+    table.render() + &missing
+}
+
+fn why_none(id: ServerId, rdma: &Value) -> String {
+    match rdma["reason"].as_str() {
+        Some(reason) if rdma["expected"].as_bool() == Some(true) => {
+            format!("server {id} has no RDMA: {reason}\n")
+        }
+        _ => String::new(),
+    }
 }
 
 fn row(id: ServerId, transport: &str, port: Option<&Value>, rdma: Option<&Value>) -> Vec<String> {
@@ -50,7 +61,7 @@ fn row(id: ServerId, transport: &str, port: Option<&Value>, rdma: Option<&Value>
         text("state"),
         text("rate"),
         if addresses.is_empty() { dash() } else { addresses.join(" ") },
-        number("connections").map_or_else(dash, |n| n.to_string()),
+        port.and_then(|port| port["connections"].as_u64()).map_or_else(dash, |n| n.to_string()),
         number("registered_bytes").map_or_else(dash, size::format),
         number("retries").map_or_else(dash, |n| n.to_string()),
     ]
@@ -64,14 +75,17 @@ mod tests {
     #[test]
     fn devices_are_shown_and_tcp_where_there_are_none() {
         let with = json!({"rdma": {"ports": [
-            {"device": "mlx5_0", "port": 1, "state": "ACTIVE", "rate": "100 Gb/sec (4X EDR)", "addresses": ["10.1.0.4"]},
-            {"device": "mlx5_1", "port": 1, "state": "DOWN", "rate": "", "addresses": []},
+            {"device": "mlx5_0", "port": 1, "state": "ACTIVE", "rate": "100 Gb/sec (4X EDR)", "addresses": ["10.1.0.4"], "connections": 12},
+            {"device": "mlx5_1", "port": 1, "state": "DOWN", "rate": "", "addresses": [], "connections": 0},
         ], "connections": 12, "registered_bytes": 64 << 20, "retries": 3}});
-        let without = json!({"rdma": {"ports": [], "reason": "there is none"}});
-        let servers = [(ServerId(0), Some(&with)), (ServerId(1), Some(&without)), (ServerId(2), None)];
-        let text = table(servers.into_iter());
+        let without = json!({"rdma": {"ports": [], "reason": "there is none", "expected": false}});
+        let refused = json!({"rdma": {"ports": [], "reason": "RLIMIT_MEMLOCK is too low", "expected": true}});
+        let all = [Some(&with), Some(&without), None, Some(&refused)];
+        let servers = all.into_iter().enumerate().map(|(id, status)| (ServerId(id as u16), status));
+        let text = table(servers);
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines.len(), 4, "{text}");
+        assert_eq!(lines.len(), 6, "{text}");
+        assert_eq!(lines[5], "server 3 has no RDMA: RLIMIT_MEMLOCK is too low");
         for word in ["RDMA", "mlx5_0", "ACTIVE", "10.1.0.4", "12"] {
             assert!(lines[1].contains(word), "{text}");
         }
