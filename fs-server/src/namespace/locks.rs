@@ -176,6 +176,12 @@ impl LockTable {
         }
     }
 
+    /// The same at once, or not at all: None while a transaction holds one of the keys against it.
+    pub fn try_with<R>(&self, set: &LockSet, body: impl FnOnce() -> R) -> Option<R> {
+        let mut section = self.section(set);
+        section.refusal(set).is_none().then(body)
+    }
+
     /// Runs `body` alone on the keys of `set` for a holder of them: other local changes are kept out, holds are not looked at.
     pub fn with_held<R>(&self, set: &LockSet, body: impl FnOnce() -> R) -> R {
         let _section = self.section(set);
