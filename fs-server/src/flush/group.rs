@@ -37,6 +37,8 @@ use crate::worker::Worker;
 
 /// Contents that one job reads before it writes them to the tier.
 const ROOM: usize = 256 << 10;
+/// Extended attributes that are read for a group together, also those of other files between; with more, each file's are read by themselves.
+const XATTRS: usize = 1_024;
 /// Names of one group: at least and at most.
 pub const SIZES: (usize, usize) = (2, 64);
 /// A job that took so long ends, and leaves the rest to others: else a tier that falters would have as many calls to answer for as long as groups last.
@@ -93,22 +95,22 @@ struct Job {
 /// Flushes names of one directory.
 pub async fn flush(worker: &Rc<Worker>, group: Vec<Taken>) {
     let node = &worker.node;
-    let flights: Vec<InFlight> = group.iter().map(|taken| InFlight::begin(node, taken.clone())).collect();
+    let mut flights: Vec<InFlight> = group.iter().map(|taken| InFlight::begin(node, taken.clone())).collect();
     let fates = match job(worker, &group).await {
         Ok(job) => node.flusher.on_tier(move |tier| Ok(job.run(tier))).await.map_err(Stop::from),
         Err(stop) => Err(stop),
     };
     match fates {
         Ok(fates) => end(worker, &group, fates).await,
-        Err(stop) => put_off(worker, &group, stop).await,
+        Err(stop) => put_off(worker, &group, &stop).await,
     }
-    for mut flight in flights {
+    for flight in &mut flights {
         flight.ended = true;
     }
 }
 
 /// The group as a whole has to wait, for its directory perhaps, which comes soon or never. Names that went with it need none: each finds out.
-async fn put_off(worker: &Rc<Worker>, group: &[Taken], stop: Stop) {
+async fn put_off(worker: &Rc<Worker>, group: &[Taken], stop: &Stop) {
     let waits = |taken: &&Taken| matches!(stop, Stop::Wait(_)) && taken.attempts < PATIENCE;
     let (waiting, alone): (Vec<_>, Vec<_>) = group.iter().partition(waits);
     for taken in waiting {
@@ -137,8 +139,7 @@ async fn job(worker: &Rc<Worker>, group: &[Taken]) -> FlushResult<Job> {
 async fn is_admitted(worker: &Rc<Worker>, parent: InodeId) -> FlushResult<bool> {
     let flusher = &worker.node.flusher;
     let everything = flusher.takes_everything() || flusher.control().is_urgent(&worker.node);
-    // Of what lies in the directory, whatever it is: no inode has the number that is asked for.
-    Ok(match flusher.policies().of(worker, InodeId(0), parent, &[]).await? {
+    Ok(match flusher.policies().below(worker, parent).await? {
         Policy::Close => true,
         Policy::Demand | Policy::Idle(_) => everything,
         Policy::Never => false,
@@ -188,7 +189,32 @@ impl Job {
             }
             *next += 1;
         }
+        if self.add_xattrs(&mut some).is_err() {
+            some.clear();
+        }
         some
+    }
+
+    /// Extended attributes of all at once: their inodes have numbers near each other, mostly. Read after the inodes: what changes between is noted, with another
+    /// change time, and so is set later.
+    fn add_xattrs(&self, some: &mut Vec<Small>) -> OpResult<()> {
+        let inos = || some.iter().map(|small| small.inode.attr.ino);
+        let (Some(first), Some(last)) = (inos().min(), inos().max()) else { return Ok(()) };
+        let (namespace, flusher) = (&self.node.namespace, &self.node.flusher);
+        let mut all = namespace.xattrs_between((first, last), XATTRS)?;
+        for small in &mut *some {
+            let ino = small.inode.attr.ino;
+            small.xattrs = match &mut all {
+                Some(all) => all.remove(&ino).unwrap_or_default(),
+                None => namespace.xattrs(ino)?,
+            };
+        }
+        some.retain(|small| {
+            let taken = &self.taken[small.index];
+            let says_nothing = flusher.policies().said(&small.xattrs).is_none();
+            (taken.forced || (self.admitted && says_nothing)) && !namespace.queue().is_noted_since(taken)
+        });
+        Ok(())
     }
 
     /// A name of the group; None if it is nothing for one.
@@ -232,21 +258,25 @@ impl Job {
             else {
                 return Ok(None);
             };
-            Ok::<_, OpError>(Some((inode, namespace.xattrs(ino)?, namespace.inline(ino)?)))
+            Ok::<_, OpError>(Some((inode, namespace.inline(ino)?)))
         };
         let set = LockSet::of(&[(LockKey::Inode(ino), Mode::Shared)]);
-        let Some((inode, xattrs, content)) = namespace.locks().try_with(&set, read).transpose()?.flatten()
-        else {
+        let Some((inode, content)) = namespace.locks().try_with(&set, read).transpose()?.flatten() else {
             return Ok(None);
         };
         let is_new = had.as_ref().is_none_or(|had| had.version < inode.attr.version);
-        let says = self.node.flusher.policies().said(&xattrs);
-        let admitted = self.taken[index].forced || (self.admitted && says.is_none());
-        if !is_new || !admitted || self.is_forgetful || !self.node.opens.writers(ino).is_empty() {
+        if !is_new || self.is_forgetful || !self.node.opens.writers(ino).is_empty() {
             return Ok(None);
         }
         let content = inline::checked(inline::whole(content, inode.attr.size)?)?;
-        Ok(Some(Small { index, name: name.clone(), inode, xattrs, content, is_known: had.is_some() }))
+        Ok(Some(Small {
+            index,
+            name: name.clone(),
+            inode,
+            xattrs: Vec::new(),
+            content,
+            is_known: had.is_some(),
+        }))
     }
 
     fn is_small(&self, name: &Bytes, inode: &InodeRecord) -> bool {

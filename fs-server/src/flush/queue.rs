@@ -409,6 +409,11 @@ impl FlushQueue {
         Ok(())
     }
 
+    /// Whether something noted the item since it was taken.
+    pub fn is_noted_since(&self, taken: &Taken) -> bool {
+        self.items.lock().is_noted_since(taken)
+    }
+
     /// The item could not be flushed now: again after `pause`.
     pub fn postpone(&self, taken: &Taken, pause: Duration) {
         let mut items = self.items.lock();

@@ -298,6 +298,18 @@ mod tests {
     }
 
     #[test]
+    fn who_does_not_wait_is_refused_at_once() {
+        let table = Arc::new(LockTable::default());
+        let shared = one(Mode::Shared);
+        assert_eq!(table.try_with(&shared, || 7), Some(7));
+        let Poll::Ready(held) = poll_once(pin!(table.hold(one(Mode::Exclusive)))) else { panic!("free") };
+        assert_eq!(table.try_with(&shared, || 7), None);
+        drop(held);
+        assert_eq!(table.try_with(&shared, || 7), Some(7));
+        assert!(table.stripes.iter().all(|stripe| stripe.lock().is_empty()));
+    }
+
+    #[test]
     fn shared_holders_exclude_exclusive_ones_only() {
         let table = Arc::new(LockTable::default());
         let Poll::Ready(first) = poll_once(pin!(table.hold(one(Mode::Shared)))) else { panic!("free") };

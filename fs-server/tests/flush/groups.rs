@@ -104,6 +104,33 @@ fn what_went_with_its_directory_is_waited_for_by_nobody() {
 }
 
 #[test]
+fn policies_hold_for_files_that_are_flushed_together() {
+    // Goal: a directory's policy and a file's own hold for many files as for one, and what waits for a demand goes when it comes.
+    let mut cluster = patient(1, 10_000);
+    cluster.launch(&crate::cluster::plain);
+    let client = Client::connect(&cluster.file);
+    let dirs = ["never", "demand", "close"].map(|policy| {
+        let dir = client.mkdir(ROOT, policy);
+        client.setxattr(dir, "user.hayate.flush", policy);
+        dir
+    });
+    for (dir, index) in dirs.into_iter().flat_map(|dir| (0..50).map(move |index| (dir, index))) {
+        let file = client.write_file(dir, &named(index), &content(index, 1));
+        if index == 7 {
+            client.setxattr(file, "user.hayate.flush", if dir == dirs[2] { "never" } else { "close" });
+        }
+    }
+    let there = |dir: &str| (0..50).filter(|index| cluster.at(dir).join(named(*index)).exists()).count();
+    hurry(&client, 1);
+    // All but one of a directory, and one of each other.
+    cluster.wait(&client, "what may go in the tier", |accounts| counted(accounts).0 == 51);
+    assert_eq!([there("never"), there("demand"), there("close")], [1, 1, 49]);
+    client.ask_server(ServerId(0), &FlushNow { everything: true }).unwrap();
+    cluster.wait(&client, "the demanded ones", |accounts| counted(accounts).0 == 100);
+    assert_eq!([there("never"), there("demand"), there("close")], [1, 50, 49]);
+}
+
+#[test]
 fn one_that_fails_holds_up_no_other() {
     // Goal: names which the tier refuses are told by name, and all others arrive; once it takes them they arrive, too.
     for call in ["make", "set", "rename"] {
@@ -140,10 +167,9 @@ fn one_that_fails_holds_up_no_other() {
                 let told: usize = accounts.iter().map(|account| account.unsafe_names.len()).sum();
                 counted(accounts).0 == (FILES - refused) as u64 && told == refused
             });
-            let told = accounts.iter().flat_map(|account| &account.unsafe_names);
-            told.for_each(|(name, why)| {
-                assert!(name.ends_with(b"7") && why.contains("does not want"), "{why}")
-            });
+            for (name, why) in accounts.iter().flat_map(|account| &account.unsafe_names) {
+                assert!(name.ends_with(b"7") && why.contains("does not want"), "{why}");
+            }
         }
         refused.store(false, Ordering::Release);
         cluster.drain(&client);
