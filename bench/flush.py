@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How fast a burst goes to tier 2, next to cp of the same files by the same number of processes.
 
-    cargo build --release && bench/flush.py             about three minutes
+    cargo build --release && bench/flush.py             about six minutes, 10 GB
     bench/flush.py --only small --counters              system calls of the servers' flushing, too (strace)
 
 Tier 2 is a directory of the same file system as tier 1 and as cp's source and target. Each round makes new files and measures Hayate and cp one after
@@ -30,7 +30,8 @@ MIB = 1 << 20
 # Name: what it is, files, their directories, bytes of each, cp's processes, and the least rate relative to cp's.
 SCENARIOS = {
     "shared": ("one file of 1 GiB", 1, 1, 1024 * MIB, 1, 1.0),
-    "each": ("a file of 256 MiB for each process", 4, 1, 256 * MIB, 4, 0.85),
+    "each8": ("8 files of 64 MiB, one a process", 8, 1, 64 * MIB, 8, 0.85),
+    "each32": ("32 files of 64 MiB, one a process", 32, 1, 64 * MIB, 32, 0.85),
     "small": ("20,000 files of 4 KiB in 20 directories", 20_000, 20, 4096, 1, 1.0),
 }
 NEVER_MS = 3_600_000

@@ -55,7 +55,7 @@ impl<T: Copy> Inherited<T> {
     }
 
     /// What holds for what lies in a directory and says nothing itself.
-    async fn below(&self, worker: &Rc<Worker>, dir: InodeId) -> OpResult<T> {
+    pub async fn below(&self, worker: &Rc<Worker>, dir: InodeId) -> OpResult<T> {
         let (mut at, mut passed) = (dir, Vec::new());
         let found = loop {
             if let Some((since, known)) = self.known.get(&at)

@@ -253,7 +253,7 @@ fn gauges(node: &Node) -> Vec<(&'static str, &'static str, u64)> {
     let (pool, store, share) = (node.pools.buffers.stats(), node.store.stats(), node.share_stats());
     let (locks_held, locks_waiting) = node.locks.counts();
     let (names, inodes) = node.namespace.queue().len();
-    let flush = node.flusher.account_of(node);
+    let flush = node.flusher.account_of(node, None);
     let rdma = node.rdma.stats();
     let mut all = vec![
         ("connections", "Open connections", node.net.connections.load(Ordering::Relaxed)),

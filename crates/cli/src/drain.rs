@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 /// Unsafe names that a message lists.
 const SHOWN_NAMES: usize = 20;
 /// Time between two looks.
-const POLL: Duration = Duration::from_millis(50);
+const POLL: Duration = Duration::from_millis(20);
 
 /// The sum of all servers' accounts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -5,14 +5,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use fs_proto::ClientId;
 use parking_lot::Mutex;
 
 use super::queue::FlushItem;
 
 /// Names that an account lists.
 const SHOWN: usize = 100;
-/// How long something handed to another server counts as pending here: until that server's own account has it for certain.
+/// How long something handed to another server counts as pending here, at most: until that server's own account has it for certain.
 const HANDED: Duration = Duration::from_millis(500);
+/// Askers of whom it is known what they were told.
+const ASKERS: usize = 256;
 
 /// Counters since the start, and what failed last.
 #[derive(Default)]
@@ -22,7 +25,16 @@ pub struct Account {
     /// Estimate of the bytes that pending names stand for.
     pub pending_bytes: AtomicU64,
     failed: Mutex<HashMap<FlushItem, (Bytes, String)>>,
-    handed: Mutex<Option<Instant>>,
+    handed: Mutex<Handed>,
+}
+
+/// What was handed to other servers.
+#[derive(Default)]
+struct Handed {
+    last: Option<Instant>,
+    times: u64,
+    /// Who asks was told that something is on the way when so many had been handed over.
+    told: HashMap<ClientId, u64>,
 }
 
 impl Account {
@@ -76,13 +88,23 @@ impl Account {
 
     /// Work was handed to another server.
     pub fn note_handed(&self) {
-        *self.handed.lock() = Some(Instant::now());
+        let mut handed = self.handed.lock();
+        (handed.last, handed.times) = (Some(Instant::now()), handed.times + 1);
     }
 
     /// 1 while work may be on its way to another server's account, so that a sum over servers asked one after the other is never
-    /// zero too early.
-    pub fn on_the_way(&self) -> u64 {
-        u64::from(self.handed.lock().is_some_and(|when| when.elapsed() < HANDED))
+    /// zero too early. An asker who was told so since the last time has asked the other server before, and will ask it again.
+    pub fn on_the_way(&self, asker: Option<ClientId>) -> u64 {
+        let mut handed = self.handed.lock();
+        if handed.last.is_none_or(|when| when.elapsed() >= HANDED) {
+            return 0;
+        }
+        let Some(asker) = asker else { return 1 };
+        if handed.told.len() >= ASKERS {
+            handed.told.clear();
+        }
+        let times = handed.times;
+        u64::from(handed.told.insert(asker, times) != Some(times))
     }
 }
 
@@ -90,6 +112,19 @@ impl Account {
 mod tests {
     use super::*;
     use fs_proto::InodeId;
+
+    #[test]
+    fn each_asker_hears_once_of_what_was_handed_over() {
+        // Goal: who asks several servers in turn hears of everything that was handed over since he asked last, and nobody else's question changes that.
+        let account = Account::default();
+        let (a, b) = (Some(ClientId(1)), Some(ClientId(2)));
+        assert_eq!(account.on_the_way(a), 0);
+        account.note_handed();
+        assert_eq!([account.on_the_way(a), account.on_the_way(a), account.on_the_way(b)], [1, 0, 1]);
+        account.note_handed();
+        assert_eq!([account.on_the_way(b), account.on_the_way(a), account.on_the_way(a)], [1, 1, 0]);
+        assert_eq!([account.on_the_way(None), account.on_the_way(None)], [1, 1]);
+    }
 
     #[test]
     fn a_reason_is_news_once() {

@@ -191,14 +191,25 @@ async fn inline_file(
         // Should it be another version by now, this copy is not shown, or a later one follows.
         let data = &data[..data.len().min(size as usize)];
         own.flusher.control().pace(&own, data.len() as u64);
-        let mut fill = |file: &dyn TierFile| {
-            file.write_at(0, data)?;
-            own.flusher.account().note_copied(data.len() as u64);
-            if own.syncs_tier() { file.sync() } else { Ok(()) }
-        };
-        own.flusher.measured(Call::Whole, || tier.stage(&place, size, &to, &mut fill))
+        stage_whole(&own, tier, (&place, size), &to, data)
     };
     Ok(node.flusher.on_tier(stage).await?)
+}
+
+/// Makes the copy of a file of `size` bytes whose content, or the beginning of it, is `data`; on a thread of the tier.
+pub fn stage_whole(
+    node: &Node,
+    tier: &dyn Tier,
+    (at, size): (&Place, u64),
+    to: &Destination,
+    data: &[u8],
+) -> TierResult<Staged> {
+    let mut fill = |file: &dyn TierFile| {
+        file.write_at(0, data)?;
+        node.flusher.account().note_copied(data.len() as u64);
+        if node.syncs_tier() { file.sync() } else { Ok(()) }
+    };
+    node.flusher.measured(Call::Whole, || tier.stage(at, size, to, &mut fill))
 }
 
 /// Gives a filled file its attributes, and checks its size.

@@ -17,6 +17,7 @@ mod content;
 mod control;
 pub(crate) mod dirs;
 pub(crate) mod entry;
+mod group;
 mod inodes;
 mod leaf;
 mod names;
@@ -33,13 +34,13 @@ pub mod window;
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fs_proto::msg::tier::FlushAccount;
-use fs_proto::{FileKind, InodeId, ServerId};
+use fs_proto::{ClientId, FileKind, InodeId, ServerId};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -113,6 +114,8 @@ pub struct Flusher {
     /// Uses of staging so far, and those before the last time that it was tidied up.
     staged: AtomicU64,
     tidied: AtomicU64,
+    /// Names that a group has at most.
+    together: AtomicUsize,
     /// Names in this server's staging that could not be removed yet.
     doomed: Mutex<Vec<Bytes>>,
     run: u64,
@@ -144,6 +147,7 @@ impl Flusher {
             hurry_until: Mutex::new(None),
             staged: AtomicU64::new(left_over),
             tidied: AtomicU64::new(0),
+            together: AtomicUsize::new(group::SIZES.1),
             doomed: Mutex::default(),
             run: rand::random(),
         }
@@ -184,11 +188,27 @@ impl Flusher {
             return Err(TierError::Failed("this cluster has no shared tier".to_owned()));
         };
         let outcome = pool.run(move || call(tier.as_ref())).await;
-        if let (Err(TierError::Failed(_)), Some(tier)) = (&outcome, &self.tier) {
-            self.dirs.clear();
-            tier.reset();
+        if let Err(TierError::Failed(_)) = &outcome {
+            self.distrust();
         }
         outcome
+    }
+
+    /// So many names of a group were flushed in a job's time, which was over before all were if `is_cut`.
+    fn note_together(&self, done: usize, is_cut: bool) {
+        let size = self.together.load(Ordering::Relaxed);
+        if is_cut || done >= size {
+            let size = if is_cut { done } else { 2 * size };
+            self.together.store(size.clamp(group::SIZES.0, group::SIZES.1), Ordering::Relaxed);
+        }
+    }
+
+    /// A call failed: nothing that was open is trusted any more.
+    fn distrust(&self) {
+        self.dirs.clear();
+        if let Some(tier) = &self.tier {
+            tier.reset();
+        }
     }
 
     /// From now on this is the old tier, or there is none any more.
@@ -341,13 +361,13 @@ impl Flusher {
         self.account.counts()
     }
 
-    /// The account for who asks.
-    pub fn account_of(&self, node: &Node) -> FlushAccount {
+    /// The account for a client that asks, or for anybody.
+    pub fn account_of(&self, node: &Node, asker: Option<ClientId>) -> FlushAccount {
         let (copied_bytes, failures) = self.account.counts();
         let (names, inodes) = node.namespace.queue().len();
         // Asked after the queue: what is not pending any more has been counted.
         let (files, bytes) = node.namespace.published().counts();
-        let pending_names = names as u64 + self.account.on_the_way().max(u64::from(self.is_untidy()));
+        let pending_names = names as u64 + self.account.on_the_way(asker).max(u64::from(self.is_untidy()));
         FlushAccount {
             pending_names,
             pending_dirs: inodes as u64,
@@ -365,7 +385,7 @@ impl Flusher {
 
     /// For the status page.
     pub fn status_json(&self, node: &Node) -> serde_json::Value {
-        let account = self.account_of(node);
+        let account = self.account_of(node, None);
         let names = account.unsafe_names.iter();
         let failing: Vec<_> = names
             .map(|(name, why)| serde_json::json!({"name": String::from_utf8_lossy(name), "reason": why}))
@@ -425,8 +445,16 @@ pub async fn run(worker: Rc<Worker>) {
     let mut estimated = Instant::now();
     while !node.is_stopping() {
         let in_flight = node.flusher.in_flight();
-        for taken in queue.take(in_flight.saturating_sub(tasks.len())) {
-            tasks.spawn_local(flush_one(Rc::clone(&worker), taken));
+        let shares = node.flusher.pool.window().size();
+        let together = node.flusher.together.load(Ordering::Relaxed);
+        for group in queue.take_groups(in_flight.saturating_sub(tasks.len()), together, shares) {
+            let worker = Rc::clone(&worker);
+            tasks.spawn_local(async move {
+                match <[Taken; 1]>::try_from(group) {
+                    Ok([alone]) => flush_one(worker, alone).await,
+                    Err(group) => group::flush(&worker, group).await,
+                }
+            });
         }
         node.flusher.end_hurry(&queue);
         if estimated.elapsed() >= every {
@@ -494,9 +522,15 @@ impl Drop for InFlight {
     }
 }
 
+impl InFlight {
+    fn begin(node: &Arc<Node>, taken: Taken) -> Self {
+        InFlight { node: Arc::clone(node), taken, ended: false }
+    }
+}
+
 async fn flush_one(worker: Rc<Worker>, taken: Taken) {
     let node = Arc::clone(&worker.node);
-    let mut flight = InFlight { node: Arc::clone(&node), taken: taken.clone(), ended: false };
+    let mut flight = InFlight::begin(&node, taken.clone());
     let outcome = match &taken.item {
         FlushItem::Name(parent, name) => names::flush(&worker, &taken, *parent, name).await,
         FlushItem::Inode(ino) => inodes::flush(&worker, *ino).await.map(|()| Batch::default()),
@@ -510,12 +544,14 @@ async fn flush_one(worker: Rc<Worker>, taken: Taken) {
     match outcome {
         Ok(()) => node.flusher.account.note_success(&taken.item),
         Err(Stop::Later(pause)) => node.namespace.queue().park(&taken, pause),
-        Err(stop) => {
-            let pause = put_off(&worker, &taken, stop).await;
-            node.namespace.queue().postpone(&taken, pause);
-        }
+        Err(stop) => postpone(&worker, &taken, stop).await,
     }
     flight.ended = true;
+}
+
+async fn postpone(worker: &Rc<Worker>, taken: &Taken, stop: Stop) {
+    let pause = put_off(worker, taken, stop).await;
+    worker.node.namespace.queue().postpone(taken, pause);
 }
 
 /// What is said and counted of an attempt without success; returns the pause before the next.

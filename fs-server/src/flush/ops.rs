@@ -73,8 +73,9 @@ pub async fn tier_state(worker: &Rc<Worker>, _: &Context, request: TierState) ->
 
 /// The account of this server.
 #[allow(clippy::unused_async)]
-pub async fn flush_status(worker: &Rc<Worker>, _: &Context, _: FlushStatus) -> OpResult<FlushAccount> {
-    Ok(worker.node.flusher.account_of(&worker.node))
+pub async fn flush_status(worker: &Rc<Worker>, context: &Context, _: FlushStatus) -> OpResult<FlushAccount> {
+    let asker = Some(context.client()).filter(|client| client.0 != 0);
+    Ok(worker.node.flusher.account_of(&worker.node, asker))
 }
 
 /// No delay from now on, until nothing waits.
@@ -219,14 +220,16 @@ pub async fn view_with(worker: &Rc<Worker>, request: TierState, with_xattrs: boo
     let read = || Ok::<_, OpError>((namespace.inode_in_section(ino)?, xattrs()?));
     let (inode, xattrs) = namespace.locks().with(&set, read).await?;
     let is_file = inode.as_ref().is_some_and(|inode| inode.attr.kind == FileKind::File);
-    let forgetful = is_file
-        && namespace.allocator().is_restart()
-        && node.started.elapsed().as_millis() < u128::from(FORGETFUL_MS);
     Ok(TierView {
         inode: inode.map(|inode| (*inode).clone()),
         xattrs,
-        writing: forgetful || !node.opens.writers(ino).is_empty(),
+        writing: (is_file && is_forgetful(node)) || !node.opens.writers(ino).is_empty(),
     })
+}
+
+/// Whether this home may not know yet who writes.
+pub fn is_forgetful(node: &Node) -> bool {
+    node.namespace.allocator().is_restart() && node.started.elapsed().as_millis() < u128::from(FORGETFUL_MS)
 }
 
 /// `copy`: bytes of the file that was published, and how the tier has them.
@@ -236,7 +239,6 @@ async fn take_over(
     published: TierLocation,
     copy: (u64, Option<Backing>),
 ) -> OpResult<()> {
-    let (bytes, seen) = copy;
     let namespace = &node.namespace;
     let set = LockSet::of(&[(LockKey::Inode(ino), Mode::Exclusive)]);
     namespace
@@ -245,30 +247,70 @@ async fn take_over(
             let Some(inode) = namespace.inode_in_section(ino)? else {
                 return move_ghost(namespace, ino, &published);
             };
-            let backed = backing_after(&inode, &published, seen);
-            let is_known = inode.tier.as_ref() == Some(&published) && inode.backed == backed;
-            if is_known || !accepts(namespace, &inode, &published)? {
+            let mut taken = TakenOver::default();
+            if !taken.add(node, &inode, published, copy)? {
                 return Ok(());
             }
-            let mut batch = Batch::default();
-            if inode.attr.is_dir() {
-                // What changed between the making of the directory and now was dropped as not in the tier.
-                namespace.queue().note_inode(&mut batch, ino);
-            }
-            let counts = inode.attr.kind == FileKind::File
-                && inode.tier.as_ref().is_none_or(|at| at.version < published.version || old::is_in(at));
-            migrate::note_copied(&mut batch, &inode, &published);
-            let change = [
-                Mutation::SetTier { ino, tier: Some(published.clone()) },
-                Mutation::SetBacked { ino, backed },
-            ];
-            let commit = |batch| namespace.commit_with(&change, batch);
-            if backed.is_some() {
-                node.backing.note_look(ino);
-            }
-            if counts { namespace.published().count(bytes, batch, commit) } else { commit(batch) }
+            taken.commit(namespace, |changes, batch| namespace.commit_with(changes, batch))
         })
         .await
+}
+
+/// Copies that homes take over, in one change.
+#[derive(Default)]
+pub struct TakenOver {
+    /// Further puts and deletes of the change.
+    pub batch: Batch,
+    changes: Vec<Mutation>,
+    files: u64,
+    bytes: u64,
+}
+
+impl TakenOver {
+    /// Adds the copy of an inode that was looked at in its section; false if it is known already, or another one is the right one.
+    pub fn add(
+        &mut self,
+        node: &Node,
+        inode: &InodeRecord,
+        published: TierLocation,
+        (bytes, seen): (u64, Option<Backing>),
+    ) -> OpResult<bool> {
+        let (namespace, ino) = (&node.namespace, inode.attr.ino);
+        let backed = backing_after(inode, &published, seen);
+        let is_known = inode.tier.as_ref() == Some(&published) && inode.backed == backed;
+        if is_known || !accepts(namespace, inode, &published)? {
+            return Ok(false);
+        }
+        if inode.attr.is_dir() {
+            // What changed between the making of the directory and now was dropped as not in the tier.
+            namespace.queue().note_inode(&mut self.batch, ino);
+        }
+        let is_new = inode.tier.as_ref().is_none_or(|at| at.version < published.version || old::is_in(at));
+        if inode.attr.kind == FileKind::File && is_new {
+            (self.files, self.bytes) = (self.files + 1, self.bytes + bytes);
+        }
+        migrate::note_copied(&mut self.batch, inode, &published);
+        if backed.is_some() {
+            node.backing.note_look(ino);
+        }
+        self.changes.push(Mutation::SetTier { ino, tier: Some(published) });
+        self.changes.push(Mutation::SetBacked { ino, backed });
+        Ok(true)
+    }
+
+    /// Has `commit` make the change, and counts what was published.
+    pub fn commit(
+        self,
+        namespace: &Namespace,
+        commit: impl FnOnce(&[Mutation], Batch) -> OpResult<()>,
+    ) -> OpResult<()> {
+        let TakenOver { batch, changes, files, bytes } = self;
+        let commit = |batch| commit(&changes, batch);
+        if files == 0 {
+            return commit(batch);
+        }
+        namespace.published().count((files, bytes), batch, commit)
+    }
 }
 
 /// What chunks that are not held are fetched from once a copy was published: from that copy, as it was seen in the tier. A holder may lack any of it:

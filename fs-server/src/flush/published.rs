@@ -38,15 +38,15 @@ impl Published {
         *self.counts.lock()
     }
 
-    /// Counts a file of `bytes` bytes in the change that `commit` makes of `batch`.
+    /// Counts so many files of so many bytes together in the change that `commit` makes of `batch`.
     pub fn count(
         &self,
-        bytes: u64,
+        (files, bytes): (u64, u64),
         mut batch: Batch,
         commit: impl FnOnce(Batch) -> OpResult<()>,
     ) -> OpResult<()> {
         let mut counts = self.counts.lock();
-        let next = (counts.0 + 1, counts.1 + bytes);
+        let next = (counts.0 + files, counts.1 + bytes);
         batch.put(keys::fact(FACT), encode_record(&next));
         commit(batch)?;
         *counts = next;
@@ -71,9 +71,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let kv = open(&dir);
         let published = Published::open(kv.as_ref()).unwrap();
-        published.count(5, Batch::default(), |batch| Ok(kv.commit(batch)?)).unwrap();
-        assert!(published.count(7, Batch::default(), |_| Err(OpError::not_found())).is_err());
-        published.count(0, Batch::default(), |batch| Ok(kv.commit(batch)?)).unwrap();
+        published.count((1, 5), Batch::default(), |batch| Ok(kv.commit(batch)?)).unwrap();
+        assert!(published.count((1, 7), Batch::default(), |_| Err(OpError::not_found())).is_err());
+        published.count((1, 0), Batch::default(), |batch| Ok(kv.commit(batch)?)).unwrap();
         assert_eq!(published.counts(), (2, 5));
         drop(kv);
         assert_eq!(Published::open(open(&dir).as_ref()).unwrap().counts(), (2, 5));
@@ -87,7 +87,8 @@ mod tests {
         std::thread::scope(|scope| {
             for thread in 0..4_u64 {
                 let (kv, published) = (&kv, &published);
-                let count = move || published.count(thread, Batch::default(), |batch| Ok(kv.commit(batch)?));
+                let count =
+                    move || published.count((1, thread), Batch::default(), |batch| Ok(kv.commit(batch)?));
                 scope.spawn(move || (0..250).for_each(|_| count().unwrap()));
             }
         });

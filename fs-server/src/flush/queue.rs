@@ -6,6 +6,7 @@
 //! - An item that is not being flushed is exactly once in the order, under when it is due, or ready (`items_come_in_the_order_they_are_due`).
 //! - Of what is due the oldest is taken first: what was noted first, not what came due first (`the_oldest_of_what_is_due_goes_first`).
 //! - Notes made without end do not put an item off without end (`steady_changes_do_not_starve`).
+//! - Names that are taken together are of one directory, and none of them was given back to be flushed alone (`names_of_a_directory_come_together`).
 //!
 //! A note is made inside the lock section of what it notes, and the change is committed there: who takes an item and then reads
 //! inside a section of the same keys sees the change that was noted.
@@ -54,10 +55,13 @@ impl FlushItem {
 const LONGEST_DELAYS: u32 = 10;
 /// Pause of parked items in a hurry.
 const HURRIED_PARKED: Duration = Duration::from_millis(500);
+/// Among so many of the oldest, companions of a name are looked for.
+const LOOK_AHEAD: usize = 256;
 /// Delay of inodes in a hurry: attributes of a directory are set once after many of its entries.
 const HURRIED_INODE: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Clone, Copy)]
+#[allow(clippy::struct_excessive_bools)] // Any of them may hold with any other.
 struct Noted {
     generation: u64,
     first: Instant,
@@ -68,6 +72,8 @@ struct Noted {
     parked: bool,
     /// Somebody asked for this very item.
     forced: bool,
+    /// Not with others: see [`FlushQueue::give_back`].
+    alone: bool,
     attempts: u32,
 }
 
@@ -121,6 +127,7 @@ impl Items {
             busy: false,
             parked: false,
             forced: false,
+            alone: false,
             attempts: 0,
         };
         self.noted.insert(item.clone(), noted);
@@ -137,6 +144,55 @@ impl Items {
                 self.ready.insert((noted.first, noted.serial), item);
             }
         }
+    }
+
+    /// Takes an item off the order: it is being flushed from now on.
+    fn begin(&mut self, item: FlushItem) -> Option<Taken> {
+        let noted = self.noted.get_mut(&item)?;
+        noted.busy = true;
+        if std::mem::take(&mut noted.parked) {
+            // Time has passed: it may go with others again.
+            noted.alone = false;
+            self.parked -= 1;
+            self.ages.insert((noted.first, noted.serial));
+        }
+        let (attempts, since, forced) = (noted.attempts, noted.first, noted.forced);
+        Some(Taken { item, attempts, since, forced, generation: noted.generation })
+    }
+
+    /// The oldest item that is ready and, if it is a name, up to `most` - 1 names of the same directory that are nearly as old.
+    fn pop_group(&mut self, most: usize) -> Option<Vec<Taken>> {
+        let (_, first) = self.ready.pop_first()?;
+        let mut group = vec![first];
+        if let FlushItem::Name(parent, _) = &group[0]
+            && most > 1
+            && self.is_mate(&group[0], *parent)
+        {
+            let near = self.ready.iter().take(LOOK_AHEAD).filter(|(_, item)| self.is_mate(item, *parent));
+            let mates: Vec<_> = near.map(|(key, _)| *key).take(most - 1).collect();
+            group.extend(mates.iter().filter_map(|key| self.ready.remove(key)));
+        }
+        Some(group.into_iter().filter_map(|item| self.begin(item)).collect())
+    }
+
+    fn is_mate(&self, item: &FlushItem, dir: InodeId) -> bool {
+        matches!(item, FlushItem::Name(parent, _) if *parent == dir)
+            && self.noted.get(item).is_some_and(|noted| !noted.alone)
+    }
+
+    /// Whether something noted the item since it was taken.
+    fn is_noted_since(&self, taken: &Taken) -> bool {
+        self.noted.get(&taken.item).is_none_or(|noted| noted.generation != taken.generation)
+    }
+
+    /// The flush of an item that was noted again meanwhile is over.
+    fn begin_again(&mut self, item: &FlushItem) {
+        let Some(noted) = self.noted.get_mut(item) else { return };
+        let due = noted.due;
+        self.ages.remove(&(noted.first, noted.serial));
+        (noted.busy, noted.alone, noted.attempts, noted.first) = (false, false, 0, Instant::now());
+        self.ages.insert((noted.first, noted.serial));
+        self.schedule(item, due);
     }
 
     fn remove(&mut self, item: &FlushItem) {
@@ -285,28 +341,22 @@ impl FlushQueue {
 
     /// Takes up to `limit` items that are due, the oldest first.
     pub fn take(&self, limit: usize) -> Vec<Taken> {
-        let now = Instant::now();
-        let mut guard = self.items.lock();
-        let items = &mut *guard;
-        let mut taken = Vec::new();
-        items.find_ready(now);
-        while taken.len() < limit {
-            let Some((_, item)) = items.ready.pop_first() else { break };
-            let Some(noted) = items.noted.get_mut(&item) else { continue };
-            noted.busy = true;
-            if std::mem::take(&mut noted.parked) {
-                items.parked -= 1;
-                items.ages.insert((noted.first, noted.serial));
-            }
-            taken.push(Taken {
-                item,
-                attempts: noted.attempts,
-                since: noted.first,
-                forced: noted.forced,
-                generation: noted.generation,
-            });
+        self.take_groups(limit, 1, 1).into_iter().flatten().collect()
+    }
+
+    /// The same, with each name others of its directory: at most `most` together, and so many that everything that is due makes `shares`
+    /// groups or more.
+    pub fn take_groups(&self, limit: usize, most: usize, shares: usize) -> Vec<Vec<Taken>> {
+        let mut items = self.items.lock();
+        items.find_ready(Instant::now());
+        let most = (items.ready.len() / shares.max(1)).clamp(1, most.max(1));
+        let mut groups = Vec::new();
+        while groups.len() < limit {
+            let Some(group) = items.pop_group(most) else { break };
+            groups.push(group);
         }
-        taken
+        groups.retain(|group| !group.is_empty());
+        groups
     }
 
     /// Waits until something may be due, at most `longest`.
@@ -328,25 +378,40 @@ impl FlushQueue {
     }
 
     /// The item is in the shared tier as it was when taken; `batch` is what to remember of it.
-    pub fn done(&self, taken: &Taken, mut batch: Batch) -> Result<(), KvError> {
-        let mut guard = self.items.lock();
-        let items = &mut *guard;
-        let Some(noted) = items.noted.get_mut(&taken.item) else { return self.kv.commit(batch) };
-        if noted.generation != taken.generation {
-            let due = noted.due;
-            items.ages.remove(&(noted.first, noted.serial));
-            (noted.busy, noted.attempts, noted.first) = (false, 0, Instant::now());
-            items.ages.insert((noted.first, noted.serial));
-            items.schedule(&taken.item, due);
-            drop(guard);
-            self.changed.notify_one();
-            return self.kv.commit(batch);
-        }
+    pub fn done(&self, taken: &Taken, batch: Batch) -> Result<(), KvError> {
+        self.all_done(std::slice::from_ref(taken), batch, |batch| self.kv.commit(batch))
+    }
+
+    /// The same of several items, in the change that `commit` makes of the batch. It must not note anything.
+    pub fn all_done<E>(
+        &self,
+        taken: &[Taken],
+        mut batch: Batch,
+        commit: impl FnOnce(Batch) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut items = self.items.lock();
+        let (again, done): (Vec<_>, Vec<_>) = taken.iter().partition(|taken| items.is_noted_since(taken));
         // Under the mutex: a note that comes next finds the item gone and puts it again, after this delete.
-        batch.delete(taken.item.key());
-        self.kv.commit(batch)?;
-        items.remove(&taken.item);
+        for taken in &done {
+            batch.delete(taken.item.key());
+        }
+        commit(batch)?;
+        for taken in &done {
+            items.remove(&taken.item);
+        }
+        for taken in &again {
+            items.begin_again(&taken.item);
+        }
+        drop(items);
+        if !again.is_empty() {
+            self.changed.notify_one();
+        }
         Ok(())
+    }
+
+    /// Whether something noted the item since it was taken.
+    pub fn is_noted_since(&self, taken: &Taken) -> bool {
+        self.items.lock().is_noted_since(taken)
     }
 
     /// The item could not be flushed now: again after `pause`.
@@ -356,6 +421,25 @@ impl FlushQueue {
         noted.busy = false;
         noted.attempts = noted.attempts.saturating_add(1);
         items.schedule(&taken.item, Instant::now() + pause);
+    }
+
+    /// The items were not tried, or are not to be flushed together with others: again at once, `alone` each by itself.
+    pub fn give_back<'a>(&self, taken: impl IntoIterator<Item = &'a Taken>, alone: bool) {
+        let (mut items, now) = (self.items.lock(), Instant::now());
+        for taken in taken {
+            let Some(noted) = items.noted.get_mut(&taken.item) else { continue };
+            (noted.busy, noted.alone) = (false, noted.alone || alone);
+            items.schedule(&taken.item, now);
+        }
+        drop(items);
+        self.changed.notify_one();
+    }
+
+    /// From now on the item is not taken together with others.
+    pub fn set_alone(&self, taken: &Taken) {
+        if let Some(noted) = self.items.lock().noted.get_mut(&taken.item) {
+            noted.alone = true;
+        }
     }
 
     /// The item's policy says that its time comes after `pause`. In a hurry it is looked at again soon: what is asked for may have changed.
@@ -502,6 +586,27 @@ mod tests {
         assert_eq!(taken(1), [name("a")]);
         queue.note_now(&name("b")).unwrap();
         assert_eq!((taken(9), taken(9)), (vec![name("b"), name("c")], Vec::new()));
+    }
+
+    #[test]
+    fn names_of_a_directory_come_together() {
+        // Goal: a name brings the oldest others of its directory that are due, as many as make the shares that are wanted, and neither an inode, nor a name
+        // of another directory, nor one that was given back, which comes alone and is as old as before.
+        let dir = tempfile::tempdir().unwrap();
+        let queue = open(&dir, Duration::ZERO);
+        let other = FlushItem::Name(InodeId(8), Bytes::from_static(b"a"));
+        for item in [name("a"), FlushItem::Inode(DIR), name("b"), other.clone(), name("c"), name("d")] {
+            queue.note_now(&item).unwrap();
+        }
+        let of = |groups: Vec<Vec<Taken>>| -> Vec<Vec<FlushItem>> {
+            groups.into_iter().map(|group| group.into_iter().map(|taken| taken.item).collect()).collect()
+        };
+        let first = queue.take_groups(1, 64, 2);
+        queue.give_back(&first[0][1..2], true);
+        queue.give_back(&first[0][2..], false);
+        assert_eq!(of(first), [[name("a"), name("b"), name("c")]]);
+        let rest = [vec![FlushItem::Inode(DIR)], vec![name("b")], vec![other], vec![name("c"), name("d")]];
+        assert_eq!(of(queue.take_groups(9, 2, 1)), rest);
     }
 
     #[test]

@@ -176,6 +176,12 @@ impl LockTable {
         }
     }
 
+    /// The same at once, or not at all: None while a transaction holds one of the keys against it.
+    pub fn try_with<R>(&self, set: &LockSet, body: impl FnOnce() -> R) -> Option<R> {
+        let mut section = self.section(set);
+        section.refusal(set).is_none().then(body)
+    }
+
     /// Runs `body` alone on the keys of `set` for a holder of them: other local changes are kept out, holds are not looked at.
     pub fn with_held<R>(&self, set: &LockSet, body: impl FnOnce() -> R) -> R {
         let _section = self.section(set);
@@ -289,6 +295,18 @@ mod tests {
         drop(first);
         assert_eq!(poll_once(local), Poll::Ready(7));
         assert_eq!(poll_once(reader), Poll::Ready(()));
+    }
+
+    #[test]
+    fn who_does_not_wait_is_refused_at_once() {
+        let table = Arc::new(LockTable::default());
+        let shared = one(Mode::Shared);
+        assert_eq!(table.try_with(&shared, || 7), Some(7));
+        let Poll::Ready(held) = poll_once(pin!(table.hold(one(Mode::Exclusive)))) else { panic!("free") };
+        assert_eq!(table.try_with(&shared, || 7), None);
+        drop(held);
+        assert_eq!(table.try_with(&shared, || 7), Some(7));
+        assert!(table.stripes.iter().all(|stripe| stripe.lock().is_empty()));
     }
 
     #[test]

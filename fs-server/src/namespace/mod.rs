@@ -19,7 +19,7 @@ pub mod keys;
 pub mod locks;
 pub mod permission;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -61,6 +61,9 @@ pub struct Namespace {
     /// Rows of things that move from an old tier, made since the start.
     moving: AtomicU64,
 }
+
+/// Names and values of inodes' extended attributes.
+pub type XattrsOf = HashMap<InodeId, Vec<(Bytes, Bytes)>>;
 
 /// What a server knows of a directory whose entries it holds.
 #[derive(Debug, Clone)]
@@ -330,6 +333,29 @@ impl Namespace {
         failure.map_or(Ok(found), Err)
     }
 
+    /// Those of all inodes from `first` to `last`; None if they are `limit` or more.
+    pub fn xattrs_between(
+        &self,
+        (first, last): (InodeId, InodeId),
+        limit: usize,
+    ) -> OpResult<Option<XattrsOf>> {
+        let mut found = XattrsOf::new();
+        let (mut left, mut failure) = (limit, None);
+        let ((from, _), (_, to)) = (keys::range_of(b'x', first), keys::range_of(b'x', last));
+        self.kv.scan(&from, &to, &mut |key, value| {
+            left = left.saturating_sub(1);
+            match (keys::split_inode(key), decode_record(Bytes::copy_from_slice(value))) {
+                (Some(ino), Ok(value)) => {
+                    found.entry(ino).or_default().push((Bytes::copy_from_slice(&key[9..]), value));
+                }
+                (_, Err(error)) => failure = Some(error),
+                (None, Ok(_)) => {}
+            }
+            if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        failure.map_or(Ok((left > 0).then_some(found)), Err)
+    }
+
     /// All names of an inode: its primary one and the further ones.
     pub fn names_of(&self, inode: &InodeRecord) -> OpResult<Vec<(InodeId, Bytes)>> {
         let mut names = vec![(inode.attr.parent, inode.name.clone())];
@@ -425,4 +451,34 @@ pub fn new_inode(new: NewInode) -> InodeRecord {
         ..Attr::unknown(new.ino, new.kind)
     };
     InodeRecord { attr, name: new.name, target: Bytes::new(), tier: None, cut_version: 0, backed: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::{self, KvKind};
+    use std::time::Duration;
+
+    #[test]
+    fn attributes_of_neighbours_are_those_of_each() {
+        // Goal: read together, inodes have the attributes that each of them has, and nothing of inodes beyond; too many are told.
+        let dir = tempfile::tempdir().unwrap();
+        let kv = kv::open(KvKind::Fjall, &dir.path().join("kv"), 8 << 20).unwrap();
+        let queue = Arc::new(FlushQueue::open(Arc::clone(&kv), false, Duration::ZERO).unwrap());
+        let namespace = Namespace::open(Arc::clone(&kv), ServerId(0), 1 << 20, queue).unwrap();
+        let mut batch = Batch::default();
+        for (ino, name) in [(4, "user.a"), (5, "user.a"), (5, "user.b"), (8, "user.a"), (9, "user.c")] {
+            let value = Bytes::copy_from_slice(format!("{ino}{name}").as_bytes());
+            batch.put(keys::xattr(InodeId(ino), name.as_bytes()), encode_record(&value));
+        }
+        kv.commit(batch).unwrap();
+        let between = |limit| namespace.xattrs_between((InodeId(5), InodeId(8)), limit).unwrap();
+        let found = between(4).unwrap();
+        assert_eq!(found.len(), 2);
+        for ino in 5..=8 {
+            let alone = namespace.xattrs(InodeId(ino)).unwrap();
+            assert_eq!(found.get(&InodeId(ino)).cloned().unwrap_or_default(), alone);
+        }
+        assert!(between(3).is_none());
+    }
 }

@@ -96,6 +96,11 @@ impl Cluster {
         cluster
     }
 
+    /// Changes configurations of servers that are started from now on.
+    pub fn adjust(&mut self, adjust: fn(&mut ServerConfig)) {
+        self.adjust = adjust;
+    }
+
     fn new(servers: u16, wide_threshold: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("tier")).unwrap();

@@ -9,6 +9,7 @@ mod adversity;
 mod controls;
 mod evicting;
 mod faults;
+mod groups;
 mod migrating;
 mod policies;
 mod reading;
