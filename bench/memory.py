@@ -102,7 +102,7 @@ def parse_options():
 
 def main():
     options = parse_options()
-    bed = Bed(SimpleNamespace(**vars(options), regime="idle", nodes=[1], no_mount=True))
+    bed = Bed(SimpleNamespace(**vars(options), regime="idle", nodes=[1], no_mount=True, inside=False))
     rows = []
     try:
         bed.start()
