@@ -32,8 +32,9 @@ enum Room {
 pub struct Space {
     dir: PathBuf,
     began: Instant,
-    /// Milliseconds since `began`, plus one, of the last look; 0 before the first.
+    /// Milliseconds since `began` of the last look.
     looked: AtomicU64,
+    /// What it saw; false before the first.
     has_plenty: AtomicBool,
 }
 
@@ -71,10 +72,9 @@ impl Space {
     }
 
     fn room(&self) -> Room {
-        let now = self.began.elapsed().as_millis() as u64 + 1;
-        let looked = self.looked.load(Ordering::Relaxed);
-        let holds = looked != 0 && now - looked.min(now) < HOLDS.as_millis() as u64;
-        if holds && self.has_plenty.load(Ordering::Relaxed) {
+        let now = self.began.elapsed().as_millis() as u64;
+        let age = now.saturating_sub(self.looked.load(Ordering::Relaxed));
+        if age < HOLDS.as_millis() as u64 && self.has_plenty.load(Ordering::Relaxed) {
             return Room::Anything;
         }
         let room = room_in(&self.dir);

@@ -5,29 +5,14 @@ mod common;
 
 use std::fs;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
+use common::versions::{SET, assert_whole, checkpoints, content};
 use common::{Sandbox, kill, pattern, wait_until};
 use fs_client::{Client, ClientConfig};
 use libio::{Checkpoints, Error, Level, Options, Redundancy, State};
 use rustix::process::Signal;
 
 const MIB: usize = 1 << 20;
-const SET: &str = "set";
-
-fn checkpoints(sandbox: &Sandbox) -> Checkpoints {
-    let mut config = ClientConfig::load(&sandbox.path("c.toml")).unwrap();
-    config.timeout = Duration::from_secs(5);
-    Checkpoints::open(Client::connect(config).unwrap(), "/checkpoints").unwrap().with_group("test")
-}
-
-fn content(version: u64, rank: u32) -> Vec<u8> {
-    let mut content = pattern(4 * MIB + 99);
-    for byte in &mut content {
-        *byte ^= (version * 16 + u64::from(rank)) as u8;
-    }
-    content
-}
 
 fn save(checkpoints: &Checkpoints, version: u64, redundancy: Redundancy, flush: &str) {
     let options = Options { redundancy, flush: Some(flush.to_owned()), ..Options::default() };
@@ -40,15 +25,6 @@ fn save(checkpoints: &Checkpoints, version: u64, redundancy: Redundancy, flush: 
         .collect();
     for writer in writers {
         writer.seal(true).unwrap();
-    }
-}
-
-fn assert_whole(checkpoints: &Checkpoints, version: u64) {
-    let snapshot = checkpoints.snapshot(SET, version).unwrap();
-    for rank in 0..2 {
-        let mut found = vec![0; 4 * MIB + 99];
-        snapshot.read(&format!("field.{rank}"), 0, &mut found).unwrap();
-        assert!(found == content(version, rank), "version {version}, rank {rank}");
     }
 }
 

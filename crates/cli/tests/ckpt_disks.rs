@@ -10,14 +10,11 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{PATIENCE, Sandbox, pattern, wait_until};
-use fs_client::{Client, ClientConfig};
+use common::versions::{SET, assert_whole, checkpoints, content};
+use common::{PATIENCE, Sandbox, wait_until};
 use libio::{Checkpoints, Error, Options, Redundancy, Result};
 
 const MIB: u64 = 1 << 20;
-const SET: &str = "set";
-/// Bytes of a rank's region.
-const BYTES: usize = 4 * MIB as usize + 99;
 
 /// How much more is left in each run.
 const STEP: u64 = 5 * MIB;
@@ -99,16 +96,6 @@ fn free(path: &std::path::Path) -> u64 {
     stat.f_bavail * stat.f_frsize
 }
 
-fn checkpoints(sandbox: &Sandbox) -> Checkpoints {
-    let mut config = ClientConfig::load(&sandbox.path("c.toml")).unwrap();
-    config.timeout = Duration::from_secs(5);
-    Checkpoints::open(Client::connect(config).unwrap(), "/checkpoints").unwrap().with_group("test")
-}
-
-fn content(version: u64, rank: u32) -> Vec<u8> {
-    pattern(BYTES).iter().map(|byte| byte ^ (version * 16 + u64::from(rank)) as u8).collect()
-}
-
 /// A version by two ranks; what each heard.
 fn save(checkpoints: &Checkpoints, version: u64, redundancy: Redundancy) -> Vec<Result<()>> {
     let options = Options { redundancy, timeout: Duration::from_secs(20), ..Options::default() };
@@ -122,15 +109,6 @@ fn save(checkpoints: &Checkpoints, version: u64, redundancy: Redundancy) -> Vec<
         let ranks = [0, 1].map(|number| scope.spawn(move || rank(number)));
         ranks.map(|rank| rank.join().unwrap()).into()
     })
-}
-
-fn assert_whole(checkpoints: &Checkpoints, version: u64) {
-    let snapshot = checkpoints.snapshot(SET, version).unwrap();
-    for rank in 0..2 {
-        let mut found = vec![0; BYTES];
-        snapshot.read(&format!("field.{rank}"), 0, &mut found).unwrap();
-        assert!(found == content(version, rank), "version {version}, rank {rank}");
-    }
 }
 
 /// Version 2 with so much left; whether it was committed.

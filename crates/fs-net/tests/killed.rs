@@ -30,6 +30,7 @@ const AT_ONCE_EMULATED: usize = 2;
 const ADDRESS: &str = "HAYATE_TEST_KILLED_ADDRESS";
 const WAY: &str = "HAYATE_TEST_KILLED_WAY";
 const SECRET: &str = "HAYATE_TEST_KILLED_SECRET";
+
 /// How clients reach the server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Over {

@@ -321,39 +321,42 @@ impl Namespace {
     /// All extended attributes of an inode.
     pub fn xattrs(&self, ino: InodeId) -> OpResult<Vec<(Bytes, Bytes)>> {
         let mut found = Vec::new();
-        let mut failure = None;
-        let (from, to) = keys::range_of(b'x', ino);
-        self.kv.scan(&from, &to, &mut |key, value| {
-            match decode_record(Bytes::copy_from_slice(value)) {
-                Ok(value) => found.push((Bytes::copy_from_slice(&key[9..]), value)),
-                Err(error) => failure = Some(error),
-            }
+        self.scan_xattrs((ino, ino), &mut |_, xattr| {
+            found.push(xattr);
             ControlFlow::Continue(())
         })?;
-        failure.map_or(Ok(found), Err)
+        Ok(found)
     }
 
     /// Those of all inodes from `first` to `last`; None if they are `limit` or more.
-    pub fn xattrs_between(
-        &self,
-        (first, last): (InodeId, InodeId),
-        limit: usize,
-    ) -> OpResult<Option<XattrsOf>> {
-        let mut found = XattrsOf::new();
-        let (mut left, mut failure) = (limit, None);
-        let ((from, _), (_, to)) = (keys::range_of(b'x', first), keys::range_of(b'x', last));
-        self.kv.scan(&from, &to, &mut |key, value| {
+    pub fn xattrs_between(&self, range: (InodeId, InodeId), limit: usize) -> OpResult<Option<XattrsOf>> {
+        let (mut found, mut left) = (XattrsOf::new(), limit);
+        self.scan_xattrs(range, &mut |ino, xattr| {
             left = left.saturating_sub(1);
-            match (keys::split_inode(key), decode_record(Bytes::copy_from_slice(value))) {
-                (Some(ino), Ok(value)) => {
-                    found.entry(ino).or_default().push((Bytes::copy_from_slice(&key[9..]), value));
-                }
-                (_, Err(error)) => failure = Some(error),
-                (None, Ok(_)) => {}
-            }
+            found.entry(ino).or_default().push(xattr);
             if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
-        failure.map_or(Ok((left > 0).then_some(found)), Err)
+        Ok((left > 0).then_some(found))
+    }
+
+    fn scan_xattrs(
+        &self,
+        (first, last): (InodeId, InodeId),
+        visit: &mut dyn FnMut(InodeId, (Bytes, Bytes)) -> ControlFlow<()>,
+    ) -> OpResult<()> {
+        let mut failure = None;
+        let ((from, _), (_, to)) = (keys::range_of(b'x', first), keys::range_of(b'x', last));
+        self.kv.scan(&from, &to, &mut |key, value| {
+            let Some(ino) = keys::split_inode(key) else { return ControlFlow::Continue(()) };
+            match decode_record(Bytes::copy_from_slice(value)) {
+                Ok(value) => visit(ino, (Bytes::copy_from_slice(&key[9..]), value)),
+                Err(error) => {
+                    failure = Some(error);
+                    ControlFlow::Break(())
+                }
+            }
+        })?;
+        failure.map_or(Ok(()), Err)
     }
 
     /// All names of an inode: its primary one and the further ones.

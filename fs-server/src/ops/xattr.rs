@@ -20,6 +20,8 @@ use crate::namespace::permission::{READ, WRITE, require, require_owner};
 use crate::namespace::{Namespace, acl};
 use crate::worker::{Context, Worker};
 
+/// What names of attributes that mean something to Hayate begin with.
+const OURS: &[u8] = b"user.hayate.";
 /// Longest name, in bytes (XATTR_NAME_MAX).
 const NAME_MAX: usize = 255;
 /// Longest value, in bytes (XATTR_SIZE_MAX).
@@ -75,7 +77,7 @@ pub async fn set(worker: &Rc<Worker>, context: &Context, request: Setxattr) -> O
         return layout::change(worker, context, request.ino, &layout::wished(&request.value)?).await;
     }
     // The attributes of Hayate are what makes room: policies of flushing, pins taken away.
-    if !request.name.starts_with(b"user.hayate.") {
+    if !request.name.starts_with(OURS) {
         room::admit_name(worker).await?;
     }
     change(worker, context, request.ino, &request.name, |inode, there| {
@@ -220,7 +222,7 @@ fn readable(worker: &Worker, context: &Context, inode: &InodeRecord, name: &[u8]
 }
 
 fn writable(worker: &Worker, context: &Context, inode: &InodeRecord, name: &[u8]) -> OpResult<()> {
-    if name.starts_with(b"user.hayate.") && name != policy::FLUSH && name != pins::PIN {
+    if name.starts_with(OURS) && name != policy::FLUSH && name != pins::PIN {
         return Err(OpError::new(
             Status::NotSupported,
             "of Hayate's attributes user.hayate.layout, user.hayate.flush and user.hayate.pin can be set",

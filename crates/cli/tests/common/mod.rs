@@ -1,6 +1,8 @@
 //! A directory of its own for each test, the real program run in it, and whatever it left behind ended at the end.
 #![allow(dead_code)] // Each test binary uses a part.
 
+pub mod versions;
+
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
