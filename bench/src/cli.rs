@@ -72,34 +72,37 @@ pub fn run(args: BenchArgs, connect: Connect<'_>) -> Result<u64> {
     let out = &mut std::io::stdout().lock() as &mut dyn Write;
     match args.what {
         BenchCommand::Ior(args) => {
-            let launch = launch(args.threads)?;
+            let launch = launch(args.common.threads)?;
             let plan = args.plan(launch.natural_size(), command_line)?;
-            let api = plan.tests.first().map_or(args.api, |test| test.spec.api);
-            let mut session = session(plan.tasks(), &launch, api, args.servers, connect)?;
+            let api = plan.tests.first().map_or(args.common.api, |test| test.spec.api);
+            let mut session = session(plan.tasks(), &launch, api, args.common.servers, connect)?;
             Ok(ior::run(&plan, &mut session, out)?.errors())
         }
         BenchCommand::Mdtest(args) => {
-            let launch = launch(args.threads)?;
+            let launch = launch(args.common.threads)?;
             let setup = args.setup(launch.natural_size(), command_line)?;
-            let mut session = session(setup.spec.tasks, &launch, args.api, args.servers, connect)?;
+            let mut session =
+                session(setup.spec.tasks, &launch, args.common.api, args.common.servers, connect)?;
             Ok(mdtest::run(&setup, &mut session, out)?.errors)
         }
         BenchCommand::Io500(args) => {
-            let launch = launch(args.threads)?;
-            let tasks = args.tasks.unwrap_or_else(|| launch.natural_size());
-            let mut session = session(tasks, &launch, args.api, args.servers, connect)?;
+            let launch = launch(args.common.threads)?;
+            let tasks = args.num.tasks.unwrap_or_else(|| launch.natural_size());
+            let mut session = session(tasks, &launch, args.common.api, args.common.servers, connect)?;
             io500::run(&args.spec(), &command_line, &mut session, out)
         }
         BenchCommand::Checkpoint(args) => {
-            let launch = launch(args.threads)?;
+            let launch = launch(args.common.threads)?;
             let setup = args.setup(launch.natural_size(), command_line)?;
-            let mut session = any_session(setup.spec.tasks, &launch, args.api, args.servers, connect)?;
+            let mut session =
+                any_session(setup.spec.tasks, &launch, args.common.api, args.common.servers, connect)?;
             Ok(checkpoint::run(&setup, &mut session, out)?.errors())
         }
         BenchCommand::Dataset(args) => {
-            let launch = launch(args.threads)?;
+            let launch = launch(args.common.threads)?;
             let setup = args.setup(launch.natural_size(), command_line)?;
-            let mut session = session(setup.spec.tasks, &launch, args.api, args.servers, connect)?;
+            let mut session =
+                session(setup.spec.tasks, &launch, args.common.api, args.common.servers, connect)?;
             Ok(dataset::run(&setup, &mut session, out)?.iter().map(|result| result.errors).sum())
         }
         BenchCommand::Scale(args) => scale::run(&args, out).map(|()| 0),

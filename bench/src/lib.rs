@@ -2,7 +2,7 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`cli`] | the command line, and [`cli::run`], which the `hayate` command mounts |
+//! | [`cli`], [`common`] | the command line, and [`cli::run`], which the `hayate` command mounts |
 //! | [`ior`] | bandwidth, with IOR's options, meaning and output |
 //! | [`mdtest`] | metadata operations per second, with mdtest's options, meaning and output |
 //! | [`io500`] | the phases of IO500, with its constants, lines, files and score |
@@ -21,6 +21,7 @@
 //! | [`histogram`] | how long operations took |
 //! | [`size`] | `4k`, `1m` and `1 MiB` |
 //! | [`permute`] | random order without a table |
+//! | [`buffer`], [`csv`], [`command`] | aligned memory; CSV as IOR and mdtest write it; commands of the user |
 //!
 //! # Invariants
 //! - What is read with verification on was compared byte by byte; the number of wrong words is returned
@@ -35,12 +36,16 @@
 #![recursion_limit = "256"]
 
 pub mod backend;
+pub mod buffer;
 pub mod charts;
 pub mod checkpoint;
 pub mod cli;
 pub mod clock;
+pub mod command;
+pub mod common;
 pub mod compare;
 pub mod cost;
+pub mod csv;
 pub mod dataset;
 pub mod error;
 pub mod histogram;

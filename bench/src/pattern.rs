@@ -33,11 +33,27 @@ pub enum Packet {
     Timestamp,
 }
 
+impl Packet {
+    /// A packet type as IOR and mdtest name it.
+    ///
+    /// # Errors
+    /// The names.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        match text.to_ascii_lowercase().as_str() {
+            "random" | "r" | "incompressible" | "i" => Ok(Packet::Random),
+            "offset" | "o" => Ok(Packet::Offset),
+            "timestamp" | "t" => Ok(Packet::Timestamp),
+            _ => Err(format!("'{text}' is none of offset, incompressible, timestamp, random")),
+        }
+    }
+}
+
 /// The content of one file.
 #[derive(Clone)]
 pub struct Pattern {
     table: Box<[u64; BLOCK_WORDS]>,
     key: u64,
+    packet: Packet,
     /// For packets that are not random: what is added to the offset.
     plain: Option<u64>,
 }
@@ -70,22 +86,18 @@ impl Pattern {
         for (index, word) in table.iter_mut().enumerate() {
             *word = mix(mix(seed) ^ index as u64);
         }
-        Pattern { table, key: mix(mix(seed) ^ mix(file)), plain: None }
+        Pattern { table, key: mix(mix(seed) ^ mix(file)), packet: Packet::Random, plain: None }
     }
 
     /// The same with another kind of packet.
     pub fn packed(packet: Packet, seed: u64, file: u64) -> Self {
-        let plain = match packet {
-            Packet::Random => None,
-            Packet::Offset => Some(0),
-            Packet::Timestamp => Some((seed << 32) ^ (file << 8)),
-        };
-        Pattern { plain, ..Pattern::new(seed, file) }
+        Pattern { packet, plain: plain(packet, seed, file), ..Pattern::new(seed, file) }
     }
 
     /// From now on the content of file number `file`; `seed` must be that of [`Pattern::new`], whose table stays.
     pub fn aim(&mut self, seed: u64, file: u64) {
         self.key = mix(mix(seed) ^ mix(file));
+        self.plain = plain(self.packet, seed, file);
     }
 
     /// Fills `out` with what belongs at `offset`.
@@ -189,6 +201,15 @@ impl Pattern {
             found: data[first..end].to_vec(),
             words: words as u64,
         }
+    }
+}
+
+/// What is added to the offset, for packets that are not random.
+fn plain(packet: Packet, seed: u64, file: u64) -> Option<u64> {
+    match packet {
+        Packet::Random => None,
+        Packet::Offset => Some(0),
+        Packet::Timestamp => Some((seed << 32) ^ (file << 8)),
     }
 }
 

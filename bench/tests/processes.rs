@@ -39,9 +39,10 @@ fn main() -> ExitCode {
     }
     let dir = tempfile::tempdir().expect("a directory");
     commands_measure_verify_and_fail(dir.path());
+    ranks_are_known_by_their_variables(dir.path());
     killed_tasks_end_the_run();
     tasks_that_never_serve_end_the_run();
-    println!("test result: ok. 3 scenarios of processes");
+    println!("test result: ok. 4 scenarios of processes");
     ExitCode::SUCCESS
 }
 
@@ -78,6 +79,31 @@ fn commands_measure_verify_and_fail(dir: &Path) {
     let (status, text, errors) = bench(&format!("mdtest -n 5 -u -w 10 -e 10 -X -d {}", dir.display()));
     assert!(status == Some(0) && text.contains("File creation") && errors.is_empty(), "{text}{errors}");
     assert_eq!(std::fs::read_dir(dir).expect("the directory").count(), 0, "nothing is left");
+}
+
+/// As MPICH, Open MPI and Slurm start ranks: three processes that know of each other by variables and the current directory only. Rank 0 speaks.
+/// `tests/e2e/bench.sh` has the launchers themselves.
+fn ranks_are_known_by_their_variables(dir: &Path) {
+    for (rank, size) in [
+        ("PMI_RANK", "PMI_SIZE"),
+        ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+        ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+    ] {
+        let start = |number: u32| {
+            let mut command = Command::new(std::env::current_exe().expect("this program"));
+            command.args(["bench", "ior", "-o", "shared", "-w", "-r", "-R", "-C", "-t", "1k", "-b", "8k"]);
+            command.env(rank, number.to_string()).env(size, "3").current_dir(dir);
+            command.stdout(std::process::Stdio::piped()).spawn().expect("a process")
+        };
+        let outputs = [2, 0, 1].map(start).map(|child| child.wait_with_output().expect("its end"));
+        assert!(outputs.iter().all(|output| output.status.success()), "{rank}");
+        let texts = outputs.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+        assert!(texts[0].is_empty() && texts[2].is_empty(), "only rank 0 speaks");
+        let speaks = |what: &str| assert!(texts[1].contains(what), "{rank}: {what:?} in {}", texts[1]);
+        speaks("tasks               : 3\n");
+        speaks("wrong words         : 0\n");
+        assert_eq!(std::fs::read_dir(dir).expect("the directory").count(), 0, "{rank}: nothing is left");
+    }
 }
 
 /// Kills one task as soon as all are started.

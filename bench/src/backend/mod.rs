@@ -71,6 +71,8 @@ pub type IoResult<T> = std::result::Result<T, IoFailure>;
 pub struct OpenHow {
     /// For writing (else for reading).
     pub write: bool,
+    /// For reading, too.
+    pub read_too: bool,
     /// Make it if it does not exist.
     pub create: bool,
     /// Bypass the page cache where there is one.
@@ -118,6 +120,8 @@ pub struct Capacity {
 pub trait Backend {
     /// Opens a file.
     fn open(&self, path: &str, how: OpenHow) -> IoResult<Box<dyn OpenFile>>;
+    /// Makes an empty file that is not there, without opening it.
+    fn make_file(&self, path: &str) -> IoResult<()>;
     /// Attributes of a file or directory.
     fn stat(&self, path: &str) -> IoResult<Attributes>;
     /// Removes a file.
@@ -136,6 +140,10 @@ pub trait Backend {
     fn durable(&self, path: &str) -> IoResult<Option<bool>> {
         let _ = path;
         Ok(None)
+    }
+    /// Writes everything of this host back, where there is such a call.
+    fn sync_host(&self) -> IoResult<()> {
+        Ok(())
     }
     /// Messages this process sent so far, if the backend counts them.
     fn messages_sent(&self) -> Option<u64> {

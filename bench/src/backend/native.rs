@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use fs_client::{Attr, Caller, Client, Error, File, FileKind, OpenOptions};
+use fs_client::{Attr, Caller, Client, Create, Error, File, FileKind, OpenOptions};
 
 use super::{Attributes, Backend, Capacity, DURABLE, IoFailure, IoResult, Listed, OpenFile, OpenHow};
 
@@ -42,12 +42,36 @@ fn attributes(attr: &Attr) -> Attributes {
 
 impl Backend for Native {
     fn open(&self, path: &str, how: OpenHow) -> IoResult<Box<dyn OpenFile>> {
-        let options =
-            OpenOptions { read: !how.write, write: how.write, create: how.create, ..OpenOptions::default() };
+        let options = OpenOptions {
+            read: !how.write || how.read_too,
+            write: how.write,
+            create: how.create,
+            ..OpenOptions::default()
+        };
         match self.client.open_path(path, &options) {
             Ok(file) => Ok(Box::new(NativeFile { file, path: path.to_owned() })),
             Err(error) => Err(failure("cannot open", path, &error)),
         }
+    }
+
+    fn make_file(&self, path: &str) -> IoResult<()> {
+        let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let parent = if parent.is_empty() { "/" } else { parent };
+        let made = self.client.stat(parent).and_then(|parent| {
+            let what = Create {
+                parent: parent.ino,
+                name: name.as_bytes().to_vec().into(),
+                kind: FileKind::File,
+                mode: 0o644,
+                rdev: 0,
+                target: Vec::new().into(),
+                exclusive: true,
+                layout: None,
+                open: None,
+            };
+            self.client.create(&caller(), what)
+        });
+        made.map(drop).map_err(|e| failure("cannot make", path, &e))
     }
 
     fn stat(&self, path: &str) -> IoResult<Attributes> {

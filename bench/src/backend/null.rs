@@ -31,6 +31,11 @@ impl Backend for Null {
         Ok(Box::new(NullFile { sizes: Rc::clone(&self.sizes), path: path.to_owned() }))
     }
 
+    fn make_file(&self, path: &str) -> IoResult<()> {
+        self.sizes.borrow_mut().entry(path.to_owned()).or_insert(0);
+        Ok(())
+    }
+
     fn stat(&self, path: &str) -> IoResult<Attributes> {
         let bytes = self.sizes.borrow().get(path).copied().unwrap_or(0);
         Ok(Attributes { bytes, ..Attributes::default() })

@@ -5,9 +5,12 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use rustix::fs::OFlags;
+use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 
 use super::{Attributes, Backend, Capacity, DURABLE, IoFailure, IoResult, Listed, OpenFile, OpenHow};
+
+/// Permissions of files, less the umask.
+const FILE_MODE: u32 = 0o666;
 
 /// The mounted file systems of this host.
 #[derive(Debug, Clone, Copy, Default)]
@@ -37,7 +40,7 @@ impl Backend for Posix {
     fn open(&self, path: &str, how: OpenHow) -> IoResult<Box<dyn OpenFile>> {
         let flags = if how.direct { OFlags::DIRECT.bits() as i32 } else { 0 };
         let opened = fs::OpenOptions::new()
-            .read(!how.write)
+            .read(!how.write || how.read_too)
             .write(how.write)
             .create(how.create)
             .truncate(false)
@@ -49,6 +52,17 @@ impl Backend for Posix {
             }
             Err(error) => Err(failure("cannot open", path, &error)),
         }
+    }
+
+    fn make_file(&self, path: &str) -> IoResult<()> {
+        let mode = Mode::from_raw_mode(FILE_MODE);
+        mknodat(CWD, path, FileType::RegularFile, mode, 0)
+            .map_err(|e| failure("cannot make", path, &e.into()))
+    }
+
+    fn sync_host(&self) -> IoResult<()> {
+        rustix::fs::sync();
+        Ok(())
     }
 
     fn stat(&self, path: &str) -> IoResult<Attributes> {

@@ -67,7 +67,8 @@ pub fn charts(runs: &[(String, Value)]) -> Vec<Chart> {
         .flat_map(|(name, document)| results(document).map(move |(what, r)| (format!("{name} {what}"), r)))
         .collect();
     all.extend(latencies(&results));
-    for (name, result) in results.iter().take(MOST_SERIES * 2) {
+    let shown = results.iter().filter(|(name, _)| !name.contains(" remove"));
+    for (name, result) in shown.take(MOST_SERIES * 2) {
         all.extend(course(name, result));
         all.extend(balance(name, result));
     }

@@ -88,6 +88,7 @@ where
     }
     plane
         .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
         .background_style(WHITE.mix(0.8))
         .border_style(RGBColor(200, 200, 200))
         .draw()?;
@@ -110,6 +111,7 @@ pub fn bars(axes: &Axes<'_>, values: &[(String, f64)]) -> String {
             .x_desc(axes.x)
             .y_desc(axes.y)
             .disable_x_mesh()
+            .light_line_style(WHITE)
             .x_labels(values.len().min(32))
             .x_label_formatter(&name)
             .y_label_formatter(&|value| short(*value))

@@ -21,12 +21,12 @@ pub mod task;
 mod tests;
 
 use std::io::Write;
-use std::process::Command;
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::error::{BenchError, Result};
+use crate::command;
+use crate::error::Result;
 use crate::ior::write_file;
 use crate::machine::Machine;
 use crate::metrics::Metric;
@@ -78,12 +78,9 @@ pub fn run(setup: &CheckpointSetup, session: &mut Session, out: &mut dyn Write) 
     for version in 0..spec.versions {
         row(out, version, &outcome)?;
     }
-    if let Some(command) = &setup.fault {
+    if let Some(line) = &setup.fault {
         let start = Instant::now();
-        let status = Command::new("/bin/sh").args(["-c", command]).status()?;
-        if !status.success() {
-            return Err(BenchError::Options(format!("the command of --fault failed: {status}")));
-        }
+        command::call(line)?;
         outcome.fault_s = Some(start.elapsed().as_secs_f64());
     }
     step(&CheckpointSpec { restore: true, ..spec.clone() }, session, &mut outcome)?;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backend::Api;
 use crate::clock;
+use crate::common::{Common, JsonFile, NumTasks};
 use crate::error::{BenchError, Result};
 use crate::pattern::{Pattern, mix};
 use crate::size;
@@ -16,15 +17,18 @@ use crate::size;
 #[derive(Debug, Clone, Args)]
 #[allow(clippy::struct_excessive_bools)] // Independent switches.
 pub struct CheckpointArgs {
-    /// API: POSIX (any path), HAYATE (native client), LIBIO (checkpoint library) or NULL (what the harness itself costs)
-    #[arg(short = 'a', value_name = "API", default_value = "POSIX", ignore_case = true)]
-    pub api: Api,
+    /// What is measured, and by whom.
+    #[command(flatten)]
+    pub common: Common,
+    /// How many tasks.
+    #[command(flatten)]
+    pub num: NumTasks,
+    /// Where the results go besides.
+    #[command(flatten)]
+    pub json: JsonFile,
     /// Directory of the checkpoints; it is made if it is not there
     #[arg(short = 'd', value_name = "DIR", default_value = "./checkpoints")]
     pub directory: String,
-    /// Tasks (-np N means the same)
-    #[arg(short = 'N', long = "np", value_name = "N")]
-    pub tasks: Option<u32>,
     /// State of each task
     #[arg(short = 'b', long, value_name = "SIZE", default_value = "64m", value_parser = size::parse)]
     pub state: u64,
@@ -52,15 +56,6 @@ pub struct CheckpointArgs {
     /// Leave the files behind
     #[arg(short = 'k')]
     pub keep: bool,
-    /// Write a JSON document into this file
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<String>,
-    /// Ask the cluster's servers for their counters, though a mount is measured (default with -a HAYATE)
-    #[arg(long)]
-    pub servers: bool,
-    /// Tasks are threads of one process
-    #[arg(long)]
-    pub threads: bool,
 }
 
 /// A run of checkpoints.
@@ -158,7 +153,7 @@ impl CheckpointArgs {
     /// # Errors
     /// [`BenchError::Options`] if they have no meaning.
     pub fn setup(&self, natural: u32, command_line: String) -> Result<CheckpointSetup> {
-        let tasks = self.tasks.unwrap_or(natural);
+        let tasks = self.num.tasks.unwrap_or(natural);
         if tasks == 0
             || self.versions == 0
             || self.transfer_size == 0
@@ -167,14 +162,12 @@ impl CheckpointArgs {
             let what = "tasks and versions must be at least 1, and the state (-b) a multiple of the transfer size (-t)";
             return Err(BenchError::Options(what.to_owned()));
         }
-        if self.redundancy.is_some() && self.api != Api::Libio {
+        if self.redundancy.is_some() && self.common.api != Api::Libio {
             return Err(BenchError::Options("--redundancy is for -a LIBIO".to_owned()));
         }
-        let rooted = !matches!(self.api, Api::Hayate | Api::Libio) || self.directory.starts_with('/');
-        let relative = self.directory.trim_start_matches("./");
         let spec = CheckpointSpec {
-            api: self.api,
-            directory: if rooted { self.directory.clone() } else { format!("/{relative}") },
+            api: self.common.api,
+            directory: self.common.rooted(&self.directory),
             tasks,
             state_bytes: self.state,
             transfer_size: self.transfer_size,
@@ -187,6 +180,6 @@ impl CheckpointArgs {
             redundancy: self.redundancy,
             restore: false,
         };
-        Ok(CheckpointSetup { spec, fault: self.fault.clone(), json: self.json.clone(), command_line })
+        Ok(CheckpointSetup { spec, fault: self.fault.clone(), json: self.json.json.clone(), command_line })
     }
 }

@@ -81,5 +81,5 @@ fn faults_show() {
     assert_eq!(outcome.expect("a run").errors(), 1, "{text}");
     assert!(text.contains("state.1.000002: 1 wrong words from offset 4096"), "{text}");
     let (outcome, _) = attempt(&dir, false, Some("exit 3"));
-    assert!(outcome.expect_err("the command failed").to_string().contains("--fault failed"));
+    assert!(outcome.expect_err("the command failed").to_string().contains("' failed: exit status"));
 }

@@ -4,6 +4,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::Api;
+use crate::common::{Common, JsonFile, NumTasks};
 use crate::error::{BenchError, Result};
 use crate::size;
 
@@ -11,15 +12,18 @@ use crate::size;
 #[derive(Debug, Clone, Args)]
 #[allow(clippy::struct_excessive_bools)] // Independent switches.
 pub struct DatasetArgs {
-    /// API: POSIX (any path), HAYATE (native client) or NULL (what the harness itself costs)
-    #[arg(short = 'a', value_name = "API", default_value = "POSIX", ignore_case = true)]
-    pub api: Api,
+    /// What is measured, and by whom.
+    #[command(flatten)]
+    pub common: Common,
+    /// How many tasks.
+    #[command(flatten)]
+    pub num: NumTasks,
+    /// Where the results go besides.
+    #[command(flatten)]
+    pub json: JsonFile,
     /// Directory of the data set; it is made if it is not there
     #[arg(short = 'd', value_name = "DIR", default_value = "./dataset")]
     pub directory: String,
-    /// Accelerators, a task each (-np N means the same)
-    #[arg(short = 'N', long = "np", value_name = "N")]
-    pub tasks: Option<u32>,
     /// Files of the data set
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub files: u64,
@@ -53,15 +57,6 @@ pub struct DatasetArgs {
     /// Do not remove it at the end
     #[arg(short = 'k')]
     pub keep: bool,
-    /// Write a JSON document into this file
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<String>,
-    /// Ask the cluster's servers for their counters, though a mount is measured (default with -a HAYATE)
-    #[arg(long)]
-    pub servers: bool,
-    /// Tasks are threads of one process
-    #[arg(long)]
-    pub threads: bool,
 }
 
 /// A data set and how it is read.
@@ -127,17 +122,15 @@ impl DatasetArgs {
     /// # Errors
     /// [`BenchError::Options`] if they have no meaning.
     pub fn setup(&self, natural: u32, command_line: String) -> Result<DatasetSetup> {
-        let tasks = self.tasks.unwrap_or(natural);
+        let tasks = self.num.tasks.unwrap_or(natural);
         let counts =
             [u64::from(tasks), self.files, self.samples_per_file, self.sample, self.batch, self.prefetch];
         if counts.contains(&0) || self.epochs == 0 {
             return Err(BenchError::Options("all counts and sizes must be at least 1".to_owned()));
         }
-        let rooted = self.api != Api::Hayate || self.directory.starts_with('/');
-        let relative = self.directory.trim_start_matches("./");
         let spec = DatasetSpec {
-            api: self.api,
-            directory: if rooted { self.directory.clone() } else { format!("/{relative}") },
+            api: self.common.api,
+            directory: self.common.rooted(&self.directory),
             tasks,
             files: self.files,
             samples_per_file: self.samples_per_file,
@@ -151,6 +144,6 @@ impl DatasetArgs {
             make: !self.use_existing,
             remove: !self.keep,
         };
-        Ok(DatasetSetup { spec, json: self.json.clone(), command_line })
+        Ok(DatasetSetup { spec, json: self.json.json.clone(), command_line })
     }
 }

@@ -5,23 +5,24 @@ use serde::{Deserialize, Serialize};
 
 use super::phases::{EASY_BLOCK_BYTES, HARD_SEGMENTS, ITEMS, OFFICIAL_STONEWALL_S};
 use crate::backend::Api;
+use crate::common::{Common, NumTasks};
 use crate::size;
 
 /// Options of `hayate bench io500`. Without the sizes, they are those of IO500, and a run takes an hour.
 #[derive(Debug, Clone, Args)]
 pub struct Io500Args {
-    /// API: POSIX (any path) or HAYATE (native client)
-    #[arg(short = 'a', value_name = "API", default_value = "POSIX", ignore_case = true)]
-    pub api: Api,
+    /// What is measured, and by whom.
+    #[command(flatten)]
+    pub common: Common,
+    /// How many tasks.
+    #[command(flatten)]
+    pub num: NumTasks,
     /// Directory of the data; the run makes its own in it, and removes it
     #[arg(short = 'd', long, value_name = "DIR", default_value = "./datafiles")]
     pub datadir: String,
     /// Directory of the results; each run has its own in it
     #[arg(long, value_name = "DIR", default_value = "./results")]
     pub resultdir: String,
-    /// Tasks (-np N means the same)
-    #[arg(short = 'N', long = "np", value_name = "N")]
-    pub tasks: Option<u32>,
     /// Seconds of each phase that writes; other than 300 makes the run invalid
     #[arg(long, value_name = "SECONDS", default_value_t = OFFICIAL_STONEWALL_S)]
     pub stonewall: u64,
@@ -37,12 +38,6 @@ pub struct Io500Args {
     /// mdtest-hard: files of each task at most
     #[arg(long, value_name = "N", default_value_t = ITEMS)]
     pub hard_files: u64,
-    /// Ask the cluster's servers for their counters, though a mount is measured (default with -a HAYATE)
-    #[arg(long)]
-    pub servers: bool,
-    /// Tasks are threads of one process
-    #[arg(long)]
-    pub threads: bool,
 }
 
 /// An IO500 run.
@@ -69,11 +64,9 @@ pub struct Io500Spec {
 impl Io500Args {
     /// The run that these options describe.
     pub fn spec(&self) -> Io500Spec {
-        let rooted = self.api != Api::Hayate || self.datadir.starts_with('/');
-        let relative = self.datadir.trim_start_matches("./");
         Io500Spec {
-            api: self.api,
-            data_dir: if rooted { self.datadir.clone() } else { format!("/{relative}") },
+            api: self.common.api,
+            data_dir: self.common.rooted(&self.datadir),
             result_dir: self.resultdir.clone(),
             stonewall_s: self.stonewall,
             easy_block: self.easy_block,

@@ -171,36 +171,32 @@ fn md_hard(spec: &Io500Spec, data: &str, tasks: u32) -> MdtestSpec {
     MdtestSpec { time_unique: true, write_bytes: HARD_FILE_BYTES, read_bytes: HARD_FILE_BYTES, ..base }
 }
 
-fn setup(spec: MdtestSpec) -> Setup {
-    Setup { spec, status_file: None, json: None, command_line: String::new() }
-}
-
 fn md_easy_write(spec: &Io500Spec, data: &str, tasks: u32) -> Setup {
-    setup(MdtestSpec { create: true, deadline_s: spec.stonewall_s, ..md_easy(spec, data, tasks) })
+    Setup::new(MdtestSpec { create: true, deadline_s: spec.stonewall_s, ..md_easy(spec, data, tasks) })
 }
 
 fn md_hard_write(spec: &Io500Spec, data: &str, tasks: u32) -> Setup {
-    setup(MdtestSpec { create: true, deadline_s: spec.stonewall_s, ..md_hard(spec, data, tasks) })
+    Setup::new(MdtestSpec { create: true, deadline_s: spec.stonewall_s, ..md_hard(spec, data, tasks) })
 }
 
 fn md_easy_stat(spec: &Io500Spec, data: &str, tasks: u32) -> Setup {
-    setup(MdtestSpec { stat: true, ..md_easy(spec, data, tasks) })
+    Setup::new(MdtestSpec { stat: true, ..md_easy(spec, data, tasks) })
 }
 
 fn md_hard_stat(spec: &Io500Spec, data: &str, tasks: u32) -> Setup {
-    setup(MdtestSpec { stat: true, ..md_hard(spec, data, tasks) })
+    Setup::new(MdtestSpec { stat: true, ..md_hard(spec, data, tasks) })
 }
 
 fn md_hard_read(spec: &Io500Spec, data: &str, tasks: u32) -> Setup {
-    setup(MdtestSpec { read: true, verify: true, ..md_hard(spec, data, tasks) })
+    Setup::new(MdtestSpec { read: true, verify: true, ..md_hard(spec, data, tasks) })
 }
 
 fn md_easy_delete(spec: &Io500Spec, data: &str, tasks: u32) -> Setup {
-    setup(MdtestSpec { remove: true, ..md_easy(spec, data, tasks) })
+    Setup::new(MdtestSpec { remove: true, ..md_easy(spec, data, tasks) })
 }
 
 fn md_hard_delete(spec: &Io500Spec, data: &str, tasks: u32) -> Setup {
-    setup(MdtestSpec { remove: true, ..md_hard(spec, data, tasks) })
+    Setup::new(MdtestSpec { remove: true, ..md_hard(spec, data, tasks) })
 }
 
 impl Step {
@@ -241,7 +237,11 @@ impl Step {
         };
         format!(
             "hayate bench mdtest -n {} {kind} -F -N {} -G {} -d {} {way} -a {}",
-            spec.items, spec.stride, spec.seed, spec.directory, spec.api
+            spec.items,
+            spec.stride,
+            spec.seed,
+            spec.directory(0),
+            spec.api
         )
     }
 }

@@ -3,6 +3,8 @@
 use std::io::{self, Write};
 
 use super::IorOutcome;
+use super::report::columns;
+use crate::csv::exponent;
 use crate::phase::Phase;
 use crate::results::PhaseResult;
 
@@ -32,18 +34,7 @@ pub fn write(out: &mut dyn Write, outcome: &IorOutcome) -> io::Result<()> {
         let spec = &test.test.spec;
         for result in &test.results {
             let Some(access) = access(result.phase) else { continue };
-            let numbers = [
-                result.bandwidth_mib(),
-                result.iops(),
-                result.latency_s,
-                spec.block_size as f64 / 1024.0,
-                spec.transfer_size as f64 / 1024.0,
-                result.open_s,
-                result.access_s,
-                result.close_s,
-                result.total_s,
-            ];
-            let numbers: Vec<String> = numbers.iter().map(|number| format!("{number:.4}")).collect();
+            let numbers = columns(spec, result).map(|number| format!("{number:.4}"));
             writeln!(out, "{access},{},{},{}", numbers.join(","), spec.tasks, result.repetition)?;
         }
     }
@@ -61,9 +52,11 @@ pub fn ranks(out: &mut dyn Write, result: &PhaseResult) -> io::Result<()> {
         let (total, access_s) = (times.total_s, times.access_s);
         writeln!(
             out,
-            "{access},{rank},{total:.10e},{access_s:.10e},{:.10e},{:.10e}",
-            rate(total),
-            rate(access_s)
+            "{access},{rank},{},{},{},{}",
+            exponent(total, 10),
+            exponent(access_s, 10),
+            exponent(rate(total), 10),
+            exponent(rate(access_s), 10)
         )?;
     }
     Ok(())

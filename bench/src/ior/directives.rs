@@ -1,9 +1,10 @@
 //! IOR's directives, `NAME=VALUE`: of `-O` and of scripts. Names are those of IOR; case does not matter.
 
-use super::options::{IorArgs, packet};
+use super::options::IorArgs;
 use super::plan::Format;
 use crate::backend::Api;
 use crate::error::{BenchError, Result};
+use crate::pattern::Packet;
 use crate::{machine, size};
 use clap::ValueEnum;
 
@@ -51,11 +52,11 @@ fn apply(args: &mut IorArgs, name: &str, value: &str) -> std::result::Result<(),
         return Ok(());
     }
     match name.as_str() {
-        "api" => args.api = Api::from_str(value, true)?,
+        "api" => args.common.api = Api::from_str(value, true)?,
         "refnum" => args.reference = number(value)?,
         "testfile" => value.clone_into(&mut args.test_file),
         "repetitions" => args.repetitions = number(value)?,
-        "numtasks" => args.tasks = Some(number(value)?).filter(|n| *n > 0),
+        "numtasks" => args.num.tasks = Some(number(value)?).filter(|n| *n > 0),
         "segmentcount" => args.segments = size::parse(value)?,
         "blocksize" => args.block_size = size::parse(value)?,
         "transfersize" => args.transfer_size = size::parse(value)?,
@@ -69,8 +70,8 @@ fn apply(args: &mut IorArgs, name: &str, value: &str) -> std::result::Result<(),
         "verbose" => args.verbose = number(value)?,
         "memorypernode" => args.hog_per_node = Some(machine::memory_share(value)?),
         "memorypertask" => args.more.hog_per_task = size::parse(value)?,
-        "datapackettype" => args.packet = packet(value)?,
-        "storefileoffset" => args.packet = packet(if flag(value)? { "offset" } else { "random" })?,
+        "datapackettype" => args.packet = Packet::parse(value)?,
+        "storefileoffset" => args.packet = Packet::parse(if flag(value)? { "offset" } else { "random" })?,
         "stonewallingwearoutiterations" => args.more.wear_out_iterations = number(value)?,
         "stonewallingstatusfile" => args.more.status_file = Some(value.to_owned()),
         foreign if FOREIGN.contains(&foreign) && (value == "0" || value.is_empty()) => {}
@@ -92,6 +93,7 @@ fn apply_output(args: &mut IorArgs, name: &str, value: &str) -> std::result::Res
             }
         }
         "saverankperformancedetailscsv" => args.more.rank_csv = Some(value.to_owned()),
+        "saveperopdatacsv" => value.clone_into(&mut args.more.operations_csv),
         _ => return Ok(false),
     }
     Ok(true)

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use serde_json::{Value, json};
 
 use super::plan::{Output, Test};
-use super::report::{moved_mib, options, reorder_numbers, spreads, version};
+use super::report::{moved_mib, options, reorder_numbers, space, spreads, version};
 use super::warnings::warnings;
 use super::{IorOutcome, TestOutcome};
 use crate::clock::ctime;
@@ -78,9 +78,10 @@ fn metrics(outcome: &IorOutcome) -> Vec<Metric> {
 fn test_document(outcome: &TestOutcome, output: &Output) -> Value {
     let spec = &outcome.test.spec;
     let shown = |r: &&PhaseResult| r.phase != Phase::CheckWrite;
+    let [size, used, inodes, used_inodes] = space(outcome.capacity);
     let block: serde_json::Map<String, Value> = options(spec, outcome.nodes)
         .into_iter()
-        .map(|(label, value)| (label.to_owned(), numeric(value)))
+        .map(|(label, value)| (label.to_owned(), numeric(label, value)))
         .collect();
     let max: serde_json::Map<String, Value> = [(Phase::Write, "write"), (Phase::Read, "read")]
         .into_iter()
@@ -94,7 +95,11 @@ fn test_document(outcome: &TestOutcome, output: &Output) -> Value {
         "TestID": outcome.test.id,
         "StartTime": ctime(outcome.began),
         "Path": spec.file_of(0, 0).1,
-        "Capacity": outcome.capacity.bytes.to_string(),
+        "Capacity": size,
+        "Used Capacity": used,
+        "Inodes": inodes,
+        "Used Inodes": used_inodes,
+        "hayateCapacityBytes": outcome.capacity.bytes,
         "Parameters": parameters(outcome, output),
         "Options": block,
         "Results": outcome.results.iter().filter(shown).map(|r| result(&outcome.test, r)).collect::<Vec<_>>(),
@@ -102,8 +107,12 @@ fn test_document(outcome: &TestOutcome, output: &Output) -> Value {
     })
 }
 
-fn numeric(text: String) -> Value {
-    text.parse::<u64>().map_or(Value::String(text), Value::from)
+/// The value of an option: a number where it is one, except where IOR has text.
+fn numeric(label: &str, text: String) -> Value {
+    match text.parse::<u64>() {
+        Ok(number) if label != "GPUDirect" => Value::from(number),
+        _ => Value::String(text),
+    }
 }
 
 fn parameters(outcome: &TestOutcome, output: &Output) -> Value {
@@ -120,6 +129,7 @@ fn parameters(outcome: &TestOutcome, output: &Output) -> Value {
         "maxTimeDuration": spec.max_minutes,
         "outlierThreshold": spec.outlier_s,
         "options": "",
+        "dryRun": 0,
         "nodes": outcome.nodes,
         "memoryPerTask": spec.hog_bytes,
         "memoryPerNode": test.hog_per_node,
@@ -146,7 +156,14 @@ fn parameters(outcome: &TestOutcome, output: &Output) -> Value {
         "keepFile": flag(spec.keep),
         "keepFileWithError": flag(spec.keep_with_error),
         "quitOnError": flag(spec.quit_on_error),
+        "warningAsErrors": flag(test.warnings_are_errors),
         "verbose": output.verbose,
+        // By its place in IOR's list: timestamp, offset, incompressible, random.
+        "dataPacketType": match spec.packet {
+            Packet::Timestamp => 0,
+            Packet::Offset => 1,
+            Packet::Random => 3,
+        },
         "data packet type": match spec.packet {
             Packet::Random => "r",
             Packet::Offset => "o",

@@ -5,10 +5,10 @@ use std::ffi::{OsStr, OsString};
 use clap::{ArgAction, Args};
 
 use super::plan::{Format, Output, Plan, Test};
-use super::spec::{IorSpec, Reorder};
+use super::spec::{IorSpec, OFFSET_SEED, Reorder};
 use super::{directives, script};
-use crate::backend::Api;
 use crate::clock;
+use crate::common::{Common, Foreign, NumTasks};
 use crate::error::{BenchError, Result};
 use crate::machine;
 use crate::pattern::{Packet, mix};
@@ -18,9 +18,15 @@ use crate::size;
 #[derive(Debug, Clone, Args)]
 #[allow(clippy::struct_excessive_bools)] // IOR's independent switches.
 pub struct IorArgs {
-    /// API: POSIX (any path), HAYATE (native client) or NULL (what the harness itself costs)
-    #[arg(short = 'a', value_name = "API", default_value = "POSIX", ignore_case = true)]
-    pub api: Api,
+    /// What is measured, and by whom.
+    #[command(flatten)]
+    pub common: Common,
+    /// How many tasks.
+    #[command(flatten)]
+    pub num: NumTasks,
+    /// What has no meaning here.
+    #[command(flatten)]
+    pub foreign: Foreign,
     /// refNum: the user's number of the test, for the summary
     #[arg(short = 'A', value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     pub reference: i64,
@@ -31,7 +37,7 @@ pub struct IorArgs {
     #[arg(short = 'B', long = "posix.odirect")]
     pub direct: bool,
     /// collective I/O: no API here has it; said and ignored, as IOR does
-    #[arg(short = 'c')]
+    #[arg(short = 'c', long)]
     pub collective: bool,
     /// reorderTasks: read what the task N further (-Q) wrote; with several nodes, N nodes further
     #[arg(short = 'C')]
@@ -73,7 +79,7 @@ pub struct IorArgs {
     #[arg(short = 'K')]
     pub keep_with_error: bool,
     /// data packet type: random (incompressible), offset, or timestamp (the signature of -G)
-    #[arg(short = 'l', value_name = "TYPE", default_value = "random", value_parser = packet)]
+    #[arg(short = 'l', long = "dataPacketType", value_name = "TYPE", default_value = "random", value_parser = Packet::parse)]
     pub packet: Packet,
     /// multiFile: a file for each repetition
     #[arg(short = 'm')]
@@ -81,9 +87,6 @@ pub struct IorArgs {
     /// memoryPerNode: memory to take away from the page cache (2g, 75%)
     #[arg(short = 'M', value_name = "SIZE", value_parser = machine::memory_share)]
     pub hog_per_node: Option<u64>,
-    /// numTasks: how many tasks (-np N means the same)
-    #[arg(short = 'N', long = "np", value_name = "N")]
-    pub tasks: Option<u32>,
     /// testFile
     #[arg(short = 'o', value_name = "FILE", default_value = "testFile")]
     pub test_file: String,
@@ -106,18 +109,12 @@ pub struct IorArgs {
     /// segmentCount
     #[arg(short = 's', value_name = "N", default_value_t = 1)]
     pub segments: u64,
-    /// Ask the cluster's servers for their counters, though a mount is measured (default with -a HAYATE)
-    #[arg(long)]
-    pub servers: bool,
     /// transferSize: bytes of one call
     #[arg(short = 't', value_name = "SIZE", default_value = "256k", value_parser = size::parse)]
     pub transfer_size: u64,
     /// maxTimeDuration: minutes after which no further phase begins
     #[arg(short = 'T', value_name = "MINUTES", default_value_t = 0)]
     pub max_minutes: u64,
-    /// Tasks are threads of one process
-    #[arg(long)]
-    pub threads: bool,
     /// uniqueDir: a directory for each file of -F
     #[arg(short = 'u')]
     pub unique_dir: bool,
@@ -136,12 +133,27 @@ pub struct IorArgs {
     /// reorderTasksRandomSeed: order of -Z; negative: another order each repetition
     #[arg(short = 'X', value_name = "SEED", default_value_t = 0, allow_negative_numbers = true)]
     pub reorder_seed: i64,
+    /// What is worth a warning ends the run
+    #[arg(long = "warningAsErrors")]
+    pub warnings_are_errors: bool,
+    /// dualMount: refused
+    #[arg(short = 'y', long = "dualMount", hide = true, num_args = 0, default_missing_value = "1", value_parser = no_dual_mount)]
+    pub dual_mount: Option<String>,
     /// fsyncPerWrite: fsync after every write
     #[arg(short = 'Y')]
     pub fsync_per_write: bool,
     /// randomOffset: random, not sequential, offsets
     #[arg(short = 'z', action = ArgAction::Count)]
     pub random_offset: u8,
+    /// Seed of the offsets of -z
+    #[arg(long, value_name = "SEED", default_value_t = OFFSET_SEED as i64, allow_negative_numbers = true, hide_default_value = true)]
+    pub random_offset_seed: i64,
+    /// randomPrefill: refused
+    #[arg(long = "randomPrefill", hide = true, value_name = "SIZE", value_parser = no_prefill)]
+    pub random_prefill: Option<String>,
+    /// dryRun: refused
+    #[arg(long = "dryRun", hide = true, num_args = 0, default_missing_value = "1", value_parser = no_dry_run)]
+    pub dry_run: Option<String>,
     /// reorderTasksRandom: read what a random task wrote
     #[arg(short = 'Z')]
     pub reorder_random: bool,
@@ -165,21 +177,22 @@ pub struct More {
     pub summary_file: Option<String>,
     /// saveRankPerformanceDetailsCSV.
     pub rank_csv: Option<String>,
+    /// savePerOpDataCSV.
+    pub operations_csv: String,
     /// memoryPerTask.
     pub hog_per_task: u64,
 }
 
-/// Reads a packet type as IOR names it.
-///
-/// # Errors
-/// The names.
-pub fn packet(text: &str) -> std::result::Result<Packet, String> {
-    match text.to_ascii_lowercase().as_str() {
-        "random" | "r" | "incompressible" | "i" => Ok(Packet::Random),
-        "offset" | "o" => Ok(Packet::Offset),
-        "timestamp" | "t" => Ok(Packet::Timestamp),
-        _ => Err(format!("'{text}' is none of offset, incompressible, timestamp, random")),
-    }
+fn no_dual_mount(_: &str) -> std::result::Result<String, String> {
+    Err("two mounts of a file system: give each run the path of one".to_owned())
+}
+
+fn no_prefill(_: &str) -> std::result::Result<String, String> {
+    Err("-z writes every byte once, so there is nothing to fill before".to_owned())
+}
+
+fn no_dry_run(_: &str) -> std::result::Result<String, String> {
+    Err("-a NULL does everything but the I/O".to_owned())
 }
 
 /// `-np 4`, as mpirun spells it, to `--np 4`. For the program's arguments, before they are parsed.
@@ -217,12 +230,13 @@ impl IorArgs {
     }
 
     fn test(&self, id: u32, natural: u32) -> Result<Test> {
-        let spec = self.spec(self.tasks.unwrap_or(natural))?;
+        let spec = self.spec(self.num.tasks.unwrap_or(natural))?;
         Ok(Test {
             id,
             spec,
             reference: self.reference,
             collective: self.collective,
+            warnings_are_errors: self.warnings_are_errors,
             hog_per_node: self.hog_per_node.unwrap_or(0),
             status_file: self.more.status_file.clone(),
         })
@@ -262,8 +276,14 @@ impl IorArgs {
             max_minutes: self.max_minutes,
             outlier_s: self.outlier_s,
             hog_bytes: self.more.hog_per_task,
-            ..IorSpec::new(self.api, self.path())
+            offset_seed: self.random_offset_seed.cast_unsigned(),
+            operations_csv: self.more.operations_csv.clone(),
+            ..IorSpec::new(self.common.api, self.common.rooted(&self.test_file))
         };
+        if self.warnings_are_errors && self.collective {
+            let what = "no API here has collective I/O (-c), so it would be ignored (--warningAsErrors)";
+            return Err(BenchError::Options(what.to_owned()));
+        }
         let checks_old = !spec.write && (spec.check_read || spec.check_write);
         if checks_old && self.seed.is_none() && spec.packet != Packet::Offset {
             let hint = "to verify a file of an earlier run give the seed that it printed (-G SEED)";
@@ -271,12 +291,6 @@ impl IorArgs {
         }
         spec.validate()?;
         Ok(IorSpec { seeds: self.seeds(), ..spec })
-    }
-
-    fn path(&self) -> String {
-        // The native client knows no working directory.
-        let rooted = self.api != Api::Hayate || self.test_file.starts_with('/');
-        if rooted { self.test_file.clone() } else { format!("/{}", self.test_file) }
     }
 
     fn reorder(&self) -> Result<Reorder> {

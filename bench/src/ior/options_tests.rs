@@ -3,6 +3,7 @@
 use clap::Parser;
 
 use super::*;
+use crate::backend::Api;
 
 #[derive(Parser)]
 struct Program {
@@ -31,7 +32,7 @@ fn defaults_are_those_of_ior() {
 #[test]
 fn a_published_command_line_is_understood() {
     let spec = parse("ior -C -F -e -r -w -a POSIX -b 16777216 -t 1048576 -s 321 -o /mnt/x -N 64");
-    assert_eq!(spec.tasks, Some(64));
+    assert_eq!(spec.num.tasks, Some(64));
     let spec = spec.spec(64);
     let spec = spec.expect("valid");
     assert_eq!(
@@ -58,6 +59,7 @@ fn a_published_command_line_is_understood() {
 fn contradictions_are_refused() {
     refused("ior -C -Z", "-C or -Z");
     refused("ior -b 5k -t 2k", "multiple");
+    refused("ior -c --warningAsErrors", "collective");
     refused("ior -r -R", "-G");
     refused("ior -W", "-G");
     assert!(Program::try_parse_from(["ior", "-t", "1q"]).is_err());
@@ -103,4 +105,31 @@ fn all_options_reach_the_test() {
     assert!(test.collective && test.hog_per_node == 64 << 20 && spec.tasks == 2);
     assert!(Program::try_parse_from(["ior", "-l", "zeros"]).is_err());
     assert!(parse("ior -M 50%").hog_per_node > Some(1 << 20));
+}
+
+/// Every option in the help of IOR 4 (built with POSIX, DUMMY, MPIIO and MMAP) is known; what has no meaning here is refused with the reason.
+#[test]
+fn every_option_of_ior_is_known() {
+    let letters = "cCeEFgkKmrRuvwWxyYzZaAbdDfGijlMNoOQstTX";
+    let words = "collective warningAsErrors dryRun dataPacketType randomPrefill random-offset-seed posix.odirect posix.rangelocks \
+                 dummy.delay-create mpiio.showHints mpiio.hintsFileName mmap.madv_pattern";
+    let command = <Program as clap::CommandFactory>::command();
+    let short = |letter: char| command.get_arguments().any(|arg| arg.get_short() == Some(letter));
+    let long = |word: &str| {
+        command.get_arguments().any(|arg| {
+            arg.get_long() == Some(word) || arg.get_all_aliases().is_some_and(|all| all.contains(&word))
+        })
+    };
+    assert_eq!(letters.chars().filter(|letter| !short(*letter)).collect::<String>(), "");
+    assert_eq!(words.split_whitespace().filter(|word| !long(word)).collect::<Vec<_>>(), [""; 0]);
+    for (line, reason) in [
+        ("ior -y", "two mounts"),
+        ("ior --dryRun", "-a NULL"),
+        ("ior --randomPrefill=2m", "nothing to fill"),
+        ("ior --mpiio.showHints", "no such interface"),
+    ] {
+        let error = Program::try_parse_from(line.split_whitespace()).err().expect(line).to_string();
+        assert!(error.contains(reason), "{line}: {error}");
+    }
+    assert_eq!(parse("ior --random-offset-seed=-1 --collective --dataPacketType=o").random_offset_seed, -1);
 }

@@ -47,6 +47,8 @@ pub struct Test {
     pub reference: i64,
     /// Collective I/O was asked for.
     pub collective: bool,
+    /// What is worth a warning ends the run.
+    pub warnings_are_errors: bool,
     /// Memory to take away on each node, in bytes.
     pub hog_per_node: u64,
     /// Where a write phase notes how far it came, and reads find it.
@@ -56,7 +58,15 @@ pub struct Test {
 impl Test {
     /// A test by its specification only.
     pub fn new(spec: IorSpec) -> Self {
-        Test { id: 0, spec, reference: 0, collective: false, hog_per_node: 0, status_file: None }
+        Test {
+            id: 0,
+            spec,
+            reference: 0,
+            collective: false,
+            warnings_are_errors: false,
+            hog_per_node: 0,
+            status_file: None,
+        }
     }
 }
 

@@ -95,7 +95,6 @@ impl<'a> TextReport<'a> {
 
     /// The line of one phase in the results table.
     pub(super) fn row(&self, out: &mut dyn Write, test: &Test, result: &PhaseResult) -> io::Result<()> {
-        let spec = &test.spec;
         stonewall(out, result)?;
         let columns: Vec<String> = match result.phase {
             Phase::CheckWrite => {
@@ -104,19 +103,7 @@ impl<'a> TextReport<'a> {
                 }
                 return wrong_content(out, "write", result);
             }
-            Phase::Write | Phase::Read => [
-                result.bandwidth_mib(),
-                result.iops(),
-                result.latency_s,
-                spec.block_size as f64 / 1024.0,
-                spec.transfer_size as f64 / 1024.0,
-                result.open_s,
-                result.access_s,
-                result.close_s,
-                result.total_s,
-            ]
-            .map(table_number)
-            .into(),
+            Phase::Write | Phase::Read => columns(&test.spec, result).map(table_number).into(),
             _ => (0..8).map(|_| "-".to_owned()).chain([table_number(result.total_s)]).collect(),
         };
         write!(out, "{:<9} ", name(result.phase))?;
@@ -161,6 +148,21 @@ impl<'a> TextReport<'a> {
         item(out, "Finished", ctime(outcome.facts.finished))?;
         details(out, outcome)
     }
+}
+
+/// The columns of the results table, and of the CSV document.
+pub fn columns(spec: &IorSpec, result: &PhaseResult) -> [f64; 9] {
+    [
+        result.bandwidth_mib(),
+        result.iops(),
+        result.latency_s,
+        spec.block_size as f64 / 1024.0,
+        spec.transfer_size as f64 / 1024.0,
+        result.open_s,
+        result.access_s,
+        result.close_s,
+        result.total_s,
+    ]
 }
 
 /// The line about a deadline.
@@ -318,18 +320,22 @@ fn wrong_content(out: &mut dyn Write, access: &str, result: &PhaseResult) -> io:
     Ok(())
 }
 
-/// Space of the file system as IOR writes it.
-pub fn file_system(capacity: Capacity) -> String {
+/// Space of the file system in IOR's words: size, share that is used, inodes, share of them that is used.
+pub fn space(capacity: Capacity) -> [String; 4] {
     let gib = capacity.bytes as f64 / (1_u64 << 30) as f64;
     let size = if gib >= 1024.0 { format!("{:.1} TiB", gib / 1024.0) } else { format!("{gib:.1} GiB") };
-    let used =
-        |all: u64, free: u64| if all == 0 { 0.0 } else { (all - free.min(all)) as f64 / all as f64 * 100.0 };
-    format!(
-        "{size}   Used FS: {:.1}%   Inodes: {:.1} Mi   Used Inodes: {:.1}%",
-        used(capacity.bytes, capacity.free_bytes),
-        capacity.inodes as f64 / 1_048_576.0,
-        used(capacity.inodes, capacity.free_inodes)
-    )
+    let used = |all: u64, free: u64| {
+        let share = if all == 0 { 0.0 } else { (all - free.min(all)) as f64 / all as f64 };
+        format!("{:.1}%", share * 100.0)
+    };
+    let inodes = format!("{:.1} Mi", capacity.inodes as f64 / 1_048_576.0);
+    [size, used(capacity.bytes, capacity.free_bytes), inodes, used(capacity.inodes, capacity.free_inodes)]
+}
+
+/// The same as a line of IOR's and mdtest's text.
+pub fn file_system(capacity: Capacity) -> String {
+    let [size, used, inodes, used_inodes] = space(capacity);
+    format!("{size}   Used FS: {used}   Inodes: {inodes}   Used Inodes: {used_inodes}")
 }
 
 #[cfg(test)]

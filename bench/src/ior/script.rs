@@ -81,7 +81,9 @@ mod tests {
             tests.iter().map(|t| (t.transfer_size, t.block_size, t.segments)).collect();
         assert_eq!(sizes, [(32, 32 << 10, 1), (64, 64 << 10, 2), (4096, 64 << 10, 2)]);
         assert!(
-            tests.iter().all(|t| t.check_write && t.file_per_process && t.collective && t.tasks == Some(32))
+            tests
+                .iter()
+                .all(|t| t.check_write && t.file_per_process && t.collective && t.num.tasks == Some(32))
         );
     }
 

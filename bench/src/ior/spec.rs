@@ -111,7 +111,14 @@ pub struct IorSpec {
     pub tasks_per_node: u32,
     /// Seed of the content in each repetition.
     pub seeds: Vec<u64>,
+    /// Seed of random offsets.
+    pub offset_seed: u64,
+    /// What the names of the files of single transfers begin with; empty: none.
+    pub operations_csv: String,
 }
+
+/// Seed of random offsets, unless another is asked for.
+pub const OFFSET_SEED: u64 = 0x000f_f5e7;
 
 /// One transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,6 +168,8 @@ impl IorSpec {
             hog_bytes: 0,
             tasks_per_node: 1,
             seeds: vec![1],
+            offset_seed: OFFSET_SEED,
+            operations_csv: String::new(),
         }
     }
 
@@ -292,7 +301,7 @@ impl IorSpec {
             if self.file_per_process { (1, 0) } else { (u64::from(self.tasks), u64::from(owner)) };
         let index = if self.random_offset {
             // Dealt from one permutation of the whole file, so every task knows who has what.
-            Permutation::new(each * tasks, 0x000f_f5e7).get(owner * each + index)
+            Permutation::new(each * tasks, self.offset_seed).get(owner * each + index)
         } else {
             let per_block = self.block_size / self.transfer_size;
             (index / per_block * tasks + owner) * per_block + index % per_block

@@ -8,14 +8,13 @@ use std::time::Duration;
 
 use super::spec::{IorSpec, Transfer};
 use crate::backend::{Backend, IoFailure, OpenFile, OpenHow, remove_if_there};
+use crate::buffer::{ALIGN, Buffer};
 use crate::clock::now_ns;
+use crate::csv;
 use crate::error::{BenchError, Result};
 use crate::pattern::Pattern;
 use crate::phase::{Phase, Stonewall, Times};
 use crate::tasks::link::{Done, TaskLink};
-
-/// Alignment of buffers, for O_DIRECT.
-const ALIGN: usize = 4096;
 
 /// Does the work of this task for all repetitions.
 ///
@@ -36,25 +35,6 @@ fn hog(bytes: usize) -> Vec<u8> {
     let mut memory = vec![0; bytes];
     memory.iter_mut().step_by(ALIGN).for_each(|byte| *byte = 1);
     memory
-}
-
-/// A buffer that starts at a multiple of [`ALIGN`].
-struct Buffer {
-    memory: Vec<u8>,
-    start: usize,
-    bytes: usize,
-}
-
-impl Buffer {
-    fn new(bytes: usize) -> Self {
-        let memory = vec![0; bytes + ALIGN];
-        let start = memory.as_ptr().align_offset(ALIGN);
-        Buffer { memory, start, bytes }
-    }
-
-    fn get(&mut self) -> &mut [u8] {
-        &mut self.memory[self.start..self.start + self.bytes]
-    }
 }
 
 struct IorTask<'a, 'b> {
@@ -136,8 +116,10 @@ impl IorTask<'_, '_> {
             create: writing,
             direct: spec.direct,
             single_attempt: spec.single_attempt,
+            ..OpenHow::default()
         };
         let mut begun = self.link.begin(repetition, phase, backend)?;
+        begun.done.log_operations(!spec.operations_csv.is_empty() && phase != Phase::CheckWrite);
         let mut times = Times { open_start: now_ns(), ..Times::default() };
         let file = backend.open(&path, how)?;
         times.open_end = now_ns();
@@ -154,8 +136,13 @@ impl IorTask<'_, '_> {
         times.close_start = now_ns();
         file.close()?;
         times.close_end = now_ns();
-        let operations = begun.done.operations;
+        let (operations, each) = (begun.done.operations, begun.done.take_operations());
         self.link.end(begun, times, backend)?;
+        if let Some(each) = each {
+            let access = if writing { "write" } else { "read" };
+            let path = format!("{}-{access}-{repetition}-{rank:05}.csv", spec.operations_csv);
+            csv::operations(&path, times.access_start, spec.transfer_size, &each)?;
+        }
         if writing && spec.deadline_s > 0 {
             // What every task has written is what every task can read of another.
             self.limit = Some(self.link.agree(operations)?.min);

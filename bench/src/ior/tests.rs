@@ -269,6 +269,9 @@ fn json_has_the_keys_of_ior() {
             assert!(document[key].is_string(), "{key}");
         }
         let test = &document["tests"][0];
+        for key in ["StartTime", "Path", "Capacity", "Used Capacity", "Inodes", "Used Inodes"] {
+            assert!(test[key].is_string(), "{key}");
+        }
         assert_eq!(test["Parameters"]["transferSize"], 6000);
         assert_eq!(test["Options"]["access"], "single-shared-file");
         let results = test["Results"].as_array().expect("results");
@@ -428,4 +431,19 @@ fn warnings_are_given() {
         late.iter().any(|line| line.starts_with("WARNING: for task 3, elapsed transfer time is 60.")),
         "{late:?}"
     );
+}
+
+/// Each transfer is a line of a file of its task and phase, with IOR's columns.
+#[test]
+fn single_transfers_can_be_written() {
+    let (dir, file) = temporary();
+    let operations_csv = dir.path().join("op").to_string_lossy().into_owned();
+    let spec = IorSpec { operations_csv, ..small(&file) };
+    assert_eq!(run_quietly(&spec).errors, 0);
+    for access in ["write", "read"] {
+        let path = format!("{}-{access}-0-00003.csv", spec.operations_csv);
+        let text = fs::read_to_string(&path).expect("a file");
+        assert_eq!(text.lines().next(), Some("time,runtime,tp"));
+        assert_eq!(text.lines().count() as u64, 1 + spec.transfers_per_task(), "{path}");
+    }
 }

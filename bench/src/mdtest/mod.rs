@@ -3,20 +3,30 @@
 //! | module | what |
 //! |---|---|
 //! | [`options`] | the command line |
-//! | [`spec`] | the resolved test: which items lie where |
-//! | [`task`] | what one task does |
-//! | [`report`] | the text and the JSON document |
+//! | [`spec`], [`checks`] | the resolved test: which items lie where; which tests have a meaning |
+//! | [`task`], [`items`] | what one task does; what is done to one item |
+//! | [`report`], [`table`] | the text and the JSON document; the tables of results |
+//! | [`ranks`] | the CSV file of tasks |
 //!
 //! A phase lasts from the first task that began to the last that ended; its rate is the items of all tasks in that time.
 //!
 //! Where this differs from mdtest:
 //! - Items of `-n` with `-I` lie in directories beside each other, and not in a tree at the same time.
 //! - Files have random content that names its place, so that `-X` finds what was swapped, too.
-//! - With `-C` and `-w`, a stat (`-T`) of a wrong size ends the run.
+//! - With `-C` and `-w`, a stat (`-T`) of a wrong size ends the run; what mdtest warns of (an item that cannot be made, read or removed) does,
+//!   too.
+//! - `-Z` and `-P` print the seconds of a phase, as mdtest does, and say so: mdtest 4.1 calls them milliseconds of an operation.
+//! - With `-S` all tasks write the same content, so that `-X` can compare it; task 0 removes the files, and they count once.
+//! - `-W` ends the creation of directories, too. It does not go together with `-c`.
+//! - Commands (`--run-cmd-before-phase`) that fail end the run.
 
+pub mod checks;
+mod items;
 pub mod options;
+pub mod ranks;
 pub mod report;
 pub mod spec;
+pub mod table;
 pub mod task;
 #[cfg(test)]
 mod tests;
@@ -33,17 +43,55 @@ use crate::session::Session;
 use crate::tasks::Job;
 use spec::MdtestSpec;
 
+/// Which tables are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // mdtest's independent switches.
+pub struct Show {
+    /// Operations a second.
+    pub rate: bool,
+    /// Seconds (`-Z`, `-P`).
+    pub time: bool,
+    /// Columns over all tasks (`--showRankStatistics`).
+    pub of_ranks: bool,
+    /// A line of each phase with all tasks (`--print-all-procs`).
+    pub each_rank: bool,
+    /// A line for each phase when it is done (`-v`).
+    pub verbose: u8,
+}
+
 /// What one command measures, and where results go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Setup {
     /// The test.
     pub spec: MdtestSpec,
+    /// The numbers of tasks that do it, one after the other (`-f`, `-l`, `-s`).
+    pub counts: Vec<u32>,
+    /// Which tables are printed.
+    pub show: Show,
     /// Where a deadline of the creation notes how far it came, and later runs find it.
     pub status_file: Option<String>,
+    /// Where rate and time of each task go.
+    pub rank_csv: Option<String>,
     /// Where the JSON document goes.
     pub json: Option<String>,
     /// The command line, for the header.
     pub command_line: String,
+}
+
+impl Setup {
+    /// A test by its specification only: a table of rates.
+    pub fn new(spec: MdtestSpec) -> Self {
+        let show = Show { rate: true, time: false, of_ranks: false, each_rank: false, verbose: 0 };
+        Setup {
+            counts: vec![spec.tasks],
+            spec,
+            show,
+            status_file: None,
+            rank_csv: None,
+            json: None,
+            command_line: String::new(),
+        }
+    }
 }
 
 /// All that a run gave.
@@ -79,14 +127,27 @@ pub fn run(setup: &Setup, session: &mut Session, out: &mut dyn Write) -> Result<
         setup.spec.items = read_status(path)?.min(setup.spec.items);
     }
     let spec = &setup.spec;
-    let capacity = session.connection().backend().capacity(&spec.directory)?;
+    if let Some(path) = &setup.rank_csv {
+        write_file(path, false, ranks::header)?;
+    }
+    let capacity = session.connection().backend().capacity(spec.directory(0))?;
     report::header(out, &setup, nodes, &session.node_map(spec.tasks), capacity)?;
     out.flush()?;
     let mut results = Vec::new();
-    session.run(&Job::Mdtest(Box::new(spec.clone())), spec.tasks, &mut |result| {
-        results.push(result);
-        Ok(())
-    })?;
+    for count in &setup.counts {
+        let begin = results.len();
+        let spec = MdtestSpec { tasks: *count, ..spec.clone() };
+        report::begins(out, &setup, &spec)?;
+        session.run(&Job::Mdtest(Box::new(spec.clone())), *count, &mut |result| {
+            report::done(out, &setup, &result)?;
+            results.push(result);
+            Ok(())
+        })?;
+        table::write(out, &setup, &spec, &results[begin..])?;
+        if let Some(path) = &setup.rank_csv {
+            write_file(path, true, |file| ranks::write(file, &spec, &results[begin..]))?;
+        }
+    }
     let outcome = MdtestOutcome {
         errors: results.iter().map(|result| result.errors).sum(),
         results,

@@ -14,7 +14,7 @@ use crate::clock::{american_date, unix_seconds};
 use crate::ior::report::file_system;
 use crate::metrics::Metric;
 use crate::phase::Phase;
-use crate::results::{PhaseResult, Spread, of_phase};
+use crate::results::{PhaseResult, of_phase};
 
 /// Phases in the order of the table, with mdtest's names.
 pub const ROWS: [(Phase, &str); 10] = [
@@ -29,6 +29,11 @@ pub const ROWS: [(Phase, &str); 10] = [
     (Phase::TreeCreate, "Tree creation"),
     (Phase::TreeRemove, "Tree removal"),
 ];
+
+/// mdtest's name of a phase.
+pub fn name(phase: Phase) -> &'static str {
+    ROWS.iter().find(|(of, _)| *of == phase).map_or("", |(_, name)| *name)
+}
 
 /// The rows that a test shows.
 pub fn rows(spec: &MdtestSpec) -> impl Iterator<Item = (Phase, &'static str)> {
@@ -61,37 +66,49 @@ pub(super) fn header(
         writeln!(out, "WARNING: Read bytes is 0, thus, a read test will actually just open/close")?;
     }
     writeln!(out, "Nodemap: {node_map}")?;
-    writeln!(out, "{:<20}: {}", "Path", spec.directory)?;
+    writeln!(out, "{:<20}: {}", "Path", spec.directories.join("@"))?;
     writeln!(out, "{:<20}: {}", "FS", file_system(capacity))?;
-    let kind = match (spec.files, spec.dirs) {
-        (true, true) => "files/directories",
-        (true, false) => "files",
-        _ => "directories",
-    };
-    writeln!(out, "{} tasks, {} {kind}", spec.tasks, u64::from(spec.tasks) * spec.items)
-}
-
-/// The spread as mdtest computes it: the deviation is the estimate for more repetitions.
-fn spread(rates: &[f64]) -> Spread {
-    let spread = Spread::of(rates);
-    let count = rates.len() as f64;
-    let deviation = if count > 1.0 { spread.deviation * (count / (count - 1.0)).sqrt() } else { 0.0 };
-    Spread { deviation, ..spread }
-}
-
-/// The results.
-pub(super) fn footer(out: &mut dyn Write, setup: &Setup, outcome: &MdtestOutcome) -> io::Result<()> {
-    let spec = &setup.spec;
-    writeln!(out, "\nSUMMARY rate (in ops/sec): (of {} iterations)", spec.repetitions)?;
-    writeln!(out, "   Operation                     Max            Min           Mean        Std Dev")?;
-    writeln!(out, "   ---------                     ---            ---           ----        -------")?;
-    for (phase, name) in rows(spec) {
-        let rates: Vec<f64> = of_phase(&outcome.results, phase).map(PhaseResult::rate).collect();
-        let Spread { max, min, mean, deviation } = spread(&rates);
-        writeln!(out, "   {name:<22} {max:>14.3} {min:>14.3} {mean:>14.3} {deviation:>14.3}")?;
+    if spec.stride > 0 {
+        let unit = if nodes > 1 { spec.tasks_per_node } else { 1 };
+        writeln!(out, "Shifting ranks by {} for each phase.", spec.stride * unit)?;
     }
+    if spec.random {
+        let seed = if spec.random_seed > 0 { spec.random_seed } else { spec.seed };
+        writeln!(out, "random seed: {seed}")?;
+    }
+    Ok(())
+}
+
+/// The line of a number of tasks, before they begin.
+pub(super) fn begins(out: &mut dyn Write, setup: &Setup, spec: &MdtestSpec) -> io::Result<()> {
+    let all = u64::from(spec.tasks) * spec.items;
+    match (spec.files, spec.dirs) {
+        (true, true) => writeln!(out, "{} tasks, {all} files/directories", spec.tasks)?,
+        (true, false) if spec.shared_files => writeln!(out, "{} tasks, 1 file", spec.tasks)?,
+        (true, false) => writeln!(out, "{} tasks, {all} files", spec.tasks)?,
+        _ => writeln!(out, "{} tasks, {all} directories", spec.tasks)?,
+    }
+    if setup.show.verbose > 0 {
+        writeln!(out, "V-1: Rank   0 Line     0    Operation               Duration              Rate")?;
+        writeln!(out, "V-1: Rank   0 Line     0    ---------               --------              ----")?;
+    }
+    out.flush()
+}
+
+/// The line of a phase, with `-v`.
+pub(super) fn done(out: &mut dyn Write, setup: &Setup, result: &PhaseResult) -> io::Result<()> {
+    if setup.show.verbose == 0 {
+        return Ok(());
+    }
+    let (name, seconds, rate) = (name(result.phase), result.total_s, result.rate());
+    writeln!(out, "V-1: Rank   0 Line     0    {name:<18}: {seconds:14.3} sec, {rate:14.3} ops/sec")?;
+    out.flush()
+}
+
+/// What follows the tables.
+pub(super) fn footer(out: &mut dyn Write, setup: &Setup, outcome: &MdtestOutcome) -> io::Result<()> {
     writeln!(out, "-- finished at {} --", american_date(unix_seconds()))?;
-    details(out, spec, outcome)
+    details(out, &setup.spec, outcome)
 }
 
 fn details(out: &mut dyn Write, spec: &MdtestSpec, outcome: &MdtestOutcome) -> io::Result<()> {
@@ -106,10 +123,10 @@ fn details(out: &mut dyn Write, spec: &MdtestSpec, outcome: &MdtestOutcome) -> i
     crate::cost::table(out, by_row)?;
     for result in &outcome.results {
         if let Some(wall) = result.stonewall {
-            let name = ROWS.iter().find(|(phase, _)| *phase == result.phase).map_or("", |(_, name)| *name);
             writeln!(
                 out,
-                "stonewall: {name}: {} to {} items of each task after {:.1} s, {:.3} ops/sec until then",
+                "stonewall: {}: {} to {} items of each task after {:.1} s, {:.3} ops/sec until then",
+                name(result.phase),
                 wall.min_operations,
                 wall.max_operations,
                 wall.time_s,
@@ -155,6 +172,7 @@ pub(super) fn document(setup: &Setup, outcome: &MdtestOutcome) -> Value {
             let mut entry = crate::cost::json(result);
             entry.insert("operation".to_owned(), json!(name));
             entry.insert("iter".to_owned(), json!(result.repetition));
+            entry.insert("tasks".to_owned(), json!(result.ranks.len()));
             entry.insert("opsPerSecond".to_owned(), json!(result.rate()));
             entry.insert("totalTime".to_owned(), json!(result.total_s));
             Value::Object(entry)

@@ -13,7 +13,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::backend::Api;
-use crate::error::{BenchError, Result};
+use crate::pattern::Packet;
 
 /// A metadata test; comments name mdtest's options.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,8 +21,8 @@ use crate::error::{BenchError, Result};
 pub struct MdtestSpec {
     /// Interface under test.
     pub api: Api,
-    /// Directory in which the test makes its own (`-d`).
-    pub directory: String,
+    /// Directories in which the test makes its own (`-d`); with several, tasks take them by turns.
+    pub directories: Vec<String>,
     /// How many tasks.
     pub tasks: u32,
     /// Items of each task (`-n`), rounded to whole directories.
@@ -67,10 +67,32 @@ pub struct MdtestSpec {
     pub verify: bool,
     /// fsync each file after writing (`-y`).
     pub sync: bool,
-    /// Stat in random order (`-R`).
+    /// Stat and read in random order (`-R`).
     pub random: bool,
+    /// Seed of that order (`--random-seed`); 0: that of the content.
+    pub random_seed: u64,
     /// Seconds before each phase (`-p`).
     pub delay_s: u64,
+    /// Task 0 creates and removes for all (`-c`).
+    pub collective: bool,
+    /// All tasks work on the same files (`-S`).
+    pub shared_files: bool,
+    /// Files are made without being opened (`-k`).
+    pub make_node: bool,
+    /// Compare at once what was written (`--verify-write`).
+    pub verify_write: bool,
+    /// Write everything of the host back at the end of a phase (`-Y`).
+    pub sync_host: bool,
+    /// Bypass the page cache (`--posix.odirect`).
+    pub direct: bool,
+    /// What content looks like (`--dataPacketType`).
+    pub packet: Packet,
+    /// Command of each task before a phase, not timed (`--run-cmd-before-phase`); empty: none.
+    pub before_phase: String,
+    /// Command of each task at the end of a phase, timed (`--run-cmd-after-phase`); empty: none.
+    pub after_phase: String,
+    /// What the names of the files of single operations begin with (`--savePerOpDataCSV`); empty: none.
+    pub operations_csv: String,
     /// Tasks on one node: what `-N` shifts by, if there is more than one node.
     pub tasks_per_node: u32,
     /// Seed of the content and of the random order.
@@ -82,7 +104,7 @@ impl MdtestSpec {
     pub fn new(api: Api, directory: impl Into<String>, items: u64) -> Self {
         MdtestSpec {
             api,
-            directory: directory.into(),
+            directories: vec![directory.into()],
             tasks: 1,
             items,
             items_per_dir: items,
@@ -106,78 +128,21 @@ impl MdtestSpec {
             verify: false,
             sync: false,
             random: false,
+            random_seed: 0,
             delay_s: 0,
+            collective: false,
+            shared_files: false,
+            make_node: false,
+            verify_write: false,
+            sync_host: false,
+            direct: false,
+            packet: Packet::Random,
+            before_phase: String::new(),
+            after_phase: String::new(),
+            operations_csv: String::new(),
             tasks_per_node: 1,
             seed: 1,
         }
-    }
-
-    /// Distributes items over the tree as mdtest does: `items` and `items_per_dir` are as given, 0 for not given.
-    ///
-    /// # Errors
-    /// [`BenchError::Options`] with what contradicts.
-    pub fn distribute(&mut self) -> Result<()> {
-        let wrong = |what: &str| Err(BenchError::Options(what.to_owned()));
-        let holders = self.holders();
-        if holders == 0 || holders > 1 << 24 {
-            return wrong("the tree (-b, -z) must have 1 to 16 million directories");
-        }
-        match (self.items, self.items_per_dir) {
-            (0, 0) => return wrong("give the number of items (-n) or of items per directory (-I)"),
-            (0, per_dir) => self.items = per_dir * holders,
-            (items, 0) => {
-                self.items_per_dir = items / holders;
-                self.items = self.items_per_dir * holders;
-            }
-            (items, per_dir) => {
-                if self.unique_dir {
-                    return wrong(
-                        "give the number of items (-n) or of items per directory (-I), not both, with -u",
-                    );
-                }
-                if items % per_dir != 0 {
-                    return wrong("items (-n) must be a multiple of items per directory (-I)");
-                }
-                if self.depth > 0 {
-                    return wrong("-n with -I makes its own directories, and no tree (-z)");
-                }
-            }
-        }
-        if self.items == 0 {
-            wrong("there are fewer items (-n) than directories in the tree")
-        } else {
-            Ok(())
-        }
-    }
-
-    /// Checks that the test has a meaning.
-    ///
-    /// # Errors
-    /// [`BenchError::Options`] with what is wrong.
-    pub fn validate(&self) -> Result<()> {
-        let wrong = |what: &str| Err(BenchError::Options(what.to_owned()));
-        if self.tasks == 0 || self.items == 0 || self.items_per_dir == 0 || self.repetitions == 0 {
-            return wrong("tasks (-np), items (-n) and repetitions (-i) must be at least 1");
-        }
-        if self.repetitions > 1 && self.create != self.remove {
-            return wrong("repetitions (-i) need the phases that create (-C) and remove (-r), or neither");
-        }
-        if self.write_bytes.max(self.read_bytes) > 1 << 30 {
-            return wrong("files of a metadata test are at most 1 GiB (-w, -e)");
-        }
-        if self.create && self.read && self.read_bytes > self.write_bytes {
-            return wrong("read bytes (-e) must not be more than write bytes (-w)");
-        }
-        if self.verify && (!self.read || self.read_bytes == 0) {
-            return wrong("to verify (-X) there must be something to read (-E, -e)");
-        }
-        if self.deadline_s > 0 && self.branch > 1 && self.depth > 0 {
-            return wrong("a deadline (-W) needs a tree of one branch (-b 1)");
-        }
-        if !self.files && !self.dirs {
-            return wrong("items are files (-F), directories (-D) or both");
-        }
-        Ok(())
     }
 
     /// Directories of one tree.
@@ -186,7 +151,7 @@ impl MdtestSpec {
     }
 
     /// Directories of one tree that hold items.
-    fn holders(&self) -> u64 {
+    pub(super) fn holders(&self) -> u64 {
         if self.leaf_only { self.branch.saturating_pow(self.depth) } else { self.tree_size() }
     }
 
@@ -195,9 +160,14 @@ impl MdtestSpec {
         self.items.div_ceil(self.items_per_dir * self.holders())
     }
 
+    /// The directory of a task's tests.
+    pub fn directory(&self, owner: u32) -> &str {
+        self.directories.get(owner as usize % self.directories.len().max(1)).map_or(".", String::as_str)
+    }
+
     /// The directory that a repetition is in, for one loop.
-    pub fn test_dir(&self, repetition: u32, turn: u64) -> String {
-        format!("{}/test-dir.{repetition}-{turn}", self.directory.trim_end_matches('/'))
+    pub fn test_dir(&self, repetition: u32, turn: u64, owner: u32) -> String {
+        format!("{}/test-dir.{repetition}-{turn}", self.directory(owner).trim_end_matches('/'))
     }
 
     /// Directory `index` of the tree of a task.
@@ -216,7 +186,7 @@ impl MdtestSpec {
             }
         };
         let names: Vec<String> = chain.iter().rev().map(name).collect();
-        format!("{}/{}", self.test_dir(repetition, turn), names.join("/"))
+        format!("{}/{}", self.test_dir(repetition, turn, owner), names.join("/"))
     }
 
     /// The directory of an item.
@@ -229,8 +199,11 @@ impl MdtestSpec {
 
     /// The path of an item.
     pub fn item_of(&self, repetition: u32, owner: u32, item: u64, directory: bool) -> String {
-        let kind = if directory { "dir" } else { "file" };
-        format!("{}/{kind}.mdtest.{owner}.{item}", self.dir_of(repetition, owner, item))
+        let (kind, dir) = (if directory { "dir" } else { "file" }, self.dir_of(repetition, owner, item));
+        if self.shared_files {
+            return format!("{dir}/{kind}.mdtest.shared.{item}");
+        }
+        format!("{dir}/{kind}.mdtest.{owner}.{item}")
     }
 
     /// The task whose items `rank` works on in the `step`th phase after creation.
@@ -243,7 +216,7 @@ impl MdtestSpec {
 
     /// Number of a file for its content.
     pub fn file_number(&self, owner: u32, item: u64) -> u64 {
-        u64::from(owner) * self.items + item
+        if self.shared_files { item } else { u64::from(owner) * self.items + item }
     }
 }
 
@@ -302,24 +275,15 @@ mod tests {
         assert_eq!((spec.owner(2, 0), spec.owner(2, 3)), (2, 2), "no stride");
         let strided = MdtestSpec { stride: 1, ..spec };
         assert_eq!((strided.owner(2, 1), strided.owner(2, 2)), (0, 1));
-        assert_eq!(MdtestSpec { tasks: 4, tasks_per_node: 2, ..strided }.owner(1, 1), 3, "the next node's");
-    }
-
-    #[test]
-    fn nonsense_is_refused() {
-        let refused = |spec: MdtestSpec, about: &str| {
-            let mut spec = spec;
-            let outcome = spec.distribute().and_then(|()| spec.validate());
-            let message = outcome.expect_err(about).to_string();
-            assert!(message.contains(about), "{message}");
-        };
-        refused(MdtestSpec { items: 0, items_per_dir: 0, ..spec() }, "-n");
-        refused(MdtestSpec { items: 10, items_per_dir: 3, ..spec() }, "multiple");
-        refused(MdtestSpec { items_per_dir: 3, unique_dir: true, ..spec() }, "-u");
-        refused(MdtestSpec { items: 2, items_per_dir: 0, depth: 5, branch: 2, ..spec() }, "fewer items");
-        refused(MdtestSpec { read_bytes: 5, ..spec() }, "-e");
-        refused(MdtestSpec { verify: true, ..spec() }, "-X");
-        refused(MdtestSpec { repetitions: 2, remove: false, ..spec() }, "-r");
-        refused(MdtestSpec { files: false, ..spec() }, "-F");
+        assert_eq!(
+            MdtestSpec { tasks: 4, tasks_per_node: 2, ..strided.clone() }.owner(1, 1),
+            3,
+            "the next node's"
+        );
+        let shared = MdtestSpec { shared_files: true, unique_dir: false, ..strided.clone() };
+        assert_eq!(shared.item_of(0, 7, 3, false), "/d/test-dir.0-0/mdtest_tree.0/file.mdtest.shared.3");
+        let directories = vec!["/a".to_owned(), "/b".to_owned()];
+        let two = MdtestSpec { directories, ..strided };
+        assert_eq!(two.tree_dir(0, 0, 3, 0), "/b/test-dir.0-0/mdtest_tree.3.0");
     }
 }

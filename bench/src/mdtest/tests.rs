@@ -3,15 +3,16 @@
 use std::fs;
 
 use super::spec::MdtestSpec;
-use super::{MdtestOutcome, Setup, run};
+use super::{MdtestOutcome, Setup, Show, run};
 use crate::backend::{Api, Connection};
 use crate::error::{BenchError, Result};
+use crate::pattern::Packet;
 use crate::phase::Phase;
 use crate::session::Session;
 use crate::tasks::launch::Launch;
 
 fn setup(spec: &MdtestSpec) -> Setup {
-    Setup { spec: spec.clone(), status_file: None, json: None, command_line: "bench mdtest".to_owned() }
+    Setup { command_line: "bench mdtest".to_owned(), ..Setup::new(spec.clone()) }
 }
 
 fn attempt(setup: &Setup) -> (Result<MdtestOutcome>, String) {
@@ -52,6 +53,17 @@ fn all_phases_run_and_clean_up() {
         MdtestSpec { unique_dir: true, time_unique: true, repetitions: 2, stride: 1, ..base.clone() },
         MdtestSpec { stride: 1, random: true, ..verified },
         MdtestSpec { items_per_dir: 5, ..base.clone() },
+        MdtestSpec { collective: true, write_bytes: 10, read_bytes: 10, verify: true, ..base.clone() },
+        MdtestSpec { collective: true, unique_dir: true, stride: 1, ..base.clone() },
+        MdtestSpec { make_node: true, random: true, random_seed: 3, ..base.clone() },
+        MdtestSpec { write_bytes: 512, verify_write: true, sync_host: true, ..base.clone() },
+        MdtestSpec {
+            write_bytes: 99,
+            read_bytes: 99,
+            verify: true,
+            packet: Packet::Timestamp,
+            ..base.clone()
+        },
         deep,
         MdtestSpec { api: Api::Null, stride: 1, ..base },
     ];
@@ -192,4 +204,130 @@ fn a_deadline_ends_creation() {
     let removed = outcome.expect("a run").results.iter().map(|r| r.operations).max();
     assert_eq!(removed, Some(create.operations));
     assert_eq!(left(&dir), 0);
+}
+
+/// Tasks that share their files: every task does every phase on all of them, but task 0 alone removes them. With content and by mknod.
+#[test]
+fn tasks_can_share_their_files() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let shared = MdtestSpec { shared_files: true, ..spec(&dir) };
+    for spec in [
+        MdtestSpec { write_bytes: 300, read_bytes: 300, verify: true, ..shared.clone() },
+        MdtestSpec { make_node: true, items_per_dir: 5, ..shared },
+    ] {
+        let (outcome, text) = attempt(&setup(&spec));
+        let outcome = outcome.unwrap_or_else(|e| panic!("{spec:?}: {e}"));
+        assert_eq!((outcome.errors, left(&dir)), (0, 0));
+        assert!(text.contains("\n3 tasks, 1 file\n"), "{text}");
+        let operations = |phase| outcome.results.iter().find(|r| r.phase == phase).map(|r| r.operations);
+        assert_eq!(operations(Phase::FileStat), Some(60));
+        assert_eq!(operations(Phase::FileRemove), Some(20));
+    }
+}
+
+/// With several directories, tasks take them by turns.
+#[test]
+fn tasks_can_have_several_directories() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let directories = ["a", "b"].map(|name| dir.path().join(name).to_string_lossy().into_owned()).to_vec();
+    let two = MdtestSpec { unique_dir: true, directories: directories.clone(), remove: false, ..spec(&dir) };
+    attempt(&setup(&two)).0.expect("a run");
+    let trees = |path: &str| fs::read_dir(format!("{path}/test-dir.0-0")).map_or(0, Iterator::count);
+    assert_eq!(directories.iter().map(|path| trees(path)).collect::<Vec<_>>(), [2, 1]);
+    let removes = MdtestSpec { create: false, stat: false, read: false, remove: true, ..two };
+    attempt(&setup(&removes)).0.expect("removes");
+    assert_eq!(directories.iter().map(|path| fs::read_dir(path).expect("it").count()).sum::<usize>(), 0);
+}
+
+/// What `--verify-write` compares is what the file system gives back: the null backend gives nothing, and is found out.
+#[test]
+fn written_content_is_compared_at_once() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let only = MdtestSpec { write_bytes: 800, verify_write: true, stat: false, read: false, ..spec(&dir) };
+    let (outcome, _) = attempt(&setup(&MdtestSpec { api: Api::Null, ..only }));
+    assert_eq!(outcome.expect("a run").errors, 3 * 20 * 100);
+}
+
+/// Commands before and after a phase are run by every task; one that fails ends the run with its text.
+#[test]
+fn commands_go_before_and_after_phases() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let noted = dir.path().join("noted").to_string_lossy().into_owned();
+    let with = MdtestSpec {
+        before_phase: format!("echo before >>{noted}"),
+        after_phase: format!("sleep 0.05; echo after >>{noted}"),
+        ..spec(&dir)
+    };
+    let outcome = attempt(&setup(&with)).0.expect("a run");
+    let text = fs::read_to_string(&noted).expect("a file");
+    let count = |word| text.lines().filter(|line| *line == word).count();
+    assert_eq!((count("before"), count("after")), (3 * 4, 3 * 4), "four phases of three tasks");
+    let timed = outcome.results.iter().filter(|r| !matches!(r.phase, Phase::TreeCreate | Phase::TreeRemove));
+    assert!(timed.into_iter().all(|result| result.total_s >= 0.05), "the command after a phase is timed");
+    let fails = MdtestSpec { before_phase: "exit 3".to_owned(), ..spec(&dir) };
+    let (outcome, _) = attempt(&setup(&fails));
+    assert!(matches!(&outcome, Err(BenchError::Task { why, .. }) if why.contains("'exit 3'")), "{outcome:?}");
+}
+
+/// Goal: tables of times, of tasks and of each task, and lines of phases, as mdtest 4 prints them. Method: the headings and formats of its
+/// source, one run with all of them, and numbers that fit each other.
+#[test]
+fn other_tables_have_the_shape_of_mdtest() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let show = Show { rate: true, time: true, of_ranks: true, each_rank: true, verbose: 1 };
+    let (outcome, text) = attempt(&Setup { show, ..setup(&MdtestSpec { repetitions: 2, ..spec(&dir) }) });
+    outcome.expect("a run");
+    let at = |what: &str| {
+        text.lines().position(|line| line == what).unwrap_or_else(|| panic!("{what:?} in\n{text}"))
+    };
+    assert!(at("Per process result (rate):") < at("SUMMARY rate (in ops/sec): (of 2 iterations)"));
+    assert!(at("Per process result (time):") < at("SUMMARY time (in s): (of 2 iterations)"));
+    let heading = "   Operation     per Rank: Max            Min           Mean      per Iteration: Max            Min           \
+                   Mean        Std Dev";
+    let first = at(heading);
+    let row = text.lines().nth(first + 2).expect("a row");
+    let numbers: Vec<f64> = row[21..].split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    assert!(row.starts_with("   File creation      ") && row.len() == 134 && numbers.len() == 7, "{row:?}");
+    assert!(numbers[0] >= numbers[2] && numbers[2] >= numbers[1] && numbers[3] >= numbers[4], "{row:?}");
+    let each = text.lines().find(|line| line.starts_with("Test File stat ")).expect("a line");
+    assert_eq!(each["Test File stat ".len()..].split(',').filter(|n| n.parse::<f64>().is_ok()).count(), 3);
+    let done =
+        text.lines().filter(|line| line.starts_with("V-1: Rank   0 Line     0    File creation     : "));
+    assert_eq!(done.filter(|line| line.ends_with(" ops/sec")).count(), 2);
+}
+
+/// Several numbers of tasks: each has its line and its table; nothing is left of any.
+#[test]
+fn numbers_of_tasks_have_a_table_each() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let all = Setup { counts: vec![1, 3], ..setup(&MdtestSpec { unique_dir: true, ..spec(&dir) }) };
+    let (outcome, text) = attempt(&all);
+    let sizes: Vec<usize> = outcome.expect("a run").results.iter().map(|result| result.ranks.len()).collect();
+    assert_eq!(
+        (sizes.iter().filter(|n| **n == 1).count(), sizes.iter().filter(|n| **n == 3).count()),
+        (6, 6)
+    );
+    assert!(text.contains("\n1 tasks, 20 files\n") && text.contains("\n3 tasks, 60 files\n"), "{text}");
+    assert_eq!((text.matches("SUMMARY rate").count(), left(&dir)), (2, 0));
+}
+
+/// Goal: the CSV files of tasks and of single operations have mdtest's columns. Method: a run with both, read back.
+#[test]
+fn csv_files_have_the_columns_of_mdtest() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+    let logged = MdtestSpec { operations_csv: file("op"), write_bytes: 100, ..spec(&dir) };
+    attempt(&Setup { rank_csv: Some(file("ranks")), ..setup(&logged) }).0.expect("a run");
+    let text = fs::read_to_string(file("ranks")).expect("a file");
+    let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split(',').collect()).collect();
+    assert_eq!(lines.iter().map(|line| line[0]).collect::<Vec<_>>(), ["rank", "all", "0", "1", "2"]);
+    let column = lines[0].iter().position(|name| *name == "rate-File creation").expect("a column");
+    assert!(
+        lines.iter().skip(1).all(|line| line[column].parse::<f64>().is_ok_and(|rate| rate > 0.0)),
+        "{text}"
+    );
+    assert!(lines[0][column + 1] == "time-File creation" && lines[1][2].is_empty(), "{text}");
+    let text = fs::read_to_string(file("op-File creation-00002.csv")).expect("a file");
+    assert!(text.starts_with("time,runtime,tp\n") && text.lines().count() == 21, "{text}");
+    assert!(fs::exists(file("op-File removal-00000.csv")).expect("a directory"));
 }

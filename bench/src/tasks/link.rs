@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use super::{Agreed, FromTask, Job, ToTask, lost, receive, send};
 use crate::backend::Backend;
 use crate::clock::{self, CpuOf};
+use crate::csv;
 use crate::error::Result;
 use crate::phase::{Meter, Phase, PhaseRecord, Stonewall, Times, Usage};
 
@@ -118,12 +119,28 @@ pub struct Done {
     pub meter: Meter,
     /// Time that an application would have computed meanwhile.
     pub compute_ns: u64,
+    /// Each operation, if asked for.
+    log: Option<Vec<csv::Operation>>,
 }
 
 impl Done {
+    /// From now on each operation is remembered, or none.
+    pub fn log_operations(&mut self, wanted: bool) {
+        self.log = wanted.then(Vec::new);
+    }
+
+    /// The operations, if they were to be remembered.
+    pub fn take_operations(&mut self) -> Option<Vec<csv::Operation>> {
+        self.log.take()
+    }
+
     /// An operation ended now that moved `bytes`.
     pub fn note(&mut self, start_ns: u64, bytes: u64) {
-        self.meter.note(start_ns, clock::now_ns(), bytes);
+        let end_ns = clock::now_ns();
+        self.meter.note(start_ns, end_ns, bytes);
+        if let Some(log) = &mut self.log {
+            log.push((start_ns, end_ns));
+        }
         self.operations += 1;
         self.bytes += bytes;
     }
@@ -190,7 +207,7 @@ impl<'a> TaskLink<'a> {
     /// If the run was ended meanwhile.
     pub fn end(&mut self, begun: Begun, times: Times, backend: &dyn Backend) -> Result<()> {
         let (cpu_ns, messages) = begun.usage.since(backend);
-        let Done { operations, bytes, errors, first_error, stonewall, meter, compute_ns } = begun.done;
+        let Done { operations, bytes, errors, first_error, stonewall, meter, compute_ns, .. } = begun.done;
         self.errors += errors;
         let shift = self.line.shift_ns.unwrap_or(0);
         self.line.say(&FromTask::Phase(PhaseRecord {
