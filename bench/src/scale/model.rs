@@ -22,6 +22,10 @@ pub struct Calibration {
     pub write_client_us_mib: f64,
     /// A write: server.
     pub write_server_us_mib: f64,
+    /// What a write waits for without CPU time, on the machine that was measured: its page cache and its device. Where a device is modelled, that is
+    /// what a write waits for instead.
+    #[serde(default)]
+    pub write_wait_us_mib: f64,
     /// Passing a write on to another server: both servers together.
     pub forward_us_mib: f64,
     /// A create: client.
@@ -204,7 +208,8 @@ impl Cluster {
     pub fn write(&self, from: u32, to: u32, bytes: u64) -> Vec<Step> {
         let (c, mib) = (&self.calibration, bytes as f64 / MIB);
         let wake = ns(c.wake_us / 2.0);
-        let server = self.cpu(to, c.write_server_us_mib * mib, 0);
+        let waits = if self.node.device_gbs > 0.0 { 0 } else { ns(c.write_wait_us_mib * mib) };
+        let server = self.cpu(to, c.write_server_us_mib * mib, waits);
         if self.host(from) == self.host(to) {
             let client = self.cpu(from, c.write_client_us_mib * mib, wake);
             return [Some(client), Some(server), self.device(to, bytes), self.woken(wake)]
@@ -217,7 +222,7 @@ impl Cluster {
             Some(self.cpu(from, c.write_client_us_mib * mib + forward, wake)),
             self.nic_out(from, bytes),
             self.nic_in(to, bytes),
-            Some(self.cpu(to, c.write_server_us_mib * mib + forward, 0)),
+            Some(self.cpu(to, c.write_server_us_mib * mib + forward, waits)),
             self.device(to, bytes),
             self.woken(self.way_ns() + wake),
         ];

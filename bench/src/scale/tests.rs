@@ -8,6 +8,7 @@ fn costs() -> Calibration {
         machine: "made up".to_owned(),
         write_client_us_mib: 0.0,
         write_server_us_mib: 0.0,
+        write_wait_us_mib: 0.0,
         forward_us_mib: 0.0,
         create_client_us: 10.0,
         create_server_us: 20.0,
@@ -84,6 +85,22 @@ fn layouts_and_shared_hosts() {
     // Two clients that wait for each answer: 400 times 30 us, whatever the number of cores and servers.
     let two = Machine { clients: 2, simulated: 400, ..one_host }.metadata_storm(&costs()).expect("a cluster");
     near(two.seconds, 400.0 * 30e-6, 0.01);
+}
+
+/// What a write waits for without CPU time hides behind other writes, and counts where a client has one at a time; a device takes its place.
+#[test]
+fn waiting_takes_no_core() {
+    let waits = Calibration { write_server_us_mib: 100.0, write_wait_us_mib: 300.0, ..costs() };
+    let mut host =
+        Machine { hosts: 1, dump_bytes: 64 << 20, chunk_bytes: 1 << 20, simulated: 64, ..machine(1) };
+    (host.node.device_gbs, host.node.nic_gbs) = (0.0, 0.0);
+    let alone = Machine { clients: 1, ..host.clone() }.dump(&waits).expect("a cluster");
+    near(alone.seconds, 64.0 * 400e-6, 0.01);
+    let many = Machine { clients: 64, ..host.clone() }.dump(&waits).expect("a cluster");
+    near(many.seconds, 64.0 * 64.0 * 100e-6 / 4.0, 0.05);
+    host.node.device_gbs = 1e6;
+    let device = Machine { clients: 1, ..host }.dump(&waits).expect("a cluster");
+    near(device.seconds, 64.0 * 100e-6, 0.01);
 }
 
 /// Creates spread over all servers; opens of one file do not.
