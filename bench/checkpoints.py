@@ -2,7 +2,6 @@
 """Checkpoints beside plain files with fsync(2), beside torch's own writer, and what they cost a program that computes.
 
     cargo build --release -p hayate -p hayate-c && cargo build --release -p libio --examples && bench/checkpoints.py
-    bench/checkpoints.py --quick                              64 MiB only, and a short run of the heat equation
     bench/checkpoints.py --mib 64 256 1024 4096 --update docs/performance.md
     bench/checkpoints.py --only torch --python VENV/bin/python    with torch and numpy
 
@@ -16,22 +15,16 @@ The ways take turns (A B C A B C ...); each figure is the median.
 | heat | the heat equation (`libio/examples/heat.c`) with checkpoints and without: wall time, scaled to one checkpoint a minute |
 """
 
-import argparse
 import os
 import re
 import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
-import perf
-from perf import commit, table, update
+import bed
+from bed import MIB, ROOT, commit, run, table
 
-ROOT = Path(__file__).resolve().parent.parent
-TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
-MIB = 1 << 20
 PARTS = ("burst", "torch", "heat")
 
 # As a program of its own, in the Python that has torch: PROGRAM hayate|torch PLACE MIB; says how long the save took, and what of it the caller was blocked by async_save.
@@ -64,27 +57,14 @@ dist.destroy_process_group()
 """
 
 
-def run(*words, env=None):
-    return perf.run([str(word) for word in words], env)
-
-
-class Cluster:
-    """Servers in a directory of its own, gone at the end."""
+class Cluster(bed.Cluster):
+    """Four servers and a shared tier, and a directory for plain files beside them."""
 
     def __init__(self, options):
-        self.box = Path(tempfile.mkdtemp(prefix="hayate-ckpt-", dir=options.dir))
-        self.file, self.hayate = self.box / "c.toml", options.hayate
-        self.plain = self.box / "plain"
-        for name in ("tier", "plain"):
-            (self.box / name).mkdir()
-
-    def __enter__(self):
-        run(self.hayate, "--cluster", self.file, "up", "--nodes", 4, "--store", self.box / "store", "--tier", self.box / "tier", "--durability", "device")
-        return self
-
-    def __exit__(self, *_):
-        subprocess.run([self.hayate, "--cluster", self.file, "down", "--discard"], capture_output=True, check=False)
-        shutil.rmtree(self.box, ignore_errors=True)
+        super().__init__(options, "ckpt")
+        self.plain = self.dir / "plain"
+        self.plain.mkdir()
+        self.up(4, "--durability", "device", tier=True)
 
 
 def burst(options):
@@ -92,7 +72,7 @@ def burst(options):
     for mib in options.mib:
         for ranks in (1, 2, 4):
             with Cluster(options) as cluster:
-                out = run(TARGET / "examples/burst", cluster.file, cluster.plain, mib // ranks, ranks, options.rounds)
+                out = run([bed.example(options, "burst"), cluster.file, cluster.plain, mib // ranks, ranks, options.rounds])
             rows += [[cell.strip() for cell in line.strip("|\n").split("|")] for line in out.splitlines() if line.startswith("|")]
             print("\n".join(" ".join(row) for row in rows[-4:]), file=sys.stderr)
     return table(["ranks", "MiB a rank", "way", "blocking (s)", "committed (s)", "durable (s)", "committed, plain files = 1"], rows)
@@ -105,16 +85,16 @@ def torch(options):
     for mib in options.mib_torch:
         with Cluster(options) as cluster:
             environment = os.environ | {
-                "HAYATE_CLUSTER": str(cluster.file), "HAYATE_LIBRARY": str(TARGET / "libhayate.so"), "PYTHONPATH": str(ROOT / "libio/python"), "PYTHONDONTWRITEBYTECODE": "1",
+                "HAYATE_CLUSTER": str(cluster.file), "HAYATE_LIBRARY": str(options.hayate.parent / "libhayate.so"), "PYTHONPATH": str(ROOT / "libio/python"), "PYTHONDONTWRITEBYTECODE": "1",
             }
-            program = cluster.box / "program.py"
+            program = cluster.dir / "program.py"
             program.write_text(TORCH)
             found = {"hayate": [], "torch": []}
             for turn in range(options.rounds):
                 for way in found:
                     place = f"/torch{turn}" if way == "hayate" else cluster.plain / str(turn)
                     # The first save of a process also loads what torch needs.
-                    lines = run(options.python, program, way, place, mib, 2, env=environment).splitlines()
+                    lines = run([options.python, program, way, place, mib, 2], environment).splitlines()
                     found[way].append([float(word) for word in lines[-1].split()])
                     if way == "torch":
                         shutil.rmtree(place)
@@ -126,14 +106,16 @@ def torch(options):
 
 def heat(options):
     with Cluster(options) as cluster:
-        program = cluster.box / "heat"
-        run("cc", "-O2", "-ffp-contract=off", "-o", program, ROOT / "libio/examples/heat.c", "-I", ROOT / "libio/c/include", "-L", TARGET, f"-Wl,-rpath,{TARGET}", "-lhayate")
+        program, libraries = cluster.dir / "heat", options.hayate.parent
+        words = ["-O2", "-ffp-contract=off", "-o", program, ROOT / "libio/examples/heat.c", "-I", ROOT / "libio/c/include"]
+        run(["cc", *words, "-L", libraries, f"-Wl,-rpath,{libraries}", "-lhayate"])
         side, every = options.side, options.every
 
         def once(steps, every):
-            run(options.hayate, "--cluster", cluster.file, "rm", "-r", "h:/checkpoints") if once.ran else None
+            if once.ran:
+                cluster.command("rm", "-r", "h:/checkpoints")
             once.ran = every > 0
-            out = run(program, cluster.file, steps, every, side)
+            out = run([program, cluster.file, steps, every, side])
             return [float(number) for number in re.search(r"ran ([\d.]+) s, of which checkpoints ([\d.]+) s", out).groups()]
 
         once.ran = False
@@ -157,32 +139,23 @@ def heat(options):
 
 
 def parse_options():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
+    parser = bed.parser(__doc__)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--hayate", type=Path, default=TARGET / "hayate")
     parser.add_argument("--python", default=sys.executable, help="a Python with torch and numpy")
-    parser.add_argument("--dir", default=None, help="where stores, tier and plain files go (default: the temporary directory)")
     parser.add_argument("--mib", nargs="+", type=int, default=[64, 256, 1024], help="of all ranks together; the requirement's largest is 4096, for which 30 GB of disk are needed")
     parser.add_argument("--mib-torch", nargs="+", type=int, default=[64, 256])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--side", type=int, default=2048, help="of the plate")
     parser.add_argument("--every", type=int, default=250, help="steps between checkpoints")
     parser.add_argument("--seconds", type=float, default=20, help="how long the heat equation computes, about")
-    parser.add_argument("--update", metavar="FILE", help="put the tables into this document")
-    options = parser.parse_args()
-    if options.quick:
-        options.mib, options.mib_torch, options.rounds, options.seconds, options.side, options.every = [64], [64], 3, 3, 1024, 100
-    return options
+    return bed.parse(parser, mib=[16], mib_torch=[16], rounds=1, seconds=1, side=256, every=100, only=["burst", "heat"])
 
 
 def main():
     options = parse_options()
     for part in options.only:
         text = f"{os.cpu_count()} CPUs, commit {commit()}\n\n{globals()[part](options)}"
-        print(f"{part}: {text}\n")
-        if options.update:
-            update(options.update, f"checkpoints {part}", text)
+        bed.update(options, f"checkpoints {part}", text)
 
 
 if __name__ == "__main__":

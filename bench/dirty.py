@@ -2,7 +2,7 @@
 """Under constant write load: how many bytes wait for tier 2, and how old the oldest file is that waits. Over time, as a plot.
 
     cargo build --release && bench/dirty.py                                              a minute and a half
-    bench/dirty.py --seconds 36 --svg docs/figures/dirty.svg                             what docs/performance.md shows
+    bench/dirty.py --seconds 36 --svg docs/figures/dirty.svg --update docs/performance.md    what docs/performance.md shows
 
 Servers with a cap on dirty bytes, and a tier that is slower than the writers (a bandwidth cap stands in for a shared file system that others use, too).
 Writers make files as fast as they are let, without a pause, and remove old ones so that tier 1 does not fill. In the middle third there are
@@ -10,23 +10,14 @@ twice as many writers. Each half second all servers are asked for what waits. Th
 script ends with status 1 if dirty bytes exceed their cap by more than a file for each writer, or the oldest is older than its bound.
 """
 
-import argparse
-import json
-import os
-import shutil
-import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-from perf import commit, run, table
-
-HERE = Path(__file__).resolve().parent.parent
-RELEASE = Path(os.environ.get("CARGO_TARGET_DIR", HERE / "target")) / "release"
-MIB = 1 << 20
+import bed
+from bed import MIB, Cluster, commit, table
 
 WRITER = """
 import os, sys, time
@@ -46,32 +37,11 @@ print(number, longest)
 """
 
 
-class Cluster:
-    def __init__(self, options):
-        self.options = options
-        self.dir = Path(tempfile.mkdtemp(prefix="hayate-dirty-", dir=options.dir))
-        self.hayate = shutil.copy2(options.hayate, self.dir / "hayate")
-        self.mount = self.dir / "m"
-        for made in [self.mount, self.dir / "tier"]:
-            made.mkdir()
-
-    def command(self, *words):
-        return run([self.hayate, "--cluster", self.dir / "c.toml", *map(str, words)])
-
-    def up(self):
-        o = self.options
-        self.command("up", "--nodes", o.servers, "--store", self.dir / "store", "--tier", self.dir / "tier", "--mount", self.mount, "--dirty-max", f"{o.cap}M", "--flush-bandwidth", f"{o.bandwidth}M")
-
-    def look(self):
-        """Dirty bytes of all servers and of the one with most, age of the oldest in seconds, bytes a second to the tier."""
-        accounts = [server["status"]["flush"] for server in json.loads(self.command("status", "--json"))["servers"]]
-        dirty = [account["pending_bytes"] for account in accounts]
-        return sum(dirty), max(dirty), max(account["oldest_ms"] for account in accounts) / 1000, sum(account["bytes_per_s"] for account in accounts)
-
-    def down(self):
-        subprocess.run([self.hayate, "--cluster", self.dir / "c.toml", "down", "--discard"], capture_output=True, check=False)
-        if not os.path.ismount(self.mount):
-            shutil.rmtree(self.dir, ignore_errors=True)
+def look(cluster):
+    """Dirty bytes of all servers and of the one with most, age of the oldest in seconds, bytes a second to the tier."""
+    accounts = [status["flush"] for status in cluster.status()]
+    dirty = [account["pending_bytes"] for account in accounts]
+    return sum(dirty), max(dirty), max(account["oldest_ms"] for account in accounts) / 1000, sum(account["bytes_per_s"] for account in accounts)
 
 
 def measure(cluster):
@@ -86,7 +56,7 @@ def measure(cluster):
             number, (_, until) = waiting.pop(0)
             words = [cluster.mount / f"w{number}", o.file * MIB, o.kept, until]
             running.append(subprocess.Popen([sys.executable, "-c", WRITER, *map(str, words)], stdout=subprocess.PIPE, text=True))
-        samples.append((time.time() - began, *cluster.look()))
+        samples.append((time.time() - began, *look(cluster)))
         time.sleep(0.5)
     made = []
     for writer in running:
@@ -130,7 +100,7 @@ def svg(options, samples):
 
 
 def report(options, samples, made):
-    settled = [s for s in samples if s[0] > 5]
+    settled = [s for s in samples if s[0] > min(5, options.seconds / 3)]
     rows = [
         ["dirty bytes of a server, MiB", f"{statistics.median(s[2] for s in settled) / MIB:.0f}", f"{max(s[2] for s in samples) / MIB:.0f}", f"{options.cap} and a file for each writer: {options.cap + 2 * options.writers * options.file}"],
         ["age of the oldest, s", f"{statistics.median(s[3] for s in settled):.1f}", f"{max(s[3] for s in samples):.1f}", f"{options.oldest:.0f}"],
@@ -145,9 +115,7 @@ def report(options, samples, made):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hayate", default=RELEASE / "hayate")
-    parser.add_argument("--dir")
+    parser = bed.parser(__doc__)
     parser.add_argument("--servers", type=int, default=2)
     parser.add_argument("--cap", type=int, default=64, help="dirty MiB of each server")
     parser.add_argument("--bandwidth", type=int, default=16, help="MiB/s of each server to the tier")
@@ -157,20 +125,16 @@ def main():
     parser.add_argument("--seconds", type=int, default=90)
     parser.add_argument("--oldest", type=float, default=20, help="bound of the age, seconds")
     parser.add_argument("--svg", type=Path)
-    options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    cluster = Cluster(options)
-    try:
-        cluster.up()
+    options = bed.parse(parser, seconds=4, writers=1, cap=16, file=1)
+    with Cluster(options, "dirty") as cluster:
+        words = ["--dirty-max", f"{options.cap}M", "--flush-bandwidth", f"{options.bandwidth}M"]
+        cluster.up(options.servers, *words, tier=True, mount=True)
         samples, made = measure(cluster)
-    finally:
-        cluster.down()
-    text = report(options, samples, made)
-    print(text)
+    bed.update(options, "dirty", report(options, samples, made))
     if options.svg:
         options.svg.write_text(svg(options, samples))
     most, oldest = max(s[2] for s in samples) / MIB, max(s[3] for s in samples)
-    sys.exit(0 if most <= options.cap + 2 * options.writers * options.file and oldest <= options.oldest else 1)
+    sys.exit(0 if options.quick or most <= options.cap + 2 * options.writers * options.file and oldest <= options.oldest else 1)
 
 
 if __name__ == "__main__":

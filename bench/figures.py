@@ -1,17 +1,15 @@
 #!/usr/bin/env python3
 """Regenerates every figure and plot of docs/performance.md.
 
-    cargo build --release && bench/figures.py              all parts: about an hour, on a machine with nothing else to do
-    bench/figures.py --list                                the parts, and what each is
-    bench/figures.py --only awake scale plots              some of them
-    bench/figures.py --quick --only plots                  smaller sweeps, to see that it works
+    cargo build --release && cargo build --release --examples && bench/figures.py     all parts: about an hour and a half, on a machine with nothing else to do
+    bench/figures.py --list                                                           the parts, and what each is
+    bench/figures.py --only awake scale plots                                         some of them
+    bench/figures.py --quick                                                          smallest sizes, to see that it works: minutes
 
 Tables between marks in docs/performance.md are replaced; what programs print besides goes into docs/figures/PART.txt, where the tables that the document
-shows in part can be compared; plots go into docs/figures/*.svg, and all of them on one page, docs/figures/bench.html.
+shows in part can be compared; plots go into docs/figures/*.svg, and all of them on one page, docs/figures/bench.html. With --document and --figures others are written.
 """
 
-import argparse
-import os
 import re
 import shutil
 import subprocess
@@ -20,53 +18,72 @@ import tempfile
 import time
 from pathlib import Path
 
-from perf import commit
-
-HERE = Path(__file__).resolve().parent.parent
-DOCUMENT = HERE / "docs/performance.md"
-FIGURES = HERE / "docs/figures"
-TARGET = Path(os.environ.get("CARGO_TARGET_DIR", HERE / "target"))
-HAYATE = TARGET / "release/hayate"
+import bed
+from bed import ROOT, Cluster, commit
 
 
-def script(name, *words):
+def script(name, *words, quick=()):
     """One of the scripts beside this one, which replaces its tables itself."""
-    return lambda o: [sys.executable, HERE / f"bench/{name}.py", *words, "--update", DOCUMENT, *(["--hayate", HAYATE] if name != "limits" else [])]
+
+    def command(o):
+        more = [word(o) if callable(word) else word for word in (("--quick", *quick) if o.quick else words)]
+        return [sys.executable, ROOT / f"bench/{name}.py", *more, "--hayate", o.hayate, "--update", o.document]
+
+    return command
 
 
-def example(package, name, *words):
-    return lambda o: ["cargo", "run", "--release", "-q", "-p", package, "--example", name, "--", *[str(w) if w != "DIR" else str(o.box) for w in words]]
+def cargo(*words):
+    """A test or example, built like the program."""
+    return lambda o: ["cargo", *(word for word in words if word != "--release" or o.hayate.parent.name == "release")]
+
+
+def example(package, name, *words, quick=None):
+    def command(o):
+        more = [str(o.box) if word == "DIR" else word for word in (quick if o.quick and quick is not None else words)]
+        built = o.hayate.parent / "examples" / name
+        # What is built already need not be looked at again, in a directory that others may be building in.
+        return [built, *more] if built.is_file() else cargo("run", "--release", "-q", "-p", package, "--example", name, "--", *more)(o)
+
+    return command
 
 
 def test(package, name, *words):
-    return lambda o: ["cargo", "test", "-q", "-p", package, "--test", name, *words, "--", "--nocapture", "--test-threads", "1"]
+    return cargo("test", "-q", "-p", package, "--test", name, *words, "--", "--nocapture", "--test-threads", "1")
 
 
+DIRTY = ("--svg", lambda o: o.figures / "dirty.svg")
 # Part: what it is, and its command.
 PARTS = {
+    "flush": ("flush next to cp", script("flush")),
+    "dirty": ("dirty bytes and the age of the oldest under constant writing, with their plot", script("dirty", "--seconds", "36", *DIRTY, quick=DIRTY)),
     "messages": ("messages, system calls and copies of each operation", test("hayate-tests", "cost")),
     "mount": ("what the mount asks for each operation", test("hayate-tests", "mount_cost")),
+    "hot": ("a file that all nodes read", script("hot", "--readers", "16", "--rounds", "3")),
     "layouts": ("bytes between nodes by layout", test("hayate-tests", "layouts", "bytes")),
     "small": ("small files, with the inode or in chunks", example("hayate-tests", "small_speed")),
     "inline": ("content in the key-value store", example("fs-server", "inline_speed")),
     "growth": ("growth of the chunk store", example("fs-server", "store_scale", "DIR")),
     "store": ("the chunk store beside the device", example("fs-server", "store_speed", "DIR")),
-    "transport": ("shared memory, Unix socket, TCP", example("fs-net", "transport_speed", "5", "0.4")),
+    "transport": ("shared memory, Unix socket, TCP", example("fs-net", "transport_speed", "5", "0.4", quick=["1", "0.02"])),
     "awake": ("next to the bare file system", script("perf", "--of", "9")),
-    "memory": ("memory of a server by files", script("memory")),
+    "inside": ("the mount as a part of its server", script("perf", "--nodes", "1", "--inside", "--files", "2000", "--mib", "256", "--of", "6", "--mark", "inside", quick=["--nodes", "1", "--inside", "--mark", "inside"])),
+    "memory": ("memory of a server by files and by extents", script("memory")),
     "limits": ("connections, open files, a memory cap", script("limits", "--long")),
     "fio": ("the harness beside fio", script("fio_compare")),
     "scale": ("the scale model and its error", script("scale")),
     "checkpoints": ("checkpoints beside plain files, torch's writer, and a program that computes", script("checkpoints")),
-    "requirement": ("the scale model's answer to the requirement", lambda o: [HAYATE, "bench", "scale"]),
+    "requirement": ("the scale model's answer to the requirement", lambda o: [o.hayate, "bench", "scale", *(["--nodes", "64", "--simulated", "8"] if o.quick else [])]),
 }
+# Parts that build or take minutes whatever the sizes, which a short run of all leaves out.
+LONG = ["messages", "mount", "layouts", "small", "inline", "growth", "store"]
 
 
-def run(command, log):
+def run(command, log, options):
     """Runs a part; its output goes to the log. Whether it succeeded."""
     words = [str(word) for word in command]
-    done = subprocess.run(words, cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    told = " ".join(words).replace(str(TARGET), "target").replace(str(HERE) + "/", "").replace(sys.executable, "python3")
+    done = subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    told = " ".join(words).replace(str(options.hayate.parent), "target/release").replace(str(ROOT) + "/", "").replace(sys.executable, "python3")
+    told = told.replace(str(options.box), "DIR")
     log.write_text(f"$ {told}\n# commit {commit()}, {time.strftime('%Y-%m-%d')}\n{done.stdout}")
     return done.returncode == 0
 
@@ -76,72 +93,82 @@ def sweep(options):
     mib = 64 if options.quick else 512
     documents = []
 
-    def bench(nodes, label, *words):
+    def bench(cluster, label, *words):
         path = options.box / f"{label}.json"
         where = ["-O", f"summaryFormat=JSON,summaryFile={path}"] if words[0] == "ior" else ["--json", path]
-        command = [HAYATE, "--cluster", options.box / f"c{nodes}.toml", "bench", *words, "-a", "HAYATE", *where]
-        subprocess.run([str(word) for word in command], check=True, stdout=subprocess.DEVNULL)
+        cluster.command("bench", *words, "-a", "HAYATE", *where)
         documents.append(path)
 
     for nodes in (1, 2, 4, 8):
-        hayate = [HAYATE, "--cluster", options.box / f"c{nodes}.toml"]
-        tier = options.box / f"tier{nodes}"
-        tier.mkdir()
-        subprocess.run([*hayate, "up", "--nodes", str(nodes), "--store", options.box / f"s{nodes}", "--tier", tier, "--name", f"figures{nodes}"], check=True, stdout=subprocess.DEVNULL)
-        try:
-            bench(nodes, f"{nodes}-servers", "ior", "-w", "-r", "-C", "-t", "1m", "-b", f"{mib // 2}m", "-np", "2", "-o", "/f")
+        with Cluster(options, f"figures{nodes}") as cluster:
+            cluster.up(nodes, tier=True)
+            bench(cluster, f"{nodes}-servers", "ior", "-w", "-r", "-C", "-t", "1m", "-b", f"{mib // 2}m", "-np", "2", "-o", "/f")
             if nodes == 4:
                 for kib in (4, 16, 64, 256, 4096):
                     size = min(mib, kib * (8 if options.quick else 32))
-                    bench(4, f"transfer-{kib}k", "ior", "-w", "-r", "-C", "-t", f"{kib}k", "-b", f"{max(size // 2, 4)}m", "-np", "2", "-o", "/f")
+                    bench(cluster, f"transfer-{kib}k", "ior", "-w", "-r", "-C", "-t", f"{kib}k", "-b", f"{max(size // 2, 4)}m", "-np", "2", "-o", "/f")
                 for tasks in (1, 4, 8):
-                    bench(4, f"{tasks}-processes", "ior", "-w", "-r", "-C", "-t", "1m", "-b", f"{mib // tasks}m", "-np", str(tasks), "-o", "/f")
-                bench(4, "mdtest", "mdtest", "-F", "-n", str(500 if options.quick else 5000), "-np", "2", "-w", "3901", "-e", "3901", "-d", "/md")
-                bench(4, "checkpoint", "checkpoint", "-np", "4", "-b", f"{mib // 4}m", "-i", "3", "--durable", "120", "-d", "/ck")
-        finally:
-            subprocess.run([*hayate, "down", "--discard"], check=False, stdout=subprocess.DEVNULL)
+                    bench(cluster, f"{tasks}-processes", "ior", "-w", "-r", "-C", "-t", "1m", "-b", f"{mib // tasks}m", "-np", tasks, "-o", "/f")
+                bench(cluster, "mdtest", "mdtest", "-F", "-n", 500 if options.quick else 5000, "-np", "2", "-w", "3901", "-e", "3901", "-d", "/md")
+                bench(cluster, "checkpoint", "checkpoint", "-np", "4", "-b", f"{mib // 4}m", "-i", "3", "--durable", "120", "-d", "/ck")
     return documents
 
 
+# Plots that the document shows: their name there, and what the report calls them after its number.
+SHOWN = {
+    "bandwidth-against-transfer-size": "bandwidth-against-transfer-size",
+    "bandwidth-against-processes": "bandwidth-against-processes",
+    "bandwidth-against-servers": "bandwidth-against-servers",
+    "how-long-operations-took": "how-long-operations-took",
+    "each-server": "each-server*4-servers-write*",
+}
+
+
 def plots(options):
-    """Plots by the harness's own report."""
-    documents = [str(path) for path in sweep(options)]
-    for old in FIGURES.glob("*.svg"):
-        old.unlink()
-    shown = options.box / "shown"
+    """Plots by the harness's own report: all on one page, and those that the document shows."""
+    documents = sweep(options)
+    shown, drawn = options.box / "shown", options.box / "drawn"
     shown.mkdir()
     # Names without the temporary directory: they are in the legends.
     for path in documents:
-        shutil.copy(path, shown / Path(path).stem)
-    names = [Path(path).stem for path in documents]
-    subprocess.run([str(HAYATE), "bench", "report", str(FIGURES / "bench.html"), *names, "--svg", str(FIGURES)], cwd=shown, check=True)
-    page = FIGURES / "bench.html"
-    page.write_text(re.sub(re.escape(str(options.box)), "DIR", page.read_text()).replace(str(HAYATE), "hayate"))
+        shutil.copy(path, shown / path.stem)
+    page = options.figures / "bench.html"
+    command = [options.hayate, "bench", "report", page, *(path.stem for path in documents), "--svg", drawn]
+    subprocess.run([str(word) for word in command], cwd=shown, check=True)
+    page.write_text(re.sub(re.escape(str(options.box)), "DIR", page.read_text()).replace(str(options.hayate), "hayate"))
+    for name, pattern in SHOWN.items():
+        found = sorted(drawn.glob(f"[0-9]*-{pattern}.svg"))
+        if not found:
+            print(f"the report has no plot {pattern}, but {sorted(path.name for path in drawn.iterdir())}", file=sys.stderr)
+            return False
+        shutil.copy(found[0], options.figures / f"{name}.svg")
     return True
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = bed.parser(__doc__)
     parser.add_argument("--only", nargs="+", metavar="PART", choices=[*PARTS, "plots"], help="these parts")
     parser.add_argument("--list", action="store_true")
-    parser.add_argument("--quick", action="store_true", help="smaller sweeps for the plots")
-    parser.add_argument("--dir", default=None, help="where stores and files go (default: the temporary directory)")
-    options = parser.parse_args()
-    if options.list:
+    parser.add_argument("--document", type=Path, default=bed.DOCUMENT, help="the document with the tables")
+    parser.add_argument("--figures", type=Path, default=ROOT / "docs/figures", help="where plots and logs go")
+    if "--list" in sys.argv:
         print("\n".join(f"{name:12} {what}" for name, (what, _) in PARTS.items()) + "\nplots        bandwidth, durations, balance as SVG")
         return
-    FIGURES.mkdir(exist_ok=True)
+    options = bed.parse(parser)
+    options.document, options.figures = options.document.resolve(), options.figures.resolve()
+    options.figures.mkdir(exist_ok=True)
     options.box = Path(tempfile.mkdtemp(prefix="hayate-figures-", dir=options.dir))
+    every = [name for name in [*PARTS, "plots"] if not (options.quick and name in LONG)]
     failed = []
     try:
-        for name in options.only or [*PARTS, "plots"]:
+        for name in options.only or every:
             print(f"{name} ...", file=sys.stderr)
-            good = plots(options) if name == "plots" else run(PARTS[name][1](options), FIGURES / f"{name}.txt")
+            good = plots(options) if name == "plots" else run(PARTS[name][1](options), options.figures / f"{name}.txt", options)
             failed += [] if good else [name]
     finally:
-        shutil.rmtree(options.box, ignore_errors=True)
+        bed.remove(options.box)
     if failed:
-        sys.exit(f"failed: {', '.join(failed)} (see docs/figures)")
+        sys.exit(f"failed: {', '.join(failed)} (see {options.figures})")
 
 
 if __name__ == "__main__":

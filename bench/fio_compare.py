@@ -8,7 +8,6 @@ of one block at a time, each block once, with other content in every block, and 
 program is; with --cached the page cache, which shows just that.
 """
 
-import argparse
 import json
 import shutil
 import statistics
@@ -16,10 +15,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from perf import run, table, update
+import bed
+from bed import run, table
 
 TOLERANCE = 0.10
-HERE = Path(__file__).resolve().parent.parent
 
 
 def fio(options, box, what, mib):
@@ -64,25 +63,21 @@ def compare(options, box):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dir", default="/var/tmp", help="where both work")
-    parser.add_argument("--hayate", default=HERE / "target/release/hayate")
+    parser = bed.parser(__doc__)
+    parser.set_defaults(dir=Path("/var/tmp"))
     parser.add_argument("--mib", type=int, default=256)
     parser.add_argument("--random-mib", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--cached", action="store_true", help="through the page cache; for information, bounds nothing")
-    parser.add_argument("--update", help="file that has the table between its marks")
-    options = parser.parse_args()
+    options = bed.parse(parser, mib=4, random_mib=1, rounds=1)
     box = tempfile.mkdtemp(prefix="hayate-fio-", dir=options.dir)
     try:
         rows, wrong = compare(options, box)
     finally:
         shutil.rmtree(box)
     text = table(["MiB/s, " + ("cached" if options.cached else "direct"), "fio", "hayate bench", "ratio (median)"], rows)
-    print(text)
-    if options.update:
-        update(options.update, "fio cached" if options.cached else "fio", text)
-    if wrong and not options.cached:
+    bed.update(options, "fio cached" if options.cached else "fio", text)
+    if wrong and not options.cached and not options.quick:
         sys.exit(f"more than {TOLERANCE:.0%} apart: {'; '.join(wrong)}")
 
 

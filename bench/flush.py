@@ -2,6 +2,7 @@
 """How fast a burst goes to tier 2, next to cp of the same files by the same number of processes.
 
     cargo build --release && bench/flush.py             about six minutes, 10 GB
+    bench/flush.py --update docs/performance.md         and put the table there
     bench/flush.py --only small --counters              system calls of the servers' flushing, too (strace)
 
 Tier 2 is a directory of the same file system as tier 1 and as cp's source and target. Each round makes new files and measures Hayate and cp one after
@@ -10,23 +11,18 @@ have not flushed anything of the files before; the time until the last file got 
 with the source. The script ends with status 1 if a ratio is beyond its bound.
 """
 
-import argparse
 import filecmp
 import os
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-from perf import commit, fine_cpu_us, run, table
+import bed
+from bed import MIB, Cluster, commit, table
 
-HERE = Path(__file__).resolve().parent.parent
-RELEASE = Path(os.environ.get("CARGO_TARGET_DIR", HERE / "target")) / "release"
-MIB = 1 << 20
 # Name: what it is, files, their directories, bytes of each, cp's processes, and the least rate relative to cp's.
 SCENARIOS = {
     "shared": ("one file of 1 GiB", 1, 1, 1024 * MIB, 1, 1.0),
@@ -64,8 +60,7 @@ def same(a, b):
 def settle():
     """Everything written back, and free memory that was used lately: under a hypervisor the first use of a page costs several times a copy of it."""
     os.sync()
-    touch = f"import mmap; m = mmap.mmap(-1, {FRESH}); [m.__setitem__(at, 1) for at in range(0, {FRESH}, mmap.PAGESIZE)]"
-    subprocess.run([sys.executable, "-c", touch], check=True)
+    bed.warm_memory(FRESH)
 
 
 def last_change(where):
@@ -73,34 +68,15 @@ def last_change(where):
     return max(os.lstat(os.path.join(top, name)).st_ctime for top, _, names in os.walk(where) for name in names)
 
 
-class Bed:
-    """A cluster whose flushing waits to be told, and directories for cp, in one temporary directory."""
+class Bed(Cluster):
+    """A cluster whose flushing waits to be told, and a directory for cp beside it."""
 
     def __init__(self, options):
-        self.options = options
-        self.dir = Path(tempfile.mkdtemp(prefix="hayate-flush-", dir=options.dir))
-        self.hayate = shutil.copy2(options.hayate, self.dir / "hayate")
-        self.mount, self.tier, self.pids = self.dir / "m", self.dir / "tier", []
-        for made in [self.mount, self.tier, self.dir / "cp"]:
-            made.mkdir()
-            # Directories far from each other: else creates walk past inodes that were removed lately.
-            subprocess.run(["chattr", "+T", made], capture_output=True, check=False)
+        super().__init__(options, "flush")
+        bed.spread(self.dir / "cp")
 
-    def command(self, *words):
-        return run([self.hayate, "--cluster", self.dir / "c.toml", *map(str, words)])
-
-    def up(self):
-        self.command("up", "--nodes", self.options.servers, "--store", self.dir / "store", "--tier", self.tier, "--flush-delay", NEVER_MS, "--mount", self.mount, *self.options.up)
-        text = (self.dir / "c.toml").read_text()
-        self.pids = [int(line.split("=")[1]) for line in text.splitlines() if line.startswith("pid")]
-
-    def down(self):
-        subprocess.run([self.hayate, "--cluster", self.dir / "c.toml", "down", "--discard"], capture_output=True, check=False)
-        if not os.path.ismount(self.mount):
-            shutil.rmtree(self.dir, ignore_errors=True)
-
-    def cpu_s(self):
-        return sum(map(fine_cpu_us, self.pids)) / 1e6
+    def start(self):
+        self.up(self.options.servers, "--flush-delay", NEVER_MS, *self.options.up, tier=True, mount=True)
 
     def flush(self, source, name):
         """Seconds until all of a new burst is in tier 2 and the command has said so, until the last file was there, and CPU seconds of the servers."""
@@ -156,20 +132,22 @@ class Bed:
         self.command("flush", "--wait")
 
 
-def measure(bed, key):
+def measure(cluster, key):
     """The row of a scenario, and its ratio."""
     title, files, dirs, size, processes, least = SCENARIOS[key]
-    source = bed.dir / f"source-{key}"
+    if cluster.options.quick:
+        files, size = min(files, 100), min(size, MIB)
+    source = cluster.dir / f"source-{key}"
     make_files(source, files, dirs, size)
     flushed, copied = [], []
-    for number in range(bed.options.rounds + 1):
+    for number in range(cluster.options.rounds + 1):
         name = f"{key}{number}"
-        steps = [lambda name=name: flushed.append(bed.flush(source, name)), lambda name=name: copied.append(bed.copy(source, name, processes))]
+        steps = [lambda name=name: flushed.append(cluster.flush(source, name)), lambda name=name: copied.append(cluster.copy(source, name, processes))]
         for step in steps if number % 2 else steps[::-1]:
             step()
         print(f"{name}: flush {flushed[-1][0]:.2f} s (there after {flushed[-1][1]:.2f}, CPU {flushed[-1][2]:.2f}), cp {copied[-1][0]:.2f} s (CPU {copied[-1][1]:.2f})", file=sys.stderr)
         if size > MIB:
-            bed.forget(name)
+            cluster.forget(name)
     shutil.rmtree(source)
     # The first round is to warm up.
     flushed, copied = flushed[1:], copied[1:]
@@ -183,26 +161,20 @@ def measure(bed, key):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hayate", default=RELEASE / "hayate")
-    parser.add_argument("--dir", help="where everything lies [default: the system's temporary directory]")
+    parser = bed.parser(__doc__)
     parser.add_argument("--servers", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=list(SCENARIOS), default=list(SCENARIOS))
     parser.add_argument("--counters", action="store_true", help="strace -c of the servers; slows everything down")
     parser.add_argument("--up", nargs="+", default=[], metavar="WORD", help="further options of hayate up")
-    options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    bed = Bed(options)
-    try:
-        bed.up()
-        results = [measure(bed, key) for key in options.only]
-    finally:
-        bed.down()
+    options = bed.parse(parser, rounds=1, only=["each8", "small"])
+    with Bed(options) as cluster:
+        cluster.start()
+        results = [measure(cluster, key) for key in options.only]
     header = ["burst", "flush", "CPU s of the servers", "next to", "cp", "CPU s", "flush / cp", "until the last file is there / cp", "wanted"]
     text = table(header, [row for row, _ in results]) + f"\n\nMedians of {options.rounds} rounds, {options.servers} servers, {os.cpu_count()} CPUs; commit {commit()}."
-    print(text)
-    sys.exit(0 if all(holds for _, holds in results) else 1)
+    bed.update(options, "flush", text)
+    sys.exit(0 if options.quick or all(holds for _, holds in results) else 1)
 
 
 if __name__ == "__main__":

@@ -11,53 +11,28 @@ that servers sent and received, without the content that each gave to the reader
 status 1 if a reader read something else than the others, or the holder sent a piece more often than the tree has branches and early readers.
 """
 
-import argparse
-import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-from perf import run, table, update
+import bed
+from bed import MIB, Cluster, table
 
-HERE = Path(__file__).resolve().parent.parent
-RELEASE = Path(os.environ.get("CARGO_TARGET_DIR", HERE / "target")) / "release"
-MIB = 1 << 20
 FAN_OUT = 4
-
-
-class Cluster:
-    def __init__(self, options, words):
-        self.options = options
-        self.dir = Path(tempfile.mkdtemp(prefix="hayate-hot-", dir=options.dir))
-        self.file = self.dir / "c.toml"
-        self.command("up", "--nodes", options.nodes, "--store", self.dir / "store", "--memory", options.memory, *words)
-
-    def command(self, *words, **more):
-        return run([self.options.hayate, "--cluster", self.file, *map(str, words)], **more)
-
-    def status(self):
-        return [server["status"] for server in json.loads(self.command("status", "--json"))["servers"]]
-
-    def down(self):
-        subprocess.run([self.options.hayate, "--cluster", self.file, "down", "--discard"], check=False, capture_output=True)
-        shutil.rmtree(self.dir, ignore_errors=True)
 
 
 def write(cluster, layout, size):
     """The file /d/f, through server 0."""
-    os.environ["HAYATE_GATEWAY"] = "0"
+    through = {"HAYATE_GATEWAY": "0"}
     source = cluster.dir / "source"
     with source.open("wb") as out:
         for _ in range(size // MIB):
             out.write(os.urandom(MIB))
-    cluster.command("mkdir", "--layout", layout, "/d")
-    cluster.command("cp", source, "hayate:/d/f")
-    del os.environ["HAYATE_GATEWAY"]
+    cluster.command("mkdir", "--layout", layout, "/d", env=through)
+    cluster.command("cp", source, "hayate:/d/f", env=through)
 
 
 def read(cluster, options):
@@ -75,14 +50,12 @@ def read(cluster, options):
 
 
 def measure(options, layout, words):
-    cluster = Cluster(options, words)
-    try:
+    with Cluster(options, "hot") as cluster:
+        cluster.up(options.nodes, "--memory", options.memory, *words)
         write(cluster, layout, options.size * MIB)
         before = cluster.status()
         seconds = read(cluster, options)
         after = cluster.status()
-    finally:
-        cluster.down()
     grown = lambda server, name: after[server][name] - before[server][name]
     servers = range(options.nodes)
     own = options.readers * options.size * MIB
@@ -108,18 +81,16 @@ def compare(options, layout):
 
 
 def main():
-    parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parse = bed.parser(__doc__)
     parse.add_argument("--rounds", type=int, default=5, help="of both ways each")
     parse.add_argument("--nodes", type=int, default=8)
     parse.add_argument("--readers", type=int, default=64, help="a node")
     parse.add_argument("--size", type=int, default=64, help="MiB of the file")
     parse.add_argument("--memory", default="1280M", help="of a server; a sixteenth is for what is kept")
     parse.add_argument("--layouts", default="local,striped")
-    parse.add_argument("--dir", default=None, help="where stores are; the default is the system's temporary directory")
-    parse.add_argument("--hayate", type=Path, default=RELEASE / "hayate")
-    parse.add_argument("--reader", type=Path, default=RELEASE / "examples" / "readers")
-    parse.add_argument("--update", type=Path, help="a Markdown file that has the marks")
-    options = parse.parse_args()
+    parse.add_argument("--reader", type=Path, help="the example `readers` of fs-client (default: that beside the program)")
+    options = bed.parse(parse, rounds=1, nodes=3, readers=2, size=4, memory="256M", layouts="local")
+    options.reader = options.reader or bed.example(options, "readers")
     lines, failed = [], False
     for layout in options.layouts.split(","):
         for name, samples in compare(options, layout).items():
@@ -129,10 +100,7 @@ def main():
                           f"{middle['holder messages']:.0f}", f"{middle['messages']:.0f}", f"{middle['seconds']:.1f}", f"{middle['cpu']:.1f}"])
     head = ["layout", "readers a node", "", "MiB sent to other nodes, busiest server", "by all servers", "messages sent by server 0", "by all", "seconds",
             "CPU s of the servers"]
-    text = table(head, lines)
-    print(text)
-    if options.update:
-        update(options.update, "hot", text)
+    bed.update(options, "hot", table(head, lines))
     sys.exit("the holder sent a piece too often" if failed else 0)
 
 

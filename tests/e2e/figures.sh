@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Goal: the scripts that make the tables of docs/performance.md start, understand the program's options and output as they are today, and replace their tables between the marks.
+# Method: each with `--quick` (smallest sizes, which say nothing of rates) by `bench/figures.py`, on a copy of the document and a directory of its own; then every mark must have a new
+# table, and nothing may be left running or lying about. The parts that take long are in the long tier.
+. "$(dirname "$0")/lib.sh"
+need python3 findmnt
+begin figures
+MISSING=()
+parts=(dirty hot limits memory scale requirement)
+[ -z "${HAYATE_TEST_LONG:-}" ] || parts+=(flush checkpoints plots)
+if { : <>/dev/fuse; } 2>/dev/null && { is_root || command -v fusermount3 >/dev/null; }; then
+    parts+=(awake inside)
+else
+    # Writers of dirty bytes, and bursts, go through a mount.
+    MISSING+=("/dev/fuse cannot be opened by this user: parts awake, inside, dirty, flush")
+    parts=("${parts[@]/dirty/}") parts=("${parts[@]/flush/}")
+fi
+if command -v fio >/dev/null; then parts+=(fio); else MISSING+=("fio is not installed: part fio"); fi
+for example in limits readers burst; do
+    [ -x "${HAYATE%/*}/examples/$example" ] || fail "no example $example beside $HAYATE; build the examples of hayate-tests, fs-client and libio"
+done
+
+mkdir "$BOX/figures" "$BOX/work"
+cp "$ROOT/docs/performance.md" "$BOX/document.md"
+# The marks of a part: what its script may replace.
+marks() {
+    case $1 in
+        limits) printf 'limits %s\n' connections opens one-file creates ;;
+        memory) printf 'memory %s\n' files extents ;;
+        checkpoints) printf 'checkpoints %s\n' burst heat ;;
+        requirement | plots) ;;
+        *) echo "$1" ;;
+    esac
+}
+
+for part in ${parts[@]}; do
+    timed "$part" timeout -k 10 300 python3 "$ROOT/bench/figures.py" --quick --only "$part" --hayate "$HAYATE" --dir "$BOX/work" --document "$BOX/document.md" \
+        --figures "$BOX/figures" >"$BOX/said" 2>&1 || fail "$part: $(cat "$BOX/said"; tail -20 "$BOX/figures/$part.txt" 2>&1)"
+    while read -r mark; do
+        sed -n "/<!-- perf $mark -->/,/<!-- end of perf $mark -->/p" "$BOX/document.md" >"$BOX/table"
+        grep -q '^A short run' "$BOX/table" || fail "$part: no new table at mark '$mark'"
+        grep -qE '^\|( [^|]+ \|)+$|^[0-9,]+ (files|clients)' "$BOX/table" || fail "$part: an empty table at mark '$mark': $(cat "$BOX/table")"
+    done < <(marks "$part")
+    [ -z "$(ls -A "$BOX/work")" ] || fail "$part left $(ls -A "$BOX/work")"
+done
+# No mark without a script: each is of a part above, or of one that is in the long tier, or of a test.
+while read -r mark; do
+    known=$(for part in $(python3 "$ROOT/bench/figures.py" --list | awk '{ print $1 }'); do marks "$part"; done; printf '%s\n' 'limits capped' 'checkpoints torch')
+    grep -qxF "$mark" <<<"$known" || fail "docs/performance.md has a mark that no part replaces: $mark"
+done < <(sed -n 's/^<!-- perf \(.*\) -->$/\1/p' "$ROOT/docs/performance.md")
+[ -z "${HAYATE_TEST_LONG:-}" ] || [ "$(ls "$BOX/figures"/*.svg | wc -l)" -ge 5 ] || fail "too few plots"
+passed
+[ ${#MISSING[@]} = 0 ] || skip "shown with what is here; $(IFS=';'; echo "${MISSING[*]}")"
