@@ -1,24 +1,26 @@
 #!/usr/bin/env bash
-# Goal: the harness runs under mpirun by the ranks' variables, with the native client, verified, and tells what servers did; IO500 runs on a cluster from
-# end to end. Method: the real mpirun with three ranks on four servers; then a short IO500 by processes of its own.
+# Goal: the harness runs under each launcher that is here by the ranks' variables, with the native client, verified, and tells what servers did; IO500, checkpoints and a data set
+# run on a cluster from end to end; published scripts that read IOR's, mdtest's and IO500's output read ours.
+# Method: the real mpirun of every MPI (MPICH, Open MPI) and the real srun of a Slurm of one node, three ranks each, on four servers. Parsers from PyPI, and the rules of others (`parsers.py`).
 . "$(dirname "$0")/lib.sh"
-need mpirun python3
+. "$(dirname "$0")/slurm_lib.sh"
+need python3
 begin bench
+MISSING=()
 cluster_up c
 cd "$BOX"
-RUN=(mpirun -np 3)
-if mpirun --version 2>&1 | grep -q 'Open MPI'; then
-    RUN=(mpirun --oversubscribe -np 3)
-    is_root && RUN=(mpirun --allow-run-as-root --oversubscribe -np 3)
-fi
-ranks() { timeout -k 5 120 "${RUN[@]}" "$HAYATE" --cluster "$BOX/c/c.toml" bench "$@"; }
+ranks() { timeout -k 5 120 "${LAUNCHER[@]}" "$HAYATE" --cluster "$BOX/c/c.toml" bench "$@"; }
 
-ranks ior -a HAYATE -t 64k -b 1m -s 2 -w -r -R -C -o /f -O summaryFormat=JSON,summaryFile=ior.json >ior.txt 2>ior.err ||
-    fail "ior under mpirun: $(tail -5 ior.txt ior.err)"
-grep -q '^tasks               : 3$' ior.txt || fail "not three tasks: $(cat ior.txt)"
-grep -q 'ranks of mpirun or srun' ior.txt || fail "not the ranks of mpirun: $(cat ior.txt)"
-[ "$(grep -c '^Max Write: ' ior.txt)" = 1 ] || fail "more than one rank speaks: $(cat ior.txt)"
-python3 - <<'PY' || fail "the JSON of ior is not what it should be"
+# by LAUNCHER...: everything that ranks do, by this launcher. What they print stays in $BOX.
+by() {
+    LAUNCHER=("$@")
+    rm -f ./*.txt ./*.json
+    ranks ior -a HAYATE -t 64k -b 1m -s 2 -w -r -R -C -k -o /f -O summaryFormat=JSON,summaryFile=ior.json >ior.txt 2>ior.err ||
+        fail "ior by $*: $(tail -5 ior.txt ior.err)"
+    grep -q '^tasks               : 3$' ior.txt || fail "$*: not three tasks: $(cat ior.txt)"
+    grep -q 'ranks of mpirun or srun' ior.txt || fail "$*: not its ranks: $(cat ior.txt)"
+    [ "$(grep -c '^Max Write: ' ior.txt)" = 1 ] || fail "$*: more than one rank speaks: $(cat ior.txt)"
+    python3 - <<'PY' || fail "$*: the JSON of ior is not what it should be"
 import json
 run = json.load(open("ior.json"))
 write = run["tests"][0]["Results"][0]
@@ -27,38 +29,52 @@ servers = write["hayateServers"]
 assert len(servers["each"]) == 4 and sum(s["bytes_written"] for s in servers["each"]) == 3 * 2 << 20, servers
 assert servers["cpuSeconds"] > 0 and servers["messages"] >= 96 and servers["balance"] >= 1, servers
 PY
-ranks mdtest -a HAYATE -n 50 -F -u -N 1 -w 100 -e 100 -X -d /md >md.txt 2>md.err || fail "mdtest under mpirun: $(tail -5 md.txt md.err)"
-grep -q 'was launched with 3 total task(s) on 1 node(s)' md.txt || fail "$(cat md.txt)"
-# As scripts that read IOR and mdtest do: by the first line, labels of 20 columns, headings of tables, and regular expressions.
-python3 - <<'PY' || fail "a script that reads IOR's or mdtest's output does not understand ours"
-import re
-lines = open("ior.txt").read().splitlines()
-assert re.match(r"^IOR-([3-9]\.[0-9]+\.[0-9]+\S*): MPI Coordinated Test of Parallel I/O", lines[0]), lines[0]
-pairs = dict(re.match(r"^(.{20}): (.*)$", line).groups() for line in lines if re.match(r"^.{20}: ", line))
-options = {key.strip(): value.strip() for key, value in pairs.items()}
-assert options["api"] == "HAYATE" and options["tasks"] == "3" and options["xfersize"] == "65536 bytes", options
-assert options["access"] == "single-shared-file" and options["aggregate filesize"] == "6 MiB", options
+    ranks mdtest -a HAYATE -n 50 -F -u -N 1 -w 100 -e 100 -X -d /md >md.txt 2>md.err || fail "mdtest by $*: $(tail -5 md.txt md.err)"
+    grep -q 'was launched with 3 total task(s) on 1 node(s)' md.txt || fail "$*: $(cat md.txt)"
+    [ -z "$(find . -maxdepth 1 -name '.hayate-bench*')" ] || fail "$*: a rendezvous file is left"
+    # A rank that fails ends all of them, with its name.
+    if ranks ior -a HAYATE -r -t 64k -b 1m -o /no/such/file >bad.txt 2>&1; then fail "$*: a file that is not there was read"; fi
+    grep -q 'task [0-2] failed: cannot open /no/such/file' bad.txt || fail "$*: no reason: $(cat bad.txt)"
+    note "three ranks by $*: $(grep '^Max Write' ior.txt)"
+}
 
-def rows(heading, count):
-    at = next(i for i, line in enumerate(lines) if line.startswith(heading))
-    names = lines[at].split()
-    return [dict(zip(names, line.split(), strict=True)) for line in lines[at + count:at + count + 2]]
+by_mpi() {
+    local program number=0
+    open_mpi_runs
+    for program in $(each_mpirun); do
+        number=$((number + 1))
+        by "$program" -np 3
+    done
+    [ $number -gt 0 ] || MISSING+=("mpirun is not installed")
+}
 
-write, read = rows("access    bw(MiB/s)", 2)
-assert (write["access"], read["access"], write["iter"]) == ("write", "read", "0") and float(write["bw(MiB/s)"]) > 0
-best = float(re.search(r"^Max Write:\s+([0-9.]+) MiB/sec", "\n".join(lines), re.M)[1])
-assert abs(best - float(write["bw(MiB/s)"])) <= best * 0.01, (best, write)
-summary = rows("Operation   Max(MiB)", 1)
-assert [row["Operation"] for row in summary] == ["write", "read"] and summary[0]["#Tasks"] == "3" and summary[0]["xsize"] == "65536"
-table = dict((m[1], float(m[2])) for m in re.finditer(r"^\s+((?:File|Tree) \w+)\s+([\d.]+)\s+[\d.]+\s+[\d.]+\s+[\d.]+$", open("md.txt").read(), re.M))
-assert set(table) == {"File creation", "File stat", "File read", "File removal", "Tree creation", "Tree removal"} and min(table.values()) > 0, table
-PY
-[ -z "$(find . -maxdepth 1 -name '.hayate-bench*')" ] || fail "a rendezvous file is left"
-note "three ranks: $(grep '^Max Write' ior.txt)"
+by_srun() {
+    local missing
+    missing=$(slurm_missing)
+    [ -z "$missing" ] || { MISSING+=("srun: $missing"); return 0; }
+    slurm_up
+    by srun -n 3
+}
 
-# A rank that fails ends all of them, with its name.
-if ranks ior -a HAYATE -r -t 64k -b 1m -o /no/such/file >bad.txt 2>&1; then fail "a file that is not there was read"; fi
-grep -q 'task [0-2] failed: cannot open /no/such/file' bad.txt || fail "no reason: $(cat bad.txt)"
+# A virtual environment with published readers of IOR's output; kept, like that of the test `python`. Prints its Python, or nothing where there is no PyPI.
+readers() {
+    local venv=${VENV:-$BOX/venv}-readers
+    [ -x "$venv/ready" ] || {
+        rm -rf "$venv"
+        timeout 60 python3 -m venv "$venv" && timeout 180 "$venv/bin/pip" -q install ior-parser==0.1.1 compspec-ior==0.0.1 'compspec<0.2' && {
+            timeout 60 "$venv/bin/pip" -q install --no-deps iops-benchmark==3.5.10 || true
+        } && ln -s bin/python "$venv/ready"
+    } >/dev/null 2>&1
+    [ ! -x "$venv/ready" ] || echo "$venv/bin/python"
+}
+
+by_srun
+by_mpi
+# By processes of the harness itself, if no launcher is here.
+if [ ! -s ior.json ]; then
+    h c bench ior -a HAYATE -np 3 -t 64k -b 1m -s 2 -w -r -R -C -k -o /f -O summaryFormat=JSON,summaryFile=ior.json >ior.txt
+    h c bench mdtest -a HAYATE -np 3 -n 50 -F -u -N 1 -w 100 -e 100 -X -d /md >md.txt
+fi
 
 h c bench io500 -a HAYATE -np 2 --stonewall 1 --easy-block 64m --hard-segments 300 --easy-files 500 --hard-files 300 -d /io500 --resultdir "$BOX/results" \
     >io500.txt || fail "io500: $(tail -5 io500.txt)"
@@ -66,6 +82,18 @@ h c bench io500 -a HAYATE -np 2 --stonewall 1 --easy-block 64m --hard-segments 3
 grep -q '^\[SCORE \] Bandwidth .*\[INVALID\]$' io500.txt || fail "no score, or not marked: $(cat io500.txt)"
 [ -z "$(h c ls h:/io500)" ] || fail "data is left"
 note "$(grep '^\[SCORE' io500.txt)"
+python=$(readers)
+"${python:-python3}" "$E2E/parsers.py" ior.txt ior.json md.txt results/*/result.txt >parsers.txt 2>&1 ||
+    fail "a script that reads IOR's, mdtest's or IO500's output does not understand ours: $(cat parsers.txt)"
+while read -r line; do MISSING+=("${line#MISSING: }"); done < <(grep '^MISSING: ' parsers.txt)
+note "read by $(grep -v '^MISSING' parsers.txt | tr '\n' ',' | sed 's/,$//')"
+
+# mdtest's other ways with the native client: mknod, shared files, task 0 for all, renames; whatever was made is removed again.
+for way in "-F -k" "-S -w 100 -e 100 -X" "-c -w 100 -e 100 -X --verify-write" "-D -C -T -U -r -l 3"; do
+    # shellcheck disable=SC2086
+    h c bench mdtest -a HAYATE -np 3 -n 20 -d /ways $way >way.txt 2>&1 || fail "mdtest $way: $(tail -5 way.txt)"
+done
+[ -z "$(h c ls h:/ways)" ] || fail "data is left in /ways"
 
 # A checkpoint becomes durable, survives the SIGKILL of a server between its last version and its recovery, and is read back right.
 victim=$(server_pid c 1)
@@ -91,3 +119,4 @@ h c bench compare set.json set.json >compare.txt || fail "compare: $(cat compare
 grep -q '^accelerator utilisation .* 1.000 within the spread$' compare.txt || fail "a run is not like itself: $(cat compare.txt)"
 h c bench report page.html ior.json ck.json set.json --svg charts >/dev/null || fail "no report"
 [ "$(grep -o '<svg' page.html | wc -l)" -ge 5 ] && [ -n "$(ls charts/*.svg)" ] || fail "too few charts"
+[ ${#MISSING[@]} = 0 ] || skip "shown with what is here; $(IFS=';'; echo "${MISSING[*]}")"

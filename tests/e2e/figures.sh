@@ -33,9 +33,14 @@ marks() {
     esac
 }
 
+# short PART: with its smallest sizes.
+short() {
+    timeout -k 10 300 python3 "$ROOT/bench/figures.py" --quick --only "$1" --hayate "$HAYATE" --dir "$BOX/work" --document "$BOX/document.md" --figures "$BOX/figures" \
+        >"$BOX/said" 2>&1 || fail "$1: $(cat "$BOX/said"; tail -20 "$BOX/figures/$1.txt" 2>&1)"
+}
+
 for part in ${parts[@]}; do
-    timed "$part" timeout -k 10 300 python3 "$ROOT/bench/figures.py" --quick --only "$part" --hayate "$HAYATE" --dir "$BOX/work" --document "$BOX/document.md" \
-        --figures "$BOX/figures" >"$BOX/said" 2>&1 || fail "$part: $(cat "$BOX/said"; tail -20 "$BOX/figures/$part.txt" 2>&1)"
+    timed "$part" short "$part"
     while read -r mark; do
         sed -n "/<!-- perf $mark -->/,/<!-- end of perf $mark -->/p" "$BOX/document.md" >"$BOX/table"
         grep -q '^A short run' "$BOX/table" || fail "$part: no new table at mark '$mark'"

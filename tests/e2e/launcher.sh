@@ -102,16 +102,9 @@ life() {
     note "$count servers by $name"
 }
 
-# The programs named mpirun: each MPI has its own, and links may hide all but one.
-each_mpirun() {
-    local found
-    for found in mpirun.mpich mpirun.openmpi mpirun; do command -v "$found" || true; done | awk '{ system("readlink -f " $0) }' | sort -u
-}
-
 by_mpi() {
     local program number=0
-    # Open MPI does not start as root unless told so, and counts slots.
-    export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1 PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe
+    open_mpi_runs
     for program in $(each_mpirun); do
         number=$((number + 1))
         printf '#!/bin/sh\nexec %s "$@"\n' "$program" >"$BOX/bin/mpirun"

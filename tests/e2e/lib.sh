@@ -153,6 +153,17 @@ until_true() {
     done
 }
 
+# The programs named mpirun: each MPI has its own, and links may hide all but one.
+each_mpirun() {
+    local found
+    for found in mpirun.mpich mpirun.openmpi mpirun; do command -v "$found" || true; done | awk '{ system("readlink -f " $0) }' | sort -u
+}
+
+# Open MPI does not start as root unless told so, and counts slots.
+open_mpi_runs() {
+    export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1 PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe
+}
+
 # expect_log PATTERN: an extended regular expression of ERROR and WARN lines that this test provokes.
 expect_log() { EXPECTED_LOG+=("$1"); }
 
