@@ -70,6 +70,8 @@ pub struct ServerConfig {
     pub tier_check_ms: u64,
     /// Most bytes of chunks on each device; None: as many as its file system takes.
     pub capacity: Option<u64>,
+    /// Whether the server has been part of its cluster before: a store that is new then has taken the place of one that was lost.
+    pub rejoins: bool,
     /// Entries above which a directory becomes wide.
     pub wide_threshold: u64,
     /// Largest file in bytes that lies with its inode, at most [`fs_proto::INLINE_MAX`]; 0: none.
@@ -112,6 +114,7 @@ impl ServerConfig {
             deadline_unix_s: None,
             tier_check_ms: 2_000,
             capacity: None,
+            rejoins: false,
             wide_threshold: 10_000,
             inline_bytes: INLINE_DEFAULT,
             hot_files: true,

@@ -16,6 +16,7 @@ use crate::backing::listing;
 use crate::error::{OpError, OpResult};
 use crate::hot;
 use crate::ops;
+use crate::overflow;
 use crate::transaction::participant;
 use crate::worker::{Arrival, Context, Worker};
 
@@ -180,11 +181,14 @@ async fn run_tiers(worker: &Rc<Worker>, context: &Context, body: Reader) -> OpRe
         TierPlace => crate::flush::ops::tier_place,
         TierForget => crate::flush::ops::tier_forget,
         FindSource => crate::backing::ops::find_source,
+        FindLost => crate::backing::replaced::find,
         FetchChunk => crate::backing::ops::fetch_chunk,
         FetchShare => crate::backing::ops::fetch_share,
         EvictChunks => crate::backing::ops::evict_chunks,
         EvictNow => crate::backing::ops::evict_now,
         HotRecall => hot::reader::recall,
+        MayOverflow => overflow::keeper::may_overflow,
+        KeptFor => overflow::keeper::kept_for,
         DetachFile => crate::backing::ops::detach_file,
         AttachOld => crate::backing::migrate::ops::attach_old,
         MergeOld => crate::backing::migrate::ops::merge_old,

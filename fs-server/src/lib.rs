@@ -27,6 +27,7 @@ pub mod namespace;
 pub mod node;
 mod opens;
 mod ops;
+mod overflow;
 mod pointers;
 pub mod pools;
 mod reaper;

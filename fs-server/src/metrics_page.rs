@@ -246,6 +246,7 @@ fn counters(node: &Node) -> Vec<(&'static str, &'static str, u64)> {
         ("cpu_microseconds", "Processor time, user and system", cpu_us()),
     ];
     all.extend(node.hot.counts());
+    all.extend(node.overflow.metrics());
     all
 }
 

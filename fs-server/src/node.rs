@@ -22,6 +22,7 @@ use crate::locks::LockTable;
 use crate::metrics::OpCounters;
 use crate::namespace::Namespace;
 use crate::opens::OpenTable;
+use crate::overflow::Overflow;
 use crate::pointers::Pointers;
 use crate::pools::Pools;
 use crate::sizes::PendingSizes;
@@ -59,6 +60,8 @@ pub struct Node {
     pub errands: Errands,
     /// What is only in the shared tier.
     pub backing: Backing,
+    /// Chunks that other servers keep for this one.
+    pub overflow: Overflow,
     /// Files that many nodes read.
     pub hot: Hot,
     /// What was asked, how often and for how long.
@@ -100,6 +103,8 @@ pub struct NodeParts {
     pub pools: Pools,
     /// RDMA with other nodes.
     pub rdma: Rdma,
+    /// When the store was made, if it has taken the place of another.
+    pub replaced: Option<TimeNs>,
 }
 
 impl Node {
@@ -117,7 +122,8 @@ impl Node {
         Node {
             errands: Errands::default(),
             space: Space::of(parts.config.stores.first().map_or(Path::new("."), PathBuf::as_path)),
-            backing: Backing::open(&**parts.namespace.kv(), parts.flusher.has_tier()),
+            backing: Backing::open(&**parts.namespace.kv(), parts.flusher.has_tier(), parts.replaced),
+            overflow: Overflow::open(&**parts.namespace.kv()),
             hot: Hot::open(&**parts.namespace.kv(), parts.pools.hot_files.clone(), parts.config.hot_files),
             config: parts.config,
             namespace: parts.namespace,
@@ -192,7 +198,7 @@ impl Node {
 
     /// Now.
     pub fn now(&self) -> TimeNs {
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |past| past.as_nanos() as TimeNs)
+        now()
     }
 
     /// Whether fsync waits for the device.
@@ -245,6 +251,11 @@ impl Node {
     pub fn is_stopping(&self) -> bool {
         *self.stop.borrow()
     }
+}
+
+/// Now.
+pub fn now() -> TimeNs {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |past| past.as_nanos() as TimeNs)
 }
 
 /// A number of this run of the server: later runs have others.

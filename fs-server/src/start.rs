@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use fs_net::{Acceptor, Address, ClusterFile, NetError, Rdma, ServerInside};
 use fs_proto::{INLINE_MAX, InodeId};
 
-use crate::backing;
+use crate::backing::{self, replaced};
 use crate::config::ServerConfig;
 use crate::error::{OpError, ServerError};
 use crate::flush::Flusher;
@@ -17,7 +17,7 @@ use crate::inside::Inside;
 use crate::kv;
 use crate::metrics_page::MetricsPage;
 use crate::namespace::Namespace;
-use crate::node::{Node, NodeParts};
+use crate::node::{self, Node, NodeParts};
 use crate::pools::Pools;
 use crate::store::{ChunkStore, StoreError, StoreOptions, devices};
 use crate::threads;
@@ -86,6 +86,7 @@ pub fn bind_with(config: ServerConfig, flusher: Flusher) -> Result<BoundServer, 
     let queue = Arc::new(FlushQueue::open(Arc::clone(&kv), flusher.has_tier(), delay)?);
     let namespace = Namespace::open(kv, config.id, pools.inode_bytes, queue).map_err(namespace_failure)?;
     namespace.count_inodes().map_err(namespace_failure)?;
+    let replaced = replaced::since(&namespace, config.rejoins, node::now()).map_err(namespace_failure)?;
 
     let tcp = listen(&Address::Tcp(config.listen_tcp.clone()))?;
     let unix = listen(&Address::Unix(config.listen_unix.clone()))?;
@@ -99,7 +100,7 @@ pub fn bind_with(config: ServerConfig, flusher: Flusher) -> Result<BoundServer, 
         metrics: metrics.as_ref().map(MetricsPage::address),
     };
     let store = Arc::new(chunks);
-    let node = Arc::new(Node::new(NodeParts { config, namespace, store, flusher, pools, rdma }));
+    let node = Arc::new(Node::new(NodeParts { config, namespace, store, flusher, pools, rdma, replaced }));
     Ok(BoundServer { node, acceptors: vec![tcp, unix], metrics, addresses })
 }
 

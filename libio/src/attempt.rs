@@ -178,6 +178,9 @@ impl Group {
         if let Some(policy) = options.flush.as_ref().filter(|_| free) {
             self.disk.set_policy(&self.rank_dir(attempt, rank), policy)?;
         }
+        if free && options.redundancy.parts().is_some() {
+            self.disk.stay_in_place(&self.rank_dir(attempt, rank))?;
+        }
         Ok(free)
     }
 

@@ -48,6 +48,8 @@ pub(crate) enum Moved {
 pub type Hook = Arc<dyn Fn(&'static str) -> Result<()> + Send + Sync>;
 
 const POLICY: &[u8] = b"user.hayate.flush";
+/// Attribute that says whether chunks may be with other servers than they belong to.
+const OVERFLOW: &[u8] = b"user.hayate.overflow";
 const DURABLE: &[u8] = b"user.hayate.durable";
 
 /// How long a server that does not answer is waited for, when that is known.
@@ -126,8 +128,17 @@ impl Disk {
 
     /// Says when what is in a directory goes to the shared tier.
     pub fn set_policy(&self, dir: &str, policy: &str) -> Result<()> {
+        self.set_attribute(dir, POLICY, policy)
+    }
+
+    /// Says that what is in a directory lies with the servers that it was written to, or not at all: what is to survive the loss of some is counted by them.
+    pub fn stay_in_place(&self, dir: &str) -> Result<()> {
+        self.set_attribute(dir, OVERFLOW, "no")
+    }
+
+    fn set_attribute(&self, dir: &str, name: &[u8], value: &str) -> Result<()> {
         let ino = self.client.resolve(dir)?.ino;
-        Ok(self.client.setxattr(&self.caller, ino, POLICY, policy.as_bytes(), false, false)?)
+        Ok(self.client.setxattr(&self.caller, ino, name, value.as_bytes(), false, false)?)
     }
 
     /// Places `document` at `dir/name` unless something is there.

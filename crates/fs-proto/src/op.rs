@@ -183,6 +183,12 @@ wire_enum! {
         HotFetch = 112,
         /// Drop what was lent of such a file.
         HotRecall = 113,
+        /// May chunks of this file be kept by another server than the one that should hold them?
+        MayOverflow = 122,
+        /// Which of the chunks that I keep for you are still yours?
+        KeptFor = 123,
+        /// My store is new: what are the chunks of this file that I lost fetched from?
+        FindLost = 124,
     }
 }
 
@@ -215,6 +221,9 @@ impl Op {
                 | Op::HotAsk
                 | Op::HotFetch
                 | Op::HotRecall
+                | Op::MayOverflow
+                | Op::KeptFor
+                | Op::FindLost
         )
     }
 

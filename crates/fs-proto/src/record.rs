@@ -7,7 +7,7 @@
 //! - A record's first byte in the store is [`RECORD_VERSION`].
 
 use crate::attr::{Attr, FileKind, Layout, TimeNs};
-use crate::ids::{ClientId, InodeId};
+use crate::ids::{ClientId, InodeId, ServerId};
 use crate::msg::Caller;
 use crate::op::Op;
 use crate::status::Status;
@@ -109,6 +109,20 @@ wire_struct! {
         pub ino: InodeId,
         /// What is remembered with it.
         pub value: Bytes,
+    }
+}
+
+wire_struct! {
+    /// Who keeps a chunk for which there was no room where it belongs.
+    pub struct OverflowRecord {
+        /// The server.
+        pub keeper: ServerId,
+        /// The number of that server's store: another one has lost the chunk.
+        pub store: u64,
+        /// Its inode number there.
+        pub place: InodeId,
+        /// Drawn when the chunk moved: with it, the name of the object there is never used again.
+        pub nonce: u64,
     }
 }
 

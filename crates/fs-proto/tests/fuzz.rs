@@ -12,8 +12,8 @@ use common::{Arbitrary, Entropy};
 use fs_proto::checksum::crc;
 use fs_proto::ids::{ChunkIndex, ClientId, InodeId, Partition, ServerId};
 use fs_proto::msg::{
-    Caller, admin::*, chunk::*, hot::*, inode::*, lock::*, name::*, scrub::*, session::*, small::*, tier::*,
-    transaction::*, vault::*,
+    Caller, admin::*, chunk::*, hot::*, inode::*, lock::*, name::*, overflow::*, scrub::*, session::*,
+    small::*, tier::*, transaction::*, vault::*,
 };
 use fs_proto::op::Request;
 use fs_proto::placement::{MapEvent, Member};
@@ -77,7 +77,7 @@ fn operations() -> Vec<(Op, [Kind; 2])> {
         Prepare Decide Outcome TreeLock GetShard
         FlushChunks TierPath TierState FlushStatus FlushNow FlushInode FlushList
         FindSource FetchChunk EvictChunks EvictNow DetachFile FetchShare AttachOld MergeOld MigrateStatus FlushNote TierPlace TierForget
-        HotAsk HotFetch HotRecall
+        HotAsk HotFetch HotRecall MayOverflow KeptFor FindLost
         ServerStatus Shutdown Scrub CopyChunk VaultPut VaultList VaultDrop
     }
 }
@@ -118,6 +118,8 @@ fn kinds() -> Vec<Kind> {
         ShardRecord,
         EntryRecord,
         VaultRecord,
+        OverflowRecord,
+        Kept,
         VaultObject,
         VaultPage,
         Check,

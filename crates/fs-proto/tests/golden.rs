@@ -9,8 +9,8 @@ use fs_proto::header::HeaderError;
 use fs_proto::ids::{ChunkIndex, ClientId, InodeId, Partition, ServerId};
 use fs_proto::lock::{HeldLock, LockFamily, LockKind, LockOwner, LockRange};
 use fs_proto::msg::{
-    Caller, admin::*, chunk::*, hot::*, inode::*, lock::*, name::*, scrub::*, session::*, small::*, tier::*,
-    transaction::*, vault::*,
+    Caller, admin::*, chunk::*, hot::*, inode::*, lock::*, name::*, overflow::*, scrub::*, session::*,
+    small::*, tier::*, transaction::*, vault::*,
 };
 use fs_proto::placement::{
     MapEvent, Member, chunk_partition, directory_partition, entry_cookie, entry_partition, name_hash,
@@ -537,6 +537,9 @@ const OPERATIONS: &[(u16, &str)] = &[
     (111, "HotAsk"),
     (112, "HotFetch"),
     (113, "HotRecall"),
+    (122, "MayOverflow"),
+    (123, "KeptFor"),
+    (124, "FindLost"),
 ];
 
 #[test]
@@ -556,6 +559,23 @@ fn objects_outside_of_the_namespace() {
         .is(
             VaultRecord { uid: 5, ino: FILE, value: Bytes::from_static(b"v") },
             "0500000007000000000034120100000076",
+        )
+        .done();
+}
+
+#[test]
+fn chunks_that_others_keep_and_lost_ones() {
+    let (ino, chunk, keeper) = (FILE, ChunkIndex(2), ServerId(3));
+    Golden::default()
+        .is(MayOverflow { ino }, "0700000000003412")
+        .is(
+            KeptFor { chunks: vec![Kept { ino, chunk, place: InodeId(5) }] },
+            "01000000070000000000341202000000000000000500000000000000",
+        )
+        .is(FindLost { ino, made: 9 }, "07000000000034120900000000000000")
+        .is(
+            OverflowRecord { keeper, store: 9, place: InodeId(5), nonce: 7 },
+            "0300090000000000000005000000000000000700000000000000",
         )
         .done();
 }

@@ -220,6 +220,13 @@ pub struct Filling {
     chunk: ChunkIndex,
 }
 
+impl Filling {
+    /// The use of the file.
+    pub fn used(&self) -> &Use {
+        &self.used
+    }
+}
+
 impl Drop for Filling {
     fn drop(&mut self) {
         let chunk = self.chunk;

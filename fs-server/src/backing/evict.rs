@@ -31,6 +31,7 @@ use crate::namespace::keys;
 use crate::namespace::locks::{HoldGuard, LockKey, LockSet, Mode};
 use crate::node::Node;
 use crate::ops::setattr::holders;
+use crate::overflow;
 use crate::store::{ChunkStore, StoreStats};
 use crate::worker::Worker;
 
@@ -115,13 +116,15 @@ impl Evictor {
 
     /// Whether room is being made, so that waiting for it makes sense.
     pub fn is_hopeful(&self, node: &Node) -> bool {
-        if !node.flusher.has_tier() {
+        let has_tier = node.flusher.has_tier();
+        if !has_tier && !node.overflow.is_hopeful() {
             return false;
         }
-        if is_forgetful(node) {
+        if has_tier && is_forgetful(node) {
             return true;
         }
-        let moved = node.flusher.counts().0 + self.bytes.load(Ordering::Relaxed);
+        let given = node.overflow.sent_bytes();
+        let moved = node.flusher.counts().0 + self.bytes.load(Ordering::Relaxed) + given;
         let mut episode = self.episode.lock();
         let is_new = episode.last_full.is_none_or(|last| last.elapsed() > HOPE);
         if is_new || episode.moved != moved {
@@ -368,6 +371,7 @@ pub async fn drop_chunks(worker: &Rc<Worker>, request: EvictChunks) -> OpResult<
         crate::sync::group_sync(node).await?;
     }
     node.store.remove(&inos)?;
+    overflow::forget(node, &inos)?;
     changes.into_iter().for_each(Change::done);
     evictor.files.fetch_add(inos.len() as u64, Ordering::Relaxed);
     evictor.bytes.fetch_add(freed, Ordering::Relaxed);

@@ -12,19 +12,21 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fs_net::BufferClass;
-use fs_proto::msg::tier::{FetchChunk, FindSource, TierSource};
+use fs_proto::msg::tier::{FetchChunk, FindLost, FindSource, TierSource};
 use fs_proto::placement::{ChunkPlace, chunk_place};
-use fs_proto::{ChunkIndex, InodeId, ServerId, Status};
+use fs_proto::{ChunkIndex, InodeId, Placement, ServerId, Status};
 use futures_util::stream::{self, TryStreamExt};
 
 use super::claims::{Filling, Use};
 use super::evict::WAITING;
+use super::replaced;
 use super::rows::{self, Row};
 use crate::error::{OpError, OpResult};
 use crate::flush::dirs;
 use crate::flush::outcome::Stop;
 use crate::node::Node;
-use crate::store::{BlockSums, ChunkKey, ChunkStore, ChunkWrite, StoreError};
+use crate::overflow::{self, access};
+use crate::store::{BlockSums, ChunkKey, ChunkStore, ChunkWrite};
 use crate::tier::{Found, Place, Tier, TierError};
 use crate::worker::Worker;
 
@@ -65,10 +67,9 @@ pub enum Ensured {
 }
 
 /// Makes sure that what the store says of a chunk is right.
-pub async fn ensure(worker: &Rc<Worker>, used: Option<&Use>, key: ChunkKey, want: Want) -> OpResult<Ensured> {
+pub async fn ensure(worker: &Rc<Worker>, used: &Use, key: ChunkKey, want: Want) -> OpResult<Ensured> {
     let node = &worker.node;
-    let Some(used) = used.filter(|_| node.backing.concerns(key.ino)) else { return Ok(Ensured::Here) };
-    if is_here(node, key)? || is_no_concern(node, key.ino)? {
+    if !node.backing.concerns(key.ino) || is_here(node, key)? || is_no_concern(node, key.ino)? {
         return Ok(Ensured::Here);
     }
     let filling = node.backing.claims.fill(used, key.chunk).await;
@@ -96,7 +97,9 @@ pub async fn ensure(worker: &Rc<Worker>, used: Option<&Use>, key: ChunkKey, want
 
 /// Whether the store's word on a chunk is the truth.
 pub fn is_here(node: &Node, key: ChunkKey) -> OpResult<bool> {
-    Ok(node.store.holds(key)? || rows::is_kept(node, key.ino, key.chunk)?)
+    Ok(overflow::kept(node, key)?.is_some()
+        || node.store.holds(key)?
+        || rows::is_kept(node, key.ino, key.chunk)?)
 }
 
 /// Whether nothing of the file is in the shared tier only, as far as is known without asking.
@@ -105,7 +108,7 @@ pub fn is_no_concern(node: &Node, ino: InodeId) -> OpResult<bool> {
         return Ok(true);
     }
     Ok(match rows::get(node, ino)? {
-        Row::Absent => !ino.is_adopted(),
+        Row::Absent => !ino.is_adopted() && node.backing.replaced().is_none(),
         Row::Nothing => true,
         Row::From(_) => false,
     })
@@ -116,12 +119,19 @@ pub async fn source(worker: &Rc<Worker>, ino: InodeId) -> OpResult<Option<TierSo
     let node = &worker.node;
     match rows::get(node, ino)? {
         Row::From(source) => return Ok(Some(source)),
-        Row::Absent if ino.is_adopted() => {}
+        Row::Absent if ino.is_adopted() || node.backing.replaced().is_some() => {}
         Row::Absent | Row::Nothing => return Ok(None),
     }
-    let told = worker.ask_owner(ino.partition(), &FindSource { ino, look: false }).await?;
+    let told = ask_home(worker, ino, false).await?;
     rows::put(node, ino, told.as_ref())?;
     Ok(told)
+}
+
+async fn ask_home(worker: &Rc<Worker>, ino: InodeId, look: bool) -> OpResult<Option<TierSource>> {
+    match worker.node.backing.replaced() {
+        Some(made) => worker.ask_owner(ino.partition(), &FindLost { ino, made }).await,
+        None => worker.ask_owner(ino.partition(), &FindSource { ino, look }).await,
+    }
 }
 
 /// Bytes of a chunk that the source has.
@@ -137,16 +147,18 @@ async fn fetch(
     key: ChunkKey,
     mut source: TierSource,
     passes: bool,
-    _filling: Filling,
+    filling: Filling,
 ) -> OpResult<Option<Bytes>> {
     let (began, mut pause) = (Instant::now(), PAUSES.0);
     loop {
+        if replaced::is_lost(&source) {
+            return Err(replaced::error());
+        }
         let attempt = tokio::time::timeout(PATIENCE, attempt(worker, key, &source)).await;
         let error = match attempt.map_err(|_| HANGS)? {
-            Ok(data) => return store(worker, key, data, passes).await,
+            Ok(data) => return store(worker, filling.used(), key, data, passes).await,
             Err(Trouble::Gone(reason)) => {
-                let told =
-                    worker.ask_owner(key.ino.partition(), &FindSource { ino: key.ino, look: true }).await?;
+                let told = ask_home(worker, key.ino, true).await?;
                 let Some(told) = told else { return Err(lost(worker, key, &reason)) };
                 if told != source {
                     rows::put(&worker.node, key.ino, Some(&told))?;
@@ -185,21 +197,32 @@ enum Trouble {
     Tier(String),
 }
 
-async fn store(worker: &Rc<Worker>, key: ChunkKey, data: Bytes, passes: bool) -> OpResult<Option<Bytes>> {
+async fn store(
+    worker: &Rc<Worker>,
+    used: &Use,
+    key: ChunkKey,
+    data: Bytes,
+    passes: bool,
+) -> OpResult<Option<Bytes>> {
     let node = &worker.node;
     node.backing.fetched_bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
     let write = ChunkWrite { key, offset: 0, sums: BlockSums::of(0, &data), data: data.clone() };
-    match node.store.write_bytes(write).await {
-        Err(StoreError::NoSpace) if passes => {
+    let stored = if passes {
+        node.store.write_bytes(write).await.map_err(OpError::from)
+    } else {
+        access::write(worker, used, write).await
+    };
+    match stored {
+        Err(error) if error.status == Status::NoSpace && passes => {
             node.backing.evictor.note_full();
             Ok(Some(data))
         }
-        Err(StoreError::NoSpace) if node.backing.evictor.is_hopeful(node) => {
+        Err(error) if error.status == Status::NoSpace && node.backing.evictor.is_hopeful(node) => {
             // Not waited for with memory that flushing may need: asked again.
             node.backing.evictor.note_full();
             Err(WAITING)
         }
-        outcome => Ok(outcome.map(|()| None)?),
+        outcome => outcome.map(|()| None),
     }
 }
 
@@ -239,7 +262,7 @@ pub fn holder(node: &Node, source: &TierSource, ino: InodeId, chunk: ChunkIndex)
 }
 
 /// Fetches everything that this server should hold of a file. The caller uses it.
-pub async fn share(worker: &Rc<Worker>, used: Option<&Use>, ino: InodeId) -> OpResult<()> {
+pub async fn share(worker: &Rc<Worker>, used: &Use, ino: InodeId) -> OpResult<()> {
     let missing = all_elsewhere(worker, used, ino, ChunkIndex(0)..ChunkIndex(u64::MAX), usize::MAX).await?;
     let fetched =
         missing.into_iter().map(|(chunk, _)| ensure(worker, used, ChunkKey { ino, chunk }, Want::Stored));
@@ -256,13 +279,11 @@ async fn give_way(chunk: ChunkIndex) {
 }
 
 /// As [`source`], for who fills no chunk: claims one that no file has.
-pub async fn source_of_share(
-    worker: &Rc<Worker>,
-    used: Option<&Use>,
-    ino: InodeId,
-) -> OpResult<Option<TierSource>> {
+pub async fn source_of_share(worker: &Rc<Worker>, used: &Use, ino: InodeId) -> OpResult<Option<TierSource>> {
     let node = &worker.node;
-    let Some(used) = used.filter(|_| node.backing.concerns(ino)) else { return Ok(None) };
+    if !node.backing.concerns(ino) {
+        return Ok(None);
+    }
     let _filling = node.backing.claims.fill(used, ChunkIndex(u64::MAX)).await;
     source(worker, ino).await
 }
@@ -282,20 +303,20 @@ pub fn ahead(worker: &Rc<Worker>, key: ChunkKey) {
 }
 
 /// Fetches a chunk after answering, unless enough is being fetched like that.
-pub fn later(worker: &Rc<Worker>, used: Option<Use>, key: ChunkKey) {
+pub fn later(worker: &Rc<Worker>, used: Use, key: ChunkKey) {
     let node = &worker.node;
     if node.backing.ahead.fetch_add(1, Ordering::Relaxed) >= AHEAD_MAX {
         node.backing.ahead.fetch_sub(1, Ordering::Relaxed);
         return;
     }
     node.errands.send(move |own: Rc<Worker>| async move {
-        let _ = ensure(&own, used.as_ref(), key, Want::Stored).await;
+        let _ = ensure(&own, &used, key, Want::Stored).await;
         own.node.backing.ahead.fetch_sub(1, Ordering::Relaxed);
     });
 }
 
 /// Bytes of a chunk that is in the shared tier only; None if what the store says of it is right.
-pub async fn elsewhere(worker: &Rc<Worker>, used: Option<&Use>, key: ChunkKey) -> OpResult<Option<u32>> {
+pub async fn elsewhere(worker: &Rc<Worker>, used: &Use, key: ChunkKey) -> OpResult<Option<u32>> {
     let node = &worker.node;
     if !node.backing.concerns(key.ino) || is_here(node, key)? {
         return Ok(None);
@@ -307,13 +328,17 @@ pub async fn elsewhere(worker: &Rc<Worker>, used: Option<&Use>, key: ChunkKey) -
 /// Up to `limit` chunks within `within` that this server would hold, and that are in the shared tier only, with their bytes.
 pub async fn all_elsewhere(
     worker: &Rc<Worker>,
-    used: Option<&Use>,
+    used: &Use,
     ino: InodeId,
     within: Range<ChunkIndex>,
     limit: usize,
 ) -> OpResult<Vec<(ChunkIndex, u32)>> {
     let node = &worker.node;
     let Some(source) = source_of_share(worker, used, ino).await? else { return Ok(Vec::new()) };
+    if replaced::is_lost(&source) && source.layout.placement == Placement::Writer {
+        // Which chunks those were is known by their pointers only.
+        return Err(replaced::error());
+    }
     let end = source.backing.limit.div_ceil(source.layout.chunk_bytes()).min(within.end.0);
     let mut found = Vec::new();
     for chunk in (within.start.0..end).map(ChunkIndex) {

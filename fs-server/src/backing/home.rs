@@ -77,11 +77,16 @@ pub fn backing_of(found: &Found) -> Backing {
     Backing { size: found.size, mtime: found.mtime, limit: found.size }
 }
 
-/// Whether the file is what its copy is.
+/// Whether the file is what its copy is, and stays so.
 pub fn is_clean(node: &Node, inode: &InodeRecord) -> bool {
     let attr = &inode.attr;
-    let same = |at: &TierLocation| at.version == attr.version && at.ctime == attr.ctime;
-    attr.nlink > 0 && inode.tier.as_ref().is_some_and(same) && node.opens.writers(attr.ino).is_empty()
+    attr.nlink > 0 && is_current(inode) && node.opens.writers(attr.ino).is_empty()
+}
+
+/// Whether the copy is of the file as it was published last.
+pub fn is_current(inode: &InodeRecord) -> bool {
+    let attr = &inode.attr;
+    inode.tier.as_ref().is_some_and(|at| at.version == attr.version && at.ctime == attr.ctime)
 }
 
 fn is_same(found: &Found, source: &TierSource) -> bool {

@@ -21,13 +21,14 @@ pub mod migrate;
 mod old_names;
 pub mod ops;
 pub mod pins;
+pub mod replaced;
 pub mod room;
 pub mod rows;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use fs_proto::InodeId;
+use fs_proto::{InodeId, TimeNs};
 
 use self::claims::{Alone, Claims, Copied, Use};
 use self::evict::Evictor;
@@ -41,6 +42,8 @@ use crate::kv::Kv;
 /// State of one server.
 pub struct Backing {
     enabled: bool,
+    /// When this store was made in the place of another, which was lost with what it held.
+    replaced: Option<TimeNs>,
     claims: Arc<Claims>,
     rows: Rows,
     listings: Listings,
@@ -55,9 +58,10 @@ pub struct Backing {
 
 impl Backing {
     /// That of a server with a namespace in `kv`; `enabled` if there is a tier that can be read.
-    pub fn open(kv: &dyn Kv, enabled: bool) -> Self {
+    pub fn open(kv: &dyn Kv, enabled: bool, replaced: Option<TimeNs>) -> Self {
         Backing {
             enabled,
+            replaced,
             claims: Arc::default(),
             rows: Rows::open(kv),
             listings: Listings::default(),
@@ -70,24 +74,34 @@ impl Backing {
         }
     }
 
-    /// Whether chunks of the file that are not held here may be in the shared tier.
+    /// Whether chunks of the file that are not held here may be in the shared tier, or lost.
     pub fn concerns(&self, ino: InodeId) -> bool {
-        self.enabled && (ino.is_adopted() || self.rows.any())
+        self.replaced.is_some() || self.enabled && (ino.is_adopted() || self.rows.any())
     }
 
-    /// To use chunks of a file: none of them is dropped or cut meanwhile. None without a tier.
-    pub async fn enter(&self, ino: InodeId) -> Option<Use> {
-        if self.enabled { Some(self.claims.enter(ino).await) } else { None }
+    /// When this store was made, if it has taken the place of one that was lost.
+    pub fn replaced(&self) -> Option<TimeNs> {
+        self.replaced
     }
 
-    /// To cut or remove chunks of a file: nobody uses, or fetches, them meanwhile.
-    pub async fn alone(&self, ino: InodeId) -> Option<Alone> {
-        if self.enabled { Some(self.claims.alone(ino).await) } else { None }
+    /// Whether there is a tier that chunks can be fetched from.
+    pub fn is_enabled(&self) -> bool {
+        self.enabled
     }
 
-    /// To copy chunks of a file: none of them is dropped meanwhile. None without a tier.
-    pub async fn copy(&self, ino: InodeId) -> Option<Copied> {
-        if self.enabled { Some(self.claims.copy(ino).await) } else { None }
+    /// To use chunks of a file: none of them is dropped or cut meanwhile.
+    pub async fn enter(&self, ino: InodeId) -> Use {
+        self.claims.enter(ino).await
+    }
+
+    /// To cut or remove chunks of a file: nobody uses, fetches or moves them meanwhile.
+    pub async fn alone(&self, ino: InodeId) -> Alone {
+        self.claims.alone(ino).await
+    }
+
+    /// To copy chunks of a file: none of them is dropped meanwhile.
+    pub async fn copy(&self, ino: InodeId) -> Copied {
+        self.claims.copy(ino).await
     }
 
     /// The copy of a file that lives here was just seen in the tier.

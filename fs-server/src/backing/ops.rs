@@ -34,13 +34,13 @@ pub async fn fetch_chunk(worker: &Rc<Worker>, _: &Context, request: FetchChunk) 
         fetch::later(worker, used, key);
         return Ok(());
     }
-    fetch::ensure(worker, used.as_ref(), key, Want::Stored).await.map(drop)
+    fetch::ensure(worker, &used, key, Want::Stored).await.map(drop)
 }
 
 /// Fetches what this server should hold of a file; what takes long is told to ask again, and finds more of it done.
 pub async fn fetch_share(worker: &Rc<Worker>, _: &Context, request: FetchShare) -> OpResult<()> {
     let used = worker.node.backing.enter(request.ino).await;
-    let fetching = fetch::share(worker, used.as_ref(), request.ino);
+    let fetching = fetch::share(worker, &used, request.ino);
     match tokio::time::timeout(WAIT, fetching).await {
         Ok(done) => done,
         Err(_) => Err(OpError::new(Status::Retry, "the file is being fetched")),

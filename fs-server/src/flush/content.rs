@@ -30,12 +30,15 @@ use crate::error::{OpError, OpResult};
 use crate::node::Node;
 use crate::ops::inline;
 use crate::ops::setattr::holders;
+use crate::overflow::{self, access};
 use crate::store::{ChunkKey, ChunkStore};
 use crate::tier::{
     Attributes, Base, Destination, Make, Place, Staged, Tier, TierError, TierFile, TierResult,
 };
 use crate::worker::Worker;
 
+/// Why a copy is made again.
+const MOVED: Stop = Stop::Wait("its chunks went to another server while they were copied");
 /// Most bytes of one write to the tier.
 const PIECE: usize = 4 << 20;
 /// Holes of fewer bytes are written to the tier as zeros: a write more costs more than these.
@@ -244,7 +247,7 @@ async fn small_file(
     let node = &worker.node;
     let mut copying = Copying::begin(worker, attr.ino).await;
     // Nothing of an empty one is elsewhere, and nobody who holds chunks of it would be asked.
-    if attr.size > 0 && !fetch::is_no_concern(node, attr.ino)? {
+    if attr.size > 0 && (!fetch::is_no_concern(node, attr.ino)? || overflow::has_any_of(node, attr.ino)?) {
         return Ok(None);
     }
     let mut buffer = buffer(node, attr.size.max(1)).await?;
@@ -257,6 +260,9 @@ async fn small_file(
         })
     };
     let staged = node.flusher.on_tier(stage).await?;
+    if overflow::has_any_of(node, copying.ino)? {
+        return Err(MOVED);
+    }
     copying.is_done = true;
     Ok(Some(staged))
 }
@@ -265,7 +271,7 @@ async fn small_file(
 struct Copying {
     node: Arc<Node>,
     ino: InodeId,
-    _claim: Option<Copied>,
+    _claim: Copied,
     is_done: bool,
 }
 
@@ -301,12 +307,18 @@ type Chunks = Vec<(ChunkIndex, u32)>;
 
 fn chunks_here(node: &Node, ino: InodeId, size: u64, layout: Layout) -> TierResult<Chunks> {
     let mut chunks = node.store.chunks(ino).map_err(unreadable)?;
+    let kept = overflow::list(node, ino, ChunkIndex(0), usize::MAX).map_err(unlisted)?;
+    chunks.retain(|(chunk, _)| kept.binary_search_by_key(chunk, |(kept, _)| *kept).is_err());
     chunks.retain(|(chunk, _)| chunk.0 < size.div_ceil(layout.chunk_bytes()));
     Ok(chunks)
 }
 
 fn unreadable(error: crate::store::StoreError) -> TierError {
     TierError::Failed(format!("the data cannot be read from the server's store: {error}"))
+}
+
+fn unlisted(error: OpError) -> TierError {
+    TierError::Failed(format!("what other servers keep cannot be listed: {}", error.message))
 }
 
 fn write_chunks(
@@ -437,6 +449,12 @@ async fn write_share(worker: &Rc<Worker>, request: FlushChunks) -> FlushResult<F
         }
     });
     let written: u64 = try_join_all(jobs).await?.into_iter().sum();
+    // What went to a keeper meanwhile may have been read when it was gone.
+    for (chunk, _) in &chunks {
+        if overflow::kept(node, ChunkKey { ino, chunk: *chunk })?.is_some() {
+            return Err(MOVED);
+        }
+    }
     let syncs = node.syncs_tier();
     let close = move |_: &dyn Tier| {
         if syncs {
@@ -449,7 +467,8 @@ async fn write_share(worker: &Rc<Worker>, request: FlushChunks) -> FlushResult<F
     Ok(FlushedShare { bytes: written + past, receipt })
 }
 
-/// Fetches what this server should hold of a file. What has no room in the store goes from the old copy into the new one past it; answers its bytes.
+/// Fetches what this server should hold of a file. What has no room in the store goes from the old copy, or from its keeper, into the new one past it;
+/// answers its bytes.
 async fn copy_past(
     worker: &Rc<Worker>,
     ino: InodeId,
@@ -458,17 +477,17 @@ async fn copy_past(
     file: &Arc<dyn TierFile>,
 ) -> FlushResult<u64> {
     let node = &worker.node;
-    let mut copied = 0;
+    let mut copied = copy_kept(worker, ino, layout, size, file).await?;
     let missing = {
         let used = node.backing.enter(ino).await;
         let within = ChunkIndex(0)..ChunkIndex(size.div_ceil(layout.chunk_bytes()));
-        fetch::all_elsewhere(worker, used.as_ref(), ino, within, usize::MAX).await?
+        fetch::all_elsewhere(worker, &used, ino, within, usize::MAX).await?
     };
     for (chunk, _) in missing {
         // Used for one chunk at a time: who cuts the file waits for no more than that.
         let used = node.backing.enter(ino).await;
         let key = ChunkKey { ino, chunk };
-        let ensured = fetch::ensure(worker, used.as_ref(), key, Want::Bytes).await?;
+        let ensured = fetch::ensure(worker, &used, key, Want::Bytes).await?;
         drop(used);
         let Ensured::Passed(mut data) = ensured else { continue };
         let start = chunk.0 * layout.chunk_bytes();
@@ -477,6 +496,38 @@ async fn copy_past(
         let (file, own) = (Arc::clone(file), Arc::clone(node));
         let write = move |_: &dyn Tier| own.flusher.write(&own, file.as_ref(), start, &data);
         node.flusher.on_tier(write).await?;
+    }
+    Ok(copied)
+}
+
+/// Copies what other servers keep of this server's chunks; answers its bytes.
+async fn copy_kept(
+    worker: &Rc<Worker>,
+    ino: InodeId,
+    layout: Layout,
+    size: u64,
+    file: &Arc<dyn TierFile>,
+) -> FlushResult<u64> {
+    let (node, mut copied) = (&worker.node, 0);
+    for (chunk, record) in overflow::list(node, ino, ChunkIndex(0), usize::MAX)? {
+        let start = chunk.0 * layout.chunk_bytes();
+        for range in with_small_holes(access::ranges_there(worker, &record).await?) {
+            let end = u64::from(range.end).min(size.saturating_sub(start)) as u32;
+            let mut offset = range.start;
+            while offset < end {
+                let want = (end - offset).min(PIECE as u32) as usize;
+                let read = access::read_there(worker, &record, offset, want).await?;
+                inline::check(&read.data, read.crc)?;
+                if read.data.is_empty() {
+                    break;
+                }
+                let (file, own, got) = (Arc::clone(file), Arc::clone(node), read.data.len());
+                let at = start + u64::from(offset);
+                let write = move |_: &dyn Tier| own.flusher.write(&own, file.as_ref(), at, &read.data);
+                node.flusher.on_tier(write).await?;
+                (offset, copied) = (offset + got as u32, copied + got as u64);
+            }
+        }
     }
     Ok(copied)
 }

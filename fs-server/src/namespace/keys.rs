@@ -23,6 +23,7 @@
 //! 'b' ino:u64 chunk:u64               -> ServerId           who holds a chunk of a file in layout `writer`: `pointers.rs`
 //! 'h' ino:u64                         -> Option<TierSource> what chunks of a file that are not held here are fetched from: `backing/rows.rs`
 //! 'n' ino:u64 chunk:u64               -> ()                 a chunk of such a file that is as it should be although nothing may be held of it
+//! 'u' ino:u64 chunk:u64               -> OverflowRecord     a chunk that another server keeps, for want of room here: `overflow/`
 //! 'k' lane:u8                         -> count, floor       the batches of a lane of commits: `kv/guard.rs`
 //! 'y' key...                          -> VaultRecord        an object outside of the namespace: `vault.rs`
 //! 'e', 'v'                                                  the index of the chunk store: `store/rows.rs`
@@ -153,9 +154,14 @@ pub fn pointer(ino: InodeId, chunk: ChunkIndex) -> Key {
     of_chunk(b'b', ino, chunk)
 }
 
-/// The chunk of such a key.
+/// The chunk of such a key, or of an [`overflow`] one.
 pub fn split_pointer(key: &[u8]) -> Option<ChunkIndex> {
     Some(ChunkIndex(u64::from_be_bytes(key.get(9..17)?.try_into().ok()?)))
+}
+
+/// A chunk that another server keeps.
+pub fn overflow(ino: InodeId, chunk: ChunkIndex) -> Key {
+    of_chunk(b'u', ino, chunk)
 }
 
 /// What chunks of a file are fetched from.
@@ -180,7 +186,7 @@ pub fn split_inode(key: &[u8]) -> Option<InodeId> {
 
 /// Whether a key is of one inode, or of a name in a directory: [`split_inode`] gives which.
 pub fn is_of_inode(key: &[u8]) -> bool {
-    key.first().is_some_and(|kind| b"dilxsfwozqatgbhn".contains(kind)) && key.len() >= 9
+    key.first().is_some_and(|kind| b"dilxsfwozqatgbhnu".contains(kind)) && key.len() >= 9
 }
 
 /// The last mutation of a client's lane.

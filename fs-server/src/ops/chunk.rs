@@ -18,6 +18,7 @@ use crate::dispatch::Answer;
 use crate::error::{OpError, OpResult};
 use crate::hot;
 use crate::hot::grants::Change;
+use crate::overflow::{self, access};
 use crate::store::{BlockSums, ChunkData, ChunkKey, ChunkStore, ChunkWrite};
 use crate::worker::{Context, Worker};
 
@@ -41,7 +42,7 @@ pub async fn write(worker: &Rc<Worker>, request: WriteChunk, bulk: Bytes) -> OpR
     let change = hot::holder::change(worker, key.ino).await?;
     let used = worker.node.backing.enter(key.ino).await;
     let covers = request.offset..end as u32;
-    match fetch::ensure(worker, used.as_ref(), key, Want::Overwritten(covers)).await? {
+    match fetch::ensure(worker, &used, key, Want::Overwritten(covers)).await? {
         Ensured::Here | Ensured::Fetched | Ensured::Passed(_) => {
             written(worker, used, write).await?;
             change.done();
@@ -63,13 +64,14 @@ pub async fn write(worker: &Rc<Worker>, request: WriteChunk, bulk: Bytes) -> OpR
 }
 
 /// Writes what is not to be evicted before it was copied.
-async fn written(worker: &Rc<Worker>, used: Option<Use>, write: ChunkWrite) -> OpResult<()> {
+async fn written(worker: &Rc<Worker>, used: Use, write: ChunkWrite) -> OpResult<()> {
     let (ino, dirty) = (write.key.ino, worker.node.backing.evictor().dirty());
-    if used.is_some() {
+    let may_go = worker.node.backing.is_enabled();
+    if may_go {
         dirty.note_write(ino);
     }
-    let written = room::write(worker, write).await;
-    if used.is_some() {
+    let written = room::write(worker, &used, write).await;
+    if may_go {
         // Again, for a copy that began meanwhile.
         dirty.note_write(ino);
     }
@@ -85,7 +87,7 @@ pub async fn read(worker: &Rc<Worker>, context: &Context, request: ReadChunk) ->
     let mut buffer = context.buffer(worker, len).await?;
     let key = ChunkKey { ino: request.ino, chunk: request.chunk };
     let used = worker.node.backing.enter(key.ino).await;
-    match fetch::ensure(worker, used.as_ref(), key, Want::Bytes).await? {
+    match fetch::ensure(worker, &used, key, Want::Bytes).await? {
         Ensured::Passed(chunk) => {
             let end = chunk.len().min(request.offset as usize + len);
             let data = &chunk[(request.offset as usize).min(end)..end];
@@ -98,7 +100,7 @@ pub async fn read(worker: &Rc<Worker>, context: &Context, request: ReadChunk) ->
         Ensured::Fetched => fetch::ahead(worker, key),
         Ensured::Here | Ensured::Fill(_) => {}
     }
-    let ChunkData { data, crc } = worker.node.store.read_buffer(key, request.offset, len, buffer).await?;
+    let ChunkData { data, crc } = access::read(worker, key, request.offset, len, buffer).await?;
     worker.node.counters.note_read(data.len());
     Ok((ChunkRead { crc }.to_bytes(), data))
 }
@@ -112,7 +114,7 @@ pub async fn truncate(worker: &Rc<Worker>, _: &Context, request: TruncateChunks)
         // Or what was cut off could be fetched again after a loss of power.
         crate::sync::group_sync(node).await?;
     }
-    node.store.truncate(request.ino, request.chunk, request.keep_bytes)?;
+    access::truncate(worker, request.ino, request.chunk, request.keep_bytes).await?;
     change.done();
     Ok(())
 }
@@ -121,18 +123,22 @@ pub async fn truncate(worker: &Rc<Worker>, _: &Context, request: TruncateChunks)
 pub async fn remove(worker: &Rc<Worker>, _: &Context, request: DropChunks) -> OpResult<()> {
     let node = &worker.node;
     let (mut alone, mut concerned, mut changes) = (Vec::new(), Vec::new(), Vec::new());
-    for ino in &request.inos {
+    let mut inos = request.inos;
+    // In one order for all: who waits for a file has others already.
+    inos.sort_unstable();
+    for ino in &inos {
         changes.push(hot::holder::change(worker, *ino).await?);
         node.backing.evictor().dirty().note_copy(*ino);
         if node.backing.concerns(*ino) {
-            alone.push(node.backing.alone(*ino).await);
             concerned.push(*ino);
         }
+        alone.push(node.backing.alone(*ino).await);
     }
     rows::forget(node, &concerned)?;
-    node.store.remove(&request.inos)?;
+    node.store.remove(&inos)?;
+    overflow::forget(node, &inos)?;
     changes.into_iter().for_each(Change::done);
-    node.pointers.remove(&**node.namespace.kv(), &request.inos)
+    node.pointers.remove(&**node.namespace.kv(), &inos)
 }
 
 /// Makes a hole in a chunk.
@@ -143,14 +149,14 @@ pub async fn punch(worker: &Rc<Worker>, _: &Context, request: PunchChunk) -> OpR
     let used = node.backing.enter(key.ino).await;
     // What the hole covers as a whole needs its mark alone.
     let covers = request.offset..request.offset.saturating_add(request.len);
-    let _filling = fetch::ensure(worker, used.as_ref(), key, Want::Overwritten(covers)).await?;
-    if used.is_some() {
+    let _filling = fetch::ensure(worker, &used, key, Want::Overwritten(covers)).await?;
+    if node.backing.is_enabled() {
         node.backing.evictor().dirty().note_write(key.ino);
     }
     if node.backing.concerns(key.ino) {
         rows::keep(node, key.ino, key.chunk)?;
     }
-    node.store.punch(key, request.offset, request.len)?;
+    access::punch(worker, key, request.offset, request.len).await?;
     change.done();
     Ok(())
 }
@@ -159,10 +165,10 @@ pub async fn punch(worker: &Rc<Worker>, _: &Context, request: PunchChunk) -> OpR
 pub async fn ranges(worker: &Rc<Worker>, _: &Context, request: ChunkRanges) -> OpResult<Vec<(u32, u32)>> {
     let key = ChunkKey { ino: request.ino, chunk: request.chunk };
     let used = worker.node.backing.enter(key.ino).await;
-    if let Some(bytes) = fetch::elsewhere(worker, used.as_ref(), key).await? {
+    if let Some(bytes) = fetch::elsewhere(worker, &used, key).await? {
         return Ok(vec![(0, bytes)]);
     }
-    chunk_map::ranges(&worker.node, key)
+    chunk_map::ranges(worker, key).await
 }
 
 /// Makes what was written here durable, if that is what fsync promises.

@@ -7,11 +7,12 @@
 use std::rc::Rc;
 
 use fs_proto::msg::chunk::{ChunkMap, ChunkMapPage};
-use fs_proto::{ChunkIndex, META_MAX};
+use fs_proto::{ChunkIndex, InodeId, META_MAX};
 
 use crate::backing::fetch;
 use crate::error::OpResult;
 use crate::node::Node;
+use crate::overflow::{self, access};
 use crate::store::{ChunkKey, ChunkStore};
 use crate::worker::{Context, Worker};
 
@@ -29,14 +30,14 @@ pub async fn chunk_map(worker: &Rc<Worker>, _: &Context, request: ChunkMap) -> O
     let limit = (request.limit as usize).clamp(1, CHUNKS_MAX);
     let used = node.backing.enter(ino).await;
     // One more than is told says whether there are more. Those in the shared tier have data, as far as is known.
-    let held = || node.store.chunks_from(ino, request.from, limit + 1);
+    let held = || held(node, ino, request.from, limit + 1);
     let first = held()?;
-    let last = first.get(limit).map_or(ChunkIndex(u64::MAX), |(chunk, _)| *chunk);
+    let last = first.get(limit).copied().unwrap_or(ChunkIndex(u64::MAX));
     let within = request.from..last;
-    let elsewhere = fetch::all_elsewhere(worker, used.as_ref(), ino, within, limit + 1).await?;
+    let elsewhere = fetch::all_elsewhere(worker, &used, ino, within, limit + 1).await?;
     // Again: what was fetched meanwhile is in neither.
     let here = if node.backing.concerns(ino) { held()? } else { first };
-    let here = here.into_iter().map(|(chunk, _)| (chunk, None));
+    let here = here.into_iter().map(|chunk| (chunk, None));
     let mut here: Vec<_> = here.chain(elsewhere.into_iter().map(|(c, bytes)| (c, Some(bytes)))).collect();
     here.sort_unstable();
     here.dedup_by_key(|(chunk, _)| *chunk);
@@ -47,7 +48,7 @@ pub async fn chunk_map(worker: &Rc<Worker>, _: &Context, request: ChunkMap) -> O
         }
         let ranges = match bytes {
             Some(bytes) => vec![(0, bytes)],
-            None => ranges(node, ChunkKey { ino, chunk })?,
+            None => ranges(worker, ChunkKey { ino, chunk }).await?,
         };
         told += ranges.len();
         chunks.push((chunk, ranges));
@@ -56,9 +57,20 @@ pub async fn chunk_map(worker: &Rc<Worker>, _: &Context, request: ChunkMap) -> O
     Ok(ChunkMapPage { chunks, end })
 }
 
+/// Up to `limit` chunks of a file that are here, or with their keepers, ascending.
+fn held(node: &Node, ino: InodeId, from: ChunkIndex, limit: usize) -> OpResult<Vec<ChunkIndex>> {
+    let mut chunks: Vec<_> =
+        node.store.chunks_from(ino, from, limit)?.into_iter().map(|(chunk, _)| chunk).collect();
+    chunks.extend(overflow::list(node, ino, from, limit)?.into_iter().map(|(chunk, _)| chunk));
+    chunks.sort_unstable();
+    chunks.dedup();
+    chunks.truncate(limit);
+    Ok(chunks)
+}
+
 /// Where a chunk has data.
-pub fn ranges(node: &Node, key: ChunkKey) -> OpResult<Ranges> {
-    let ranges = node.store.ranges(key)?;
+pub async fn ranges(worker: &Rc<Worker>, key: ChunkKey) -> OpResult<Ranges> {
+    let ranges = access::ranges(worker, key).await?;
     Ok(bounded(ranges.into_iter().map(|range| (range.start, range.end)).collect(), RANGES_MAX))
 }
 

@@ -22,7 +22,8 @@ use fs_proto::{BULK_MAX, ServerId, Status};
 use crate::backing::claims::Use;
 use crate::backing::fetch::{self, Want};
 use crate::error::{OpError, OpResult};
-use crate::store::{ChunkKey, ChunkStore};
+use crate::overflow::access;
+use crate::store::ChunkKey;
 use crate::worker::{Context, Worker};
 
 /// Holes of fewer bytes are copied as zeros: a message more costs more than these.
@@ -42,7 +43,7 @@ pub async fn copy_to(worker: &Rc<Worker>, _: &Context, request: CopyChunkTo) -> 
     let key = ChunkKey { ino: request.from, chunk: request.from_chunk };
     let ranges = {
         let _used = at_hand(worker, key).await?;
-        worker.node.store.ranges(key)?
+        access::ranges(worker, key).await?
     };
     let mut at = request.from_offset;
     for data in runs(ranges, at..end) {
@@ -60,14 +61,14 @@ pub async fn copy_to(worker: &Rc<Worker>, _: &Context, request: CopyChunkTo) -> 
 
 /// Has a chunk here as long as the answer lives. That is never longer than it is read: who writes it may be in the same file, and wait behind somebody
 /// who cuts it and waits for this.
-async fn at_hand(worker: &Rc<Worker>, key: ChunkKey) -> OpResult<Option<Use>> {
+async fn at_hand(worker: &Rc<Worker>, key: ChunkKey) -> OpResult<Use> {
     let used = worker.node.backing.enter(key.ino).await;
-    fetch::ensure(worker, used.as_ref(), key, Want::Stored).await?;
+    fetch::ensure(worker, &used, key, Want::Stored).await?;
     Ok(used)
 }
 
 /// What of `within` is copied as data.
-fn runs(ranges: Vec<Range<u32>>, within: Range<u32>) -> Vec<Range<u32>> {
+pub fn runs(ranges: Vec<Range<u32>>, within: Range<u32>) -> Vec<Range<u32>> {
     let mut runs: Vec<Range<u32>> = Vec::new();
     for range in ranges {
         let (start, end) = (range.start.max(within.start), range.end.min(within.end));
@@ -103,7 +104,7 @@ async fn move_data(
     let buffer = pool.get(len).await.map_err(|error| OpError::because(Status::Invalid, error.to_string()))?;
     let read = {
         let _used = at_hand(worker, from).await?;
-        worker.node.store.read_buffer(from, data.start, len, buffer).await?
+        access::read(worker, from, data.start, len, buffer).await?
     };
     worker.node.counters.note_read(read.data.len());
     let (bytes, sum) = if read.data.len() == len { (read.data, read.crc) } else { padded(&read.data, len) };

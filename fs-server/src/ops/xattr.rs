@@ -18,6 +18,7 @@ use crate::namespace::apply::CAPABILITY;
 use crate::namespace::locks::{LockKey, LockSet, Mode};
 use crate::namespace::permission::{READ, WRITE, require, require_owner};
 use crate::namespace::{Namespace, acl};
+use crate::overflow;
 use crate::worker::{Context, Worker};
 
 /// What names of attributes that mean something to Hayate begin with.
@@ -66,6 +67,9 @@ pub async fn set(worker: &Rc<Worker>, context: &Context, request: Setxattr) -> O
     }
     if request.name == pins::PIN {
         pins::check(&request.value)?;
+    }
+    if request.name == overflow::ATTRIBUTE {
+        overflow::check(&request.value)?;
     }
     if matches!(&request.name[..], acl::ACCESS | acl::DEFAULT) {
         return set_list(worker, context, request.ino, &request.name, acl::validated(&request.value)?).await;
@@ -222,10 +226,10 @@ fn readable(worker: &Worker, context: &Context, inode: &InodeRecord, name: &[u8]
 }
 
 fn writable(worker: &Worker, context: &Context, inode: &InodeRecord, name: &[u8]) -> OpResult<()> {
-    if name.starts_with(OURS) && name != policy::FLUSH && name != pins::PIN {
+    if name.starts_with(OURS) && ![policy::FLUSH, pins::PIN, overflow::ATTRIBUTE].contains(&name) {
         return Err(OpError::new(
             Status::NotSupported,
-            "of Hayate's attributes user.hayate.layout, user.hayate.flush and user.hayate.pin can be set",
+            "of Hayate's attributes user.hayate.layout, .flush, .pin and .overflow can be set",
         ));
     }
     if name.starts_with(b"user.") {

@@ -171,6 +171,16 @@ impl Devices {
         self.stores[device].scrub(after, budget_bytes)
     }
 
+    /// As [`LogStore::chunks_after`], of one device.
+    pub fn chunks_after(
+        &self,
+        device: usize,
+        after: Option<ChunkKey>,
+        limit: usize,
+    ) -> Result<Vec<ChunkKey>, StoreError> {
+        self.stores[device].chunks_after(after, limit)
+    }
+
     /// Carries something out on all devices, also after one has failed; the first failure is told.
     fn on_all(&self, mut call: impl FnMut(&LogStore) -> Result<(), StoreError>) -> Result<(), StoreError> {
         let outcomes: Vec<_> = self.stores.iter().map(|store| call(store)).collect();

@@ -540,6 +540,15 @@ impl LogStore {
         self.core.is_direct
     }
 
+    /// Up to `limit` chunks behind `after`, of whatever file, as they were when the first page was asked for.
+    pub fn chunks_after(&self, after: Option<ChunkKey>, limit: usize) -> Result<Vec<ChunkKey>, StoreError> {
+        if after.is_none() {
+            // Chunks are listed by their rows.
+            self.save()?;
+        }
+        self.core.index.saved_after(after, limit)
+    }
+
     /// Empties sparse segments and removes dead ones now, in this thread, as the upkeep thread does by itself.
     pub fn compact(&self) -> Result<(), StoreError> {
         compact::pass(&self.core, compact::SPARSE_PERCENT, Eagerness::Eager).map(drop)

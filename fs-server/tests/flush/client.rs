@@ -257,12 +257,36 @@ impl Client {
     /// Writes the first chunk of a file, if that is taken.
     pub fn try_write_chunk(&self, ino: InodeId, data: &[u8]) -> Result<(), Status> {
         let attr = self.ask_home(ino, &Spill { ino });
-        let (chunk, sum) = (ChunkIndex(0), crc(data));
-        let (file_end, since) = (data.len() as u64, attr.version);
-        let request = WriteChunk { ino, chunk, offset: 0, file_end, since, crc: sum };
+        self.try_write_in_chunk(&attr, ChunkIndex(0), 0, data)
+    }
+
+    /// Writes into a chunk of a file that has some, if that is taken.
+    pub fn try_write_in_chunk(
+        &self,
+        attr: &Attr,
+        chunk: ChunkIndex,
+        offset: u32,
+        data: &[u8],
+    ) -> Result<(), Status> {
+        let (ino, sum) = (attr.ino, crc(data));
+        let file_end = chunk.0 * attr.layout.chunk_bytes() + u64::from(offset) + data.len() as u64;
+        let request = WriteChunk { ino, chunk, offset, file_end, since: attr.version, crc: sum };
         let partition = chunk_partition(ino, chunk);
         let header = Header::request(WriteChunk::OP, partition);
         let to = self.map.owner(partition);
+        self.send(header, to, &request, Bytes::copy_from_slice(data)).map(drop)
+    }
+
+    /// Writes a chunk at a server that is named, if that is taken.
+    pub fn try_write_at(
+        &self,
+        to: ServerId,
+        ino: InodeId,
+        chunk: ChunkIndex,
+        data: &[u8],
+    ) -> Result<(), Status> {
+        let request = WriteChunk { ino, chunk, offset: 0, file_end: 0, since: 0, crc: crc(data) };
+        let header = Header::request_to_server(WriteChunk::OP, to);
         self.send(header, to, &request, Bytes::copy_from_slice(data)).map(drop)
     }
 

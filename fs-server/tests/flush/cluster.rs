@@ -41,6 +41,8 @@ pub struct Cluster {
     pub s3: Option<S3Server>,
     /// Times of reading are compared.
     atimes: bool,
+    /// Servers are not started for the first time.
+    has_run: bool,
 }
 
 /// The tier as it is.
@@ -122,7 +124,13 @@ impl Cluster {
             adjust: |_| {},
             s3: None,
             atimes: true,
+            has_run: false,
         }
+    }
+
+    /// Deletes the store of a server that was stopped.
+    pub fn lose(&self, id: ServerId) {
+        std::fs::remove_dir_all(self.dir.path().join(format!("s{}", id.0))).unwrap();
     }
 
     /// The tier's directory.
@@ -139,21 +147,29 @@ impl Cluster {
         config.memory_bytes = 128 << 20;
         config.flush_delay_ms = 20;
         config.wide_threshold = self.wide_threshold;
+        config.rejoins = self.has_run;
         (self.adjust)(&mut config);
         config
     }
 
     /// Starts all servers.
     pub fn launch(&mut self, wrap: Wrap<'_>) {
+        let s3 = self.s3.take();
+        self.launch_on(&|config: &ServerConfig| {
+            Some(match &s3 {
+                Some(s3) => Arc::new(s3.tier(config)),
+                None => wrap(Posix::open(config.tier.as_ref()?, config).unwrap()),
+            })
+        });
+        self.s3 = s3;
+    }
+
+    fn launch_on(&mut self, tier: &dyn Fn(&ServerConfig) -> Option<Arc<dyn Tier>>) {
         let mut bound = Vec::new();
         self.file.members.clear();
         for id in (0..self.servers).map(ServerId) {
             let config = self.config(id);
-            let tier = match &self.s3 {
-                Some(s3) => Arc::new(s3.tier(&config)),
-                None => wrap(Posix::open(&self.tier(), &config).unwrap()),
-            };
-            let server = bind_with(config.clone(), Flusher::on(Some(tier))).unwrap();
+            let server = bind_with(config.clone(), Flusher::on(tier(&config))).unwrap();
             self.file.members.push(MemberEntry {
                 id,
                 host: host_name(),
@@ -170,6 +186,12 @@ impl Cluster {
             let file = self.file.clone();
             self.threads.push(std::thread::spawn(move || server.serve(file)));
         }
+        self.has_run = true;
+    }
+
+    /// Starts all servers without a tier.
+    pub fn launch_without_tier(&mut self) {
+        self.launch_on(&|_| None);
     }
 
     /// Ends all servers; their stores stay.

@@ -210,6 +210,7 @@ fn serve_again(
     let mut config = config(spec, member.id.0, member.stores.clone(), wildcard_if_other(member))?;
     config.listen_unix.clone_from(&member.unix);
     config.listen_metrics.clone_from(&member.metrics);
+    config.rejoins = member.weight > 0;
     let bound = fs_server::bind(config).map_err(failed)?;
     set_pid(path, member.id)?;
     serve(bound, spec, cluster, (path, true), member.id.0, mount)?;

@@ -1,6 +1,6 @@
 //! What servers tell each other about copies in the shared tier (tier 2).
 
-use crate::attr::Layout;
+use crate::attr::{Layout, TimeNs};
 use crate::ids::{ChunkIndex, InodeId, ServerId};
 use crate::op::request;
 use crate::record::{Backing, EntryRecord, InodeRecord, TierLocation};
@@ -218,6 +218,17 @@ wire_struct! {
 }
 
 wire_struct! {
+    /// The asker's store has taken the place of one that was lost. What are chunks of this file that it does not hold fetched from? Goes to the file's home. None: they
+    /// are holes. A source without a number: they are lost. Server to server.
+    pub struct FindLost {
+        /// File.
+        pub ino: InodeId,
+        /// When the store was made: nothing is lost of files that were made later.
+        pub made: TimeNs,
+    }
+}
+
+wire_struct! {
     /// Drop chunks of files whose copies in the shared tier are up to date; they are fetched from there again. Server to server.
     pub struct EvictChunks {
         /// Which, and where each is fetched from.
@@ -308,6 +319,7 @@ request! {
     MergeOld => MergeOld -> ();
     MigrateStatus => MigrateStatus -> Migrated;
     FindSource => FindSource -> Option<TierSource>;
+    FindLost => FindLost -> Option<TierSource>;
     FetchChunk => FetchChunk -> ();
     EvictChunks => EvictChunks -> u64;
     EvictNow => EvictNow -> u64;

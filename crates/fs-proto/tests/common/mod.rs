@@ -7,8 +7,8 @@ use fs_proto::attr::*;
 use fs_proto::ids::*;
 use fs_proto::lock::{HeldLock, LockFamily, LockKind, LockOwner, LockRange};
 use fs_proto::msg::{
-    Caller, admin::*, chunk::*, hot::*, inode::*, lock::*, name::*, scrub::*, session::*, small::*, tier::*,
-    transaction::*, vault::*,
+    Caller, admin::*, chunk::*, hot::*, inode::*, lock::*, name::*, overflow::*, scrub::*, session::*,
+    small::*, tier::*, transaction::*, vault::*,
 };
 use fs_proto::placement::{MapEvent, Member};
 use fs_proto::record::*;
@@ -333,6 +333,10 @@ structs! {
     HotAsk { server, ino, chunk, piece, have, direct }
     HotFetch { ino, chunk, piece, generation }
     HotRecall { holder, ino }
+    MayOverflow { ino }
+    Kept { ino, chunk, place }
+    KeptFor { chunks }
+    FindLost { ino, made }
     FlushNote { ino, name, had, forced }
     VaultPut { key, value }
     VaultList { prefix, after }
@@ -356,6 +360,7 @@ structs! {
     ShardRecord { dir, mode, uid, gid, layout, mtime, entries, subdirs }
     EntryRecord { ino, kind }
     VaultRecord { uid, ino, value }
+    OverflowRecord { keeper, store, place, nonce }
     RequestResult { count, op, status, ino }
 }
 

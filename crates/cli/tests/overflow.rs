@@ -1,0 +1,102 @@
+//! Goal: one node without room is no error for anybody: what is written there goes to others, small files find room, and all of it is read back, after kills
+//! as well. Method: the real program; the store of one of three servers on a small file system of its own (a tmpfs, so it needs root); nothing is flushed.
+
+mod common;
+
+use std::fs;
+use std::process::Command;
+
+use common::{Sandbox, kill, pattern, wait_until};
+use rustix::process::Signal;
+
+/// The one without room, and the size of its file system.
+const FULL: usize = 1;
+const SIZE: &str = "size=96m";
+const DIRECTORIES: usize = 12;
+const SMALL: usize = 8_000;
+
+/// Unmounts at the end, or when the test fails.
+struct Mounted<'a>(&'a Sandbox, String);
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        let umount = |lazily: &[&str]| {
+            Command::new("umount").args(lazily).arg(self.0.path(&self.1)).status().is_ok_and(|s| s.success())
+        };
+        if std::thread::panicking() {
+            umount(&["-l"]);
+        } else {
+            // A server that ended a moment ago may still be closing its files.
+            wait_until("the file system can be unmounted", || umount(&[]));
+        }
+    }
+}
+
+/// None where this user may not mount.
+fn small_store<'a>(sandbox: &'a Sandbox, store: &str) -> Option<Mounted<'a>> {
+    fs::create_dir_all(sandbox.path(store)).unwrap();
+    let mount = ["-t", "tmpfs", "-o", SIZE, "none", &sandbox.word(store)];
+    let done = Command::new("mount").args(mount).status().is_ok_and(|status| status.success());
+    done.then(|| Mounted(sandbox, store.to_owned()))
+}
+
+/// A command of the node without room.
+fn there(sandbox: &Sandbox, args: &[&str]) -> String {
+    let output = sandbox.hayate(args).env("HAYATE_GATEWAY", FULL.to_string()).output().unwrap();
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn figure(sandbox: &Sandbox, server: usize, name: &str) -> u64 {
+    let status: serde_json::Value = serde_json::from_str(&sandbox.ok(&["status", "--json"])).unwrap();
+    let of_server = status["servers"].as_array().unwrap()[server].clone();
+    of_server["overflow"][name].as_u64().unwrap_or_else(|| panic!("no {name}: {of_server}"))
+}
+
+fn assert_read(sandbox: &Sandbox, large: &[u8]) {
+    for file in ["/near/one", "/near/two"] {
+        sandbox.ok(&["cp", &format!("h:{file}"), &sandbox.word("out")]);
+        assert!(fs::read(sandbox.path("out")).unwrap() == large, "{file}");
+    }
+    sandbox.ok(&["cp", "-r", "h:/small", &sandbox.word("back")]);
+    assert!(common::tree(&sandbox.path("back")) == common::tree(&sandbox.path("small")));
+    fs::remove_dir_all(sandbox.path("back")).unwrap();
+}
+
+#[test]
+fn a_node_without_room_goes_on() {
+    let sandbox = Sandbox::new();
+    let Some(_store) = small_store(&sandbox, "store/server-1") else {
+        eprintln!("mounting a file system needs root: this test shows nothing");
+        return;
+    };
+    sandbox.up(&["--nodes", "3", "--tier", &sandbox.word("tier"), "--flush-delay", "3600000"]);
+    let large = pattern(120 << 20);
+    fs::write(sandbox.path("in"), &large).unwrap();
+    there(&sandbox, &["mkdir", "--layout", "local", "/near"]);
+    there(&sandbox, &["cp", &sandbox.word("in"), "h:/near/one"]);
+    let told = sandbox.ok(&["stat", "/near/one"]);
+    assert!(told.contains("server 1, 120 chunks"), "{told}");
+    assert!(figure(&sandbox, FULL, "overflow_bytes") > 0);
+    // Names and small files of its directories find room as well.
+    for dir in 0..DIRECTORIES {
+        let dir = sandbox.path(&format!("small/d{dir}"));
+        fs::create_dir_all(&dir).unwrap();
+        for file in 0..SMALL / DIRECTORIES {
+            fs::write(dir.join(format!("f{file}")), &large[file * 97..file * 97 + 12_000]).unwrap();
+        }
+    }
+    sandbox.ok(&["cp", "-r", &sandbox.word("small"), "h:/small"]);
+    there(&sandbox, &["cp", &sandbox.word("in"), "h:/near/two"]);
+    assert_read(&sandbox, &large);
+    for pid in sandbox.server_pids() {
+        kill(pid, Signal::KILL);
+    }
+    wait_until("all servers are gone", || sandbox.processes().is_empty());
+    sandbox.ok(&["up", "--restart"]);
+    assert_read(&sandbox, &large);
+    sandbox.ok(&["rm", "/near/one"]);
+    sandbox.ok(&["down", "--drain"]);
+    assert!(fs::read(sandbox.path("tier/near/two")).unwrap() == large);
+    assert!(common::tree(&sandbox.path("tier/small")) == common::tree(&sandbox.path("small")));
+}
