@@ -183,6 +183,8 @@ wire_enum! {
         HotFetch = 112,
         /// Drop what was lent of such a file.
         HotRecall = 113,
+        /// Answer when you have nothing to flush any more.
+        FlushWait = 114,
     }
 }
 
