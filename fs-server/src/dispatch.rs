@@ -177,6 +177,7 @@ async fn run_tiers(worker: &Rc<Worker>, context: &Context, body: Reader) -> OpRe
         TierState => crate::flush::ops::tier_state,
         FlushStatus => crate::flush::ops::flush_status,
         FlushNow => crate::flush::ops::flush_now,
+        FlushWait => crate::flush::ops::flush_wait,
         FlushNote => crate::flush::ops::flush_note,
         TierPlace => crate::flush::ops::tier_place,
         TierForget => crate::flush::ops::tier_forget,

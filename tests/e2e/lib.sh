@@ -200,10 +200,10 @@ $difference"
 $difference"
 }
 
-# same_manifest A B WHAT: as same_tree, by our own program: nanoseconds, hard link groups and checksums too.
+# same_manifest A B WHAT [OPTION]: as same_tree, by our own program: nanoseconds, hard link groups and checksums too.
 same_manifest() {
-    python3 "$E2E/manifest.py" "$1" >"$BOX/manifest.a"
-    python3 "$E2E/manifest.py" "$2" >"$BOX/manifest.b"
+    python3 "$E2E/manifest.py" "$1" ${4:+"$4"} >"$BOX/manifest.a"
+    python3 "$E2E/manifest.py" "$2" ${4:+"$4"} >"$BOX/manifest.b"
     [ -s "$BOX/manifest.a" ] || fail "$3: $1 is empty"
     diff "$BOX/manifest.a" "$BOX/manifest.b" >"$BOX/manifest.diff" || fail "$3:
 $(head -20 "$BOX/manifest.diff")"

@@ -15,8 +15,10 @@ use std::time::{Duration, Instant};
 
 /// Unsafe names that a message lists.
 const SHOWN_NAMES: usize = 20;
-/// Time between two looks.
-const POLL: Duration = Duration::from_millis(20);
+/// Longest time between two looks, of which each moves the bar; the end comes at once.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Shortest time between two looks.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// The sum of all servers' accounts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -176,7 +178,9 @@ fn wait(client: &Client, start: &Total, stall: Duration, show: impl Fn(&Total)) 
             )));
         }
         interrupt::check()?;
-        std::thread::sleep(POLL);
+        client.flush_wait(LOOK_EVERY).map_err(failed)?;
+        // What one server handed to another is pending with neither for a moment.
+        std::thread::sleep(PAUSE);
     }
 }
 

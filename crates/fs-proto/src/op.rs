@@ -183,6 +183,8 @@ wire_enum! {
         HotFetch = 112,
         /// Drop what was lent of such a file.
         HotRecall = 113,
+        /// Answer when you have nothing to flush any more.
+        FlushWait = 114,
         /// May chunks of this file be kept by another server than the one that should hold them?
         MayOverflow = 122,
         /// Which of the chunks that I keep for you are still yours?

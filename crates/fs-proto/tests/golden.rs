@@ -224,6 +224,7 @@ fn messages_never_change() {
         .is(Role::Server { id: ServerId(3) }, "020300")
         .is(TierState { ino: FILE, published: Some(tier()), published_bytes: 8, published_as: Some(backing()) }, "070000000000341201020000000000cdab01000000740500000000000000030000000000000099000000000000000800000000000000010700000000000000ffffffffffffffff0600000000000000")
         .is(FlushAccount { pending_names: 1, pending_dirs: 2, pending_bytes: 3, files: 4, bytes: 5, copied_bytes: 7, failures: 6, oldest_ms: 8, bytes_per_s: 9, unsafe_names: vec![(name("a"), "why".into())], has_tier: true }, "0100000000000000020000000000000003000000000000000400000000000000050000000000000007000000000000000600000000000000080000000000000009000000000000000100000001000000610300000077687901")
+        .is(FlushWait { longest_ms: 0x0102_0304 }, "04030201")
         .is(Prepare { id: TX, checks: vec![Check::DirLive { dir: DIR }], mutations: vec![Mutation::DelInode { ino: FILE }] }, "030002010000000000000100000002020000000000cdab01000000060700000000003412")
         .is(Decide { id: TX, commit: true }, "0300020100000000000001")
         .is(Verdict::Aborted, "02")
@@ -537,6 +538,7 @@ const OPERATIONS: &[(u16, &str)] = &[
     (111, "HotAsk"),
     (112, "HotFetch"),
     (113, "HotRecall"),
+    (114, "FlushWait"),
     (122, "MayOverflow"),
     (123, "KeptFor"),
     (124, "FindLost"),

@@ -7,7 +7,8 @@ use fs_proto::msg::admin::{ServerStatus, Shutdown, ShutdownMode};
 use fs_proto::msg::scrub::{Scrub, Scrubbed};
 use fs_proto::msg::session::Ping;
 use fs_proto::msg::tier::{
-    AttachOld, FlushAccount, FlushInode, FlushList, FlushNow, FlushPage, FlushStatus, MigrateStatus, Migrated,
+    AttachOld, FlushAccount, FlushInode, FlushList, FlushNow, FlushPage, FlushStatus, FlushWait,
+    MigrateStatus, Migrated,
 };
 use fs_proto::{InodeId, Request, ServerId, Status};
 
@@ -78,6 +79,20 @@ impl Core {
             (server, self.ask_once(server, &FlushStatus {}, ANSWER_TIME).await)
         });
         window::all(asked, FAN_OUT).await
+    }
+
+    /// See [`crate::Client::flush_wait`].
+    pub async fn flush_wait(&self, longest: Duration) {
+        let view = self.shared.view();
+        let request = FlushWait { longest_ms: longest.as_millis().try_into().unwrap_or(u32::MAX) };
+        let asked = view.stores().iter().map(|&server| {
+            let request = &request;
+            async move {
+                // Whoever gives no answer gives no account either: that is where it is told.
+                let _ = self.ask_once(server, request, ANSWER_TIME + longest).await;
+            }
+        });
+        window::all(asked, FAN_OUT).await;
     }
 
     /// See [`crate::Client::attach_old`].

@@ -1,5 +1,7 @@
 //! What operators ask. Each question is asked once, with a time limit of its own: a dead server is an answer here.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use fs_proto::msg::admin::ShutdownMode;
 use fs_proto::msg::scrub::{Scrub, Scrubbed};
@@ -33,6 +35,14 @@ impl Client {
     /// What is not yet in the shared tier, for every server.
     pub fn flush_status(&self) -> Result<Vec<(ServerId, Result<FlushAccount>)>> {
         self.run(async |core| Ok(core.flush_status().await))
+    }
+
+    /// Waits until no server has anything to flush, or for `longest`: then it is time to look again at [`Client::flush_status`].
+    pub fn flush_wait(&self, longest: Duration) -> Result<()> {
+        self.run(async |core| {
+            core.flush_wait(longest).await;
+            Ok(())
+        })
     }
 
     /// A page of the names that a server has to flush yet; `after` is the last page's `next`, empty for the first.

@@ -134,7 +134,7 @@ impl World {
 
     fn answer(&mut self, header: &Header, server: ServerId, body: Bytes, bulk: &Bytes) -> Answer {
         match header.op {
-            Op::Ping | Op::FlushNow | Op::Shutdown => Ok(Bytes::new()),
+            Op::Ping | Op::FlushNow | Op::FlushWait | Op::Shutdown => Ok(Bytes::new()),
             Op::ServerStatus => Ok(format!("{{\"server\":{server}}}").to_bytes()),
             Op::Statfs => {
                 let device = u64::from(server.0);

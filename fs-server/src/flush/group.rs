@@ -26,7 +26,7 @@ use super::ops::{TakenOver, is_forgetful};
 use super::outcome::{FlushResult, Stop};
 use super::policy::Policy;
 use super::queue::{FlushItem, Taken};
-use super::{InFlight, content, dirs, old, postpone, remote};
+use super::{InFlight, WAIT_LIMIT, content, dirs, old, postpone, remote};
 use crate::error::{OpError, OpResult};
 use crate::kv::Batch;
 use crate::namespace::locks::{LockKey, LockSet, Mode};
@@ -43,8 +43,6 @@ const XATTRS: usize = 1_024;
 pub const SIZES: (usize, usize) = (2, 64);
 /// A job that took so long ends, and leaves the rest to others: else a tier that falters would have as many calls to answer for as long as groups last.
 const TURN: Duration = Duration::from_millis(20);
-/// Attempts for which a group waits as a whole.
-const PATIENCE: u32 = 3;
 
 /// A name of the group whose file is to be copied.
 struct Small {
@@ -109,14 +107,22 @@ pub async fn flush(worker: &Rc<Worker>, group: Vec<Taken>) {
     }
 }
 
-/// The group as a whole has to wait, for its directory perhaps, which comes soon or never. Names that went with it need none: each finds out.
+/// The group as a whole has to wait: for its directory, of which a transaction that makes or moves it may be under way. Names whose directory is gone need none, and
+/// of what lasts longer than that each name has its own account: then each finds out by itself.
 async fn put_off(worker: &Rc<Worker>, group: &[Taken], stop: &Stop) {
-    let waits = |taken: &&Taken| matches!(stop, Stop::Wait(_)) && taken.attempts < PATIENCE;
-    let (waiting, alone): (Vec<_>, Vec<_>) = group.iter().partition(waits);
-    for taken in waiting {
+    let lasts = |taken: &Taken| taken.tried.elapsed() >= WAIT_LIMIT;
+    if !matches!(stop, Stop::Wait(_)) || group.iter().any(lasts) || is_gone(worker, group).await {
+        return worker.node.namespace.queue().give_back(group, true);
+    }
+    for taken in group {
         postpone(worker, taken, stop.clone()).await;
     }
-    worker.node.namespace.queue().give_back(alone, true);
+}
+
+/// Whether the group's directory is not in the namespace any more, as far as its home can be asked.
+async fn is_gone(worker: &Rc<Worker>, group: &[Taken]) -> bool {
+    let FlushItem::Name(parent, _) = group[0].item else { return true };
+    remote::inode(worker, parent).await.is_ok_and(|view| view.inode.is_none())
 }
 
 async fn job(worker: &Rc<Worker>, group: &[Taken]) -> FlushResult<Job> {

@@ -42,7 +42,7 @@ use bytes::Bytes;
 use fs_proto::msg::tier::FlushAccount;
 use fs_proto::{ClientId, FileKind, InodeId, ServerId};
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
 pub use self::queue::FlushItem;
@@ -114,6 +114,7 @@ pub struct Flusher {
     /// Uses of staging so far, and those before the last time that it was tidied up.
     staged: AtomicU64,
     tidied: AtomicU64,
+    tidied_now: Notify,
     /// Names that a group has at most.
     together: AtomicUsize,
     /// Names in this server's staging that could not be removed yet.
@@ -147,6 +148,7 @@ impl Flusher {
             hurry_until: Mutex::new(None),
             staged: AtomicU64::new(left_over),
             tidied: AtomicU64::new(0),
+            tidied_now: Notify::new(),
             together: AtomicUsize::new(group::SIZES.1),
             doomed: Mutex::default(),
             run: rand::random(),
@@ -321,6 +323,24 @@ impl Flusher {
     /// All that the first `staged` uses of staging left in the tier is gone.
     fn note_tidied(&self, staged: u64) {
         self.tidied.store(staged, Ordering::Release);
+        self.tidied_now.notify_waiters();
+    }
+
+    /// Waits until nothing is to be flushed or tidied up, at most `longest`.
+    async fn settled(&self, queue: &FlushQueue, longest: Duration) {
+        let until = tokio::time::Instant::now() + longest;
+        loop {
+            // Before the look: what happens after it ends the wait.
+            let (emptied, tidied) = (queue.emptied(), self.tidied_now.notified());
+            if queue.is_empty() && !self.is_untidy() {
+                return;
+            }
+            tokio::select! {
+                () = emptied => {}
+                () = tidied => {}
+                () = tokio::time::sleep_until(until) => return,
+            }
+        }
     }
 
     /// Items that may be under way.
@@ -559,7 +579,7 @@ async fn put_off(worker: &Rc<Worker>, taken: &Taken, stop: Stop) -> Duration {
     match stop {
         Stop::Open | Stop::Never => OPEN_PAUSE,
         Stop::Later(pause) => pause,
-        Stop::Wait(_) if taken.since.elapsed() < WAIT_LIMIT => doubled(WAIT_PAUSES, taken.attempts),
+        Stop::Wait(_) if taken.tried.elapsed() < WAIT_LIMIT => doubled(WAIT_PAUSES, taken.attempts),
         Stop::Wait(reason) => {
             let pause = doubled(WAIT_PAUSES, taken.attempts);
             note_failure(worker, taken, reason).await;

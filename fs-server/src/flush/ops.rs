@@ -2,11 +2,12 @@
 
 use std::ops::ControlFlow;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use fs_proto::msg::inode::LEASE_MS;
 use fs_proto::msg::tier::{
-    FlushAccount, FlushChunks, FlushInode, FlushList, FlushNote, FlushNow, FlushPage, FlushStatus,
+    FlushAccount, FlushChunks, FlushInode, FlushList, FlushNote, FlushNow, FlushPage, FlushStatus, FlushWait,
     FlushedShare, TierForget, TierPath, TierPlace, TierState, TierView,
 };
 use fs_proto::record::{Backing, InodeRecord, Mutation, TierLocation};
@@ -28,6 +29,8 @@ use crate::worker::{Context, Worker};
 const NONE: OpError = OpError::new(Status::NotSupported, "this cluster has no shared tier");
 /// Names of one page of a list.
 const LIST_PAGE: usize = 500;
+/// Requests live longer.
+const WAIT_MAX: Duration = Duration::from_secs(8);
 /// Clients renew what they have open at least three times a lease: how long a restarted home does not know who writes.
 const FORGETFUL_MS: u32 = LEASE_MS / 3;
 
@@ -76,6 +79,17 @@ pub async fn tier_state(worker: &Rc<Worker>, _: &Context, request: TierState) ->
 pub async fn flush_status(worker: &Rc<Worker>, context: &Context, _: FlushStatus) -> OpResult<FlushAccount> {
     let asker = Some(context.client()).filter(|client| client.0 != 0);
     Ok(worker.node.flusher.account_of(&worker.node, asker))
+}
+
+/// Answers when this server has nothing to flush any more, or when the asker wants to look again.
+pub async fn flush_wait(worker: &Rc<Worker>, _: &Context, request: FlushWait) -> OpResult<()> {
+    require_tier(worker)?;
+    let (node, longest) = (&worker.node, Duration::from_millis(request.longest_ms.into()).min(WAIT_MAX));
+    tokio::select! {
+        () = node.flusher.settled(node.namespace.queue(), longest) => {}
+        () = node.stopped() => {}
+    }
+    Ok(())
 }
 
 /// No delay from now on, until nothing waits.

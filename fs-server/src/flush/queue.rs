@@ -4,7 +4,8 @@
 //! - Whatever is in the map is in the store: a note's put is part of the batch that makes the change.
 //! - An item is taken off only if nothing noted it again since its flush began (`noted_again_while_flushing_stays`).
 //! - An item that is not being flushed is exactly once in the order, under when it is due, or ready (`items_come_in_the_order_they_are_due`).
-//! - Of what is due the oldest is taken first: what was noted first, not what came due first (`the_oldest_of_what_is_due_goes_first`).
+//! - Of what is due the oldest is taken first: what was noted first, not what came due first (`the_oldest_of_what_is_due_goes_first`). Before everything else
+//!   go names of directories, for which the names in them wait (`names_of_directories_go_before_all_else`).
 //! - Notes made without end do not put an item off without end (`steady_changes_do_not_starve`).
 //! - Names that are taken together are of one directory, and none of them was given back to be flushed alone (`names_of_a_directory_come_together`).
 //!
@@ -19,6 +20,7 @@ use bytes::Bytes;
 use fs_proto::InodeId;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use crate::kv::{Batch, Kv, KvError};
 use crate::namespace::{encode_record, keys};
@@ -67,6 +69,10 @@ struct Noted {
     first: Instant,
     due: Instant,
     serial: u64,
+    /// When it was taken for the first time since then.
+    tried: Option<Instant>,
+    /// A directory's name: others wait for it.
+    leads: bool,
     busy: bool,
     /// Waits for the time that its policy says.
     parked: bool,
@@ -77,13 +83,22 @@ struct Noted {
     attempts: u32,
 }
 
+/// Order of what is due.
+type Rank = (bool, Instant, u64);
+
+impl Noted {
+    fn rank(&self) -> Rank {
+        (!self.leads, self.first, self.serial)
+    }
+}
+
 #[derive(Default)]
 struct Items {
     noted: HashMap<FlushItem, Noted>,
     /// What is not being flushed, by when it is due.
     order: BTreeMap<(Instant, u64), FlushItem>,
-    /// What was found to be due, by when it was noted first.
-    ready: BTreeMap<(Instant, u64), FlushItem>,
+    /// What was found to be due.
+    ready: BTreeMap<Rank, FlushItem>,
     /// What is not parked, by when it was noted first.
     ages: BTreeSet<(Instant, u64)>,
     generation: u64,
@@ -97,7 +112,7 @@ impl Items {
     fn schedule(&mut self, item: &FlushItem, due: Instant) {
         let Some(noted) = self.noted.get_mut(item) else { return };
         self.order.remove(&(noted.due, noted.serial));
-        self.ready.remove(&(noted.first, noted.serial));
+        self.ready.remove(&noted.rank());
         noted.due = due;
         if !noted.busy {
             self.order.insert((due, noted.serial), item.clone());
@@ -124,6 +139,8 @@ impl Items {
             first: now,
             due: now + delay,
             serial: generation,
+            tried: None,
+            leads: false,
             busy: false,
             parked: false,
             forced: false,
@@ -141,7 +158,7 @@ impl Items {
         while let Some(first) = self.order.first_entry().filter(|first| first.key().0 <= now) {
             let item = first.remove();
             if let Some(noted) = self.noted.get(&item) {
-                self.ready.insert((noted.first, noted.serial), item);
+                self.ready.insert(noted.rank(), item);
             }
         }
     }
@@ -156,8 +173,9 @@ impl Items {
             self.parked -= 1;
             self.ages.insert((noted.first, noted.serial));
         }
-        let (attempts, since, forced) = (noted.attempts, noted.first, noted.forced);
-        Some(Taken { item, attempts, since, forced, generation: noted.generation })
+        let tried = *noted.tried.get_or_insert_with(Instant::now);
+        let (attempts, forced, generation) = (noted.attempts, noted.forced, noted.generation);
+        Some(Taken { item, attempts, tried, forced, generation })
     }
 
     /// The oldest item that is ready and, if it is a name, up to `most` - 1 names of the same directory that are nearly as old.
@@ -177,7 +195,7 @@ impl Items {
 
     fn is_mate(&self, item: &FlushItem, dir: InodeId) -> bool {
         matches!(item, FlushItem::Name(parent, _) if *parent == dir)
-            && self.noted.get(item).is_some_and(|noted| !noted.alone)
+            && self.noted.get(item).is_some_and(|noted| !noted.alone && !noted.leads)
     }
 
     /// Whether something noted the item since it was taken.
@@ -191,14 +209,31 @@ impl Items {
         let due = noted.due;
         self.ages.remove(&(noted.first, noted.serial));
         (noted.busy, noted.alone, noted.attempts, noted.first) = (false, false, 0, Instant::now());
+        noted.tried = None;
         self.ages.insert((noted.first, noted.serial));
         self.schedule(item, due);
+    }
+
+    /// Whether names wait, or are being flushed, that do not wait for their policy.
+    fn has_names(&self) -> bool {
+        self.noted.len() > self.inodes + self.parked
+    }
+
+    /// No entry of a directory comes any more for now, so none of them has to wait for others; true if there was one.
+    fn hasten_inodes(&mut self) -> bool {
+        let now = Instant::now();
+        let early =
+            self.order.range((now, u64::MAX)..).filter(|(_, item)| matches!(item, FlushItem::Inode(_)));
+        let early: Vec<_> = early.map(|(_, item)| item.clone()).collect();
+        let fresh: Vec<_> = early.iter().filter(|item| self.noted[*item].attempts == 0).collect();
+        fresh.iter().for_each(|item| self.schedule(item, now));
+        !fresh.is_empty()
     }
 
     fn remove(&mut self, item: &FlushItem) {
         if let Some(noted) = self.noted.remove(item) {
             self.order.remove(&(noted.due, noted.serial));
-            self.ready.remove(&(noted.first, noted.serial));
+            self.ready.remove(&noted.rank());
             self.ages.remove(&(noted.first, noted.serial));
             self.parked -= usize::from(noted.parked);
             self.inodes -= usize::from(matches!(item, FlushItem::Inode(_)));
@@ -213,8 +248,8 @@ pub struct Taken {
     pub item: FlushItem,
     /// How often it was tried before.
     pub attempts: u32,
-    /// When it was noted first.
-    pub since: Instant,
+    /// When it was tried first.
+    pub tried: Instant,
     /// Somebody asked for this very item.
     pub forced: bool,
     generation: u64,
@@ -227,12 +262,20 @@ pub struct FlushQueue {
     delay: Duration,
     items: Mutex<Items>,
     changed: Notify,
+    emptied: Notify,
 }
 
 impl FlushQueue {
     /// The queue of a server; empty for ever when there is no shared tier (`enabled` false).
     pub fn open(kv: Arc<dyn Kv>, enabled: bool, delay: Duration) -> Result<Self, KvError> {
-        let queue = FlushQueue { kv, enabled, delay, items: Mutex::default(), changed: Notify::new() };
+        let queue = FlushQueue {
+            kv,
+            enabled,
+            delay,
+            items: Mutex::default(),
+            changed: Notify::new(),
+            emptied: Notify::new(),
+        };
         if enabled {
             queue.load(b'q')?;
             queue.load(b'a')?;
@@ -256,32 +299,43 @@ impl FlushQueue {
         self.enabled
     }
 
+    /// As [`FlushQueue::note_name`], of a name that stands for a directory from now on.
+    pub fn note_directory(&self, batch: &mut Batch, parent: InodeId, name: &Bytes) {
+        if self.enabled {
+            self.note(batch, &FlushItem::Name(parent, name.clone()), true, true);
+        }
+    }
+
     /// Notes that a name changed, in the batch that changes it.
     pub fn note_name(&self, batch: &mut Batch, parent: InodeId, name: &Bytes) {
         if self.enabled {
-            self.note(batch, &FlushItem::Name(parent, name.clone()), true);
+            self.note(batch, &FlushItem::Name(parent, name.clone()), true, false);
         }
     }
 
     /// Notes that an inode changed, in the batch that changes it.
     pub fn note_inode(&self, batch: &mut Batch, ino: InodeId) {
         if self.enabled {
-            self.note(batch, &FlushItem::Inode(ino), false);
+            self.note(batch, &FlushItem::Inode(ino), false, false);
         }
     }
 
     /// `put_again`: a name is noted under its own lock or its inode's, so whoever noted it before may not have committed yet.
-    /// Inodes are noted under their own lock only: what is in the map is in the store.
-    fn note(&self, batch: &mut Batch, item: &FlushItem, put_again: bool) {
+    /// Inodes are noted under their own lock only: what is in the map is in the store. `leads`: others wait for this name.
+    fn note(&self, batch: &mut Batch, item: &FlushItem, put_again: bool, leads: bool) {
         let mut items = self.items.lock();
         let delay = match item {
-            FlushItem::Name(..) if items.hurry => Duration::ZERO,
-            FlushItem::Inode(_) if items.hurry => HURRIED_INODE.min(self.delay),
+            FlushItem::Inode(_) if items.hurry && items.has_names() => HURRIED_INODE.min(self.delay),
+            _ if items.hurry => Duration::ZERO,
             _ => self.delay,
         };
         let idle = items.order.is_empty();
         if items.note(item, delay) || put_again {
             batch.put(item.key(), encode_record(&()));
+        }
+        if leads && let Some(noted) = items.noted.get_mut(item) {
+            // Not among what is ready: a note puts it back into the order.
+            noted.leads = true;
         }
         let hurry = items.hurry;
         drop(items);
@@ -294,7 +348,7 @@ impl FlushQueue {
     /// Notes what another server told about, or what this one found out itself.
     pub fn note_now(&self, item: &FlushItem) -> Result<(), KvError> {
         let mut batch = Batch::default();
-        self.note(&mut batch, item, true);
+        self.note(&mut batch, item, true, false);
         self.kv.commit(batch)
     }
 
@@ -317,7 +371,7 @@ impl FlushQueue {
     /// Notes that the copy of a directory was changed by flushing one of its entries. No write if it is noted already.
     pub fn note_touched(&self, dir: InodeId) -> Result<(), KvError> {
         let mut batch = Batch::default();
-        self.note(&mut batch, &FlushItem::Inode(dir), false);
+        self.note(&mut batch, &FlushItem::Inode(dir), false, false);
         if batch.is_empty() { Ok(()) } else { self.kv.commit(batch) }
     }
 
@@ -402,9 +456,14 @@ impl FlushQueue {
         for taken in &again {
             items.begin_again(&taken.item);
         }
+        let hastened = items.hurry && !items.has_names() && items.hasten_inodes();
+        let is_empty = items.noted.is_empty();
         drop(items);
-        if !again.is_empty() {
+        if hastened || !again.is_empty() {
             self.changed.notify_one();
+        }
+        if is_empty {
+            self.emptied.notify_waiters();
         }
         Ok(())
     }
@@ -464,6 +523,11 @@ impl FlushQueue {
         }
     }
 
+    /// Ends when nothing waits. What is called between the call of this and the first wait is not missed.
+    pub fn emptied(&self) -> Notified<'_> {
+        self.emptied.notified()
+    }
+
     /// How long the oldest item that is not parked waits: since it was noted first, or since the server's start.
     pub fn oldest(&self) -> Option<Duration> {
         self.items.lock().ages.first().map(|(first, _)| first.elapsed())
@@ -509,174 +573,4 @@ impl FlushQueue {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::kv::{self, KvKind};
-
-    const DIR: InodeId = InodeId(7);
-
-    fn name(text: &'static str) -> FlushItem {
-        FlushItem::Name(DIR, Bytes::from_static(text.as_bytes()))
-    }
-
-    fn open(dir: &tempfile::TempDir, delay: Duration) -> FlushQueue {
-        let kv = kv::open(KvKind::Fjall, &dir.path().join("kv"), 8 << 20).unwrap();
-        FlushQueue::open(kv, true, delay).unwrap()
-    }
-
-    #[test]
-    fn noted_again_while_flushing_stays() {
-        let dir = tempfile::tempdir().unwrap();
-        let queue = open(&dir, Duration::ZERO);
-        queue.note_now(&name("a")).unwrap();
-        let taken = queue.take(9);
-        assert_eq!((taken.len(), queue.take(9).len()), (1, 0));
-        queue.note_now(&name("a")).unwrap();
-        queue.done(&taken[0], Batch::default()).unwrap();
-        let again = queue.take(9);
-        assert_eq!(again.len(), 1);
-        queue.done(&again[0], Batch::default()).unwrap();
-        assert!(queue.is_empty() && queue.take(9).is_empty());
-    }
-
-    #[test]
-    fn what_is_not_done_is_there_after_reopening() {
-        let dir = tempfile::tempdir().unwrap();
-        let queue = open(&dir, Duration::ZERO);
-        for item in [name("a"), name("b"), FlushItem::Inode(DIR)] {
-            queue.note_now(&item).unwrap();
-        }
-        let taken = queue.take(1);
-        assert_eq!(taken[0].item, name("a"));
-        queue.done(&taken[0], Batch::default()).unwrap();
-        queue.take(9);
-        drop(queue);
-        assert_eq!(open(&dir, Duration::ZERO).len(), (1, 1));
-    }
-
-    #[test]
-    fn items_come_in_the_order_they_are_due() {
-        let dir = tempfile::tempdir().unwrap();
-        let queue = open(&dir, Duration::ZERO);
-        queue.note_now(&name("a")).unwrap();
-        queue.note_now(&name("b")).unwrap();
-        let first = queue.take(1);
-        queue.postpone(&first[0], Duration::from_secs(1000));
-        assert_eq!(queue.take(9).iter().map(|t| t.item.clone()).collect::<Vec<_>>(), [name("b")]);
-        queue.set_hurry(true);
-        let hurried = queue.take(9);
-        assert_eq!((hurried.len(), hurried[0].attempts), (1, 1));
-        let items = queue.items.lock();
-        assert!(items.order.is_empty() && items.ready.is_empty() && items.noted.len() == 2);
-    }
-
-    #[test]
-    fn the_oldest_of_what_is_due_goes_first() {
-        // Goal: what had to be put off and is due again goes before what was noted later and has been due for longer; noting it again
-        // while it is ready takes it out of turn, once.
-        let dir = tempfile::tempdir().unwrap();
-        let queue = open(&dir, Duration::ZERO);
-        for item in ["a", "b", "c"] {
-            queue.note_now(&name(item)).unwrap();
-        }
-        let first = queue.take(1);
-        assert_eq!(first[0].item, name("a"));
-        queue.postpone(&first[0], Duration::ZERO);
-        let taken = |limit| queue.take(limit).into_iter().map(|taken| taken.item).collect::<Vec<_>>();
-        assert_eq!(taken(1), [name("a")]);
-        queue.note_now(&name("b")).unwrap();
-        assert_eq!((taken(9), taken(9)), (vec![name("b"), name("c")], Vec::new()));
-    }
-
-    #[test]
-    fn names_of_a_directory_come_together() {
-        // Goal: a name brings the oldest others of its directory that are due, as many as make the shares that are wanted, and neither an inode, nor a name
-        // of another directory, nor one that was given back, which comes alone and is as old as before.
-        let dir = tempfile::tempdir().unwrap();
-        let queue = open(&dir, Duration::ZERO);
-        let other = FlushItem::Name(InodeId(8), Bytes::from_static(b"a"));
-        for item in [name("a"), FlushItem::Inode(DIR), name("b"), other.clone(), name("c"), name("d")] {
-            queue.note_now(&item).unwrap();
-        }
-        let of = |groups: Vec<Vec<Taken>>| -> Vec<Vec<FlushItem>> {
-            groups.into_iter().map(|group| group.into_iter().map(|taken| taken.item).collect()).collect()
-        };
-        let first = queue.take_groups(1, 64, 2);
-        queue.give_back(&first[0][1..2], true);
-        queue.give_back(&first[0][2..], false);
-        assert_eq!(of(first), [[name("a"), name("b"), name("c")]]);
-        let rest = [vec![FlushItem::Inode(DIR)], vec![name("b")], vec![other], vec![name("c"), name("d")]];
-        assert_eq!(of(queue.take_groups(9, 2, 1)), rest);
-    }
-
-    #[test]
-    fn steady_changes_do_not_starve() {
-        // Goal: an item noted all the time is due no later than ten delays after the first note.
-        let dir = tempfile::tempdir().unwrap();
-        let delay = Duration::from_secs(100);
-        let queue = open(&dir, delay);
-        queue.note_now(&name("a")).unwrap();
-        queue.items.lock().noted.get_mut(&name("a")).unwrap().first -= delay * 9 + delay / 2;
-        queue.note_now(&name("a")).unwrap();
-        let items = queue.items.lock();
-        let left = items.order.first_key_value().unwrap().0.0 - Instant::now();
-        assert!(left <= delay / 2, "{left:?}");
-    }
-
-    #[test]
-    fn what_is_asked_for_is_forced_however_it_is_taken() {
-        // Goal: an item that is asked for is taken as such at once, also if it is parked, or was taken before it was asked for.
-        let dir = tempfile::tempdir().unwrap();
-        let queue = open(&dir, Duration::from_secs(1000));
-        queue.note_now(&name("a")).unwrap();
-        queue.note_forced(&name("a")).unwrap();
-        let taken = queue.take(9);
-        assert!(taken.len() == 1 && taken[0].forced);
-        queue.done(&taken[0], Batch::default()).unwrap();
-        queue.set_hurry(true);
-        queue.note_now(&name("b")).unwrap();
-        let before = queue.take(9);
-        queue.note_forced(&name("b")).unwrap();
-        queue.park(&before[0], Duration::from_secs(1000));
-        let again = queue.take(9);
-        assert!(!before[0].forced && again[0].forced);
-        queue.park(&queue_unforced(&again[0]), Duration::from_secs(1000));
-        assert!(queue.take(9)[0].forced);
-    }
-
-    /// The same, as if it had been taken before anybody asked.
-    fn queue_unforced(taken: &Taken) -> Taken {
-        Taken { forced: false, generation: 0, ..taken.clone() }
-    }
-
-    #[test]
-    fn what_is_parked_is_known_and_idle() {
-        let dir = tempfile::tempdir().unwrap();
-        let queue = open(&dir, Duration::ZERO);
-        queue.note_now(&name("a")).unwrap();
-        let taken = queue.take(9);
-        assert!(queue.oldest().is_some());
-        queue.park(&taken[0], Duration::from_secs(1000));
-        assert!(
-            queue.is_idle()
-                && !queue.is_empty()
-                && queue.oldest().is_none()
-                && queue.some_names(9).is_empty()
-        );
-        queue.note_now(&name("a")).unwrap();
-        assert!(!queue.is_idle() && queue.take(9).len() == 1 && queue.parked() == 0);
-    }
-
-    #[test]
-    fn a_touched_directory_is_written_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let queue = open(&dir, Duration::ZERO);
-        queue.note_touched(DIR).unwrap();
-        let taken = queue.take(1);
-        queue.note_touched(DIR).unwrap();
-        queue.done(&taken[0], Batch::default()).unwrap();
-        assert_eq!(queue.len(), (0, 1));
-        drop(queue);
-        assert_eq!(open(&dir, Duration::ZERO).len(), (0, 1));
-    }
-}
+mod tests;

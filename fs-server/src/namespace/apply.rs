@@ -167,7 +167,11 @@ impl Staging<'_> {
 
     fn put_entry(&mut self, parent: InodeId, name: &Bytes, entry: &EntryRecord) {
         self.batch.put(keys::entry(parent, name), encode_record(entry));
-        self.namespace.queue.note_name(&mut self.batch, parent, name);
+        if entry.kind == FileKind::Directory {
+            self.namespace.queue.note_directory(&mut self.batch, parent, name);
+        } else {
+            self.namespace.queue.note_name(&mut self.batch, parent, name);
+        }
     }
 
     fn delete_entry(&mut self, parent: InodeId, name: &Bytes) {

@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
+use fs_proto::ServerId;
 use fs_proto::msg::inode::Open;
 use fs_proto::msg::name::OpenMode;
+use fs_proto::msg::tier::FlushWait;
 use fs_server::tier::Tier;
 use fs_server::tier::posix::Posix;
 
@@ -28,6 +30,32 @@ fn the_bandwidth_cap_holds() {
     assert!(accounts[0].bytes_per_s < 8 << 20, "{accounts:#?}");
     cluster.check(&client);
     assert!(began.elapsed() >= Duration::from_secs(3), "took {:?}", began.elapsed());
+}
+
+#[test]
+fn who_waits_for_the_end_is_answered_at_the_end() {
+    // Goal: a server answers who waits when all is in the tier and its staging is removed; before that, only when the time is over that was given; and at once
+    // when there is nothing.
+    let gate = Gate::shut();
+    let mut cluster = Cluster::prepared(1);
+    cluster.launch(&gate.wrap("rename"));
+    let client = Client::connect(&cluster.file);
+    let wait = |longest_ms| client.ask_server(ServerId(0), &FlushWait { longest_ms }).unwrap();
+    wait(8_000);
+    let dir = client.mkdir(ROOT, "dir");
+    for number in 0..10 {
+        client.write_file(dir, &format!("f{number}"), b"some");
+    }
+    gate.await_somebody();
+    wait(1);
+    assert!(cluster.accounts(&client)[0].pending_names > 0);
+    gate.open();
+    wait(8_000);
+    let account = &cluster.accounts(&client)[0];
+    assert_eq!((account.pending_names, account.pending_dirs, account.files), (0, 0, 10), "{account:#?}");
+    let names = std::fs::read_dir(cluster.tier()).unwrap().map(|entry| entry.unwrap().file_name());
+    assert_eq!(names.collect::<Vec<_>>(), ["dir"]);
+    cluster.check(&client);
 }
 
 #[test]

@@ -21,9 +21,10 @@ const BACKEND_VARIABLE: &str = "CHFS_BACKEND_PATH";
 /// Bytes that are read at once if nothing else was set.
 const STAGE_BYTES_USUAL: usize = 8 << 20;
 
-/// How long `chfs_sync` waits without seeing anything done, and how often it looks.
+/// How long `chfs_sync` waits without seeing anything done, and how often it looks at least and at most.
 const STALL: Duration = Duration::from_secs(60);
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// Publishes what this process wrote and waits until everything that is due is in tier 2, as long as that goes on. It cannot fail: what it could not
 /// do the servers try on.
@@ -45,7 +46,8 @@ pub extern "C" fn chfs_sync() {
             if pending < least {
                 (least, progress) = (pending, Instant::now());
             }
-            std::thread::sleep(LOOK_EVERY);
+            client.flush_wait(LOOK_EVERY)?;
+            std::thread::sleep(PAUSE);
         }
         Ok(0)
     });

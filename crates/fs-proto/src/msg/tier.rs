@@ -128,6 +128,14 @@ wire_struct! {
 }
 
 wire_struct! {
+    /// Answer when nothing is to be flushed on the asked server any more, or when that takes too long: who asks looks then, and may ask again.
+    pub struct FlushWait {
+        /// Milliseconds after which to answer in any case.
+        pub longest_ms: u32,
+    }
+}
+
+wire_struct! {
     /// The names that the asked server has to flush yet, in an order of its own.
     pub struct FlushList {
         /// Where the last page ended; empty for the first.
@@ -330,6 +338,7 @@ request! {
     TierState => TierState -> TierView;
     FlushStatus => FlushStatus -> FlushAccount;
     FlushNow => FlushNow -> ();
+    FlushWait => FlushWait -> ();
     FlushInode => FlushInode -> ();
     FlushList => FlushList -> FlushPage;
     FlushNote => FlushNote -> ();

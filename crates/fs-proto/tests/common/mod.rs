@@ -317,6 +317,7 @@ structs! {
     MigrateStatus {}
     FlushAccount { pending_names, pending_dirs, pending_bytes, files, bytes, copied_bytes, failures, oldest_ms, bytes_per_s, unsafe_names, has_tier }
     FlushNow { everything }
+    FlushWait { longest_ms }
     FlushInode { ino }
     FlushList { after }
     FlushPage { names, next }
