@@ -185,6 +185,7 @@ async fn run_tiers(worker: &Rc<Worker>, context: &Context, body: Reader) -> OpRe
         EvictChunks => crate::backing::ops::evict_chunks,
         EvictNow => crate::backing::ops::evict_now,
         HotRecall => hot::reader::recall,
+        HotForget => hot::gateway::forget,
         DetachFile => crate::backing::ops::detach_file,
         AttachOld => crate::backing::migrate::ops::attach_old,
         MergeOld => crate::backing::migrate::ops::merge_old,

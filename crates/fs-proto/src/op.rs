@@ -183,6 +183,8 @@ wire_enum! {
         HotFetch = 112,
         /// Drop what was lent of such a file.
         HotRecall = 113,
+        /// Drop answers that were lent about names and inodes.
+        HotForget = 116,
     }
 }
 
@@ -215,6 +217,7 @@ impl Op {
                 | Op::HotAsk
                 | Op::HotFetch
                 | Op::HotRecall
+                | Op::HotForget
         )
     }
 

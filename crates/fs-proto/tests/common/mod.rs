@@ -333,6 +333,7 @@ structs! {
     HotAsk { server, ino, chunk, piece, have, direct }
     HotFetch { ino, chunk, piece, generation }
     HotRecall { holder, ino }
+    HotForget { keys }
     FlushNote { ino, name, had, forced }
     VaultPut { key, value }
     VaultList { prefix, after }
@@ -382,6 +383,10 @@ unions! {
         Here { generation, lease_ms, crc }
         From { generation, lease_ms, servers }
         Loose { crc }
+    }
+    HotKey {
+        Name { parent, hash }
+        Inode { ino }
     }
     SetTime { Now {} At { ns } }
     OpenMode { Read {} Write { via } }
