@@ -244,6 +244,11 @@ impl Op {
         matches!(self, Op::WriteChunk)
     }
 
+    /// Whether the answer may have so much data that its receiver has to wait for a buffer.
+    pub fn answers_data(self) -> bool {
+        matches!(self, Op::ReadChunk | Op::GetMany | Op::HotAsk | Op::HotFetch)
+    }
+
     /// The name that logs and metrics show.
     pub fn name(self) -> String {
         format!("{self:?}").to_lowercase()
