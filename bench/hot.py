@@ -4,11 +4,14 @@
     cargo build --release && cargo build --release -p fs-client --example readers
     bench/hot.py                                                          some minutes
     bench/hot.py --readers 16 --rounds 3 --update docs/performance.md     what docs/performance.md shows
+    bench/hot.py --small 4096 --rounds 5 --update docs/performance.md     and of a file that lies with its inode
 
 Servers of one machine stand for nodes: each has one process of readers, which go through it alone. A round starts a cluster, writes a new file through the first server, and
 has everybody read it from one moment on; then the same with --hot-files off (A B A B). Counted by the servers from just before the readers begin: bytes
 that servers sent and received, without the content that each gave to the readers of its own node, and all messages. Shown are medians. The script ends with
 status 1 if a reader read something else than the others, or the holder sent a piece more often than the tree has branches and early readers.
+
+With --small each reader is a client of its own, as processes are, and counted are the questions about names and inodes that servers carried out.
 """
 
 import os
@@ -25,12 +28,12 @@ FAN_OUT = 4
 
 
 def write(cluster, layout, size):
-    """The file /d/f, through server 0."""
+    """The file /d/f of so many bytes, through server 0."""
     through = {"HAYATE_GATEWAY": "0"}
     source = cluster.dir / "source"
     with source.open("wb") as out:
-        for _ in range(size // MIB):
-            out.write(os.urandom(MIB))
+        for at in range(0, size, MIB):
+            out.write(os.urandom(min(MIB, size - at)))
     cluster.command("mkdir", "--layout", layout, "/d", env=through)
     cluster.command("cp", source, "hayate:/d/f", env=through)
 
@@ -40,7 +43,7 @@ def read(cluster, options):
     begin = int(1000 * (time.time() + 1.5 + options.nodes * options.readers / 2000))
     nodes = []
     for node in range(options.nodes):
-        words = [options.reader, cluster.file, "/d/f", options.readers, begin]
+        words = [options.reader, cluster.file, "/d/f", options.readers, begin, *(["each"] if options.small else [])]
         env = {**os.environ, "HAYATE_GATEWAY": str(node)}
         nodes.append(subprocess.Popen(list(map(str, words)), env=env, stdout=subprocess.PIPE, text=True))
     took = [int(node.communicate()[0] or 0) for node in nodes]
@@ -71,6 +74,42 @@ def measure(options, layout, words):
     }
 
 
+QUESTIONS = ["lookup", "getattr", "open", "openread", "readinline"]
+
+
+def measure_small(options, words):
+    with Cluster(options, "hot") as cluster:
+        cluster.up(options.nodes, "--memory", options.memory, *words)
+        write(cluster, "striped", options.small)
+        before = cluster.status()
+        seconds = read(cluster, options)
+        after = cluster.status()
+    carried_out = lambda status: [sum(server["operations"].get(name, 0) for name in QUESTIONS) for server in status]
+    asked = [now - then for now, then in zip(carried_out(after), carried_out(before))]
+    return {
+        "seconds": seconds,
+        "busiest": max(asked),
+        "all": sum(asked),
+        "given": sum(server["hot"]["answers_given"] for server in after),
+        "cpu": sum(now["cpu_us"] - then["cpu_us"] for now, then in zip(after, before)) / 1e6,
+    }
+
+
+def compare_small(options):
+    rows = {"answered by each node's server": [], "each by its home": []}
+    for number in range(options.rounds):
+        for name, words in zip(rows, [[], ["--hot-files", "off"]]):
+            rows[name].append(measure_small(options, words))
+            print(number, name, rows[name][-1], file=sys.stderr, flush=True)
+    lines = []
+    for name, samples in rows.items():
+        middle = {key: statistics.median(sample[key] for sample in samples) for key in samples[0]}
+        lines.append([f"{options.small:,}", f"{options.nodes} x {options.readers}", name, f"{middle['busiest']:,.0f}", f"{middle['all']:,.0f}", f"{middle['given']:,.0f}",
+                      f"{middle['seconds']:.2f}", f"{middle['cpu']:.2f}"])
+    head = ["bytes", "nodes x processes", "", "questions to the busiest home", "to all homes", "answered from what was lent", "seconds", "CPU s of the servers"]
+    return table(head, lines)
+
+
 def compare(options, layout):
     rows = {"passed on": [], "each from its holder": []}
     for number in range(options.rounds):
@@ -86,11 +125,15 @@ def main():
     parse.add_argument("--nodes", type=int, default=8)
     parse.add_argument("--readers", type=int, default=64, help="a node")
     parse.add_argument("--size", type=int, default=64, help="MiB of the file")
+    parse.add_argument("--small", type=int, default=0, metavar="BYTES", help="of a file that lies with its inode, instead: what is asked about it")
     parse.add_argument("--memory", default="1280M", help="of a server; a sixteenth is for what is kept")
     parse.add_argument("--layouts", default="local,striped")
     parse.add_argument("--reader", type=Path, help="the example `readers` of fs-client (default: that beside the program)")
     options = bed.parse(parse, rounds=1, nodes=3, readers=2, size=4, memory="256M", layouts="local")
     options.reader = options.reader or bed.example(options, "readers")
+    if options.small:
+        bed.update(options, "hot small", compare_small(options))
+        return
     lines, failed = [], False
     for layout in options.layouts.split(","):
         for name, samples in compare(options, layout).items():

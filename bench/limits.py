@@ -2,7 +2,7 @@
 """Limits: a server's memory against connections and open files, and what it does at the limit of its memory.
 
     cargo build --release && cargo build --release -p hayate-tests --example limits
-    bench/limits.py                             connections, open files, creates, clients of one file: about two minutes
+    bench/limits.py                             connections, open files, bytes in flight, creates, clients of one file: three minutes
     bench/limits.py --long                      and a million open files, and writers under a memory cap (as root: cgroups, loop devices)
     bench/limits.py --only capped --long
     bench/limits.py --update docs/performance.md
@@ -103,6 +103,27 @@ def opens(options):
         check(bound < options.budget, f"{mib(bound)} MiB of {options.memory} with {steps[-1]} open files")
         load.end()
     return table(["open files", "server's memory, MiB", "pool `open_files`, MiB", "of", "pool `metadata_cache`, MiB", "seconds"], rows)
+
+
+def flight(options):
+    """Memory of a server against bytes in flight: clients, each of which always has one request of 1 MiB in flight."""
+    rows, seconds = [], 5
+    for way in ["write", "read"]:
+        with cluster(options, 1) as one:
+            load = Load(options, "flight", one.file, way, seconds)
+            load.to(1)
+            base = one.memory()
+            for target in [0, 16, 64, 256, 1024]:
+                peak = Peak(one)
+                said = load.to(target)
+                most, pool = peak.end(), one.pool("buffers")
+                moved, fewest = int(said[4]), int(said[6])
+                rows.append([way, f"{target:,}", mib(most), mib(pool["size"]), f"{moved / float(said[2]):,.0f}" if target else "", str(fewest) if target else ""])
+                print(" ".join(rows[-1]), file=sys.stderr)
+                check(most < base + pool["size"] + options.flight_bytes, f"{mib(most)} MiB with {target} MiB in flight ({way})")
+                check(not target or fewest > 0, f"a client got nothing done with {target} MiB in flight ({way})")
+            load.end()
+    return table(["way", "MiB in flight", "server's memory at most, MiB", "pool `buffers`, MiB", "MiB/s", "requests of the client with fewest"], rows)
 
 
 def one_file(options):
@@ -239,6 +260,7 @@ def capped(options):
 SCENARIOS = {
     "connections": connections,
     "opens": opens,
+    "flight": flight,
     "one-file": one_file,
     "creates": creates,
     "capped": capped,
@@ -257,6 +279,7 @@ def parse_options():
     parser.add_argument("--connections", type=int, default=20_000, help="most connections of one process: less than `ulimit -Hn`")
     parser.add_argument("--each", type=int, default=14_000, help="clients of one file by each of two gateways")
     parser.add_argument("--open-bytes", type=int, default=400, help="what a client with an open file may take beyond a KiB")
+    parser.add_argument("--flight-bytes", type=int, default=32 << 20, help="what a server may take beyond its pool of buffers while much is in flight")
     parser.add_argument("--seconds", type=int, default=60, help="of the writers under a cap")
     parser.add_argument("--long", action="store_true", help="also what takes long, or needs root")
     parser.add_argument("--only", choices=SCENARIOS, help="one scenario")

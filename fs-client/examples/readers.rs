@@ -1,9 +1,10 @@
 //! Readers of one node for `bench/hot.py`: so many threads that each open a file and read all of it, beginning at a moment that is given.
 //!
-//!     readers CLUSTER_FILE PATH READERS BEGIN_MS
+//!     readers CLUSTER_FILE PATH READERS BEGIN_MS [each]
 //!
-//! The node is the one whose server `HAYATE_GATEWAY` names. `BEGIN_MS` is in milliseconds since 1970. Prints the milliseconds from then until the last reader
-//! had all; ends with an error if somebody did not read the same as the others.
+//! The node is the one whose server `HAYATE_GATEWAY` names. `BEGIN_MS` is in milliseconds since 1970. With `each`, every reader is a client of its own, as a process is,
+//! which remembers nothing that another has heard. Prints the milliseconds from then until the last reader had all; ends with an error if somebody did not read the same
+//! as the others.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -15,20 +16,26 @@ const BLOCK: usize = 1 << 20;
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let [cluster, path, readers, begin] = &words[..] else {
-        eprintln!("readers CLUSTER_FILE PATH READERS BEGIN_MS");
+    let (is_each, words) = match &words[..] {
+        [words @ .., last] if last == "each" => (true, words),
+        words => (false, words),
+    };
+    let [cluster, path, readers, begin] = words else {
+        eprintln!("readers CLUSTER_FILE PATH READERS BEGIN_MS [each]");
         return ExitCode::from(2);
     };
     let readers: usize = readers.parse().expect("a number of readers");
     let begin = UNIX_EPOCH + Duration::from_millis(begin.parse().expect("milliseconds since 1970"));
     let config = ClientConfig::load(Path::new(cluster)).expect("a cluster file");
-    let client = Client::connect(config).expect("a client connects");
+    let connect = || Client::connect(config.clone()).expect("a client connects");
+    let clients: Vec<Client> = (0..if is_each { readers } else { 1 }).map(|_| connect()).collect();
     let sums: Vec<u64> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..readers)
-            .map(|_| {
-                scope.spawn(|| {
+            .map(|reader| {
+                let client = &clients[reader % clients.len()];
+                scope.spawn(move || {
                     std::thread::sleep(begin.elapsed().err().map_or(Duration::ZERO, |left| left.duration()));
-                    read(&client, path)
+                    read(client, path)
                 })
             })
             .collect();

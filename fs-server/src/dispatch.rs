@@ -188,6 +188,7 @@ async fn run_tiers(worker: &Rc<Worker>, context: &Context, body: Reader) -> OpRe
         EvictChunks => crate::backing::ops::evict_chunks,
         EvictNow => crate::backing::ops::evict_now,
         HotRecall => hot::reader::recall,
+        HotForget => hot::gateway::forget,
         MayOverflow => overflow::keeper::may_overflow,
         KeptFor => overflow::keeper::kept_for,
         DetachFile => crate::backing::ops::detach_file,

@@ -119,12 +119,16 @@ impl Node {
     /// A node that does not know its cluster yet.
     pub fn new(parts: NodeParts) -> Self {
         let lease = Duration::from_millis(u64::from(parts.config.lock_lease_ms));
+        let hot = Hot::open(&**parts.namespace.kv(), parts.pools.hot_files.clone(), parts.config.hot_files);
+        if let Some(until) = hot.grants.inherited_until() {
+            parts.namespace.locks().loans().inherit(until);
+        }
         Node {
             errands: Errands::default(),
             space: Space::of(parts.config.stores.first().map_or(Path::new("."), PathBuf::as_path)),
             backing: Backing::open(&**parts.namespace.kv(), parts.flusher.has_tier(), parts.replaced),
             overflow: Overflow::open(&**parts.namespace.kv()),
-            hot: Hot::open(&**parts.namespace.kv(), parts.pools.hot_files.clone(), parts.config.hot_files),
+            hot,
             config: parts.config,
             namespace: parts.namespace,
             store: parts.store,

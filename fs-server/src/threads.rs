@@ -23,7 +23,7 @@ use crate::metrics_page::MetricsPage;
 use crate::node::Node;
 use crate::transaction::recovery;
 use crate::worker::Worker;
-use crate::{backing, errands, flush, ops, overflow, reaper};
+use crate::{backing, errands, flush, hot, ops, overflow, reaper};
 
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// Time from one look for unused connections to other servers to the next.
@@ -215,6 +215,7 @@ async fn keep_house(
     tokio::task::spawn_local(ops::setattr::finish_cuts(Rc::clone(&worker)));
     tokio::task::spawn_local(reaper::run(Rc::clone(&worker)));
     tokio::task::spawn_local(backing::evict::run(Rc::clone(&worker)));
+    tokio::task::spawn_local(hot::lender::serve(Rc::clone(&worker)));
     tokio::task::spawn_local(overflow::keeper::keep_house(Rc::clone(&worker)));
     tokio::task::spawn_local(tidy(Rc::clone(&worker)));
     tokio::select! {
@@ -234,8 +235,7 @@ async fn tidy(worker: Rc<Worker>) {
         if let Err(error) = worker.node.locks.tidy_up(&worker.node.namespace, Instant::now()) {
             tracing::error!(message = %error.message, "records of clients with locks could not be changed");
         }
-        worker.node.hot.kept.tidy(Instant::now());
-        if let Err(error) = worker.node.hot.grants.tidy(&**worker.node.namespace.kv(), Instant::now()) {
+        if let Err(error) = worker.node.hot.tidy(&worker.node.namespace, Instant::now()) {
             tracing::error!(message = %error.message, "it could not be noted that no hot file is lent");
         }
         for ino in worker.node.opens.expire(Instant::now()) {

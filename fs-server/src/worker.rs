@@ -233,7 +233,7 @@ impl Worker {
     }
 
     /// Takes a request to where it belongs: here, or one server further.
-    async fn route(self: Rc<Self>, peer: Rc<PeerInfo>, mut frame: Frame) -> Reply {
+    async fn route(self: Rc<Self>, peer: Rc<PeerInfo>, frame: Frame) -> Reply {
         let header = frame.header;
         let admitted =
             peek_caller(&frame.meta).map_err(OpError::from).and_then(|c| self.admit(&peer, &header, &c));
@@ -253,29 +253,49 @@ impl Worker {
             {
                 return Reply::ok(&header, Bytes::new(), Bytes::new());
             }
+            let lent = hot::lender::lend(&self, &peer, &frame);
             let arrival = Arrival { lending: peer.lending.clone(), near: self.near_peer(&peer) };
-            return self.execute(frame, arrival).await;
+            let mut reply = Rc::clone(&self).execute(frame, arrival).await;
+            if let Some(lent) = lent {
+                lent.tell(&self, &mut reply);
+            }
+            return reply;
         }
         if header.hops > 0 {
             let text = "this server does not own the partition: the sender's map is of another epoch";
             return refusal(&header, &OpError::new(Status::StaleEpoch, text));
         }
+        self.forward(peer, frame, to).await
+    }
+
+    /// Answers for the server that a client's request is for, or sends it on.
+    async fn forward(self: Rc<Self>, peer: Rc<PeerInfo>, mut frame: Frame, to: ServerId) -> Reply {
+        let header = frame.header;
         if let Some(read) = hot::reader::wanted(&self, &frame)
             && let Some(reply) = Box::pin(hot::reader::read(&self, &peer, &frame, to, &read)).await
         {
             return reply;
         }
+        if hot::gateway::is_wanted(&self, &header)
+            && let Some(reply) = Box::pin(hot::gateway::answer(&self, &frame, to)).await
+        {
+            return reply;
+        }
+        let mark = hot::gateway::mark(&self, &header);
         frame.header.hops = 1;
         let meta = frame.meta.clone();
         match self.peers.call(to, frame.header, meta, std::mem::take(&mut frame.bulk)).await {
             Ok(answer) if hot::reader::is_redirection(&answer.header) => {
                 Box::pin(hot::reader::redirected(&self, &peer, &frame, to)).await
             }
-            Ok(answer) => Reply {
-                header: Header { tag: header.tag, ..answer.header },
-                meta: answer.meta,
-                bulk: answer.bulk,
-            },
+            Ok(mut answer) => {
+                hot::gateway::passing(&self, &frame, mark, &mut answer);
+                Reply {
+                    header: Header { tag: header.tag, ..answer.header },
+                    meta: answer.meta,
+                    bulk: answer.bulk,
+                }
+            }
             Err(error) => refusal(&header, &OpError::from(error)),
         }
     }

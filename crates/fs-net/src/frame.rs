@@ -27,7 +27,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
 /// Bulk parts from this size on are received into pool buffers.
-const LARGE_BYTES: usize = 16 << 10;
+pub(crate) const LARGE_BYTES: usize = 16 << 10;
 /// Capacity of the read buffer.
 const READ_BUFFER_BYTES: usize = 64 << 10;
 /// Room below which the read buffer is renewed.
@@ -121,6 +121,11 @@ impl FrameReader {
             share: None,
             bulk_expected: false,
         }
+    }
+
+    /// What its connection counts in.
+    pub(crate) fn counters(&self) -> &NetCounters {
+        &self.env.counters
     }
 
     pub(crate) fn trust(&mut self, class: BufferClass, share: Option<Account>) {

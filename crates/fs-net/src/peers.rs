@@ -7,6 +7,8 @@
 //! - A connection that ended is replaced at the next call (`a_restarted_server_is_reached_again`).
 //! - A connection that is over TCP only for now is replaced by one over RDMA when that may be, and no call waits for it or fails by it
 //!   (`rdma/returns.rs`, `calls_go_on_while_rdma_comes_back`).
+//! - Between servers no message waits behind data that wait for a buffer: those have a connection of their own, unless memory is granted to them
+//!   before they are sent (RDMA, shared memory) (`small_messages_pass_data_that_wait`).
 //! - There are no more connections than the limit, but for those with calls under way; what is unused goes, first what was for longest
 //!   (`connections_beyond_the_limit_make_room`, `what_is_not_used_is_closed`).
 
@@ -14,10 +16,11 @@ use crate::address::Address;
 use crate::connection::Connection;
 use crate::env::{Identity, NetEnv};
 use crate::error::NetError;
-use crate::frame::Frame;
+use crate::frame::{Frame, LARGE_BYTES};
 use crate::inside::{Inside, ServerInside};
 use crate::pool::PoolBuffer;
 use bytes::Bytes;
+use fs_proto::msg::session::Role;
 use fs_proto::{ClientId, Header, ServerId};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -42,7 +45,7 @@ pub struct Peers {
     addresses: Box<dyn Fn(ServerId) -> Option<Address>>,
     who: Identity,
     env: Rc<NetEnv>,
-    links: RefCell<HashMap<ServerId, Link>>,
+    links: RefCell<HashMap<(ServerId, Way), Link>>,
     /// Connections open at once, about.
     most: Cell<usize>,
     /// Grows with every call.
@@ -52,6 +55,15 @@ pub struct Peers {
     /// The server in this process.
     inside: RefCell<Option<Rc<Inside>>>,
     me: Weak<Peers>,
+}
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Way {
+    /// All that finds room at once; all there is, if data have no connection of their own.
+    Any,
+    /// Messages that may have to wait for a buffer at their receiver, and hold up what comes behind.
+    Data,
 }
 
 enum Link {
@@ -109,12 +121,25 @@ impl Peers {
         if let Some(inside) = inside.filter(|inside| inside.takes(to, &header)) {
             return Ok(inside.call(header, meta, bulk).await);
         }
-        self.connection(to).await?.call(header, meta, bulk).await
+        let way = self.way(to, &header, &bulk);
+        self.connection_for(to, way).await?.call(header, meta, bulk).await
+    }
+
+    /// A client's thread asks one thing after the other; a server's asks for all who ask it.
+    fn way(&self, to: ServerId, header: &Header, bulk: &Bytes) -> Way {
+        let is_data = bulk.len() >= LARGE_BYTES || header.op.answers_data();
+        if !is_data || !matches!(self.who.role, Role::Server { .. }) {
+            return Way::Any;
+        }
+        match self.links.borrow().get(&(to, Way::Any)) {
+            Some(Link::Open(connection, _)) if connection.is_rdma() || connection.is_shared() => Way::Any,
+            _ => Way::Data,
+        }
     }
 
     /// A buffer of `len` bytes in memory shared with server `to`, if there is a connection that has one.
     pub fn buffer(&self, to: ServerId, len: usize) -> Option<PoolBuffer> {
-        match self.links.borrow().get(&to) {
+        match self.links.borrow().get(&(to, Way::Any)) {
             Some(Link::Open(connection, _)) if !connection.is_closed() => connection.buffer(len),
             _ => None,
         }
@@ -122,9 +147,13 @@ impl Peers {
 
     /// The connection to server `to`, opened if need be.
     pub async fn connection(&self, to: ServerId) -> Result<Connection, NetError> {
+        self.connection_for(to, Way::Any).await
+    }
+
+    async fn connection_for(&self, to: ServerId, way: Way) -> Result<Connection, NetError> {
         let mut waited = false;
         loop {
-            match self.step(to, waited) {
+            match self.step((to, way), waited) {
                 Step::Use(connection) => return Ok(connection),
                 Step::Fail(error) => return Err(error),
                 Step::Wait(dialled) => dialled.notified().await,
@@ -194,13 +223,14 @@ impl Peers {
     }
 
     /// `waited`: a dial that this caller waited for has ended, so its failure is this caller's, however short the pause.
-    fn step(&self, to: ServerId, waited: bool) -> Step {
+    fn step(&self, place: (ServerId, Way), waited: bool) -> Step {
+        let (to, _) = place;
         let mut links = self.links.borrow_mut();
-        let pause = match links.get(&to) {
+        let pause = match links.get(&place) {
             Some(Link::Open(connection, used)) if !connection.is_closed() => {
                 used.set(self.next_turn());
                 if connection.may_become_rdma(&self.env) {
-                    self.improve(to, connection.clone());
+                    self.improve(place, connection.clone());
                 }
                 return Step::Use(connection.clone());
             }
@@ -215,15 +245,16 @@ impl Peers {
             return Step::Fail(NetError::UnknownServer(to));
         };
         let waiting = Rc::new(Notify::new());
-        links.insert(to, Link::Dialling(waiting.clone()));
+        links.insert(place, Link::Dialling(waiting.clone()));
         // A task of its own: the caller that happened to be first may go away, the others still wait.
-        tokio::task::spawn_local(me.dial(to, address, pause, waiting.clone()));
+        tokio::task::spawn_local(me.dial(place, address, pause, waiting.clone()));
         Step::Wait(waiting)
     }
 
     /// Puts a connection over RDMA in the place of `old`, if that comes about now. Calls go on over `old` meanwhile, and those that are under
     /// way then end there.
-    fn improve(&self, to: ServerId, old: Connection) {
+    fn improve(&self, place: (ServerId, Way), old: Connection) {
+        let (to, _) = place;
         let (Some(address), Some(me)) = ((self.addresses)(to), self.me.upgrade()) else { return };
         tokio::task::spawn_local(async move {
             let dialled = Connection::connect(&address, &me.who, &me.env, DIAL_TIMEOUT).await;
@@ -232,15 +263,22 @@ impl Peers {
                 return;
             }
             let mut links = me.links.borrow_mut();
-            if let Some(Link::Open(current, _)) = links.get(&to)
+            if let Some(Link::Open(current, _)) = links.get(&place)
                 && current.is_same(&old)
             {
-                links.insert(to, Link::Open(new, Cell::new(me.next_turn())));
+                links.insert(place, Link::Open(new, Cell::new(me.next_turn())));
             }
         });
     }
 
-    async fn dial(self: Rc<Self>, to: ServerId, address: Address, pause: Duration, waiting: Rc<Notify>) {
+    async fn dial(
+        self: Rc<Self>,
+        place: (ServerId, Way),
+        address: Address,
+        pause: Duration,
+        waiting: Rc<Notify>,
+    ) {
+        let (to, _) = place;
         let dialled = Connection::connect(&address, &self.who, &self.env, DIAL_TIMEOUT).await;
         let link = match dialled {
             Ok(connection) if connection.server() == to => {
@@ -257,10 +295,10 @@ impl Peers {
         };
         let mut links = self.links.borrow_mut();
         // After close_all the link is another's, or nobody's: this result is dropped then.
-        if let Some(Link::Dialling(current)) = links.get(&to)
+        if let Some(Link::Dialling(current)) = links.get(&place)
             && Rc::ptr_eq(current, &waiting)
         {
-            links.insert(to, link);
+            links.insert(place, link);
         }
         drop(links);
         self.make_room();

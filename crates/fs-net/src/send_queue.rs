@@ -29,8 +29,8 @@ const COMPACT_BYTES: usize = 256 << 10;
 const KEEP_BYTES: usize = 1 << 20;
 
 thread_local! {
-    /// A staging buffer for the next queue of the thread that needs one.
-    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    /// Room for the next queue of the thread that needs some.
+    static SPARE: Cell<Option<Box<Waiting>>> = const { Cell::new(None) };
 }
 
 /// A part sent by reference: where in the staging buffer it comes, what, and how much of it has left.
@@ -56,31 +56,37 @@ impl Front<'_> {
     }
 }
 
-/// The queue.
+/// The queue. There is one for every connection, and most have nothing to send.
 pub(crate) struct SendQueue {
-    staged: Vec<u8>,
-    /// Bytes of `staged` that have left.
-    sent: usize,
-    parts: VecDeque<Part>,
-    pending: usize,
+    waiting: Option<Box<Waiting>>,
     /// Bytes that have left since the start.
     sent_bytes: u64,
     counters: Arc<NetCounters>,
 }
 
+/// What has not left.
+#[derive(Default)]
+struct Waiting {
+    staged: Vec<u8>,
+    /// Bytes of `staged` that have left.
+    sent: usize,
+    parts: VecDeque<Part>,
+    pending: usize,
+}
+
 impl SendQueue {
     pub(crate) fn new(counters: Arc<NetCounters>) -> SendQueue {
-        SendQueue { staged: Vec::new(), sent: 0, parts: VecDeque::new(), pending: 0, sent_bytes: 0, counters }
+        SendQueue { waiting: None, sent_bytes: 0, counters }
     }
 
     /// Bytes that have not left.
     pub(crate) fn pending(&self) -> usize {
-        self.pending
+        self.waiting.as_ref().map_or(0, |waiting| waiting.pending)
     }
 
     /// Bytes of memory that are not a buffer of somebody else's.
     pub(crate) fn staged_bytes(&self) -> usize {
-        self.staged.len()
+        self.waiting.as_ref().map_or(0, |waiting| waiting.staged.len())
     }
 
     /// Bytes that have left since the start.
@@ -89,7 +95,11 @@ impl SendQueue {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.pending == 0
+        self.waiting.is_none()
+    }
+
+    fn waiting(&mut self) -> &mut Waiting {
+        self.waiting.get_or_insert_with(|| SPARE.take().unwrap_or_default())
     }
 
     /// Queues a frame; the header's lengths are set here.
@@ -97,12 +107,10 @@ impl SendQueue {
         check_sizes(&meta, &bulk)?;
         header.meta_bytes = meta.len() as u32;
         header.bulk_bytes = bulk.len() as u32;
-        if self.staged.capacity() == 0 {
-            self.staged = SPARE.take();
-        }
-        self.staged.extend_from_slice(&header.encode());
-        self.pending += fs_proto::HEADER_BYTES;
-        let copied = self.push_part(meta) + self.push_part(bulk);
+        let waiting = self.waiting();
+        waiting.staged.extend_from_slice(&header.encode());
+        waiting.pending += fs_proto::HEADER_BYTES;
+        let copied = waiting.push_part(meta) + waiting.push_part(bulk);
         NetCounters::add(&self.counters.messages_sent, 1);
         if copied > 0 {
             NetCounters::add(&self.counters.copied_bytes, copied as u64);
@@ -110,6 +118,57 @@ impl SendQueue {
         Ok(())
     }
 
+    /// Fills `slices` with the next bytes to send; returns how many entries.
+    pub(crate) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; MAX_SLICES]) -> usize {
+        self.waiting.as_ref().map_or(0, |waiting| waiting.slices(slices))
+    }
+
+    /// The first frame. Must not be mixed with partial writes.
+    pub(crate) fn front(&self) -> Option<Front<'_>> {
+        self.waiting.as_ref()?.front()
+    }
+
+    /// Moves the first frame to the end of another queue.
+    pub(crate) fn move_front(&mut self, to: &mut SendQueue) {
+        let Some(front) = self.front() else { return };
+        let bytes = front.bytes();
+        let (header, small) = front.staged.split_at(fs_proto::HEADER_BYTES);
+        let waiting = to.waiting();
+        waiting.staged.extend_from_slice(header);
+        let part = |waiting: &Waiting, bytes: &Bytes| Part { at: waiting.staged.len(), bytes: bytes.clone() };
+        let meta = front.meta.map(|bytes| part(waiting, bytes));
+        waiting.parts.extend(meta);
+        waiting.staged.extend_from_slice(small);
+        let bulk = front.bulk.map(|bytes| part(waiting, bytes));
+        waiting.parts.extend(bulk);
+        waiting.pending += bytes;
+        self.consume(bytes);
+    }
+
+    /// The first `n` bytes have left.
+    pub(crate) fn consume(&mut self, n: usize) {
+        self.sent_bytes += n as u64;
+        let Some(waiting) = &mut self.waiting else { return };
+        waiting.consume(n);
+        if waiting.pending == 0 {
+            self.give_back();
+        }
+    }
+
+    /// An empty queue has nothing; what it had is the thread's next one's.
+    fn give_back(&mut self) {
+        let Some(mut waiting) = self.waiting.take() else { return };
+        waiting.sent = 0;
+        if waiting.staged.capacity() > KEEP_BYTES {
+            waiting.staged = Vec::new();
+        }
+        waiting.staged.clear();
+        waiting.parts = VecDeque::new();
+        SPARE.set(Some(waiting));
+    }
+}
+
+impl Waiting {
     fn push_part(&mut self, bytes: Bytes) -> usize {
         self.pending += bytes.len();
         if bytes.len() >= BY_REFERENCE_BYTES {
@@ -120,8 +179,7 @@ impl SendQueue {
         bytes.len()
     }
 
-    /// Fills `slices` with the next bytes to send; returns how many entries.
-    pub(crate) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; MAX_SLICES]) -> usize {
+    fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; MAX_SLICES]) -> usize {
         let mut from = self.sent;
         let mut count = 0;
         for part in &self.parts {
@@ -143,8 +201,7 @@ impl SendQueue {
         count
     }
 
-    /// The first frame. Must not be mixed with partial writes.
-    pub(crate) fn front(&self) -> Option<Front<'_>> {
+    fn front(&self) -> Option<Front<'_>> {
         let rest = &self.staged[self.sent..];
         let lengths = rest.get(LENGTHS)?;
         let length = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|i| lengths[at + i])) as usize;
@@ -161,23 +218,8 @@ impl SendQueue {
         Some(Front { staged: &rest[..staged], meta, bulk })
     }
 
-    /// Moves the first frame to the end of another queue.
-    pub(crate) fn move_front(&mut self, to: &mut SendQueue) {
-        let Some(front) = self.front() else { return };
-        let bytes = front.bytes();
-        let (header, small) = front.staged.split_at(fs_proto::HEADER_BYTES);
-        to.staged.extend_from_slice(header);
-        to.parts.extend(front.meta.map(|bytes| Part { at: to.staged.len(), bytes: bytes.clone() }));
-        to.staged.extend_from_slice(small);
-        to.parts.extend(front.bulk.map(|bytes| Part { at: to.staged.len(), bytes: bytes.clone() }));
-        to.pending += bytes;
-        self.consume(bytes);
-    }
-
-    /// The first `n` bytes have left.
-    pub(crate) fn consume(&mut self, mut n: usize) {
+    fn consume(&mut self, mut n: usize) {
         self.pending -= n;
-        self.sent_bytes += n as u64;
         while n > 0 {
             let staged_end = self.parts.front().map_or(self.staged.len(), |part| part.at);
             let step = n.min(staged_end - self.sent);
@@ -194,19 +236,7 @@ impl SendQueue {
                 }
             }
         }
-        self.compact();
-    }
-
-    fn compact(&mut self) {
-        if self.pending == 0 {
-            self.sent = 0;
-            self.parts = VecDeque::new();
-            let mut staged = std::mem::take(&mut self.staged);
-            if staged.capacity() <= KEEP_BYTES {
-                staged.clear();
-                SPARE.set(staged);
-            }
-        } else if self.sent > COMPACT_BYTES {
+        if self.pending > 0 && self.sent > COMPACT_BYTES {
             self.staged.drain(..self.sent);
             self.parts.iter_mut().for_each(|part| part.at -= self.sent);
             self.sent = 0;
@@ -319,9 +349,9 @@ mod tests {
             queue
                 .push(Header::request(Op::Ping, Partition(0)), Bytes::new(), bulk)
                 .expect("sizes are allowed");
-            assert!(queue.staged.capacity() > 0);
+            assert!(queue.staged_bytes() > 0);
             drained(&mut queue, &[10_000]);
-            assert_eq!((queue.staged.capacity(), queue.parts.capacity()), (0, 0));
+            assert!(queue.waiting.is_none());
         }
     }
 

@@ -29,7 +29,6 @@ const DEAD_PEER: Duration = Duration::from_secs(30);
 struct StreamTransport<S> {
     stream: S,
     reader: FrameReader,
-    counters: Arc<NetCounters>,
     origin: Origin,
 }
 
@@ -76,9 +75,8 @@ fn over_unix(stream: UnixStream, env: &Rc<NetEnv>) -> io::Result<Box<dyn Transpo
 
 impl<S: AsyncRead + AsyncWrite + Unpin + 'static> StreamTransport<S> {
     fn boxed(stream: S, env: &Rc<NetEnv>, origin: Origin) -> Box<dyn Transport> {
-        let counters = env.counters.clone();
         let reader = FrameReader::new(env.clone());
-        Box::new(StreamTransport { stream, reader, counters, origin })
+        Box::new(StreamTransport { stream, reader, origin })
     }
 }
 
@@ -107,8 +105,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Transport for StreamTransport<
             if sent == 0 {
                 return Poll::Ready(Err(NetError::Closed));
             }
-            NetCounters::add(&self.counters.write_calls, 1);
-            NetCounters::add(&self.counters.bytes_sent, sent as u64);
+            let counters = self.reader.counters();
+            NetCounters::add(&counters.write_calls, 1);
+            NetCounters::add(&counters.bytes_sent, sent as u64);
             queue.consume(sent);
         }
         Poll::Ready(Ok(()))

@@ -3,12 +3,13 @@
 mod support;
 
 use bytes::Bytes;
-use fs_net::{Address, NetCounters, NetEnv, NetError, Peers, Secret};
+use fs_net::{Address, BufferClass, Identity, NetCounters, NetEnv, NetError, Peers, Secret};
+use fs_proto::msg::session::Role;
 use fs_proto::{Op, ServerId, Status};
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
-use support::{Server, client, env, over_all, request, until};
+use support::{Server, client, env, over_all, request, run, until};
 
 /// Peers with server 0 at `address` and no other; counts how often the address was asked for, which is once a dial.
 fn peers(address: &Address, secret: &Secret, env: &Rc<NetEnv>) -> (Rc<Peers>, Rc<Cell<usize>>) {
@@ -200,5 +201,35 @@ fn what_is_not_used_is_closed() {
         until(|| servers.iter().map(open).sum::<u64>() == 1).await;
         assert_eq!(open(&servers[3]), 1);
         ping_at(&peers, 0).await;
+    });
+}
+
+/// Goal: what servers ask each other is not held up by data for which their receiver has no buffer. Method: all buffers of a server are taken; another
+/// sends it a mebibyte, and then asks it a hundred times; then buffers are given back.
+#[test]
+fn small_messages_pass_data_that_wait() {
+    run(async {
+        let server = Server::start(0, &Address::Tcp("127.0.0.1:0".into()), &Secret::random());
+        let (address, pool) = (server.address.clone(), &server.env.pool);
+        let who = Identity { role: Role::Server { id: ServerId(9) }, ..client(&server.secret) };
+        let peers = Peers::new(move |_| Some(address.clone()), who, env());
+        ping(&peers).await.expect("answered");
+        let mut taken = Vec::new();
+        while let Some(buffer) = pool.try_get_for(BufferClass::PeerRequest, None, 1 << 20) {
+            taken.push(buffer);
+        }
+        let sender = peers.clone();
+        let data = tokio::task::spawn_local(async move {
+            let data = Bytes::from(vec![7; 1 << 20]);
+            sender.call(ServerId(0), request(Op::WriteChunk), Bytes::new(), data).await
+        });
+        until(|| pool.stats().waiting > 0).await;
+        for _ in 0..100 {
+            ping(&peers).await.expect("answered");
+        }
+        assert!(!data.is_finished() && pool.stats().waiting == 1, "the data still wait");
+        assert_eq!(NetCounters::read(&server.env.counters.connections), 2);
+        drop(taken);
+        assert_eq!(data.await.expect("no panic").expect("answered").bulk.len(), 1 << 20);
     });
 }

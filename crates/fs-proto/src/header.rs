@@ -43,7 +43,10 @@ impl Flags {
     pub const RETRY: Flags = Flags(1 << 2);
     /// The kernel has checked the caller's permissions (mounts with `default_permissions`).
     pub const CHECKED: Flags = Flags(1 << 3);
-    const KNOWN: u16 = 0b1111;
+    /// In an answer from server to server: the asker may give the same answer to others for [`crate::msg::hot::HOT_ANSWER_MS`] from when it
+    /// asked, unless it is told to forget it (`Op::HotForget`).
+    pub const LENT: Flags = Flags(1 << 4);
+    const KNOWN: u16 = 0b1_1111;
 
     /// Whether all bits of `other` are set.
     pub fn has(self, other: Flags) -> bool {
@@ -54,6 +57,12 @@ impl Flags {
     #[must_use]
     pub fn with(self, other: Flags) -> Flags {
         Flags(self.0 | other.0)
+    }
+
+    /// Without the bits of `other`.
+    #[must_use]
+    pub fn without(self, other: Flags) -> Flags {
+        Flags(self.0 & !other.0)
     }
 }
 

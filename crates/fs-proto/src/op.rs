@@ -185,6 +185,8 @@ wire_enum! {
         HotRecall = 113,
         /// Answer when you have nothing to flush any more.
         FlushWait = 114,
+        /// Drop answers that were lent about names and inodes.
+        HotForget = 116,
         /// May chunks of this file be kept by another server than the one that should hold them?
         MayOverflow = 122,
         /// Which of the chunks that I keep for you are still yours?
@@ -223,6 +225,7 @@ impl Op {
                 | Op::HotAsk
                 | Op::HotFetch
                 | Op::HotRecall
+                | Op::HotForget
                 | Op::MayOverflow
                 | Op::KeptFor
                 | Op::FindLost
@@ -250,6 +253,11 @@ impl Op {
     /// Whether the bulk part of a request is one piece of data that nothing looks into, but for its checksum.
     pub fn has_plain_data(self) -> bool {
         matches!(self, Op::WriteChunk)
+    }
+
+    /// Whether the answer may have so much data that its receiver has to wait for a buffer.
+    pub fn answers_data(self) -> bool {
+        matches!(self, Op::ReadChunk | Op::GetMany | Op::HotAsk | Op::HotFetch)
     }
 
     /// The name that logs and metrics show.

@@ -77,7 +77,7 @@ fn operations() -> Vec<(Op, [Kind; 2])> {
         Prepare Decide Outcome TreeLock GetShard
         FlushChunks TierPath TierState FlushStatus FlushNow FlushWait FlushInode FlushList
         FindSource FetchChunk EvictChunks EvictNow DetachFile FetchShare AttachOld MergeOld MigrateStatus FlushNote TierPlace TierForget
-        HotAsk HotFetch HotRecall MayOverflow KeptFor FindLost
+        HotAsk HotFetch HotRecall HotForget MayOverflow KeptFor FindLost
         ServerStatus Shutdown Scrub CopyChunk VaultPut VaultList VaultDrop
     }
 }
@@ -235,7 +235,7 @@ fn header(entropy: &mut Entropy) -> Header {
     Header {
         op: Arbitrary::arbitrary(entropy),
         tag: Arbitrary::arbitrary(entropy),
-        flags: Flags(u16::from(entropy.byte() % 16)),
+        flags: Flags(u16::from(entropy.byte() % 32)),
         hops: Arbitrary::arbitrary(entropy),
         epoch: Arbitrary::arbitrary(entropy),
         client: Arbitrary::arbitrary(entropy),

@@ -255,6 +255,10 @@ fn messages_of_hot_files_never_change() {
             "07000000000034120200000000000000010000000900000000000000",
         )
         .is(HotRecall { holder: server, ino: FILE }, "03000700000000003412")
+        .is(
+            HotForget { keys: vec![HotKey::Name { parent: FILE, hash: 9 }, HotKey::Inode { ino: FILE }] },
+            "020000000107000000000034120900000000000000020700000000003412",
+        )
         .done();
 }
 
@@ -539,6 +543,7 @@ const OPERATIONS: &[(u16, &str)] = &[
     (112, "HotFetch"),
     (113, "HotRecall"),
     (114, "FlushWait"),
+    (116, "HotForget"),
     (122, "MayOverflow"),
     (123, "KeptFor"),
     (124, "FindLost"),

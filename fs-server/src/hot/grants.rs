@@ -275,15 +275,15 @@ impl Grants {
         Ok(())
     }
 
-    /// Forgets what is over.
-    pub fn tidy(&self, kv: &dyn Kv, now: Instant) -> OpResult<()> {
+    /// Forgets what is over. `is_all` is whether nothing else is lent by this server.
+    pub fn tidy(&self, kv: &dyn Kv, now: Instant, is_all: impl Fn() -> bool) -> OpResult<()> {
         let mut is_noted = self.is_noted.lock();
         let mut state = self.state.lock();
         self.drop_ended(&mut state, now);
         for (slot, (_, count)) in state.unsure.extract_if(|_, (until, _)| *until <= now) {
             self.slots[slot].changes.fetch_sub(count, Ordering::SeqCst);
         }
-        let is_out = !state.files.is_empty() || now < self.started + LEASE_HELD;
+        let is_out = !state.files.is_empty() || now < self.started + LEASE_HELD || !is_all();
         drop(state);
         if *is_noted && !is_out {
             let mut batch = Batch::default();
@@ -359,9 +359,9 @@ mod tests {
         let kv = store(&dir);
         let (grants, now) = (Grants::open(&*kv), Instant::now());
         drop(grants.announce(KEY.ino));
-        grants.tidy(&*kv, now).expect("tidied");
+        grants.tidy(&*kv, now, || true).expect("tidied");
         assert!(!grants.is_lendable(KEY.ino, now) && grants.lend(KEY, ServerId(1), now).is_none());
-        grants.tidy(&*kv, now + UNSURE * 2).expect("tidied");
+        grants.tidy(&*kv, now + UNSURE * 2, || true).expect("tidied");
         assert!(grants.lend(KEY, ServerId(1), now).is_some());
     }
 

@@ -5,32 +5,47 @@
 //! they ask: it sends a piece [`FAN_OUT`] times, each server at most as often. `reader` is the side of a server whose clients read; `holder` is that of the
 //! server that has the chunk.
 //!
+//! What is asked about names and inodes comes from their homes, not in a tree: an answer is no larger than being told whom to ask would be. `lender` is the
+//! side of the home (with `namespace/loans.rs`), `gateway` that of the server whose clients ask, which keeps `answers` to each `question`.
+//! `docs/decisions/0038-hot-names.md`.
+//!
 //! # Invariants
 //! - Before a chunk changes, every server that holds a lease on its file from here has dropped what it kept, or its lease is over; and none is given
 //!   until the change is done (`tests/tests/hot/`: `no_read_returns_what_was_overwritten_before_it_began`).
 //! - That holds if a server ends: its leases end by themselves, and who gave some before it was restarted lets no change begin before they are over
 //!   (`a_restarted_holder_waits_for_the_leases_of_before`).
+//! - The same holds of answers about names and inodes, and what changes those (`tests/tests/hot/names.rs`).
 //! - What is kept never exceeds the pool `hot_files` (`what_is_kept_is_bounded`).
 
+pub mod answers;
+pub mod gateway;
 pub mod grants;
 pub mod holder;
 pub mod kept;
+pub mod lender;
+pub mod opened;
+pub mod question;
 pub mod reader;
 pub mod watch;
 pub mod whole;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fs_net::Budget;
 use fs_proto::msg::hot::HOT_PIECE_BYTES;
 use fs_proto::{ChunkIndex, InodeId};
 
+use self::answers::Answers;
 use self::grants::Grants;
 use self::kept::Kept;
+use self::opened::Opened;
 use self::watch::Watch;
+use crate::error::OpResult;
 use crate::kv::Kv;
+use crate::namespace::Namespace;
+use crate::namespace::locks::LockKey;
 
 /// Servers that a piece is sent to by the holder, and by each of those that pass it on.
 pub const FAN_OUT: usize = 4;
@@ -98,17 +113,31 @@ pub struct HotCounters {
     pub recalls: AtomicU64,
     /// Leases that ended by themselves while a change waited for them.
     pub ends_waited: AtomicU64,
+    /// Answers about names and inodes that were lent by this server, their home.
+    pub answers_lent: AtomicU64,
+    /// Questions about names and inodes answered from what was kept.
+    pub answers_given: AtomicU64,
+    /// Calls that had servers forget answers before a change.
+    pub answers_recalled: AtomicU64,
+    /// Leases of answers that ended by themselves while a change waited for them.
+    pub answers_waited: AtomicU64,
 }
 
 /// State of one server.
 pub struct Hot {
     enabled: bool,
-    /// Who asks for what.
-    pub watch: Watch,
+    /// Who reads what.
+    pub watch: Watch<PieceKey>,
+    /// Who asks about what.
+    pub questions: Watch<LockKey>,
     /// What is lent from here.
     pub grants: Arc<Grants>,
     /// What is kept here.
     pub kept: Kept,
+    /// Answers about names and inodes that are kept here.
+    pub answers: Answers,
+    /// What clients have open without their homes knowing.
+    pub opened: Opened,
     /// Figures.
     pub counters: HotCounters,
 }
@@ -119,10 +148,23 @@ impl Hot {
         Hot {
             enabled,
             watch: Watch::default(),
+            questions: Watch::default(),
             grants: Grants::open(kv),
+            answers: Answers::new(memory.clone()),
             kept: Kept::new(memory),
+            opened: Opened::default(),
             counters: HotCounters::default(),
         }
+    }
+
+    /// Forgets what is over.
+    pub fn tidy(&self, namespace: &Namespace, now: Instant) -> OpResult<()> {
+        self.kept.tidy(now);
+        self.answers.tidy(now);
+        self.opened.tidy(now);
+        let locks = namespace.locks();
+        locks.tidy_loans(now);
+        self.grants.tidy(&**namespace.kv(), now, || locks.loans().is_empty())
     }
 
     /// Whether files become hot here.
@@ -131,7 +173,7 @@ impl Hot {
     }
 
     /// Names, what they say, and figures that only grow.
-    pub fn counts(&self) -> [(&'static str, &'static str, u64); 8] {
+    pub fn counts(&self) -> [(&'static str, &'static str, u64); 12] {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let own = &self.counters;
         [
@@ -143,11 +185,31 @@ impl Hot {
             ("hot_refusals", "Times that a server did not pass a piece on", load(&own.refusals)),
             ("hot_recalls", "Leases called back before a change", load(&own.recalls)),
             ("hot_ends_waited", "Leases that a change waited for until they ended", load(&own.ends_waited)),
+            (
+                "hot_answers_lent",
+                "Answers about names and inodes lent as their home",
+                load(&own.answers_lent),
+            ),
+            (
+                "hot_answers_given",
+                "Questions about names and inodes answered from kept answers",
+                load(&own.answers_given),
+            ),
+            (
+                "hot_answers_recalled",
+                "Calls that had servers forget answers before a change",
+                load(&own.answers_recalled),
+            ),
+            (
+                "hot_answers_waited",
+                "Leases of answers that a change waited for until they ended",
+                load(&own.answers_waited),
+            ),
         ]
     }
 
     /// Names, what they say, and figures of now.
-    pub fn gauges(&self) -> [(&'static str, &'static str, u64); 2] {
+    pub fn gauges(&self) -> [(&'static str, &'static str, u64); 4] {
         [
             (
                 "hot_files_lent",
@@ -155,6 +217,12 @@ impl Hot {
                 self.grants.files() as u64,
             ),
             ("hot_pieces_kept", "Pieces of hot files kept here", self.kept.len() as u64),
+            ("hot_answers_kept", "Answers about names and inodes kept here", self.answers.len() as u64),
+            (
+                "hot_opened",
+                "Files open at clients of this node of which their homes do not know",
+                self.opened.len() as u64,
+            ),
         ]
     }
 

@@ -1,50 +1,49 @@
-//! Who asks for which piece: what makes it hot.
+//! Who asks for what: what makes it hot.
 //!
-//! A table of fixed size, a place for each hash. A place that is taken by another piece keeps that one while it may become hot: this is about files
-//! that very many read, which come again.
+//! A table of fixed size, a place for each hash. A place that is taken by another thing keeps that one while it may become hot: this is about what
+//! very many ask for, which comes again.
 
-use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash};
 use std::time::Instant;
 
-use fs_proto::{ChunkIndex, InodeId, ServerId};
+use fs_proto::ServerId;
 use parking_lot::Mutex;
 
-use super::{HOT_SERVERS, PieceKey, WINDOW};
+use super::{HOT_SERVERS, WINDOW};
 
-/// Pieces that are watched at once, at most.
+/// Things that are watched at once, at most.
 const PLACES: usize = 512;
 
 /// The table.
-pub struct Watch {
-    places: Vec<Mutex<Place>>,
+pub struct Watch<K> {
+    places: Vec<Mutex<Place<K>>>,
 }
 
-struct Place {
-    key: PieceKey,
+struct Place<K> {
+    key: Option<K>,
     since: Instant,
     /// Servers that asked since, by their numbers' last six bits.
     servers: u64,
 }
 
-impl Default for Watch {
+impl<K> Default for Watch<K> {
     fn default() -> Self {
-        let nobody = PieceKey { ino: InodeId(0), chunk: ChunkIndex(0), piece: 0 };
-        let place = || Mutex::new(Place { key: nobody, since: Instant::now(), servers: 0 });
+        let place = || Mutex::new(Place { key: None, since: Instant::now(), servers: 0 });
         Watch { places: std::iter::repeat_with(place).take(PLACES).collect() }
     }
 }
 
-impl Watch {
-    /// A client read some of the piece through `server`; answers whether it is hot.
-    pub fn note(&self, key: PieceKey, server: ServerId, now: Instant) -> bool {
+impl<K: Copy + Eq + Hash> Watch<K> {
+    /// A client asked for some of it through `server`; answers whether it is hot.
+    pub fn note(&self, key: K, server: ServerId, now: Instant) -> bool {
         let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(key);
         let mut place = self.places[hash as usize % PLACES].lock();
         let is_over = now.saturating_duration_since(place.since) > WINDOW;
-        if place.key != key && !is_over && place.servers.count_ones() > 1 {
+        if place.key != Some(key) && !is_over && place.servers.count_ones() > 1 {
             return false;
         }
-        if place.key != key || is_over {
-            *place = Place { key, since: now, servers: 0 };
+        if place.key != Some(key) || is_over {
+            *place = Place { key: Some(key), since: now, servers: 0 };
         }
         place.servers |= 1 << (server.0 % 64);
         place.servers.count_ones() >= HOT_SERVERS
@@ -54,6 +53,8 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hot::PieceKey;
+    use fs_proto::{ChunkIndex, InodeId};
 
     const KEY: PieceKey = PieceKey { ino: InodeId(7), chunk: ChunkIndex(3), piece: 0 };
 

@@ -72,6 +72,7 @@ impl Namespace {
 
     /// As [`Namespace::commit`], with further puts and deletes in the same atomic change.
     pub fn commit_with(&self, mutations: &[Mutation], batch: Batch) -> OpResult<()> {
+        debug_assert!(self.may_change(mutations), "changed while it is lent: {mutations:?}");
         let mut staging = Staging {
             namespace: self,
             batch,
@@ -85,6 +86,12 @@ impl Namespace {
             staging.apply(mutation)?;
         }
         staging.finish()
+    }
+
+    fn may_change(&self, mutations: &[Mutation]) -> bool {
+        let mut set = LockSet::default();
+        mutations.iter().for_each(|mutation| lock_keys(mutation, &mut set));
+        self.locks.may_change(&set)
     }
 }
 

@@ -9,13 +9,17 @@
 //! - A server's keys of one transaction are taken all at once or not at all, and servers in ascending order
 //!   ([`crate::transaction`]): no deadlock.
 //! - Whoever holds a key exclusively is alone (`exclusive_excludes_and_wakes`); shared holders only exclude exclusive ones.
+//! - Nobody gets a key to change it while it is lent to other servers (`loans.rs`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
-use fs_proto::InodeId;
+use fs_proto::{InodeId, ServerId};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
+
+use super::loans::{Extent, Loans, Outstanding};
 
 /// What can be locked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -33,6 +37,8 @@ pub enum Mode {
     Shared,
     /// As `Shared`, by somebody who will change attributes: who reads those waits, who only needs the thing to stay does not.
     Touch,
+    /// As `Touch`, by somebody who changes what the thing itself says, too: what is lent of it is called back first.
+    Alter,
     /// Alone.
     Exclusive,
 }
@@ -85,7 +91,7 @@ impl Held {
     fn take(&mut self, mode: Mode) {
         match mode {
             Mode::Shared => self.shared += 1,
-            Mode::Touch => self.touching += 1,
+            Mode::Touch | Mode::Alter => self.touching += 1,
             Mode::Exclusive => self.exclusive = true,
         }
     }
@@ -93,7 +99,7 @@ impl Held {
     fn give_back(&mut self, mode: Mode) {
         match mode {
             Mode::Shared => self.shared -= 1,
-            Mode::Touch => self.touching -= 1,
+            Mode::Touch | Mode::Alter => self.touching -= 1,
             Mode::Exclusive => self.exclusive = false,
         }
     }
@@ -113,11 +119,12 @@ const STRIPES: usize = 1024;
 /// All locks of a server.
 pub struct LockTable {
     stripes: Vec<Mutex<Stripe>>,
+    loans: Loans,
 }
 
 impl Default for LockTable {
     fn default() -> Self {
-        LockTable { stripes: (0..STRIPES).map(|_| Mutex::default()).collect() }
+        LockTable { stripes: (0..STRIPES).map(|_| Mutex::default()).collect(), loans: Loans::new(STRIPES) }
     }
 }
 
@@ -142,14 +149,33 @@ impl Section<'_> {
         guard
     }
 
-    /// A receiver that fires when the first refusing key of the set is given back, or None when all can be had.
-    fn refusal(&mut self, set: &LockSet) -> Option<oneshot::Receiver<()>> {
+    /// What is in the way of having all keys of the set: None when they can be had.
+    fn refusal(&mut self, set: &LockSet, loans: &Loans) -> Option<Refusal> {
         for &(key, mode) in &set.0 {
             if let Some(held) = self.stripe(key).get_mut(&key).filter(|held| held.refuses(mode)) {
-                return Some(held.wait());
+                return Some(Refusal::Held(held.wait()));
             }
         }
-        None
+        loans.outstanding(&set.0, stripe_of).map(Refusal::Lent)
+    }
+}
+
+/// Why keys cannot be had now.
+enum Refusal {
+    /// Fires when the first of them that is held is given back.
+    Held(oneshot::Receiver<()>),
+    Lent(Outstanding),
+}
+
+impl Refusal {
+    /// Returns when it is worth looking again.
+    async fn over(self) {
+        match self {
+            // A closed channel means the same as a message.
+            Refusal::Held(woken) => drop(woken.await),
+            // Rare, and not to make the futures of all changes larger.
+            Refusal::Lent(outstanding) => Box::pin(outstanding.over()).await,
+        }
     }
 }
 
@@ -164,22 +190,21 @@ impl LockTable {
     /// Runs `body` alone on the keys of `set`, once no transaction holds one of them against it.
     pub async fn with<R>(&self, set: &LockSet, body: impl FnOnce() -> R) -> R {
         loop {
-            let woken = {
+            let refusal = {
                 let mut section = self.section(set);
-                match section.refusal(set) {
+                match section.refusal(set, &self.loans) {
                     None => return body(),
-                    Some(woken) => woken,
+                    Some(refusal) => refusal,
                 }
             };
-            // A closed channel means the same as a message: look again.
-            let _ = woken.await;
+            refusal.over().await;
         }
     }
 
-    /// The same at once, or not at all: None while a transaction holds one of the keys against it.
+    /// The same at once, or not at all: None while a transaction holds one of the keys against it, or another server has borrowed it.
     pub fn try_with<R>(&self, set: &LockSet, body: impl FnOnce() -> R) -> Option<R> {
         let mut section = self.section(set);
-        section.refusal(set).is_none().then(body)
+        section.refusal(set, &self.loans).is_none().then(body)
     }
 
     /// Runs `body` alone on the keys of `set` for a holder of them: other local changes are kept out, holds are not looked at.
@@ -214,9 +239,9 @@ impl LockTable {
     /// Holds all keys of `set`, across awaits, until the guard is dropped.
     pub async fn hold(self: &Arc<Self>, set: LockSet) -> HoldGuard {
         loop {
-            let woken = {
+            let refusal = {
                 let mut section = self.section(&set);
-                match section.refusal(&set) {
+                match section.refusal(&set, &self.loans) {
                     None => {
                         for &(key, mode) in &set.0 {
                             section.stripe(key).entry(key).or_default().take(mode);
@@ -224,11 +249,53 @@ impl LockTable {
                         drop(section);
                         return HoldGuard { table: Arc::clone(self), set };
                     }
-                    Some(woken) => woken,
+                    Some(refusal) => refusal,
                 }
             };
-            let _ = woken.await;
+            refusal.over().await;
         }
+    }
+
+    /// What is lent of names and inodes.
+    pub fn loans(&self) -> &Loans {
+        &self.loans
+    }
+
+    /// Lends a key to a server. False: not now, because it is being changed or was not long ago.
+    pub fn lend(&self, key: LockKey, extent: Extent, server: ServerId, now: Instant) -> bool {
+        let index = stripe_of(key);
+        let stripe = self.stripes[index].lock();
+        let is_busy = |held: &Held| held.exclusive || held.touching > 0 && extent == Extent::Whole;
+        !stripe.get(&key).is_some_and(is_busy) && self.loans.lend(index, key, extent, server, now)
+    }
+
+    /// Whether a key is lent to anybody.
+    pub fn is_lent(&self, key: LockKey, now: Instant) -> bool {
+        self.loans.is_lent(stripe_of(key), key, now)
+    }
+
+    /// A server has given these back.
+    pub fn returned(&self, keys: &[LockKey], server: ServerId) {
+        self.loans.returned(keys, server, stripe_of);
+    }
+
+    /// Forgets loans that are over.
+    pub fn tidy_loans(&self, now: Instant) {
+        self.loans.tidy(stripe_of, now);
+    }
+
+    /// Whether who has `set` may change it all: nothing of it is lent. For assertions.
+    pub fn may_change(&self, set: &LockSet) -> bool {
+        let now = Instant::now();
+        self.loans.is_empty()
+            || set.0.iter().all(|&(key, mode)| match key {
+                // Who borrows a name borrows its directory, too.
+                LockKey::Entry(parent, _) => {
+                    self.loans.bears(key, mode, now)
+                        || self.loans.bears(LockKey::Inode(parent), Mode::Exclusive, now)
+                }
+                LockKey::Inode(_) => self.loans.bears(key, mode, now),
+            })
     }
 
     fn give_back(&self, set: &LockSet) {

@@ -16,6 +16,7 @@ pub mod apply;
 pub mod atime;
 pub mod inline;
 pub mod keys;
+pub mod loans;
 pub mod locks;
 pub mod permission;
 

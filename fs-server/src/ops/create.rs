@@ -52,7 +52,7 @@ pub async fn create(worker: &Rc<Worker>, context: &Context, request: Create) -> 
     ))?;
     let set = LockSet::of(&[
         (LockKey::Entry(request.parent, hash), Mode::Exclusive),
-        (LockKey::Inode(request.parent), Mode::Shared),
+        (LockKey::Inode(request.parent), Mode::Touch),
         (LockKey::Inode(ino), Mode::Exclusive),
     ]);
     let outcome = node.namespace.locks().with(&set, || make(worker, context, &request, ino)).await?;
@@ -64,7 +64,6 @@ pub async fn create(worker: &Rc<Worker>, context: &Context, request: Create) -> 
         }
         Outcome::Made(inode, entries) => {
             if named {
-                note_open(worker, context, &request, ino, inode.attr.version);
                 widen::consider(worker, request.parent, entries);
             }
             Ok(Created { ino, kind: request.kind, attr: Some(inode.attr), fresh: true })
@@ -145,9 +144,9 @@ fn make(worker: &Rc<Worker>, context: &Context, request: &Create, ino: InodeId) 
         });
     } else {
         inode.attr.nlink = 0;
-        // Before it is an orphan, which only being open keeps alive.
-        note_open(worker, context, request, ino, inode.attr.version);
     }
+    // Before it is an orphan, which only being open keeps alive; and before others may ask for its attributes.
+    note_open(worker, context, request, ino, inode.attr.version);
     mutations.push(Mutation::PutInode { inode: inode.clone() });
     mutations.extend(lists);
     mutations.extend(context.remember(ino));

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use fs_proto::msg::inode::{Open, Release, Renew};
 use fs_proto::msg::name::OpenMode;
 use fs_proto::msg::small::{OpenRead, Opened};
-use fs_proto::{Attr, Status, Wire};
+use fs_proto::{Attr, InodeId, Status, Wire};
 
 use super::{getattr, inline, setattr};
 use crate::backing::home;
@@ -14,6 +14,7 @@ use crate::dispatch::Answer;
 use crate::error::{OpError, OpResult};
 use crate::namespace::locks::{LockKey, LockSet, Mode};
 use crate::namespace::permission::{READ, WRITE, require};
+use crate::node::Node;
 use crate::worker::{Context, Worker};
 
 /// Registers the client as a holder; answers fresh attributes (close-to-open consistency in one message).
@@ -41,13 +42,17 @@ pub async fn open(worker: &Rc<Worker>, context: &Context, request: Open) -> OpRe
     let inode = if writes { inode } else { node.namespace.note_reading(inode, node.now()) };
     let register = || node.opens.open(request.ino, context.client(), &request.mode, inode.attr.version);
     if writes {
-        // Who is about to evict the file holds it, and looks who writes after that.
-        let set = LockSet::of(&[(LockKey::Inode(request.ino), Mode::Shared)]);
-        node.namespace.locks().with(&set, register).await;
+        register_writer(node, request.ino, register).await;
     } else {
         register();
     }
     Ok(inode.attr.clone())
+}
+
+/// Who is about to evict the file holds it, and looks who writes after that. Servers that answer for it do not know of writers: it is called back from them.
+async fn register_writer(node: &Node, ino: InodeId, register: impl FnOnce()) {
+    let set = LockSet::of(&[(LockKey::Inode(ino), Mode::Touch)]);
+    node.namespace.locks().with(&set, register).await;
 }
 
 /// As [`open`] for reading, with the content of a small file: opening and reading are one message.
@@ -83,7 +88,14 @@ pub async fn renew(worker: &Rc<Worker>, context: &Context, request: Renew) -> Op
     let node = &worker.node;
     for open in request.open {
         match node.namespace.live_inode(open.ino).await {
-            Ok(inode) => node.opens.renew(open.ino, context.client(), &open.mode, inode.attr.version),
+            Ok(inode) => {
+                let renew = || node.opens.renew(open.ino, context.client(), &open.mode, inode.attr.version);
+                match open.mode {
+                    OpenMode::Read {} => renew(),
+                    // After a restart it may be news.
+                    OpenMode::Write { .. } => register_writer(node, open.ino, renew).await,
+                }
+            }
             Err(error) if error.status == Status::NotFound => {}
             Err(error) => return Err(error),
         }

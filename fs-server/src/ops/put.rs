@@ -144,7 +144,7 @@ async fn carry_out(
     let bytes = items.iter().map(|item| item.content.data.len() as u64).sum();
     node.flusher.control().note_written(bytes);
     node.flusher.control().admit(node).await;
-    let mut set = LockSet::of(&[(LockKey::Inode(common.parent), Mode::Shared)]);
+    let mut set = LockSet::of(&[(LockKey::Inode(common.parent), Mode::Touch)]);
     for item in &items {
         set.add(LockKey::Entry(common.parent, item.hash), Mode::Exclusive);
         let ino = item.there.as_ref().map_or_else(|fresh| *fresh, |entry| entry.ino);

@@ -127,7 +127,7 @@ fn changed(context: &Context, request: &Setattr, attr: &Attr, now: TimeNs) -> At
 
 async fn change(worker: &Rc<Worker>, context: &Context, request: &Setattr) -> OpResult<Attr> {
     let namespace = &worker.node.namespace;
-    let set = LockSet::of(&[(LockKey::Inode(request.ino), Mode::Shared)]);
+    let set = LockSet::of(&[(LockKey::Inode(request.ino), Mode::Alter)]);
     namespace
         .locks()
         .with(&set, || {

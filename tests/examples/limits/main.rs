@@ -5,6 +5,7 @@
 
 mod clients;
 mod creates;
+mod flight;
 mod opens;
 mod writers;
 
@@ -35,8 +36,9 @@ fn main() -> Outcome {
         }
         ["opens", file, mode] => block(opens::run(&load(file)?, mode == "write")),
         ["creates", file, connections] => block(creates::run(&load(file)?, connections.parse()?)),
+        ["flight", file, mode, seconds] => block(flight::run(&load(file)?, mode == "write", seconds.parse()?)),
         ["writers", file, writers, seconds] => writers::run(&load(file)?, writers.parse()?, seconds.parse()?),
-        _ => Err("limits clients FILE FIRST SERVERS unix|tcp, opens FILE read|write, creates FILE N, writers FILE N SECONDS".into()),
+        _ => Err("limits clients FILE FIRST SERVERS unix|tcp, opens FILE read|write, creates FILE N, flight FILE read|write SECONDS, writers FILE N SECONDS".into()),
     }
 }
 
@@ -87,16 +89,27 @@ async fn connect(
 /// One request on a connection, as `client`.
 async fn ask<R: Request>(
     connection: &Connection,
+    who: (u64, u64),
+    to: Partition,
+    request: &R,
+) -> Outcome<(R::Reply, Bytes)> {
+    send(connection, who, to, request, Bytes::new()).await
+}
+
+/// As [`ask`], with data.
+async fn send<R: Request>(
+    connection: &Connection,
     (client, sequence): (u64, u64),
     to: Partition,
     request: &R,
+    data: Bytes,
 ) -> Outcome<(R::Reply, Bytes)> {
     let mut header = Header::request(R::OP, to);
     (header.client, header.sequence, header.epoch) = (ClientId(client), sequence, connection.epoch());
     let mut meta = BytesMut::new();
     Caller::ROOT.put(&mut meta);
     request.put(&mut meta);
-    let answer = connection.call(header, meta.freeze(), Bytes::new()).await?;
+    let answer = connection.call(header, meta.freeze(), data).await?;
     if answer.header.status != Status::Ok {
         let why = String::from_bytes(answer.meta).unwrap_or_default();
         return Err(format!("{:?}: {:?} {why}", R::OP, answer.header.status).into());

@@ -3,6 +3,7 @@
 
 mod coherence;
 mod failures;
+mod names;
 mod tree;
 
 use std::time::{Duration, Instant};

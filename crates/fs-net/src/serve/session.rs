@@ -31,7 +31,7 @@ const UNSENT_STEP_BYTES: usize = 4 << 10;
 
 thread_local! {
     /// Room for frames, of whichever connection of the thread is at work.
-    static SPARE: Cell<VecDeque<Frame>> = const { Cell::new(VecDeque::new()) };
+    static SPARE: Cell<Option<Box<VecDeque<Frame>>>> = const { Cell::new(None) };
 }
 
 /// What a peer holds, and where.
@@ -191,8 +191,8 @@ pub(super) struct Session {
     handler: Rc<dyn Handler>,
     peer: Rc<PeerInfo>,
     shared: Rc<Shared>,
-    /// Received, not yet given to the handler.
-    frames: VecDeque<Frame>,
+    /// Received, not yet given to the handler; absent while there is nothing to do.
+    frames: Option<Box<VecDeque<Frame>>>,
     /// Waits for room for the next request.
     turn: Option<Pin<Box<Wait>>>,
     /// Room for the next request, waited for.
@@ -206,7 +206,7 @@ pub(super) struct Session {
 
 // An idle connection has these, a description, and the event loop's part: bench/limits.py measures the sum.
 const _: () = assert!(
-    size_of::<Session>() + size_of::<Shared>() + size_of::<PeerInfo>() + size_of::<FrameReader>() <= 512
+    size_of::<Session>() + size_of::<Shared>() + size_of::<PeerInfo>() + size_of::<FrameReader>() <= 400
 );
 
 impl Session {
@@ -226,7 +226,7 @@ impl Session {
             handler,
             peer,
             shared,
-            frames,
+            frames: Some(Box::new(frames)),
             turn: None,
             admitted: None,
             unsent: None,
@@ -251,12 +251,12 @@ impl Session {
     fn poll_serve(&mut self, cx: &mut Context<'_>) -> Poll<NetError> {
         self.shared.driver.set(Some(cx.waker().clone()));
         self.shared.last_turn.set(idle::turn());
-        if self.frames.capacity() == 0 {
-            self.frames = SPARE.take();
-        }
-        let outcome = self.poll_rounds(cx);
-        if self.frames.is_empty() {
-            SPARE.set(std::mem::take(&mut self.frames));
+        let mut frames = self.frames.take().or_else(|| SPARE.take()).unwrap_or_default();
+        let outcome = self.poll_rounds(cx, &mut frames);
+        if frames.is_empty() {
+            SPARE.set(Some(frames));
+        } else {
+            self.frames = Some(frames);
         }
         if outcome.is_pending() && self.shared.unwanted.replace(false) && self.shared.is_idle() {
             return Poll::Ready(NetError::Closed);
@@ -264,10 +264,10 @@ impl Session {
         outcome
     }
 
-    fn poll_rounds(&mut self, cx: &mut Context<'_>) -> Poll<NetError> {
+    fn poll_rounds(&mut self, cx: &mut Context<'_>, frames: &mut VecDeque<Frame>) -> Poll<NetError> {
         for _ in 0..ROUNDS {
-            while !self.shared.is_full() && !self.frames.is_empty() && self.is_admitted(cx) {
-                let Some(frame) = self.frames.pop_front() else { break };
+            while !self.shared.is_full() && !frames.is_empty() && self.is_admitted(cx) {
+                let Some(frame) = frames.pop_front() else { break };
                 if let Err(reason) = self.handle(frame, cx) {
                     return Poll::Ready(reason);
                 }
@@ -279,10 +279,10 @@ impl Session {
                 // The socket, the end of a running request, or its turn wakes this task.
                 return Poll::Pending;
             }
-            if !self.frames.is_empty() {
+            if !frames.is_empty() {
                 continue;
             }
-            match self.transport.poll_receive(cx, &mut self.frames) {
+            match self.transport.poll_receive(cx, frames) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(reason)) => return Poll::Ready(reason),
                 Poll::Pending => return self.poll_owed(cx),

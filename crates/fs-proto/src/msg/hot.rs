@@ -1,5 +1,5 @@
 //! Files that many nodes read at the same time: servers keep pieces of their chunks for their own node, under leases of who holds the chunk, and
-//! pass them on to each other. `docs/decisions/0033-hot-files.md`.
+//! pass them on to each other. `docs/decisions/0033-hot-files.md`. Answers about their names and inodes are lent, too: `docs/decisions/0038-hot-names.md`.
 
 use crate::ids::{ChunkIndex, InodeId, ServerId};
 use crate::op::request;
@@ -68,7 +68,29 @@ wire_struct! {
     }
 }
 
+/// How long an answer with [`crate::Flags::LENT`] may be given again, in milliseconds from when it was asked for.
+pub const HOT_ANSWER_MS: u32 = 2_000;
+
+wire_union! {
+    /// What answers depend on.
+    pub enum HotKey {
+        /// A name in a directory, by its hash.
+        Name = 1 { parent: InodeId, hash: u64 },
+        /// An inode: its attributes, its content if it is small, who may find names in it.
+        Inode = 2 { ino: InodeId },
+    }
+}
+
+wire_struct! {
+    /// These are about to change: forget all answers that depend on one of them, and those that are under way. Server to server.
+    pub struct HotForget {
+        /// Which.
+        pub keys: Vec<HotKey>,
+    }
+}
+
 request! {
+    HotForget => HotForget -> ();
     HotAsk => HotAsk -> HotGrant;
     HotFetch => HotFetch -> Option<u32>;
     HotRecall => HotRecall -> ();

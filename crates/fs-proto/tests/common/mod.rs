@@ -334,6 +334,7 @@ structs! {
     HotAsk { server, ino, chunk, piece, have, direct }
     HotFetch { ino, chunk, piece, generation }
     HotRecall { holder, ino }
+    HotForget { keys }
     MayOverflow { ino }
     Kept { ino, chunk, place }
     KeptFor { chunks }
@@ -388,6 +389,10 @@ unions! {
         Here { generation, lease_ms, crc }
         From { generation, lease_ms, servers }
         Loose { crc }
+    }
+    HotKey {
+        Name { parent, hash }
+        Inode { ino }
     }
     SetTime { Now {} At { ns } }
     OpenMode { Read {} Write { via } }
