@@ -17,6 +17,7 @@ use crate::error::NetError;
 use crate::frame::Frame;
 use crate::inside::{Inside, ServerInside};
 use crate::pool::PoolBuffer;
+use crate::shm::Lending;
 use bytes::Bytes;
 use fs_proto::{ClientId, Header, ServerId};
 use std::cell::{Cell, RefCell};
@@ -105,11 +106,23 @@ impl Peers {
         meta: Bytes,
         bulk: Bytes,
     ) -> Result<Frame, NetError> {
+        self.call_into(to, header, meta, bulk, &Lending::default()).await
+    }
+
+    /// As [`Peers::call`]; the data of the answer lands in the memory that `lending` shares with who it is for, where that can be.
+    pub async fn call_into(
+        &self,
+        to: ServerId,
+        header: Header,
+        meta: Bytes,
+        bulk: Bytes,
+        lending: &Lending,
+    ) -> Result<Frame, NetError> {
         let inside = self.inside.borrow().clone();
         if let Some(inside) = inside.filter(|inside| inside.takes(to, &header)) {
             return Ok(inside.call(header, meta, bulk).await);
         }
-        self.connection(to).await?.call(header, meta, bulk).await
+        self.connection(to).await?.call_into(header, meta, bulk, lending).await
     }
 
     /// A buffer of `len` bytes in memory shared with server `to`, if there is a connection that has one.
