@@ -23,9 +23,11 @@ install_packages() {
 # The newest programs of fs-net's tests, if they were built; ./test has built them when it runs this.
 test_programs() {
     local name program
-    for name in session calls peers limits killed rdma fs_net; do
-        program=$(ls -t "${CARGO_TARGET_DIR:-$ROOT/target}"/debug/deps/"$name"-???????????????? 2>/dev/null | head -1)
-        [ -z "$program" ] || echo "$program"
+    for name in session calls peers limits killed rdma landing fs_net; do
+        for program in $(ls -t "${CARGO_TARGET_DIR:-$ROOT/target}"/debug/deps/"$name"-???????????????? 2>/dev/null); do
+            # Another crate's tests may have the same name.
+            if grep -qE "fs-net/(tests/$name|src/lib)\.rs" "$program.d" 2>/dev/null; then echo "$program"; break; fi
+        done
     done | paste -sd,
 }
 
@@ -36,7 +38,7 @@ ended() {
     grep -a '^## ' "$BOX/logs/$name.txt" | sed 's/^## /   /' || true
     [ "$code" != 99 ] || fail "$name did not end: $(tail -3 "$BOX/logs/$name.txt")"
     [ "$code" = 0 ] || fail "in $name, see above"
-    grep -aq "^## $last" "$BOX/logs/$name.txt" || fail "$name did not come to its end"
+    grep -aqE "^## [0-9.]+ $last" "$BOX/logs/$name.txt" || fail "$name did not come to its end"
 }
 
 one_guest() {
