@@ -284,7 +284,8 @@ impl Worker {
         let mark = hot::gateway::mark(&self, &header);
         frame.header.hops = 1;
         let meta = frame.meta.clone();
-        match self.peers.call(to, frame.header, meta, std::mem::take(&mut frame.bulk)).await {
+        let bulk = std::mem::take(&mut frame.bulk);
+        match self.peers.call_into(to, frame.header, meta, bulk, &peer.lending).await {
             Ok(answer) if hot::reader::is_redirection(&answer.header) => {
                 Box::pin(hot::reader::redirected(&self, &peer, &frame, to)).await
             }

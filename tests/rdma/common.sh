@@ -6,8 +6,9 @@ done
 STATUS=0
 ulimit -l unlimited
 
-say() { echo "## $*"; }
-wrong() { echo "## FAIL: $*"; STATUS=1; }
+# Each line says how old the guest is, in seconds.
+say() { echo "## $(seconds) $*"; }
+wrong() { echo "## $(seconds) FAIL: $*"; STATUS=1; }
 seconds() { local up _; read -r up _ </proc/uptime; echo "$up"; }
 # took FROM
 took() { awk -v a="$1" -v b="$(seconds)" 'BEGIN { printf "%.0f s", b - a }'; }

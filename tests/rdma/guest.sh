@@ -24,7 +24,7 @@ device_up() {
 
 up() {
     rm -rf $B; mkdir -p $B/tier
-    h up --nodes 3 --store $B/store --tier $B/tier --memory 96M --workers 1 --listen $LISTEN --no-metrics "$@" >/dev/null || return 1
+    h up --nodes 3 --store $B/store --tier $B/tier --memory 96M --workers 1 --listen $LISTEN "$@" >/dev/null || return 1
 }
 pids() { sed -n 's/^pid = //p' $B/c.toml; }
 logs() { cat /tmp/hayate-0/*/*.log; }
@@ -45,7 +45,7 @@ protocol() {
         from=$(seconds)
         HAYATE_TEST_RDMA=$ADDRESS timeout 150 "$test" --test-threads=1 $(filter "$test") >$B.test 2>&1 ||
             { wrong "protocol tests of ${test##*/}"; grep -aE '^test .*FAILED|panicked' -A3 $B.test | head -20; }
-        say "protocol tests ${test##*/}: $(grep -a '^test result' $B.test) (guest: $from to $(seconds))"
+        say "protocol tests ${test##*/}: $(grep -a '^test result' $B.test | cut -d' ' -f3-5) in $(took "$from")"
     done
 }
 
@@ -70,11 +70,32 @@ compare() {
     done
 }
 
+# Whether the servers' metrics pages, together, count what went over RDMA.
+pages() { python3 - $(sed -n 's/^metrics = "\(.*\)"/\1/p' $CLUSTER) <<'END'
+import sys, urllib.request
+sums = {}
+for address in sys.argv[1:]:
+    page = urllib.request.urlopen(f"http://{address}/metrics", timeout=20).read().decode()
+    for line in page.splitlines():
+        if line.startswith("hayate_rdma_"):
+            name, value = line.rsplit(" ", 1)
+            sums[name] = sums.get(name, 0) + float(value)
+busy = ["messages_sent_total", "messages_received_total", "sent_bytes_total", "received_bytes_total", "reads_total", "read_bytes_total",
+        "registrations_total", "registered_bytes"]
+calm = ["connections", "retries_total", "fallbacks_total", "returns_total"]
+wrong = [name for name in busy if not sums.get("hayate_rdma_" + name)] + [name for name in calm if "hayate_rdma_" + name not in sums]
+print("## metrics:", *(f"{name} {sums.get('hayate_rdma_' + name, 0):.0f}" for name in busy + calm))
+sys.exit(f"## not counted: {wrong}" if wrong else 0)
+END
+}
+
 # What status says of a cluster over RDMA, and how much memory its servers have.
 look() {
     local pid peak registered reads fallbacks
-    h status | grep -E "between nodes|RDMA" | sed 's/^/## /'
-    h status | grep -q "RDMA.*$DEVICE.*ACTIVE.*$ADDRESS" || wrong "status does not show the device"
+    h status >$B/status.txt
+    grep -E "between nodes|RDMA" $B/status.txt | sed 's/^/## /'
+    grep -q "RDMA.*$DEVICE.*ACTIVE.*$ADDRESS" $B/status.txt || wrong "status does not show the device"
+    pages || wrong "metrics pages do not show RDMA"
     read -r reads fallbacks registered <<<"$(figures rdma/reads rdma/fallbacks rdma/registered_bytes)"
     [ "$reads" -gt 0 ] || wrong "nothing was read over RDMA"
     [ "$fallbacks" = 0 ] || wrong "TCP was used"
@@ -120,6 +141,20 @@ link_down() {
     logs | grep -q 'panicked' && wrong "a panic: $(logs | grep panicked | head -3)"
 }
 
+# Where the libraries are not, the same program works over TCP and says why: here they are hidden by empty files.
+without_libraries() {
+    cat >$B.hidden <<'END'
+for library in $(ldconfig -p | sed -n 's/.*lib\(ibverbs\|rdmacm\)\.so\.1 .* => //p'); do mount --bind /dev/null "$(readlink -f "$library")"; done
+"$HAYATE" --cluster $CLUSTER up --nodes 1 --store $B/store --memory 96M --workers 1 --listen $LISTEN >$B/up.txt 2>&1 || exit
+"$HAYATE" --cluster $CLUSTER status
+"$HAYATE" --cluster $CLUSTER down --discard >$B/down.txt 2>&1
+END
+    rm -rf $B; mkdir -p $B
+    HAYATE=$HAYATE CLUSTER=$CLUSTER B=$B LISTEN=$LISTEN unshare --mount bash $B.hidden >$B/hidden.txt 2>&1 || wrong "without the libraries: $(tail -qn 3 $B/up.txt $B/down.txt)"
+    say "without the libraries: $(grep 'has no RDMA' $B/hidden.txt)"
+    grep -q 'has no RDMA: no RDMA libraries on this node' $B/hidden.txt || wrong "status does not say why: $(cat $B/hidden.txt)"
+}
+
 # Servers that may lock next to no memory say so, with what to do, and use TCP.
 too_little_locked() {
     local warned
@@ -138,6 +173,7 @@ too_little_locked() {
 device_up || { wrong "no soft-RoCE"; exit 1; }
 mkdir -p $B
 [ -z "${TESTS:-}" ] || protocol
+without_libraries
 too_little_locked
 compare
 if up --rdma auto; then

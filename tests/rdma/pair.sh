@@ -104,6 +104,17 @@ both_devices() {
     [ $tries -lt 20 ] || wrong "not both devices are used"
 }
 
+# A client of node 1 reads and writes through its own server what lies with the other one: that server copies next to nothing of it.
+no_copy() {
+    local before after parts; before=$(figure copied_bytes) parts=$(figure rdma/reads)
+    burst_on 1 n1 passed -b 4m -t 256k || wrong "a burst through the node's own server: $(tail -3 /share/passed.txt)"
+    after=$(figure copied_bytes) parts=$(($(figure rdma/reads) - parts))
+    say "8 MiB written and read through the node's own server: $parts parts read by RDMA, $((after - before)) bytes copied by both servers"
+    # Half of all lies with the other server: 16 parts written there and 16 read from there, at 256 KiB.
+    [ $parts -ge 24 ] || wrong "next to nothing went through"
+    [ $((after - before)) -le $((1 << 20)) ] || wrong "data were copied on the way"
+}
+
 # SIGKILL of the server of node 2 in the middle of a burst from node 1, and its restart.
 killed() {
     local burst before; before=$(figure rdma/reads)
@@ -176,6 +187,7 @@ fi
 until [ -e /share/ready-2 ]; do sleep 0.2; done
 if up; then
     both_devices
+    no_copy
     killed
     cables
     memory

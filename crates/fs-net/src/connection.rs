@@ -16,6 +16,7 @@ use crate::env::{Identity, NetEnv, Sharing};
 use crate::error::NetError;
 use crate::frame::Frame;
 use crate::handshake::{Talk, introduce};
+use crate::landing::Landings;
 use crate::pool::PoolBuffer;
 use crate::rdma::{self, Way};
 use crate::send_queue::SendQueue;
@@ -60,6 +61,7 @@ struct Handle {
 struct Shared {
     queue: RefCell<SendQueue>,
     calls: RefCell<Calls>,
+    landings: Rc<Landings>,
     driver: Cell<Option<Waker>>,
     ended: RefCell<Option<NetError>>,
 }
@@ -151,6 +153,8 @@ struct Answer<'a> {
     shared: &'a Shared,
     tag: u32,
     done: bool,
+    /// Whether it is known where the answer is to be received.
+    lands: bool,
 }
 
 impl Future for Answer<'_> {
@@ -171,6 +175,9 @@ impl Future for Answer<'_> {
 
 impl Drop for Answer<'_> {
     fn drop(&mut self) {
+        if self.lands {
+            self.shared.landings.forget(self.tag);
+        }
         if !self.done {
             self.shared.calls.borrow_mut().abandon(self.tag);
         }
@@ -211,10 +218,13 @@ impl Connection {
             Sharing::Ask | Sharing::Insist => shm::ask(transport, env).await?,
             Sharing::Never | Sharing::Grant(_) => (transport, Lending::default()),
         };
-        let (transport, way) = rdma::ask(transport, env).await?;
+        let (mut transport, way) = rdma::ask(transport, env).await?;
+        let landings = Rc::<Landings>::default();
+        transport.land(&landings);
         let shared = Rc::new(Shared {
             queue: RefCell::new(SendQueue::new(env.counters.clone())),
             calls: RefCell::default(),
+            landings,
             driver: Cell::new(None),
             ended: RefCell::new(None),
         });
@@ -226,14 +236,29 @@ impl Connection {
 
     /// Sends a request and waits for its answer, at most `header.deadline_ms` if that is not 0. The tag and the lengths of the
     /// header are set here. An answer with a status other than `Ok` is an answer, not an error. The future may be dropped.
-    pub async fn call(&self, mut header: Header, meta: Bytes, bulk: Bytes) -> Result<Frame, NetError> {
+    pub async fn call(&self, header: Header, meta: Bytes, bulk: Bytes) -> Result<Frame, NetError> {
+        self.call_into(header, meta, bulk, &Lending::default()).await
+    }
+
+    /// As [`Connection::call`]; the data of the answer lands in the memory that `lending` shares with who it is for, if there is some and it
+    /// has room. Nobody may look into it here: see [`crate::Lending`].
+    pub async fn call_into(
+        &self,
+        mut header: Header,
+        meta: Bytes,
+        bulk: Bytes,
+        lending: &Lending,
+    ) -> Result<Frame, NetError> {
         let shared = &*self.0.shared;
         if let Some(reason) = &*shared.ended.borrow() {
             return Err(reason.clone());
         }
         crate::send_queue::check_sizes(&meta, &bulk)?;
         header.tag = shared.calls.borrow_mut().begin();
-        let answer = Answer { shared, tag: header.tag, done: false };
+        let answer = Answer { shared, tag: header.tag, done: false, lands: lending.is_shared() };
+        if answer.lands {
+            shared.landings.expect(header.tag, lending);
+        }
         shared.queue.borrow_mut().push(header, meta, bulk)?;
         shared.wake_driver();
         if header.deadline_ms == 0 {

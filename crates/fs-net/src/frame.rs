@@ -1,7 +1,7 @@
 //! A message in memory, and how messages are read off a byte stream.
 //!
 //! Frames are gathered in the thread's read buffer. Small ones are handed out as copies, larger ones as slices of it; a large bulk part is read
-//! straight into a pool buffer of its size. Between reads a connection has nothing but what came of a message that is not whole.
+//! straight into a pool buffer of its size, or to where it is to land (`landing`). Between reads a connection has nothing but what came of a message that is not whole.
 //!
 //! # Invariants
 //! - Reading is total: any bytes give frames or an error, never a panic (`any_bytes_give_frames_or_an_error`).
@@ -14,6 +14,7 @@ use crate::budget::{Account, BufferClass};
 use crate::counters::NetCounters;
 use crate::env::NetEnv;
 use crate::error::NetError;
+use crate::landing::Landings;
 use crate::pool::{PoolBuffer, TooLarge};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use fs_proto::header::HeaderError;
@@ -104,6 +105,8 @@ pub(crate) struct FrameReader {
     class: Option<BufferClass>,
     /// The peer's account.
     share: Option<Account>,
+    /// Where answers are received, on the asking side.
+    landings: Option<Rc<Landings>>,
     /// Whether the last frame had a large bulk part: the next is likely to.
     bulk_expected: bool,
 }
@@ -119,6 +122,7 @@ impl FrameReader {
             state: State::Gather,
             class: None,
             share: None,
+            landings: None,
             bulk_expected: false,
         }
     }
@@ -134,6 +138,10 @@ impl FrameReader {
         if self.buffer.is_empty() {
             self.buffer = BytesMut::new();
         }
+    }
+
+    pub(crate) fn land(&mut self, landings: &Rc<Landings>) {
+        self.landings = Some(landings.clone());
     }
 
     /// Bytes read in all, if the rest of a message is owed and there is room for it.
@@ -278,7 +286,9 @@ impl FrameReader {
     fn want_buffer(&mut self, header: Header, meta: Bytes) {
         let len = header.bulk_bytes as usize;
         let class = self.class.unwrap_or(BufferClass::ClientRequest);
-        if let Some(buffer) = self.env.pool.try_get_for(class, self.share.as_ref(), len) {
+        let landing = self.landings.as_ref().and_then(|landings| landings.buffer(header.tag, len));
+        let now = landing.or_else(|| self.env.pool.try_get_for(class, self.share.as_ref(), len));
+        if let Some(buffer) = now {
             return self.begin_bulk(header, meta, buffer);
         }
         let (pool, share) = (self.env.pool.clone(), self.share.clone());

@@ -16,6 +16,7 @@
 //! | [`peers`] | connections to servers by number |
 //! | [`acceptor`] | listeners |
 //! | [`serve`] | the answering side |
+//! | `landing` | where answers that are passed on are received |
 //! | `inside` | a server within its client's process |
 //! | `shm` | sessions over shared memory on one node |
 //! | `rdma` | sessions over RDMA verbs |
@@ -35,6 +36,7 @@ pub mod error;
 pub mod frame;
 mod handshake;
 mod inside;
+mod landing;
 pub mod peers;
 pub mod pool;
 mod rdma;

@@ -19,6 +19,7 @@ use crate::error::NetError;
 use crate::frame::{Frame, LARGE_BYTES};
 use crate::inside::{Inside, ServerInside};
 use crate::pool::PoolBuffer;
+use crate::shm::Lending;
 use bytes::Bytes;
 use fs_proto::msg::session::Role;
 use fs_proto::{ClientId, Header, ServerId};
@@ -117,12 +118,24 @@ impl Peers {
         meta: Bytes,
         bulk: Bytes,
     ) -> Result<Frame, NetError> {
+        self.call_into(to, header, meta, bulk, &Lending::default()).await
+    }
+
+    /// As [`Peers::call`]; the data of the answer lands in the memory that `lending` shares with who it is for, where that can be.
+    pub async fn call_into(
+        &self,
+        to: ServerId,
+        header: Header,
+        meta: Bytes,
+        bulk: Bytes,
+        lending: &Lending,
+    ) -> Result<Frame, NetError> {
         let inside = self.inside.borrow().clone();
         if let Some(inside) = inside.filter(|inside| inside.takes(to, &header)) {
             return Ok(inside.call(header, meta, bulk).await);
         }
         let way = self.way(to, &header, &bulk);
-        self.connection_for(to, way).await?.call(header, meta, bulk).await
+        self.connection_for(to, way).await?.call_into(header, meta, bulk, lending).await
     }
 
     /// A client's thread asks one thing after the other; a server's asks for all who ask it.

@@ -7,6 +7,7 @@ use crate::counters::NetCounters;
 use crate::env::NetEnv;
 use crate::error::NetError;
 use crate::frame::{Frame, FrameReader};
+use crate::landing::Landings;
 use crate::send_queue::{MAX_SLICES, SendQueue};
 use crate::transport::{Credentials, Transport};
 use socket2::{SockRef, TcpKeepalive};
@@ -115,6 +116,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Transport for StreamTransport<
 
     fn trust(&mut self, class: BufferClass, share: Option<Account>) {
         self.reader.trust(class, share);
+    }
+
+    fn land(&mut self, landings: &Rc<Landings>) {
+        self.reader.land(landings);
     }
 
     fn owed_since(&self) -> Option<u64> {

@@ -6,9 +6,11 @@
 use crate::budget::{Account, BufferClass};
 use crate::error::NetError;
 use crate::frame::Frame;
+use crate::landing::Landings;
 use crate::send_queue::SendQueue;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use tokio::net::UnixStream;
 
@@ -29,6 +31,9 @@ pub(crate) trait Transport {
 
     /// The peer has proved who it is: from now on it may send frames of any allowed size, received into buffers of `class`, on its account.
     fn trust(&mut self, class: BufferClass, share: Option<Account>);
+
+    /// From now on answers are received where this says, as far as that can be.
+    fn land(&mut self, _landings: &Rc<Landings>) {}
 
     /// Bytes received in all, if the peer owes the rest of a message: a number that stays the same means that it sends nothing.
     fn owed_since(&self) -> Option<u64>;

@@ -23,7 +23,7 @@ use tokio::task::LocalSet;
 
 const KILLED: usize = 1_000;
 /// The same where all is emulated.
-const KILLED_EMULATED: usize = 30;
+const KILLED_EMULATED: usize = 12;
 /// Clients alive at once.
 const AT_ONCE: usize = 8;
 const AT_ONCE_EMULATED: usize = 2;

@@ -8,7 +8,7 @@ use fs_proto::msg::session::Role;
 use fs_proto::{ClientId, Op};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
-use support::{LONG, Server, client, env, over_all, request, run, server_env, until};
+use support::{LONG, Server, client, env, is_emulated, over_all, request, run, server_env, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -152,7 +152,8 @@ fn a_greedy_client_gets_no_more_than_its_turn() {
                 }
             }
         }
-        while done[0].get() + done[1].get() < 3_000 {
+        let enough = if is_emulated() { 1_200 } else { 3_000 };
+        while done[0].get() + done[1].get() < enough {
             until(|| !server.echo.gates.borrow().is_empty()).await;
             let gate = server.echo.gates.borrow_mut().remove(0);
             gate.send(()).expect("it waits");

@@ -40,6 +40,23 @@ fn data_by_reference_is_not_copied() {
     });
 }
 
+/// Goal: memory for receiving does not grow with the number of peers. Method: what is registered with one connection, and with nine.
+#[test]
+fn receive_buffers_are_shared_by_all_peers() {
+    over_rdma(|address| async move {
+        let server = Server::start(0, &address, &Secret::random());
+        let env = env();
+        let (mut connections, mut registered) = (Vec::new(), Vec::new());
+        for _ in 0..9 {
+            let connection = server.connect(&env).await.expect("connected");
+            connection.call(request(Op::Ping), pattern(4000, 1), Bytes::new()).await.expect("answered");
+            connections.push(connection);
+            registered.push(env.rdma.stats().registered_bytes);
+        }
+        assert!(registered[0] > MIB as u64 && registered[8] == registered[0], "{registered:?}");
+    });
+}
+
 /// Goal: a process that may use RDMA works with one that does not. Method: only one side has it, then only the other.
 #[test]
 fn without_a_way_tcp_does() {

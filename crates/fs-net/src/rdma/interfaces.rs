@@ -1,13 +1,28 @@
 //! Which IP addresses RDMA devices have: those of the network interfaces that their ports belong to.
+//!
+//! Addresses and states are asked for each time; which interfaces belong to a port is remembered for a minute, because the only way to know is to look at
+//! every place of its table of GIDs (1,024 of soft-RoCE), which would hold up the thread at each connection that it is asked for.
 
-use std::collections::BTreeSet;
+use parking_lot::Mutex;
+use rustix::fs::{Mode, OFlags, openat};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CStr;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::ptr::null_mut;
+use std::time::{Duration, Instant};
 
 const CLASS: &str = "/sys/class/infiniband";
+/// How long it is remembered which interfaces a port has.
+const REMEMBERED: Duration = Duration::from_secs(60);
+/// Longer than names of interfaces are.
+const NAME_BYTES: usize = 64;
+
+/// The interfaces of a port, and when they were looked up.
+type Known = BTreeMap<PathBuf, (Instant, BTreeSet<String>)>;
+
+static KNOWN: Mutex<Known> = Mutex::new(BTreeMap::new());
 
 /// A device's ports, with their folders.
 pub(super) fn ports(device: &str) -> Vec<(u32, PathBuf)> {
@@ -47,21 +62,45 @@ pub(super) fn addresses_of(device: &str, is_v6: bool) -> Vec<IpAddr> {
         .collect()
 }
 
-/// Interfaces of a port: RoCE and iWARP name them with the GIDs, InfiniBand has them below the device.
+/// Interfaces of a port. One that has none is looked at each time: it may be about to get some.
 fn interfaces_of(port: &Path) -> BTreeSet<String> {
-    let mut names = BTreeSet::new();
-    for entry in fs::read_dir(port.join("gid_attrs/ndevs")).into_iter().flatten().flatten() {
-        // Empty places of the table cannot be read.
-        if let Ok(name) = fs::read_to_string(entry.path()) {
-            names.insert(name.trim().to_owned());
-        }
+    let now = Instant::now();
+    if let Some((then, names)) = KNOWN.lock().get(port)
+        && now.duration_since(*then) < REMEMBERED
+    {
+        return names.clone();
     }
+    let names = look_up(port);
+    if !names.is_empty() {
+        KNOWN.lock().insert(port.to_owned(), (now, names.clone()));
+    }
+    names
+}
+
+/// RoCE and iWARP name interfaces with the GIDs, InfiniBand has them below the device.
+fn look_up(port: &Path) -> BTreeSet<String> {
+    let mut names = names_in(&port.join("gid_attrs/ndevs")).unwrap_or_default();
     if names.is_empty() {
         let device = port.join("../../device/net");
         let below = fs::read_dir(device).into_iter().flatten().flatten();
         names.extend(below.filter_map(|entry| entry.file_name().into_string().ok()));
     }
     names
+}
+
+/// What the files of a folder say, each a name. Those of empty places of a table cannot be read.
+fn names_in(folder: &Path) -> std::io::Result<BTreeSet<String>> {
+    let (entries, folder) = (fs::read_dir(folder)?, fs::File::open(folder)?);
+    let mut names = BTreeSet::new();
+    for entry in entries.flatten() {
+        let mut name = [0; NAME_BYTES];
+        let read = openat(&folder, entry.file_name(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .and_then(|file| rustix::io::read(&file, &mut name));
+        if let Ok(len) = read {
+            names.insert(String::from_utf8_lossy(&name[..len]).trim().to_owned());
+        }
+    }
+    Ok(names)
 }
 
 /// All interfaces' addresses, but for those that only mean something together with an interface.
@@ -113,6 +152,22 @@ fn ip_of(address: *const libc::sockaddr) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_interfaces_are_read_and_remembered() {
+        let port = tempfile::TempDir::new().expect("a folder");
+        assert!(interfaces_of(port.path()).is_empty());
+        let folder = port.path().join("gid_attrs/ndevs");
+        fs::create_dir_all(folder.join("2")).expect("made: a place that cannot be read");
+        for (place, name) in [("0", "eth0\n"), ("1", "eth0\n"), ("7", "eth0.12\n")] {
+            fs::write(folder.join(place), name).expect("written");
+        }
+        let names = BTreeSet::from(["eth0".to_owned(), "eth0.12".to_owned()]);
+        assert_eq!(interfaces_of(port.path()), names);
+        fs::remove_dir_all(&folder).expect("removed");
+        assert_eq!(interfaces_of(port.path()), names);
+        assert!(look_up(port.path()).is_empty());
+    }
 
     #[test]
     fn addresses_of_interfaces_are_found() {

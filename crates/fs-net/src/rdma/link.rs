@@ -22,6 +22,7 @@ use crate::counters::NetCounters;
 use crate::env::NetEnv;
 use crate::error::NetError;
 use crate::frame::Frame;
+use crate::landing::Landings;
 use crate::pool::{PoolBuffer, TooLarge};
 use crate::send_queue::{Front, SendQueue};
 use crate::shm::Spin;
@@ -90,6 +91,8 @@ pub(super) struct Link {
     due: Vec<u32>,
     /// Frames received without those sent: for a server the answers that it owes.
     unanswered: i64,
+    /// Where answers are read to, on the asking side.
+    landings: Option<Rc<Landings>>,
     /// Grows with whatever the peer does.
     progress: u64,
     spin: Spin,
@@ -115,12 +118,18 @@ impl Link {
             waiting: None,
             due: Vec::new(),
             unanswered: 0,
+            landings: None,
             progress: 0,
             spin: Spin::new(env.spin),
             env: env.clone(),
             _open: OpenRdma::new(&rdma, device),
             rdma,
         }
+    }
+
+    /// From now on answers are read to where this says, as far as that can be.
+    pub fn land(&mut self, landings: &Rc<Landings>) {
+        self.landings = Some(landings.clone());
     }
 
     /// Whether both sides have said that it is open.
@@ -263,12 +272,27 @@ impl Link {
         if len < memory::TRACK_MIN {
             return Err(NetError::protocol("a small part that is not in its message"));
         }
+        if let Some((buffer, key)) = self.landing(far.header.tag, len)? {
+            self.begin_pull(far, buffer, key);
+            return Ok(());
+        }
         if let Some(buffer) = self.env.pool.try_get_for(class, share, len) {
             return self.pull(far, buffer);
         }
         let (pool, share) = (self.env.pool.clone(), share.cloned());
         self.waiting = Some((far, Box::pin(async move { pool.get_for(class, share.as_ref(), len).await })));
         Ok(())
+    }
+
+    /// Where the answer with this tag is to land, if the device may write there; with the key to it.
+    fn landing(&self, tag: u32, len: usize) -> Result<Option<(PoolBuffer, u32)>, NetError> {
+        let Some(buffer) = self.landings.as_ref().and_then(|landings| landings.buffer(tag, len)) else {
+            return Ok(None);
+        };
+        let (hub, ..) = self.parts()?;
+        // Memory that is none of the device's, or cannot be now, is no reason to end anything: a buffer of the pool does.
+        let keys = memory::find(&buffer, hub.device).ok().flatten();
+        Ok(keys.map(|keys| (buffer, keys.local)))
     }
 
     fn pull(&mut self, far: Far, buffer: PoolBuffer) -> Result<(), NetError> {
@@ -281,12 +305,16 @@ impl Link {
                 return Err(NetError::Closed);
             }
         };
+        self.begin_pull(far, buffer, key);
+        Ok(())
+    }
+
+    fn begin_pull(&mut self, far: Far, buffer: PoolBuffer, key: u32) {
         let pull = Some(Pull { far, buffer, key, asked: 0, pieces: 0 });
         match self.pulls.iter_mut().find(|pull| pull.is_none()) {
             Some(free) => *free = pull,
             None => self.pulls.push(pull),
         }
-        Ok(())
     }
 
     /// Asks the device for what is to be read, as far as it has room.

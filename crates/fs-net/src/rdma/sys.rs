@@ -302,11 +302,14 @@ pub fn is_owner() -> bool {
     OWNER.load(Ordering::Relaxed) == std::process::id()
 }
 
-fn load() -> Result<Api, libloading::Error> {
-    // SAFETY: the constructors of these libraries have no requirements; they are never unloaded.
-    let open = |name| unsafe { Library::new(name) }.map(|library| &*Box::leak(Box::new(library)));
+fn load() -> Result<Api, String> {
+    let open = |name: &str| {
+        // SAFETY: the constructors of these libraries have no requirements; they are never unloaded.
+        let opened = unsafe { Library::new(name) };
+        opened.map(|library| &*Box::leak(Box::new(library))).map_err(|error| format!("{name}: {error}"))
+    };
     OWNER.store(std::process::id(), Ordering::Relaxed);
     let (ibverbs, rdmacm) = (open("libibverbs.so.1")?, open("librdmacm.so.1")?);
     // SAFETY: they are what their names say, and leaked.
-    unsafe { Api::find(ibverbs, rdmacm) }
+    unsafe { Api::find(ibverbs, rdmacm) }.map_err(|error| error.to_string())
 }

@@ -13,6 +13,7 @@ use crate::budget::{Account, BufferClass};
 use crate::env::NetEnv;
 use crate::error::NetError;
 use crate::frame::Frame;
+use crate::landing::Landings;
 use crate::send_queue::SendQueue;
 use crate::transport::{Credentials, Transport};
 use std::collections::VecDeque;
@@ -126,6 +127,13 @@ impl Transport for RdmaTransport {
         self.class = class;
         self.share.clone_from(&share);
         self.socket.trust(class, share);
+    }
+
+    fn land(&mut self, landings: &Rc<Landings>) {
+        if let Some(link) = &mut self.link {
+            link.land(landings);
+        }
+        self.socket.land(landings);
     }
 
     fn owed_since(&self) -> Option<u64> {

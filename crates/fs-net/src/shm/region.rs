@@ -60,8 +60,8 @@ pub(super) enum Word {
 pub(super) struct Region {
     base: NonNull<u8>,
     arena_bytes: u32,
-    /// An arena that RDMA devices may read in place.
-    tracked: Option<Tracked>,
+    /// Arenas that RDMA devices may read and write in place.
+    tracked: Vec<Tracked>,
     _grant: Option<Grant>,
 }
 
@@ -114,13 +114,14 @@ impl Region {
         // SAFETY: a new mapping at a place of the kernel's choice overlaps nothing that this process has.
         let base = unsafe { mmap(std::ptr::null_mut(), len, protection, MapFlags::SHARED, file, 0) }?;
         let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Region { base, arena_bytes, tracked: None, _grant: grant })
+        Ok(Region { base, arena_bytes, tracked: Vec::new(), _grant: grant })
     }
 
-    /// Lets RDMA devices, if there are some, read an arena where it lies: what a peer put there is passed on without a copy.
+    /// Lets RDMA devices, if there are some, use an arena where it lies: what a peer put there is passed on, and what it is to get is received,
+    /// without a copy.
     pub fn track(&mut self, way: Way) {
         let arena = self.arena_ptr(way, 0, self.arena_bytes);
-        self.tracked = memory::track(arena.as_ptr(), self.arena_bytes as usize);
+        self.tracked.extend(memory::track(arena.as_ptr(), self.arena_bytes as usize));
     }
 
     /// Bytes of each arena.
@@ -187,7 +188,7 @@ impl Region {
 
 impl Drop for Region {
     fn drop(&mut self) {
-        self.tracked = None;
+        self.tracked.clear();
         // SAFETY: the mapping is ours, and nothing refers to it any more: whoever does keeps the region alive.
         let gone = unsafe { munmap(self.base.as_ptr().cast(), region_bytes(self.arena_bytes)) };
         if let Err(error) = gone {

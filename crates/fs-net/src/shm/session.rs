@@ -42,7 +42,8 @@ const ANSWER_BYTES: usize = 1 << 10;
 /// Below this size a buffer in shared memory gains nothing: such parts go through the ring.
 const LEND_MIN: usize = crate::send_queue::BY_REFERENCE_BYTES;
 
-/// Buffers in the memory that is shared with a peer: what is written there need not be copied to be sent to it. Keeps no memory by itself:
+/// Buffers in the memory that is shared with a peer: what is written there, or received there for it, need not be copied to be sent to it. The peer
+/// may change it at any time: whoever puts something there must not read it again to decide anything. Keeps no memory by itself:
 /// when the connection has ended there are no more buffers. Knows the peer's account with the pool, for buffers from there.
 #[derive(Debug, Clone, Default)]
 pub struct Lending {
@@ -246,7 +247,9 @@ fn offer(socket: &dyn Transport, sharing: &Sharing) -> Option<(Shared, End, [Own
     let (arena_bytes, grant) = budget.grant()?;
     let made = || -> io::Result<_> {
         let (mut region, memory) = Region::create(arena_bytes, grant)?;
-        region.track(Side::Client.outward());
+        for side in [Side::Client, Side::Server] {
+            region.track(side.outward());
+        }
         let (server_ear, client_rope) = bell(Side::Client)?;
         let (client_ear, server_rope) = bell(Side::Server)?;
         let ours = End { region: Arc::new(region), ear: server_ear, rope: server_rope };
