@@ -385,9 +385,9 @@ mod tests {
         grants.note(&*kv).expect("noted");
         let next = Grants::open(&*kv);
         assert!(next.inherited_until().is_some());
-        next.tidy(&*kv, Instant::now()).expect("tidied");
+        next.tidy(&*kv, Instant::now(), || true).expect("tidied");
         assert!(Grants::open(&*kv).inherited_until().is_some(), "a second crash within the lease");
-        next.tidy(&*kv, Instant::now() + LEASE_HELD).expect("tidied");
+        next.tidy(&*kv, Instant::now() + LEASE_HELD, || true).expect("tidied");
         assert!(Grants::open(&*kv).inherited_until().is_none());
     }
 }
