@@ -1,5 +1,6 @@
 //! Goal: one node without room is no error for anybody: what is written there goes to others, small files find room, and all of it is read back, after kills
-//! as well. Method: the real program; the store of one of three servers on a small file system of its own (a tmpfs, so it needs root); nothing is flushed.
+//! as well. Method: the real program; each of three servers has its store on a file system of its own, one of them a small one (tmpfs, so it needs root);
+//! nothing is flushed.
 
 mod common;
 
@@ -9,9 +10,10 @@ use std::process::Command;
 use common::{Sandbox, kill, pattern, wait_until};
 use rustix::process::Signal;
 
-/// The one without room, and the size of its file system.
+/// The one without room.
 const FULL: usize = 1;
-const SIZE: &str = "size=96m";
+/// Sizes of the servers' file systems.
+const SIZES: [&str; 3] = ["size=600m", "size=96m", "size=600m"];
 const DIRECTORIES: usize = 12;
 const SMALL: usize = 8_000;
 
@@ -33,11 +35,15 @@ impl Drop for Mounted<'_> {
 }
 
 /// None where this user may not mount.
-fn small_store<'a>(sandbox: &'a Sandbox, store: &str) -> Option<Mounted<'a>> {
-    fs::create_dir_all(sandbox.path(store)).unwrap();
-    let mount = ["-t", "tmpfs", "-o", SIZE, "none", &sandbox.word(store)];
-    let done = Command::new("mount").args(mount).status().is_ok_and(|status| status.success());
-    done.then(|| Mounted(sandbox, store.to_owned()))
+fn stores(sandbox: &Sandbox) -> Option<Vec<Mounted<'_>>> {
+    let mounted = |(server, size): (usize, &&str)| {
+        let store = format!("store/server-{server}");
+        fs::create_dir_all(sandbox.path(&store)).unwrap();
+        let mount = ["-t", "tmpfs", "-o", size, "none", &sandbox.word(&store)];
+        let done = Command::new("mount").args(mount).status().is_ok_and(|status| status.success());
+        done.then(|| Mounted(sandbox, store))
+    };
+    SIZES.iter().enumerate().map(mounted).collect()
 }
 
 /// A command of the node without room.
@@ -66,7 +72,7 @@ fn assert_read(sandbox: &Sandbox, large: &[u8]) {
 #[test]
 fn a_node_without_room_goes_on() {
     let sandbox = Sandbox::new();
-    let Some(_store) = small_store(&sandbox, "store/server-1") else {
+    let Some(_stores) = stores(&sandbox) else {
         eprintln!("mounting a file system needs root: this test shows nothing");
         return;
     };

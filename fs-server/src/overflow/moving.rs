@@ -32,8 +32,8 @@ pub(super) const SURVEY_HOLDS: Duration = Duration::from_millis(500);
 const SURVEYED: usize = 16;
 /// How long they are waited for.
 const SURVEY_WAIT: Duration = Duration::from_secs(1);
-/// Percent of its store that a keeper must have free: it is to stay below the mark from which it needs room itself.
-const KEEPER_FREE: u64 = 30;
+/// Percent of its file system that a keeper must have free: it is not to need room itself soon.
+const KEEPER_FREE: u64 = 15;
 /// Bytes of a chunk that are sent at once.
 const PIECE: u32 = 4 << 20;
 /// Bytes of chunks that are given away at once for want of room for something else.
