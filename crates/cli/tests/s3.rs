@@ -7,6 +7,7 @@ mod common;
 mod s3_server;
 
 use common::{Sandbox, pattern, tree};
+use fs_server::tier::s3::client::Meta;
 use s3_server::S3Server;
 use std::collections::BTreeMap;
 use std::fs;
@@ -104,4 +105,57 @@ fn a_bucket_that_cannot_be_used_is_refused_with_advice() {
     sandbox.up_fails(2, &["--nodes", "1", "--tier", "s3://"], &["s3://BUCKET/PREFIX"]);
     sandbox.variables.push(("AWS_SECRET_ACCESS_KEY", "wrong".to_owned()));
     sandbox.up_fails(1, &["--nodes", "1", "--tier", "s3://bucket/run"], &["SignatureDoesNotMatch"]);
+}
+
+#[test]
+fn trees_are_staged_from_a_bucket() {
+    // Goal: `hayate stage` fetches trees that others put into a bucket: all of it is at hand afterwards, also when the bucket has gone, and as it was put there. What is not
+    // there, and what cannot be fetched, is told by its name; and a person sees how far it is.
+    let server = S3Server::start();
+    let client = server.client();
+    let mut put = BTreeMap::new();
+    for index in 0..60_usize {
+        let bytes = [index * 41, 20_000 + index, 300_000 + index][index % 3]
+            + if index % 20 == 7 { 9_000_000 } else { 0 };
+        let key = format!("f{}/deep/{index}", index % 7);
+        client.put(&format!("run/tree/{key}"), &Meta::new(), &pattern(bytes)).unwrap();
+        put.insert(key, pattern(bytes));
+    }
+    for key in ["run/other", "run/left"] {
+        client.put(key, &Meta::new(), &pattern(100_000)).unwrap();
+    }
+    let sandbox = sandbox(&server);
+    sandbox.up(&["--nodes", "3", "--tier", "s3://bucket/run"]);
+    sandbox.fails(1, &["stage", "/tree/none"], &["/tree/none"]);
+    let said = sandbox.ok(&["stage", "/tree/f1", "h:/other"]);
+    let below = put.iter().filter(|(key, _)| key.starts_with("f1/"));
+    assert!(said.contains(&format!("{} files", 1 + below.count())), "{said}");
+    if let Some(shown) = on_a_terminal(&sandbox, &["stage", "--parallel", "3", "/tree"]) {
+        assert!(shown.contains("staging") && shown.contains(" MiB/"), "{shown}");
+        assert!(shown.contains(&format!("{} files", put.len())), "{shown}");
+    }
+    sandbox.ok(&["stage", "/tree"]);
+    drop(server);
+    sandbox.ok(&["cp", "-r", "h:/tree", &sandbox.word("out")]);
+    assert!(files_of(&sandbox.path("out")) == put, "what was staged is not what was put there");
+    sandbox.fails(1, &["stage", "/left"], &["/left"]);
+}
+
+/// What a command that succeeds shows on a terminal; None if there is no program that makes one.
+fn on_a_terminal(sandbox: &Sandbox, args: &[&str]) -> Option<String> {
+    let inner = sandbox.hayate(args);
+    let words = std::iter::once(inner.get_program()).chain(inner.get_args());
+    let line: Vec<_> = words.map(|word| format!("'{}'", word.to_str().unwrap())).collect();
+    let mut command = std::process::Command::new("script");
+    command
+        .args(["-q", "-e", "-c", &line.join(" "), "/dev/null"])
+        .envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    match command.output() {
+        Ok(output) if output.status.success() => Some(String::from_utf8_lossy(&output.stdout).into_owned()),
+        Ok(output) => panic!("{args:?}: {output:?}"),
+        Err(error) => {
+            println!("script(1) cannot be run ({error}): this test shows nothing of the bar");
+            None
+        }
+    }
 }

@@ -226,7 +226,9 @@ impl Items {
             self.order.range((now, u64::MAX)..).filter(|(_, item)| matches!(item, FlushItem::Inode(_)));
         let early: Vec<_> = early.map(|(_, item)| item.clone()).collect();
         let fresh: Vec<_> = early.iter().filter(|item| self.noted[*item].attempts == 0).collect();
-        fresh.iter().for_each(|item| self.schedule(item, now));
+        for item in &fresh {
+            self.schedule(item, now);
+        }
         !fresh.is_empty()
     }
 

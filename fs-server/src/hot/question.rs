@@ -217,7 +217,7 @@ impl Question {
             match self.form {
                 Form::Same => {}
                 Form::Attributes => {
-                    (meta, bulk) = (Opened::from_bytes(meta).ok()?.attr.to_bytes(), Bytes::new())
+                    (meta, bulk) = (Opened::from_bytes(meta).ok()?.attr.to_bytes(), Bytes::new());
                 }
                 Form::Unless(version) => {
                     let opened = Opened::from_bytes(meta.clone()).ok()?;

@@ -90,7 +90,9 @@ impl Namespace {
 
     fn may_change(&self, mutations: &[Mutation]) -> bool {
         let mut set = LockSet::default();
-        mutations.iter().for_each(|mutation| lock_keys(mutation, &mut set));
+        for mutation in mutations {
+            lock_keys(mutation, &mut set);
+        }
         self.locks.may_change(&set)
     }
 }

@@ -20,7 +20,7 @@ fn victim(map: &PartitionMap, dir: InodeId) -> ServerId {
     (0..3).map(ServerId).find(|id| !homes.contains(id)).expect("one of three")
 }
 
-struct Lost {
+struct Scene {
     cluster: Cluster,
     client: Client,
     map: PartitionMap,
@@ -30,7 +30,7 @@ struct Lost {
 }
 
 /// Files in the tier and files that are not, and then a server that comes back without its store.
-fn lose() -> Lost {
+fn lose() -> Scene {
     let mut cluster = Cluster::prepared(3);
     cluster.launch(&plain);
     let client = Client::connect(&cluster.file);
@@ -51,10 +51,10 @@ fn lose() -> Lost {
     cluster.lose(lost);
     cluster.launch(&plain);
     let client = Client::connect(&cluster.file);
-    Lost { cluster, client, map, lost, flushed, kept_back }
+    Scene { cluster, client, map, lost, flushed, kept_back }
 }
 
-impl Lost {
+impl Scene {
     fn is_lost(&self, ino: InodeId, chunk: ChunkIndex) -> bool {
         self.map.owner(chunk_partition(ino, chunk)) == self.lost
     }

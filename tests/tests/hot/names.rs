@@ -60,7 +60,7 @@ fn seen(client: &Client, dir: &str) -> String {
             or_status(client.stat(&path), |attr| told(&attr)),
             or_status(client.get(&path), content),
             or_status(read(client), content),
-            or_status(client.read_link(&path), |target| format!("{target:?}")),
+            or_status(client.read_link(&path), |target| target.display().to_string()),
         ]
         .join(", ")
     };
@@ -75,9 +75,13 @@ const KINDS: [Kind; 17] = [
     ("append", |client, dir| {
         open(client, &format!("{dir}/f")).append(b"more").expect("append");
     }),
-    ("cut", |client, dir| drop(client.truncate_path(format!("{dir}/f"), 3).expect("cut"))),
+    ("cut", |client, dir| {
+        client.truncate_path(format!("{dir}/f"), 3).expect("cut");
+    }),
     ("punch", |client, dir| open(client, &format!("{dir}/f")).punch(1..3).expect("punch")),
-    ("put", |client, dir| drop(client.put(format!("{dir}/f"), b"replaced", 0o600).expect("put"))),
+    ("put", |client, dir| {
+        client.put(format!("{dir}/f"), b"replaced", 0o600).expect("put");
+    }),
     ("grow", |client, dir| file(client, &format!("{dir}/f"), &full(100_000, 3))),
     ("unpublished", |client, dir| {
         let path = format!("{dir}/f");
@@ -87,17 +91,27 @@ const KINDS: [Kind; 17] = [
         // Open for as long as the test: nothing is published.
         std::mem::forget(file);
     }),
-    ("chmod", |client, dir| drop(client.chmod(format!("{dir}/f"), 0o4711).expect("chmod"))),
-    ("chown", |client, dir| drop(client.chown(format!("{dir}/f"), Some(77), None).expect("chown"))),
+    ("chmod", |client, dir| {
+        client.chmod(format!("{dir}/f"), 0o4711).expect("chmod");
+    }),
+    ("chown", |client, dir| {
+        client.chown(format!("{dir}/f"), Some(77), None).expect("chown");
+    }),
     ("attribute", |client, dir| {
         client.setxattr_path(format!("{dir}/f"), b"user.a", b"b", false, false).expect("setxattr");
     }),
-    ("link", |client, dir| drop(client.link_path(format!("{dir}/f"), format!("{dir}/g")).expect("link"))),
-    ("symlink", |client, dir| drop(client.symlink_path("f", format!("{dir}/g")).expect("symlink"))),
+    ("link", |client, dir| {
+        client.link_path(format!("{dir}/f"), format!("{dir}/g")).expect("link");
+    }),
+    ("symlink", |client, dir| {
+        client.symlink_path("f", format!("{dir}/g")).expect("symlink");
+    }),
     ("unlink", |client, dir| client.remove_file(format!("{dir}/f")).expect("unlink")),
     ("rename", |client, dir| client.rename_path(format!("{dir}/f"), format!("{dir}/g")).expect("rename")),
     ("replace", |client, dir| client.rename_path(format!("{dir}/h"), format!("{dir}/f")).expect("rename")),
-    ("create", |client, dir| drop(client.put(format!("{dir}/g"), b"new", 0o644).expect("put"))),
+    ("create", |client, dir| {
+        client.put(format!("{dir}/g"), b"new", 0o644).expect("put");
+    }),
     ("move the directory", |client, dir| client.rename_path(dir, format!("{dir}-moved")).expect("rename")),
 ];
 
@@ -204,7 +218,9 @@ fn no_answer_is_older_than_what_was_said_before_the_question() {
             .collect();
         let done: Vec<_> = writers.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
         is_over.store(true, Ordering::Relaxed);
-        done.into_iter().for_each(|writer| writer.expect("a writer ends"));
+        for writer in done {
+            writer.expect("a writer ends");
+        }
     });
     assert!(sum(&maker, "answers_recalled") > 0 && sum(&maker, "answers_given") > 0);
 }
@@ -279,7 +295,9 @@ fn homes_are_asked_once_a_node_and_lease_whatever_the_number_of_processes() {
     let first: Vec<&Client> = clients.iter().filter_map(|node| node.first()).collect();
     hayate_tests::until("it is hot", || {
         let before = sum(&maker, "answers_given");
-        first.iter().for_each(|client| read(client));
+        for client in &first {
+            read(client);
+        }
         sum(&maker, "answers_given") >= before + 4 * (u64::from(SERVERS) - 1) - 1
     });
     let (before, began) = (carried_out(&maker), Instant::now());

@@ -29,9 +29,13 @@ const REQUEST_BYTES: usize = 2 << 10;
 /// Differences in what waits to be sent that are not worth counting anew.
 const UNSENT_STEP_BYTES: usize = 4 << 10;
 
+/// One pointer: most connections are idle, and an empty `VecDeque` is four words.
+#[allow(clippy::box_collection)]
+type Frames = Box<VecDeque<Frame>>;
+
 thread_local! {
     /// Room for frames, of whichever connection of the thread is at work.
-    static SPARE: Cell<Option<Box<VecDeque<Frame>>>> = const { Cell::new(None) };
+    static SPARE: Cell<Option<Frames>> = const { Cell::new(None) };
 }
 
 /// What a peer holds, and where.
@@ -192,7 +196,7 @@ pub(super) struct Session {
     peer: Rc<PeerInfo>,
     shared: Rc<Shared>,
     /// Received, not yet given to the handler; absent while there is nothing to do.
-    frames: Option<Box<VecDeque<Frame>>>,
+    frames: Option<Frames>,
     /// Waits for room for the next request.
     turn: Option<Pin<Box<Wait>>>,
     /// Room for the next request, waited for.

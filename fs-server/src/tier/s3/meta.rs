@@ -85,6 +85,11 @@ pub fn found(head: &Head) -> Found {
     Found { id: number_of(head), is_dir: false, size: head.size, mtime: mtime_of(head) }
 }
 
+/// Whether an object that is being read is the one that was found. Some servers tell no ETag when an object is looked at, but when it is read.
+pub fn is(head: &Head, wanted: &Found) -> bool {
+    found(head) == *wanted || found(&Head { tag: String::new(), ..head.clone() }) == *wanted
+}
+
 /// The change time that this was stored with, or when the server took it.
 fn mtime_of(head: &Head) -> TimeNs {
     head.meta.get("mtime").and_then(|text| ns_of(text)).unwrap_or(head.modified)

@@ -341,7 +341,7 @@ impl Tier for S3 {
 
     fn read(&self, at: &Place, wanted: &Found, offset: u64, out: &mut [u8]) -> TierResult<()> {
         let key = key_of(at)?;
-        if self.client.read(&key, offset, out, |head| meta::found(head) == *wanted)? {
+        if self.client.read(&key, offset, out, |head| meta::is(head, wanted))? {
             return Ok(());
         }
         self.precheck(dir_of(&at.dir)?)?;
