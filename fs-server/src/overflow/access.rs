@@ -12,7 +12,8 @@ use fs_proto::msg::vault::VaultList;
 use fs_proto::record::OverflowRecord;
 use fs_proto::{ChunkIndex, InodeId, Request, ServerId, Status};
 
-use super::{STORE_KNOWN, forget_from, has_begun, kept, list, moving};
+use super::moving::{self, Outcome};
+use super::{STORE_KNOWN, forget_from, has_begun, kept, list};
 use crate::backing::claims::Use;
 use crate::error::{OpError, OpResult};
 use crate::store::{ChunkData, ChunkKey, ChunkStore, ChunkWrite, StoreError};
@@ -40,7 +41,11 @@ pub async fn write(worker: &Rc<Worker>, used: &Use, write: ChunkWrite) -> OpResu
             Ok(()) if !has_begun(node, key)? => return Ok(()),
             // It may have stayed behind: written again where the chunk is by now.
             Ok(()) => {}
-            Err(StoreError::NoSpace) if moving::out(worker, used, key).await? => {}
+            Err(StoreError::NoSpace) => match moving::out(worker, used, key, Some(&write)).await? {
+                Outcome::Moved => return Ok(()),
+                Outcome::LookAgain => {}
+                Outcome::Stays => return Err(StoreError::NoSpace.into()),
+            },
             Err(error) => return Err(error.into()),
         }
     }

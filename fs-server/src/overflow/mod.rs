@@ -7,6 +7,7 @@
 //! # Invariants
 //! - Of a chunk with a record ('u') the keeper has everything, and nothing that is held here counts: the record comes after the bytes and before the local
 //!   ones go. Who writes looks behind its write whether the chunk has begun to move, who reads whether it has moved (`tests/flush`, `overflowing`).
+//! - A chunk that was not here comes into being with its first bytes, as everywhere: else a reader would take nothing for what is in the shared tier.
 //! - A record is made by whoever is alone in moving the chunk, and removed by whoever is alone with the file (`claims`).
 //! - A keeper that has lost its store is an error, never zeros (`a_keeper_that_lost_its_store_is_an_error`).
 //! - What must be where it is stays: objects of vaults, and what `user.hayate.overflow` says `no` of.

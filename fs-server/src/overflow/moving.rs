@@ -23,7 +23,7 @@ use crate::kv::Batch;
 use crate::namespace::{encode_record, keys};
 use crate::node::Node;
 use crate::ops::copy;
-use crate::store::{ChunkKey, ChunkStore};
+use crate::store::{ChunkKey, ChunkStore, ChunkWrite};
 use crate::worker::Worker;
 
 /// How long it is believed who has room.
@@ -55,26 +55,41 @@ pub struct Hand {
     after: Option<ChunkKey>,
 }
 
-/// Has another server keep a chunk, with what is held of it here. Answers whether the caller, who uses the file, should look again where it is: false if it
-/// has to stay here.
-pub async fn out(worker: &Rc<Worker>, used: &Use, key: ChunkKey) -> OpResult<bool> {
+/// What became of a chunk that was to go.
+pub enum Outcome {
+    /// It went, and what was to be written is there.
+    Moved,
+    /// Somebody else moved it, or tried to.
+    LookAgain,
+    /// It has to stay.
+    Stays,
+}
+
+/// Has another server keep a chunk, with what is held of it here and with `write`, for which there was no room: a chunk of which there was nothing here does not come
+/// into being without its first bytes. The caller uses the file.
+pub async fn out(
+    worker: &Rc<Worker>,
+    used: &Use,
+    key: ChunkKey,
+    write: Option<&ChunkWrite>,
+) -> OpResult<Outcome> {
     let node = &worker.node;
     while let Some(to) = keeper_with_room(worker).await {
         if !may_move(worker, key.ino).await {
-            return Ok(false);
+            return Ok(Outcome::Stays);
         }
         // Who wanted it may give up; what was begun ends all the same.
-        let used = used.clone();
+        let (used, write) = (used.clone(), write.cloned());
         let errand = move |own: Rc<Worker>| async move {
             let (_used, node) = (used, Arc::clone(&own.node));
             let Some(_move) = node.overflow.begin(key) else {
                 node.overflow.settled(key).await;
-                return Ok(());
+                return Ok(Outcome::LookAgain);
             };
-            move_to(&own, key, to).await
+            move_to(&own, key, to, write).await
         };
         match node.errands.run(errand).await {
-            Some(Ok(())) => return Ok(true),
+            Some(Ok(outcome)) => return Ok(outcome),
             Some(Err(error)) => {
                 tracing::debug!(keeper = to.0, message = %error.message, "cannot keep a chunk for this server");
                 node.overflow.survey.lock().await.keepers.retain(|server| *server != to);
@@ -82,7 +97,7 @@ pub async fn out(worker: &Rc<Worker>, used: &Use, key: ChunkKey) -> OpResult<boo
             None => return Err(OpError::new(Status::Unavailable, "the server is ending")),
         }
     }
-    Ok(false)
+    Ok(Outcome::Stays)
 }
 
 /// A server that has room, if there is one.
@@ -128,16 +143,21 @@ async fn may_move(worker: &Rc<Worker>, ino: InodeId) -> bool {
 }
 
 /// The caller is the one who moves the chunk.
-async fn move_to(worker: &Rc<Worker>, key: ChunkKey, to: ServerId) -> OpResult<()> {
+async fn move_to(
+    worker: &Rc<Worker>,
+    key: ChunkKey,
+    to: ServerId,
+    write: Option<ChunkWrite>,
+) -> OpResult<Outcome> {
     let node = &worker.node;
     if kept(node, key)?.is_some() {
-        return Ok(());
+        return Ok(Outcome::LookAgain);
     }
     let nonce = rand::random();
     let name = keeper::name(node.id(), key, nonce);
     let place = worker.ask(to, &VaultPut { key: name.clone(), value: Bytes::new() }).await?;
     let mut record = OverflowRecord { keeper: to, store: 0, place, nonce };
-    let store = match give(worker, key, &record).await {
+    let store = match give(worker, key, &record, write).await {
         // Asked behind the bytes: a store that has the object has them, too.
         Ok(()) => confirm(worker, to, &name, place).await,
         Err(error) => Err(error),
@@ -156,11 +176,16 @@ async fn move_to(worker: &Rc<Worker>, key: ChunkKey, to: ServerId) -> OpResult<(
     }
     drop_here(node, key)?;
     node.overflow.moved_chunks.fetch_add(1, Ordering::Relaxed);
-    Ok(())
+    Ok(Outcome::Moved)
 }
 
-/// Sends what is held here to the keeper.
-async fn give(worker: &Rc<Worker>, key: ChunkKey, record: &OverflowRecord) -> OpResult<()> {
+/// Sends what is held here, and then what is to be written, to the keeper.
+async fn give(
+    worker: &Rc<Worker>,
+    key: ChunkKey,
+    record: &OverflowRecord,
+    write: Option<ChunkWrite>,
+) -> OpResult<()> {
     let node = &worker.node;
     for run in copy::runs(node.store.ranges(key)?, 0..u32::MAX) {
         let mut start = run.start;
@@ -174,6 +199,9 @@ async fn give(worker: &Rc<Worker>, key: ChunkKey, record: &OverflowRecord) -> Op
             }
             start += len as u32;
         }
+    }
+    if let Some(write) = write {
+        access::send(worker, record, write.offset, write.sums.crc(), write.data).await?;
     }
     if node.syncs_device() {
         worker.ask(record.keeper, &SyncChunks { ino: record.place }).await?;
@@ -216,7 +244,7 @@ pub async fn relieve(worker: &Rc<Worker>) {
         }
         for key in keys {
             let used = node.backing.enter(key.ino).await;
-            if out(worker, &used, key).await.is_err() || moved() >= RELIEF {
+            if out(worker, &used, key, None).await.is_err() || moved() >= RELIEF {
                 break;
             }
         }
