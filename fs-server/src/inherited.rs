@@ -7,9 +7,10 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use fs_proto::InodeId;
+use fs_proto::record::InodeRecord;
+use fs_proto::{InodeId, Status};
 
-use crate::error::OpResult;
+use crate::error::{OpError, OpResult};
 use crate::flush::remote;
 use crate::namespace::DEPTH_MAX;
 use crate::worker::Worker;
@@ -18,6 +19,17 @@ use crate::worker::Worker;
 const REMEMBERED: Duration = Duration::from_secs(2);
 /// Directories of which it is remembered.
 const LIMIT: usize = 4_096;
+
+/// Checks a value of an attribute that is `yes` or `no`.
+pub fn check_switch(name: &[u8], value: &[u8]) -> OpResult<()> {
+    match value {
+        b"yes" | b"no" => Ok(()),
+        _ => {
+            let name = String::from_utf8_lossy(name);
+            Err(OpError::because(Status::Invalid, format!("{name} is yes or no")))
+        }
+    }
+}
 
 /// What directories say, or inherit, of one attribute.
 pub struct Inherited<T> {
@@ -52,6 +64,12 @@ impl<T: Copy> Inherited<T> {
             None if ino == InodeId::ROOT => Ok(self.unsaid),
             None => self.below(worker, parent).await,
         }
+    }
+
+    /// What holds for an inode that lives here.
+    pub async fn of_inode(&self, worker: &Rc<Worker>, inode: &InodeRecord) -> OpResult<T> {
+        let xattrs = worker.node.namespace.xattrs(inode.attr.ino)?;
+        self.of(worker, inode.attr.ino, inode.attr.parent, &xattrs).await
     }
 
     /// What holds for what lies in a directory and says nothing itself.

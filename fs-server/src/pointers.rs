@@ -7,16 +7,14 @@
 //!   (`the_first_claim_stays`; `tests/tests/layouts/`).
 //! - A pointer that was told is as durable as `--durability` says (`ops/pointer.rs`).
 
-use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bytes::Bytes;
 use fs_proto::{ChunkIndex, InodeId, ServerId};
 use parking_lot::Mutex;
 
 use crate::error::OpResult;
 use crate::kv::{Batch, Kv};
-use crate::namespace::{decode_record, encode_record, keys};
+use crate::namespace::{chunk_records, decode_record, encode_record, keys};
 
 /// Records that are removed in one batch.
 const REMOVED_AT_ONCE: usize = 4096;
@@ -66,21 +64,7 @@ impl Pointers {
         from: ChunkIndex,
         limit: usize,
     ) -> OpResult<Vec<(ChunkIndex, ServerId)>> {
-        let mut found = Vec::new();
-        let mut failure = None;
-        kv.scan(&keys::pointer(ino, from), &keys::range_of(b'b', ino).1, &mut |key, value| {
-            match (keys::split_pointer(key), decode_record(Bytes::copy_from_slice(value))) {
-                (Some(chunk), Ok(server)) => found.push((chunk, server)),
-                (_, Err(error)) => failure = Some(error),
-                (None, _) => {}
-            }
-            if found.len() < limit && failure.is_none() {
-                ControlFlow::Continue(())
-            } else {
-                ControlFlow::Break(())
-            }
-        })?;
-        failure.map_or(Ok(found), Err)
+        chunk_records(kv, (&keys::pointer(ino, from), &keys::range_of(b'b', ino).1), limit)
     }
 
     /// Forgets all chunks of these files.

@@ -285,7 +285,9 @@ impl Worker {
         frame.header.hops = 1;
         let meta = frame.meta.clone();
         let bulk = std::mem::take(&mut frame.bulk);
-        match self.peers.call_into(to, frame.header, meta, bulk, &peer.lending).await {
+        // What may be kept for others does not land where this client can write.
+        let lending = if mark.is_some() { Lending::default() } else { peer.lending.clone() };
+        match self.peers.call_into(to, frame.header, meta, bulk, &lending).await {
             Ok(answer) if hot::reader::is_redirection(&answer.header) => {
                 Box::pin(hot::reader::redirected(&self, &peer, &frame, to)).await
             }

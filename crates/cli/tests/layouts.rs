@@ -3,16 +3,9 @@
 
 mod common;
 
-use common::{Sandbox, kill, pattern, wait_until};
-use rustix::process::Signal;
+use common::{Sandbox, pattern};
 use std::fs;
 use std::process::{Child, Command};
-
-fn by_node(sandbox: &Sandbox, node: u16, args: &[&str]) -> String {
-    let output = sandbox.hayate(args).env("HAYATE_GATEWAY", node.to_string()).output().unwrap();
-    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
 
 fn same(sandbox: &Sandbox, name: &str, content: &[u8]) {
     sandbox.ok(&["cp", &format!("h:{name}"), &sandbox.word("out")]);
@@ -36,8 +29,8 @@ fn stat_shows_layout_and_servers_and_they_survive_kills() {
     fs::write(sandbox.path("in"), &content).unwrap();
     for layout in ["striped", "local,chunk=2M", "writer"] {
         let name = layout.split(',').next().unwrap();
-        by_node(&sandbox, 1, &["mkdir", "--layout", layout, &format!("/{name}")]);
-        by_node(&sandbox, 2, &["cp", &sandbox.word("in"), &format!("h:/{name}/file")]);
+        sandbox.ok_by(1, &["mkdir", "--layout", layout, &format!("/{name}")]);
+        sandbox.ok_by(2, &["cp", &sandbox.word("in"), &format!("h:/{name}/file")]);
     }
     sandbox.fails(2, &["mkdir", "--layout", "nonsense", "/n"], &["striped, local or writer"]);
     let told = || ["/striped", "/local", "/local/file", "/writer/file"].map(|name| places(&sandbox, name));
@@ -47,10 +40,7 @@ fn stat_shows_layout_and_servers_and_they_survive_kills() {
     assert_eq!(before[2], ["layout: local,chunk=2M", "on: server 2, 3 chunks, 5.00 MiB"]);
     assert_eq!(before[3], ["layout: writer,chunk=1M", "on: server 2, 6 chunks, 5.00 MiB"]);
     assert!(places(&sandbox, "/striped/file").len() > 3, "{:?}", places(&sandbox, "/striped/file"));
-    for pid in sandbox.server_pids() {
-        kill(pid, Signal::KILL);
-    }
-    wait_until("all servers are gone", || sandbox.processes().is_empty());
+    (0..4).for_each(|server| sandbox.kill_server(server));
     sandbox.ok(&["up", "--restart"]);
     for name in ["striped", "local", "writer"] {
         same(&sandbox, &format!("/{name}/file"), &content);
@@ -69,9 +59,9 @@ fn acknowledged_bytes_of_a_shared_file_survive_kills() {
         sandbox.ok(&["down", "--discard"]);
         return;
     }
-    for node in 1..3_u16 {
+    for node in 1..3_usize {
         fs::create_dir(sandbox.path(&format!("m{node}"))).unwrap();
-        by_node(&sandbox, node, &["mount", &format!("m{node}")]);
+        sandbox.ok_by(node, &["mount", &format!("m{node}")]);
     }
     fs::create_dir(sandbox.path("m1/dump")).unwrap();
     set(&sandbox, "m1/dump", "writer,chunk=256K").expect("a layout");

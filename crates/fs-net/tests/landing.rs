@@ -11,6 +11,7 @@ use fs_net::{
 };
 use fs_proto::msg::session::Role;
 use fs_proto::{ClientId, Header, Op, ServerId, Status};
+use parking_lot::RwLock;
 use std::cell::{Cell, RefCell};
 use std::os::unix::fs::FileExt;
 use std::rc::Rc;
@@ -19,6 +20,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use support::{JOB, LONG, client, is_emulated, over_rdma, request, run, server_env, share_stats, until};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
+
+/// Held by the test that writes all over the memory of a session that it finds in this process: it must not be another test's.
+static SCRIBBLED: RwLock<()> = RwLock::new(());
 
 const MIB: usize = 1 << 20;
 /// Of each answer over TCP so much may come with its header, and is copied; of the first a whole read buffer.
@@ -161,7 +165,9 @@ async fn write(client: &Connection, data: &[u8]) {
 }
 
 async fn read(client: &Connection) -> Bytes {
-    client.call(request(Op::ReadChunk), Bytes::new(), Bytes::new()).await.expect("answered").bulk
+    let answer = client.call(request(Op::ReadChunk), Bytes::new(), Bytes::new()).await.expect("answered");
+    assert_eq!(answer.header.status, Status::Ok);
+    answer.bulk
 }
 
 fn tcp() -> Address {
@@ -170,6 +176,11 @@ fn tcp() -> Address {
 
 /// Runs a test over each way between the servers that there is here, with what the gateway may copy at most of so many answers.
 fn over_each_way<F: Future<Output = ()>>(test: impl Fn(Address, fn(u64) -> u64) -> F) {
+    let _among_others = SCRIBBLED.read();
+    over_each_way_here(test);
+}
+
+fn over_each_way_here<F: Future<Output = ()>>(test: impl Fn(Address, fn(u64) -> u64) -> F) {
     if is_emulated() {
         over_rdma(|address| test(address, |_| 0));
     } else {
@@ -217,7 +228,8 @@ fn what_has_no_room_to_land_comes_all_the_same() {
         for len in [9 * MIB, MIB + 5, 9_000, 100, 0] {
             let data = pattern(len, len as u8);
             let bulk = Bytes::from(data.clone());
-            client.call(request(Op::WriteChunk), Bytes::new(), bulk).await.expect("answered");
+            let answer = client.call(request(Op::WriteChunk), Bytes::new(), bulk).await.expect("answered");
+            assert_eq!(answer.header.status, Status::Ok);
             let calls: Vec<_> = (0..if is_emulated() { 3 } else { 6 })
                 .map(|_| {
                     let client = client.clone();
@@ -288,7 +300,8 @@ fn sessions() -> Vec<String> {
 /// thread that never stops writing all over both arenas of one client, which writes and reads; beside it an honest client compares.
 #[test]
 fn who_scribbles_spoils_its_own_answers_only() {
-    over_each_way(|address, _| async move {
+    let _alone = SCRIBBLED.write();
+    over_each_way_here(|address, _| async move {
         let chain = Chain::new(&address);
         let (honest, before) = (chain.client(1).await, sessions());
         let liar = chain.client(2).await;
@@ -328,6 +341,7 @@ fn who_scribbles_spoils_its_own_answers_only() {
 /// a client comes and after it has gone.
 #[test]
 fn memory_of_clients_is_registered_while_they_are_there() {
+    let _among_others = SCRIBBLED.read();
     over_rdma(|address| async move {
         let chain = Chain::new(&address);
         let registered = || chain.env.rdma.stats().registered_bytes;

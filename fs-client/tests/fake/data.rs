@@ -256,6 +256,7 @@ fn sync_reaches_the_servers_that_hold_the_data() {
     file.sync().unwrap();
     assert_eq!(cluster.control.take_ops(), [Op::Publish], "the data is synced already");
     file.close().unwrap();
+    cluster.control.wait_for(Op::Release);
     // Somebody who did not write it cannot know: all who hold it are asked.
     let other = cluster.client();
     let ino = other.lookup(&WHO, InodeId::ROOT, b"a").unwrap().ino;

@@ -314,7 +314,7 @@ async fn ready(worker: &Rc<Worker>, ino: InodeId, server: ServerId) -> OpResult<
     }
     let Some(at) = inode.tier.clone() else { return Ok(None) };
     let Some(Some(found)) = home::look(worker, &at).await else { return Ok(None) };
-    if found.is_dir || found.id != at.tier_ino || found.size != inode.attr.size {
+    if !home::is_copy(&found, &at, inode.attr.size) {
         return Ok(None);
     }
     let backing = home::backing_of(&found);

@@ -89,9 +89,14 @@ pub fn is_current(inode: &InodeRecord) -> bool {
     inode.tier.as_ref().is_some_and(|at| at.version == attr.version && at.ctime == attr.ctime)
 }
 
+/// Whether what was found is the copy at `at`, of `size` bytes.
+pub fn is_copy(found: &Found, at: &TierLocation, size: u64) -> bool {
+    !found.is_dir && found.id == at.tier_ino && found.size == size
+}
+
 fn is_same(found: &Found, source: &TierSource) -> bool {
     let Backing { size, mtime, .. } = source.backing;
-    !found.is_dir && found.id == source.at.tier_ino && found.size == size && found.mtime == mtime
+    is_copy(found, &source.at, size) && found.mtime == mtime
 }
 
 /// What lies where the copy should; None if that cannot be found out soon: inodes are held meanwhile, and files are being opened.

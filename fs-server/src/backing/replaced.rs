@@ -70,7 +70,7 @@ pub async fn find(worker: &Rc<Worker>, _: &Context, request: FindLost) -> OpResu
         return Ok(Some(lost(&inode)));
     };
     match home::look(worker, &at).await {
-        Some(Some(found)) if !found.is_dir && found.id == at.tier_ino && found.size == attr.size => {
+        Some(Some(found)) if home::is_copy(&found, &at, attr.size) => {
             Ok(Some(TierSource { at, backing: home::backing_of(&found), layout: attr.layout }))
         }
         // It may be there yet.

@@ -14,7 +14,7 @@ use fs_proto::{ChunkIndex, InodeId};
 
 use crate::error::OpResult;
 use crate::kv::{Batch, Kv};
-use crate::namespace::{encode_record, keys};
+use crate::namespace::{encode_record, has_any, keys};
 use crate::node::Node;
 
 /// Marks that are removed in one batch.
@@ -28,14 +28,7 @@ pub struct Rows {
 impl Rows {
     /// Looks whether the store has any.
     pub fn open(kv: &dyn Kv) -> Self {
-        let mut any = false;
-        let (from, to) = keys::range_of_kind(b'h');
-        let looked = kv.scan(&from, &to, &mut |_, _| {
-            any = true;
-            ControlFlow::Break(())
-        });
-        // A store that cannot be read is found out by whoever needs a row.
-        Rows { any: AtomicBool::new(any || looked.is_err()) }
+        Rows { any: AtomicBool::new(has_any(kv, b'h')) }
     }
 
     /// Whether any file may have one.

@@ -492,12 +492,17 @@ async fn copy_past(
         let Ensured::Passed(mut data) = ensured else { continue };
         let start = chunk.0 * layout.chunk_bytes();
         data.truncate(size.saturating_sub(start).min(data.len() as u64) as usize);
-        copied += data.len() as u64;
-        let (file, own) = (Arc::clone(file), Arc::clone(node));
-        let write = move |_: &dyn Tier| own.flusher.write(&own, file.as_ref(), start, &data);
-        node.flusher.on_tier(write).await?;
+        copied += write_past(node, file, start, data).await?;
     }
     Ok(copied)
+}
+
+/// Writes bytes that are not in the store; answers how many.
+async fn write_past(node: &Arc<Node>, file: &Arc<dyn TierFile>, at: u64, data: Bytes) -> FlushResult<u64> {
+    let (file, own, bytes) = (Arc::clone(file), Arc::clone(node), data.len() as u64);
+    let write = move |_: &dyn Tier| own.flusher.write(&own, file.as_ref(), at, &data);
+    node.flusher.on_tier(write).await?;
+    Ok(bytes)
 }
 
 /// Copies what other servers keep of this server's chunks; answers its bytes.
@@ -521,11 +526,8 @@ async fn copy_kept(
                 if read.data.is_empty() {
                     break;
                 }
-                let (file, own, got) = (Arc::clone(file), Arc::clone(node), read.data.len());
-                let at = start + u64::from(offset);
-                let write = move |_: &dyn Tier| own.flusher.write(&own, file.as_ref(), at, &read.data);
-                node.flusher.on_tier(write).await?;
-                (offset, copied) = (offset + got as u32, copied + got as u64);
+                let got = write_past(node, file, start + u64::from(offset), read.data).await?;
+                (offset, copied) = (offset + got as u32, copied + got);
             }
         }
     }

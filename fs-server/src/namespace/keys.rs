@@ -154,8 +154,8 @@ pub fn pointer(ino: InodeId, chunk: ChunkIndex) -> Key {
     of_chunk(b'b', ino, chunk)
 }
 
-/// The chunk of such a key, or of an [`overflow`] one.
-pub fn split_pointer(key: &[u8]) -> Option<ChunkIndex> {
+/// The chunk of such a key, or of another of one chunk.
+pub fn split_chunk(key: &[u8]) -> Option<ChunkIndex> {
     Some(ChunkIndex(u64::from_be_bytes(key.get(9..17)?.try_into().ok()?)))
 }
 

@@ -30,7 +30,7 @@ use fs_proto::placement::name_hash;
 use fs_proto::record::{
     Backing, EntryRecord, InodeRecord, RECORD_VERSION, RequestResult, SHARD_ACL, ShardRecord,
 };
-use fs_proto::{Attr, ClientId, FileKind, InodeId, Layout, ServerId, Status, TimeNs, Wire};
+use fs_proto::{Attr, ChunkIndex, ClientId, FileKind, InodeId, Layout, ServerId, Status, TimeNs, Wire};
 
 use parking_lot::Mutex;
 
@@ -123,6 +123,37 @@ pub fn encode_record(record: &impl Wire) -> Bytes {
     out.put_u8(RECORD_VERSION);
     record.put(&mut out);
     out.freeze()
+}
+
+/// Whether there is any record of a kind.
+pub fn has_any(kv: &dyn Kv, kind: u8) -> bool {
+    let mut any = false;
+    let (from, to) = keys::range_of_kind(kind);
+    let looked = kv.scan(&from, &to, &mut |_, _| {
+        any = true;
+        ControlFlow::Break(())
+    });
+    // A store that cannot be read is found out by whoever needs a record.
+    any || looked.is_err()
+}
+
+/// Up to `limit` records of a file's chunks within a range of keys, ascending.
+pub fn chunk_records<T: Wire>(
+    kv: &dyn Kv,
+    (from, to): (&[u8], &[u8]),
+    limit: usize,
+) -> OpResult<Vec<(ChunkIndex, T)>> {
+    let (mut found, mut failure) = (Vec::new(), None);
+    kv.scan(from, to, &mut |key, value| {
+        match (keys::split_chunk(key), decode_record(Bytes::copy_from_slice(value))) {
+            (Some(chunk), Ok(record)) => found.push((chunk, record)),
+            (_, Err(error)) => failure = Some(error),
+            (None, _) => {}
+        }
+        let goes_on = found.len() < limit && failure.is_none();
+        if goes_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    failure.map_or(Ok(found), Err)
 }
 
 /// Decodes a record from the store.

@@ -13,6 +13,7 @@ use super::setattr::commit_held;
 use crate::backing::{pins, room};
 use crate::error::{OpError, OpResult};
 use crate::flush::policy;
+use crate::inherited;
 use crate::kv::Batch;
 use crate::namespace::apply::CAPABILITY;
 use crate::namespace::locks::{LockKey, LockSet, Mode};
@@ -65,11 +66,8 @@ pub async fn set(worker: &Rc<Worker>, context: &Context, request: Setxattr) -> O
     if request.name == policy::FLUSH {
         policy::check(&request.value)?;
     }
-    if request.name == pins::PIN {
-        pins::check(&request.value)?;
-    }
-    if request.name == overflow::ATTRIBUTE {
-        overflow::check(&request.value)?;
+    if [pins::PIN, overflow::ATTRIBUTE].contains(&&request.name[..]) {
+        inherited::check_switch(&request.name, &request.value)?;
     }
     if matches!(&request.name[..], acl::ACCESS | acl::DEFAULT) {
         return set_list(worker, context, request.ino, &request.name, acl::validated(&request.value)?).await;

@@ -50,8 +50,7 @@ pub async fn may_overflow(worker: &Rc<Worker>, _: &Context, request: MayOverflow
     let Some(inode) = namespace.inode(request.ino)?.filter(|inode| inode.attr.kind == FileKind::File) else {
         return Ok(false);
     };
-    let xattrs = namespace.xattrs(request.ino)?;
-    worker.node.overflow.policy.of(worker, request.ino, inode.attr.parent, &xattrs).await
+    worker.node.overflow.policy.of_inode(worker, &inode).await
 }
 
 /// Which of these are still this server's.

@@ -17,21 +17,19 @@ pub mod keeper;
 pub mod moving;
 
 use std::collections::HashMap;
-use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use fs_proto::record::OverflowRecord;
-use fs_proto::{ChunkIndex, InodeId, ServerId, Status};
+use fs_proto::{ChunkIndex, InodeId, ServerId};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use self::moving::Survey;
-use crate::error::{OpError, OpResult};
+use crate::error::OpResult;
 use crate::inherited::Inherited;
 use crate::kv::{Batch, Kv};
-use crate::namespace::{decode_record, keys};
+use crate::namespace::{chunk_records, has_any, keys};
 use crate::node::Node;
 use crate::store::ChunkKey;
 
@@ -43,14 +41,6 @@ const STORE_KNOWN: Duration = Duration::from_secs(1);
 const ALLOWED: (Duration, usize) = (Duration::from_secs(10), 4096);
 /// Records that are removed in one batch.
 const REMOVED_AT_ONCE: usize = 1024;
-
-/// Checks a value of the attribute.
-pub fn check(value: &[u8]) -> OpResult<()> {
-    match value {
-        b"yes" | b"no" => Ok(()),
-        _ => Err(OpError::new(Status::Invalid, "user.hayate.overflow is yes or no")),
-    }
-}
 
 /// State of one server.
 pub struct Overflow {
@@ -89,15 +79,8 @@ impl Drop for Move<'_> {
 impl Overflow {
     /// That of a server whose records are in `kv`.
     pub fn open(kv: &dyn Kv) -> Self {
-        let mut any = false;
-        let (from, to) = keys::range_of_kind(b'u');
-        let looked = kv.scan(&from, &to, &mut |_, _| {
-            any = true;
-            ControlFlow::Break(())
-        });
         Overflow {
-            // A store that cannot be read is found out by whoever needs a record.
-            any: AtomicBool::new(any || looked.is_err()),
+            any: AtomicBool::new(has_any(kv, b'u')),
             moving: Mutex::default(),
             moves: AtomicUsize::new(0),
             survey: tokio::sync::Mutex::default(),
@@ -201,21 +184,11 @@ pub fn list(
     from: ChunkIndex,
     limit: usize,
 ) -> OpResult<Vec<(ChunkIndex, OverflowRecord)>> {
-    let (mut found, mut failure) = (Vec::new(), None);
-    if !node.overflow.any() || limit == 0 {
-        return Ok(found);
+    if !node.overflow.any() {
+        return Ok(Vec::new());
     }
-    let end = keys::range_of(b'u', ino).1;
-    node.namespace.kv().scan(&keys::overflow(ino, from), &end, &mut |key, value| {
-        match (keys::split_pointer(key), decode_record(Bytes::copy_from_slice(value))) {
-            (Some(chunk), Ok(record)) => found.push((chunk, record)),
-            (_, Err(error)) => failure = Some(error),
-            (None, _) => {}
-        }
-        let goes_on = found.len() < limit && failure.is_none();
-        if goes_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    })?;
-    failure.map_or(Ok(found), Err)
+    let (from, to) = (keys::overflow(ino, from), keys::range_of(b'u', ino).1);
+    chunk_records(&**node.namespace.kv(), (&from, &to), limit)
 }
 
 /// Whether anything of a file is with keepers.

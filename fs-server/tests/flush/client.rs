@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use fs_net::{ClusterFile, Connection, Identity, NetEnv};
 use fs_proto::checksum::crc;
 use fs_proto::msg::Caller;
+use fs_proto::msg::admin::ServerStatus;
 use fs_proto::msg::chunk::{ReadChunk, WriteChunk};
 use fs_proto::msg::inode::{Getattr, Publish, SetTime, Setattr, Setxattr};
 use fs_proto::msg::name::{Create, Created, Link, Lookup, Mkdir, OpenMode, Readdir, Rename, Rmdir, Unlink};
@@ -137,6 +138,11 @@ impl Client {
             open: open.then_some(OpenMode::Write { via: None }),
         };
         self.ask_name(parent, name, &request).unwrap()
+    }
+
+    /// What a server says of itself.
+    pub fn status(&self, server: ServerId) -> serde_json::Value {
+        serde_json::from_str(&self.ask_server(server, &ServerStatus {}).unwrap()).unwrap()
     }
 
     /// Makes (or opens) a file, writes `data` from its beginning and closes it.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use fs_proto::msg::admin::ServerStatus;
 use fs_proto::msg::small::Spill;
 use fs_proto::{ChunkIndex, InodeId, ServerId, Status};
 use fs_server::ServerConfig;
@@ -27,9 +26,8 @@ fn small(config: &mut ServerConfig) {
 
 /// A figure of all servers together.
 pub fn figure(client: &Client, name: &str) -> u64 {
-    let status = |id| client.ask_server(ServerId(id), &ServerStatus {}).unwrap();
     let of = |id| {
-        let json: serde_json::Value = serde_json::from_str(&status(id)).unwrap();
+        let json = client.status(ServerId(id));
         json["backing"][name].as_u64().unwrap_or_else(|| panic!("no {name}: {json}"))
     };
     (0..SERVERS).map(of).sum()

@@ -6,7 +6,6 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use fs_proto::msg::admin::ServerStatus;
 use fs_proto::msg::chunk::{ChunkMap, ChunkRanges};
 use fs_proto::msg::small::Spill;
 use fs_proto::msg::vault::{VaultDrop, VaultList, VaultPut};
@@ -38,16 +37,12 @@ fn start() -> (Cluster, Client) {
     (cluster, client)
 }
 
-fn status(client: &Client, server: ServerId) -> serde_json::Value {
-    serde_json::from_str(&client.ask_server(server, &ServerStatus {}).unwrap()).unwrap()
-}
-
 fn figure(client: &Client, name: &str) -> u64 {
-    status(client, FULL)["overflow"][name].as_u64().unwrap_or_else(|| panic!("no {name}"))
+    client.status(FULL)["overflow"][name].as_u64().unwrap_or_else(|| panic!("no {name}"))
 }
 
 fn live_bytes(client: &Client, server: ServerId) -> u64 {
-    status(client, server)["chunks"]["bytes_live"].as_u64().unwrap()
+    client.status(server)["chunks"]["bytes_live"].as_u64().unwrap()
 }
 
 /// What servers keep for others.
@@ -79,7 +74,7 @@ fn fill(client: &Client) -> Vec<(InodeId, Vec<u8>)> {
         (client.write_file(ROOT, &format!("file{n}"), &data), data)
     };
     let all = (0..files).map(write).collect();
-    assert!(figure(client, "overflow_bytes") > CAPACITY / 2, "{}", status(client, FULL)["overflow"]);
+    assert!(figure(client, "overflow_bytes") > CAPACITY / 2, "{}", client.status(FULL)["overflow"]);
     all
 }
 

@@ -362,13 +362,19 @@ fn what_is_open_through_another_server_outlives_its_name() {
     assert!(late.iter().all(|client| client.stat("/d/f").is_err()));
 }
 
+/// Who made a small file, and its home.
+fn put_before(cluster: &Cluster) -> (Client, u16) {
+    let maker = cluster.strict_client(Route::Owners);
+    maker.mkdir_path("/d", 0o755).expect("mkdir");
+    let home = owner(cluster, maker.put("/d/f", b"before", 0o644).expect("put").ino);
+    (maker, home)
+}
+
 /// Method: a home ends, and comes back at once, with answers of it kept everywhere; what is put then is what everybody reads.
 #[test]
 fn a_restarted_home_waits_for_what_it_lent_before() {
     let mut cluster = cluster(SERVERS);
-    let maker = cluster.strict_client(Route::Owners);
-    maker.mkdir_path("/d", 0o755).expect("mkdir");
-    let home = owner(&cluster, maker.put("/d/f", b"before", 0o644).expect("put").ino);
+    let (maker, home) = put_before(&cluster);
     let clients: Vec<_> = (0..SERVERS).filter(|id| *id != home).map(|id| on_node(&cluster, id)).collect();
     let get = |client: &Client| client.get("/d/f").expect("get");
     for round in 0..5 {
@@ -391,9 +397,7 @@ fn a_restarted_home_waits_for_what_it_lent_before() {
 #[test]
 fn a_server_that_ended_delays_a_change_of_names_by_its_lease() {
     let mut cluster = cluster(SERVERS);
-    let maker = cluster.strict_client(Route::Owners);
-    maker.mkdir_path("/d", 0o755).expect("mkdir");
-    let home = owner(&cluster, maker.put("/d/f", b"before", 0o644).expect("put").ino);
+    let (maker, home) = put_before(&cluster);
     let dir = maker.stat("/d").expect("stat").ino;
     let homes = [home, owner(&cluster, InodeId::ROOT), owner(&cluster, dir)];
     let gone = (0..SERVERS).find(|id| !homes.contains(id)).expect("a server that is the home of none of it");

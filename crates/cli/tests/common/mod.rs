@@ -98,6 +98,13 @@ impl Sandbox {
         self.ok(&args)
     }
 
+    /// The same, by a process of the node of server `node`.
+    pub fn ok_by(&self, node: usize, args: &[&str]) -> String {
+        let said = said(self.hayate(args).env("HAYATE_GATEWAY", node.to_string()).output().unwrap());
+        assert_eq!(said.code, Some(0), "hayate {args:?} by node {node}: {said:?}");
+        said.out
+    }
+
     /// `hayate up` that must fail, and leave nothing behind.
     pub fn up_fails(&self, code: i32, more: &[&str], words: &[&str]) -> String {
         let store = self.word("store");
