@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Regenerates every figure and plot of docs/performance.md.
 
-    cargo build --release && cargo build --release --examples && bench/figures.py     all parts: about an hour and a half, on a machine with nothing else to do
+    cargo build --release && cargo build --release --workspace --examples && bench/figures.py     all parts: about an hour and a half, on a machine with nothing else to do
     bench/figures.py --list                                                           the parts, and what each is
     bench/figures.py --only awake scale plots                                         some of them
     bench/figures.py --quick                                                          smallest sizes, to see that it works: minutes
@@ -59,6 +59,7 @@ PARTS = {
     "messages": ("messages, system calls and copies of each operation", test("hayate-tests", "cost")),
     "mount": ("what the mount asks for each operation", test("hayate-tests", "mount_cost")),
     "hot": ("a file that all nodes read", script("hot", "--readers", "16", "--rounds", "3")),
+    "hot-small": ("a small file and its name, of which all nodes ask", script("hot", "--small", "4096", "--rounds", "5", quick=("--small", "4096"))),
     "layouts": ("bytes between nodes by layout", test("hayate-tests", "layouts", "bytes")),
     "small": ("small files, with the inode or in chunks", example("hayate-tests", "small_speed")),
     "inline": ("content in the key-value store", example("fs-server", "inline_speed")),

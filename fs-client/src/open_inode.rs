@@ -184,9 +184,10 @@ impl OpenInode {
         let first = state.readers + state.writers == 0;
         *(if writes { &mut state.writers } else { &mut state.readers }) += 1;
         let wanted = if writes { Announced::Writing } else { Announced::Reading };
-        // A later opening asks for attributes at its first use, as close-to-open wants.
+        // A later opening asks for attributes at its first use, as close-to-open wants; an answer that is on its way may be older.
         state.known_at = None;
         state.content = None;
+        state.stamp += 1;
         Some(first || state.announced < wanted)
     }
 
@@ -454,14 +455,17 @@ impl OpenInode {
         self.state.lock().pending.first.is_some_and(|first| first.elapsed() >= age)
     }
 
+    /// What a renewal tells its home. Who does not write any more is told as a reader, and so has to announce the next opening for writing.
     pub fn record(&self, via: Option<ServerId>) -> Option<OpenRecord> {
-        let state = self.state.lock();
-        let mode = match state.announced {
-            _ if state.leaving => return None,
-            Announced::No => return None,
-            Announced::Writing if state.writers > 0 => OpenMode::Write { via },
-            Announced::Writing | Announced::Reading => OpenMode::Read {},
-        };
+        let mut state = self.state.lock();
+        if state.leaving || state.announced == Announced::No {
+            return None;
+        }
+        let writes = state.announced == Announced::Writing && (state.writers > 0 || state.pending.is_dirty());
+        if !writes {
+            state.announced = Announced::Reading;
+        }
+        let mode = if writes { OpenMode::Write { via } } else { OpenMode::Read {} };
         Some(OpenRecord { ino: self.ino, mode })
     }
 }

@@ -205,6 +205,7 @@ impl OpenTable {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use fs_proto::msg::name::OpenMode;
 
     fn attr(size: u64) -> Attr {
         Attr { size, ..Attr::unknown(InodeId(7), fs_proto::FileKind::File) }
@@ -250,6 +251,40 @@ mod tests {
         let Joined { inode: again, announce, .. } = table.join(InodeId(7), false).await.unwrap();
         assert!(announce, "its attributes must be fresh");
         assert!(Arc::ptr_eq(&again, &inode) && table.take_idle().is_empty());
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn who_was_told_as_a_reader_announces_the_next_writing() {
+        let table = OpenTable::new(1 << 20);
+        let told =
+            || table.records(None).into_iter().map(|record| matches!(record.mode, OpenMode::Write { .. }));
+        let inode = table.join(InodeId(7), false).await.unwrap().inode;
+        inode.announced(false, &attr(1), false);
+        for _ in 0..2 {
+            assert!(table.join(InodeId(7), true).await.unwrap().announce);
+            inode.announced(true, &attr(1), false);
+            inode.wrote(50, ServerId(1), 5);
+            assert!(told().eq([true]));
+            assert_eq!(table.leave(&inode, true), Left::Others(true));
+            assert!(told().eq([true]), "its size is not published");
+            inode.published(&inode.pending(), &attr(50));
+            assert!(!table.join(InodeId(7), true).await.unwrap().announce, "the home still knows");
+            table.leave(&inode, true);
+            assert!(told().eq([false]));
+        }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn an_answer_that_was_asked_for_before_an_opening_is_not_its_news() {
+        let table = OpenTable::new(1 << 20);
+        let inode = table.join(InodeId(7), false).await.unwrap().inode;
+        inode.announced(false, &attr(1), false);
+        let stamp = inode.stamp();
+        table.join(InodeId(7), false).await.unwrap();
+        inode.learn(attr(1), stamp);
+        assert!(!inode.is_heard_of());
+        inode.learn(attr(2), inode.stamp());
+        assert!(inode.is_heard_of());
     }
 
     #[tokio::test(flavor = "current_thread")]

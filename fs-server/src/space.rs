@@ -3,7 +3,8 @@
 //!
 //! # Invariants
 //! - Contents leave what chunks leave: a reserve for names, deletions and compaction; new names leave a quarter of it for what frees space, and that
-//!   a sixteenth for what the engine does by itself (`a_full_file_system_is_noticed`).
+//!   a sixteenth (`a_full_file_system_is_noticed`).
+//! - What the engine still wants for what it has taken (`Kv::owed_bytes`) counts as used for names, contents, and chunks (`store/segment.rs`).
 //! - While there is plenty the kernel is asked at most every [`HOLDS`]; from then on for each answer, so that another program that fills the file
 //!   system is noticed (`tests/ckpt_disks.rs` of the command, `a_device_without_room_refuses_and_recovers`).
 
@@ -16,8 +17,10 @@ use fs_proto::Status;
 use crate::error::{OpError, OpResult};
 use crate::store::StoreOptions;
 
-/// How long an answer of the kernel holds while there is plenty: less than it takes to write the reserve.
+/// How long an answer of the kernel holds while there is plenty.
 const HOLDS: Duration = Duration::from_millis(50);
+/// What is plenty beyond the reserve: more than can be written while an answer holds.
+const PLENTY_BYTES: u64 = 256 << 20;
 
 /// What there is room for; each includes those before it.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
@@ -26,6 +29,7 @@ enum Room {
     Deletions,
     Names,
     Anything,
+    Plenty,
 }
 
 /// What is known of the room in a file system.
@@ -49,45 +53,47 @@ impl Space {
         }
     }
 
-    /// Refuses when there is no room for contents.
-    pub fn check_contents(&self) -> OpResult<()> {
-        self.check(Room::Anything)
+    /// Refuses when there is no room for contents. `owed`: [`crate::kv::Kv::owed_bytes`] of the engine there.
+    pub fn check_contents(&self, owed: impl FnOnce() -> u64) -> OpResult<()> {
+        self.check(Room::Anything, owed)
     }
 
     /// Refuses when there is none for names, either.
-    pub fn check_names(&self) -> OpResult<()> {
-        self.check(Room::Names)
+    pub fn check_names(&self, owed: impl FnOnce() -> u64) -> OpResult<()> {
+        self.check(Room::Names, owed)
     }
 
-    /// Whether not even what frees space can be noted.
+    /// Whether not even what frees space can be noted. What the engine still wants does not count here: if it wants more than there is, then
+    /// deletions are what helps.
     pub fn is_exhausted(&self) -> bool {
-        self.room() < Room::Deletions
+        self.room(|| 0) < Room::Deletions
     }
 
-    fn check(&self, needs: Room) -> OpResult<()> {
-        if self.room() < needs {
+    fn check(&self, needs: Room, owed: impl FnOnce() -> u64) -> OpResult<()> {
+        if self.room(owed) < needs {
             return Err(OpError::new(Status::NoSpace, "no space left on the server's file system"));
         }
         Ok(())
     }
 
-    fn room(&self) -> Room {
+    fn room(&self, owed: impl FnOnce() -> u64) -> Room {
         let now = self.began.elapsed().as_millis() as u64;
         let age = now.saturating_sub(self.looked.load(Ordering::Relaxed));
         if age < HOLDS.as_millis() as u64 && self.has_plenty.load(Ordering::Relaxed) {
-            return Room::Anything;
+            return Room::Plenty;
         }
-        let room = room_in(&self.dir);
+        let room = room_in(&self.dir, owed);
         self.looked.store(now, Ordering::Relaxed);
-        self.has_plenty.store(room == Room::Anything, Ordering::Relaxed);
+        self.has_plenty.store(room == Room::Plenty, Ordering::Relaxed);
         room
     }
 }
 
 /// A file system that cannot tell is not full: the store will say so.
-fn room_in(dir: &Path) -> Room {
-    let Ok(info) = rustix::fs::statvfs(dir) else { return Room::Anything };
-    room(info.f_blocks * info.f_frsize, info.f_bavail * info.f_frsize)
+fn room_in(dir: &Path, owed: impl FnOnce() -> u64) -> Room {
+    let Ok(info) = rustix::fs::statvfs(dir) else { return Room::Plenty };
+    let free_bytes = info.f_bavail * info.f_frsize;
+    room(info.f_blocks * info.f_frsize, free_bytes.saturating_sub(owed()))
 }
 
 fn room(total_bytes: u64, free_bytes: u64) -> Room {
@@ -96,7 +102,8 @@ fn room(total_bytes: u64, free_bytes: u64) -> Room {
         free if free < reserve / 16 => Room::Nothing,
         free if free < reserve / 4 => Room::Deletions,
         free if free < reserve => Room::Names,
-        _ => Room::Anything,
+        free if free < reserve + PLENTY_BYTES => Room::Anything,
+        _ => Room::Plenty,
     }
 }
 
@@ -108,6 +115,7 @@ mod tests {
     fn a_full_file_system_is_noticed() {
         let (gib, mib) = (1 << 30, 1 << 20);
         assert_eq!(room(100 * gib, 300 * mib), Room::Anything);
+        assert_eq!(room(100 * gib, 600 * mib), Room::Plenty);
         assert_eq!(room(100 * gib, 200 * mib), Room::Names);
         assert_eq!(room(100 * gib, 63 * mib), Room::Deletions);
         assert_eq!(room(100 * gib, 15 * mib), Room::Nothing);

@@ -1,5 +1,6 @@
 //! Whether a directory can be mounted on.
 
+use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -35,6 +36,17 @@ pub(crate) fn check_directory(path: &Path) -> Result<PathBuf, MountError> {
         None => Ok(real),
         Some(_) => Err(MountError::NotEmpty(real)),
     }
+}
+
+/// The same, and nobody else mounts there as long as the file is open: two that looked at the same moment would mount one over the other.
+pub(crate) fn claim_directory(path: &Path) -> Result<(PathBuf, File), MountError> {
+    let real = check_directory(path)?;
+    let claim = File::open(&real).map_err(|e| unreadable(&real, &e))?;
+    if let Err(error) = claim.lock() {
+        // Some network file systems know no locks; then the second look has to do.
+        tracing::debug!(%error, path = %real.display(), "the mount point cannot be locked");
+    }
+    Ok((check_directory(path)?, claim))
 }
 
 /// A mount whose daemon is gone answers everything with `ENOTCONN`.

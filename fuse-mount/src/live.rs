@@ -17,7 +17,7 @@ use fs_client::Client;
 use fuser::{Config, MountOption, Session, SessionACL};
 
 use crate::adapter::{Adapter, OpenFiles};
-use crate::check::{check_device, check_directory};
+use crate::check::{check_device, claim_directory};
 use crate::error::MountError;
 use crate::kernel;
 use crate::options::MountOptions;
@@ -47,7 +47,7 @@ pub struct Unmounter {
 pub fn mount(client: Client, options: MountOptions) -> Result<Mounted, MountError> {
     check_options(&client, &options)?;
     check_device()?;
-    let path = check_directory(&options.mount_point)?;
+    let (path, claim) = claim_directory(&options.mount_point)?;
     let adapter = Adapter::new(client, &options)
         .map_err(|e| MountError::Options(format!("no thread for locks: {e}")))?;
     let notifier = adapter.notifier();
@@ -64,6 +64,7 @@ pub fn mount(client: Client, options: MountOptions) -> Result<Mounted, MountErro
     thread.spawn(run).map_err(|e| give_up(&path, format!("no thread for the session: {e}")))?;
     let entry = kernel::mount_at(&path).map_err(|e| give_up(&path, e.to_string()))?;
     let entry = entry.ok_or_else(|| give_up(&path, "the mount vanished at once".to_owned()))?;
+    drop(claim);
     kernel::raise_read_ahead(&entry.device);
     tracing::info!(path = %path.display(), device = entry.device, threads = options.threads, "mounted");
     Ok(Mounted { ended, unmounter: Unmounter { path, device: entry.device, files } })

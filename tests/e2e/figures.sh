@@ -6,7 +6,7 @@
 need python3 findmnt
 begin figures
 MISSING=()
-parts=(dirty hot limits memory scale requirement)
+parts=(dirty hot hot-small limits memory scale requirement)
 [ -z "${HAYATE_TEST_LONG:-}" ] || parts+=(flush checkpoints plots)
 if { : <>/dev/fuse; } 2>/dev/null && { is_root || command -v fusermount3 >/dev/null; }; then
     parts+=(awake inside)
@@ -25,7 +25,8 @@ cp "$ROOT/docs/performance.md" "$BOX/document.md"
 # The marks of a part: what its script may replace.
 marks() {
     case $1 in
-        limits) printf 'limits %s\n' connections opens one-file creates ;;
+        limits) printf 'limits %s\n' connections opens flight one-file creates ;;
+        hot-small) echo 'hot small' ;;
         memory) printf 'memory %s\n' files extents ;;
         checkpoints) printf 'checkpoints %s\n' burst heat ;;
         requirement | plots) ;;

@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 const SHOWN_NAMES: usize = 20;
 /// Longest time between two looks, of which each moves the bar; the end comes at once.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How often servers are told to flush everything: one that has nothing left forgets it after some seconds, and others may hand it more.
+const TELL_AGAIN: Duration = Duration::from_secs(2);
 /// Shortest time between two looks.
 const PAUSE: Duration = Duration::from_millis(1);
 
@@ -154,8 +156,12 @@ pub fn run(client: &Client, stall: Duration) -> Result<Total> {
 }
 
 fn wait(client: &Client, start: &Total, stall: Duration, show: impl Fn(&Total)) -> Result<Total> {
-    let (mut last, mut moved) = (start.clone(), Instant::now());
+    let (mut last, mut moved, mut told) = (start.clone(), Instant::now(), Instant::now());
     loop {
+        if told.elapsed() >= TELL_AGAIN {
+            client.flush_now(true).map_err(failed)?;
+            told = Instant::now();
+        }
         let total = look(client)?;
         show(&total);
         if total.is_safe() {

@@ -12,9 +12,9 @@ use common::{Sandbox, pattern};
 /// The one without room.
 const FULL: usize = 1;
 /// Sizes of the servers' file systems.
-const SIZES: [&str; 3] = ["size=600m", "size=96m", "size=600m"];
+const SIZES: [&str; 3] = ["size=600m", "size=128m", "size=600m"];
 const DIRECTORIES: usize = 12;
-const SMALL: usize = 8_000;
+const SMALL: usize = 3_000;
 
 /// A file system for the store of each server, which the sandbox detaches in the end; false where this user may not mount.
 fn mount_stores(sandbox: &Sandbox) -> bool {
@@ -50,12 +50,12 @@ fn a_node_without_room_goes_on() {
         return;
     }
     sandbox.up(&["--nodes", "3", "--tier", &sandbox.word("tier"), "--flush-delay", "3600000"]);
-    let large = pattern(120 << 20);
+    let large = pattern(160 << 20);
     fs::write(sandbox.path("in"), &large).unwrap();
     sandbox.ok_by(FULL, &["mkdir", "--layout", "local", "/near"]);
     sandbox.ok_by(FULL, &["cp", &sandbox.word("in"), "h:/near/one"]);
     let told = sandbox.ok(&["stat", "/near/one"]);
-    assert!(told.contains("server 1, 120 chunks"), "{told}");
+    assert!(told.contains("server 1, 160 chunks"), "{told}");
     assert!(figure(&sandbox, FULL, "overflow_bytes") > 0);
     // Names and small files of its directories find room as well.
     for dir in 0..DIRECTORIES {

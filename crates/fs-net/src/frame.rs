@@ -37,7 +37,7 @@ const LEAST_ROOM_BYTES: usize = 4 << 10;
 const HEAD_READ_BYTES: usize = 2 << 10;
 /// Read buffer, and largest meta part, of a peer that is not trusted.
 const STRANGER_BYTES: usize = 1 << 10;
-/// Frames up to this size are copied out of the thread's buffer, so that one that waits long does not keep all of it.
+/// Frames up to this size are copied out of the buffer that they were read into, so that one that waits long does not keep all of it.
 const COPIED_BYTES: usize = 1 << 10;
 
 thread_local! {
@@ -56,6 +56,11 @@ pub struct Frame {
     pub meta: Bytes,
     /// The data.
     pub bulk: Bytes,
+}
+
+/// A part of a read buffer, to be kept: small ones are copied out of it.
+pub(crate) fn detached(part: Bytes) -> Bytes {
+    if part.len() <= COPIED_BYTES { Bytes::copy_from_slice(&part) } else { part }
 }
 
 impl Frame {

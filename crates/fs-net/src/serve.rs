@@ -10,6 +10,7 @@
 //!   wait for the peer to read them; then nothing is read (`only_so_many_requests_run_at_once`).
 //! - No request is read before the handshake is done.
 //! - A client that has much under way, or reads no answers, waits by turns with others (`who_reads_no_answers_is_read_no_longer`).
+//! - A connection that waits for a request, its first too, may be closed to make room (`who_asks_nothing_makes_room`).
 //! - A connection that waits for a request holds no buffer (`bench/limits.py` measures what it does hold).
 
 mod idle;
@@ -48,7 +49,7 @@ pub const MAX_UNSENT_BYTES: usize = 32 << 20;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub use idle::close_idle_connections;
-use session::{Accounts, Session, Stall};
+use session::{Accounts, Session, Shared, Stall};
 
 /// Who is at the other end of a served connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -181,9 +182,10 @@ async fn open(
     transport.trust(class, Some(accounts.account.clone()));
     let open = OpenConnection::new(&env.counters);
     let (from, mut frames) = (transport.describe(), VecDeque::new());
-    let (transport, lending) = match begin(transport, &accounts, &mut frames, &env).await {
+    let shared = Shared::new(&accounts, env.clone());
+    let (transport, lending) = match begin(transport, &shared, &accounts, &mut frames, &env).await {
         Ok(begun) => begun,
-        // It went away without a request, which is its right.
+        // It went away without a request, which is its right, or made room for others.
         Err(NetError::Closed) => return None,
         Err(reason) => {
             tracing::warn!(from, %reason, "connection closed at its first request");
@@ -192,22 +194,28 @@ async fn open(
     };
     let lending = lending.on_account_of(accounts.account.clone());
     let peer = Rc::new(PeerInfo { role, credentials: transport.credentials(), lending });
-    Some(Box::new(Session::new(transport, handler, peer, accounts, frames, open, env)))
+    Some(Box::new(Session::new(transport, handler, peer, (shared, accounts), frames, open)))
 }
 
 /// The first frames, and the transport to go on with: shared memory or RDMA, if the first is the wish for it and there is some.
 async fn begin(
     mut transport: Box<dyn Transport>,
+    shared: &Shared,
     accounts: &Accounts,
     frames: &mut VecDeque<Frame>,
     env: &Rc<NetEnv>,
 ) -> Result<(Box<dyn Transport>, Lending), NetError> {
     let mut stall = Stall::default();
-    poll_fn(|cx| match (transport.poll_receive(cx, frames), transport.owed_since()) {
-        (Poll::Pending, Some(received)) if stall.is_over(received, env.stall, cx) => {
-            Poll::Ready(Err(NetError::TimedOut))
+    // As long as it likes, if there is room: peers may connect now and ask later.
+    poll_fn(|cx| {
+        shared.at_work(cx);
+        match (transport.poll_receive(cx, frames), transport.owed_since()) {
+            (Poll::Pending, _) if shared.unwanted.take() => Poll::Ready(Err(NetError::Closed)),
+            (Poll::Pending, Some(received)) if stall.is_over(received, env.stall, cx) => {
+                Poll::Ready(Err(NetError::TimedOut))
+            }
+            (received, _) => received,
         }
-        (received, _) => received,
     })
     .await?;
     let is_wish = |frame: &Frame| matches!(frame.header.op, Op::Share | Op::Rdma);

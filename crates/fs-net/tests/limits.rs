@@ -3,7 +3,10 @@
 mod support;
 
 use bytes::Bytes;
-use fs_net::{Address, Budget, CONNECTION_BYTES, Connection, Identity, NetCounters, NetEnv, Secret};
+use fs_net::{
+    Address, Budget, CONNECTION_BYTES, Connection, Identity, NetCounters, NetEnv, Secret,
+    close_idle_connections,
+};
 use fs_proto::msg::session::Role;
 use fs_proto::{ClientId, Op};
 use std::rc::Rc;
@@ -163,6 +166,24 @@ fn a_greedy_client_gets_no_more_than_its_turn() {
         assert!(modest * 3 >= greedy * 2, "greedy {greedy}, modest {modest}");
         let stats = server.env.messages.stats();
         assert!(stats.waits > 100 && stats.peak <= 102 * 2_048, "{stats:?}");
+    });
+}
+
+/// Goal: a client that connects and never asks anything does not keep its place for ever, and one that asks late is served. Method: two after their
+/// handshakes; the one that was unused for longest is closed, the other asks.
+#[test]
+fn who_asks_nothing_makes_room() {
+    run(async {
+        let server = Server::start_in(strict_env(|_| ()), 0, &tcp(), &Secret::random());
+        let mut silent = support::admitted(&server).await;
+        let late = connect_as(&server, 2).await;
+        until(|| connections(&server) == 2).await;
+        assert_eq!(close_idle_connections(1), 1);
+        let end = tokio::time::timeout(LONG, silent.read_to_end(&mut Vec::new())).await;
+        assert!(matches!(end.expect("it is closed"), Ok(0) | Err(_)));
+        until(|| server.env.connections.used() == CONNECTION_BYTES).await;
+        let answer = late.call(request(Op::Ping), Bytes::new(), Bytes::new()).await;
+        answer.expect("who asks late is served");
     });
 }
 

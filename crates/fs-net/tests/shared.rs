@@ -145,6 +145,30 @@ fn what_does_not_fit_goes_over_the_socket() {
     });
 }
 
+/// Goal: a small message that is kept keeps itself in memory, not what came with it. Method: many that come at once; each is the only one that has its bytes.
+#[test]
+fn small_messages_keep_nothing_else() {
+    over_shared_memory(|address| async move {
+        let server = Server::start(0, &address, &Secret::random());
+        let connection = server.connect(&env()).await.expect("connected");
+        let calls: Vec<_> = (0..16)
+            .map(|n| {
+                let connection = connection.clone();
+                tokio::task::spawn_local(async move {
+                    connection.call(request(Op::Ping), pattern(100, n), Bytes::new()).await
+                })
+            })
+            .collect();
+        let mut answers = Vec::new();
+        for call in calls {
+            answers.push(call.await.expect("no panic").expect("answered").meta);
+        }
+        for (n, meta) in answers.iter().enumerate() {
+            assert!(*meta == pattern(100, n as u8) && meta.is_unique(), "{n}");
+        }
+    });
+}
+
 /// Goal: a full ring holds up its sender and nobody else, and goes on when it is emptied. Method: far more requests at once than a ring holds,
 /// answered out of order.
 #[test]

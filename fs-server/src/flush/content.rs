@@ -15,7 +15,7 @@ use bytes::Bytes;
 use fs_net::{BufferClass, PoolBuffer};
 use fs_proto::msg::small::ReadInline;
 use fs_proto::msg::tier::{FlushChunks, FlushedShare, PartsOf, TierView};
-use fs_proto::record::InodeRecord;
+use fs_proto::record::{InodeRecord, OverflowRecord};
 use fs_proto::{Attr, ChunkIndex, FileKind, INLINE_MAX, InodeId, Layout, ServerId, Status};
 use futures_util::future::{join_all, try_join_all};
 use parking_lot::Mutex;
@@ -429,9 +429,11 @@ async fn write_share(worker: &Rc<Worker>, request: FlushChunks) -> FlushResult<F
         Ok(Arc::<dyn TierFile>::from(tier.open_file(&place)?))
     };
     let file = node.flusher.on_tier(open).await?;
-    let past = copy_past(worker, ino, layout, size, &file).await?;
+    let kept = overflow::list(node, ino, ChunkIndex(0), usize::MAX)?;
+    let past = copy_past(worker, ino, layout, size, &file, &kept).await?;
     let chunks = node.flusher.on_tier(move |_: &dyn Tier| chunks_here(&own, ino, size, layout)).await?;
     if chunks.is_empty() && past == 0 {
+        check_kept(node, ino, &kept)?;
         copying.is_done = true;
         return Ok(FlushedShare { bytes: 0, receipt: Bytes::new() });
     }
@@ -449,12 +451,7 @@ async fn write_share(worker: &Rc<Worker>, request: FlushChunks) -> FlushResult<F
         }
     });
     let written: u64 = try_join_all(jobs).await?.into_iter().sum();
-    // What went to a keeper meanwhile may have been read when it was gone.
-    for (chunk, _) in &chunks {
-        if overflow::kept(node, ChunkKey { ino, chunk: *chunk })?.is_some() {
-            return Err(MOVED);
-        }
-    }
+    check_kept(node, ino, &kept)?;
     let syncs = node.syncs_tier();
     let close = move |_: &dyn Tier| {
         if syncs {
@@ -467,6 +464,16 @@ async fn write_share(worker: &Rc<Worker>, request: FlushChunks) -> FlushResult<F
     Ok(FlushedShare { bytes: written + past, receipt })
 }
 
+/// What went to a keeper since `kept` was listed may have been read when it was gone, or not at all.
+fn check_kept(node: &Node, ino: InodeId, kept: &[(ChunkIndex, OverflowRecord)]) -> FlushResult<()> {
+    let now = overflow::list(node, ino, ChunkIndex(0), usize::MAX)?;
+    if now.iter().map(|(chunk, _)| chunk).eq(kept.iter().map(|(chunk, _)| chunk)) {
+        Ok(())
+    } else {
+        Err(MOVED)
+    }
+}
+
 /// Fetches what this server should hold of a file. What has no room in the store goes from the old copy, or from its keeper, into the new one past it;
 /// answers its bytes.
 async fn copy_past(
@@ -475,9 +482,10 @@ async fn copy_past(
     layout: Layout,
     size: u64,
     file: &Arc<dyn TierFile>,
+    kept: &[(ChunkIndex, OverflowRecord)],
 ) -> FlushResult<u64> {
     let node = &worker.node;
-    let mut copied = copy_kept(worker, ino, layout, size, file).await?;
+    let mut copied = copy_kept(worker, layout, size, file, kept).await?;
     let missing = {
         let used = node.backing.enter(ino).await;
         let within = ChunkIndex(0)..ChunkIndex(size.div_ceil(layout.chunk_bytes()));
@@ -508,20 +516,20 @@ async fn write_past(node: &Arc<Node>, file: &Arc<dyn TierFile>, at: u64, data: B
 /// Copies what other servers keep of this server's chunks; answers its bytes.
 async fn copy_kept(
     worker: &Rc<Worker>,
-    ino: InodeId,
     layout: Layout,
     size: u64,
     file: &Arc<dyn TierFile>,
+    kept: &[(ChunkIndex, OverflowRecord)],
 ) -> FlushResult<u64> {
     let (node, mut copied) = (&worker.node, 0);
-    for (chunk, record) in overflow::list(node, ino, ChunkIndex(0), usize::MAX)? {
+    for (chunk, record) in kept {
         let start = chunk.0 * layout.chunk_bytes();
-        for range in with_small_holes(access::ranges_there(worker, &record).await?) {
+        for range in with_small_holes(access::ranges_there(worker, record).await?) {
             let end = u64::from(range.end).min(size.saturating_sub(start)) as u32;
             let mut offset = range.start;
             while offset < end {
                 let want = (end - offset).min(PIECE as u32) as usize;
-                let read = access::read_there(worker, &record, offset, want).await?;
+                let read = access::read_there(worker, record, offset, want).await?;
                 inline::check(&read.data, read.crc)?;
                 if read.data.is_empty() {
                     break;

@@ -17,7 +17,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use fs_proto::placement::name_hash;
 use fs_proto::record::{InlineRecord, InodeRecord, TierLocation};
 use fs_proto::{FileKind, INLINE_MAX, InodeId};
 
@@ -228,9 +227,9 @@ impl Job {
         let (node, taken) = (&self.node, &self.taken[index]);
         let namespace = &node.namespace;
         let FlushItem::Name(parent, name) = &taken.item else { return Ok(None) };
-        let set = LockSet::of(&[(LockKey::Entry(*parent, name_hash(*parent, name)), Mode::Shared)]);
+        let section = remote::name_section(*parent, name);
         let entry =
-            namespace.locks().try_with(&set, || namespace.entry(*parent, name)).transpose()?.flatten();
+            namespace.locks().try_with(&section, || namespace.entry(*parent, name)).transpose()?.flatten();
         let Some(entry) =
             entry.filter(|entry| entry.kind == FileKind::File && node.owns(entry.ino.partition()))
         else {

@@ -21,6 +21,7 @@ mod group;
 mod inodes;
 mod leaf;
 mod names;
+mod never;
 pub mod old;
 pub mod ops;
 pub(crate) mod outcome;
@@ -384,10 +385,13 @@ impl Flusher {
     /// The account for a client that asks, or for anybody.
     pub fn account_of(&self, node: &Node, asker: Option<ClientId>) -> FlushAccount {
         let (copied_bytes, failures) = self.account.counts();
+        // What was voted for is queued when it is decided, also after a restart of who decides.
+        let undecided = node.transactions.undecided() as u64;
         let (names, inodes) = node.namespace.queue().len();
         // Asked after the queue: what is not pending any more has been counted.
         let (files, bytes) = node.namespace.published().counts();
-        let pending_names = names as u64 + self.account.on_the_way(asker).max(u64::from(self.is_untidy()));
+        let pending_names =
+            names as u64 + undecided + self.account.on_the_way(asker).max(u64::from(self.is_untidy()));
         FlushAccount {
             pending_names,
             pending_dirs: inodes as u64,
@@ -459,6 +463,7 @@ pub async fn run(worker: Rc<Worker>) {
     }
     let queue = Arc::clone(node.namespace.queue());
     let mut tasks = JoinSet::new();
+    let kept_back = tokio::task::spawn_local(never::watch(Rc::clone(&worker)));
     // A deadline, and those who wait for room, want fresh estimates.
     let watched = node.config.dirty_max.is_some() || node.config.deadline_unix_s.is_some();
     let every = if watched { ESTIMATE_EVERY.0 } else { ESTIMATE_EVERY.1 };
@@ -493,6 +498,7 @@ pub async fn run(worker: Rc<Worker>) {
             () = node.stopped() => break,
         }
     }
+    kept_back.abort();
     tasks.shutdown().await;
     node.flusher.pool.close(CLOSE_LIMIT);
     node.flusher.readers.close(CLOSE_LIMIT);
@@ -556,8 +562,9 @@ async fn flush_one(worker: Rc<Worker>, taken: Taken) {
         FlushItem::Inode(ino) => inodes::flush(&worker, *ino).await.map(|()| Batch::default()),
     };
     let outcome = match outcome {
-        // Nothing is to be done, and nothing of it is in the tier that was not before.
-        Err(Stop::Never) => Ok(Batch::default()),
+        // Nothing is to be done for now, and nothing of it is in the tier that was not before.
+        Err(Stop::Never) => never::keep_back(&worker, &taken.item).await,
+        Ok(batch) => never::forget(&node, &taken.item, batch),
         outcome => outcome,
     };
     let outcome = outcome.and_then(|batch| Ok(node.namespace.queue().done(&taken, batch)?));

@@ -4,6 +4,7 @@
 //! - A job never waits for another job: as many threads as there are suffice (jobs are plain closures without awaits).
 //! - At most as many jobs run as the window says (`no_more_jobs_run_than_the_window_says`).
 //! - A job that panics fails its caller and leaves the thread alive (`a_panic_fails_its_caller_only`).
+//! - Jobs that nobody waits for any more do not pile up behind a tier that hangs (`what_was_given_up_does_not_pile_up`).
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,11 +17,38 @@ use tokio::sync::oneshot;
 use super::window::Window;
 use crate::tier::{TierError, TierResult};
 
-type Job = Box<dyn FnOnce() + Send>;
+/// Jobs that may wait before those are looked for that were given up.
+const LOOSE: usize = 64;
+
+/// What a thread is to do.
+trait Job: Send {
+    fn run(self: Box<Self>);
+    /// Whether somebody waits for the outcome.
+    fn is_awaited(&self) -> bool;
+}
+
+struct Asked<R, F> {
+    body: F,
+    answer: oneshot::Sender<TierResult<R>>,
+}
+
+impl<R: Send, F: FnOnce() -> TierResult<R> + Send> Job for Asked<R, F> {
+    fn run(self: Box<Self>) {
+        let Asked { body, answer } = *self;
+        // Nobody waits any more if this fails.
+        let _ = answer.send(body());
+    }
+
+    fn is_awaited(&self) -> bool {
+        !self.answer.is_closed()
+    }
+}
 
 #[derive(Default)]
 struct State {
-    jobs: VecDeque<Job>,
+    jobs: VecDeque<Box<dyn Job>>,
+    /// With how many jobs those are looked for next that were given up.
+    loose: usize,
     threads: usize,
     running: usize,
     closed: bool,
@@ -54,26 +82,27 @@ impl Pool {
         !self.shared.state.lock().jobs.is_empty()
     }
 
-    /// Runs `job` on a thread of the pool. It runs to its end even if the future is dropped.
+    /// Runs `job` on a thread of the pool. Once it has begun it runs to its end even if the future is dropped.
     pub async fn run<R: Send + 'static>(
         &self,
         job: impl FnOnce() -> TierResult<R> + Send + 'static,
     ) -> TierResult<R> {
         let (answer, answered) = oneshot::channel();
-        let job = move || {
-            // Nobody waits any more if this fails.
-            let _ = answer.send(job());
-        };
-        if !self.submit(Box::new(job)) {
+        if !self.submit(Box::new(Asked { body: job, answer })) {
             return Err(TierError::Failed("the server is ending".to_owned()));
         }
         answered.await.unwrap_or_else(|_| Err(TierError::Failed("a flush job ended unexpectedly".to_owned())))
     }
 
-    fn submit(&self, job: Job) -> bool {
+    fn submit(&self, job: Box<dyn Job>) -> bool {
         let mut state = self.shared.state.lock();
         if state.closed {
             return false;
+        }
+        if state.jobs.len() >= state.loose.max(LOOSE) {
+            state.jobs.retain(|job| job.is_awaited());
+            // Twice as many: a look at each job is paid for by a new one.
+            state.loose = 2 * state.jobs.len();
         }
         state.jobs.push_back(job);
         if state.threads < self.shared.window.size() && state.running + state.jobs.len() > state.threads {
@@ -130,7 +159,7 @@ fn work(shared: &Shared) {
             state.running += 1;
             drop(state);
             // The caller hears of a panic because its channel closes; the panic's own message is printed by the runtime.
-            let _ = catch_unwind(AssertUnwindSafe(job));
+            let _ = catch_unwind(AssertUnwindSafe(|| job.run()));
             state = shared.state.lock();
             state.running -= 1;
             // The window may have grown meanwhile.
@@ -191,6 +220,30 @@ mod tests {
         }
         assert_eq!(pool.window().size(), 2);
         assert!(run(100) <= 2);
+    }
+
+    #[test]
+    fn what_was_given_up_does_not_pile_up() {
+        // Goal: behind a job that hangs, those whose callers went are dropped, and one whose caller waits is done. Method: callers that look once.
+        use futures_util::FutureExt;
+        let pool = Pool::new(Window::fixed(1));
+        let (begin, begun) = std::sync::mpsc::channel();
+        let (release, hang) = std::sync::mpsc::channel::<()>();
+        let hung = pool.run(move || {
+            begin.send(()).unwrap();
+            let _ = hang.recv();
+            Ok(())
+        });
+        assert!(hung.now_or_never().is_none());
+        begun.recv().unwrap();
+        let mut wanted = Box::pin(pool.run(|| Ok(5)));
+        assert!(wanted.as_mut().now_or_never().is_none());
+        for _ in 0..10 * LOOSE {
+            assert!(pool.run(|| Ok(6)).now_or_never().is_none());
+        }
+        assert!(pool.shared.state.lock().jobs.len() <= LOOSE);
+        drop(release);
+        assert_eq!(block_on(wanted), Ok(5));
     }
 
     #[test]

@@ -318,12 +318,12 @@ impl FlushQueue {
     /// Notes that an inode changed, in the batch that changes it.
     pub fn note_inode(&self, batch: &mut Batch, ino: InodeId) {
         if self.enabled {
-            self.note(batch, &FlushItem::Inode(ino), false, false);
+            self.note(batch, &FlushItem::Inode(ino), true, false);
         }
     }
 
-    /// `put_again`: a name is noted under its own lock or its inode's, so whoever noted it before may not have committed yet.
-    /// Inodes are noted under their own lock only: what is in the map is in the store. `leads`: others wait for this name.
+    /// `put_again`: whoever noted it before may not have committed yet, as a name is noted under its own lock or its inode's, and a directory also under
+    /// none, after one of its entries was flushed. `leads`: others wait for this name.
     fn note(&self, batch: &mut Batch, item: &FlushItem, put_again: bool, leads: bool) {
         let mut items = self.items.lock();
         let delay = match item {

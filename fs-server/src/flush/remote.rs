@@ -73,10 +73,17 @@ pub async fn forget(worker: &Rc<Worker>, dir: InodeId) -> OpResult<()> {
     worker.ask_owner(dir.partition(), &TierForget { dir }).await
 }
 
-/// What the name stands for. Read in a section: the change that was noted before is committed.
+/// In whose section a name is read, so that the change that was noted before is committed. Its directory is part of it: when that widens its names
+/// change their owners, and only the directory is held.
+pub fn name_section(parent: InodeId, name: &Bytes) -> LockSet {
+    let entry = LockKey::Entry(parent, name_hash(parent, name));
+    LockSet::of(&[(entry, Mode::Shared), (LockKey::Inode(parent), Mode::Shared)])
+}
+
+/// What the name stands for.
 pub async fn entry_now(node: &Node, parent: InodeId, name: &Bytes) -> OpResult<Option<EntryRecord>> {
-    let set = LockSet::of(&[(LockKey::Entry(parent, name_hash(parent, name)), Mode::Shared)]);
-    node.namespace.locks().with(&set, || node.namespace.entry(parent, name)).await
+    let read = || node.namespace.entry(parent, name);
+    node.namespace.locks().with(&name_section(parent, name), read).await
 }
 
 /// The server that owns a name which this server once owned. Asked after the entry was looked at: a name that has gone because its

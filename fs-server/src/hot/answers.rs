@@ -11,19 +11,19 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use fs_net::{Budget, BufferClass, Charge};
 use fs_proto::msg::hot::HOT_ANSWER_MS;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::HINT;
+use super::part::{Part, PartCharge};
 use super::question::Said;
 use crate::namespace::locks::LockKey;
 
 /// Answers that are kept at once, at most.
 const ANSWERS_MAX: usize = 8192;
-/// Part of the pool that answers have at most, as a divisor.
-const POOL_PART: u64 = 4;
+/// Part of the answers that make room at once, as a divisor: they are looked for among all.
+const SHED_PART: usize = 16;
 /// What an answer is counted with besides its bytes: its places in tables, its keys.
 const ANSWER_BYTES: usize = 512;
 
@@ -33,7 +33,7 @@ const _: () = assert!(LEASE.as_millis() < super::LEASE_HELD.as_millis());
 /// See the module.
 pub struct Answers {
     state: Mutex<State>,
-    memory: Budget,
+    memory: Part,
     /// How often something was called back.
     recalls: AtomicU64,
     count: AtomicUsize,
@@ -43,7 +43,6 @@ pub struct Answers {
 struct State {
     kept: HashMap<Bytes, Kept>,
     flights: HashMap<Bytes, Flight>,
-    bytes: u64,
     /// Grows with every flight.
     turn: u64,
 }
@@ -54,8 +53,7 @@ struct Kept {
     keys: Vec<LockKey>,
     until: Instant,
     used: Instant,
-    bytes: usize,
-    _charge: Charge,
+    _charge: PartCharge,
 }
 
 /// A question that was sent to the home.
@@ -96,8 +94,8 @@ pub struct Asking<'a> {
 }
 
 impl Answers {
-    /// Nothing yet; at most a part of `memory`.
-    pub fn new(memory: Budget) -> Self {
+    /// Nothing yet; at most as much as `memory` has.
+    pub fn new(memory: Part) -> Self {
         Answers { state: Mutex::default(), memory, recalls: AtomicU64::new(0), count: AtomicUsize::new(0) }
     }
 
@@ -163,8 +161,7 @@ impl Answers {
             bulk: Bytes::copy_from_slice(&said.bulk),
         };
         let used = mark.since;
-        let kept = Kept { said: said.map(copied), keys, until, used, bytes, _charge: charge };
-        state.bytes += bytes as u64;
+        let kept = Kept { said: said.map(copied), keys, until, used, _charge: charge };
         state.kept.insert(Bytes::copy_from_slice(key), kept);
         self.count.store(state.kept.len(), Ordering::Relaxed);
         true
@@ -189,29 +186,27 @@ impl Answers {
 
     fn retain(&self, state: &mut State, stays: impl Fn(&Kept) -> bool) {
         state.kept.retain(|_, kept| stays(kept));
-        state.bytes = state.kept.values().map(|kept| kept.bytes as u64).sum();
         self.count.store(state.kept.len(), Ordering::Relaxed);
     }
 
     fn remove(&self, state: &mut State, key: &Bytes) {
-        if let Some(gone) = state.kept.remove(key) {
-            state.bytes -= gone.bytes as u64;
+        if state.kept.remove(key).is_some() {
             self.count.store(state.kept.len(), Ordering::Relaxed);
         }
     }
 
     /// Memory for an answer, of which those unused for longest go. None: there is not so much.
-    fn room(&self, state: &mut State, bytes: usize) -> Option<Charge> {
-        let most = self.memory.stats().size / POOL_PART;
+    fn room(&self, state: &mut State, bytes: usize) -> Option<PartCharge> {
         loop {
-            if state.bytes + bytes as u64 <= most
-                && state.kept.len() < ANSWERS_MAX
-                && let Some(charge) = self.memory.try_get(BufferClass::Local, None, bytes)
+            if state.kept.len() < ANSWERS_MAX
+                && let Some(charge) = self.memory.try_get(bytes)
             {
                 return Some(charge);
             }
-            let oldest = state.kept.iter().min_by_key(|(_, kept)| kept.used).map(|(key, _)| key.clone())?;
-            self.remove(state, &oldest);
+            let mut used: Vec<Instant> = state.kept.values().map(|kept| kept.used).collect();
+            let last = used.len().checked_sub(1)?;
+            let limit = *used.select_nth_unstable(last / SHED_PART).1;
+            self.retain(state, |kept| kept.used > limit);
         }
     }
 }
@@ -229,6 +224,7 @@ impl Drop for Asking<'_> {
 mod tests {
     //! Goal: what the module promises. Method: one after the other, with moments that are made up where they matter.
     use super::*;
+    use fs_net::Budget;
     use fs_proto::{InodeId, Status};
 
     const KEY: Bytes = Bytes::from_static(b"what");
@@ -239,7 +235,7 @@ mod tests {
     }
 
     fn answers(bytes: usize) -> Answers {
-        Answers::new(Budget::new(bytes * POOL_PART as usize))
+        Answers::new(Part::of(&Budget::new(bytes), bytes as u64))
     }
 
     fn keep(answers: &Answers, mark: Mark) -> bool {

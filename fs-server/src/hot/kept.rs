@@ -9,11 +9,12 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use fs_net::{Budget, BufferClass, Charge, PoolStats};
+use fs_net::PoolStats;
 use fs_proto::{InodeId, ServerId};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::part::{Part, PartCharge};
 use super::whole::Whole;
 use super::{HINT, LEASE, PieceKey, SHUN};
 
@@ -23,7 +24,7 @@ const HINTS_MAX: usize = 4096;
 /// See the module.
 pub struct Kept {
     state: Mutex<State>,
-    memory: Budget,
+    memory: Part,
     hints: AtomicUsize,
 }
 
@@ -61,8 +62,8 @@ struct Flight {
 
 /// What a reader finds.
 pub enum Found<'a> {
-    /// The piece.
-    Data(Whole),
+    /// The piece, and its generation.
+    Data(Whole, u64),
     /// Somebody asks for it: to be looked for again afterwards.
     Coming(watch::Receiver<()>),
     /// The reader is to ask for it.
@@ -83,11 +84,11 @@ pub struct Asking<'a> {
 
 impl Kept {
     /// Nothing yet; at most as much as `memory` has.
-    pub fn new(memory: Budget) -> Self {
+    pub fn new(memory: Part) -> Self {
         Kept { state: Mutex::default(), memory, hints: AtomicUsize::new(0) }
     }
 
-    /// Figures of the pool.
+    /// Figures of its part of the pool.
     pub fn memory(&self) -> PoolStats {
         self.memory.stats()
     }
@@ -148,7 +149,7 @@ impl Kept {
             if let Some(until) = state.hints.get_mut(&key.ino) {
                 *until = now + HINT;
             }
-            return Found::Data(data);
+            return Found::Data(data, lease.generation);
         }
         if let Some(flight) = state.flights.get(&key) {
             return Found::Coming(flight.over.clone());
@@ -207,9 +208,9 @@ impl Kept {
     }
 
     /// Memory for a piece, of which those unused for longest go. None: there is not so much.
-    fn room(&self, bytes: usize) -> Option<Charge> {
+    fn room(&self, bytes: usize) -> Option<PartCharge> {
         loop {
-            if let Some(charge) = self.memory.try_get(BufferClass::Local, None, bytes) {
+            if let Some(charge) = self.memory.try_get(bytes) {
                 return Some(charge);
             }
             let mut state = self.state.lock();
@@ -273,6 +274,7 @@ impl Drop for Asking<'_> {
 mod tests {
     //! Goal: what the module promises. Method: one reader after the other, with moments that are made up where they matter.
     use super::*;
+    use fs_net::Budget;
     use fs_proto::ChunkIndex;
 
     const HOLDER: ServerId = ServerId(1);
@@ -289,7 +291,7 @@ mod tests {
     }
 
     fn kept(bytes: usize) -> Kept {
-        let kept = Kept::new(Budget::new(bytes));
+        let kept = Kept::new(Part::of(&Budget::new(bytes), bytes as u64));
         kept.note_hot(INO, Instant::now());
         kept
     }
@@ -297,12 +299,12 @@ mod tests {
     fn ask(kept: &Kept, piece: u32) -> Asking<'_> {
         match kept.find(key(piece), HOLDER, Instant::now()) {
             Found::Ask(asking) => asking,
-            Found::Data(_) | Found::Coming(_) => panic!("it is not there, and nobody asks"),
+            Found::Data(..) | Found::Coming(_) => panic!("it is not there, and nobody asks"),
         }
     }
 
     fn has(kept: &Kept, piece: u32, now: Instant) -> bool {
-        matches!(kept.find(key(piece), HOLDER, now), Found::Data(_))
+        matches!(kept.find(key(piece), HOLDER, now), Found::Data(..))
     }
 
     #[test]
@@ -323,7 +325,7 @@ mod tests {
     fn ask_again(kept: &Kept, now: Instant) -> Asking<'_> {
         match kept.find(key(0), HOLDER, now) {
             Found::Ask(asking) => asking,
-            Found::Data(_) | Found::Coming(_) => panic!("the lease is over"),
+            Found::Data(..) | Found::Coming(_) => panic!("the lease is over"),
         }
     }
 

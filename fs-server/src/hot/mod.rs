@@ -15,7 +15,7 @@
 //! - That holds if a server ends: its leases end by themselves, and who gave some before it was restarted lets no change begin before they are over
 //!   (`a_restarted_holder_waits_for_the_leases_of_before`).
 //! - The same holds of answers about names and inodes, and what changes those (`tests/tests/hot/names.rs`).
-//! - What is kept never exceeds the pool `hot_files` (`what_is_kept_is_bounded`).
+//! - What is kept never exceeds the pool `hot_files` (`what_is_kept_is_bounded`), nor pieces or answers their part of it (`part`).
 
 pub mod answers;
 pub mod gateway;
@@ -24,6 +24,7 @@ pub mod holder;
 pub mod kept;
 pub mod lender;
 pub mod opened;
+pub mod part;
 pub mod question;
 pub mod reader;
 pub mod watch;
@@ -41,6 +42,7 @@ use self::answers::Answers;
 use self::grants::Grants;
 use self::kept::Kept;
 use self::opened::Opened;
+use self::part::Part;
 use self::watch::Watch;
 use crate::error::OpResult;
 use crate::kv::Kv;
@@ -67,6 +69,9 @@ pub const JOIN_BYTES: u32 = 128 << 10;
 pub const PARENT_WAIT: Duration = Duration::from_millis(500);
 /// How long a server that did not answer is not asked again.
 pub const SHUN: Duration = Duration::from_secs(5);
+
+/// Part of the memory that answers have, as a divisor; pieces have the rest.
+const ANSWERS_PART: u64 = 4;
 
 const _: () = assert!(LEASE.as_millis() < LEASE_HELD.as_millis());
 const _: () = assert!(JOIN_BYTES <= HOT_PIECE_BYTES);
@@ -143,15 +148,17 @@ pub struct Hot {
 }
 
 impl Hot {
-    /// That of a server with a namespace in `kv`, which keeps pieces in `memory`.
+    /// That of a server with a namespace in `kv`, which keeps pieces and answers in `memory`, each in its own part.
     pub fn open(kv: &dyn Kv, memory: Budget, enabled: bool) -> Self {
+        let size = memory.stats().size;
+        let for_answers = size / ANSWERS_PART;
         Hot {
             enabled,
             watch: Watch::default(),
             questions: Watch::default(),
             grants: Grants::open(kv),
-            answers: Answers::new(memory.clone()),
-            kept: Kept::new(memory),
+            answers: Answers::new(Part::of(&memory, for_answers)),
+            kept: Kept::new(Part::of(&memory, size - for_answers)),
             opened: Opened::default(),
             counters: HotCounters::default(),
         }

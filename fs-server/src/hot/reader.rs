@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use fs_net::{Frame, PeerInfo, Reply};
+use fs_net::{BufferClass, Frame, PeerInfo, PoolBuffer, Reply};
 use fs_proto::checksum::combine;
 use fs_proto::msg::chunk::{ChunkRead, ReadChunk};
 use fs_proto::msg::hot::{HOT_PIECE_BYTES, HotAsk, HotFetch, HotGrant, HotRecall};
@@ -20,6 +20,8 @@ use crate::worker::{Context, Worker, refusal};
 
 /// How often a reader looks whether what it waited for has come, before it asks by itself.
 const ROUNDS: usize = 8;
+/// Generation of a piece that was not lent.
+const LOOSE: u64 = 0;
 /// How long a piece that is on its way here is waited for, to be passed on.
 const ARRIVAL_WAIT: Duration = Duration::from_millis(400);
 const _: () = assert!(ARRIVAL_WAIT.as_millis() < PARENT_WAIT.as_millis());
@@ -41,7 +43,7 @@ pub fn is_redirection(answer: &Header) -> bool {
     answer.op == Op::ReadChunk && answer.status == Status::Ok && answer.meta_bytes == 0
 }
 
-/// Answers a read of what `holder` has, if it is hot; None: it is not any more.
+/// Answers a read of what `holder` has, if it is hot; None: it is not any more, or changes meanwhile.
 pub async fn read(
     worker: &Rc<Worker>,
     peer: &PeerInfo,
@@ -49,18 +51,14 @@ pub async fn read(
     holder: ServerId,
     read: &ReadChunk,
 ) -> Option<Reply> {
-    let mut pieces = Vec::new();
-    for key in keys_of(read) {
-        match kept_piece(worker, key, holder).await {
-            Ok(Some(whole)) => pieces.push((key, whole)),
-            Ok(None) => return None,
-            Err(error) => {
-                tracing::debug!(?key, message = %error.message, "a hot piece is read from its holder as any other");
-                return None;
-            }
+    match filled(worker, peer, holder, read).await {
+        Ok(Some((crc, data))) => Some(Reply::ok(&frame.header, ChunkRead { crc }.to_bytes(), data)),
+        Ok(None) => None,
+        Err(error) => {
+            tracing::debug!(?read, message = %error.message, "what is hot is read from its holder as any other");
+            None
         }
     }
-    Some(answer(worker, peer, frame, read, &pieces).await)
 }
 
 /// Answers a read that its holder did not answer because it is of something hot.
@@ -75,15 +73,11 @@ pub async fn redirected(worker: &Rc<Worker>, peer: &PeerInfo, frame: &Frame, hol
     if let Some(reply) = read(worker, peer, frame, holder, &request).await {
         return reply;
     }
-    // It is not hot any more: as it is now, and for this reader only.
-    let mut pieces = Vec::new();
-    for key in keys_of(&request) {
-        match directly(worker, key, holder).await {
-            Ok((_, whole)) => pieces.push((key, whole)),
-            Err(error) => return refused(&error),
-        }
+    // As it is now, and for this reader only: a server that asks for itself is not told to borrow it.
+    match worker.fetch(holder, &request).await {
+        Ok((ChunkRead { crc }, data)) => Reply::ok(&frame.header, ChunkRead { crc }.to_bytes(), data),
+        Err(error) => refused(&error),
     }
-    answer(worker, peer, frame, &request, &pieces).await
 }
 
 fn keys_of(read: &ReadChunk) -> impl Iterator<Item = PieceKey> + use<> {
@@ -92,30 +86,32 @@ fn keys_of(read: &ReadChunk) -> impl Iterator<Item = PieceKey> + use<> {
     (read.offset / HOT_PIECE_BYTES..=last).map(move |piece| PieceKey { ino, chunk, piece })
 }
 
-async fn answer(
-    worker: &Rc<Worker>,
-    peer: &PeerInfo,
-    frame: &Frame,
-    read: &ReadChunk,
-    pieces: &[(PieceKey, Whole)],
-) -> Reply {
-    match filled(worker, peer, read, pieces).await {
-        Ok((crc, data)) => Reply::ok(&frame.header, ChunkRead { crc }.to_bytes(), data),
-        Err(error) => refusal(&frame.header, &error),
+/// A buffer for an answer, in memory that is shared with who reads, if there is some. Else of the lowest class: who has it waits for other servers, whose
+/// readers have such buffers and wait for this one; what they give each other must find room beside those.
+async fn buffer(worker: &Worker, peer: &PeerInfo, len: usize) -> OpResult<PoolBuffer> {
+    if let Some(buffer) = peer.lending.buffer(len) {
+        return Ok(buffer);
     }
+    let got = worker.env.pool.get_for(BufferClass::ClientRequest, peer.lending.account(), len).await;
+    got.map_err(|error| OpError::because(Status::Invalid, error.to_string()))
 }
 
-/// The bytes that are read, with their checksum, in a buffer for who reads.
+/// The bytes that are read, with their checksum, in a buffer for who reads. None: not all of it is lent, or it is not of one moment.
 async fn filled(
     worker: &Rc<Worker>,
     peer: &PeerInfo,
+    holder: ServerId,
     read: &ReadChunk,
-    pieces: &[(PieceKey, Whole)],
-) -> OpResult<(u32, Bytes)> {
+) -> OpResult<Option<(u32, Bytes)>> {
     let len = read.len as usize;
-    let mut buffer = worker.buffer(&peer.lending, len).await?;
-    let (mut at, mut sum) = (0, 0);
-    for (key, whole) in pieces {
+    // First, and pieces one by one: who waits for this buffer must not hold what others answered, which may be all that there is room for.
+    let mut buffer = buffer(worker, peer, len).await?;
+    let (mut at, mut sum, mut moment) = (0, 0, None);
+    for key in keys_of(read) {
+        let Some((whole, generation)) = kept_piece(worker, key, holder).await? else { return Ok(None) };
+        if !is_of(&mut moment, generation) {
+            return Ok(None);
+        }
         let from = (read.offset.saturating_sub(key.offset()) as usize).min(whole.len());
         let to = (from + len - at).min(whole.len());
         let (part, part_sum) = whole.part(from..to)?;
@@ -126,22 +122,27 @@ async fn filled(
             break;
         }
     }
-    Ok((sum, buffer.freeze().slice(..at)))
+    Ok(Some((sum, buffer.freeze().slice(..at))))
 }
 
-/// A piece that is kept, or is from now on. None: its holder lends nothing of this file.
-async fn kept_piece(worker: &Rc<Worker>, key: PieceKey, holder: ServerId) -> OpResult<Option<Whole>> {
+/// Whether a piece is of the same `moment` as those before it. One that was not lent is of its own.
+fn is_of(moment: &mut Option<u64>, generation: u64) -> bool {
+    moment.replace(generation).is_none_or(|before| before == generation && generation != LOOSE)
+}
+
+/// A piece that is kept, or is from now on, and its generation. None: its holder lends nothing of this file.
+async fn kept_piece(worker: &Rc<Worker>, key: PieceKey, holder: ServerId) -> OpResult<Option<(Whole, u64)>> {
     let hot = &worker.node.hot;
     for _ in 0..ROUNDS {
         match hot.kept.find(key, holder, Instant::now()) {
-            Found::Data(whole) => {
+            Found::Data(whole, generation) => {
                 hot.counters.hits.fetch_add(1, Ordering::Relaxed);
-                return Ok(Some(whole));
+                return Ok(Some((whole, generation)));
             }
             // An error says that it is over.
             Found::Coming(mut over) => drop(over.changed().await),
             Found::Ask(asking) => match borrow(worker, &asking, key, holder).await? {
-                Borrowed::Piece(whole) => return Ok(Some(whole)),
+                Borrowed::Piece(whole, generation) => return Ok(Some((whole, generation))),
                 Borrowed::Renewed => {}
                 Borrowed::Nothing => return Ok(None),
             },
@@ -152,8 +153,8 @@ async fn kept_piece(worker: &Rc<Worker>, key: PieceKey, holder: ServerId) -> OpR
 
 /// What became of asking the holder.
 enum Borrowed {
-    /// The piece, of a moment after it was asked for.
-    Piece(Whole),
+    /// The piece, of a moment after it was asked for, and its generation, or [`LOOSE`].
+    Piece(Whole, u64),
     /// What is kept is right.
     Renewed,
     Nothing,
@@ -182,7 +183,7 @@ async fn borrow(
                 Some(whole) => (generation, lease_ms, whole),
                 None => match directly(worker, key, holder).await? {
                     (Some((generation, lease_ms)), whole) => (generation, lease_ms, whole),
-                    (None, whole) => return Ok(Borrowed::Piece(whole)),
+                    (None, whole) => return Ok(Borrowed::Piece(whole, LOOSE)),
                 },
             }
         }
@@ -192,7 +193,7 @@ async fn borrow(
         }
     };
     asking.arrived(generation, lease(lease_ms), &whole);
-    Ok(Borrowed::Piece(whole))
+    Ok(Borrowed::Piece(whole, generation))
 }
 
 async fn ask(
@@ -274,4 +275,22 @@ pub async fn pass_on(worker: &Rc<Worker>, _: &Context, request: HotFetch) -> OpR
 pub async fn recall(worker: &Rc<Worker>, _: &Context, request: HotRecall) -> OpResult<()> {
     worker.node.hot.kept.drop_file(request.ino, request.holder);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: no read is put together of what was there before a change and after it. Method: generations of the pieces of one read, in their order.
+    #[test]
+    fn pieces_of_a_read_are_of_one_moment() {
+        let is_one = |generations: &[u64]| {
+            let mut moment = None;
+            generations.iter().all(|generation| is_of(&mut moment, *generation))
+        };
+        assert!(is_one(&[5]) && is_one(&[5, 5, 5]) && is_one(&[LOOSE]));
+        for mixed in [&[5, 6][..], &[6, 6, 5], &[5, LOOSE], &[LOOSE, 5], &[LOOSE, LOOSE]] {
+            assert!(!is_one(mixed), "{mixed:?}");
+        }
+    }
 }

@@ -4,10 +4,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fs_net::Charge;
 use fs_proto::Status;
 use fs_proto::checksum::{BLOCK_BYTES, combine, crc};
 
+use super::part::PartCharge;
 use crate::error::{OpError, OpResult};
 use crate::store::BlockSums;
 
@@ -21,7 +21,7 @@ pub struct Whole {
 /// Bytes that are counted in a pool.
 struct Counted {
     data: Vec<u8>,
-    _charge: Charge,
+    _charge: PartCharge,
 }
 
 impl AsRef<[u8]> for Counted {
@@ -87,7 +87,7 @@ impl Whole {
     }
 
     /// The same in memory that is counted by `charge`.
-    pub fn copied(&self, charge: Charge) -> Whole {
+    pub fn copied(&self, charge: PartCharge) -> Whole {
         let data = Bytes::from_owner(Counted { data: self.data.to_vec(), _charge: charge });
         Whole { data, sums: Arc::clone(&self.sums) }
     }

@@ -26,6 +26,8 @@ const MEMTABLES: u64 = 5;
 const MEMTABLE_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=16 << 20;
 /// The smallest bound that the engine takes for its journals.
 const JOURNAL_BYTES: u64 = 128 << 20;
+/// What a merge of tables takes until its inputs go, at most: four tables of the first level, and what they overlap.
+const MERGE_BYTES: u64 = 512 << 20;
 /// One flushes, one merges. With a second that merges, fjall 3.1 may halt writers for ever: what asks for a merge comes with flushes
 /// only, and is dropped while another merge is under way; when that ends with too many tables, nobody flushes any more.
 const WORKERS: usize = 2;
@@ -193,6 +195,11 @@ impl Kv for FjallKv {
     fn disk_bytes(&self) -> u64 {
         // Only a poisoned lock makes this fail; a gauge need not.
         self.database.disk_space().unwrap_or(0)
+    }
+
+    /// A flush or merge that meets the end of the space poisons, as a commit does, so there must be room for both.
+    fn owed_bytes(&self) -> u64 {
+        self.database.write_buffer_size() + self.tree.tree.disk_space().min(MERGE_BYTES)
     }
 
     fn memory_bytes(&self) -> u64 {

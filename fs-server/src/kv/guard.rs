@@ -118,6 +118,10 @@ impl<E: Engine> Kv for Guarded<E> {
         self.engine.memory_bytes()
     }
 
+    fn owed_bytes(&self) -> u64 {
+        self.engine.owed_bytes()
+    }
+
     fn verify(&self) -> Result<KvReport, KvError> {
         verify::walk(&self.engine, &mut |key, stored| unseal(key, stored).is_ok())
     }

@@ -77,6 +77,10 @@ pub trait Kv: Send + Sync {
     fn disk_bytes(&self) -> u64;
     /// Bytes of caches and write buffers, as far as the engine tells. Cheap.
     fn memory_bytes(&self) -> u64;
+    /// Bytes that the engine may still want of the file system for what was committed already. Cheap.
+    fn owed_bytes(&self) -> u64 {
+        0
+    }
     /// Reads everything, and goes on behind what is damaged.
     fn verify(&self) -> Result<KvReport, KvError> {
         verify::walk(self, &mut |_, _| true)

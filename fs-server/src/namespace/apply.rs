@@ -273,10 +273,16 @@ impl Staging<'_> {
         let before = attr.nlink;
         attr.nlink =
             before.checked_add_signed(delta).ok_or(OpError::new(Status::Corrupt, "link count underflow"))?;
-        match (before, attr.nlink) {
+        let (after, is_copied) = (attr.nlink, inode.tier.is_some());
+        match (before, after) {
             (_, 0) => self.note_orphan(ino),
             (0, _) => self.batch.delete(keys::orphan(ino)),
             _ => {}
+        }
+        // A name more or less changes the time of the copy under the others. One that moved is published anew itself.
+        let moves = linked.is_some() && unlinked.is_some();
+        if after > 0 && !moves && is_copied {
+            self.note_inode(ino)?;
         }
         Ok(())
     }

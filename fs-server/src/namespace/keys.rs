@@ -14,6 +14,7 @@
 //! 'p' coordinator:u16 number:u64      -> Prepare            a transaction that was voted for
 //! 'c' number:u64                      -> Vec<ServerId>      a transaction of ours that was decided, and who must hear it
 //! 'q' parent:u64 cookie:u64 name...   -> ()                 a name that may differ from the shared tier
+//! 'Q' dir:u64 parent:u64 name...      -> ()                 a name that is not copied, as the directory's policy is `never`: `flush/never.rs`
 //! 'a' ino:u64                         -> ()                 an inode whose copy in the shared tier may differ
 //! 't' parent:u64 cookie:u64 name...   -> TierEntry          what the shared tier has under a name
 //! 'g' ino:u64                         -> TierLocation       a removed directory that the shared tier still has
@@ -186,7 +187,7 @@ pub fn split_inode(key: &[u8]) -> Option<InodeId> {
 
 /// Whether a key is of one inode, or of a name in a directory: [`split_inode`] gives which.
 pub fn is_of_inode(key: &[u8]) -> bool {
-    key.first().is_some_and(|kind| b"dilxsfwozqatgbhnu".contains(kind)) && key.len() >= 9
+    key.first().is_some_and(|kind| b"dilxsfwozqQatgbhnu".contains(kind)) && key.len() >= 9
 }
 
 /// The last mutation of a client's lane.
@@ -220,6 +221,14 @@ pub fn split_decided(key: &[u8]) -> Option<u64> {
 /// A name that may differ from the shared tier.
 pub fn queued_name(parent: InodeId, name: &[u8]) -> Key {
     named(b'q', parent, entry_cookie(name_hash(parent, name)), name)
+}
+
+/// A name that waits for another policy of the directory `dir`.
+pub fn kept_back(dir: InodeId, parent: InodeId, name: &[u8]) -> Key {
+    let mut key = with_ino(b'Q', dir, 8 + name.len());
+    key.extend_from_slice(&parent.0.to_be_bytes());
+    key.extend_from_slice(name);
+    key
 }
 
 /// An inode whose copy in the shared tier may differ.

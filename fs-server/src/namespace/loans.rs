@@ -71,6 +71,11 @@ impl Loan {
         self.leases.iter().map(|lease| lease.until).max()
     }
 
+    /// Keeps the leases that are not over.
+    fn tidy(&mut self, now: Instant) {
+        self.leases.retain(|lease| lease.until > now);
+    }
+
     fn forbids(&self, mode: Mode, now: Instant) -> bool {
         self.leases.iter().any(|lease| lease.forbids(mode, now))
     }
@@ -181,6 +186,8 @@ impl Loans {
             self.keys.fetch_add(1, Ordering::Relaxed);
         }
         let Some(loan) = state.loans.get_mut(&key).filter(|loan| loan.ended.is_none()) else { return false };
+        // Servers that do not come back would stay as long as others do.
+        loan.tidy(now);
         let until = now + LEASE_HELD;
         let whole = (extent == Extent::Whole).then_some(until);
         match loan.leases.iter_mut().find(|lease| lease.server == server) {
@@ -227,7 +234,7 @@ impl Loans {
             let Some(loan) = state.loans.get_mut(&key).filter(|loan| loan.forbids(mode, now)) else {
                 continue;
             };
-            loan.leases.retain(|lease| lease.until > now);
+            loan.tidy(now);
             let Some(until) = loan.until() else { continue };
             let is_new = loan.ended.is_none();
             let ended = loan.ended.get_or_insert_with(|| watch::Sender::new(false));
@@ -276,7 +283,11 @@ impl Loans {
     pub(super) fn tidy(&self, of: fn(LockKey) -> usize, now: Instant) {
         let mut state = self.state.lock();
         state.cooling.retain(|_, until| *until > now);
-        let is_over = |loan: &Loan| loan.until().is_none_or(|until| until <= now);
+        for loan in state.loans.values_mut() {
+            loan.tidy(now);
+            loan.leases.shrink_to(2 * loan.leases.len());
+        }
+        let is_over = |loan: &Loan| loan.leases.is_empty();
         let over: Vec<LockKey> =
             state.loans.iter().filter(|(_, loan)| is_over(loan)).map(|(key, _)| *key).collect();
         for key in over {
@@ -370,6 +381,23 @@ mod tests {
         assert!(table.try_with(&set(Mode::Touch), || ()).is_none(), "what was lent before is not known");
         table.loans().inherit(now);
         assert!(table.try_with(&set(Mode::Touch), || ()).is_some());
+    }
+
+    /// Goal: what is lent takes memory for servers that have it, not for all that ever had. Method: many servers, each after the lease of the one before.
+    #[test]
+    fn leases_that_are_over_are_not_kept() {
+        let (table, now) = (LockTable::default(), Instant::now());
+        let leases = || table.loans().state.lock().loans.get(&INO).map_or(0, |loan| loan.leases.len());
+        for turn in 0..100_u16 {
+            let then = now + LEASE_HELD * u32::from(turn);
+            assert!(table.lend(INO, Extent::Whole, ServerId(turn), then) && leases() == 1, "{turn}");
+        }
+        let last = now + LEASE_HELD * 99;
+        assert!(table.lend(INO, Extent::Access, ONE, last + LEASE_HELD / 2) && leases() == 2);
+        table.tidy_loans(last + LEASE_HELD);
+        assert_eq!(leases(), 1, "one of two is over");
+        table.tidy_loans(last + LEASE_HELD * 2);
+        assert!(table.loans().is_empty());
     }
 
     #[test]

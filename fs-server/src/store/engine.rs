@@ -108,7 +108,9 @@ fn open_with(
     };
     let keys = Keys { device: options.device };
     let (saver, saved) = Saver::open(Arc::clone(&kv), keys, store_id)?;
-    let segments = Segments::new(disk, options.max_open_files).within(options.capacity_bytes);
+    // The key-value store is with the first.
+    let beside = (options.device == 0).then(|| Arc::clone(&kv));
+    let segments = Segments::new(disk, options.max_open_files).within(options.capacity_bytes).beside(beside);
     let index = Index::new(kv, keys, options.index_bytes, saved.checkpoint.chunks);
     let recovered = recover::recover(&limits, &segments, &index, &saver, saved)?;
     let live_bytes: u64 = segments.all().iter().map(|s| s.live_bytes()).sum();

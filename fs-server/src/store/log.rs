@@ -316,7 +316,7 @@ impl Log {
             return self.rotate(state, end, request.purpose);
         };
         if active.from_reserve && request.purpose == Purpose::Data {
-            let (_, free_bytes) = self.segments.space()?;
+            let free_bytes = self.segments.room_bytes()?;
             if free_bytes < self.limits.reserve_bytes {
                 return Err(StoreError::NoSpace);
             }
@@ -329,7 +329,7 @@ impl Log {
     fn rotate(&self, state: &mut State, units: u32, purpose: Purpose) -> Result<(), StoreError> {
         let need_bytes = u64::from(units) * UNIT_BYTES;
         let full_bytes = need_bytes.max(self.limits.segment_bytes / UNIT_BYTES * UNIT_BYTES);
-        let (_, free_bytes) = self.segments.space()?;
+        let free_bytes = self.segments.room_bytes()?;
         let is_tight = free_bytes < full_bytes + self.limits.reserve_bytes;
         if is_tight && purpose == Purpose::Data {
             return Err(StoreError::NoSpace);

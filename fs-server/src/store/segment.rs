@@ -8,6 +8,7 @@
 use super::disk::{Disk, SegmentFile};
 use super::format::{Header, Kind, UNIT_BYTES};
 use super::rows::SegmentRow;
+use crate::kv::Kv;
 use fs_proto::checksum::BLOCK_BYTES;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, VecDeque};
@@ -96,6 +97,8 @@ pub(super) struct Segments {
     open_order: Mutex<VecDeque<u32>>,
     max_open_files: usize,
     capacity: Option<u64>,
+    /// Whose files lie in the same place.
+    beside: Option<Arc<dyn Kv>>,
 }
 
 impl Segments {
@@ -106,6 +109,7 @@ impl Segments {
             open_order: Mutex::default(),
             max_open_files: max_open_files.max(8),
             capacity: None,
+            beside: None,
         }
     }
 
@@ -114,11 +118,22 @@ impl Segments {
         Segments { capacity, ..self }
     }
 
+    /// Beside the files of `kv`: what its engine still wants of the space is not free.
+    pub fn beside(self, kv: Option<Arc<dyn Kv>>) -> Self {
+        Segments { beside: kv, ..self }
+    }
+
     /// Size and free bytes of the disk, or of what may be used of it.
     pub fn space(&self) -> io::Result<(u64, u64)> {
         let (total_bytes, free_bytes) = self.disk.space()?;
         let Some(capacity) = self.capacity else { return Ok((total_bytes, free_bytes)) };
         Ok((total_bytes.min(capacity), free_bytes.min(capacity.saturating_sub(self.used_bytes()))))
+    }
+
+    /// Free bytes that nobody else counts on.
+    pub fn room_bytes(&self) -> io::Result<u64> {
+        let owed_bytes = self.beside.as_ref().map_or(0, |kv| kv.owed_bytes());
+        Ok(self.space()?.1.saturating_sub(owed_bytes))
     }
 
     /// Bytes of all files.

@@ -286,7 +286,7 @@ pub trait Tier: Send + Sync {
     /// Server `me`, which this is, stages nothing any more: tidies up what only its staging needs, and what was cut off. False while
     /// something lies in staging.
     fn rest(&self, me: ServerId) -> TierResult<bool>;
-    /// After failures: forgets what may have become invalid (a remounted file system).
+    /// After failures: forgets what may have become invalid (a remounted file system). Unlike all other calls it never waits: workers make it.
     fn reset(&self);
 }
 

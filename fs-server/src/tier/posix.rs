@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use fs_proto::{FileKind, ServerId};
@@ -44,6 +45,8 @@ pub struct Posix {
     me: ServerId,
     is_root: bool,
     bases: Mutex<Bases>,
+    /// The bases are to be opened anew: a note only, as whoever has them locked may wait for a file system that hangs.
+    is_stale: AtomicBool,
     refused: Mutex<bool>,
     left_over: bool,
     is_remote: bool,
@@ -75,6 +78,7 @@ impl Posix {
             me: config.id,
             is_root: rustix::process::geteuid().is_root(),
             bases: Mutex::default(),
+            is_stale: AtomicBool::new(false),
             refused: Mutex::new(false),
             left_over: false,
             is_remote: rustix::fs::statfs(path).is_ok_and(|of| kinds::is_remote(of.f_type as u64)),
@@ -100,6 +104,7 @@ impl Posix {
             // Whoever is not makes accessible what he may not enter.
             is_root: true,
             bases: Mutex::default(),
+            is_stale: AtomicBool::new(false),
             refused: Mutex::new(false),
             left_over: false,
             is_remote: false,
@@ -231,6 +236,9 @@ impl Tier for Posix {
 
     fn base(&self, base: Base) -> TierResult<Dir> {
         let mut bases = self.bases.lock();
+        if self.is_stale.swap(false, Ordering::AcqRel) {
+            *bases = Bases::default();
+        }
         // Of its own staging this server hears that it has gone when it makes something there.
         if base == Base::Staging(self.me)
             && let Some(staging) = bases.staging.get(&self.me)
@@ -414,7 +422,7 @@ impl Tier for Posix {
     }
 
     fn reset(&self) {
-        *self.bases.lock() = Bases::default();
+        self.is_stale.store(true, Ordering::Release);
     }
 }
 

@@ -70,6 +70,13 @@ pub struct Transactions {
     tree: Mutex<Option<(TransactionId, Instant)>>,
 }
 
+impl Transactions {
+    /// How many this server voted for without knowing yet how they end.
+    pub fn undecided(&self) -> usize {
+        self.prepared.lock().len()
+    }
+}
+
 /// A transaction that this server voted for.
 struct Prepared {
     request: Prepare,

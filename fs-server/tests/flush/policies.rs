@@ -16,11 +16,11 @@ fn get(client: &Client, ino: InodeId, name: &'static str) -> String {
     String::from_utf8_lossy(&client.ask_home(ino, &Getxattr { ino, name })).into_owned()
 }
 
-fn durable(client: &Client, ino: InodeId) -> bool {
+pub fn durable(client: &Client, ino: InodeId) -> bool {
     get(client, ino, "user.hayate.durable") == "yes"
 }
 
-fn until(what: &str, mut done: impl FnMut() -> bool) {
+pub fn until(what: &str, mut done: impl FnMut() -> bool) {
     let began = Instant::now();
     while !done() {
         assert!(began.elapsed() < Duration::from_secs(60), "{what} does not happen");

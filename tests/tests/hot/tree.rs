@@ -115,6 +115,27 @@ fn few_nodes_make_nothing_hot_and_neither_do_many_if_it_is_switched_off() {
     }
 }
 
+/// Goal: a read of many pieces needs no more buffers than its answer and a piece. Method: chunks as large as an answer may be, on servers whose buffers have
+/// room for one such answer but not for its pieces beside it, which are more than may be kept; all nodes read, until each has fetched all pieces.
+#[test]
+fn a_whole_chunk_is_read_with_few_buffers() {
+    let cluster = cluster(6);
+    let maker = on_node(&cluster, HOLDER);
+    maker.mkdir_path("/d", 0o777).expect("mkdir");
+    maker.setxattr_path("/d", fs_client::LAYOUT_ATTRIBUTE, b"local,chunk=16M", false, false).expect("layout");
+    let content = full(16 * MIB, 7);
+    file(&maker, "/d/f", &content);
+    let clients: Vec<_> = (1..6).map(|server| on_node(&cluster, server)).collect();
+    let files: Vec<_> = clients.iter().map(|client| reading(client, "/d/f")).collect();
+    let fetched = |server| hot(&maker, server, "from_holder") + hot(&maker, server, "from_peers");
+    hayate_tests::until("all nodes fetch the chunk", || {
+        for file in &files {
+            assert!(file.read_bytes_at(content.len(), 0).expect("read") == content);
+        }
+        (1..6).all(|server| fetched(server) >= 16)
+    });
+}
+
 /// Goal: parts of pieces, reads across pieces and beyond the end are what they are from the holder, for chunks of any size.
 /// Method: a file with chunks of 4 MiB and holes; random ranges, small and large, through servers that keep it, compared with the content.
 #[test]
@@ -123,7 +144,7 @@ fn any_range_of_a_hot_file_is_right() {
     let maker = on_node(&cluster, HOLDER);
     maker.mkdir_path("/d", 0o777).expect("mkdir");
     maker.setxattr_path("/d", fs_client::LAYOUT_ATTRIBUTE, b"local,chunk=4M", false, false).expect("layout");
-    let mut content = full(7 * MIB + 123, 5);
+    let mut content = full(5 * MIB + 123, 5);
     content[(2 * MIB) as usize..(3 * MIB + 77) as usize].fill(0);
     let made = open(&maker, "/d/f");
     made.write_at(&content[..(2 * MIB) as usize], 0).expect("write");

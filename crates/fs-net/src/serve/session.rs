@@ -80,8 +80,8 @@ struct Debt {
 }
 
 impl Shared {
-    fn new(accounts: &Accounts, env: Rc<NetEnv>) -> Shared {
-        Shared {
+    pub fn new(accounts: &Accounts, env: Rc<NetEnv>) -> Rc<Shared> {
+        let shared = Rc::new(Shared {
             queue: RefCell::new(SendQueue::new(env.counters.clone())),
             running: Cell::new(0),
             running_bytes: Cell::new(0),
@@ -91,13 +91,21 @@ impl Shared {
             account: accounts.account.clone(),
             last_turn: Cell::new(0),
             unwanted: Cell::new(false),
-        }
+        });
+        idle::watch(&shared);
+        shared
     }
 
     fn is_full(&self) -> bool {
         self.running.get() >= MAX_RUNNING
             || self.running_bytes.get() >= MAX_RUNNING_BYTES
             || self.queue.borrow().pending() >= MAX_UNSENT_BYTES
+    }
+
+    /// Its task is at work, and is to be woken by who closes it.
+    pub fn at_work(&self, cx: &Context<'_>) {
+        self.driver.set(Some(cx.waker().clone()));
+        self.last_turn.set(idle::turn());
     }
 
     /// Whether nothing is under way. What is in the kernel's buffers is not known.
@@ -218,13 +226,10 @@ impl Session {
         transport: Box<dyn Transport>,
         handler: Rc<dyn Handler>,
         peer: Rc<PeerInfo>,
-        accounts: Accounts,
+        (shared, accounts): (Rc<Shared>, Accounts),
         frames: VecDeque<Frame>,
         open: OpenConnection,
-        env: Rc<NetEnv>,
     ) -> Session {
-        let shared = Rc::new(Shared::new(&accounts, env));
-        idle::watch(&shared);
         Session {
             transport,
             handler,
@@ -253,8 +258,7 @@ impl Session {
     }
 
     fn poll_serve(&mut self, cx: &mut Context<'_>) -> Poll<NetError> {
-        self.shared.driver.set(Some(cx.waker().clone()));
-        self.shared.last_turn.set(idle::turn());
+        self.shared.at_work(cx);
         let mut frames = self.frames.take().or_else(|| SPARE.take()).unwrap_or_default();
         let outcome = self.poll_rounds(cx, &mut frames);
         if frames.is_empty() {

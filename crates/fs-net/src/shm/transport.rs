@@ -20,7 +20,7 @@ use crate::budget::{Account, BufferClass};
 use crate::counters::NetCounters;
 use crate::env::NetEnv;
 use crate::error::NetError;
-use crate::frame::Frame;
+use crate::frame::{Frame, detached};
 use crate::pool::{PoolBuffer, TooLarge};
 use crate::send_queue::{Front, SendQueue};
 use crate::transport::{Credentials, Transport};
@@ -138,10 +138,10 @@ impl SharedTransport {
                 Err(NetError::protocol("something given back that was not lent"))
             };
         }
-        let mut body = record.body;
+        let body = record.body;
         let raw = body.first_chunk::<HEADER_BYTES>().ok_or_else(|| NetError::protocol("half a header"))?;
         let header = Header::decode(raw).map_err(NetError::protocol)?;
-        drop(body.split_to(HEADER_BYTES));
+        let mut body = detached(body.slice(HEADER_BYTES..));
         let (meta_bytes, bulk_bytes) = (header.meta_bytes as usize, header.bulk_bytes as usize);
         let inline_bytes = if record.kind == Kind::Frame { bulk_bytes } else { 0 };
         if body.len() != meta_bytes + inline_bytes {

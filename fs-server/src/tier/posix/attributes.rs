@@ -21,13 +21,14 @@ const XATTR_MAX: usize = 64 << 10;
 /// Sets `wanted` on the object that `target` leads to. Returns the name of an extended attribute that the file system refused.
 pub fn set(target: &str, stat: &Stat, wanted: &Attributes, is_root: bool) -> io::Result<Option<Bytes>> {
     let is_link = FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
+    // Before all else: with the owner the kernel takes capabilities away, and the bits that give the owner's rights.
+    if let Some((uid, gid)) = wanted.owner.filter(|owner| is_root && (stat.st_uid, stat.st_gid) != *owner) {
+        fs::chownat(CWD, target, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::empty())?;
+    }
     let refused = match &wanted.xattrs {
         Some(xattrs) => set_xattrs(target, stat, xattrs, is_root)?,
         None => None,
     };
-    if let Some((uid, gid)) = wanted.owner.filter(|owner| is_root && (stat.st_uid, stat.st_gid) != *owner) {
-        fs::chownat(CWD, target, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::empty())?;
-    }
     if let Some(mode) = wanted.mode.filter(|_| !is_link) {
         fs::chmodat(CWD, target, Mode::from_raw_mode(mode & 0o7777), AtFlags::empty())?;
     }

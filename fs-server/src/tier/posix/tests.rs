@@ -165,3 +165,50 @@ fn a_removed_staging_directory_is_made_again() {
     bench.tier.reset();
     bench.tier.make(&bench.staged("x"), &Make::File { size: 0, to: None }).unwrap();
 }
+
+#[test]
+fn a_reset_waits_for_nobody() {
+    // Goal: who resets is a thread of requests, and goes on while another one hangs in the tier with the bases locked; they are opened anew afterwards.
+    let bench = Bench::new();
+    let before = bench.tier.base(Base::Root).unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        let locked = bench.tier.bases.lock();
+        let tier = &bench.tier;
+        scope.spawn(move || {
+            tier.reset();
+            let _ = tell.send(());
+        });
+        let went_on = told.recv_timeout(std::time::Duration::from_secs(30));
+        drop(locked);
+        went_on.unwrap();
+    });
+    let after = bench.tier.base(Base::Root).unwrap();
+    assert_ne!(fd(&before).unwrap().as_raw_fd(), fd(&after).unwrap().as_raw_fd());
+}
+
+#[test]
+fn a_file_keeps_capabilities_and_bits_when_its_owner_is_set() {
+    // Goal: what the kernel takes away with the owner is there in the end. Method: a file of root becomes somebody else's; only root can try.
+    const CAPABILITY: &str = "security.capability";
+    let bench = Bench::new();
+    let path = bench.dir.path().join("program");
+    let id = bench.tier.make(&bench.root("program"), &Make::File { size: 0, to: None }).unwrap();
+    // Version 2, effective: CAP_NET_RAW.
+    let value = [&[1_u8, 0, 0, 2, 0, 0x20][..], &[0; 14]].concat();
+    if !bench.tier.is_root || fs::setxattr(&path, CAPABILITY, &value, fs::XattrFlags::empty()).is_err() {
+        return;
+    }
+    let attributes = Attributes {
+        mode: Some(0o6755),
+        owner: Some((4_321, 4_321)),
+        xattrs: Some(vec![(name(CAPABILITY), Bytes::from(value.clone()))]),
+        ..Attributes::default()
+    };
+    bench.tier.set(&bench.root("program"), id, &attributes).unwrap();
+    let meta = std_fs::metadata(&path).unwrap();
+    assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777), (4_321, 4_321, 0o6755));
+    let mut found = [0; 32];
+    let len = fs::getxattr(&path, CAPABILITY, &mut found[..]).unwrap();
+    assert_eq!(&found[..len], value);
+}
