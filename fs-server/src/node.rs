@@ -125,7 +125,8 @@ impl Node {
         }
         Node {
             errands: Errands::default(),
-            space: Space::of(parts.config.stores.first().map_or(Path::new("."), PathBuf::as_path)),
+            space: Space::of(parts.config.stores.first().map_or(Path::new("."), PathBuf::as_path))
+                .beside(Arc::clone(parts.namespace.kv())),
             backing: Backing::open(&**parts.namespace.kv(), parts.flusher.has_tier(), parts.replaced),
             overflow: Overflow::open(&**parts.namespace.kv()),
             hot,

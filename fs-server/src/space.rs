@@ -9,12 +9,14 @@
 //!   system is noticed (`tests/ckpt_disks.rs` of the command, `a_device_without_room_refuses_and_recovers`).
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use fs_proto::Status;
 
 use crate::error::{OpError, OpResult};
+use crate::kv::Kv;
 use crate::store::StoreOptions;
 
 /// How long an answer of the kernel holds while there is plenty.
@@ -40,6 +42,8 @@ pub struct Space {
     looked: AtomicU64,
     /// What it saw; false before the first.
     has_plenty: AtomicBool,
+    /// Whose engine still wants some of it.
+    engine: Option<Arc<dyn Kv>>,
 }
 
 impl Space {
@@ -50,39 +54,45 @@ impl Space {
             began: Instant::now(),
             looked: AtomicU64::new(0),
             has_plenty: AtomicBool::new(false),
+            engine: None,
         }
     }
 
-    /// Refuses when there is no room for contents. `owed`: [`crate::kv::Kv::owed_bytes`] of the engine there.
-    pub fn check_contents(&self, owed: impl FnOnce() -> u64) -> OpResult<()> {
-        self.check(Room::Anything, owed)
+    /// What the engine of `kv`, which has its files there, still wants is not free.
+    pub fn beside(self, kv: Arc<dyn Kv>) -> Self {
+        Space { engine: Some(kv), ..self }
+    }
+
+    /// Refuses when there is no room for contents.
+    pub fn check_contents(&self) -> OpResult<()> {
+        self.check(Room::Anything)
     }
 
     /// Refuses when there is none for names, either.
-    pub fn check_names(&self, owed: impl FnOnce() -> u64) -> OpResult<()> {
-        self.check(Room::Names, owed)
+    pub fn check_names(&self) -> OpResult<()> {
+        self.check(Room::Names)
     }
 
-    /// Whether not even what frees space can be noted. What the engine still wants does not count here: if it wants more than there is, then
-    /// deletions are what helps.
+    /// Whether not even what frees space can be noted.
     pub fn is_exhausted(&self) -> bool {
-        self.room(|| 0) < Room::Deletions
+        self.room() < Room::Deletions
     }
 
-    fn check(&self, needs: Room, owed: impl FnOnce() -> u64) -> OpResult<()> {
-        if self.room(owed) < needs {
+    fn check(&self, needs: Room) -> OpResult<()> {
+        if self.room() < needs {
             return Err(OpError::new(Status::NoSpace, "no space left on the server's file system"));
         }
         Ok(())
     }
 
-    fn room(&self, owed: impl FnOnce() -> u64) -> Room {
+    fn room(&self) -> Room {
         let now = self.began.elapsed().as_millis() as u64;
         let age = now.saturating_sub(self.looked.load(Ordering::Relaxed));
         if age < HOLDS.as_millis() as u64 && self.has_plenty.load(Ordering::Relaxed) {
             return Room::Plenty;
         }
-        let room = room_in(&self.dir, owed);
+        let owed_bytes = self.engine.as_ref().map_or(0, |kv| kv.owed_bytes());
+        let room = room_in(&self.dir, owed_bytes);
         self.looked.store(now, Ordering::Relaxed);
         self.has_plenty.store(room == Room::Plenty, Ordering::Relaxed);
         room
@@ -90,10 +100,10 @@ impl Space {
 }
 
 /// A file system that cannot tell is not full: the store will say so.
-fn room_in(dir: &Path, owed: impl FnOnce() -> u64) -> Room {
+fn room_in(dir: &Path, owed_bytes: u64) -> Room {
     let Ok(info) = rustix::fs::statvfs(dir) else { return Room::Plenty };
     let free_bytes = info.f_bavail * info.f_frsize;
-    room(info.f_blocks * info.f_frsize, free_bytes.saturating_sub(owed()))
+    room(info.f_blocks * info.f_frsize, free_bytes.saturating_sub(owed_bytes))
 }
 
 fn room(total_bytes: u64, free_bytes: u64) -> Room {

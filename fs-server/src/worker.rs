@@ -105,10 +105,15 @@ impl Worker {
 
     /// A buffer of `len` bytes for an answer: in the memory that is shared with who asks, if there is some.
     pub async fn buffer(&self, lending: &Lending, len: usize) -> OpResult<PoolBuffer> {
+        self.buffer_of(BufferClass::Local, lending, len).await
+    }
+
+    /// The same of another class, where no memory is shared.
+    pub async fn buffer_of(&self, class: BufferClass, lending: &Lending, len: usize) -> OpResult<PoolBuffer> {
         if let Some(buffer) = lending.buffer(len) {
             return Ok(buffer);
         }
-        let got = self.env.pool.get_for(BufferClass::Local, lending.account(), len).await;
+        let got = self.env.pool.get_for(class, lending.account(), len).await;
         got.map_err(|error| OpError::because(Status::Invalid, error.to_string()))
     }
 

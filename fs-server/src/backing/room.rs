@@ -7,7 +7,6 @@ use fs_proto::Status;
 
 use super::claims::Use;
 use crate::error::OpResult;
-use crate::node::Node;
 use crate::overflow::{access, moving};
 use crate::store::ChunkWrite;
 use crate::worker::Worker;
@@ -24,18 +23,12 @@ pub async fn write(worker: &Rc<Worker>, used: &Use, write: ChunkWrite) -> OpResu
 
 /// Waits until there is room for the content of a small file, if some is to be had.
 pub async fn admit(worker: &Rc<Worker>) -> OpResult<()> {
-    with_room(worker, async || relieved(worker, worker.node.space.check_contents(|| owed(&worker.node))))
-        .await
+    with_room(worker, async || relieved(worker, worker.node.space.check_contents())).await
 }
 
 /// Waits until there is room for a new name, if some is to be had.
 pub async fn admit_name(worker: &Rc<Worker>) -> OpResult<()> {
-    with_room(worker, async || relieved(worker, worker.node.space.check_names(|| owed(&worker.node)))).await
-}
-
-/// What the engine of the namespace still wants of its file system.
-pub fn owed(node: &Node) -> u64 {
-    node.namespace.kv().owed_bytes()
+    with_room(worker, async || relieved(worker, worker.node.space.check_names())).await
 }
 
 /// Where there is no room, chunks give way to what cannot go itself.

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use fs_net::{BufferClass, Frame, PeerInfo, PoolBuffer, Reply};
+use fs_net::{BufferClass, Frame, PeerInfo, Reply};
 use fs_proto::checksum::combine;
 use fs_proto::msg::chunk::{ChunkRead, ReadChunk};
 use fs_proto::msg::hot::{HOT_PIECE_BYTES, HotAsk, HotFetch, HotGrant, HotRecall};
@@ -86,16 +86,6 @@ fn keys_of(read: &ReadChunk) -> impl Iterator<Item = PieceKey> + use<> {
     (read.offset / HOT_PIECE_BYTES..=last).map(move |piece| PieceKey { ino, chunk, piece })
 }
 
-/// A buffer for an answer, in memory that is shared with who reads, if there is some. Else of the lowest class: who has it waits for other servers, whose
-/// readers have such buffers and wait for this one; what they give each other must find room beside those.
-async fn buffer(worker: &Worker, peer: &PeerInfo, len: usize) -> OpResult<PoolBuffer> {
-    if let Some(buffer) = peer.lending.buffer(len) {
-        return Ok(buffer);
-    }
-    let got = worker.env.pool.get_for(BufferClass::ClientRequest, peer.lending.account(), len).await;
-    got.map_err(|error| OpError::because(Status::Invalid, error.to_string()))
-}
-
 /// The bytes that are read, with their checksum, in a buffer for who reads. None: not all of it is lent, or it is not of one moment.
 async fn filled(
     worker: &Rc<Worker>,
@@ -104,8 +94,9 @@ async fn filled(
     read: &ReadChunk,
 ) -> OpResult<Option<(u32, Bytes)>> {
     let len = read.len as usize;
-    // First, and pieces one by one: who waits for this buffer must not hold what others answered, which may be all that there is room for.
-    let mut buffer = buffer(worker, peer, len).await?;
+    // First, and pieces one by one: who waits for this buffer must not hold what others answered, which may be all that there is room for. Of the lowest class:
+    // who has it waits for other servers, whose readers have such buffers and wait for this one; what they give each other must find room beside those.
+    let mut buffer = worker.buffer_of(BufferClass::ClientRequest, &peer.lending, len).await?;
     let (mut at, mut sum, mut moment) = (0, 0, None);
     for key in keys_of(read) {
         let Some((whole, generation)) = kept_piece(worker, key, holder).await? else { return Ok(None) };

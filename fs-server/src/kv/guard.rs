@@ -70,7 +70,8 @@ impl<E: Engine> Kv for Guarded<E> {
         if batch.is_empty() {
             return Ok(());
         }
-        // An engine that meets the end of the space itself writes nothing more until it is opened again.
+        // An engine that meets the end of the space itself writes nothing more until it is opened again. What it still wants does not count here: should
+        // it want more than there is, then deletions are what helps.
         if self.space.is_exhausted() {
             return Err(KvError::NoSpace);
         }

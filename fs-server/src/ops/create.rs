@@ -35,7 +35,7 @@ pub async fn create(worker: &Rc<Worker>, context: &Context, request: Create) -> 
     let view = directory_here(node, request.parent, &request.name).await?;
     let hash = name_hash(request.parent, &request.name);
     // What is there already is opened also where nothing new can be made.
-    if node.space.check_names(|| room::owed(node)).is_err()
+    if node.space.check_names().is_err()
         && !(named && node.namespace.entry(request.parent, &request.name)?.is_some())
     {
         room::admit_name(worker).await?;

@@ -98,7 +98,7 @@ impl Sandbox {
         self.ok(&args)
     }
 
-    /// The same, by a process of the node of server `node`.
+    /// As [`Sandbox::ok`], by a process of the node of server `node`.
     pub fn ok_by(&self, node: usize, args: &[&str]) -> String {
         let said = said(self.hayate(args).env("HAYATE_GATEWAY", node.to_string()).output().unwrap());
         assert_eq!(said.code, Some(0), "hayate {args:?} by node {node}: {said:?}");
