@@ -41,6 +41,9 @@ use crate::worker::Worker;
 const MOVED: Stop = Stop::Wait("its chunks went to another server while they were copied");
 /// Most bytes of one write to the tier.
 const PIECE: usize = 4 << 20;
+/// The same to a file system of this machine, where a call costs little: what is read, checked and written stays in a core's cache, and
+/// page caches take folios as large as the write, of which a virtual machine often has none that its host has backed (docs/performance.md).
+const PIECE_LOCAL: usize = 256 << 10;
 /// Holes of fewer bytes are written to the tier as zeros: a write more costs more than these.
 const HOLE_MIN: u32 = 64 << 10;
 /// Bytes of a share per thread that writes it.
@@ -293,9 +296,10 @@ impl Drop for Copying {
     }
 }
 
-/// A buffer for a piece of a file, of at most [`PIECE`] bytes. Requests that wait for room, which flushing makes, may hold all of the usual ones.
+/// A buffer for a piece of a file with so many bytes. Requests that wait for room, which flushing makes, may hold all of the usual ones.
 async fn buffer(node: &Node, bytes: u64) -> FlushResult<PoolBuffer> {
-    let bytes = bytes.min(PIECE as u64) as usize;
+    let piece = if node.flusher.is_remote() { PIECE } else { PIECE_LOCAL };
+    let bytes = bytes.min(piece as u64) as usize;
     if let Some(buffer) = node.pools.buffers.try_get(bytes) {
         return Ok(buffer);
     }

@@ -87,8 +87,11 @@ pub async fn read(
     let data = worker.node.store.read_buffer(key, offset, len, buffer).await?;
     match kept(&worker.node, key)? {
         None => Ok(data),
-        // It went while it was read.
-        Some(record) => read_there(worker, &record, offset, len).await,
+        // It went while it was read. Nothing is held while this waits for memory at the keeper, who may wait for some here.
+        Some(record) => {
+            drop(data);
+            read_there(worker, &record, offset, len).await
+        }
     }
 }
 

@@ -97,7 +97,8 @@ pub(super) fn run(core: &Core) {
             }
             match core.save_if_due().and_then(|()| pass(core, SPARSE_PERCENT, Eagerness::Calm)) {
                 Ok(Outcome::Gained) => {}
-                Ok(Outcome::Resting) => {
+                // Without room the index stays to be saved.
+                Ok(Outcome::Resting) | Err(StoreError::NoSpace) => {
                     rest = Some(DEAD_REST);
                     break;
                 }

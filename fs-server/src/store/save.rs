@@ -9,6 +9,7 @@
 //! - Rows may be newer than the mark. Replaying from the mark over newer rows ends as over older ones: of two contents
 //!   the higher sequence wins, and every deletion that a replayed record must not survive lies behind it in the log.
 //! - One save at a time; nobody waits for it but who asked.
+//! - A save that the key-value store has no room for is made up by the next one (`tests/store`, `an_index_without_room_is_saved_later`).
 
 use super::StoreError;
 use super::format::Position;
@@ -16,7 +17,7 @@ use super::index::{Index, Unsaved};
 use super::log::{Log, Written};
 use super::rows::{Checkpoint, Keys, SegmentRow};
 use super::segment::Segments;
-use crate::kv::{Kv, KvError};
+use crate::kv::{Batch, Kv, KvError};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -37,6 +38,8 @@ struct State {
     mark: (Position, u64),
     /// Segments that are gone, whose rows are not yet.
     gone: Vec<u32>,
+    /// Rows of a save for which the key-value store had no room.
+    left: Batch,
 }
 
 /// Saves the index of a store.
@@ -63,8 +66,14 @@ impl Saver {
         let saved = load(&*kv, keys, store_id)?;
         let live = saved.segments.iter().map(|(id, row)| (*id, row.live_bytes as i64)).collect();
         let Checkpoint { at, next_sequence, chunks, .. } = saved.checkpoint;
-        let state =
-            State { generation: 0, live, chunks: chunks as i64, mark: (at, next_sequence), gone: Vec::new() };
+        let state = State {
+            generation: 0,
+            live,
+            chunks: chunks as i64,
+            mark: (at, next_sequence),
+            gone: Vec::new(),
+            left: Batch::new(),
+        };
         let zero = || AtomicU64::new(0);
         let saver = Saver {
             kv,
@@ -120,6 +129,11 @@ impl Saver {
     }
 
     fn save_locked(&self, state: &mut State, log: &Log, index: &Index) -> Result<(), StoreError> {
+        let refuse = |error: &StoreError| match error {
+            StoreError::NoSpace => {}
+            error => log.refuse_for(error),
+        };
+        self.commit_left(state).inspect_err(refuse)?;
         let written = log.written();
         let mark = log.applied();
         state.generation += 1;
@@ -127,7 +141,7 @@ impl Saver {
         log.sync()?;
         // Only now: a failed sync leaves the old mark.
         let older = std::mem::replace(&mut state.mark, mark);
-        self.commit(state, &log.segments, unsaved, older.0).inspect_err(|error| log.refuse_for(error))?;
+        self.commit(state, &log.segments, unsaved, older.0).inspect_err(refuse)?;
         index.finish(state.generation);
         self.bytes.store(written.bytes, Ordering::Relaxed);
         self.records.store(written.records, Ordering::Relaxed);
@@ -163,7 +177,14 @@ impl Saver {
         let chunks = state.chunks.max(0) as u64;
         let checkpoint = Checkpoint { store_id: self.store_id, at, next_sequence, chunks };
         batch.put(self.keys.checkpoint(), checkpoint.encode());
-        Ok(self.kv.commit(batch)?)
+        state.left = batch;
+        self.commit_left(state)
+    }
+
+    fn commit_left(&self, state: &mut State) -> Result<(), StoreError> {
+        self.kv.commit(state.left.clone())?;
+        state.left.clear();
+        Ok(())
     }
 }
 

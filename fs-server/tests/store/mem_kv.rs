@@ -14,6 +14,7 @@ struct State {
     map: Map,
     synced: Map,
     unsynced: Vec<Vec<Step>>,
+    is_full: bool,
 }
 
 #[derive(Default)]
@@ -36,7 +37,12 @@ impl MemKv {
     /// What is there after a kill of the process: everything.
     pub fn after_kill(&self) -> Arc<MemKv> {
         let map = self.0.lock().unwrap().map.clone();
-        Arc::new(MemKv(Mutex::new(State { synced: map.clone(), map, unsynced: Vec::new() })))
+        Arc::new(MemKv(Mutex::new(State { synced: map.clone(), map, ..State::default() })))
+    }
+
+    /// From now on there is no room for batches, or there is again.
+    pub fn set_full(&self, is_full: bool) {
+        self.0.lock().unwrap().is_full = is_full;
     }
 
     /// Batches that a loss of power may lose.
@@ -49,7 +55,7 @@ impl MemKv {
         let state = self.0.lock().unwrap();
         let mut map = state.synced.clone();
         state.unsynced[..kept].iter().for_each(|steps| apply(&mut map, steps));
-        Arc::new(MemKv(Mutex::new(State { synced: map.clone(), map, unsynced: Vec::new() })))
+        Arc::new(MemKv(Mutex::new(State { synced: map.clone(), map, ..State::default() })))
     }
 }
 
@@ -67,6 +73,9 @@ impl Kv for MemKv {
             })
             .collect();
         let mut state = self.0.lock().unwrap();
+        if state.is_full {
+            return Err(KvError::NoSpace);
+        }
         apply(&mut state.map, &steps);
         state.unsynced.push(steps);
         Ok(())

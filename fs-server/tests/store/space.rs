@@ -1,9 +1,11 @@
 //! A full device: a small file system of its own, for which the test must be root.
 
+use crate::mem_kv::MemKv;
+use crate::sim_disk::SimDisk;
 use crate::small_file_system::Mount;
-use crate::support::{Change, Model, open_with, pattern};
+use crate::support::{Change, Model, open_with, options, pattern};
 use fs_proto::ids::InodeId;
-use fs_server::store::{ChunkStore, StoreError, StoreOptions};
+use fs_server::store::{self, ChunkStore, StoreError, StoreOptions};
 
 #[test]
 fn a_full_device_recovers_when_space_is_freed() {
@@ -63,4 +65,29 @@ fn deletes_work_when_the_device_was_filled_by_others() {
     assert_eq!(store.read(crate::support::key(50, 0), 0, &mut out).unwrap(), out.len());
     assert!(out == pattern(50, 300_000));
     assert!(store.chunks(InodeId(3)).unwrap().is_empty());
+}
+
+#[test]
+fn an_index_without_room_is_saved_later() {
+    // Goal: a save of the index that the key-value store has no room for does not stop the store; what it held is in the next save.
+    let (disk, kv) = (SimDisk::new(), MemKv::new());
+    let store = store::open_on(disk.clone(), 3, kv.clone(), options()).unwrap();
+    let change = |ino| Change::Write { ino, chunk: 0, offset: 0, len: 50_000, seed: ino };
+    let mut model = Model::default();
+    let mut apply = |change: Change| {
+        change.apply(&store).unwrap();
+        model.apply(&change);
+    };
+    (0..10).for_each(|ino| apply(change(ino)));
+    kv.set_full(true);
+    for round in 0..3 {
+        assert!(matches!(store.save(), Err(StoreError::NoSpace)));
+        apply(change(20 + round));
+        apply(Change::Remove { inos: vec![round] });
+    }
+    kv.set_full(false);
+    store.save().unwrap();
+    model.check(&store, 40);
+    store.abandon();
+    model.check(&store::open_on(disk.after_kill(), 3, kv.after_kill(), options()).unwrap(), 40);
 }
