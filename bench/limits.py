@@ -107,13 +107,13 @@ def opens(options):
 
 def flight(options):
     """Memory of a server against bytes in flight: clients, each of which always has one request of 1 MiB in flight."""
-    rows, seconds = [], 5
+    rows, seconds, targets = ([], 5, [0, 16, 64, 256, 1024]) if not options.quick else ([], 1, [0, 16])
     for way in ["write", "read"]:
         with cluster(options, 1) as one:
             load = Load(options, "flight", one.file, way, seconds)
             load.to(1)
             base = one.memory()
-            for target in [0, 16, 64, 256, 1024]:
+            for target in targets:
                 peak = Peak(one)
                 said = load.to(target)
                 most, pool = peak.end(), one.pool("buffers")
