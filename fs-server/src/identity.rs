@@ -1,8 +1,8 @@
-//! A store belongs to one server of one cluster: a small file says to which.
+//! A store belongs to one server of one cluster, and what was flushed from it lies in one directory: small files say to which, and in which.
 
 use std::fs;
-use std::io::ErrorKind;
-use std::path::Path;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +12,8 @@ use crate::error::ServerError;
 /// Version of the store's layout on disk.
 const FORMAT: u32 = 1;
 const FILE: &str = "hayate-store.toml";
+/// Beside it, in the first store.
+const TIER_FILE: &str = "hayate-tier.toml";
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Identity {
@@ -19,6 +21,14 @@ struct Identity {
     job: String,
     server: u16,
     engine: String,
+}
+
+/// The directory of the shared tier.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct TierIdentity {
+    path: PathBuf,
+    /// Its number there. As text: TOML has no numbers as large.
+    number: String,
 }
 
 /// Whether a server has run on these stores before.
@@ -46,12 +56,47 @@ pub fn claim(config: &ServerConfig, dir: &Path) -> Result<(), ServerError> {
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let text = toml::to_string(&mine).map_err(|error| failed(error.to_string()))?;
-            let temporary = dir.join(format!("{FILE}.new"));
-            fs::write(&temporary, text).map_err(|error| failed(format!("cannot be written: {error}")))?;
-            fs::rename(&temporary, &path).map_err(|error| failed(format!("cannot be written: {error}")))
+            write(dir, FILE, &text).map_err(|error| failed(format!("cannot be written: {error}")))
         }
         Err(error) => Err(failed(format!("{FILE} cannot be read: {error}"))),
     }
+}
+
+/// Refuses another directory than the one that was under this path: mostly the place where a file system is not mounted, which would take
+/// everything and have nothing.
+pub fn check_tier(config: &ServerConfig, path: &Path, number: u64) -> Result<(), String> {
+    let Some(store) = config.stores.first() else { return Ok(()) };
+    let Ok(text) = fs::read_to_string(store.join(TIER_FILE)) else { return Ok(()) };
+    let found: TierIdentity = toml::from_str(&text).map_err(|error| {
+        format!("{TIER_FILE} in {} cannot be understood ({}); remove it", store.display(), error.message())
+    })?;
+    if found.path == path && found.number != number.to_string() {
+        return Err(format!(
+            "is not the directory that was flushed to before (number {number}, it was {}): mount the file system; if it was moved or restored on purpose, remove {TIER_FILE} \
+             from {}",
+            found.number,
+            store.display()
+        ));
+    }
+    Ok(())
+}
+
+/// Writes down which directory is flushed to.
+pub fn claim_tier(config: &ServerConfig, path: &Path, number: u64) -> Result<(), ServerError> {
+    let Some(store) = config.stores.first() else { return Ok(()) };
+    let failed = |reason: String| ServerError::Store { path: store.clone(), reason };
+    let mine = TierIdentity { path: path.to_owned(), number: number.to_string() };
+    let text = toml::to_string(&mine).map_err(|error| failed(error.to_string()))?;
+    if fs::read_to_string(store.join(TIER_FILE)).is_ok_and(|found| found == text) {
+        return Ok(());
+    }
+    write(store, TIER_FILE, &text).map_err(|error| failed(format!("cannot be written: {error}")))
+}
+
+fn write(dir: &Path, name: &str, text: &str) -> io::Result<()> {
+    let temporary = dir.join(format!("{name}.new"));
+    fs::write(&temporary, text)?;
+    fs::rename(&temporary, dir.join(name))
 }
 
 fn check(found: &Identity, mine: &Identity) -> Result<(), String> {

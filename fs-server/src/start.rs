@@ -68,6 +68,7 @@ pub fn bind_with(config: ServerConfig, flusher: Flusher) -> Result<BoundServer, 
         )));
     }
     config.stores.iter().try_for_each(|store| identity::claim(&config, store))?;
+    flusher.claim_tier(&config)?;
     let pools = Pools::new(config.memory_bytes, !overcommit_is_strict());
     let rdma =
         Rdma::new(config.rdma.clone(), pools.registrable_bytes(), config.worker_count() + OTHER_THREADS);

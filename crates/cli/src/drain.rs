@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 const SHOWN_NAMES: usize = 20;
 /// Longest time between two looks, of which each moves the bar; the end comes at once.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Failures count only after this long: servers look once a second for a tier that is mounted again, and some of them try what fails more often than that.
+const SURE: Duration = Duration::from_secs(3);
 /// How often servers are told to flush everything: one that has nothing left forgets it after some seconds, and others may hand it more.
 const TELL_AGAIN: Duration = Duration::from_secs(2);
 /// Shortest time between two looks.
@@ -156,7 +158,8 @@ pub fn run(client: &Client, stall: Duration) -> Result<Total> {
 }
 
 fn wait(client: &Client, start: &Total, stall: Duration, show: impl Fn(&Total)) -> Result<Total> {
-    let (mut last, mut moved, mut told) = (start.clone(), Instant::now(), Instant::now());
+    let began = Instant::now();
+    let (mut last, mut moved, mut told) = (start.clone(), began, began);
     loop {
         if told.elapsed() >= TELL_AGAIN {
             client.flush_now(true).map_err(failed)?;
@@ -171,7 +174,7 @@ fn wait(client: &Client, start: &Total, stall: Duration, show: impl Fn(&Total)) 
                 return Ok(exact);
             }
         }
-        if total.only_failures_left(start) {
+        if began.elapsed() >= SURE && total.only_failures_left(start) {
             return Err(CliError::Unsafe(total.complaint()));
         }
         if total.progress() != last.progress() {

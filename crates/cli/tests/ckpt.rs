@@ -4,6 +4,7 @@
 mod common;
 
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use common::versions::{SET, assert_whole, checkpoints, content};
@@ -148,25 +149,27 @@ fn child() {
     }
 }
 
-/// Files of regions that are in the tier.
-fn regions(sandbox: &Sandbox) -> usize {
-    let attempts = fs::read_dir(sandbox.path("tier/checkpoints/set/data")).into_iter().flatten().flatten();
-    let files = attempts.flat_map(|attempt| [0, 1].map(|rank| attempt.path().join(format!("r{rank}/0"))));
-    files.filter(|file| file.exists()).count()
+/// Whether a region's file is being copied into the tier.
+fn is_being_flushed(sandbox: &Sandbox) -> bool {
+    let entries = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten();
+    let staging = entries(&sandbox.path("tier"))
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(".hayate-staging"));
+    let mut staged = staging.flat_map(|dir| entries(&dir.path()).collect::<Vec<_>>());
+    staged.any(|entry| entry.metadata().is_ok_and(|found| found.len() > 1 << 20))
 }
 
 #[test]
 fn ranks_are_killed_during_the_flush() {
     let sandbox = Sandbox::new();
-    // Slow enough that the flush is under way, also when the watcher gets little time: 9 MB at 2 MB/s.
-    sandbox.up(&["--nodes", "2", "--tier", &sandbox.word("tier"), "--flush-bandwidth", "2M"]);
+    // Slow enough that the flush is under way, also when the watcher gets little time: 9 MB, 1 MB/s a server.
+    sandbox.up(&["--nodes", "2", "--tier", &sandbox.word("tier"), "--flush-bandwidth", "1M"]);
     let mut child = Command::new(std::env::current_exe().unwrap());
     child.args(["--exact", "child", "--nocapture"]).env("HAYATE_TEST_CHILD", sandbox.path("c.toml"));
     sandbox.environment(&mut child);
     let mut child = child.stdout(Stdio::null()).spawn().unwrap();
     let watcher = checkpoints(&sandbox);
     wait_until("a part of the version is in the tier", || {
-        watcher.latest(SET).unwrap() == Some(1) && regions(&sandbox) > 0
+        watcher.latest(SET).unwrap() == Some(1) && is_being_flushed(&sandbox)
     });
     kill(child.id(), Signal::KILL);
     child.wait().unwrap();

@@ -97,6 +97,34 @@ fn a_server_starts_while_the_tier_is_away() {
     sandbox.assert_nothing_left();
 }
 
+#[test]
+fn an_unmounted_tier_gets_nothing() {
+    // Goal: servers that start again while an empty directory is where the tier was mounted put nothing there and say why; once it is mounted again everything gets there.
+    let sandbox = Sandbox::new();
+    let (tier, away, data) = (sandbox.word("tier"), sandbox.path("away"), pattern(3_000_000));
+    sandbox.up(&["--nodes", "2", "--tier", &tier]);
+    fs::write(sandbox.path("in"), &data).unwrap();
+    sandbox.ok(&["cp", &sandbox.word("in"), "h:/before"]);
+    sandbox.ok(&["flush", "--wait"]);
+    for pid in sandbox.server_pids() {
+        common::kill(pid, rustix::process::Signal::KILL);
+    }
+    fs::rename(&tier, &away).unwrap();
+    fs::create_dir(&tier).unwrap();
+    sandbox.ok(&["up", "--restart"]);
+    sandbox.ok(&["cp", &sandbox.word("in"), "h:/while"]);
+    assert!(sandbox.hayate(&["cat", "/while"]).output().unwrap().stdout == data);
+    sandbox.fails(3, &["flush", "--wait", "--stall", "3"], &["mount the file system"]);
+    // Only an empty directory can be removed so.
+    fs::remove_dir(&tier).unwrap();
+    fs::rename(&away, &tier).unwrap();
+    sandbox.ok(&["down", "--drain"]);
+    for name in ["before", "while"] {
+        assert!(fs::read(sandbox.path("tier").join(name)).unwrap() == data, "{name}");
+    }
+    sandbox.assert_nothing_left();
+}
+
 /// Most memory that each server has used, in KiB.
 fn peaks(sandbox: &Sandbox) -> Vec<u64> {
     let peak = |pid: &u32| {

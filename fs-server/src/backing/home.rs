@@ -222,11 +222,14 @@ async fn replace(
     node.namespace.locks().with_held(hold.set(), commit)
 }
 
-/// The copy is about to go from its place: everything of it that may be read yet is fetched first.
+/// The copy is about to go from its place: everything of it that may be read yet is fetched first. A directory was lost there.
 pub async fn detach(worker: &Rc<Worker>, request: DetachFile) -> OpResult<()> {
     let (node, ino) = (&worker.node, request.ino);
     let Some(inode) = node.namespace.inode(ino)? else { return Ok(()) };
     let is_from = |at: &TierLocation| at.parent == request.parent && at.name == request.name;
+    if inode.attr.is_dir() {
+        return forget_lost(node, ino, is_from).await;
+    }
     let Some(source) = source_of(&inode).filter(|source| is_from(&source.at)) else { return Ok(()) };
     // After a restart those who have it open are known within a lease.
     let lease = Duration::from_millis(u64::from(LEASE_MS));
@@ -247,6 +250,19 @@ pub async fn detach(worker: &Rc<Worker>, request: DetachFile) -> OpResult<()> {
             return Ok(());
         }
         node.namespace.commit(&[Mutation::SetBacked { ino, backed: None }])
+    };
+    node.namespace.locks().with(&set, commit).await
+}
+
+/// A directory is not where it was published: it is in the tier no more.
+async fn forget_lost(node: &Node, ino: InodeId, is_from: impl Fn(&TierLocation) -> bool) -> OpResult<()> {
+    let set = LockSet::of(&[(LockKey::Inode(ino), Mode::Exclusive)]);
+    let commit = || {
+        let inode = node.namespace.inode_in_section(ino)?;
+        if !inode.is_some_and(|inode| inode.tier.as_ref().is_some_and(&is_from)) {
+            return Ok(());
+        }
+        node.namespace.commit(&[Mutation::SetTier { ino, tier: None }])
     };
     node.namespace.locks().with(&set, commit).await
 }

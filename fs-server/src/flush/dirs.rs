@@ -116,6 +116,33 @@ pub async fn handle(worker: &Rc<Worker>, dir: InodeId) -> FlushResult<Option<Dir
     Ok(Some(found))
 }
 
+/// Something in a directory fails again and again: if the directory, or one above it, is not where it was published, has the owner of that name look. Handles
+/// of what was removed from outside stay open, and everything fails through them, so each is found anew; but not those of directories that the namespace
+/// has no more, which could not be.
+pub async fn doubt(worker: &Rc<Worker>, dir: InodeId) -> FlushResult<()> {
+    let (mut at, mut above) = (dir, Vec::new());
+    while at != InodeId::ROOT && at != old::PARENT && aside::server(at).is_none() && above.len() < DEPTH_MAX {
+        let Some(inode) = remote::inode(worker, at).await?.inode else { return Ok(()) };
+        let Some(location) = inode.tier else { return Ok(()) };
+        let parent = location.parent;
+        above.push((at, location));
+        at = parent;
+    }
+    for (dir, _) in &above {
+        worker.node.flusher.dirs().forget(*dir);
+    }
+    for (dir, location) in above.into_iter().rev() {
+        match handle(worker, dir).await {
+            Ok(_) => {}
+            Err(Stop::Wait(_)) => {
+                return remote::note_name(worker, location.parent, &location.name, false).await;
+            }
+            Err(stop) => return Err(stop),
+        }
+    }
+    Ok(())
+}
+
 async fn open(worker: &Rc<Worker>, parent: &Dir, location: TierLocation) -> FlushResult<Dir> {
     let place = Place::new(parent, &location.name);
     match worker.node.flusher.on_tier(move |tier| tier.open_dir(&place)).await {

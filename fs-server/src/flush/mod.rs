@@ -130,6 +130,15 @@ impl Flusher {
         Ok(Flusher { path: config.tier.clone(), ..Flusher::on(tier) })
     }
 
+    /// Writes down which directory it is, to know it again. What cannot be opened yet was checked, and is, when it is opened.
+    pub fn claim_tier(&self, config: &ServerConfig) -> Result<(), ServerError> {
+        let (Some(path), Some(tier)) = (&self.path, &self.tier) else { return Ok(()) };
+        match tier.base(Base::Root) {
+            Ok(root) if !is_s3(&path.to_string_lossy()) => identity::claim_tier(config, path, root.id),
+            _ => Ok(()),
+        }
+    }
+
     /// A flusher to a tier that is open already, or to none.
     pub fn on(tier: Option<Arc<dyn Tier>>) -> Self {
         let facts = tier.as_ref().map(|tier| tier.facts());
@@ -567,6 +576,12 @@ async fn flush_one(worker: Rc<Worker>, taken: Taken) {
         Ok(batch) => never::forget(&node, &taken.item, batch),
         outcome => outcome,
     };
+    if taken.attempts >= names::PATIENCE && matches!(outcome, Err(Stop::Wait(_) | Stop::Failed(_))) {
+        let (FlushItem::Name(dir, _) | FlushItem::Inode(dir)) = &taken.item;
+        if let Err(stop) = dirs::doubt(&worker, *dir).await {
+            tracing::debug!(?dir, ?stop, "whether it is where it was published is looked for again");
+        }
+    }
     let outcome = outcome.and_then(|batch| Ok(node.namespace.queue().done(&taken, batch)?));
     match outcome {
         Ok(()) => node.flusher.account.note_success(&taken.item),

@@ -17,7 +17,7 @@ use fs_proto::{FileKind, InodeId};
 use super::entry::TierEntry;
 use super::outcome::{FlushResult, Stop};
 use super::queue::Taken;
-use super::{aside, dirs, leaf, remote};
+use super::{WAIT_LIMIT, aside, dirs, leaf, remote};
 use crate::kv::Batch;
 use crate::namespace::{encode_record, keys};
 use crate::tier::is_staging_name;
@@ -271,7 +271,16 @@ async fn directory(job: &NameJob<'_>, entry: &EntryRecord) -> FlushResult<TierEn
     let inode = remote::inode(worker, entry.ino).await?.inode;
     let Some(inode) = inode else { return Err(Stop::Wait("its inode is being removed")) };
     let settled = |tier_ino| TierEntry { ino: entry.ino, kind: entry.kind, version: 1, ctime: 0, tier_ino };
-    match inode.tier {
+    let mut known = inode.tier;
+    if let Some(location) = known.as_ref().filter(|location| job.is_here(location))
+        && is_lost(job, location.tier_ino).await?
+    {
+        // Its home takes another one only if it knows of none.
+        remote::detach(worker, entry.ino, job.parent, job.name).await?;
+        worker.node.flusher.dirs().forget(entry.ino);
+        known = None;
+    }
+    match known {
         Some(location) if job.is_here(&location) => {
             if job.had.as_ref().is_none_or(|had| !had.is_settled()) {
                 // It was told before a crash, or came with the name from another server.
@@ -304,6 +313,24 @@ async fn directory(job: &NameJob<'_>, entry: &EntryRecord) -> FlushResult<TierEn
             job.touch_parent().await?;
             Ok(settled(tier_ino))
         }
+    }
+}
+
+/// Whether a directory that was published under the name was removed there from outside. Not said at once: who moves one in the tier tells its home
+/// afterwards.
+async fn is_lost(job: &NameJob<'_>, tier_ino: u64) -> FlushResult<bool> {
+    let place = job.place().await?;
+    match job.worker.node.flusher.on_tier(move |tier| tier.open_dir(&place)).await {
+        Ok(dir) if dir.id == tier_ino => Ok(false),
+        Ok(_) | Err(TierError::Missing(_) | TierError::Occupied(_)) => {
+            if job.taken.tried.elapsed() < WAIT_LIMIT {
+                // Or this is the handle of one that went from above it.
+                job.worker.node.flusher.dirs().forget(job.parent);
+                return Err(Stop::Wait("the directory is not where it was published; it is made again soon"));
+            }
+            Ok(true)
+        }
+        Err(error) => Err(error.into()),
     }
 }
 

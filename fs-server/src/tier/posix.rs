@@ -3,6 +3,8 @@
 //! # Invariants
 //! - Names are resolved one component at a time, relative to open directories, with `O_NOFOLLOW`; attributes are set through an
 //!   open descriptor of the object whose number was checked (`symlinks_are_not_followed`).
+//! - What is flushed to is the directory that was flushed to before, and not the place where it is not mounted, also after a restart
+//!   (`crates/cli`, `an_unmounted_tier_gets_nothing`).
 //! - The staging directory is only ours (mode 0700): nobody can exchange what is being staged.
 
 use std::collections::HashMap;
@@ -23,6 +25,7 @@ use super::{
 };
 use crate::config::ServerConfig;
 use crate::error::ServerError;
+use crate::identity;
 
 mod attributes;
 mod kinds;
@@ -31,6 +34,8 @@ mod reading;
 
 const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+const ANOTHER: &str = "the shared tier's directory is another than before: its file system is not mounted, or was moved; mount it again";
 
 /// Calls that are made at once.
 const THREADS: usize = 4;
@@ -43,6 +48,8 @@ pub struct Posix {
     path: PathBuf,
     job: String,
     me: ServerId,
+    /// Of the server that flushes into it; none when it is only read.
+    config: Option<ServerConfig>,
     is_root: bool,
     bases: Mutex<Bases>,
     /// The bases are to be opened anew: a note only, as whoever has them locked may wait for a file system that hangs.
@@ -56,6 +63,10 @@ pub struct Posix {
 #[derive(Default)]
 struct Bases {
     root: Option<Dir>,
+    /// Number of the directory that is flushed to.
+    root_id: Option<u64>,
+    /// It is no more.
+    was_removed: bool,
     staging: HashMap<ServerId, Dir>,
 }
 
@@ -76,6 +87,7 @@ impl Posix {
             path: path.to_owned(),
             job: config.job.clone(),
             me: config.id,
+            config: Some(config.clone()),
             is_root: rustix::process::geteuid().is_root(),
             bases: Mutex::default(),
             is_stale: AtomicBool::new(false),
@@ -86,12 +98,15 @@ impl Posix {
         };
         // Nothing of the namespace changes by a start. Servers that start at the same time may still move these times: they are set again
         // with the first thing that is flushed.
-        let probed = tier.base(Base::Root).and_then(|root| keeping_times(&root, || tier.probe()));
-        tier.left_over = !probed.map_err(|error| {
+        let unusable = |error| {
             refuse(format!(
                 "cannot be written: {error}; make it writable for this user, or name another with --tier"
             ))
-        })?;
+        };
+        let root = tier.base(Base::Root).map_err(unusable)?;
+        identity::check_tier(config, path, root.id).map_err(refuse)?;
+        tier.bases.lock().root_id = Some(root.id);
+        tier.left_over = !keeping_times(&root, || tier.probe()).map_err(unusable)?;
         Ok(tier)
     }
 
@@ -101,6 +116,7 @@ impl Posix {
             path: path.to_owned(),
             job: config.job.clone(),
             me: config.id,
+            config: None,
             // Whoever is not makes accessible what he may not enter.
             is_root: true,
             bases: Mutex::default(),
@@ -141,6 +157,29 @@ impl Posix {
         let root = fs::open(&self.path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|error| failed("open", name, error))?;
         dir_of(root, name)
+    }
+
+    /// The root, opened anew; another directory only where the one of before was removed.
+    fn root(&self, bases: &mut Bases) -> TierResult<Dir> {
+        let root = self.open_root()?;
+        match bases.root_id {
+            Some(id) if id != root.id && !bases.was_removed => {
+                return Err(TierError::Failed(ANOTHER.to_owned()));
+            }
+            Some(id) if id != root.id => {
+                tracing::warn!(path = %self.path.display(), "the shared tier's directory was removed, and there is another one now, which is used");
+                if let Some(config) = &self.config
+                    && let Err(error) = identity::claim_tier(config, &self.path, root.id)
+                {
+                    tracing::warn!(%error, "it will not be known after a restart");
+                }
+                bases.root_id = Some(root.id);
+            }
+            _ => {}
+        }
+        bases.was_removed = false;
+        bases.root = Some(root.clone());
+        Ok(root)
     }
 
     fn staging_place(&self, root: &Dir, server: ServerId) -> Place {
@@ -225,8 +264,17 @@ fn keeping_times<R>(dir: &Dir, body: impl FnOnce() -> TierResult<R>) -> TierResu
     }
 }
 
+/// None if its file system went.
+fn has_name(dir: &Dir) -> Option<bool> {
+    fd(dir).ok().and_then(|handle| fs::fstat(handle).ok()).map(|stat| stat.st_nlink > 0)
+}
+
 fn is_gone(dir: &Dir) -> bool {
-    fd(dir).ok().and_then(|handle| fs::fstat(handle).ok()).is_none_or(|stat| stat.st_nlink == 0)
+    has_name(dir) != Some(true)
+}
+
+fn is_removed(dir: &Dir) -> bool {
+    has_name(dir) == Some(false)
 }
 
 impl Tier for Posix {
@@ -236,8 +284,10 @@ impl Tier for Posix {
 
     fn base(&self, base: Base) -> TierResult<Dir> {
         let mut bases = self.bases.lock();
+        let was_removed = bases.was_removed || bases.root.as_ref().is_some_and(is_removed);
+        bases.was_removed = was_removed;
         if self.is_stale.swap(false, Ordering::AcqRel) {
-            *bases = Bases::default();
+            *bases = Bases { root_id: bases.root_id, was_removed, ..Bases::default() };
         }
         // Of its own staging this server hears that it has gone when it makes something there.
         if base == Base::Staging(self.me)
@@ -248,7 +298,7 @@ impl Tier for Posix {
         bases.root.take_if(|dir| is_gone(dir));
         let root = match &bases.root {
             Some(root) => root.clone(),
-            None => bases.root.insert(self.open_root()?).clone(),
+            None => self.root(&mut bases)?,
         };
         let Base::Staging(server) = base else { return Ok(root) };
         bases.staging.retain(|_, dir| !is_gone(dir));

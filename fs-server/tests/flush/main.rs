@@ -13,6 +13,8 @@ mod groups;
 mod kept_back;
 mod migrating;
 mod names;
+mod numbers;
+mod outside;
 mod overflowing;
 mod policies;
 mod reading;
