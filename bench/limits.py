@@ -107,7 +107,8 @@ def opens(options):
 
 def flight(options):
     """Memory of a server against bytes in flight: clients, each of which always has one request of 1 MiB in flight."""
-    rows, seconds, targets = ([], 5, [0, 16, 64, 256, 1024]) if not options.quick else ([], 1, [0, 16])
+    seconds, targets = (1, [0, 16]) if options.quick else (5, [0, 16, 64, 256, 1024])
+    rows = []
     for way in ["write", "read"]:
         with cluster(options, 1) as one:
             load = Load(options, "flight", one.file, way, seconds)

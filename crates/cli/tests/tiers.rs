@@ -70,6 +70,28 @@ fn a_tree_of_before_is_used_and_ends_right() {
     sandbox.assert_nothing_left();
 }
 
+/// Kills all servers and starts them after `meanwhile`: they serve `/before` and take `/while`.
+fn start_again(sandbox: &Sandbox, data: &[u8], meanwhile: impl FnOnce()) {
+    let has = |name| sandbox.hayate(&["cat", name]).output().unwrap().stdout == data;
+    for pid in sandbox.server_pids() {
+        common::kill(pid, rustix::process::Signal::KILL);
+    }
+    meanwhile();
+    sandbox.ok(&["up", "--restart"]);
+    assert!(has("/before"));
+    sandbox.ok(&["cp", &sandbox.word("in"), "h:/while"]);
+    assert!(has("/while"));
+}
+
+/// Everything of [`start_again`] gets into the tier.
+fn drain_all(sandbox: &Sandbox, data: &[u8]) {
+    sandbox.ok(&["down", "--drain"]);
+    for name in ["before", "while"] {
+        assert!(fs::read(sandbox.path("tier").join(name)).unwrap() == data, "{name}");
+    }
+    sandbox.assert_nothing_left();
+}
+
 #[test]
 fn a_server_starts_while_the_tier_is_away() {
     // Goal: servers that were killed start again on their stores though the tier is not mounted, and serve what is there; once the tier is back
@@ -80,21 +102,10 @@ fn a_server_starts_while_the_tier_is_away() {
     sandbox.up(&["--nodes", "2", "--tier", &tier, "--flush-delay", "600000"]);
     fs::write(sandbox.path("in"), &data).unwrap();
     sandbox.ok(&["cp", &sandbox.word("in"), "h:/before"]);
-    for pid in sandbox.server_pids() {
-        common::kill(pid, rustix::process::Signal::KILL);
-    }
-    fs::rename(&tier, &away).unwrap();
-    sandbox.ok(&["up", "--restart"]);
-    assert!(sandbox.hayate(&["cat", "/before"]).output().unwrap().stdout == data);
-    sandbox.ok(&["cp", &sandbox.word("in"), "h:/while"]);
-    assert!(sandbox.hayate(&["cat", "/while"]).output().unwrap().stdout == data);
+    start_again(&sandbox, &data, || fs::rename(&tier, &away).unwrap());
     sandbox.fails(3, &["flush", "--wait", "--stall", "3"], &["tier"]);
     fs::rename(&away, &tier).unwrap();
-    sandbox.ok(&["down", "--drain"]);
-    for name in ["before", "while"] {
-        assert!(fs::read(sandbox.path("tier").join(name)).unwrap() == data, "{name}");
-    }
-    sandbox.assert_nothing_left();
+    drain_all(&sandbox, &data);
 }
 
 #[test]
@@ -106,23 +117,15 @@ fn an_unmounted_tier_gets_nothing() {
     fs::write(sandbox.path("in"), &data).unwrap();
     sandbox.ok(&["cp", &sandbox.word("in"), "h:/before"]);
     sandbox.ok(&["flush", "--wait"]);
-    for pid in sandbox.server_pids() {
-        common::kill(pid, rustix::process::Signal::KILL);
-    }
-    fs::rename(&tier, &away).unwrap();
-    fs::create_dir(&tier).unwrap();
-    sandbox.ok(&["up", "--restart"]);
-    sandbox.ok(&["cp", &sandbox.word("in"), "h:/while"]);
-    assert!(sandbox.hayate(&["cat", "/while"]).output().unwrap().stdout == data);
+    start_again(&sandbox, &data, || {
+        fs::rename(&tier, &away).unwrap();
+        fs::create_dir(&tier).unwrap();
+    });
     sandbox.fails(3, &["flush", "--wait", "--stall", "3"], &["mount the file system"]);
     // Only an empty directory can be removed so.
     fs::remove_dir(&tier).unwrap();
     fs::rename(&away, &tier).unwrap();
-    sandbox.ok(&["down", "--drain"]);
-    for name in ["before", "while"] {
-        assert!(fs::read(sandbox.path("tier").join(name)).unwrap() == data, "{name}");
-    }
-    sandbox.assert_nothing_left();
+    drain_all(&sandbox, &data);
 }
 
 /// Most memory that each server has used, in KiB.

@@ -95,8 +95,12 @@ pub fn is_copy(found: &Found, at: &TierLocation, size: u64) -> bool {
 }
 
 fn is_same(found: &Found, source: &TierSource) -> bool {
-    let Backing { size, mtime, .. } = source.backing;
-    is_copy(found, &source.at, size) && found.mtime == mtime
+    !found.is_dir && found.id == source.at.tier_ino && is_as_seen(found, &source.backing)
+}
+
+/// Whether what was found has the size and the time of a copy as it was seen.
+pub fn is_as_seen(found: &Found, seen: &Backing) -> bool {
+    found.size == seen.size && found.mtime == seen.mtime
 }
 
 /// What lies where the copy should; None if that cannot be found out soon: inodes are held meanwhile, and files are being opened.
@@ -226,43 +230,32 @@ async fn replace(
 pub async fn detach(worker: &Rc<Worker>, request: DetachFile) -> OpResult<()> {
     let (node, ino) = (&worker.node, request.ino);
     let Some(inode) = node.namespace.inode(ino)? else { return Ok(()) };
-    let is_from = |at: &TierLocation| at.parent == request.parent && at.name == request.name;
-    if inode.attr.is_dir() {
-        return forget_lost(node, ino, is_from).await;
-    }
-    let Some(source) = source_of(&inode).filter(|source| is_from(&source.at)) else { return Ok(()) };
-    // After a restart those who have it open are known within a lease.
-    let lease = Duration::from_millis(u64::from(LEASE_MS));
-    let is_known = !node.namespace.allocator().is_restart() || node.started.elapsed() > lease;
-    if inode.attr.nlink == 0 && is_known && !node.opens.is_open(ino) {
-        return Ok(());
-    }
-    let chunks = source.backing.limit.div_ceil(source.layout.chunk_bytes());
-    let who = holders(node, &inode.attr, ChunkIndex(0), ChunkIndex(chunks));
-    ask_all(worker, &who, &FetchShare { ino }).await?;
+    let is_from = |at: &&TierLocation| at.parent == request.parent && at.name == request.name;
+    let Some(at) = inode.tier.as_ref().filter(is_from) else { return Ok(()) };
+    let change = if inode.attr.is_dir() {
+        Mutation::SetTier { ino, tier: None }
+    } else {
+        let Some(source) = source_of(&inode) else { return Ok(()) };
+        // After a restart those who have it open are known within a lease.
+        let lease = Duration::from_millis(u64::from(LEASE_MS));
+        let is_known = !node.namespace.allocator().is_restart() || node.started.elapsed() > lease;
+        if inode.attr.nlink == 0 && is_known && !node.opens.is_open(ino) {
+            return Ok(());
+        }
+        let chunks = source.backing.limit.div_ceil(source.layout.chunk_bytes());
+        let who = holders(node, &inode.attr, ChunkIndex(0), ChunkIndex(chunks));
+        ask_all(worker, &who, &FetchShare { ino }).await?;
+        Mutation::SetBacked { ino, backed: None }
+    };
     let set = LockSet::of(&[(LockKey::Inode(ino), Mode::Exclusive)]);
     let commit = || {
         // Another name may have taken it over meanwhile.
-        let same = |inode: &InodeRecord| {
-            inode.tier.as_ref().is_some_and(|at| at.tier_ino == source.at.tier_ino && is_from(at))
-        };
-        if !node.namespace.inode_in_section(ino)?.is_some_and(|inode| same(&inode)) {
+        let now = node.namespace.inode_in_section(ino)?;
+        let same = |now: &TierLocation| now.tier_ino == at.tier_ino && is_from(&now);
+        if !now.is_some_and(|inode| inode.tier.as_ref().is_some_and(same)) {
             return Ok(());
         }
-        node.namespace.commit(&[Mutation::SetBacked { ino, backed: None }])
-    };
-    node.namespace.locks().with(&set, commit).await
-}
-
-/// A directory is not where it was published: it is in the tier no more.
-async fn forget_lost(node: &Node, ino: InodeId, is_from: impl Fn(&TierLocation) -> bool) -> OpResult<()> {
-    let set = LockSet::of(&[(LockKey::Inode(ino), Mode::Exclusive)]);
-    let commit = || {
-        let inode = node.namespace.inode_in_section(ino)?;
-        if !inode.is_some_and(|inode| inode.tier.as_ref().is_some_and(&is_from)) {
-            return Ok(());
-        }
-        node.namespace.commit(&[Mutation::SetTier { ino, tier: None }])
+        node.namespace.commit(std::slice::from_ref(&change))
     };
     node.namespace.locks().with(&set, commit).await
 }

@@ -8,9 +8,9 @@
 
 use std::rc::Rc;
 
+use fs_proto::FileKind;
 use fs_proto::msg::tier::TierView;
 use fs_proto::record::{Backing, EntryRecord, InodeRecord, TierLocation};
-use fs_proto::{FileKind, TimeNs};
 
 use super::entry::TierEntry;
 use super::names::{NameJob, PATIENCE, clear_foreign, source};
@@ -98,13 +98,19 @@ async fn link(
     let doomed = name.clone();
     let attributes =
         (other.ctime != inode.attr.ctime).then(|| content::attributes(&inode.attr, &view.xattrs));
-    let copied = (inode.attr.nlink == 1).then(|| Copied::of(inode));
+    // A tier gives the number of what went to something else: what has the old name of a file that moved may be that. A copy that was not seen has what the
+    // file has, or is made again.
+    let moved = inode.attr.nlink == 1;
+    let (size, mtime) = (inode.attr.size, inode.attr.mtime);
+    let seen = inode.backed.unwrap_or(Backing { size, mtime, limit: size });
     let make = move |tier: &dyn Tier| {
         let staged = Place { dir: tier.base(Base::Staging(me))?, name };
         let made = tier.make(&staged, &Make::Link { of })?;
-        let is_other =
-            |copied: Copied| Ok::<_, TierError>(!tier.look(&staged)?.is_some_and(|found| copied.is(&found)));
-        if made != id || tier.shows_staged() && copied.map_or(Ok(false), is_other)? {
+        let is_it = made == id
+            && (!moved
+                || !tier.shows_staged()
+                || tier.look(&staged)?.is_some_and(|found| home::is_as_seen(&found, &seen)));
+        if !is_it {
             tier.remove(&staged, false)?;
             return Err(TierError::Missing("another object has taken the place".to_owned()));
         }
@@ -123,24 +129,6 @@ async fn link(
     };
     show(job, entry, &staged, place, true).await?;
     Ok(Some(entry_of(inode, id)))
-}
-
-/// What tells the copy of a file that moved from what has its old name since and got its number, which tiers give again. What it is compared with is as
-/// it was published last, or as it is; who has changed its time since has another copy made.
-struct Copied {
-    size: u64,
-    mtime: TimeNs,
-}
-
-impl Copied {
-    fn of(inode: &InodeRecord) -> Self {
-        let (size, mtime) = (inode.attr.size, inode.attr.mtime);
-        inode.backed.map_or(Copied { size, mtime }, |seen| Copied { size: seen.size, mtime: seen.mtime })
-    }
-
-    fn is(&self, found: &Found) -> bool {
-        found.size == self.size && found.mtime == self.mtime
-    }
 }
 
 async fn set_in_place(

@@ -133,10 +133,10 @@ impl Flusher {
     /// Writes down which directory it is, to know it again. What cannot be opened yet was checked, and is, when it is opened.
     pub fn claim_tier(&self, config: &ServerConfig) -> Result<(), ServerError> {
         let (Some(path), Some(tier)) = (&self.path, &self.tier) else { return Ok(()) };
-        match tier.base(Base::Root) {
-            Ok(root) if !is_s3(&path.to_string_lossy()) => identity::claim_tier(config, path, root.id),
-            _ => Ok(()),
+        if is_s3(&path.to_string_lossy()) {
+            return Ok(());
         }
+        tier.base(Base::Root).map_or(Ok(()), |root| identity::claim_tier(config, path, root.id))
     }
 
     /// A flusher to a tier that is open already, or to none.

@@ -182,6 +182,9 @@ impl Saver {
     }
 
     fn commit_left(&self, state: &mut State) -> Result<(), StoreError> {
+        if state.left.is_empty() {
+            return Ok(());
+        }
         self.kv.commit(state.left.clone())?;
         state.left.clear();
         Ok(())

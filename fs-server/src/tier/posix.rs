@@ -63,10 +63,8 @@ pub struct Posix {
 #[derive(Default)]
 struct Bases {
     root: Option<Dir>,
-    /// Number of the directory that is flushed to.
+    /// Number of the directory that is flushed to; none once it was removed, or where it is only read.
     root_id: Option<u64>,
-    /// It is no more.
-    was_removed: bool,
     staging: HashMap<ServerId, Dir>,
 }
 
@@ -103,7 +101,7 @@ impl Posix {
                 "cannot be written: {error}; make it writable for this user, or name another with --tier"
             ))
         };
-        let root = tier.base(Base::Root).map_err(unusable)?;
+        let root = tier.open_root().map_err(unusable)?;
         identity::check_tier(config, path, root.id).map_err(refuse)?;
         tier.bases.lock().root_id = Some(root.id);
         tier.left_over = !keeping_times(&root, || tier.probe()).map_err(unusable)?;
@@ -162,22 +160,18 @@ impl Posix {
     /// The root, opened anew; another directory only where the one of before was removed.
     fn root(&self, bases: &mut Bases) -> TierResult<Dir> {
         let root = self.open_root()?;
-        match bases.root_id {
-            Some(id) if id != root.id && !bases.was_removed => {
-                return Err(TierError::Failed(ANOTHER.to_owned()));
-            }
-            Some(id) if id != root.id => {
-                tracing::warn!(path = %self.path.display(), "the shared tier's directory was removed, and there is another one now, which is used");
-                if let Some(config) = &self.config
-                    && let Err(error) = identity::claim_tier(config, &self.path, root.id)
-                {
-                    tracing::warn!(%error, "it will not be known after a restart");
-                }
-                bases.root_id = Some(root.id);
-            }
-            _ => {}
+        if bases.root_id.is_some_and(|id| id != root.id) {
+            return Err(TierError::Failed(ANOTHER.to_owned()));
         }
-        bases.was_removed = false;
+        if bases.root_id.is_none()
+            && let Some(config) = &self.config
+        {
+            tracing::warn!(path = %self.path.display(), "the shared tier's directory was removed, and there is another one now, which is used");
+            if let Err(error) = identity::claim_tier(config, &self.path, root.id) {
+                tracing::warn!(%error, "it will not be known after a restart");
+            }
+            bases.root_id = Some(root.id);
+        }
         bases.root = Some(root.clone());
         Ok(root)
     }
@@ -264,17 +258,23 @@ fn keeping_times<R>(dir: &Dir, body: impl FnOnce() -> TierResult<R>) -> TierResu
     }
 }
 
-/// None if its file system went.
+/// Whether a directory has a name yet; None if its file system went.
 fn has_name(dir: &Dir) -> Option<bool> {
     fd(dir).ok().and_then(|handle| fs::fstat(handle).ok()).map(|stat| stat.st_nlink > 0)
 }
 
-fn is_gone(dir: &Dir) -> bool {
-    has_name(dir) != Some(true)
-}
-
-fn is_removed(dir: &Dir) -> bool {
-    has_name(dir) == Some(false)
+impl Bases {
+    /// Lets go of the root if it is gone, or `anyway`.
+    fn let_go_of_root(&mut self, anyway: bool) {
+        let Some(root) = &self.root else { return };
+        let has_name = has_name(root);
+        if has_name == Some(false) {
+            self.root_id = None;
+        }
+        if anyway || has_name != Some(true) {
+            self.root = None;
+        }
+    }
 }
 
 impl Tier for Posix {
@@ -284,10 +284,9 @@ impl Tier for Posix {
 
     fn base(&self, base: Base) -> TierResult<Dir> {
         let mut bases = self.bases.lock();
-        let was_removed = bases.was_removed || bases.root.as_ref().is_some_and(is_removed);
-        bases.was_removed = was_removed;
         if self.is_stale.swap(false, Ordering::AcqRel) {
-            *bases = Bases { root_id: bases.root_id, was_removed, ..Bases::default() };
+            bases.let_go_of_root(true);
+            bases.staging.clear();
         }
         // Of its own staging this server hears that it has gone when it makes something there.
         if base == Base::Staging(self.me)
@@ -295,13 +294,13 @@ impl Tier for Posix {
         {
             return Ok(staging.clone());
         }
-        bases.root.take_if(|dir| is_gone(dir));
+        bases.let_go_of_root(false);
         let root = match &bases.root {
             Some(root) => root.clone(),
             None => self.root(&mut bases)?,
         };
         let Base::Staging(server) = base else { return Ok(root) };
-        bases.staging.retain(|_, dir| !is_gone(dir));
+        bases.staging.retain(|_, dir| has_name(dir) == Some(true));
         if let Some(staging) = bases.staging.get(&server) {
             return Ok(staging.clone());
         }
