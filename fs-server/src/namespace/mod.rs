@@ -489,18 +489,24 @@ pub fn new_inode(new: NewInode) -> InodeRecord {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use crate::kv::{self, KvKind};
     use std::time::Duration;
+
+    /// An empty namespace in `dir`.
+    pub fn fresh(dir: &tempfile::TempDir) -> (Arc<dyn Kv>, Namespace) {
+        let kv = kv::open(KvKind::Fjall, &dir.path().join("kv"), 8 << 20).unwrap();
+        let queue = Arc::new(FlushQueue::open(Arc::clone(&kv), false, Duration::ZERO).unwrap());
+        let namespace = Namespace::open(Arc::clone(&kv), ServerId(0), 1 << 20, queue).unwrap();
+        (kv, namespace)
+    }
 
     #[test]
     fn attributes_of_neighbours_are_those_of_each() {
         // Goal: read together, inodes have the attributes that each of them has, and nothing of inodes beyond; too many are told.
         let dir = tempfile::tempdir().unwrap();
-        let kv = kv::open(KvKind::Fjall, &dir.path().join("kv"), 8 << 20).unwrap();
-        let queue = Arc::new(FlushQueue::open(Arc::clone(&kv), false, Duration::ZERO).unwrap());
-        let namespace = Namespace::open(Arc::clone(&kv), ServerId(0), 1 << 20, queue).unwrap();
+        let (kv, namespace) = fresh(&dir);
         let mut batch = Batch::default();
         for (ino, name) in [(4, "user.a"), (5, "user.a"), (5, "user.b"), (8, "user.a"), (9, "user.c")] {
             let value = Bytes::copy_from_slice(format!("{ino}{name}").as_bytes());
