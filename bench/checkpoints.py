@@ -12,7 +12,7 @@ The ways take turns (A B C A B C ...); each figure is the median.
 |---|---|
 | burst | blocking, commit and durable time by ranks, MiB of all ranks together, and way (`libio/examples/burst.rs`) |
 | torch | `torch.distributed.checkpoint.save` by HayateWriter, and by torch's FileSystemWriter, with its files synced, on a plain directory |
-| heat | the heat equation (`libio/examples/heat.c`) with checkpoints and without: wall time, scaled to one checkpoint a minute |
+| heat | the heat equation (`libio/examples/heat.c`) in windows with a checkpoint and without, in turns, in one run (`bench/heat_windows.c`): what one costs, of a minute |
 """
 
 import os
@@ -105,37 +105,29 @@ def torch(options):
 
 
 def heat(options):
-    with Cluster(options) as cluster:
-        program, libraries = cluster.dir / "heat", options.hayate.parent
-        words = ["-O2", "-ffp-contract=off", "-o", program, ROOT / "libio/examples/heat.c", "-I", ROOT / "libio/c/include"]
-        run(["cc", *words, "-L", libraries, f"-Wl,-rpath,{libraries}", "-lhayate"])
-        side, every = options.side, options.every
-
-        def once(steps, every):
-            if once.ran:
-                cluster.command("rm", "-r", "h:/checkpoints")
-            once.ran = every > 0
-            out = run([program, cluster.file, steps, every, side])
-            return [float(number) for number in re.search(r"ran ([\d.]+) s, of which checkpoints ([\d.]+) s", out).groups()]
-
-        once.ran = False
-        probe, _ = once(50, 0)
-        steps = max(every * 2, int(options.seconds / (probe / 50)) // every * every)
-        count = steps // every
-        without, with_them, blocked = [], [], []
-        for _ in range(options.rounds):
-            without.append(once(steps, 0)[0])
-            total, stopped = once(steps, every)
-            with_them.append(total)
-            blocked.append(stopped / count)
-    bare, loaded, stop = statistics.median(without), statistics.median(with_them), statistics.median(blocked)
-    cost = (loaded - bare) / count
-    rows = [[
-        f"{side * side * 8 // MIB}", f"{bare:.2f}", f"{loaded:.2f}", str(count), f"{bare / count:.1f}", f"{100 * (loaded - bare) / bare:.2f}", f"{stop * 1e3:.0f}", f"{cost * 1e3:.0f}",
-        f"{100 * stop / 60:.2f}", f"{100 * cost / 60:.2f}",
-    ]]
-    header = ["plate (MiB)", "without (s)", "with (s)", "checkpoints", "one each (s)", "overhead measured (%)", "blocked by one (ms)", "lost by one (ms)", "blocked at one a minute (%)", "lost at one a minute (%)"]
+    rows = []
+    for side in options.side:
+        with Cluster(options) as cluster:
+            program, libraries = cluster.dir / "heat", options.hayate.parent
+            words = ["-O2", "-ffp-contract=off", "-o", program, ROOT / "bench/heat_windows.c", "-I", ROOT / "libio/c/include"]
+            run(["cc", *words, "-L", libraries, f"-Wl,-rpath,{libraries}", "-lhayate"])
+            rows.append(heat_row(side, run([program, cluster.file, 2 * options.windows + 1, options.seconds, side])))
+        print(*rows[-1], file=sys.stderr)
+    header = ["plate (MiB)", "pairs of windows", "one without a checkpoint (s)", "quartiles (s)", "blocked (ms)", "lost (ms)", "quartiles (ms)", "blocked at one a minute (%)", "lost at one a minute (%)"]
     return table(header, rows)
+
+
+def heat_row(side, said):
+    """The figures of a run whose windows were without and with a checkpoint in turns: what one costs is by how much its window is longer than those beside it."""
+    windows = [(kind == "with", float(took), float(blocked)) for kind, took, blocked in re.findall(r"window (\w+) ([\d.]+) s, blocked ([\d.]+) s", said)]
+    bare = [took for loaded, took, _ in windows if not loaded]
+    lost = [windows[at][1] - (windows[at - 1][1] + windows[at + 1][1]) / 2 for at in range(1, len(windows) - 1, 2)]
+    cost, stop = statistics.median(lost), statistics.median(blocked for loaded, _, blocked in windows if loaded)
+    quartiles = lambda sample: (sorted(sample)[len(sample) // 4], sorted(sample)[-1 - len(sample) // 4])
+    return [
+        str(side * side * 8 // MIB), str(len(lost)), f"{statistics.median(bare):.2f}", "{:.2f} to {:.2f}".format(*quartiles(bare)), f"{stop * 1e3:.0f}", f"{cost * 1e3:.0f}",
+        "{:.0f} to {:.0f}".format(*(each * 1e3 for each in quartiles(lost))), f"{100 * stop / 60:.2f}", f"{100 * cost / 60:.2f}",
+    ]
 
 
 def parse_options():
@@ -145,10 +137,10 @@ def parse_options():
     parser.add_argument("--mib", nargs="+", type=int, default=[64, 256, 1024], help="of all ranks together; the requirement's largest is 4096, for which 30 GB of disk are needed")
     parser.add_argument("--mib-torch", nargs="+", type=int, default=[64, 256])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--side", type=int, default=2048, help="of the plate")
-    parser.add_argument("--every", type=int, default=250, help="steps between checkpoints")
-    parser.add_argument("--seconds", type=float, default=20, help="how long the heat equation computes, about")
-    return bed.parse(parser, mib=[16], mib_torch=[16], rounds=1, seconds=1, side=256, every=100, only=["burst", "heat"])
+    parser.add_argument("--side", nargs="+", type=int, default=[2048, 4096], help="of the heat equation's plate")
+    parser.add_argument("--windows", type=int, default=15, help="of the heat equation, with a checkpoint")
+    parser.add_argument("--seconds", type=int, default=10, help="of one window, about: long enough for what a checkpoint leaves to be done afterwards")
+    return bed.parse(parser, mib=[16], mib_torch=[16], rounds=1, seconds=1, side=[256], windows=2, only=["burst", "heat"])
 
 
 def main():
