@@ -6,6 +6,7 @@
  *
  * With -DHAYATE_WITH_MPI and mpicc each rank has a band of rows; the number of ranks may be another one after a restart.
  */
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -74,10 +75,14 @@ static uint64_t restart(int ckpt)
 static void save(int ckpt, uint64_t version)
 {
 #ifdef HAYATE_WITH_MPI
-    int writer = (int)checked("begin", hayate_ckpt_mpi_begin(ckpt, SET, version, NULL, MPI_COMM_WORLD));
+    int writer = hayate_ckpt_mpi_begin(ckpt, SET, version, NULL, MPI_COMM_WORLD);
 #else
-    int writer = (int)checked("begin", hayate_ckpt_begin(ckpt, SET, version, 0, 1, NULL));
+    int writer = hayate_ckpt_begin(ckpt, SET, version, 0, 1, NULL);
 #endif
+    /* Of a run before, which died before it was offered, or damaged since. The next one will do. */
+    if (writer == -EEXIST)
+        return;
+    checked("begin", writer);
     int ok = hayate_ckpt_write_all(writer) >= 0;
     checked("commit", hayate_ckpt_commit(writer, ok));
     if (rank == 0) {

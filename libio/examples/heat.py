@@ -59,8 +59,11 @@ def main():
         done += 1
         if every and done % every == 0:
             stopped = time.monotonic()
-            with checkpoints.begin(SET, done) as writer:
-                writer.write("plate", plate)
+            try:
+                with checkpoints.begin(SET, done) as writer:
+                    writer.write("plate", plate)
+            except FileExistsError:
+                pass  # Of a run before, which died before it was offered, or damaged since. The next one will do.
             checkpoints.prune(SET, keep=2)
             blocked += time.monotonic() - stopped
             print(f"saved {done}", flush=True)

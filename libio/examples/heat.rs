@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use libio::Checkpoints;
+use libio::{Checkpoints, Error};
 
 const ROOT: &str = "/checkpoints";
 const SET: &str = "heat";
@@ -78,7 +78,11 @@ fn load(checkpoints: &Checkpoints, version: u64, plate: &mut [f64]) -> Result<()
 
 fn save(checkpoints: &Checkpoints, version: u64, plate: &[f64]) -> Result<(), Failure> {
     let bytes: Vec<u8> = plate.iter().flat_map(|number| number.to_le_bytes()).collect();
-    let mut writer = checkpoints.begin(SET, version, 0, 1)?;
+    let mut writer = match checkpoints.begin(SET, version, 0, 1) {
+        // Of a run before, which died before it was offered, or damaged since. The next one will do.
+        Err(Error::VersionExists { .. }) => return Ok(()),
+        begun => begun?,
+    };
     writer.write("plate", &bytes, 0)?;
     Ok(writer.commit(true)?)
 }

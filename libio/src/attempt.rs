@@ -59,6 +59,11 @@ impl Attempt {
 }
 
 impl Group {
+    /// The same, which does not wait long for servers that do not answer.
+    pub fn hasty(&self) -> Group {
+        Group { disk: self.disk.hasty(), ..self.clone() }
+    }
+
     pub fn data_dir(&self, attempt: &Attempt) -> String {
         self.paths.attempt_data(&attempt.full_name())
     }
@@ -175,13 +180,25 @@ impl Group {
             let (set, version) = (self.set.clone(), attempt.version);
             return Err(Error::RanksDiffer { set, version, theirs, ours: nranks });
         }
-        if let Some(policy) = options.flush.as_ref().filter(|_| free) {
-            self.disk.set_policy(&self.rank_dir(attempt, rank), policy)?;
-        }
-        if free && options.redundancy.parts().is_some() {
-            self.disk.stay_in_place(&self.rank_dir(attempt, rank))?;
+        if free && let Err(e) = self.furnish(&self.rank_dir(attempt, rank), options) {
+            // The place is taken and nobody is in it: the others need not wait.
+            if let Err(untold) = self.hasty().abort(attempt, &format!("rank {rank} could not begin")) {
+                tracing::warn!(set = self.set, version = attempt.version, error = %untold, "the other ranks are not told");
+            }
+            return Err(e);
         }
         Ok(free)
+    }
+
+    /// Says how what is in a rank's directory is kept.
+    fn furnish(&self, dir: &str, options: &Options) -> Result<()> {
+        if let Some(policy) = &options.flush {
+            self.disk.set_policy(dir, policy)?;
+        }
+        if options.redundancy.parts().is_some() {
+            self.disk.stay_in_place(dir)?;
+        }
+        Ok(())
     }
 
     pub fn no_version(&self, version: u64) -> Error {
@@ -256,9 +273,23 @@ impl Group {
 
     /// Whether a restart from this version failed.
     pub fn has_failed(&self, manifest: &Manifest) -> Result<bool> {
-        let path = format!("{}/{}", self.paths.versions, format::failed_name(manifest.version, &manifest.id));
-        let in_tier = || self.disk.tier().is_some_and(|tier| tier.size(&path).is_some());
-        Ok(self.disk.open(&path)?.is_some() || in_tier())
+        // The tier first, as a server that is away hides only what tier 1 has.
+        Ok(self.has_failed_in_tier(manifest) || self.has_failed_here(manifest)?)
+    }
+
+    /// Whether the shared tier has the mark of that: another cluster's, maybe.
+    pub fn has_failed_in_tier(&self, manifest: &Manifest) -> bool {
+        let path = self.failed_path(manifest);
+        self.disk.tier().is_some_and(|tier| tier.size(&path).is_some())
+    }
+
+    /// Whether tier 1 has it.
+    pub fn has_failed_here(&self, manifest: &Manifest) -> Result<bool> {
+        Ok(self.disk.open(&self.failed_path(manifest))?.is_some())
+    }
+
+    fn failed_path(&self, manifest: &Manifest) -> String {
+        format!("{}/{}", self.paths.versions, format::failed_name(manifest.version, &manifest.id))
     }
 
     /// The error of a rank whose attempt was aborted.

@@ -14,7 +14,7 @@ use crate::format::{self, Failed, Manifest, Pin, RANKS_MAX, SetPaths};
 use crate::look::{Look, Newest, Offer};
 use crate::options::{Options, Redundancy};
 use crate::packed::Base;
-use crate::register::{Disk, Hook, unique_id};
+use crate::register::{Disk, Hook, is_silence, unique_id};
 use crate::snapshot::{RegionInfo, Snapshot};
 use crate::spread::Plan;
 use crate::state::{Pauses, State};
@@ -74,8 +74,8 @@ impl Checkpoints {
         Checkpoints { disk: self.disk.with_mount(mount), ..self }
     }
 
-    /// The same, with somebody who is told of every change before it is made, by its kind (`create`, `write`, `sync`, `close`, `rename`,
-    /// `mkdir`, `remove`), and may fail it: for tests of programs.
+    /// The same, with somebody who is told of every change before it is made, by its kind (`create`, `write`, `cut`, `sync`, `close`,
+    /// `rename`, `mkdir`, `attribute`, `remove`), and may fail it: for tests of programs.
     #[doc(hidden)]
     #[must_use]
     pub fn with_hook(self, hook: Hook) -> Checkpoints {
@@ -141,7 +141,7 @@ impl Checkpoints {
     ///
     /// Two ranks that ask may hear different answers, if a server comes or goes between them: let one ask, and tell the others.
     pub fn latest_below(&self, set: &str, below: u64) -> Result<Option<u64>> {
-        let mut pauses = Pauses::until(self.disk.client().config().timeout);
+        let mut pauses = Pauses::until(self.disk.timeout());
         let mut before: Option<(Newest, Listing)> = None;
         loop {
             let look = Look::take(&self.of(set)?)?;
@@ -176,8 +176,8 @@ impl Checkpoints {
     /// # Errors
     /// [`Error::NotFound`] if it is not committed.
     pub fn finish(&self, set: &str, version: u64, ok: bool) -> Result<()> {
-        let group = self.of(set)?;
-        let look = Look::take(&group)?;
+        let look = Look::take(&self.of(set)?)?;
+        let group = &look.group;
         let manifest = look.manifest(version)?.ok_or_else(|| group.no_version(version))?;
         if ok {
             return Ok(());
@@ -253,7 +253,10 @@ impl Checkpoints {
     pub fn snapshot(&self, set: &str, version: u64) -> Result<Snapshot> {
         let group = self.of(set)?;
         // Asked before: a manifest that takes its place between the two is then not taken for it.
-        let name = group.disk.inode(&group.paths.manifest(version)).ok().flatten();
+        let name = group.disk.inode(&group.paths.manifest(version));
+        // A server that was waited for once is not waited for as long again.
+        let group = if name.as_ref().is_err_and(is_silence) { group.hasty() } else { group };
+        let name = name.ok().flatten();
         if let Ok(Some(manifest)) = here(&group, version) {
             return Ok(Snapshot::new(group, manifest).named(name));
         }
@@ -414,7 +417,16 @@ pub(crate) fn listed_here(group: &Group) -> Result<Vec<u64>> {
 
 /// The manifest of a version, if it is committed: from tier 1, or else the shared tier.
 pub(crate) fn manifest(group: &Group, version: u64) -> Result<Option<Manifest>> {
-    match here(group, version) {
+    or_in_tier(here(group, version), group, version)
+}
+
+/// What tier 1 has, or else the shared tier.
+pub(crate) fn or_in_tier(
+    here: Result<Option<Manifest>>,
+    group: &Group,
+    version: u64,
+) -> Result<Option<Manifest>> {
+    match here {
         Ok(Some(manifest)) => Ok(Some(manifest)),
         Ok(None) => in_tier(group, version),
         Err(e) => match in_tier(group, version) {

@@ -190,7 +190,7 @@ const NOTHING: &str = "ckpt-stores ";
 /// The numbers of all stores. A server that does not answer is waited for, up to the client's time-out, and then is an error: whether it still has what it
 /// was given is not known.
 pub(crate) fn stores(disk: &Disk) -> Result<Stores> {
-    let (client, mut pauses) = (disk.client(), Pauses::until(disk.client().config().timeout));
+    let (client, mut pauses) = (disk.client(), Pauses::until(disk.timeout()));
     let (mut stores, mut silent) = (Stores::new(), Vec::new());
     for (server, answer) in client.vault_list_all(NOTHING)? {
         match answer {
@@ -199,7 +199,7 @@ pub(crate) fn stores(disk: &Disk) -> Result<Stores> {
         }
     }
     while let Some(server) = silent.last().copied() {
-        match client.vault_list(server, NOTHING) {
+        match client.within(pauses.left()).vault_list(server, NOTHING) {
             Ok((store, _)) => {
                 stores.push((server.0, store));
                 silent.pop();

@@ -5,13 +5,15 @@
 //!   tier (`more_lost_than_spared_falls_back`).
 //! - What tier 1 lists is waited for while a server is away, whatever the shared tier has (`a_short_restart_sends_nobody_back`).
 
+use std::cell::OnceCell;
 use std::collections::BTreeSet;
 
 use crate::attempt::Group;
-use crate::checkpoints::{Listing, here, manifest, undamaged};
+use crate::checkpoints::{self, Listing, undamaged};
 use crate::copies::Survey;
 use crate::error::{Error, Result};
 use crate::format::Manifest;
+use crate::register::is_silence;
 use crate::snapshot::Snapshot;
 
 /// All that is found of a set at one moment.
@@ -21,6 +23,8 @@ pub(crate) struct Look {
     pub listing: Listing,
     /// Of both, and of the copies of manifests.
     pub versions: BTreeSet<u64>,
+    /// Why tier 1 is not asked any more for manifests and marks: a server that has names did not answer.
+    unanswered: OnceCell<Error>,
 }
 
 /// Whether a version can be restarted from.
@@ -39,12 +43,24 @@ impl Look {
         let survey = Survey::take(&group.disk, &group.keys)?;
         let mut group = group.clone();
         if !survey.silent.is_empty() {
-            group.disk = group.disk.hasty()?;
+            group.disk = group.disk.hasty();
         }
         let mut versions: BTreeSet<u64> = survey.versions().collect();
         let listing = Listing::take(&group)?;
         versions.extend(listing.versions());
-        Ok(Look { group, survey, listing, versions })
+        let unanswered = OnceCell::new();
+        if let Some(e) = listing.unlisted.as_ref().filter(|e| is_silence(e)) {
+            let _ = unanswered.set(e.clone()); // It is empty.
+        }
+        Ok(Look { group, survey, listing, versions, unanswered })
+    }
+
+    /// Unless a server with a store does not answer: nothing can be removed then.
+    pub fn of_all(self) -> Result<Look> {
+        match self.survey.silent.values().next() {
+            Some(e) => Err(e.clone().into()),
+            None => Ok(self),
+        }
     }
 
     /// Unless a tier could not be listed and nothing else was found.
@@ -76,7 +92,7 @@ impl Look {
     /// The newest version below `below` that is in tier 1, and no server has lost anything since.
     pub fn base(&self, below: u64) -> Result<Option<Manifest>> {
         for version in self.versions.range(..below).rev() {
-            if let Ok(Some(manifest)) = here(&self.group, *version)
+            if let Ok(Some(manifest)) = self.here(*version)
                 && self.survey.lost(&manifest).is_empty()
                 && !self.has_failed(&manifest)?
             {
@@ -86,8 +102,25 @@ impl Look {
         Ok(None)
     }
 
+    /// Asks tier 1, unless a server did not answer before: there may be many versions.
+    fn ask<T>(&self, ask: impl FnOnce() -> Result<T>) -> Result<T> {
+        if let Some(e) = self.unanswered.get() {
+            return Err(e.clone());
+        }
+        ask().inspect_err(|e| {
+            if is_silence(e) {
+                let _ = self.unanswered.set(e.clone()); // It is empty, as was seen above.
+            }
+        })
+    }
+
+    /// The manifest of a version that tier 1 has.
+    fn here(&self, version: u64) -> Result<Option<Manifest>> {
+        self.ask(|| checkpoints::here(&self.group, version))
+    }
+
     pub fn manifest(&self, version: u64) -> Result<Option<Manifest>> {
-        match manifest(&self.group, version) {
+        match checkpoints::or_in_tier(self.here(version), &self.group, version) {
             Ok(Some(manifest)) => Ok(Some(manifest)),
             other => match self.survey.manifest(&self.group.disk, version) {
                 Some(manifest) => Ok(Some(manifest)),
@@ -124,7 +157,7 @@ impl Look {
 
     /// Whether the manifest is this cluster's: of the namespace, or a copy at a server.
     fn is_here(&self, manifest: &Manifest) -> bool {
-        here(&self.group, manifest.version).is_ok_and(|found| found.is_some())
+        self.here(manifest.version).is_ok_and(|found| found.is_some())
             || self.survey.manifest(&self.group.disk, manifest.version).is_some()
     }
 
@@ -133,7 +166,10 @@ impl Look {
         if self.survey.has_failed(manifest) {
             return Ok(true);
         }
-        match self.group.has_failed(manifest) {
+        if self.group.has_failed_in_tier(manifest) {
+            return Ok(true);
+        }
+        match self.ask(|| self.group.has_failed_here(manifest)) {
             Err(Error::FileSystem(_)) if !self.survey.silent.is_empty() => Ok(false),
             other => other,
         }

@@ -27,9 +27,12 @@ impl Checkpoints {
     /// and removes the data of attempts that were given up. What is removed goes from the shared tier, too. Answers the versions
     /// removed. May be called while others write and read; attempts at versions older than the oldest one kept
     /// are ended.
+    ///
+    /// # Errors
+    /// [`Error::FileSystem`] if a server with a store does not answer: then nothing is removed. If that, or another failure, comes later the next call goes on.
     pub fn prune(&self, set: &str, keep: usize) -> Result<Vec<u64>> {
         let group = self.of(set)?;
-        let look = Look::take(&group)?;
+        let look = Look::take(&group)?.of_all()?;
         let Some(oldest) = oldest_kept(&look, keep.max(1))? else {
             return Ok(Vec::new());
         };
@@ -68,7 +71,7 @@ impl Checkpoints {
     /// [`Error::NotFound`] if it is not committed. [`Error::Tier`] if the shared tier still has it after 20 s: the servers are late, or never knew of it.
     pub fn remove(&self, set: &str, version: u64) -> Result<()> {
         let group = self.of(set)?;
-        let look = Look::take(&group)?;
+        let look = Look::take(&group)?.of_all()?;
         if !look.versions.contains(&version) {
             look.complete()?;
             return Err(group.no_version(version));

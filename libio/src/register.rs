@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use fs_client::{Caller, Client, ClientConfig, DirEntry, File, InodeId, OpenOptions, Status};
+use fs_client::{Caller, Client, DirEntry, File, InodeId, OpenOptions, Status};
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -138,6 +138,7 @@ impl Disk {
 
     fn set_attribute(&self, dir: &str, name: &[u8], value: &str) -> Result<()> {
         let ino = self.client.resolve(dir)?.ino;
+        self.step("attribute")?;
         Ok(self.client.setxattr(&self.caller, ino, name, value.as_bytes(), false, false)?)
     }
 
@@ -155,6 +156,7 @@ impl Disk {
             self.client.rename(&self.caller, parent, aside.as_bytes(), parent, name.as_bytes(), true, false);
         match placed {
             Ok(()) => {
+                self.step("sync")?;
                 file.sync()?; // The new name too.
                 file.close()?;
                 Ok(Placed::Won)
@@ -230,10 +232,13 @@ impl Disk {
     }
 
     /// The same, which does not wait long for servers that do not answer.
-    pub fn hasty(&self) -> Result<Disk> {
-        let timeout = self.client.config().timeout.min(HASTE);
-        let client = Client::connect(ClientConfig { timeout, ..self.client.config().clone() })?;
-        Ok(Disk { client, ..self.clone() })
+    pub fn hasty(&self) -> Disk {
+        Disk { client: self.client.within(HASTE), ..self.clone() }
+    }
+
+    /// How long a server is waited for that does not answer.
+    pub fn timeout(&self) -> Duration {
+        self.client.timeout()
     }
 
     /// Makes a file that must not exist, for writing and reading.
@@ -289,6 +294,7 @@ impl Disk {
 
     /// Makes a directory and what is missing above it.
     pub fn make_dirs(&self, path: &str) -> Result<()> {
+        self.step("mkdir")?;
         self.client.mkdir_all(path, DIR_MODE)?;
         Ok(())
     }
@@ -315,11 +321,17 @@ impl Disk {
                 self.remove_file(&below)?;
             }
         }
+        self.step("remove")?;
         match found(self.client.remove_dir(path)) {
             Err(Error::FileSystem(e)) if e.code() == Some(Status::NotEmpty) => Ok(false),
             removed => removed.map(|_| true),
         }
     }
+}
+
+/// Whether a server did not answer for as long as it was waited for.
+pub(crate) fn is_silence(e: &Error) -> bool {
+    matches!(e, Error::FileSystem(fs_client::Error::Unavailable { .. }))
 }
 
 /// Nothing, instead of an error that says that there is nothing.

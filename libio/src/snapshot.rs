@@ -260,7 +260,8 @@ impl Snapshot {
         if let Some(text) = copies::read(&self.group.disk, &self.silent, sum, sum.copies.iter().copied()) {
             return format::decode(&path, &text);
         }
-        let first = self.group.disk.read_raw(&path).map_err(|e| damage(e, &path));
+        let disk = self.silent.disk(&self.group.disk);
+        let first = disk.read_raw(&path).inspect_err(|e| self.silent.note(e)).map_err(|e| damage(e, &path));
         let failure = match first.map(|text| text.map(|text| self.checked_seal(rank, &path, &text))) {
             Ok(Some(Ok(seal))) => return Ok(seal),
             Ok(None) => None,

@@ -62,10 +62,10 @@ impl Parts {
         }
         self.disk.client().write_spots(&parts)?;
         let Some(stripes) = &mut self.stripes else { return Ok(()) };
-        let (client, spots) = (self.disk.client(), &self.data);
+        let (disk, spots) = (&self.disk, &self.data);
         let whole = spots.len() as u64 * BLOCK_BYTES;
-        let read_back = |stripe, buf: &mut [u8]| read(client, spots, buf, stripe * whole);
-        stripes.write(data, offset, &read_back, &mut |parity| write_parity(client, &self.extra, parity))
+        let read_back = |stripe, buf: &mut [u8]| read(disk.client(), spots, buf, stripe * whole);
+        stripes.write(data, offset, &read_back, &mut |parity| write_parity(disk, &self.extra, parity))
     }
 
     /// Of how many stripes a copy is in memory.
@@ -77,7 +77,7 @@ impl Parts {
     pub fn close_stripe(&mut self) -> Result<()> {
         let (disk, extra) = (&self.disk, &self.extra);
         let Some(stripes) = &mut self.stripes else { return Ok(()) };
-        stripes.close_one(&mut |parity| write_parity(disk.client(), extra, parity))
+        stripes.close_one(&mut |parity| write_parity(disk, extra, parity))
     }
 
     /// Fills `buf` with what was written.
@@ -89,11 +89,12 @@ impl Parts {
     pub fn seal(mut self, end: u64) -> Result<Spread> {
         let mut sums = Vec::new();
         if let Some(mut stripes) = self.stripes.take() {
-            stripes.finish(&mut |parity| write_parity(self.disk.client(), &self.extra, parity))?;
+            stripes.finish(&mut |parity| write_parity(&self.disk, &self.extra, parity))?;
             sums = stripes.into_sums();
         }
         let count = self.files.len() as u64;
         for (part, file) in (0..).zip(self.files) {
+            self.disk.step("cut")?;
             file.set_len(part_end(end, part, count))?;
             self.disk.step("sync")?;
             file.sync()?;
@@ -114,6 +115,7 @@ fn file_at(disk: &Disk, path: &str, server: ServerId) -> Result<File> {
     let layout = Some(LayoutWish { placement, chunk_log2: Some(CHUNK_LOG2), expected_bytes: 0 });
     let file = disk.create_as(path, OpenOptions { layout, ..OpenOptions::default() })?;
     // Beside the inode they would be wherever that is; sealing cuts this byte off.
+    disk.step("write")?;
     file.write_at(&[0], BEYOND_INLINE)?;
     if file.known_attr().layout.placement != Placement::Local(Some(server)) {
         return Err(Error::Invalid(format!("{path} cannot be placed at server {server}")));
@@ -161,14 +163,15 @@ fn read(client: &Client, parts: &[Spot], mut buf: &mut [u8], mut offset: u64) ->
     Ok(client.read_spots(&mut asked)?.into_iter().collect::<fs_client::Result<()>>()?)
 }
 
-fn write_parity(client: &Client, extra: &[Spot], parity: &[Parity]) -> Result<()> {
+fn write_parity(disk: &Disk, extra: &[Spot], parity: &[Parity]) -> Result<()> {
     if parity.is_empty() {
         return Ok(());
     }
     let shards = parity.iter().flat_map(|of| {
         extra.iter().zip(&of.shards).map(|(spot, shard)| (*spot, &shard[..], of.stripe * BLOCK_BYTES))
     });
-    Ok(client.write_spots(&shards.collect::<Vec<_>>())?)
+    disk.step("write")?;
+    Ok(disk.client().write_spots(&shards.collect::<Vec<_>>())?)
 }
 
 /// Copies of a rank's seal: made before the seal is written, because that names them.

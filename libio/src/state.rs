@@ -3,7 +3,8 @@
 //! # Invariants
 //! - A version is DURABLE only if the servers say so of every file that its seals name, and manifest and seals in the shared tier are those of
 //!   tier 1; and if a store was lost since the commit, only if every byte there is right (`holes_are_not_durable`; `a_version_becomes_durable_by_itself`, `what_tier_1_does_not_list_is_not_durable`).
-//! - No call waits beyond its time-out, but for a server that does not answer (the client's own time-out).
+//! - No call waits beyond its time-out, but for a server that does not answer (the client's own time-out; `crates/cli/tests/ckpt.rs`:
+//!   `calls_end_while_a_server_does_not_answer`).
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use crate::checkpoints::{self, Checkpoints};
 use crate::copies::Survey;
 use crate::error::{Error, Result};
 use crate::format::{Manifest, Verdict};
+use crate::register::is_silence;
 use crate::snapshot::Snapshot;
 
 /// How long a wait sleeps between two looks, at first and at most.
@@ -37,7 +39,8 @@ pub enum State {
     Sealed,
     /// It can be restarted from.
     Committed,
-    /// And is whole in the shared tier.
+    /// And the servers say that all of it is in the shared tier, where manifest, seals and sizes are right. The bytes there are read only if a store was lost since the
+    /// commit: damage of the tier's own is found by [`Snapshot::audit`], and by another cluster before it offers the version.
     Durable,
 }
 
@@ -96,9 +99,14 @@ impl Pauses {
         Instant::now() >= self.end
     }
 
+    /// How much time is left.
+    pub fn left(&self) -> Duration {
+        self.end.saturating_duration_since(Instant::now())
+    }
+
     /// Sleeps; answers whether there was time left.
     pub fn sleep(&mut self) -> bool {
-        let left = self.end.saturating_duration_since(Instant::now());
+        let left = self.left();
         std::thread::sleep(self.next.min(left));
         self.next = (self.next * 2).min(LOOK_LAST);
         !left.is_zero()
@@ -176,7 +184,11 @@ impl Checkpoints {
     }
 
     fn look(&self, group: &Group, version: u64, tier_too: bool, seen: &mut Seen) -> Result<State> {
-        let manifest = match checkpoints::manifest(group, version) {
+        let here = checkpoints::here(group, version);
+        // A server that was waited for once is not waited for as long again.
+        let hasty = here.as_ref().is_err_and(is_silence).then(|| group.hasty());
+        let group = hasty.as_ref().unwrap_or(group);
+        let manifest = match checkpoints::or_in_tier(here, group, version) {
             Ok(Some(manifest)) => manifest,
             nowhere => return elsewhere(group, version, nowhere.err()),
         };

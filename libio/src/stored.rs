@@ -1,6 +1,7 @@
 //! What one rank wrote of one region, read and checked, from wherever it is whole: its parts, a copy, what parity gives, or the shared tier.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use fs_client::{File, Spot};
@@ -8,7 +9,7 @@ use fs_proto::checksum;
 
 use crate::error::{Error, Result};
 use crate::format::{BLOCK_BYTES, Place, SealedRegion, Spread};
-use crate::register::Disk;
+use crate::register::{Disk, is_silence};
 use crate::snapshot::damage;
 use crate::spread::place;
 use crate::stripes;
@@ -17,15 +18,31 @@ use crate::tier::Tier;
 
 /// Servers that did not answer, and are not asked again by the same reader.
 #[derive(Debug, Default)]
-pub(crate) struct Silent(Mutex<BTreeSet<u16>>);
+pub(crate) struct Silent {
+    servers: Mutex<BTreeSet<u16>>,
+    /// Whether one was waited for that has a file, whichever it is.
+    hasty: AtomicBool,
+}
 
 impl Silent {
     pub fn has(&self, Place(server, _): Place) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&server)
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner).contains(&server)
     }
 
     pub fn add(&self, server: u16) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(server);
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner).insert(server);
+    }
+
+    /// Takes note of how reading a file failed: from then on files are read in haste.
+    pub fn note(&self, e: &Error) {
+        if is_silence(e) {
+            self.hasty.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// How files are read now.
+    pub fn disk(&self, disk: &Disk) -> Disk {
+        if self.hasty.load(Ordering::Relaxed) { disk.hasty() } else { disk.clone() }
     }
 
     /// Takes note of an answer from there; answers whether it is one.
@@ -62,7 +79,7 @@ impl<'a> Stored<'a> {
         let in_tier: Option<Vec<_>> = files(&path, region).iter().map(open).collect();
         let (mut file, mut lost) = (None, None);
         if region.spread.is_none() {
-            match disk.open(&path) {
+            match silent.disk(disk).open(&path).inspect_err(|e| silent.note(e)) {
                 Ok(found) => file = found,
                 Err(e) if in_tier.is_some() => lost = Some(e),
                 Err(e) => return Err(e),
@@ -121,6 +138,7 @@ impl<'a> Stored<'a> {
             None => self.read_file(buf, offset),
         };
         let Err(failure) = read else { return Ok(()) };
+        self.silent.note(&failure);
         if !self.read_tier_2(buf, offset) {
             return Err(failure);
         }

@@ -23,6 +23,7 @@ use crate::format::{self, Manifest, REGION_MAX_BYTES, Seal, SealSum};
 use crate::options::Options;
 use crate::packed::{Base, PackedRegion, Written};
 use crate::region::Region;
+use crate::register::is_silence;
 use crate::several::for_ranks;
 use crate::spread::{self, Plan};
 use crate::state::{PUBLISHING, Pauses};
@@ -298,8 +299,12 @@ impl Writer {
         hosts.collect::<Option<Vec<_>>>().unwrap_or_default()
     }
 
-    /// What fails because the attempt's files were removed failed because the attempt was given up.
-    fn explain(&self, e: Error) -> Error {
+    /// What fails because the attempt's files were removed failed because the attempt was given up. After a server was waited for in vain only giving up is left,
+    /// and no server is waited for as long again.
+    fn explain(&mut self, e: Error) -> Error {
+        if is_silence(&e) {
+            self.group.disk = self.group.disk.hasty();
+        }
         match self.group.verdict_so_far(&self.attempt) {
             Err(given_up @ (Error::Aborted { .. } | Error::Superseded { .. })) => given_up,
             Ok(_) | Err(_) => e,

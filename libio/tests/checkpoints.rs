@@ -131,21 +131,46 @@ fn reads_at_any_offset_are_exact() {
     assert_eq!(beyond.expect("read"), 0);
 }
 
+/// Whatever becomes of the bytes on their way, and however they are cut: each buffer is overwritten as soon as `write` has returned.
 #[test]
 fn buffers_may_be_reused() {
-    let (_cluster, _, checkpoints) = start();
-    let mut writer = checkpoints.begin(SET, 1, 0, 1).expect("begin");
-    let mut buffer = content(1, 0, MIB);
-    writer.write("a", &buffer, 0).expect("write");
-    buffer.fill(0xee);
-    writer.write("b", &buffer, 10).expect("write");
-    buffer.fill(0);
-    writer.seal(true).expect("commit");
-    let snapshot = checkpoints.snapshot(SET, 1).expect("snapshot");
-    snapshot.read("a", 0, &mut buffer).expect("read");
-    assert!(buffer == content(1, 0, MIB));
-    snapshot.read("b", 0, &mut buffer).expect("read");
-    assert!(buffer[..10] == [0; 10] && buffer[10..].iter().all(|byte| *byte == 0xee));
+    let cluster = Cluster::start(3);
+    let checkpoints = Checkpoints::open(cluster.client(), ROOT).expect("open").with_group("first");
+    let plain = Options::default();
+    let kinds = [
+        plain.clone(),
+        Options { redundancy: Redundancy::Copies(1), ..plain.clone() },
+        Options { redundancy: Redundancy::Parity { data: 2, extra: 1 }, ..plain.clone() },
+        Options { incremental: true, ..plain.clone() },
+        Options { compress: Some(1), ..plain.clone() },
+        Options { incremental: true, compress: Some(1), redundancy: Redundancy::Copies(1), ..plain },
+    ];
+    for (kind, options) in kinds.iter().enumerate() {
+        let set = format!("set.{kind}");
+        // The second of incremental ones is compared with the first.
+        for version in [1, 2] {
+            let mut writer = checkpoints.begin_with(&set, version, 0, 1, options).expect("begin");
+            let mut models = Vec::new();
+            for (piece, total) in [(100, 2000), (MIB - 1, 3 * MIB + 5), (20 * MIB, 20 * MIB)] {
+                let (name, model) = (format!("pieces of {piece}"), content(version / 2, kind as u32, total));
+                let mut buffer = vec![0; piece];
+                for (number, part) in model.chunks(piece).enumerate() {
+                    buffer[..part.len()].copy_from_slice(part);
+                    writer.write(&name, &buffer[..part.len()], (number * piece) as u64).expect("write");
+                    buffer.fill(0xee);
+                }
+                models.push((name, model));
+            }
+            writer.commit(true).expect("commit");
+            let snapshot = checkpoints.snapshot(&set, version).expect("snapshot");
+            snapshot.verify().expect("whole");
+            for (name, model) in models {
+                let mut found = vec![0; model.len() + 1];
+                let read = snapshot.read(&name, 0, &mut found).expect("read");
+                assert!(found[..read] == model, "{options:?}, version {version}, {name}");
+            }
+        }
+    }
 }
 
 #[test]

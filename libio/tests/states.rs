@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use fs_client::Client;
 use hayate_tests::{Cluster, ClusterOptions};
-use libio::{Checkpoints, Error, Level, Options, Protected, Result, State, Writer};
+use libio::{Checkpoints, Error, Level, Options, Protected, Redundancy, Result, State, Writer};
 
 const SET: &str = "set";
 const MIB: usize = 1 << 20;
@@ -20,8 +20,10 @@ fn start() -> (Cluster, Client, Checkpoints) {
     (cluster, client, checkpoints)
 }
 
+/// The first MiB is the same in every version, so that incremental ones have something in common.
 fn bytes(version: u64, len: usize) -> Vec<u8> {
-    (0..len as u64).map(|at| (at * 7 + version * 13 + (at >> 9)) as u8).collect()
+    let part = |at: u64| if at < MIB as u64 { 0 } else { version * 13 };
+    (0..len as u64).map(|at| (at * 7 + part(at) + (at >> 9)) as u8).collect()
 }
 
 /// A version of one rank.
@@ -134,6 +136,34 @@ fn a_missing_rank_is_the_same_verdict_for_all() {
     }
     assert_eq!(checkpoints.latest(SET).expect("latest"), Some(1));
     assert!(matches!(checkpoints.wait(SET, 2, Level::Sealed, PATIENCE), Err(Error::Aborted { .. })));
+}
+
+/// Rank 1 has begun and written when rank 0's time is over, and seals then: it hears what rank 0 heard, and the number is free again.
+#[test]
+fn a_rank_that_seals_too_late_hears_the_same() {
+    let (_cluster, _, checkpoints) = start();
+    save(&checkpoints, 1, &Options::default());
+    let write = |rank: u32| {
+        let mut writer = checkpoints.begin(SET, 2, rank, 2).expect("begin");
+        writer.write("x", &[rank as u8; 100], u64::from(rank) * 100).expect("write");
+        writer
+    };
+    let (first, late) = (write(0), write(1));
+    let missing = first.seal(true).expect("sealed").wait(Duration::from_millis(50));
+    let late = late.seal(true).map(drop);
+    let reasons = [missing, late].map(|heard| match heard.expect_err("it was given up") {
+        Error::Aborted { reason, .. } => reason,
+        other => panic!("{other}"),
+    });
+    assert_eq!(reasons[0], reasons[1]);
+    assert!(reasons[0].contains("not all 2 ranks"), "{}", reasons[0]);
+    assert_eq!(checkpoints.latest(SET).expect("latest"), Some(1));
+    assert_eq!(checkpoints.state(SET, 2).expect("state"), State::Aborted);
+    let pending = [0, 1].map(|rank| write(rank).seal(true).expect("sealed"));
+    for pending in &pending {
+        pending.wait(PATIENCE).expect("committed");
+    }
+    assert_eq!(checkpoints.latest(SET).expect("latest"), Some(2));
 }
 
 #[test]
@@ -269,6 +299,75 @@ fn another_cluster_restarts_from_the_shared_tier() {
     assert!(matches!(damaged, Error::Corrupt { .. }), "{damaged}");
 }
 
+/// The cluster of the next job, and its checkpoints: its shared tier has what this one's has now.
+fn next_job(cluster: &Cluster) -> (Cluster, Checkpoints) {
+    let next = Cluster::with(ClusterOptions { servers: 2, tier: true, ..ClusterOptions::default() });
+    let content = cluster.tier().expect("tier").join(".");
+    let copied =
+        std::process::Command::new("cp").arg("-a").arg(content).arg(next.tier().expect("tier")).status();
+    assert!(copied.expect("cp").success());
+    let checkpoints = Checkpoints::open(next.client(), "/ckpt").expect("open").with_group("next");
+    (next, checkpoints)
+}
+
+/// The mark that a restart failed goes to the shared tier, and holds for who begins there with nothing else.
+#[test]
+fn a_version_that_failed_is_skipped_by_the_next_job() {
+    let (cluster, _, checkpoints) = start();
+    for version in [1, 2] {
+        save(&checkpoints, version, &Options::default());
+        checkpoints.wait(SET, version, Level::Durable, PATIENCE).expect("durable");
+    }
+    assert_eq!(next_job(&cluster).1.latest(SET).expect("latest"), Some(2), "before it failed");
+    checkpoints.finish(SET, 2, false).expect("remembered");
+    let versions = cluster.tier().expect("tier").join("ckpt").join(SET).join("versions");
+    hayate_tests::until("the mark is in the shared tier", || {
+        let mut names = std::fs::read_dir(&versions).expect("list").map(|entry| entry.expect("entry"));
+        names.any(|entry| entry.file_name().to_string_lossy().contains(".failed-"))
+    });
+    let (_next, restarted) = next_job(&cluster);
+    assert_eq!(restarted.latest(SET).expect("latest"), Some(1));
+    assert_eq!(restarted.versions(SET).expect("versions"), [1]);
+    assert_eq!(restarted.state(SET, 2).expect("state"), State::Failed);
+    assert!(matches!(restarted.wait(SET, 2, Level::Committed, PATIENCE), Err(Error::Failed { .. })));
+    assert!(read(&restarted, 1).expect("read") == bytes(1, 2 * MIB + 77));
+    save(&restarted, 3, &Options::default());
+    assert_eq!(restarted.latest(SET).expect("latest"), Some(3));
+}
+
+/// A byte of the shared tier changes while tier 1 is whole. DURABLE is the servers' word, the sizes and the seals, so it stays; whoever reads the bytes finds it,
+/// and pruning leaves a version that can be read, here as well as in the next job.
+#[test]
+fn damage_in_the_shared_tier_is_found_by_who_reads_it() {
+    let (cluster, _, checkpoints) = start();
+    for version in [1, 2] {
+        save(&checkpoints, version, &Options::default());
+        checkpoints.wait(SET, version, Level::Durable, PATIENCE).expect("durable");
+    }
+    let data = std::fs::read_dir(cluster.tier().expect("tier").join("ckpt/set/data")).expect("list");
+    let newest = data.map(|entry| entry.expect("entry").path()).max().expect("two").join("r0/0");
+    let mut content = std::fs::read(&newest).expect("read");
+    content[2 * MIB + 3] ^= 1;
+    std::fs::write(&newest, content).expect("write");
+
+    assert_eq!(checkpoints.state(SET, 2).expect("state"), State::Durable);
+    assert_eq!(checkpoints.latest(SET).expect("latest"), Some(2));
+    let snapshot = checkpoints.snapshot(SET, 2).expect("snapshot");
+    snapshot.verify().expect("tier 1 has it whole");
+    let found = snapshot.audit().expect("audit");
+    assert!(found.len() == 1 && found[0].place.ends_with("in the shared tier"), "{found:?}");
+
+    let (_next, restarted) = next_job(&cluster);
+    assert_eq!(restarted.latest(SET).expect("latest"), Some(1));
+    let damaged = read(&restarted, 2).expect_err("nothing makes up for it there");
+    assert!(matches!(damaged, Error::Corrupt { .. }), "{damaged}");
+    assert_eq!(restarted.prune(SET, 1).expect("prune"), [0; 0], "version 2 is newer, and 1 the last");
+    assert!(read(&restarted, 1).expect("read") == bytes(1, 2 * MIB + 77));
+
+    assert_eq!(checkpoints.prune(SET, 1).expect("prune"), [1]);
+    assert!(read(&checkpoints, 2).expect("read") == bytes(2, 2 * MIB + 77), "the last that is left");
+}
+
 #[test]
 fn a_version_that_failed_is_skipped() {
     let (_cluster, _, checkpoints) = start();
@@ -348,57 +447,75 @@ fn a_pin_that_comes_during_pruning_holds_or_fails() {
 /// Versions are committed and flushed, pruned by another thread, and read by a third, while servers restart.
 #[test]
 fn pruning_races_commit_flush_and_restart() {
+    let kinds = [
+        (Options::default(), 15),
+        (Options { redundancy: Redundancy::Copies(1), ..Options::default() }, 8),
+        (Options { incremental: true, ..Options::default() }, 8),
+    ];
+    let rounds = if std::env::var_os("HAYATE_TEST_LONG").is_some() { 8 } else { 1 };
+    for (options, newest) in kinds {
+        for round in 0..rounds {
+            race_of_pruning(&options, newest, &format!("{options:?}, round {round}"));
+        }
+    }
+}
+
+/// One round, until version `newest` is there.
+fn race_of_pruning(options: &Options, newest: u64, what: &str) {
     let (mut cluster, _, checkpoints) = start();
-    save(&checkpoints, 1, &Options::default());
+    save(&checkpoints, 1, options);
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let (done, checkpoints) = (&done, &checkpoints);
-        let pruner = scope.spawn(move || {
-            let mut removed = 0;
-            while !done.load(Ordering::Relaxed) {
-                match checkpoints.prune(SET, 1) {
-                    Ok(gone) => removed += gone.len(),
-                    Err(Error::FileSystem(_)) => {} // All servers are told, and one is away: the next call goes on.
-                    Err(e) => panic!("prune: {e}"),
-                }
-            }
-            removed
-        });
-        let reader = scope.spawn(move || {
-            let mut newest = 1;
-            while !done.load(Ordering::Relaxed) {
-                let version = checkpoints.latest(SET).expect("latest").expect("there is always one");
-                assert!(version >= newest, "{version} after {newest}");
-                newest = version;
-                match read(checkpoints, version) {
-                    Ok(found) => assert!(found == bytes(version, 2 * MIB + 77), "version {version}"),
-                    // It was removed meanwhile, as there is a newer one.
-                    Err(e) => {
-                        let now = checkpoints.latest(SET).expect("latest");
-                        assert!(now > Some(version), "version {version}: {e}");
-                    }
-                }
-            }
-        });
+        let pruner = scope.spawn(move || prune_until(done, checkpoints));
+        let reader = scope.spawn(move || read_until(done, checkpoints));
         let writer =
-            scope.spawn(move || (2..=15).for_each(|version| save(checkpoints, version, &Options::default())));
+            scope.spawn(move || (2..=newest).for_each(|version| save(checkpoints, version, options)));
         for server in [1, 2] {
             cluster.restart(server);
         }
-        writer.join().expect("writer");
+        let wrote = writer.join();
         done.store(true, Ordering::Relaxed);
+        wrote.expect("writer");
         reader.join().expect("reader");
-        assert!(pruner.join().expect("pruner") > 0, "nothing was pruned: this run shows nothing");
+        assert!(pruner.join().expect("pruner") > 0, "{what}: nothing was pruned: this run shows nothing");
     });
-    assert_eq!(checkpoints.latest(SET).expect("latest"), Some(15));
-    assert!(read(&checkpoints, 15).expect("read") == bytes(15, 2 * MIB + 77));
-    checkpoints.wait(SET, 15, Level::Durable, PATIENCE).expect("durable");
+    assert_eq!(checkpoints.latest(SET).expect("latest"), Some(newest), "{what}");
+    assert!(read(&checkpoints, newest).expect("read") == bytes(newest, 2 * MIB + 77), "{what}");
+    checkpoints.wait(SET, newest, Level::Durable, PATIENCE).expect("durable");
     checkpoints.prune(SET, 1).expect("prune");
     // The shared tier follows.
-    let end = Instant::now() + PATIENCE;
-    while checkpoints.versions(SET).expect("versions") != [15] {
-        assert!(Instant::now() < end, "{:?}", checkpoints.versions(SET));
-        std::thread::yield_now();
+    hayate_tests::until(what, || checkpoints.versions(SET).expect("versions") == [newest]);
+}
+
+/// Prunes all but one again and again; answers how many versions went.
+fn prune_until(done: &AtomicBool, checkpoints: &Checkpoints) -> usize {
+    let mut removed = 0;
+    while !done.load(Ordering::Relaxed) {
+        match checkpoints.prune(SET, 1) {
+            Ok(gone) => removed += gone.len(),
+            Err(Error::FileSystem(_)) => {} // All servers are told, and one is away: the next call goes on.
+            Err(e) => panic!("prune: {e}"),
+        }
+    }
+    removed
+}
+
+/// Reads the newest version again and again.
+fn read_until(done: &AtomicBool, checkpoints: &Checkpoints) {
+    let mut newest = 1;
+    while !done.load(Ordering::Relaxed) {
+        let version = checkpoints.latest(SET).expect("latest").expect("there is always one");
+        assert!(version >= newest, "{version} after {newest}");
+        newest = version;
+        match read(checkpoints, version) {
+            Ok(found) => assert!(found == bytes(version, 2 * MIB + 77), "version {version}"),
+            // It was removed meanwhile, as there is a newer one.
+            Err(e) => {
+                let now = checkpoints.latest(SET).expect("latest");
+                assert!(now > Some(version), "version {version}: {e}");
+            }
+        }
     }
 }
 

@@ -6,11 +6,13 @@ mod common;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::{RwLock, mpsc};
+use std::time::{Duration, Instant};
 
 use common::versions::{SET, assert_whole, checkpoints, content};
 use common::{Sandbox, kill, pattern, wait_until};
 use fs_client::{Client, ClientConfig};
-use libio::{Checkpoints, Error, Level, Options, Redundancy, State};
+use libio::{Checkpoints, Error, Level, Options, Redundancy, Result, State};
 use rustix::process::Signal;
 
 const MIB: usize = 1 << 20;
@@ -186,6 +188,191 @@ fn ranks_are_killed_during_the_flush() {
     assert_eq!(next.latest(SET).unwrap(), Some(1));
     assert_whole(&next, 1);
     sandbox.ok(&["down"]);
+}
+
+/// How long the clients of [`calls_end_while_a_server_does_not_answer`] wait for a server, and their calls for what they wait for.
+const TIMEOUT: Duration = Duration::from_secs(3);
+/// How much longer than both a call may take (docs/semantics.md).
+const LONGER: Duration = Duration::from_secs(20);
+
+/// What is called while a server does not answer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Call {
+    Write,
+    Seal,
+    Commit,
+    /// A commit whose other rank does not come.
+    CommitAlone,
+    Latest,
+    Read,
+    WaitDurable,
+    Prune,
+    Finish,
+}
+
+impl Call {
+    const ALL: [Call; 9] = [
+        Call::Write,
+        Call::Seal,
+        Call::Commit,
+        Call::CommitAlone,
+        Call::Latest,
+        Call::Read,
+        Call::WaitDurable,
+        Call::Prune,
+        Call::Finish,
+    ];
+
+    fn set(self) -> String {
+        format!("{self:?}")
+    }
+
+    /// The versions of which one is the latest afterwards.
+    fn outcomes(self) -> &'static [u64] {
+        match self {
+            Call::Seal | Call::Commit | Call::Finish => &[1, 2],
+            Call::Prune => &[2],
+            _ => &[1],
+        }
+    }
+
+    /// The call, with what must be there before: version 1, and another one, committed or begun.
+    fn prepare(
+        self,
+        checkpoints: Checkpoints,
+        redundancy: Redundancy,
+    ) -> Box<dyn FnOnce() -> Result<()> + Send> {
+        let (set, options) = (self.set(), Options { redundancy, timeout: TIMEOUT, ..Options::default() });
+        let begun = |version, rank, nranks| {
+            let mut writer = checkpoints.begin_with(&set, version, rank, nranks, &options).unwrap();
+            writer.write(&format!("field.{rank}"), &content(version, rank), 0).unwrap();
+            writer
+        };
+        begun(1, 0, 1).commit(true).unwrap();
+        if matches!(self, Call::Prune | Call::Finish) {
+            begun(2, 0, 1).commit(true).unwrap();
+        }
+        match self {
+            Call::Write => {
+                let mut writer = begun(2, 0, 1);
+                Box::new(move || writer.write("more.0", &content(2, 0), 0))
+            }
+            Call::Seal => {
+                let writer = begun(2, 0, 1);
+                Box::new(move || writer.seal(true).map(drop))
+            }
+            Call::Commit => {
+                let writer = begun(2, 1, 2);
+                begun(2, 0, 2).seal(true).unwrap();
+                Box::new(move || writer.commit(true))
+            }
+            Call::CommitAlone => {
+                let writer = begun(2, 1, 2);
+                Box::new(move || writer.commit(true))
+            }
+            Call::Latest => Box::new(move || {
+                checkpoints.latest(&set).map(|latest| assert_eq!(latest, Some(1), "there is one"))
+            }),
+            Call::Read => Box::new(move || regions_are_whole(&checkpoints, &set, 1)),
+            Call::WaitDurable => Box::new(move || checkpoints.wait(&set, 1, Level::Durable, TIMEOUT)),
+            Call::Prune => Box::new(move || checkpoints.prune(&set, 1).map(drop)),
+            Call::Finish => Box::new(move || checkpoints.finish(&set, 2, false)),
+        }
+    }
+}
+
+/// Every region's content is what its rank wrote, or it is an error.
+fn regions_are_whole(checkpoints: &Checkpoints, set: &str, version: u64) -> Result<()> {
+    let snapshot = checkpoints.snapshot(set, version)?;
+    for region in snapshot.regions()? {
+        let rank = region.name.rsplit('.').next().unwrap().parse().unwrap();
+        let mut found = vec![0; region.bytes as usize];
+        snapshot.read(&region.name, 0, &mut found)?;
+        assert!(found == content(version, rank), "{set}, version {version}, {}", region.name);
+    }
+    Ok(())
+}
+
+/// All calls at once, by clients that are connected, after a server got this signal; each ends in time, well or with an error that says so.
+fn calls_end(sandbox: &Sandbox, root: &str, redundancy: Redundancy, (victim, signal): (u32, Signal)) {
+    let open = || {
+        let mut config = ClientConfig::load(&sandbox.path("c.toml")).unwrap();
+        config.timeout = TIMEOUT;
+        Checkpoints::open(Client::connect(config).unwrap(), root).unwrap().with_group("test")
+    };
+    let gate = RwLock::new(());
+    let closed = gate.write().unwrap();
+    std::thread::scope(|scope| {
+        let (tell, told) = mpsc::channel();
+        let threads = Call::ALL.map(|call| {
+            let (checkpoints, tell, gate) = (open(), tell.clone(), &gate);
+            scope.spawn(move || {
+                let prepared = call.prepare(checkpoints.clone(), redundancy);
+                checkpoints.latest(&call.set()).unwrap(); // Connects to all servers.
+                tell.send(()).unwrap();
+                drop(tell);
+                drop(gate.read());
+                let began = Instant::now();
+                (prepared(), began.elapsed())
+            })
+        });
+        drop(tell);
+        for _ in &threads {
+            told.recv().expect("the call is prepared");
+        }
+        kill(victim, signal);
+        drop(closed);
+        for (call, thread) in Call::ALL.into_iter().zip(threads) {
+            let (heard, took) = thread.join().unwrap();
+            let what = format!("{root} {call:?}: {heard:?} after {took:?}");
+            assert!(took < TIMEOUT + TIMEOUT + LONGER, "{what}");
+            if let Err(error) = heard {
+                let expected = [libc::ETIMEDOUT, libc::ECANCELED, libc::EHOSTDOWN];
+                assert!(expected.contains(&error.errno()), "{what}");
+            }
+        }
+    });
+}
+
+/// A server hangs (SIGSTOP), or is killed and not started again: no call hangs with it; and when it is back the older versions are whole, and the sets in use.
+#[test]
+fn calls_end_while_a_server_does_not_answer() {
+    let sandbox = Sandbox::new();
+    sandbox.up(&["--nodes", "3", "--tier", &sandbox.word("tier")]);
+    let copy = Redundancy::Copies(1);
+    let rounds = [
+        (0, Signal::STOP, Redundancy::None),
+        (1, Signal::STOP, Redundancy::None),
+        (2, Signal::STOP, copy),
+        (0, Signal::KILL, copy),
+        (1, Signal::KILL, copy),
+        (2, Signal::KILL, Redundancy::None),
+    ];
+    for (server, signal, redundancy) in rounds {
+        let root = format!("/{server} {signal:?} {redundancy:?}");
+        let victim = sandbox.server_pids()[server];
+        calls_end(&sandbox, &root, redundancy, (victim, signal));
+        if signal == Signal::STOP {
+            kill(victim, Signal::CONT);
+        } else {
+            sandbox.ok(&["up", "--restart"]);
+        }
+        let client = Client::connect(ClientConfig::load(&sandbox.path("c.toml")).unwrap()).unwrap();
+        let after = Checkpoints::open(client, &root).unwrap().with_group("after");
+        for call in Call::ALL {
+            let (set, what) = (call.set(), format!("{root} {call:?}"));
+            let latest = after.latest(&set).unwrap().unwrap();
+            assert!(call.outcomes().contains(&latest), "{what}: {latest}");
+            for version in call.outcomes()[0]..=latest {
+                regions_are_whole(&after, &set, version).unwrap();
+            }
+            let mut writer = after.begin(&set, 3, 0, 1).unwrap();
+            writer.write("field.0", &content(3, 0), 0).unwrap();
+            writer.commit(true).unwrap();
+            assert_eq!(after.latest(&set).unwrap(), Some(3), "{what}");
+        }
+    }
+    sandbox.ok(&["down", "--discard"]);
 }
 
 #[test]

@@ -9,7 +9,8 @@
  * not given again soon, so using it then is -EBADF.
  *
  * Any thread may use any of them at any time. A process that came from fork(2) cannot use what its parent opened (-ENOTCONN): it
- * connects anew. No function ends the process, and none waits for servers longer than the connection's time-out.
+ * connects anew. No function ends the process, and none waits for servers longer than the connection's time-out. What the numbers of checkpoint
+ * functions mean is a table of docs/clients.md; -ELIBBAD is a defect of the library itself.
  */
 
 #ifndef HAYATE_H
@@ -37,7 +38,7 @@
 // It can be restarted from.
 #define HAYATE_CKPT_COMMITTED 5
 
-// It is whole in the shared tier, too.
+// The servers say that all of it is in the shared tier, where manifest, seals and sizes are right. Its bytes are read by `hayate ckpt verify`.
 #define HAYATE_CKPT_DURABLE 6
 
 // Bytes of a name, with the zero at its end.
@@ -432,7 +433,7 @@ int64_t hayate_readlink(int fs,
 int hayate_statfs(int fs, hayate_space_t *space);
 
 // Makes the servers copy a file to tier 2 now, whatever the policy that holds for it, and returns without waiting for that. What this process wrote is
-// published before. Whether it is there is told by the extended attribute `user.hayate.durable` (`yes` or `no`).
+// published before; a file that somebody has open for writing is copied when it is closed. Whether it is there is told by the extended attribute `user.hayate.durable` (`yes` or `no`).
 int hayate_tier_flush(int fs,
                       const char *path);
 

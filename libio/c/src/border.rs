@@ -36,11 +36,14 @@ thread_local! {
     static LAST: RefCell<CString> = RefCell::default();
 }
 
-/// Runs one call: what it answers, or the negative errno. A panic is `-ENOTRECOVERABLE`.
+/// What a panic is to C: the library itself is at fault. Nothing else in Hayate has this number.
+const OWN_FAULT: c_int = libc::ELIBBAD;
+
+/// Runs one call: what it answers, or the negative errno. A panic is that of [`OWN_FAULT`].
 pub fn call<T: From<c_int>>(work: impl FnOnce() -> Result<T>) -> T {
     // What a panic leaves half done is behind the locks of fs-client, whose users check what they find.
     let done = catch_unwind(AssertUnwindSafe(work))
-        .unwrap_or_else(|panic| Err(Failure::new(libc::ENOTRECOVERABLE, words_of(panic.as_ref()))));
+        .unwrap_or_else(|panic| Err(Failure::new(OWN_FAULT, words_of(panic.as_ref()))));
     done.unwrap_or_else(|failure| {
         remember(failure.message);
         T::from(-failure.errno)
@@ -84,10 +87,10 @@ mod tests {
         unsafe { CStr::from_ptr(hayate_last_error()) }.to_string_lossy().into_owned()
     }
 
-    /// Goal: a panic behind the border is an error of the call. Method: one.
+    /// Goal: a panic behind the border is an error of the call, and not taken for one of checkpoints, which a program answers with an older version. Method: one.
     #[test]
     fn a_panic_is_an_error() {
-        assert_eq!(call(|| -> Result<c_int> { panic!("of {}", "this test") }), -libc::ENOTRECOVERABLE);
+        assert_eq!(call(|| -> Result<c_int> { panic!("of {}", "this test") }), -libc::ELIBBAD);
         assert!(last().contains("of this test"), "{}", last());
     }
 

@@ -16,7 +16,7 @@ pub const CKPT_FAILED: c_int = 3;
 pub const CKPT_SEALED: c_int = 4;
 /// It can be restarted from.
 pub const CKPT_COMMITTED: c_int = 5;
-/// It is whole in the shared tier, too.
+/// The servers say that all of it is in the shared tier, where manifest, seals and sizes are right. Its bytes are read by `hayate ckpt verify`.
 pub const CKPT_DURABLE: c_int = 6;
 
 pub(crate) fn state_number(state: State) -> c_int {

@@ -34,7 +34,7 @@ pub unsafe extern "C" fn hayate_statfs(fs: c_int, space: *mut Space) -> c_int {
 }
 
 /// Makes the servers copy a file to tier 2 now, whatever the policy that holds for it, and returns without waiting for that. What this process wrote is
-/// published before. Whether it is there is told by the extended attribute `user.hayate.durable` (`yes` or `no`).
+/// published before; a file that somebody has open for writing is copied when it is closed. Whether it is there is told by the extended attribute `user.hayate.durable` (`yes` or `no`).
 ///
 /// # Safety
 /// `path` is null or a string.

@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 
 use common::{Program, linked_as_compiled};
 use hayate_tests::Cluster;
+use hayate_tests::mpi::Mpi;
 
 const SOURCE: &str = "../examples/heat.c";
 const NUMBERS: [&str; 3] = ["60", "5", "96"];
@@ -70,30 +71,24 @@ fn it_is_killed_and_goes_on() {
 /// One rank of two is killed, then all of three; two others finish. What was written by two is read by three.
 #[test]
 fn with_mpi_other_numbers_of_ranks_go_on() {
-    let is_there =
-        |tool: &str| Command::new(tool).arg("--version").output().is_ok_and(|done| done.status.success());
-    if !is_there("mpicc") || !is_there("mpirun") {
-        println!("mpicc or mpirun is not installed: this test shows nothing");
-        return;
+    for mpi in Mpi::installed() {
+        other_numbers_of_ranks_go_on(&mpi);
     }
-    let program = Program::compiled("mpicc", SOURCE, &["-DHAYATE_WITH_MPI"]);
+}
+
+fn other_numbers_of_ranks_go_on(mpi: &Mpi) {
+    let program = Program::compiled(mpi.compiler, SOURCE, &["-DHAYATE_WITH_MPI"]);
     let path = program.path().canonicalize().expect("the program");
-    let ranks = |count: &str| {
-        let mut command = linked_as_compiled(Command::new("mpirun"));
-        // As the superuser, and with more ranks than cores, Open MPI runs only if it is told so.
-        for variable in
-            ["OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "OMPI_MCA_rmaps_base_oversubscribe"]
-        {
-            command.env(variable, "1");
-        }
-        command.args(["-n", count]).arg(&path);
+    let ranks = |count: usize| {
+        let mut command = linked_as_compiled(mpi.ranks(count));
+        command.arg(&path);
         command
     };
     let alone = Program::compiled("cc", SOURCE, &[]);
     let (_, straight) = finish(start(alone.command(), &alone.cluster_file(&Cluster::start(2))));
     let cluster = Cluster::start(2);
     let file = program.cluster_file(&cluster);
-    for (count, killed) in [("2", 1), ("3", 3)] {
+    for (count, killed) in [(2, 1), (3, 3)] {
         let mut heat = start(ranks(count), &file);
         saves(&mut heat, 2);
         for pid in running(&path).iter().take(killed) {
@@ -107,7 +102,7 @@ fn with_mpi_other_numbers_of_ranks_go_on() {
             std::thread::yield_now();
         }
     }
-    let (first, last) = finish(start(ranks("2"), &file));
+    let (first, last) = finish(start(ranks(2), &file));
     let begin: u64 = first["starting at step ".len()..].parse().expect("a number");
     assert!(begin >= 20, "{first}");
     assert_eq!(last, straight);

@@ -4,6 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use hayate_tests::mpi::Mpi;
+
 fn crate_dir() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -57,11 +59,11 @@ fn it_is_up_to_date() {
     );
 }
 
-/// Compiles `#include "hayate.h"` alone.
-fn takes(compiler: &str, language: &str, standard: &str) {
+/// Compiles a file that includes one header alone.
+fn takes(compiler: &str, language: &str, standard: &str, header: &str) {
     let dir = tempfile::tempdir().expect("a directory");
     let source = dir.path().join("includes");
-    std::fs::write(&source, "#include \"hayate.h\"\n").expect("written");
+    std::fs::write(&source, format!("#include \"{header}\"\n")).expect("written");
     let done = Command::new(compiler)
         .args([
             "-x",
@@ -71,6 +73,8 @@ fn takes(compiler: &str, language: &str, standard: &str) {
             "-Wextra",
             "-Werror",
             "-pedantic",
+            // What Open MPI's own headers have for C++ warns.
+            "-DOMPI_SKIP_MPICXX",
             "-c",
             "-o",
             "/dev/null",
@@ -85,10 +89,19 @@ fn takes(compiler: &str, language: &str, standard: &str) {
 
 #[test]
 fn c11_takes_it() {
-    takes("cc", "c", "-std=c11");
+    takes("cc", "c", "-std=c11", "hayate.h");
 }
 
 #[test]
 fn cpp17_takes_it() {
-    takes("c++", "c++", "-std=c++17");
+    takes("c++", "c++", "-std=c++17", "hayate.h");
+}
+
+/// That for MPI, too, with the headers of each MPI that is here.
+#[test]
+fn the_one_for_mpi_is_taken() {
+    for mpi in Mpi::installed() {
+        takes(mpi.compiler, "c", "-std=gnu11", "hayate_ckpt_mpi.h");
+        takes(&mpi.cpp(), "c++", "-std=c++17", "hayate_ckpt_mpi.h");
+    }
 }

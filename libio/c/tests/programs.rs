@@ -7,8 +7,9 @@ use std::path::Path;
 use std::process::Output;
 use std::time::{Duration, Instant};
 
-use common::Program;
-use hayate_tests::Cluster;
+use common::{Program, linked_as_compiled};
+use hayate_tests::mpi::Mpi;
+use hayate_tests::{Cluster, ClusterOptions};
 
 fn compiled(name: &str) -> Program {
     Program::compiled("cc", &format!("tests/c/{name}.c"), &[])
@@ -21,7 +22,10 @@ fn run(program: &Program, cluster: &Path) -> Output {
 /// Runs it on a cluster of its own.
 fn passes(name: &str) {
     let (program, cluster) = (compiled(name), Cluster::start(3));
-    let done = run(&program, &program.cluster_file(&cluster));
+    succeeds(&run(&program, &program.cluster_file(&cluster)));
+}
+
+fn succeeds(done: &Output) {
     assert!(done.status.success(), "{}: {}", done.status, String::from_utf8_lossy(&done.stderr));
 }
 
@@ -41,6 +45,33 @@ fn checkpoints() {
 }
 
 #[test]
+fn errors_of_checkpoints() {
+    passes("errors");
+}
+
+#[test]
+fn the_shared_tier() {
+    let (program, options) =
+        (compiled("tier"), ClusterOptions { servers: 3, tier: true, ..ClusterOptions::default() });
+    let cluster = Cluster::with(options);
+    succeeds(&run(&program, &program.cluster_file(&cluster)));
+}
+
+/// Goal: the header for MPI, with ranks of each MPI that is here.
+#[test]
+fn mpi() {
+    for mpi in Mpi::installed() {
+        let program = Program::compiled(mpi.compiler, "tests/c/mpi.c", &[]);
+        let cluster = Cluster::start(3);
+        let mut command = linked_as_compiled(mpi.ranks(3));
+        let done = command.arg(program.path()).arg(program.cluster_file(&cluster)).output().expect("it runs");
+        succeeds(&done);
+        let said = String::from_utf8_lossy(&done.stdout);
+        assert!(said.contains("3 ranks"), "{}: not its ranks: {said}", mpi.compiler);
+    }
+}
+
+#[test]
 fn threads() {
     passes("threads");
 }
@@ -50,8 +81,8 @@ fn forks() {
     passes("forks");
 }
 
-/// Goal: short processes do not suffer: connecting, one call and ending take less than 5 ms (measured with an optimised build, and said in
-/// `docs/clients.md`). Method: the best of many runs, because others use the machine, against a bound that also an unoptimised build holds.
+/// Goal: short processes do not suffer. Method: the best of many runs, because others use the machine, against a bound that also an unoptimised build holds; the 5 ms of an optimised
+/// one are measured by `bench/startup.py`.
 #[test]
 fn start_up() {
     const RUNS: usize = 30;

@@ -102,8 +102,14 @@ pub unsafe extern "C" fn chfs_open(path: *const c_char, flags: i32) -> c_int {
 fn open(client: &Client, path: &Path, given: i32) -> Result<Option<File>> {
     let wished = flags::opening(given);
     let mut opened = client.open_path(path, &wished);
-    if wished.write && opened.as_ref().is_err_and(|e| e.code() == Some(Status::AccessDenied)) {
+    let denied = |opened: &fs_client::Result<File>| {
+        opened.as_ref().is_err_and(|e| e.code() == Some(Status::AccessDenied))
+    };
+    if wished.write && denied(&opened) {
         opened = client.open_path(path, &OpenOptions { read: false, ..wished });
+    }
+    if flags::may_read_only(given) && denied(&opened) {
+        opened = client.open_path(path, &OpenOptions { write: false, ..wished });
     }
     match opened {
         Ok(file) => Ok(Some(file)),

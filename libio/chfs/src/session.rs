@@ -76,6 +76,8 @@ pub unsafe extern "C" fn chfs_init(server: *const c_char) -> c_int {
         // SAFETY: the caller's promise.
         let given = (!server.is_null()).then(|| unsafe { CStr::from_ptr(server) });
         let mut config = ClientConfig::load(&cluster(given))?;
+        // As CHFS does: ranks that have met remove, make and extend each other's files. Under a name that is remembered one would write to the file that was removed.
+        (config.entry_ttl, config.attr_ttl) = (Duration::ZERO, Duration::ZERO);
         if let Ok(timeout @ 1..) = u64::try_from(TIMEOUT_MS.load(Ordering::Relaxed)) {
             config.timeout = Duration::from_millis(timeout);
         }

@@ -9,13 +9,14 @@
 
 A region belongs to the version, not to a rank, so any number of ranks may read what any number wrote. Servers copy a committed version to tier 2 by
 themselves. What fails raises the OSError of its errno: ECANCELED if a rank gave up or did not come, EBUSY if another group took over, EEXIST if the
-version is committed, ETIMEDOUT.
+version is committed, ETIMEDOUT; docs/clients.md has a table of all.
 """
 
 import ctypes
 import enum
 import os
 import threading
+import weakref
 from ctypes import POINTER, Structure, byref, c_char_p, c_double, c_int, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
 
@@ -125,6 +126,7 @@ class Checkpoints:
         self.fs, self.root = fs, root
         self._made_of = (fs, root, group, mount)
         self._lock = threading.Lock()
+        _all.add(self)
         self._of, self._number = None, None
         self._open_number()
 
@@ -240,8 +242,21 @@ class Checkpoints:
     advise = staticmethod(advise)
 
 
+_all = weakref.WeakSet()
+
+
+def _forked():
+    """Another thread of the parent may have held a lock."""
+    for checkpoints in list(_all):
+        checkpoints._lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
 class Writer:
-    """A rank's part of a version. As a context it commits at the end, and gives the version up for all ranks if an exception passes."""
+    """A rank's part of a version. As a context it commits at the end, and gives the version up for all ranks if an exception passes. It is the process's that
+    began it: a forked child is refused (ENOTCONN), and may end as it likes."""
 
     def __init__(self, checkpoints, set, version, number):
         self._checkpoints = checkpoints  # Stays open meanwhile.
@@ -307,6 +322,8 @@ class Writer:
     def __exit__(self, kind, *_):
         if self._number is None:
             return
+        if kind is not None and self._pid != os.getpid():
+            return  # A child that leaves, perhaps by sys.exit: the version is its parent's.
         if self._sealed:
             self.join()
         elif kind is None:

@@ -353,7 +353,7 @@ class FileSystem:
         return Space(record)
 
     def flush_to_tier(self, path):
-        """Makes the servers copy a file to tier 2 now, whatever its policy; does not wait for it."""
+        """Makes the servers copy a file to tier 2 now, whatever its policy, or when nobody has it open for writing any more; does not wait for it."""
         lib.hayate_tier_flush(self.number, os.fsencode(path))
 
     def is_durable(self, path):

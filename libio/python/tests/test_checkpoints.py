@@ -1,11 +1,13 @@
-"""Goal: checkpoints from Python are those of the library: all-or-nothing, one verdict for all ranks, any number of readers. Method: ranks as threads and as
-processes, some of which give up or are killed; damage; the list of what there is."""
+"""Goal: checkpoints from Python are those of the library: all-or-nothing, one verdict for all ranks, any number of readers, the errors that docs/clients.md lists. Method: ranks as
+threads and as processes, some of which give up, fork or are killed; damage; the list of what there is."""
 
 import errno
 import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -133,6 +135,108 @@ def test_sealing_does_not_wait(checkpoints):
     two.seal()
     two.join(30)
     assert one.test() is True and checkpoints.latest("s") == 1
+
+
+def fails(number):
+    return pytest.raises(OSError, match=rf"\[Errno {number}\]")
+
+
+def test_each_failure_has_its_number(fs, place, checkpoints):
+    """On the ranks that the table in docs/clients.md says; the version before stays."""
+    checkpoints.save("s", 1, {"a": b"old"})
+    # A rank that says another number; the others hear that it was given up.
+    one = checkpoints.begin("s", 2, 0, 2)
+    with fails(errno.EINVAL):
+        checkpoints.begin("s", 2, 1, 3)
+    with fails(errno.ECANCELED):
+        one.commit()
+    # All ranks of the group that another one took over from.
+    one, two = (checkpoints.begin("s", 2, rank, 2) for rank in range(2))
+    taken = Checkpoints(fs, checkpoints.root, group="other").begin("s", 2, 0, 1)
+    for writer in (one, two):
+        with fails(errno.EBUSY):
+            writer.commit()
+    taken.abort()
+    with fails(errno.EINVAL):
+        checkpoints.begin("s", 3, 2, 2)
+    with fails(errno.EINVAL):
+        checkpoints.begin("s" * 201, 3)
+    with fails(errno.EINVAL):
+        checkpoints.begin("s", 3, copies=77)
+    with checkpoints.begin("s", 3) as writer:
+        for name in ("", "n" * 256):
+            with fails(errno.EINVAL):
+                writer.write(name, b"x")
+        writer.write("n" * 255, b"x")
+    with fails(errno.EEXIST):
+        checkpoints.begin("s", 3)
+    checkpoints.finish("s", 3, ok=False)
+    with fails(errno.ENOTRECOVERABLE):
+        checkpoints.wait("s", 3)
+    with fails(errno.ENOENT):
+        checkpoints.finish("s", 99, ok=True)
+    assert checkpoints.latest("s") == 1 and checkpoints.open("s", 1).read("a") == b"old"
+
+
+def test_damage_is_found_by_who_reads_it(fs, checkpoints):
+    checkpoints.save("s", 1, {"a": b"good"}, flush="never")
+    checkpoints.save("s", 2, {"a": os.urandom(100_000), "b": b"good"}, flush="never")
+    attempts = f"{checkpoints.root}/s/data"
+    attempt = next(name for name in fs.listdir(attempts) if int(name.split(".")[0]) == 2)
+    with fs.open(f"{attempts}/{attempt}/r0/0", "rb+", 0) as file:
+        file.pwrite(bytes([file.pread(1, 50_000)[0] ^ 1]), 50_000)
+    stored = checkpoints.open("s", 2)
+    assert stored.read("b") == b"good"
+    with fails(errno.EIO):
+        stored.read("a")
+    checkpoints.finish("s", 2, ok=False)
+    assert checkpoints.latest("s") == 1
+
+
+FORKS = """
+import errno, os, sys
+import hayate
+
+checkpoints = hayate.Checkpoints(root=sys.argv[1], group="parent")
+
+def ended(pid):
+    return os.WEXITSTATUS(os.waitpid(pid, 0)[1])
+
+with checkpoints.begin("s", 1, 0, 1) as writer:
+    writer.write("a", b"parent")
+    if (child := os.fork()) == 0:
+        sys.exit(7)  # Through the context.
+    assert ended(child) == 7
+    if (child := os.fork()) == 0:
+        try:
+            writer.write("a", b"child!")
+        except OSError as error:
+            assert error.errno == errno.ENOTCONN, error
+            checkpoints.save("childs", 1, {"a": b"child"})
+            raise RuntimeError("passes")
+    assert ended(child) == 1  # Who has an exception that nobody takes.
+    if (child := os.fork()) == 0:
+        del writer
+        os._exit(0)
+    assert ended(child) == 0
+sealed = checkpoints.begin("s", 2, 0, 2)
+sealed.seal()
+if (child := os.fork()) == 0:
+    sys.exit(0)
+assert ended(child) == 0
+with checkpoints.begin("s", 2, 1, 2) as writer:
+    writer.write("a", b"both")
+sealed.join(30)
+assert checkpoints.latest("s") == 2 and checkpoints.open("s", 1).read("a") == b"parent"
+assert checkpoints.open("childs", 1).read("a") == b"child"
+"""
+
+
+def test_a_forked_child_leaves_its_parents_version(place):
+    program = [sys.executable, "-c", FORKS, f"{place}/sets"]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("RuntimeError: passes") == 1 and "ignored" not in done.stderr, done.stderr
 
 
 def test_keeping_house(checkpoints):

@@ -148,6 +148,24 @@ def test_another_connection_sees_what_was_flushed(fs, place):
         assert other.stat(f"{place}/f").size == 13
 
 
+def test_a_file_is_brought_to_the_tier_on_demand(fs, place):
+    fs.setxattr(place, "user.hayate.flush", b"demand")
+    fs.put(f"{place}/f", b"durable")
+    assert not fs.is_durable(f"{place}/f")
+    with pytest.raises(FileNotFoundError):
+        fs.flush_to_tier(f"{place}/none")
+    try:
+        fs.flush_to_tier(f"{place}/f")
+    except OSError as error:
+        pytest.skip(f"this cluster has no tier 2: {error}")
+    deadline = time.monotonic() + 60
+    while not fs.is_durable(f"{place}/f"):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    fs.put(f"{place}/f", b"changed")
+    assert not fs.is_durable(f"{place}/f")
+
+
 def test_module_functions(place):
     hayate.makedirs(f"{place}/a/b", exist_ok=True)
     with hayate.open(f"{place}/a/b/c", "w") as file:

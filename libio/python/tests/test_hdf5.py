@@ -1,6 +1,7 @@
 """Goal: HDF5 files are checkpoints: a region that HDF5 writes by its path, in the mount, is committed, checked, and read again, by HDF5 and by numpy; and one that is damaged is not. Method: h5py on
 the path that route() gives, below the mount of HAYATE_MOUNT; two ranks, a file each."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -45,6 +46,25 @@ def test_a_region_that_hdf5_writes(checkpoints, tmp_path):
         expected[0] = -1.0
         with h5py.File(copy, "r") as file:
             assert file["step"].attrs["rank"] == rank and np.array_equal(file["step/field"], expected)
+
+
+def test_a_damaged_one_is_not_read(checkpoints):
+    """A byte changes in the file that HDF5 wrote, after the commit: no reader gets it, and the version before is offered when that was told."""
+    for version in (1, 2):
+        with checkpoints.begin("set", version, flush="never") as writer:
+            path = writer.route("file")
+            with h5py.File(path, "w") as file:
+                file.create_dataset("field", data=field(version))
+    with open(path, "rb+") as stored:
+        stored.seek(200_000)
+        byte = stored.read(1)[0]
+        stored.seek(200_000)
+        stored.write(bytes([byte ^ 1]))
+    with pytest.raises(OSError, match="damaged") as failure:
+        checkpoints.open("set", 2).read("file")
+    assert failure.value.errno == errno.EIO
+    checkpoints.finish("set", 2, ok=False)
+    assert checkpoints.latest("set") == 1 and len(checkpoints.open("set", 1).read("file")) > field(1).nbytes
 
 
 def test_hdf5_on_the_mount_itself(place):

@@ -1,9 +1,14 @@
-"""Goal: arrays go to the cluster and back without a copy in between. Method: numpy's own functions, and raw files with arrays as buffers."""
+"""Goal: arrays go to the cluster and back without a copy in between. Method: numpy's own functions, raw files and checkpoints with arrays as buffers, what Python allocates, and the most memory that a
+process of its own had."""
 
+import subprocess
+import sys
 import tracemalloc
 
 import numpy as np
 import pytest
+
+from hayate import Checkpoints
 
 
 def test_save_and_load(fs, place):
@@ -36,3 +41,54 @@ def test_arrays_are_buffers(fs, place):
         back.flags.writeable = False
         with pytest.raises((BufferError, ValueError)):
             file.pread_into(back, 0)
+
+
+PEAK = """
+import sys
+import numpy as np
+import hayate
+
+MIB = 1 << 20
+
+def peak():
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM:"))
+
+checkpoints = hayate.Checkpoints(hayate.connect(memory=32 * MIB), sys.argv[1])
+small = np.ones(MIB, dtype=np.uint8)
+checkpoints.save("warm", 1, {"field": small})      # What the library takes for itself, however much is written.
+checkpoints.open("warm", 1).read_into("field", small)
+field, back = np.ones(32 * MIB), np.ones(32 * MIB)  # 256 MiB each
+before = peak()
+with checkpoints.begin("set", 1) as writer:
+    assert writer.write("field", field) == field.nbytes
+assert checkpoints.open("set", 1).read_into("field", back) == back.nbytes
+assert np.array_equal(field[::4097], back[::4097])
+print((peak() - before) // MIB)
+"""
+
+
+def test_checkpoints_of_arrays_are_not_copied(place):
+    done = subprocess.run([sys.executable, "-c", PEAK, f"{place}/sets"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    # One copy would be 256; what may be is buffers.
+    assert int(done.stdout) < 128, done.stdout
+
+
+def test_checkpoints_take_only_whole_arrays(fs, place):
+    checkpoints = Checkpoints(fs, f"{place}/sets")
+    array = np.arange(1000, dtype=np.int32).reshape(10, 100)
+    with checkpoints.begin("set", 1) as writer:
+        for bad in (array[::2], array[:, :50], array.T):
+            with pytest.raises((BufferError, ValueError)):
+                writer.write("field", bad)
+        writer.write("field", array)
+        writer.write("field", array[3], array.nbytes)  # A row is contiguous.
+    stored, back = checkpoints.open("set", 1), np.zeros_like(array)
+    for bad in (back[::2], back[:, :50], back.T):
+        with pytest.raises((BufferError, ValueError)):
+            stored.read_into("field", bad)
+    assert stored.read_into("field", back) == array.nbytes and np.array_equal(back, array)
+    assert stored.read_into("field", back[0], array.nbytes) == 400 and np.array_equal(back[0], array[3])
+    back.flags.writeable = False
+    with pytest.raises((BufferError, ValueError)):
+        stored.read_into("field", back)

@@ -125,6 +125,19 @@ def test_a_failure_leaves_the_older_version(fs, checkpoints, point):
     assert same(back, some_state(3.0))
 
 
+@pytest.mark.parametrize("options", [{"copies": 1}, {"parity": (2, 1)}])
+def test_copies_and_parity(fs, checkpoints, options):
+    """The set's data are at more than one server, and what one of them has may go: the bytes of one part are changed."""
+    state = {"matrix": torch.rand(1000, 1000)}
+    dcp.save(state, storage_writer=HayateWriter(checkpoints, flush="never", **options), checkpoint_id="1")
+    attempt = next(iter(fs.listdir(f"{checkpoints}/data")))
+    with fs.open(f"{checkpoints}/data/{attempt}/r0/0.0", "rb+", 0) as part:
+        part.pwrite(bytes([part.pread(1, 100_000)[0] ^ 1]), 100_000)
+    back = {"matrix": torch.zeros(1000, 1000)}
+    dcp.load(back, storage_reader=HayateReader(checkpoints))
+    assert torch.equal(back["matrix"], state["matrix"])
+
+
 def test_a_smaller_checkpoint_is_not_taken(checkpoints):
     dcp.save({"matrix": torch.rand(100, 100)}, storage_writer=HayateWriter(checkpoints), checkpoint_id="1")
     with pytest.raises(dcp.api.CheckpointException, match="[Ss]ize"):
@@ -149,11 +162,26 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 from hayate.dcp import HayateReader, HayateWriter
 
+class FailingWriter(HayateWriter):
+    # One rank has no space.
+    def _item(self, *arguments):
+        if sys.argv[1] == "fail" and dist.get_rank() == 1:
+            raise OSError(28, "no space, says the test")
+        return super()._item(*arguments)
+
+
 dist.init_process_group("gloo")
 mesh = init_device_mesh("cpu", (dist.get_world_size(),))
 full = torch.arange(8 * 6, dtype=torch.float32).reshape(8, 6)
-state = {"sharded": distribute_tensor(full if sys.argv[1] == "save" else torch.zeros(8, 6), mesh, [Shard(int(sys.argv[3]))])}
-if sys.argv[1] == "save":
+state = {"sharded": distribute_tensor(torch.zeros(8, 6) if sys.argv[1] == "load" else full, mesh, [Shard(int(sys.argv[3]))])}
+if sys.argv[1] == "fail":
+    try:
+        dcp.save(state, storage_writer=FailingWriter(sys.argv[2]), checkpoint_id="6")
+    except dcp.api.CheckpointException as error:  # On every rank.
+        assert "no space" in str(error), error
+    else:
+        raise AssertionError("it was saved")
+elif sys.argv[1] == "save":
     dcp.async_save(state, storage_writer=HayateWriter(sys.argv[2]), checkpoint_id="5").result()
 else:
     dcp.load(state, storage_reader=HayateReader(sys.argv[2]))
@@ -174,6 +202,16 @@ def test_ranks_may_be_other_in_number(checkpoints, tmp_path):
     """Two ranks save a tensor by rows; three load it by columns, and one program the whole of it."""
     run_ranks(tmp_path, 2, "save", checkpoints, "0")
     run_ranks(tmp_path, 3, "load", checkpoints, "1")
+    back = {"sharded": torch.zeros(8, 6)}
+    dcp.load(back, storage_reader=HayateReader(checkpoints))
+    assert torch.equal(back["sharded"], torch.arange(48.0).reshape(8, 6))
+
+
+def test_one_rank_of_two_fails(checkpoints, tmp_path):
+    """All ranks hear of it, and the version before stays the newest."""
+    run_ranks(tmp_path, 2, "save", checkpoints, "0")
+    run_ranks(tmp_path, 2, "fail", checkpoints, "0")
+    assert versions(checkpoints) == [5] and latest(checkpoints) == 5
     back = {"sharded": torch.zeros(8, 6)}
     dcp.load(back, storage_reader=HayateReader(checkpoints))
     assert torch.equal(back["sharded"], torch.arange(48.0).reshape(8, 6))
