@@ -10,6 +10,7 @@ Tables between marks in docs/performance.md are replaced; what programs print be
 shows in part can be compared; plots go into docs/figures/*.svg, and all of them on one page, docs/figures/bench.html. With --document and --figures others are written.
 """
 
+import argparse
 import re
 import shutil
 import subprocess
@@ -61,7 +62,8 @@ PARTS = {
     "hot": ("a file that all nodes read", script("hot", "--readers", "16", "--rounds", "3")),
     "hot-small": ("a small file and its name, of which all nodes ask", script("hot", "--small", "4096", "--rounds", "5", quick=("--small", "4096"))),
     "layouts": ("bytes between nodes by layout", test("hayate-tests", "layouts", "bytes")),
-    "small": ("small files, with the inode or in chunks", example("hayate-tests", "small_speed")),
+    "small": ("small files, with the inode or in chunks, one server", example("hayate-tests", "small_speed")),
+    "small-four": ("the same, four servers", example("hayate-tests", "small_speed", "4", "3000", "3", "4096", "16384")),
     "inline": ("content in the key-value store", example("fs-server", "inline_speed")),
     "growth": ("growth of the chunk store", example("fs-server", "store_scale", "DIR")),
     "store": ("the chunk store beside the device", example("fs-server", "store_speed", "DIR")),
@@ -70,13 +72,92 @@ PARTS = {
     "inside": ("the mount as a part of its server", script("perf", "--nodes", "1", "--inside", "--files", "2000", "--mib", "256", "--of", "6", "--mark", "inside", quick=["--nodes", "1", "--inside", "--mark", "inside"])),
     "memory": ("memory of a server by files and by extents", script("memory")),
     "limits": ("connections, open files, a memory cap", script("limits", "--long")),
+    "startup": ("start-up of a short process, in C and in Python", script("startup")),
     "fio": ("the harness beside fio", script("fio_compare")),
     "scale": ("the scale model and its error", script("scale")),
     "checkpoints": ("checkpoints beside plain files, torch's writer, and a program that computes", script("checkpoints")),
     "requirement": ("the scale model's answer to the requirement", lambda o: [o.hayate, "bench", "scale", *(["--nodes", "64", "--simulated", "8"] if o.quick else [])]),
 }
+# Tables that programs print, of parts whose programs know nothing of documents: mark, what is printed before it (none: anything), and how its heading begins
+# (none: all tables, one below the other).
+PRINTED = {
+    "messages": [
+        ("messages direct", "Four servers, the client asks the owner:", "| operation |"),
+        ("messages one server", "One server:", "| operation |"),
+        ("messages gateway", "Four servers, the client asks one server for everything:", "| operation |"),
+    ],
+    "layouts": [("layouts", None, "| dump of four nodes |")],
+    "small": [("small one server", None, "| bytes | content |")],
+    "small-four": [("small four servers", None, "| bytes | content |")],
+    "inline": [("inline", None, "| bytes | content |")],
+    "growth": [("growth", None, "| step |"), ("growth space", None, "| random overwrites of |")],
+    "store": [("store", None, None)],
+    "transport": [("transport", None, None)],
+}
+# Tables with figures outside of marks: how the heading begins, and why no part makes them again.
+BY_HAND = {
+    "| 40,000 files in two bursts |": "what a change did (decision 0036): the program of before is not there any more",
+    "| burst | flush, to the end of the command |": "the last run of the part flush, whose marked table is of before and has other columns; it becomes one with the next run",
+    "| 64 KiB | 128 KiB |": "a program in C that only writes, once, to find why a write was slow",
+    "| operation through the mount |": "counts in words; the test mount_cost bounds each of them",
+    "| operation | client: messages | bytes | between servers: messages |": "rows of `messages gateway`, side by side with what they mean; the test cost bounds each of them",
+    "| buffered | before: MiB/s |": "what a change did: the program of before is not there any more",
+    "| 32 MiB written, read and compared,": "printed by tests/e2e/rdma.sh in an emulated guest, which takes an hour to make",
+    "| ranks | MiB a rank | way | blocking (s) | committed (s) | durable (s) | committed, plain files = 1 |": "4 GiB at a time, once: more than the part checkpoints writes",
+}
 # Parts that build or take minutes whatever the sizes, which a short run of all leaves out.
-LONG = ["messages", "mount", "layouts", "small", "inline", "growth", "store"]
+LONG = ["messages", "mount", "layouts", "small", "small-four", "inline", "growth", "store"]
+
+
+def tables(lines):
+    """(number of the first line, lines) of each table."""
+    found, at = [], 0
+    while at < len(lines):
+        end = at
+        while end < len(lines) and lines[end].startswith("|"):
+            end += 1
+        if end > at:
+            found.append((at, lines[at:end]))
+        at = max(end, at + 1)
+    return found
+
+
+def printed(text, after, heading):
+    """The table of an output that begins with a heading, after a line; or all tables. None: there is none."""
+    lines = text.splitlines()
+    begin = next((number for number, line in enumerate(lines) if line.strip() == after), None) if after else 0
+    if begin is None:
+        return None
+    fit = [rows for number, rows in tables(lines) if number >= begin and rows[0].startswith(heading or "|") and len(rows) > 2]
+    return "\n\n".join("\n".join(rows) for rows in (fit if heading is None else fit[:1])) or None
+
+
+def put_printed(name, options):
+    """Puts the tables that a part printed between their marks. Whether all were there."""
+    text, good = (options.figures / f"{name}.txt").read_text(), True
+    where = argparse.Namespace(quick=options.quick, update=options.document)
+    for mark, after, heading in PRINTED.get(name, []):
+        table = printed(text, after, heading)
+        if table is None:
+            print(f"{name} printed no table for mark '{mark}'", file=sys.stderr)
+            good = False
+        else:
+            bed.update(where, mark, f"Commit {commit()}, {time.strftime('%Y-%m-%d')}.\n\n{table}")
+    return good
+
+
+def unmarked(document):
+    """What is wrong with the tables outside of marks: those with figures that BY_HAND does not name, and names of none."""
+    lines = document.read_text().splitlines()
+    inside, outside = False, []
+    for line in lines:
+        if re.match(r"<!-- (end of )?perf ", line):
+            inside = not line.startswith("<!-- end of")
+        outside.append("" if inside else line)
+    found = [rows for _, rows in tables(outside) if any(re.search(r"\|\s*[-+~*]*\d", row) for row in rows[2:])]
+    headings = [rows[0] for rows in found]
+    wrong = [f"a table with figures that no part makes again: {heading}" for heading in headings if not any(map(heading.startswith, BY_HAND))]
+    return wrong + [f"BY_HAND names a table that is not there: {name}" for name in BY_HAND if not any(heading.startswith(name) for heading in headings)]
 
 
 def run(command, log, options):
@@ -112,7 +193,11 @@ def sweep(options):
                     bench(cluster, f"{tasks}-processes", "ior", "-w", "-r", "-C", "-t", "1m", "-b", f"{mib // tasks}m", "-np", tasks, "-o", "/f")
                 bench(cluster, "mdtest", "mdtest", "-F", "-n", 500 if options.quick else 5000, "-np", "2", "-w", "3901", "-e", "3901", "-d", "/md")
                 bench(cluster, "checkpoint", "checkpoint", "-np", "4", "-b", f"{mib // 4}m", "-i", "3", "--durable", "120", "-d", "/ck")
-    return documents
+                # Files that are closed while others are made: the servers flush beside it. The last run here, as that goes on for a while.
+                seconds = 3 if options.quick else 12
+                bench(cluster, "over-time", "mdtest", "-F", "-C", "-u", "-n", "1000000", "-w", "32k", "-W", seconds, "-np", "2", "-d", "/over-time")
+    # A report draws the course of so many runs only: the one that was made for it comes first.
+    return sorted(documents, key=lambda path: path.stem != "over-time")
 
 
 # Plots that the document shows: their name there, and what the report calls them after its number.
@@ -122,6 +207,7 @@ SHOWN = {
     "bandwidth-against-servers": "bandwidth-against-servers",
     "how-long-operations-took": "how-long-operations-took",
     "each-server": "each-server*4-servers-write*",
+    "throughput-over-time": "throughput-over-time*over-time-file-creation*",
 }
 
 
@@ -152,6 +238,16 @@ def main():
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--document", type=Path, default=bed.DOCUMENT, help="the document with the tables")
     parser.add_argument("--figures", type=Path, default=ROOT / "docs/figures", help="where plots and logs go")
+    parser.add_argument("--marks", action="store_true", help="the marks of tables that this script takes from what a part prints")
+    parser.add_argument("--unmarked", action="store_true", help="name the tables of the document that nothing makes again, unless it is told why")
+    if "--marks" in sys.argv:
+        print("\n".join(f"{part}\t{mark}" for part, all_of in PRINTED.items() for mark, _, _ in all_of))
+        return
+    if "--unmarked" in sys.argv:
+        parser.set_defaults(hayate=Path(sys.executable))
+        wrong = unmarked(bed.parse(parser).document)
+        print("\n".join(wrong), end="\n" if wrong else "")
+        sys.exit(1 if wrong else 0)
     if "--list" in sys.argv:
         print("\n".join(f"{name:12} {what}" for name, (what, _) in PARTS.items()) + "\nplots        bandwidth, durations, balance as SVG")
         return
@@ -164,7 +260,7 @@ def main():
     try:
         for name in options.only or every:
             print(f"{name} ...", file=sys.stderr)
-            good = plots(options) if name == "plots" else run(PARTS[name][1](options), options.figures / f"{name}.txt", options)
+            good = plots(options) if name == "plots" else run(PARTS[name][1](options), options.figures / f"{name}.txt", options) and put_printed(name, options)
             failed += [] if good else [name]
     finally:
         bed.remove(options.box)

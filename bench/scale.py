@@ -4,6 +4,9 @@
     cargo build --release && bench/scale.py --update docs/performance.md         ten minutes, on a machine with nothing else to do
     bench/scale.py --calibrate bench/src/scale/calibration.json                  and keep the costs: the program has them built in
 
+Of opens two things are compared: the rate of plain ones, as of writes and creates, and which part of the opens of one file by all nodes its home answers (decision 0038).
+`cargo build --release -p fs-client --example readers` first.
+
 Costs are CPU time of clients and servers of a cluster of one server, by two processes; what passing on costs is measured with two servers, of which
 the client may use one only. Then the model says how long other runs take, with 1, 2, 4 and 8 servers and with 1, 2 and 4 processes, all on
 this one host, and each is run. Of several rounds that one counts during which other programs took the least CPU time (never the one with the best result); how
@@ -18,6 +21,7 @@ import os
 import platform
 import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -121,24 +125,31 @@ def written_and_flushed(runs):
     return (after["cpu_us"] - before["cpu_us"]) / mib
 
 
-def predict(options, costs, nodes, tasks):
-    """(MiB/s of the write, creates a second) by the model, with as many clients as there are processes, each one operation at a time."""
+def ask(options, costs, *words):
+    """The model's answers on this host, by question."""
     with tempfile.TemporaryDirectory(prefix="hayate-scale-") as box:
         calibration, out = Path(box) / "costs.json", Path(box) / "out.json"
         calibration.write_text(json.dumps(costs))
         cores = len(os.sched_getaffinity(0))
-        words = [options.hayate, "bench", "scale", "--calibration", calibration, "--nodes", nodes, "--hosts", "1", "--cores", cores, "--nic", "0", "--device", "0"]
-        words += ["--latency", "0", "--chunk", "1m", "--window", "1", "--clients", tasks, "--memory", f"{options.mib // tasks}m", "--processes", options.files]
+        words = [options.hayate, "bench", "scale", "--calibration", calibration, "--hosts", "1", "--cores", cores, "--nic", "0", "--device", "0", "--latency", "0", *words]
         run([*words, "--simulated", "100000", "--json", out])
-        answers = {a["question"]: a["prediction"] for a in json.loads(out.read_text())["answers"]}
+        return {answer["question"]: answer["prediction"] for answer in json.loads(out.read_text())["answers"]}
+
+
+def predict(options, costs, nodes, tasks):
+    """(MiB/s of the write, creates and opens a second) by the model, with as many clients as there are processes, each one operation at a time."""
+    words = ["--nodes", nodes, "--chunk", "1m", "--window", "1", "--clients", tasks, "--memory", f"{options.mib // tasks}m", "--processes", options.files]
+    answers = ask(options, costs, *words)
     rate = lambda question, amount: amount / answers[question]["seconds"]
-    return rate("dump into one file", options.mib // tasks * tasks), rate("create by every process", options.files * tasks)
+    files = options.files * tasks
+    return rate("dump into one file", options.mib // tasks * tasks), rate("create by every process", files), rate("open by all at once", files)
 
 
-def own_costs(costs, write, create):
+def own_costs(costs, write, create, opened):
     """The costs of the calibration, with those of a run of its own in their place."""
     mine = dict(zip(("write_client_us_mib", "write_server_us_mib"), cpu(write, unit_bytes=True), strict=True))
     mine |= dict(zip(("create_client_us", "create_server_us"), cpu(create), strict=True))
+    mine |= dict(zip(("open_client_us", "open_server_us"), cpu(opened), strict=True))
     return {**costs, **mine}
 
 
@@ -147,10 +158,11 @@ def validate(runs, costs):
     errors = {"as calibrated": [], "by queues alone": []}
     for nodes, tasks in [(n, t) for n, t in SIZES if n in options.nodes]:
         (write, disturbed), (metadata, disturbed_too) = runs.write(nodes, tasks), runs.metadata(nodes, tasks)
-        create = metadata[CREATES]
-        by_calibration, by_own = predict(options, costs, nodes, tasks), predict(options, own_costs(costs, write, create), nodes, tasks)
+        create, opened = metadata[CREATES], metadata[OPENS]
+        by_calibration, by_own = predict(options, costs, nodes, tasks), predict(options, own_costs(costs, write, create, opened), nodes, tasks)
         row = [f"{nodes}", f"{tasks}", f"{max(disturbed, disturbed_too):.2f}"]
-        for at, (real, spent) in enumerate([(write["bwMiB"], cpu(write, unit_bytes=True)), (create["opsPerSecond"], cpu(create))]):
+        real_ones = [(write["bwMiB"], cpu(write, unit_bytes=True)), (create["opsPerSecond"], cpu(create)), (opened["opsPerSecond"], cpu(opened))]
+        for at, (real, spent) in enumerate(real_ones):
             parts = [by_calibration[at] / real - 1, by_own[at] / real - 1]
             row += [f"{sum(spent):,.0f}", f"{real:,.0f}", f"{by_calibration[at]:,.0f}", *(f"{part:+.0%}" for part in parts)]
             # One server and two processes are the calibration itself.
@@ -159,9 +171,47 @@ def validate(runs, costs):
                     errors[kind].append(abs(part))
         rows.append(row)
         print(" ".join(row), file=sys.stderr)
-    head = ["servers", "processes", "CPUs of others", "write: CPU us a MiB", "MiB/s", "model", "error", "of the queues", "create: CPU us", "/s", "model", "error", "of the queues"]
+    head = ["servers", "processes", "CPUs of others", "write: CPU us a MiB", "MiB/s", "model", "error", "of the queues"]
+    head += [word for what in ("create", "open and close") for word in (f"{what}: CPU us", "/s", "model", "error", "of the queues")]
     words = [f"{kind}: median {statistics.median(sizes):.0%}, largest {max(sizes):.0%}" for kind, sizes in errors.items() if sizes]
     return f"{table(head, rows)}\n\nThe model's error {'; '.join(words)}. (The run with one server and two processes is the calibration, and not counted.)"
+
+
+def storms(options, costs):
+    """A file that all processes of all nodes open at one moment (`bench/hot.py --small` shows more of it), with hot names and without: how many opens its home answers, as counted and by
+    the model. Seconds of such a run are those of programs that start, and nothing to compare with."""
+    rows, nodes, readers = [], options.storm, 64 if not options.quick else 2
+    for kind, up, words in [("lent to each node's server", [], []), ("each asks the home", ["--hot-files", "off"], ["--no-hot-names"])]:
+        with Cluster(options, "scalestorm") as cluster:
+            cluster.up(nodes, "--memory", "256M", *up)
+            through = {"HAYATE_GATEWAY": "0"}
+            cluster.command("mkdir", "/d", env=through)
+            (cluster.dir / "source").write_bytes(os.urandom(4096))
+            cluster.command("cp", cluster.dir / "source", "hayate:/d/f", env=through)
+            before = opens(cluster)
+            storm(cluster, options, nodes, readers)
+            counted = max(after - then for after, then in zip(opens(cluster), before, strict=True))
+        answers = ask(options, costs, "--nodes", nodes, "--processes", readers, "--memory", "64m", "--chunk", "1m", *words)
+        asked = answers["open by all at once"]["asked"]
+        all_of = nodes * readers
+        rows.append([kind, f"{nodes} x {readers}", f"{counted:,} ({counted / all_of:.0%})", f"{asked:,} ({asked / all_of:.0%})"])
+    return table(["one file", "nodes x processes", "opens answered by its home", "by the model"], rows)
+
+
+def opens(cluster):
+    """Opens that each server carried out so far."""
+    return [sum(status["operations"].get(name, 0) for name in ("open", "openread")) for status in cluster.status()]
+
+
+def storm(cluster, options, nodes, readers):
+    """All readers open the file at the same moment, each a client of its own, through the server of its node."""
+    begin = int(1000 * (time.time() + 1.5 + nodes * readers / 2000))
+    started = []
+    for node in range(nodes):
+        words = [bed.example(options, "readers"), cluster.file, "/d/f", readers, begin, "each"]
+        started.append(subprocess.Popen(list(map(str, words)), env={**os.environ, "HAYATE_GATEWAY": str(node)}, stdout=subprocess.DEVNULL))
+    if any([process.wait() for process in started]):
+        sys.exit("a reader failed")
 
 
 # Servers and processes of the runs.
@@ -175,15 +225,17 @@ def main():
     parser.add_argument("--mib", type=int, default=512)
     parser.add_argument("--files", type=int, default=4000)
     parser.add_argument("--calibrate", type=Path, help="keep the costs in this file")
-    options = bed.parse(parser, nodes=[1, 2], rounds=1, mib=8, files=100)
+    parser.add_argument("--storm", type=int, default=8, metavar="N", help="nodes of the storm of opens")
+    options = bed.parse(parser, nodes=[1, 2], rounds=1, mib=8, files=100, storm=3)
     with bed.Awake() as awake, ExitStack() as stack:
         runs = Runs(options, stack, awake)
         costs = {key: round(value, 1) if isinstance(value, float) else value for key, value in calibrate(runs).items()}
         if options.calibrate:
             options.calibrate.write_text(json.dumps(costs, indent=2) + "\n")
         compared = validate(runs, costs)
+    stormed = storms(options, costs)
     sizes = f"{options.mib} MiB by transfers of 1 MiB, {options.files:,} files a process, the least disturbed of {options.rounds} rounds."
-    bed.update(options, "scale", f"{costs['machine']}; {sizes}\n\n{compared}")
+    bed.update(options, "scale", f"{costs['machine']}; {sizes}\n\n{compared}\n\n{stormed}")
 
 
 if __name__ == "__main__":

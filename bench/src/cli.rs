@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use crate::backend::{Api, Connect, Connection};
 use crate::charts::ReportArgs;
 use crate::checkpoint::options::CheckpointArgs;
+use crate::common::Common;
 use crate::compare::CompareArgs;
 use crate::dataset::options::DatasetArgs;
 use crate::error::{BenchError, Result};
@@ -62,7 +63,7 @@ pub enum BenchCommand {
 /// What ended the run.
 pub fn run(args: BenchArgs, connect: Connect<'_>) -> Result<u64> {
     if tasks::is_task() {
-        return match tasks::serve(connect) {
+        return match tasks::serve(connect, args.what.common().is_some_and(|common| common.spread)) {
             // That is how a run is ended early; why, the coordinator says once for all tasks.
             Ok(()) | Err(BenchError::Coordinator(_)) => Ok(0),
             Err(error) => Err(error),
@@ -75,34 +76,31 @@ pub fn run(args: BenchArgs, connect: Connect<'_>) -> Result<u64> {
             let launch = launch(args.common.threads)?;
             let plan = args.plan(launch.natural_size(), command_line)?;
             let api = plan.tests.first().map_or(args.common.api, |test| test.spec.api);
-            let mut session = session(plan.tasks(), &launch, api, args.common.servers, connect)?;
+            let mut session = session(plan.tasks(), &launch, &Common { api, ..args.common }, connect)?;
             Ok(ior::run(&plan, &mut session, out)?.errors())
         }
         BenchCommand::Mdtest(args) => {
             let launch = launch(args.common.threads)?;
             let setup = args.setup(launch.natural_size(), command_line)?;
-            let mut session =
-                session(setup.spec.tasks, &launch, args.common.api, args.common.servers, connect)?;
+            let mut session = session(setup.spec.tasks, &launch, &args.common, connect)?;
             Ok(mdtest::run(&setup, &mut session, out)?.errors)
         }
         BenchCommand::Io500(args) => {
             let launch = launch(args.common.threads)?;
             let tasks = args.num.tasks.unwrap_or_else(|| launch.natural_size());
-            let mut session = session(tasks, &launch, args.common.api, args.common.servers, connect)?;
+            let mut session = session(tasks, &launch, &args.common, connect)?;
             io500::run(&args.spec(), &command_line, &mut session, out)
         }
         BenchCommand::Checkpoint(args) => {
             let launch = launch(args.common.threads)?;
             let setup = args.setup(launch.natural_size(), command_line)?;
-            let mut session =
-                any_session(setup.spec.tasks, &launch, args.common.api, args.common.servers, connect)?;
+            let mut session = any_session(setup.spec.tasks, &launch, &args.common, connect)?;
             Ok(checkpoint::run(&setup, &mut session, out)?.errors())
         }
         BenchCommand::Dataset(args) => {
             let launch = launch(args.common.threads)?;
             let setup = args.setup(launch.natural_size(), command_line)?;
-            let mut session =
-                session(setup.spec.tasks, &launch, args.common.api, args.common.servers, connect)?;
+            let mut session = session(setup.spec.tasks, &launch, &args.common, connect)?;
             Ok(dataset::run(&setup, &mut session, out)?.iter().map(|result| result.errors).sum())
         }
         BenchCommand::Scale(args) => scale::run(&args, out).map(|()| 0),
@@ -111,23 +109,42 @@ pub fn run(args: BenchArgs, connect: Connect<'_>) -> Result<u64> {
     }
 }
 
+impl BenchCommand {
+    /// What is measured and by whom, where tasks measure.
+    fn common(&self) -> Option<&Common> {
+        match self {
+            BenchCommand::Ior(args) => Some(&args.common),
+            BenchCommand::Mdtest(args) => Some(&args.common),
+            BenchCommand::Io500(args) => Some(&args.common),
+            BenchCommand::Checkpoint(args) => Some(&args.common),
+            BenchCommand::Dataset(args) => Some(&args.common),
+            BenchCommand::Scale(_) | BenchCommand::Compare(_) | BenchCommand::Report(_) => None,
+        }
+    }
+}
+
 /// Tasks for a benchmark. Servers are watched if the native client is measured, or if asked for.
-fn session(tasks: u32, launch: &Launch, api: Api, watch: bool, connect: Connect<'_>) -> Result<Session> {
-    if api == Api::Libio {
+fn session(tasks: u32, launch: &Launch, common: &Common, connect: Connect<'_>) -> Result<Session> {
+    if common.api == Api::Libio {
         return Err(BenchError::Options("-a LIBIO is for checkpoints".to_owned()));
     }
-    any_session(tasks, launch, api, watch, connect)
+    any_session(tasks, launch, common, connect)
 }
 
 /// The same, also for what is no file system.
-fn any_session(tasks: u32, launch: &Launch, api: Api, watch: bool, connect: Connect<'_>) -> Result<Session> {
-    let connection = Connection::new(api, connect)?;
+fn any_session(tasks: u32, launch: &Launch, common: &Common, connect: Connect<'_>) -> Result<Session> {
+    if common.spread && !matches!(common.api, Api::Hayate | Api::Libio) {
+        let why = "--spread makes tasks clients of single servers, which only -a HAYATE and -a LIBIO are: a mount has its server";
+        return Err(BenchError::Options(why.to_owned()));
+    }
+    let connection = Connection::new(common.api, None, connect)?;
     let monitor = match connection.client() {
         Some(client) => Some(Monitor::new(client.clone())),
-        None if watch => Some(Monitor::new(connect().map_err(BenchError::Connect)?)),
+        None if common.servers => Some(Monitor::new(connect(None).map_err(BenchError::Connect)?)),
         None => None,
     };
-    Session::start(tasks, launch, &connection, monitor)
+    let session = Session::start(tasks, launch, &connection, monitor)?;
+    Ok(if common.spread { session.spread() } else { session })
 }
 
 fn launch(threads: bool) -> Result<Launch> {

@@ -1,5 +1,7 @@
 //! Wall time that all processes of a host share, CPU time of this task, and dates as C prints them.
 
+use std::time::Duration;
+
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
 /// Whose CPU time a task counts.
@@ -17,7 +19,49 @@ fn nanoseconds(time: Timespec) -> u64 {
 
 /// Nanoseconds since the host started; the same clock in every process of the host.
 pub fn now_ns() -> u64 {
-    nanoseconds(clock_gettime(ClockId::Monotonic))
+    let now = nanoseconds(clock_gettime(ClockId::Monotonic));
+    #[cfg(test)]
+    let now = now + skipped::ns();
+    now
+}
+
+/// Waits.
+pub fn sleep(time: Duration) {
+    #[cfg(test)]
+    if skipped::wait(time) {
+        return;
+    }
+    std::thread::sleep(time);
+}
+
+/// Time that a thread of a test lets pass without waiting for it.
+#[cfg(test)]
+pub mod skipped {
+    use std::cell::Cell;
+    use std::time::Duration;
+
+    thread_local! {
+        static SKIPPED: Cell<Option<u64>> = const { Cell::new(None) };
+    }
+
+    /// From now on waiting takes no time in this thread, and its clock goes on as if it had.
+    pub fn begin() {
+        SKIPPED.set(Some(ns()));
+    }
+
+    /// How far this thread's clock is ahead.
+    pub fn ns() -> u64 {
+        SKIPPED.get().unwrap_or(0)
+    }
+
+    /// Lets time pass; answers whether this thread's clock is one that can.
+    pub fn wait(time: Duration) -> bool {
+        let can = SKIPPED.get().is_some();
+        if can {
+            SKIPPED.set(Some(ns() + time.as_nanos() as u64));
+        }
+        can
+    }
 }
 
 /// CPU time used so far, user and system, in nanoseconds.

@@ -16,6 +16,9 @@ pub struct Common {
     /// Tasks are threads of one process
     #[arg(long)]
     pub threads: bool,
+    /// Servers stand for nodes: tasks are dealt to them in blocks, and each is a client of its server only (HAYATE and LIBIO)
+    #[arg(long, conflicts_with = "threads")]
+    pub spread: bool,
 }
 
 impl Common {

@@ -16,6 +16,8 @@
 //! | [`session`] | started tasks, what they measure, who watches the servers |
 //! | [`phase`], [`results`] | what one task reports of one phase, and what that gives for all |
 //! | [`servers`] | what the servers did meanwhile |
+//! | [`configuration`], [`notes`] | how servers and clients are configured; who may have answered without the storage |
+//! | [`seat`] | servers that stand for nodes |
 //! | [`cost`], [`metrics`] | the table of costs, and figures that can be compared |
 //! | [`machine`], [`clock`] | what figures belong to; wall and CPU time |
 //! | [`histogram`] | how long operations took |
@@ -44,6 +46,7 @@ pub mod clock;
 pub mod command;
 pub mod common;
 pub mod compare;
+pub mod configuration;
 pub mod cost;
 pub mod csv;
 pub mod dataset;
@@ -54,11 +57,13 @@ pub mod ior;
 pub mod machine;
 pub mod mdtest;
 pub mod metrics;
+pub mod notes;
 pub mod pattern;
 pub mod permute;
 pub mod phase;
 pub mod results;
 pub mod scale;
+pub mod seat;
 pub mod servers;
 pub mod session;
 pub mod size;

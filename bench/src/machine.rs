@@ -4,6 +4,9 @@ use serde_json::{Value, json};
 
 use crate::size;
 
+/// Commit that this program was built from, with `+` if the sources had changes.
+pub const COMMIT: &str = env!("HAYATE_COMMIT");
+
 /// What a reader must know to compare figures.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Machine {
@@ -64,7 +67,7 @@ impl Machine {
             kernel: format!("{} {}", text(uname.sysname()), text(uname.release())),
             host: text(uname.nodename()),
             version: env!("CARGO_PKG_VERSION"),
-            commit: env!("HAYATE_COMMIT"),
+            commit: COMMIT,
             optimised: !cfg!(debug_assertions),
         }
     }

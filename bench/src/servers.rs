@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::clock;
+use crate::configuration::ServersSetup;
 
 /// Between two looks at the servers during a phase.
 const EVERY: Duration = Duration::from_millis(250);
@@ -111,6 +112,7 @@ impl ServersUse {
 pub struct Monitor {
     client: Client,
     servers: Vec<ServerId>,
+    setup: ServersSetup,
     watch: Option<Watch>,
 }
 
@@ -139,7 +141,13 @@ impl Monitor {
     /// Of the servers of a client's cluster.
     pub fn new(client: Client) -> Self {
         let servers = client.cluster().members.iter().map(|member| member.id).collect();
-        Monitor { client, servers, watch: None }
+        let setup = ServersSetup::ask(&client);
+        Monitor { client, servers, setup, watch: None }
+    }
+
+    /// How the servers are configured.
+    pub fn setup(&self) -> &ServersSetup {
+        &self.setup
     }
 
     /// How many servers there are.

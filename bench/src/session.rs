@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use crate::backend::Connection;
 use crate::clock;
+use crate::configuration::{Configuration, ServersSetup};
 use crate::error::Result;
 use crate::phase::{Phase, PhaseRecord};
 use crate::results::PhaseResult;
+use crate::seat;
 use crate::servers::Monitor;
 use crate::tasks::Job;
 use crate::tasks::coordinator::{Crew, Observer};
@@ -18,6 +20,8 @@ pub struct Session {
     connection: Connection,
     crew: Crew,
     monitor: Option<Monitor>,
+    /// With `--spread`, how many servers stand for nodes.
+    spread: Option<usize>,
     start_ns: u64,
     startup: Duration,
 }
@@ -37,7 +41,14 @@ impl Session {
         let mut crew = Crew::start(tasks, launch, connection)?;
         crew.greet()?;
         let (launch, connection) = (launch.clone(), connection.clone());
-        Ok(Session { launch, connection, crew, monitor, start_ns, startup: Duration::ZERO })
+        Ok(Session { launch, connection, crew, monitor, spread: None, start_ns, startup: Duration::ZERO })
+    }
+
+    /// The same, of tasks that are clients of one server each; all servers stand for nodes.
+    #[must_use]
+    pub fn spread(mut self) -> Self {
+        self.spread = self.servers();
+        self
     }
 
     /// How many tasks there are.
@@ -45,14 +56,36 @@ impl Session {
         self.crew.size()
     }
 
-    /// On how many hosts `tasks` of them are.
+    /// On how many nodes `tasks` of them are: hosts, or servers that stand for nodes.
     pub fn nodes(&self, tasks: u32) -> u32 {
+        self.spread.map_or_else(|| self.hosts(tasks), |servers| seat::nodes(tasks, servers))
+    }
+
+    /// On how many hosts `tasks` of them are.
+    pub fn hosts(&self, tasks: u32) -> u32 {
         self.crew.nodes(tasks)
     }
 
-    /// A digit for each of `tasks` tasks: 1 if it is on the host of task 0.
+    /// A digit for each of `tasks` tasks: 1 if it is on the node of task 0.
     pub fn node_map(&self, tasks: u32) -> String {
-        self.crew.node_map(tasks)
+        let Some(servers) = self.spread else { return self.crew.node_map(tasks) };
+        let first = seat::tasks_per_node(tasks, servers);
+        (0..tasks).map(|rank| if rank < first { '1' } else { '0' }).collect()
+    }
+
+    /// How what is measured under `path` is configured.
+    pub fn configuration(&self, path: &str) -> Configuration {
+        let tasks = self.crew.size();
+        Configuration {
+            servers: self.setup().cloned(),
+            layout: self.connection.backend().layout(path),
+            tasks_of_a_server: self.spread.map(|servers| seat::tasks_per_node(tasks, servers)),
+        }
+    }
+
+    /// What the servers say of themselves, if they are watched.
+    pub fn setup(&self) -> Option<&ServersSetup> {
+        self.monitor.as_ref().map(Monitor::setup)
     }
 
     /// How many servers are watched.

@@ -29,7 +29,7 @@ enum Mounted {
 fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some("bench") {
         let Mounted::Bench(args) = Program::parse_from(cli::accept_np(std::env::args_os())).command;
-        return match cli::run(args, &|| Err("no cluster in this test".to_owned())) {
+        return match cli::run(args, &|_| Err("no cluster in this test".to_owned())) {
             Ok(errors) => ExitCode::from(cli::exit_status(errors)),
             Err(error) => {
                 eprintln!("{error}");
@@ -58,6 +58,8 @@ fn commands_measure_verify_and_fail(dir: &Path) {
     };
     let (status, _, errors) = bench(&format!("ior -a LIBIO -o {file}"));
     assert!(status == Some(2) && errors.contains("for checkpoints"), "{errors}");
+    let (status, _, errors) = bench(&format!("ior --spread -o {file}"));
+    assert!(status == Some(2) && errors.contains("a mount has its server"), "{errors}");
     let (status, _, errors) = bench("checkpoint --redundancy copies:1");
     assert!(status == Some(2) && errors.contains("-a LIBIO"), "{errors}");
     let sizes = format!("-t 1k -b 4k -s 2 -C -o {file}");

@@ -1,15 +1,40 @@
 #!/usr/bin/env bash
 # Goal: the harness runs under each launcher that is here by the ranks' variables, with the native client, verified, and tells what servers did; IO500, checkpoints and a data set
-# run on a cluster from end to end; published scripts that read IOR's, mdtest's and IO500's output read ours.
+# run on a cluster from end to end; published scripts that read IOR's, mdtest's and IO500's output read ours; each output says how the servers are configured, as they say it themselves;
+# servers can stand for nodes.
 # Method: the real mpirun of every MPI (MPICH, Open MPI) and the real srun of a Slurm of one node, three ranks each, on four servers. Parsers from PyPI, and the rules of others (`parsers.py`).
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/slurm_lib.sh"
 need python3
 begin bench
 MISSING=()
-cluster_up c
+# Not the defaults: what is shown must have been asked for.
+cluster_up c --durability device --memory 300M --capacity 6G --inline 8192 --hot-files off --workers 2
 cd "$BOX"
+# Of all servers: program, commit, I/O as it is (the device may refuse another), durability, memory, capacity, limit of inline files.
+h c status --json | python3 -c '
+import json, sys
+servers = [server["status"] for server in json.load(sys.stdin)["servers"]]
+assert len(servers) == 4
+first = servers[0]
+io, commit = "+".join(first["chunks"]["io"]), first["config"]["commit"]
+assert commit not in ("", "unknown"), first["config"]
+print("servers             : 4, hayate %s (commit %s)" % (first["version"], commit))
+print("servers'"'"' options    : io %s, durability device, memory 300 MiB, capacity 6 GiB, inline up to 8192 bytes, hot files off, workers 2" % io)
+print("clients             : transport auto, route auto")
+' >said-of-itself || fail "the servers do not say how they are configured: $(h c status --json)"
 ranks() { timeout -k 5 120 "${LAUNCHER[@]}" "$HAYATE" --cluster "$BOX/c/c.toml" bench "$@"; }
+
+# configured FILE: the text says of the servers what they say of themselves, after what parsers of IOR and mdtest read.
+configured() {
+    local line
+    while read -r line; do
+        grep -qxF "$line" "$1" || fail "$1 lacks '$line': $(cat "$1")"
+    done <"$BOX/said-of-itself"
+    # Of a file that is there, its chunks' size, too.
+    grep -qE '^layout              : striped(,chunk=.*)?$' "$1" || fail "$1 has no layout: $(cat "$1")"
+    awk '/^servers  / { exit !ended } /^Finished  |^-- finished at|^\[SCORE|^Command line  / { ended = 1 }' "$1" || fail "the configuration is where parsers read: $(cat "$1")"
+}
 
 # by LAUNCHER...: everything that ranks do, by this launcher. What they print stays in $BOX.
 by() {
@@ -29,7 +54,9 @@ servers = write["hayateServers"]
 assert len(servers["each"]) == 4 and sum(s["bytes_written"] for s in servers["each"]) == 3 * 2 << 20, servers
 assert servers["cpuSeconds"] > 0 and servers["messages"] >= 96 and servers["balance"] >= 1, servers
 PY
+    configured ior.txt
     ranks mdtest -a HAYATE -n 50 -F -u -N 1 -w 100 -e 100 -X -d /md >md.txt 2>md.err || fail "mdtest by $*: $(tail -5 md.txt md.err)"
+    configured md.txt
     grep -q 'was launched with 3 total task(s) on 1 node(s)' md.txt || fail "$*: $(cat md.txt)"
     [ -z "$(find . -maxdepth 1 -name '.hayate-bench*')" ] || fail "$*: a rendezvous file is left"
     # A rank that fails ends all of them, with its name.
@@ -81,12 +108,27 @@ h c bench io500 -a HAYATE -np 2 --stonewall 1 --easy-block 64m --hard-segments 3
 [ "$(grep -c '^\[RESULT\]' io500.txt)" = 12 ] || fail "not twelve results: $(cat io500.txt)"
 grep -q '^\[SCORE \] Bandwidth .*\[INVALID\]$' io500.txt || fail "no score, or not marked: $(cat io500.txt)"
 [ -z "$(h c ls h:/io500)" ] || fail "data is left"
+configured io500.txt
 note "$(grep '^\[SCORE' io500.txt)"
 python=$(readers)
 "${python:-python3}" "$E2E/parsers.py" ior.txt ior.json md.txt results/*/result.txt >parsers.txt 2>&1 ||
     fail "a script that reads IOR's, mdtest's or IO500's output does not understand ours: $(cat parsers.txt)"
 while read -r line; do MISSING+=("${line#MISSING: }"); done < <(grep '^MISSING: ' parsers.txt)
 note "read by $(grep -v '^MISSING' parsers.txt | tr '\n' ',' | sed 's/,$//')"
+
+# Servers that stand for nodes: each task is a client of its own one, so a file in layout `local` lies there, whole; told as nodes, and where tasks are.
+h c mkdir --layout local /spread
+h c bench ior -a HAYATE -np 4 --spread -F -C -w -r -R -t 64k -b 1m -o /spread/f -O summaryFormat=JSON,summaryFile=spread.json >spread.txt || fail "--spread: $(cat spread.txt)"
+grep -q '^nodes               : 4$' spread.txt && grep -q '^clients per node    : 1$' spread.txt && grep -q '^layout              : local' spread.txt &&
+    grep -q '^spread              : servers stand for nodes: task r is a client of server r / 1,' spread.txt || fail "the text does not tell of the nodes: $(cat spread.txt)"
+python3 - <<'PY' || fail "tasks are not clients of one server each: $(cat spread.txt)"
+import json
+write = json.load(open("spread.json"))["tests"][0]["Results"][0]
+assert [server["bytes_written"] for server in write["hayateServers"]["each"]] == 4 * [1 << 20], write["hayateServers"]
+PY
+h c bench mdtest -a HAYATE -np 8 --spread -n 10 -F -N 1 -d /spread/md >spread.txt || fail "mdtest --spread: $(cat spread.txt)"
+grep -q 'with 8 total task(s) on 4 node(s)' spread.txt && grep -q '^Nodemap: 11000000$' spread.txt && grep -q '^Shifting ranks by 2 for each phase.$' spread.txt ||
+    fail "mdtest does not tell of the nodes: $(cat spread.txt)"
 
 # mdtest's other ways with the native client: mknod, shared files, task 0 for all, renames; whatever was made is removed again.
 for way in "-F -k" "-S -w 100 -e 100 -X" "-c -w 100 -e 100 -X --verify-write" "-D -C -T -U -r -l 3"; do
@@ -109,6 +151,12 @@ blocking, committed, durable = (values[f"checkpoint {what}"] for what in ("block
 assert len(blocking) == len(committed) == len(durable) == 2, values
 assert all(a < b < c for a, b, c in zip(blocking, committed, durable)), values
 assert len(values["recovery"]) == 1 and run["errors"] == 0 and run["faultSeconds"] > 0, run
+configuration = run["configuration"]
+assert configuration["layout"].startswith("striped") and configuration["servers"]["silent"] == 0, configuration
+for server in configuration["servers"]["each"]:
+    said = {key: server[key] for key in ("durability", "memoryBytes", "capacityBytes", "inlineBytes", "hotFiles", "workers")}
+    assert said == {"durability": "device", "memoryBytes": 300 << 20, "capacityBytes": 6 << 30, "inlineBytes": 8192, "hotFiles": False, "workers": 2}, said
+assert any("the recovery reads may come from" in note for note in run["warnings"]) or all(server["io"] == ["direct"] for server in configuration["servers"]["each"]), run["warnings"]
 PY
 note "$(grep '^recovery  *:' ck.txt)"
 

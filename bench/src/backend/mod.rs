@@ -6,6 +6,8 @@
 //! | [`native`] | the client library, no kernel in between |
 //! | [`null`] | nothing: the harness's own cost |
 
+#[cfg(test)]
+pub mod fake;
 pub mod native;
 pub mod null;
 pub mod posix;
@@ -16,9 +18,28 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{BenchError, Result};
+use crate::seat::Seat;
 
 /// The attribute that tells whether a file is in the shared tier.
 const DURABLE: &str = "user.hayate.durable";
+/// The attribute that tells how a file, or what is made in a directory, is laid out.
+const LAYOUT: &str = "user.hayate.layout";
+
+/// What lies below a path, as far as caches are concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Storage {
+    /// A file system of this host.
+    #[default]
+    Local,
+    /// A mount that a process serves, most likely for others.
+    Fuse,
+    /// A mount of a network file system.
+    Network(&'static str),
+    /// Hayate's servers, without a kernel in between.
+    Servers,
+    /// Nothing.
+    Nothing,
+}
 
 /// Which interface to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -136,6 +157,13 @@ pub trait Backend {
     fn list(&self, dir: &str) -> IoResult<Vec<Listed>>;
     /// Space of the file system that holds `path`.
     fn capacity(&self, path: &str) -> IoResult<Capacity>;
+    /// What lies below a path that need not exist yet.
+    fn storage(&self, path: &str) -> Storage;
+    /// Layout of a file, or of what is made where it will be; none where there is no such thing.
+    fn layout(&self, path: &str) -> Option<String> {
+        let _ = path;
+        None
+    }
     /// Whether a file is in the shared tier; none where nobody tells.
     fn durable(&self, path: &str) -> IoResult<Option<bool>> {
         let _ = path;
@@ -172,30 +200,30 @@ pub enum Connection {
     Hayate(fs_client::Client),
     /// Nothing.
     Null,
+    /// A fake.
+    #[cfg(test)]
+    Fake(fake::Fake),
 }
 
-/// Gives a client, or says why not.
-pub type Connect<'a> = &'a dyn Fn() -> std::result::Result<fs_client::Client, String>;
+/// Gives a client, or says why not; with a seat that of the server which stands for the task's node.
+pub type Connect<'a> = &'a dyn Fn(Option<Seat>) -> std::result::Result<fs_client::Client, String>;
 
 impl Connection {
     /// The connection that `api` needs; `connect` is called for the native client only.
     ///
     /// # Errors
     /// [`BenchError::Connect`] with what `connect` said.
-    pub fn new(api: Api, connect: Connect<'_>) -> Result<Self> {
+    pub fn new(api: Api, seat: Option<Seat>, connect: Connect<'_>) -> Result<Self> {
         Ok(match api {
             Api::Posix => Connection::Posix,
             Api::Null => Connection::Null,
-            Api::Hayate | Api::Libio => Connection::Hayate(connect().map_err(BenchError::Connect)?),
+            Api::Hayate | Api::Libio => Connection::Hayate(connect(seat).map_err(BenchError::Connect)?),
         })
     }
 
     /// The native client, if it is what is measured.
     pub fn client(&self) -> Option<&fs_client::Client> {
-        match self {
-            Connection::Hayate(client) => Some(client),
-            Connection::Posix | Connection::Null => None,
-        }
+        if let Connection::Hayate(client) = self { Some(client) } else { None }
     }
 
     /// A backend for one task.
@@ -204,6 +232,8 @@ impl Connection {
             Connection::Posix => Box::new(posix::Posix),
             Connection::Hayate(client) => Box::new(native::Native::new(client.clone())),
             Connection::Null => Box::new(null::Null::default()),
+            #[cfg(test)]
+            Connection::Fake(fake) => Box::new(fake.for_task()),
         }
     }
 }

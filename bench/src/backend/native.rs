@@ -4,7 +4,9 @@ use std::sync::atomic::Ordering;
 
 use fs_client::{Attr, Caller, Client, Create, Error, File, FileKind, OpenOptions};
 
-use super::{Attributes, Backend, Capacity, DURABLE, IoFailure, IoResult, Listed, OpenFile, OpenHow};
+use super::{
+    Attributes, Backend, Capacity, DURABLE, IoFailure, IoResult, LAYOUT, Listed, OpenFile, OpenHow, Storage,
+};
 
 /// A file system of Hayate through its client.
 pub struct Native {
@@ -115,6 +117,16 @@ impl Backend for Native {
             inodes: space.inodes,
             free_inodes: 0,
         })
+    }
+
+    fn storage(&self, _path: &str) -> Storage {
+        Storage::Servers
+    }
+
+    fn layout(&self, path: &str) -> Option<String> {
+        let mut there = std::path::Path::new(path).ancestors().filter(|path| path.has_root());
+        let value = there.find_map(|path| self.client.getxattr_path(path, LAYOUT.as_bytes()).ok())?;
+        Some(String::from_utf8_lossy(&value).into_owned())
     }
 
     fn durable(&self, path: &str) -> IoResult<Option<bool>> {

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use super::{Attributes, Backend, Capacity, IoFailure, IoResult, Listed, OpenFile, OpenHow};
+use super::{Attributes, Backend, Capacity, IoFailure, IoResult, Listed, OpenFile, OpenHow, Storage};
 
 type Sizes = Rc<RefCell<HashMap<String, u64>>>;
 
@@ -71,6 +71,10 @@ impl Backend for Null {
 
     fn rmdir(&self, _path: &str) -> IoResult<()> {
         Ok(())
+    }
+
+    fn storage(&self, _path: &str) -> Storage {
+        Storage::Nothing
     }
 
     fn capacity(&self, _path: &str) -> IoResult<Capacity> {

@@ -26,10 +26,12 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use crate::command;
+use crate::configuration::Configuration;
 use crate::error::Result;
 use crate::ior::write_file;
 use crate::machine::Machine;
 use crate::metrics::Metric;
+use crate::notes::{self, Reads};
 use crate::phase::Phase;
 use crate::results::{PhaseResult, Spread, of_phase};
 use crate::session::Session;
@@ -43,6 +45,10 @@ pub struct CheckpointOutcome {
     pub results: Vec<PhaseResult>,
     /// Seconds that the command of `--fault` took.
     pub fault_s: Option<f64>,
+    /// How what was measured is configured.
+    pub configuration: Configuration,
+    /// What a reader of the figures must know.
+    pub notes: Vec<String>,
 }
 
 impl CheckpointOutcome {
@@ -72,8 +78,10 @@ impl CheckpointOutcome {
 /// What ended the run (see [`BenchError`]).
 pub fn run(setup: &CheckpointSetup, session: &mut Session, out: &mut dyn Write) -> Result<CheckpointOutcome> {
     let spec = &setup.spec;
-    header(out, setup)?;
-    let mut outcome = CheckpointOutcome { results: Vec::new(), fault_s: None };
+    let configuration = session.configuration(&spec.directory);
+    header(out, setup, &configuration)?;
+    let notes = notes_of(spec, &configuration, session);
+    let mut outcome = CheckpointOutcome { results: Vec::new(), fault_s: None, configuration, notes };
     step(&CheckpointSpec { restore: false, ..spec.clone() }, session, &mut outcome)?;
     for version in 0..spec.versions {
         row(out, version, &outcome)?;
@@ -99,10 +107,31 @@ fn step(spec: &CheckpointSpec, session: &mut Session, outcome: &mut CheckpointOu
     })
 }
 
-fn header(out: &mut dyn Write, setup: &CheckpointSetup) -> Result<()> {
+/// Who may have answered the recovery without the storage: what ranks read back was written a moment before.
+fn notes_of(spec: &CheckpointSpec, configuration: &Configuration, session: &Session) -> Vec<String> {
+    let (hosts, machine) = (session.hosts(spec.tasks), Machine::this());
+    let reads = Reads {
+        what: "what the recovery reads",
+        storage: session.connection().backend().storage(&spec.directory),
+        bytes: u64::from(spec.tasks) * spec.state_bytes,
+        memory_bytes: machine.memory_bytes.saturating_mul(u64::from(hosts)),
+        direct: false,
+        // A rank reads what the next one wrote: with one of each node, what another node did.
+        moved: hosts > 1 && hosts == spec.tasks,
+        advice: "a rank for each node; or drop caches by --fault",
+        servers: configuration.servers.as_ref(),
+    };
+    let mut all = reads.notes();
+    all.extend(notes::of_durability(configuration));
+    all.extend(notes::of_run(session.launch().kind(), &machine));
+    all
+}
+
+fn header(out: &mut dyn Write, setup: &CheckpointSetup, configuration: &Configuration) -> Result<()> {
     let spec = &setup.spec;
     writeln!(out, "Command line        : {}", setup.command_line)?;
     writeln!(out, "machine             : {}", Machine::this().line())?;
+    configuration.write(out)?;
     let shape = if spec.shared { "one file" } else { "a file each" };
     writeln!(
         out,
@@ -165,7 +194,7 @@ fn footer(out: &mut dyn Write, spec: &CheckpointSpec, outcome: &CheckpointOutcom
     for wrong in outcome.results.iter().filter_map(|r| r.first_error.as_ref()) {
         writeln!(out, "WARNING: Incorrect data on read: {wrong}")?;
     }
-    Ok(())
+    Ok(notes::write(out, &outcome.notes)?)
 }
 
 fn document(setup: &CheckpointSetup, outcome: &CheckpointOutcome, session: &Session) -> Value {
@@ -200,6 +229,8 @@ fn document(setup: &CheckpointSetup, outcome: &CheckpointOutcome, session: &Sess
             "machine": Machine::this().json(),
             "tasksAre": session.launch().kind(),
             "servers": session.servers(),
+            "configuration": outcome.configuration,
+            "warnings": outcome.notes,
             "errors": outcome.errors(),
             "faultSeconds": outcome.fault_s,
             "metrics": metrics,

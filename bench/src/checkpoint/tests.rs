@@ -63,6 +63,7 @@ fn versions_are_timed_and_read_back() {
             text.contains("recovery            : ") && text.contains(", 0 wrong words, after "),
             "{text}"
         );
+        assert!(text.contains("note: what the recovery reads may come from the page cache (3 MiB"), "{text}");
         assert_eq!(fs::read_dir(dir.path().join("c")).expect("the directory").count(), 0);
         let document: serde_json::Value =
             serde_json::from_slice(&fs::read(dir.path().join("out.json")).expect("JSON")).expect("JSON");

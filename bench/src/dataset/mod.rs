@@ -15,15 +15,17 @@ use std::io::Write;
 
 use serde_json::{Value, json};
 
+use crate::configuration::Configuration;
 use crate::error::Result;
 use crate::ior::write_file;
 use crate::machine::Machine;
 use crate::metrics::Metric;
+use crate::notes::{self, Reads};
 use crate::phase::Phase;
 use crate::results::{PhaseResult, Spread, of_phase};
 use crate::session::Session;
 use crate::tasks::Job;
-use options::DatasetSetup;
+use options::{DatasetSetup, DatasetSpec};
 
 /// Mean utilisation of the accelerators in an epoch, and the least, from 0 to 1.
 pub fn utilisation(result: &PhaseResult) -> Spread {
@@ -40,6 +42,8 @@ pub fn run(setup: &DatasetSetup, session: &mut Session, out: &mut dyn Write) -> 
     let spec = &setup.spec;
     writeln!(out, "Command line        : {}", setup.command_line)?;
     writeln!(out, "machine             : {}", Machine::this().line())?;
+    let configuration = session.configuration(&spec.directory);
+    configuration.write(out)?;
     writeln!(
         out,
         "data set            : {} files x {} samples x {} bytes ({}), {}",
@@ -72,17 +76,38 @@ pub fn run(setup: &DatasetSetup, session: &mut Session, out: &mut dyn Write) -> 
     for wrong in results.iter().filter_map(|r| r.first_error.as_ref()) {
         writeln!(out, "WARNING: Incorrect data on read: {wrong}")?;
     }
-    let bytes = spec.files * spec.samples_per_file * spec.sample_bytes;
-    if bytes < 5 * Machine::this().memory_bytes {
-        writeln!(
-            out,
-            "note: the data set is less than five times the memory: caches answer more than they would in training"
-        )?;
-    }
+    let notes = notes_of(spec, &configuration, session);
+    notes::write(out, &notes)?;
     if let Some(path) = &setup.json {
-        write_file(path, false, |file| writeln!(file, "{:#}", document(setup, &results, session)))?;
+        write_file(path, false, |file| {
+            writeln!(file, "{:#}", document(setup, &results, session, (&configuration, &notes)))
+        })?;
     }
     Ok(results)
+}
+
+/// Who may have answered a read without the storage under test.
+fn notes_of(spec: &DatasetSpec, configuration: &Configuration, session: &Session) -> Vec<String> {
+    let machine = Machine::this();
+    let bytes = spec.files * spec.samples_per_file * spec.sample_bytes;
+    let reads = Reads {
+        what: "samples",
+        storage: session.connection().backend().storage(&spec.directory),
+        bytes,
+        memory_bytes: machine.memory_bytes,
+        direct: false,
+        moved: false,
+        advice: "",
+        servers: configuration.servers.as_ref(),
+    };
+    let mut all: Vec<String> = reads.of_servers().into_iter().collect();
+    if bytes < machine.memory_bytes.saturating_mul(5) {
+        let what =
+            "the data set is less than five times the memory: caches answer more than they would in training";
+        all.push(what.to_owned());
+    }
+    all.extend(notes::of_run(session.launch().kind(), &machine));
+    all
 }
 
 fn row(out: &mut dyn Write, result: &PhaseResult) -> std::io::Result<()> {
@@ -100,7 +125,12 @@ fn row(out: &mut dyn Write, result: &PhaseResult) -> std::io::Result<()> {
     out.flush()
 }
 
-fn document(setup: &DatasetSetup, results: &[PhaseResult], session: &Session) -> Value {
+fn document(
+    setup: &DatasetSetup,
+    results: &[PhaseResult],
+    session: &Session,
+    (configuration, notes): (&Configuration, &[String]),
+) -> Value {
     let epochs = |of: fn(&PhaseResult) -> f64| of_phase(results, Phase::Epoch).map(of).collect();
     let metrics = [
         Metric::higher("samples", "/s", epochs(PhaseResult::rate)),
@@ -125,6 +155,8 @@ fn document(setup: &DatasetSetup, results: &[PhaseResult], session: &Session) ->
             "machine": Machine::this().json(),
             "tasksAre": session.launch().kind(),
             "servers": session.servers(),
+            "configuration": configuration,
+            "warnings": notes,
             "metrics": metrics,
         },
     })

@@ -21,12 +21,14 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use crate::backend::{OpenHow, make_all, remove_tree};
+use crate::backend::{OpenHow, Storage, make_all, remove_tree};
 use crate::clock::{timestamp, unix_seconds};
 use crate::error::{BenchError, Result};
 use crate::ior::plan::{Output, Plan, Test};
 use crate::ior::{self, write_file};
+use crate::machine::Machine;
 use crate::mdtest;
+use crate::notes::{self, Reads};
 use crate::phase::Phase;
 use crate::results::{PhaseResult, of_phase};
 use crate::session::Session;
@@ -46,8 +48,8 @@ pub fn run(spec: &Io500Spec, command_line: &str, session: &mut Session, out: &mu
         BenchError::Report(std::io::Error::new(error.kind(), format!("{}: {error}", results.display())))
     })?;
     let data = format!("{}/{stamp}", spec.data_dir.trim_end_matches('/'));
-    let mut run =
-        Run { spec, results, data, newer_ns: 0, report: Report::new(spec, session.tasks()), errors: 0 };
+    let report = Report::new(spec, session.tasks(), session.configuration(&data));
+    let mut run = Run { spec, results, data, newer_ns: 0, report, errors: 0 };
     run.report.begin(out, command_line, &run.results, &run.data)?;
     run.prepare(session)?;
     for step in PHASES {
@@ -55,6 +57,7 @@ pub fn run(spec: &Io500Spec, command_line: &str, session: &mut Session, out: &mu
         run.report.entry(out, entry)?;
     }
     remove_tree(session.connection().backend().as_ref(), &run.data)?;
+    run.report.notes = run.notes(session);
     run.report.finish(out, run.errors)?;
     run.report.write_files(&run.results, spec, session)?;
     Ok(run.errors)
@@ -85,6 +88,33 @@ impl Run<'_> {
             make_all(backend.as_ref(), &format!("{}/{name}", self.data))?;
         }
         Ok(())
+    }
+
+    /// Who may have answered instead of the storage. What was written is read by another task (`-C`), on the next node if there are several.
+    fn notes(&self, session: &Session) -> Vec<String> {
+        let hosts = session.hosts(session.tasks());
+        let storage = session.connection().backend().storage(&self.spec.data_dir);
+        let machine = Machine::this();
+        // The phase that reads least is the one that a cache holds first.
+        let reads = self.report.entries.iter().filter(|entry| entry.step.phase == Phase::Read);
+        let bytes = reads.map(|entry| entry.result.bytes).filter(|bytes| *bytes > 0).min().unwrap_or(0);
+        let reads = Reads {
+            what: "reads",
+            storage,
+            bytes,
+            memory_bytes: machine.memory_bytes.saturating_mul(u64::from(hosts)),
+            direct: false,
+            moved: hosts > 1,
+            advice: "more nodes, or longer phases",
+            servers: self.report.configuration.servers.as_ref(),
+        };
+        let mut all = reads.notes();
+        if storage != Storage::Nothing {
+            all.extend(notes::of_names(storage, (hosts == 1).then_some("all tasks share one node")));
+        }
+        all.extend(notes::of_durability(&self.report.configuration));
+        all.extend(notes::of_run(session.launch().kind(), &machine));
+        all
     }
 
     fn file(&self, name: &str) -> String {

@@ -12,10 +12,12 @@ use super::options::Io500Spec;
 use super::phases::{Group, PHASES, Step};
 use crate::backend::Api;
 use crate::clock::{timestamp, unix_seconds};
+use crate::configuration::Configuration;
 use crate::error::Result;
 use crate::ior::write_file;
 use crate::machine::Machine;
 use crate::metrics::Metric;
+use crate::notes;
 use crate::results::PhaseResult;
 use crate::session::Session;
 
@@ -73,6 +75,8 @@ pub(super) struct Report {
     summary: String,
     head: String,
     pub entries: Vec<Entry>,
+    pub configuration: Configuration,
+    pub notes: Vec<String>,
     began: u64,
 }
 
@@ -96,7 +100,7 @@ fn pair(text: &mut String, key: &str, value: &str) {
 }
 
 impl Report {
-    pub fn new(spec: &Io500Spec, tasks: u32) -> Self {
+    pub fn new(spec: &Io500Spec, tasks: u32, configuration: Configuration) -> Self {
         let began = unix_seconds();
         Report {
             tasks,
@@ -104,6 +108,8 @@ impl Report {
             summary: String::new(),
             head: String::new(),
             entries: Vec::new(),
+            configuration,
+            notes: Vec::new(),
             began,
         }
     }
@@ -130,6 +136,9 @@ impl Report {
         pair(&mut head, "data-dir", data);
         pair(&mut head, "mode", "standard");
         pair(&mut head, "machine", &Machine::this().line());
+        for (label, value) in self.configuration.lines() {
+            pair(&mut head, label, &value);
+        }
         pair(&mut head, "command", command_line);
         self.head = head;
         self.say(out, &format!("IO500 version {version} (standard)"))?;
@@ -170,9 +179,11 @@ impl Report {
             out,
             "\nNot an official IO500 result: that needs IO500's own program, its sizes and 300 s for each write phase."
         )?;
+        writeln!(out, "{:<20}: {}", "machine", Machine::this().line())?;
+        self.configuration.write(out)?;
         writeln!(out, "{:<20}: {errors}", "wrong words")?;
         crate::cost::table(out, self.entries.iter().map(|entry| (entry.step.name, &entry.result)))?;
-        Ok(())
+        Ok(notes::write(out, &self.notes)?)
     }
 
     /// `result_summary.txt`, `result.txt`, `config.ini` and `result.json`.
@@ -207,6 +218,9 @@ impl Report {
         pair(&mut text, "BW", &format!("{bandwidth:.6}"));
         pair(&mut text, "SCORE", &format!("{total:.6} {}", self.valid()));
         line(&mut text, &format!("; END {}", timestamp(unix_seconds())));
+        for note in &self.notes {
+            line(&mut text, &format!("; note: {note}"));
+        }
         text
     }
 
@@ -245,6 +259,8 @@ impl Report {
                 "machine": Machine::this().json(),
                 "tasksAre": session.launch().kind(),
                 "servers": session.servers(),
+                "configuration": self.configuration,
+                "warnings": self.notes,
                 "metrics": metrics,
             },
         })

@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::options::Io500Spec;
-use super::phases::{Group, PHASES};
+use super::phases::{Group, PHASES, Work};
 use super::report::{Entry, group_score};
 use super::run;
 use crate::backend::{Api, Connection};
@@ -25,6 +25,85 @@ fn spec(dir: &tempfile::TempDir) -> Io500Spec {
     }
 }
 
+/// The phases of IO500 in their order (its `phase_*.c` and the `[SCORE]` line's two means), written down again.
+const ORDER: [(&str, char); 14] = [
+    ("ior-easy-write", 'b'),
+    ("mdtest-easy-write", 'm'),
+    ("timestamp", '-'),
+    ("ior-hard-write", 'b'),
+    ("mdtest-hard-write", 'm'),
+    ("find", 'm'),
+    ("ior-easy-read", 'b'),
+    ("mdtest-easy-stat", 'm'),
+    ("ior-hard-read", 'b'),
+    ("mdtest-hard-stat", 'm'),
+    ("mdtest-easy-delete", 'm'),
+    ("mdtest-hard-read", 'm'),
+    ("mdtest-hard-delete", 'm'),
+    ("ior-rnd4K-easy-read", '-'),
+];
+
+/// Goal: the phases and their sizes are those of IO500, whatever constants of ours are called. Method: a list and numbers that are written out here.
+#[test]
+fn phases_and_sizes_are_those_of_io500() {
+    let found: Vec<(&str, char)> = PHASES
+        .iter()
+        .map(|step| {
+            let group = match step.group {
+                Group::Bandwidth => 'b',
+                Group::Metadata => 'm',
+                Group::Unscored => '-',
+            };
+            (step.name, group)
+        })
+        .collect();
+    assert_eq!(found, ORDER);
+    let spec = Io500Spec {
+        stonewall_s: 300,
+        easy_block: 9_920_000 << 20,
+        ..spec(&tempfile::tempdir().expect("it"))
+    };
+    let ior = |name: &str| {
+        let step = PHASES.iter().find(|step| step.name == name).expect("a phase");
+        let Work::Ior(of) = step.work else { panic!("{name} is no IOR") };
+        of(&spec, "/data", 4).spec
+    };
+    for (name, transfer, block, own_file) in [
+        ("ior-easy-write", 2_097_152, 10_401_873_920_000, true),
+        ("ior-easy-read", 2_097_152, 10_401_873_920_000, true),
+        ("ior-hard-write", 47_008, 47_008, false),
+        ("ior-hard-read", 47_008, 47_008, false),
+        ("ior-rnd4K-easy-read", 4096, 10_401_873_920_000, true),
+    ] {
+        let ior = ior(name);
+        assert_eq!(
+            (ior.transfer_size, ior.block_size, ior.file_per_process),
+            (transfer, block, own_file),
+            "{name}"
+        );
+        let walled = name.ends_with("write") || name.contains("rnd4K");
+        assert_eq!(
+            (ior.deadline_s, ior.wear_out),
+            (if walled { 300 } else { 0 }, name.ends_with("write")),
+            "{name}"
+        );
+        assert!(ior.keep && ior.fsync && ior.write == name.ends_with("write"), "{name}");
+    }
+    assert!(ior("ior-rnd4K-easy-read").random_offset);
+    for (name, bytes, own_dir) in [
+        ("mdtest-easy-write", 0, true),
+        ("mdtest-hard-write", 3901, false),
+        ("mdtest-hard-read", 3901, false),
+        ("mdtest-hard-delete", 3901, false),
+    ] {
+        let step = PHASES.iter().find(|step| step.name == name).expect("a phase");
+        let Work::Mdtest(of) = step.work else { panic!("{name} is no mdtest") };
+        let md = of(&spec, "/data", 4).spec;
+        assert_eq!((md.write_bytes, md.read_bytes, md.unique_dir), (bytes, bytes, own_dir), "{name}");
+        assert_eq!((md.stride, md.deadline_s), (1, if name.ends_with("write") { 300 } else { 0 }), "{name}");
+    }
+}
+
 /// The whole, with everything that IO500 leaves behind; nothing of the data is left.
 #[test]
 fn a_short_run_has_all_phases_and_is_marked() {
@@ -39,13 +118,18 @@ fn a_short_run_has_all_phases_and_is_marked() {
         .filter(|line| line.starts_with("[RESULT]") || line.starts_with("[      ]"))
         .filter_map(|line| line[8..].split_whitespace().next())
         .collect();
-    assert_eq!(names, PHASES.iter().map(|step| step.name).collect::<Vec<_>>());
+    assert_eq!(names, ORDER.map(|(name, _)| name));
     let score = text.lines().find(|line| line.starts_with("[SCORE ] Bandwidth ")).expect("a score");
     assert!(
         score.ends_with(" [INVALID]") && text.contains("ERROR INVALID stonewall-time is 1, not 300"),
         "{text}"
     );
     assert!(text.contains("Not an official IO500 result"), "{text}");
+    assert!(
+        text.contains("note: reads may come from the page cache (")
+            && text.contains("note: stats and reads may"),
+        "{text}"
+    );
     let results =
         fs::read_dir(&spec.result_dir).expect("results").next().expect("a run").expect("a run").path();
     let file = |name: &str| fs::read_to_string(results.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
@@ -63,7 +147,9 @@ fn a_short_run_has_all_phases_and_is_marked() {
     );
     assert!(file("result_summary.txt").contains(score));
     let document: serde_json::Value = serde_json::from_str(&file("result.json")).expect("JSON");
-    assert_eq!(document["phases"].as_array().map(Vec::len), Some(PHASES.len()));
+    assert_eq!(document["phases"].as_array().map(Vec::len), Some(14));
+    assert!(document["hayate"]["warnings"].as_array().is_some_and(|notes| notes.len() > 1));
+    assert!(details.contains("\n; note: reads may come from the page cache"), "{details}");
     assert_eq!(fs::read_dir(&spec.data_dir).expect("data").count(), 0);
 }
 
@@ -119,11 +205,15 @@ fn every_reduction_is_a_fault() {
     }
     let faults = |words: &[&str]| Program::parse_from(words).io500.spec().faults();
     assert_eq!(faults(&["io500"]), Vec::<String>::new());
+    let official = ["--stonewall", "300", "--easy-block", "9920000m", "--hard-segments", "10000000"];
+    let items = ["--easy-files", "1000000", "--hard-files", "1000000"];
+    assert_eq!(faults(&[&["io500"][..], &official, &items].concat()), Vec::<String>::new(), "IO500's own");
     for option in [
         ["--stonewall", "30"],
         ["--easy-block", "1g"],
         ["--hard-segments", "5"],
         ["--easy-files", "9"],
+        ["--hard-files", "999999"],
         ["-a", "NULL"],
     ] {
         assert_eq!(faults(&["io500", option[0], option[1]]).len(), 1, "{option:?}");

@@ -47,6 +47,7 @@ pub fn document(output: &Output, outcome: &IorOutcome) -> Value {
             "machine": facts.machine.json(),
             "tasksAre": facts.tasks_are,
             "servers": facts.servers,
+            "configuration": facts.configuration,
             "startupSeconds": facts.startup.as_secs_f64(),
             "errors": outcome.errors(),
             "contentSeeds": outcome.tests.iter().map(|test| &test.test.spec.seeds).collect::<Vec<_>>(),

@@ -22,6 +22,8 @@
 
 pub mod csv;
 pub mod directives;
+#[cfg(test)]
+mod effects_tests;
 pub mod json;
 pub mod options;
 pub mod plan;
@@ -37,8 +39,9 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::time::Duration;
 
-use crate::backend::Capacity;
+use crate::backend::{Capacity, Storage};
 use crate::clock;
+use crate::configuration::Configuration;
 use crate::error::{BenchError, Result};
 use crate::machine::Machine;
 use crate::phase::Phase;
@@ -61,8 +64,12 @@ pub struct TestOutcome {
     pub began: u64,
     /// Space of the file system under test.
     pub capacity: Capacity,
-    /// Hosts that the tasks were on.
+    /// What lies below its path.
+    pub storage: Storage,
+    /// Nodes that the tasks were on: hosts, or with `--spread` servers.
     pub nodes: u32,
+    /// Hosts that the tasks were on.
+    pub hosts: u32,
 }
 
 /// Facts of a run that the reports show.
@@ -80,6 +87,8 @@ pub struct RunFacts {
     pub tasks_are: &'static str,
     /// How many servers were watched.
     pub servers: Option<usize>,
+    /// How what was measured is configured.
+    pub configuration: Configuration,
 }
 
 /// All that a run gave.
@@ -110,6 +119,8 @@ pub fn run(plan: &Plan, session: &mut Session, out: &mut dyn Write) -> Result<Io
         write_file(path, false, |file| writeln!(file, "{}", csv::RANK_HEADER))?;
     }
     shown.text(|out, text| text.begin(out, began, &machine))?;
+    let configuration =
+        session.configuration(plan.tests.first().map_or("", |test| test.spec.test_file.as_str()));
     let tests = plan.tests.iter().map(|test| run_test(test, session, &mut shown)).collect::<Result<_>>()?;
     let facts = RunFacts {
         began,
@@ -118,6 +129,7 @@ pub fn run(plan: &Plan, session: &mut Session, out: &mut dyn Write) -> Result<Io
         startup: session.startup(),
         tasks_are: session.launch().kind(),
         servers: session.servers(),
+        configuration,
     };
     let outcome = IorOutcome { tests, facts };
     shown.finish(&outcome)?;
@@ -134,9 +146,12 @@ fn run_test(test: &Test, session: &mut Session, shown: &mut Shown<'_>) -> Result
     {
         test.spec.wear_out_iterations = read_status(path)?;
     }
-    let capacity = session.connection().backend().capacity(&test.spec.test_file)?;
+    let backend = session.connection().backend();
+    let capacity = backend.capacity(&test.spec.test_file)?;
+    let (storage, hosts) = (backend.storage(&test.spec.test_file), session.hosts(test.spec.tasks));
     let began = clock::unix_seconds();
-    let mut outcome = TestOutcome { test, results: Vec::new(), errors: 0, began, capacity, nodes };
+    let mut outcome =
+        TestOutcome { test, results: Vec::new(), errors: 0, began, capacity, storage, nodes, hosts };
     shown.text(|out, text| text.header(out, &outcome))?;
     let job = Job::Ior(Box::new(outcome.test.spec.clone()));
     let tasks = outcome.test.spec.tasks;

@@ -225,6 +225,7 @@ fn details(out: &mut dyn Write, outcome: &IorOutcome) -> io::Result<()> {
     writeln!(out, "\nHayate details (dates above are UTC):")?;
     item(out, "machine", facts.machine.line())?;
     let startup_ms = facts.startup.as_secs_f64() * 1e3;
+    facts.configuration.write(out)?;
     item(out, "tasks are", format!("{}, ready after {startup_ms:.1} ms", facts.tasks_are))?;
     for test in &outcome.tests {
         if let Some(seed) = test.test.spec.seeds.last() {
@@ -234,9 +235,7 @@ fn details(out: &mut dyn Write, outcome: &IorOutcome) -> io::Result<()> {
     item(out, "wrong words", outcome.errors())?;
     crate::cost::table(out, outcome.tests.iter().flat_map(|test| &test.results).map(|r| (name(r.phase), r)))?;
     for test in &outcome.tests {
-        for warning in warnings(test, facts) {
-            writeln!(out, "note: {warning}")?;
-        }
+        crate::notes::write(out, &warnings(test, facts))?;
     }
     Ok(())
 }

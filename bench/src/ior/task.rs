@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::spec::{IorSpec, Transfer};
 use crate::backend::{Backend, IoFailure, OpenFile, OpenHow, remove_if_there};
 use crate::buffer::{ALIGN, Buffer};
-use crate::clock::now_ns;
+use crate::clock::{now_ns, sleep};
 use crate::csv;
 use crate::error::{BenchError, Result};
 use crate::pattern::Pattern;
@@ -97,7 +97,7 @@ impl IorTask<'_, '_> {
 
     fn delay(&self) {
         if self.spec.delay_s > 0 {
-            std::thread::sleep(Duration::from_secs(self.spec.delay_s));
+            sleep(Duration::from_secs(self.spec.delay_s));
         }
     }
 

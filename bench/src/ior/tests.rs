@@ -5,19 +5,28 @@ use std::fs;
 use super::plan::{Format, Output, Plan, Test};
 use super::spec::{IorSpec, Reorder};
 use super::{TestOutcome, run};
-use crate::backend::{Api, Connection};
+use crate::backend::{Api, Connection, Storage};
+use crate::configuration::{ServerSetup, ServersSetup};
 use crate::error::{BenchError, Result};
 use crate::pattern::Packet;
 use crate::phase::Phase;
+use crate::seat::Seat;
 use crate::session::Session;
 use crate::tasks::launch::Launch;
 
 fn attempt(tests: Vec<Test>, output: &Output) -> (Result<super::IorOutcome>, String) {
+    let api = tests[0].spec.api;
+    let none = &|_: Option<Seat>| Err("no cluster in this test".to_owned());
+    attempt_on(&Connection::new(api, None, none).expect("no cluster needed"), tests, output)
+}
+
+pub(super) fn attempt_on(
+    connection: &Connection,
+    tests: Vec<Test>,
+    output: &Output,
+) -> (Result<super::IorOutcome>, String) {
     let plan = Plan { tests, output: output.clone() };
-    let api = plan.tests[0].spec.api;
-    let connection =
-        Connection::new(api, &|| Err("no cluster in this test".to_owned())).expect("no cluster needed");
-    let mut session = Session::start(plan.tasks(), &Launch::Threads, &connection, None).expect("threads");
+    let mut session = Session::start(plan.tasks(), &Launch::Threads, connection, None).expect("threads");
     let mut text = Vec::new();
     let outcome = run(&plan, &mut session, &mut text);
     (outcome, String::from_utf8(text).expect("text"))
@@ -43,7 +52,7 @@ fn temporary() -> (tempfile::TempDir, String) {
     (dir, file)
 }
 
-fn small(file: &str) -> IorSpec {
+pub(super) fn small(file: &str) -> IorSpec {
     let base = IorSpec::new(Api::Posix, file);
     IorSpec { tasks: 4, block_size: 24_000, transfer_size: 6000, segments: 3, check_read: true, ..base }
 }
@@ -363,14 +372,6 @@ fn deadlines_end_phases() {
     assert_eq!((outcome.results[0].operations, outcome.errors), (written, 0), "all of it, and it is right");
 }
 
-/// A time limit that is over lets no phase begin; one that is not changes nothing.
-#[test]
-fn a_time_limit_ends_the_test_between_phases() {
-    let (_dir, file) = temporary();
-    let spec = IorSpec { max_minutes: 60, ..small(&file) };
-    assert_eq!(run_quietly(&spec).results.len(), 3);
-}
-
 /// Goal: tests of one command show one after the other and all in the summary; CSV and times of ranks have IOR's columns.
 #[test]
 fn several_tests_and_csv() {
@@ -422,7 +423,9 @@ fn warnings_are_given() {
         text.contains("collective I/O (-c) does not exist for POSIX") && !text.contains("page cache"),
         "{text}"
     );
-    let mut test = outcome.expect("a run").tests.remove(0);
+    let super::IorOutcome { mut tests, mut facts } = outcome.expect("a run");
+    let mut test = tests.remove(0);
+    caches_are_named(&test, &mut facts);
     test.test.spec.outlier_s = 2;
     assert!(super::warnings::outliers(&test).is_empty());
     test.results[0].ranks[3].access_s += 60.0;
@@ -431,6 +434,33 @@ fn warnings_are_given() {
         late.iter().any(|line| line.starts_with("WARNING: for task 3, elapsed transfer time is 60.")),
         "{late:?}"
     );
+}
+
+/// What a test does reaches what the notes are made of: -B and -C on several hosts go round the node's cache, neither round the servers'.
+fn caches_are_named(test: &TestOutcome, facts: &mut super::RunFacts) {
+    let all = |facts: &super::RunFacts, storage, direct, hosts, reorder| {
+        let mut test = TestOutcome { storage, hosts, ..test.clone() };
+        let spec = &mut test.test.spec;
+        (spec.read, spec.direct, spec.reorder) = (true, direct, reorder);
+        let notes = super::warnings::warnings(&test, facts);
+        ["from the page cache (", "of this mount's servers (NFS)"]
+            .map(|part| notes.iter().any(|note| note.contains(part)))
+    };
+    let next = Reorder::Constant { offset: 1 };
+    for (storage, remote) in [(Storage::Local, false), (Storage::Network("NFS"), true)] {
+        assert_eq!(all(facts, storage, false, 1, next), [true, remote], "one host: -C does not help");
+        assert_eq!(all(facts, storage, true, 1, Reorder::None), [false, remote], "-B");
+        assert_eq!(all(facts, storage, false, 2, next), [false, remote], "-C on two hosts");
+        assert_eq!(all(facts, storage, false, 2, Reorder::None), [true, remote]);
+    }
+    let power = |facts: &super::RunFacts, fsync| {
+        let mut test = test.clone();
+        test.test.spec.fsync = fsync;
+        super::warnings::warnings(&test, facts).iter().any(|note| note.contains("loss of power"))
+    };
+    let each = vec![ServerSetup { durability: Some("process".to_owned()), ..ServerSetup::default() }];
+    facts.configuration.servers = Some(ServersSetup { each, ..ServersSetup::default() });
+    assert!(power(facts, true) && !power(facts, false));
 }
 
 /// Each transfer is a line of a file of its task and phase, with IOR's columns.

@@ -1,53 +1,44 @@
 //! What a reader of the figures must know: above all whether a read could come from a cache.
 
+use super::spec::Reorder;
 use super::{RunFacts, TestOutcome};
-use crate::backend::Api;
-use crate::size::human;
+use crate::notes::{self, Reads};
 
 /// The warnings of a test.
 pub fn warnings(test: &TestOutcome, facts: &RunFacts) -> Vec<String> {
     let spec = &test.test.spec;
-    let mut all = Vec::new();
-    all.extend(cache(test, facts));
+    let mut all = caches(test, facts);
     if test.test.collective {
         all.push(format!("collective I/O (-c) does not exist for {}: transfers were independent", spec.api));
     }
     if spec.check_read {
         all.push("reads were compared within the timing (-R): the harness's own work is included".to_owned());
     }
-    if facts.tasks_are == "threads" {
-        all.push("CPU time leaves out the threads of the client itself, messages are not counted".to_owned());
+    if spec.write && (spec.fsync || spec.fsync_per_write) {
+        all.extend(notes::of_durability(&facts.configuration));
     }
-    if !facts.machine.optimised {
-        all.push("this program was built without optimisation".to_owned());
-    }
+    all.extend(notes::of_run(facts.tasks_are, &facts.machine));
     all
 }
 
 /// Who may have answered a read without the storage under test.
-fn cache(test: &TestOutcome, facts: &RunFacts) -> Option<String> {
+fn caches(test: &TestOutcome, facts: &RunFacts) -> Vec<String> {
     let spec = &test.test.spec;
-    let reads = spec.read || spec.check_read;
-    let memory = facts.machine.memory_bytes * u64::from(test.nodes);
-    let (data, room) = (human(spec.total_bytes()), human(memory));
-    if !reads || spec.total_bytes() > memory.saturating_mul(2) {
-        return None;
+    if !(spec.read || spec.check_read) {
+        return Vec::new();
     }
-    match spec.api {
-        Api::Posix if spec.direct => None,
-        Api::Posix => {
-            let moved = test.nodes > 1 && spec.reorder != super::spec::Reorder::None;
-            let advice = if test.nodes > 1 { "-C, -B, -M" } else { "-B, -M; -C does not help on one node" };
-            (!moved)
-                .then(|| format!("reads may come from the page cache ({data}, memory {room}; see {advice})"))
-        }
-        Api::Hayate => Some(format!(
-            "reads may come from the servers' page cache ({data}, memory {room}; start servers with --io direct to be sure)"
-        )),
-        Api::Libio | Api::Null => {
-            Some("nothing was stored: these are the costs of the harness itself".to_owned())
-        }
-    }
+    let several = test.hosts > 1;
+    let reads = Reads {
+        what: "reads",
+        storage: test.storage,
+        bytes: spec.total_bytes(),
+        memory_bytes: facts.machine.memory_bytes.saturating_mul(u64::from(test.hosts)),
+        direct: spec.direct,
+        moved: several && spec.reorder != Reorder::None,
+        advice: if several { "-C, -B, -M" } else { "-B, -M; -C does not help on one node" },
+        servers: facts.configuration.servers.as_ref(),
+    };
+    reads.notes()
 }
 
 /// One of a task's times.

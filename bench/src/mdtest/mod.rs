@@ -34,6 +34,8 @@ mod tests;
 use std::io::Write;
 use std::time::Duration;
 
+use crate::backend::Storage;
+use crate::configuration::Configuration;
 use crate::error::{BenchError, Result};
 use crate::ior::write_file;
 use crate::machine::Machine;
@@ -108,9 +110,13 @@ pub struct MdtestOutcome {
     /// What tasks are.
     pub tasks_are: &'static str,
     /// Hosts that the tasks were on.
-    pub nodes: u32,
+    pub hosts: u32,
     /// How many servers were watched.
     pub servers: Option<usize>,
+    /// What lies below the directory.
+    pub storage: Storage,
+    /// How what was measured is configured.
+    pub configuration: Configuration,
 }
 
 /// Runs a test and writes its report.
@@ -130,7 +136,9 @@ pub fn run(setup: &Setup, session: &mut Session, out: &mut dyn Write) -> Result<
     if let Some(path) = &setup.rank_csv {
         write_file(path, false, ranks::header)?;
     }
-    let capacity = session.connection().backend().capacity(spec.directory(0))?;
+    let backend = session.connection().backend();
+    let (capacity, storage) = (backend.capacity(spec.directory(0))?, backend.storage(spec.directory(0)));
+    let configuration = session.configuration(spec.directory(0));
     report::header(out, &setup, nodes, &session.node_map(spec.tasks), capacity)?;
     out.flush()?;
     let mut results = Vec::new();
@@ -154,8 +162,10 @@ pub fn run(setup: &Setup, session: &mut Session, out: &mut dyn Write) -> Result<
         startup: session.startup(),
         machine: Machine::this(),
         tasks_are: session.launch().kind(),
-        nodes,
+        hosts: session.hosts(spec.tasks),
         servers: session.servers(),
+        storage,
+        configuration,
     };
     if let Some(path) = setup.status_file.as_ref().filter(|_| spec.create) {
         write_file(path, false, |file| writeln!(file, "{}", created(spec, &outcome)))?;

@@ -9,10 +9,11 @@ use serde_json::{Value, json};
 
 use super::spec::MdtestSpec;
 use super::{MdtestOutcome, Setup};
-use crate::backend::Capacity;
+use crate::backend::{Capacity, Storage};
 use crate::clock::{american_date, unix_seconds};
 use crate::ior::report::file_system;
 use crate::metrics::Metric;
+use crate::notes;
 use crate::phase::Phase;
 use crate::results::{PhaseResult, of_phase};
 
@@ -114,6 +115,7 @@ pub(super) fn footer(out: &mut dyn Write, setup: &Setup, outcome: &MdtestOutcome
 fn details(out: &mut dyn Write, spec: &MdtestSpec, outcome: &MdtestOutcome) -> io::Result<()> {
     writeln!(out, "\nHayate details (dates above are UTC):")?;
     writeln!(out, "{:<20}: {}", "machine", outcome.machine.line())?;
+    outcome.configuration.write(out)?;
     let startup_ms = outcome.startup.as_secs_f64() * 1e3;
     writeln!(out, "{:<20}: {}, ready after {startup_ms:.1} ms", "tasks are", outcome.tasks_are)?;
     writeln!(out, "{:<20}: {} (for -G)", "content seed", spec.seed)?;
@@ -137,29 +139,27 @@ fn details(out: &mut dyn Write, spec: &MdtestSpec, outcome: &MdtestOutcome) -> i
     for first in outcome.results.iter().filter_map(|r| r.first_error.as_ref()) {
         writeln!(out, "WARNING: Incorrect data on read: {first}")?;
     }
-    for note in notes(spec, outcome) {
-        writeln!(out, "note: {note}")?;
-    }
-    Ok(())
+    notes::write(out, &notes_of(spec, outcome))
 }
 
 /// What a reader of the figures must know.
-fn notes(spec: &MdtestSpec, outcome: &MdtestOutcome) -> Vec<String> {
+pub(super) fn notes_of(spec: &MdtestSpec, outcome: &MdtestOutcome) -> Vec<String> {
     let mut all = Vec::new();
-    if spec.create && (spec.stat || spec.read) && (spec.stride == 0 || outcome.nodes == 1) {
-        let how = if spec.stride == 0 {
-            "tasks ask for what they made themselves (see -N)"
-        } else {
-            "all tasks share one node"
+    if spec.stat || spec.read {
+        let how = match (spec.create, spec.stride) {
+            // The native client of an earlier run is gone, with what it had.
+            (false, _) if outcome.storage == Storage::Servers => None,
+            (false, _) => Some("what an earlier run left there, unless caches were dropped since"),
+            (true, 0) => Some("tasks ask for what they made themselves (see -N)"),
+            (true, _) if outcome.hosts == 1 => Some("all tasks share one node"),
+            (true, _) => None,
         };
-        all.push(format!("stats and reads may be answered by a cache of the node: {how}"));
+        all.extend(notes::of_names(outcome.storage, how));
     }
-    if outcome.tasks_are == "threads" {
-        all.push("CPU time leaves out the threads of the client itself, messages are not counted".to_owned());
+    if spec.sync {
+        all.extend(notes::of_durability(&outcome.configuration));
     }
-    if !outcome.machine.optimised {
-        all.push("this program was built without optimisation".to_owned());
-    }
+    all.extend(notes::of_run(outcome.tasks_are, &outcome.machine));
     all
 }
 
@@ -188,8 +188,9 @@ pub(super) fn document(setup: &Setup, outcome: &MdtestOutcome) -> Value {
             "machine": outcome.machine.json(),
             "tasksAre": outcome.tasks_are,
             "servers": outcome.servers,
+            "configuration": outcome.configuration,
             "errors": outcome.errors,
-            "warnings": notes(spec, outcome),
+            "warnings": notes_of(spec, outcome),
             "metrics": metrics(spec, outcome),
         },
     })

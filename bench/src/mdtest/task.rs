@@ -9,7 +9,7 @@ use super::items::Items;
 use super::report::name;
 use super::spec::MdtestSpec;
 use crate::backend::{Backend, make_all};
-use crate::clock::now_ns;
+use crate::clock::{now_ns, sleep};
 use crate::error::Result;
 use crate::permute::Permutation;
 use crate::phase::{Phase, Stonewall, Times};
@@ -67,7 +67,7 @@ impl MdtestTask<'_, '_> {
     fn phases(&mut self, repetition: u32, phases: &[(bool, Phase)]) -> Result<()> {
         for (_, phase) in phases.iter().filter(|(wanted, _)| *wanted) {
             if self.spec.delay_s > 0 {
-                std::thread::sleep(Duration::from_secs(self.spec.delay_s));
+                sleep(Duration::from_secs(self.spec.delay_s));
             }
             if !self.spec.before_phase.is_empty() {
                 command::call(&self.spec.before_phase)?;

@@ -4,7 +4,7 @@ use std::fs;
 
 use super::spec::MdtestSpec;
 use super::{MdtestOutcome, Setup, Show, run};
-use crate::backend::{Api, Connection};
+use crate::backend::{Api, Connection, Storage};
 use crate::error::{BenchError, Result};
 use crate::pattern::Packet;
 use crate::phase::Phase;
@@ -104,6 +104,37 @@ fn check_table(text: &str, repetitions: u32) {
         assert!(numbers.len() == 4 && numbers[0] >= numbers[1] && numbers[1] > 0.0, "{line:?}");
     }
     assert!(lines.next().is_some_and(|line| line.starts_with("-- finished at ")));
+}
+
+/// Goal: whoever may have answered stats and reads is named, also where a run only reads what an earlier one made. Method: the notes of a run, with the facts
+/// that they depend on changed.
+#[test]
+fn caches_are_named() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (outcome, text) = attempt(&setup(&spec(&dir)));
+    let outcome = outcome.expect("a run");
+    assert!(
+        text.contains(
+            "note: stats and reads may be answered by a cache of the node: tasks ask for what they made"
+        ),
+        "{text}"
+    );
+    let named = |storage, hosts, create, stride| {
+        let outcome = MdtestOutcome { hosts, storage, ..outcome.clone() };
+        let spec = MdtestSpec { create, stat: false, read: true, stride, ..spec(&dir) };
+        let notes = super::report::notes_of(&spec, &outcome);
+        ["a cache of the node", "an earlier run", "the servers' memory"]
+            .map(|part| notes.iter().any(|note| note.contains(part)))
+    };
+    assert_eq!(named(Storage::Local, 1, false, 0), [true, true, false], "-E alone");
+    assert_eq!(named(Storage::Fuse, 1, false, 1), [true, true, true]);
+    assert_eq!(named(Storage::Servers, 1, false, 0), [false, false, true], "its client had none");
+    assert_eq!(named(Storage::Local, 1, true, 1), [true, false, false]);
+    assert_eq!(named(Storage::Network("NFS"), 2, true, 1), [false, false, true]);
+    assert_eq!(named(Storage::Network("NFS"), 2, true, 0), [true, false, true]);
+    let creates = MdtestSpec { stat: false, read: false, ..spec(&dir) };
+    let notes = super::report::notes_of(&creates, &outcome);
+    assert!(notes.iter().all(|note| !note.contains("stats")), "{notes:?}");
 }
 
 /// A published output of mdtest 4.1 (10 tasks, -z 0 -F -C -n 3334 -e 4096 -w 4096), dates, paths and numbers left out.

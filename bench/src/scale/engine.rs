@@ -5,7 +5,7 @@
 //! - The same input gives the same result: events at the same time are handled in the order in which they were made.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap};
 
 /// Nanoseconds since the beginning.
 pub type Time = u64;
@@ -41,6 +41,19 @@ pub struct Op {
     pub tag: u64,
 }
 
+/// What becomes of an operation that has passed its steps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum After {
+    /// It is done; its client may have another.
+    Done,
+    /// It goes on, as this one.
+    On(Op),
+    /// The same, and its client may have another besides.
+    OnAndNext(Op),
+    /// It waits until somebody [releases](Workload::released) those that wait for this, and is asked again then.
+    Wait(u64),
+}
+
 /// Gives operations to clients.
 pub trait Workload {
     /// The next operation of a client, or none if it has no more.
@@ -48,6 +61,17 @@ pub trait Workload {
 
     /// An operation came to a station that is dead: when it is sent again, and where; none if it is given up.
     fn again(&mut self, client: u32, tag: u64, now: Time) -> Option<(Time, Op)>;
+
+    /// An operation has passed its steps: where it goes depends on what has happened meanwhile.
+    fn after(&mut self, client: u32, tag: u64, now: Time) -> After {
+        let _ = (client, tag, now);
+        After::Done
+    }
+
+    /// What operations waited for that need not wait any more; asked after each [`Workload::after`].
+    fn released(&mut self) -> Option<u64> {
+        None
+    }
 }
 
 struct Running {
@@ -62,6 +86,7 @@ pub struct Engine {
     stations: Vec<Station>,
     heap: BinaryHeap<Reverse<(Time, u64, u32)>>,
     running: Vec<Option<Running>>,
+    waiting: HashMap<u64, Vec<u32>>,
     spare: Vec<u32>,
     made: u64,
     events: u64,
@@ -122,6 +147,31 @@ impl Engine {
         end
     }
 
+    /// An operation has passed its steps. Answers whether it is done.
+    fn passed(&mut self, slot: u32, client: u32, now: Time, workload: &mut dyn Workload) -> bool {
+        let tag = self.running[slot as usize].as_ref().map_or(0, |running| running.op.tag);
+        let after = workload.after(client, tag, now);
+        let done = after == After::Done;
+        let next = matches!(after, After::Done | After::OnAndNext(_));
+        match after {
+            After::Done => {
+                self.running[slot as usize] = None;
+                self.spare.push(slot);
+            }
+            After::On(op) | After::OnAndNext(op) => {
+                self.running[slot as usize] = Some(Running { client, at: 0, op });
+                self.push(now, slot);
+            }
+            After::Wait(what) => self.waiting.entry(what).or_default().push(slot),
+        }
+        if let Some(op) = next.then(|| workload.next(client, now)).flatten() {
+            self.start(client, op, now);
+        }
+        let released = workload.released().and_then(|what| self.waiting.remove(&what));
+        released.into_iter().flatten().for_each(|slot| self.push(now, slot));
+        done
+    }
+
     /// Lets `clients` clients work, each with `window` operations under way at most, until nobody has any. Returns when the last
     /// ended.
     pub fn run(&mut self, clients: u32, window: u32, workload: &mut dyn Workload) -> Time {
@@ -138,11 +188,8 @@ impl Engine {
             let Some(running) = self.running[slot as usize].as_mut() else { continue };
             let client = running.client;
             let Some(step) = running.op.steps.get(running.at).copied() else {
-                self.running[slot as usize] = None;
-                self.spare.push(slot);
-                last = last.max(now);
-                if let Some(op) = workload.next(client, now) {
-                    self.start(client, op, now);
+                if self.passed(slot, client, now, workload) {
+                    last = last.max(now);
                 }
                 continue;
             };
@@ -210,6 +257,55 @@ mod tests {
 
     fn engine_end(engine: &Engine) -> Time {
         engine.stations.iter().flat_map(|station| station.free.iter().copied()).max().unwrap_or(0)
+    }
+
+    /// One that asks, and others that wait for its answer: they go on when it has come, at the same moment, and none before.
+    struct Answer {
+        left: u32,
+        comes_at: Option<Time>,
+        told: bool,
+    }
+
+    impl Workload for Answer {
+        fn next(&mut self, _client: u32, _now: Time) -> Option<Op> {
+            self.left = self.left.checked_sub(1)?;
+            Some(Op { steps: vec![step(0, 10, 0)], tag: u64::from(self.left == 3) })
+        }
+
+        fn again(&mut self, _client: u32, _tag: u64, _now: Time) -> Option<(Time, Op)> {
+            None
+        }
+
+        fn after(&mut self, _client: u32, tag: u64, now: Time) -> After {
+            match (tag, self.comes_at) {
+                // The first asks elsewhere, where it takes a while.
+                (1, _) => After::On(Op { steps: vec![step(1, 1000, 0)], tag: 2 }),
+                (2, _) => {
+                    self.comes_at = Some(now);
+                    After::Done
+                }
+                (_, None) => After::Wait(7),
+                (_, Some(at)) => {
+                    assert_eq!(now, at, "nobody waits longer than until then");
+                    After::Done
+                }
+            }
+        }
+
+        fn released(&mut self) -> Option<u64> {
+            (self.comes_at.is_some() && !std::mem::replace(&mut self.told, true)).then_some(7)
+        }
+    }
+
+    #[test]
+    fn who_waits_goes_on_when_it_has_come() {
+        let mut engine = Engine::default();
+        for _ in 0..2 {
+            engine.station(1);
+        }
+        let mut workload = Answer { left: 4, comes_at: None, told: false };
+        assert_eq!(engine.run(1, 4, &mut workload), 1010);
+        assert!(engine.waiting.is_empty() && workload.told);
     }
 
     /// Operations that come to a dead station go elsewhere after a while, and none is lost.

@@ -94,7 +94,7 @@ pub struct Cluster {
     calibration: Calibration,
 }
 
-fn ns(us: f64) -> u64 {
+pub(super) fn ns(us: f64) -> u64 {
     (us * 1e3).round().max(0.0) as u64
 }
 
@@ -230,7 +230,7 @@ impl Cluster {
     }
 
     /// The answer is on its way, and wakes who waits for it: a visit without service where nobody else is.
-    fn woken(&self, then_ns: u64) -> Option<Step> {
+    pub(super) fn woken(&self, then_ns: u64) -> Option<Step> {
         (then_ns > 0).then_some(Step { station: self.idle, service_ns: 0, then_ns })
     }
 

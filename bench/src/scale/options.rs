@@ -71,6 +71,12 @@ pub struct ScaleArgs {
     /// Operations of each node that are simulated at most
     #[arg(long, value_name = "N", default_value_t = 400)]
     pub simulated: u64,
+    /// No server answers for others' names and inodes (as with `hayate up --hot-files off`): every open asks the file's home
+    #[arg(long)]
+    pub no_hot_names: bool,
+    /// Milliseconds within which all processes come to open the file, in the second answer about that
+    #[arg(long, value_name = "MS", default_value_t = 100.0)]
+    pub arrival: f64,
     /// Write a JSON document into this file
     #[arg(long, value_name = "FILE")]
     pub json: Option<String>,
@@ -108,6 +114,7 @@ impl ScaleArgs {
             || self.cores == 0
             || self.core_speed <= 0.0
             || self.window == 0
+            || self.arrival < 0.0
         {
             return Err(BenchError::Options(
                 "sizes, cores, processes and window must be more than 0".to_owned(),
@@ -137,6 +144,8 @@ impl ScaleArgs {
             deaths: self.deaths,
             detection_s: self.detection,
             tier_gbs: self.tier * f64::from(nodes),
+            hot_names: !self.no_hot_names,
+            arrival_s: 0.0,
             simulated: self.simulated,
         })
     }

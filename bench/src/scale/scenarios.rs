@@ -1,4 +1,4 @@
-//! What is asked of the model: a dump into one shared file, a metadata storm, an open storm, a drain.
+//! What is asked of the model: a dump into one shared file, a metadata storm, a drain. An open storm is in [`super::opens`].
 //!
 //! A whole dump has a thousand million chunks. The model does two parts of it, one twice as long as the other, and draws the line through
 //! both: what the start costs, and what each further operation does.
@@ -39,6 +39,10 @@ pub struct Machine {
     pub detection_s: f64,
     /// All of the shared tier, GB/s.
     pub tier_gbs: f64,
+    /// Names and inodes that many ask for are lent to the servers that ask (decision 0038).
+    pub hot_names: bool,
+    /// Seconds within which the processes of an open storm come, evenly; 0: at one moment.
+    pub arrival_s: f64,
     /// Operations of each node that are simulated (the longer of two parts).
     pub simulated: u64,
 }
@@ -64,10 +68,12 @@ pub struct Prediction {
     pub lost: u64,
     /// Events of the longer part.
     pub events: u64,
+    /// Questions that came to the one home of a file, of all processes' in an open storm.
+    pub asked: Option<u64>,
 }
 
 /// The shared file of a dump.
-const FILE: InodeId = InodeId(0x5eed_0000_0000_0001);
+pub(super) const FILE: InodeId = InodeId(0x5eed_0000_0000_0001);
 /// The directory of a storm.
 const DIRECTORY: InodeId = InodeId(0xd1ec_0000_0000_0001);
 
@@ -181,6 +187,7 @@ impl Machine {
             drift: if earlier > 0.0 { slope / earlier - 1.0 } else { 0.0 },
             lost: 0,
             events: cluster.engine.events(),
+            asked: None,
         };
         if self.deaths > 0 {
             let dead: Vec<u32> =
@@ -254,11 +261,11 @@ impl Machine {
         self.predict(calibration, u64::from(processes), self.processes, &route, balance)
     }
 
-    /// Every process opens the same file: its home answers all of them.
+    /// Clients open files whose homes they reach themselves, each one after the other: for comparison with runs where nothing is hot.
     ///
     /// # Errors
     /// If there is no such cluster.
-    pub fn open_storm(&self, calibration: &Calibration) -> Result<Prediction> {
+    pub fn plain_opens(&self, calibration: &Calibration) -> Result<Prediction> {
         let route = |cluster: &Cluster, client: u32, _: u64| {
             let home = cluster.owner(FILE.partition());
             cluster.ask(

@@ -43,6 +43,8 @@ fn machine(nodes: u32) -> Machine {
         deaths: 0,
         detection_s: 0.01,
         tier_gbs: f64::from(nodes),
+        hot_names: true,
+        arrival_s: 0.0,
         simulated: 200,
     }
 }
@@ -103,15 +105,53 @@ fn waiting_takes_no_core() {
     near(device.seconds, 64.0 * 100e-6, 0.01);
 }
 
-/// Creates spread over all servers; opens of one file do not.
+/// Creates spread over all servers.
 #[test]
-fn storms_spread_or_not() {
+fn creates_spread() {
     let create = machine(100).metadata_storm(&costs()).expect("a cluster");
     // 30 us each, 400 for each node on 4 cores; the fullest server has more.
     assert!(create.seconds > 3e-3 && create.seconds < 4.5e-3, "{}", create.seconds);
     assert!(create.balance > 1.0 && create.balance < 1.3, "{}", create.balance);
-    let open = machine(100).open_storm(&costs()).expect("a cluster");
-    near(open.seconds, 100.0 * 400.0 * 10e-6 / 4.0, 0.05);
+}
+
+/// Goal: opens of one file cost its home one question a node, and those that come before their server has an answer. Method: the old way, where the home's
+/// cores decide; processes that come by and by, of which each node's first ones ask; and all at one moment, where it is something between.
+#[test]
+fn opens_are_answered_by_each_node() {
+    let (nodes, all, home_s) = (100, 40_000, 40_000.0 * 10e-6 / 4.0);
+    let open = |hot_names, arrival_s| {
+        let storm =
+            Machine { hot_names, arrival_s, ..machine(nodes) }.open_storm(&costs()).expect("a cluster");
+        (storm.seconds, storm.asked.expect("they are counted"), storm.balance)
+    };
+    let (seconds, asked, balance) = open(false, 0.0);
+    near(seconds, home_s, 0.05);
+    assert_eq!(asked, all, "every process is answered, and by the home");
+    near(balance, f64::from(nodes), 1e-9);
+    let (slowly, asked, _) = open(false, 0.05);
+    near(slowly, home_s, 0.05);
+    assert_eq!(asked, all, "coming by and by is no help to the old way");
+    let (seconds, asked, balance) = open(true, 0.4);
+    // One process a millisecond and node. The first of each finds nothing kept, nor does the second of a node whose first was answered before the file was hot.
+    assert!((100..800).contains(&asked), "{asked}");
+    assert!((0.399..0.402).contains(&seconds), "the last comes then, and is answered at once: {seconds}");
+    assert!(balance < 3.0, "{balance}");
+    let (seconds, asked, _) = open(true, 0.0);
+    assert!(asked > 800 && asked < all && seconds < home_s, "{asked} {seconds}");
+    let two = Machine { arrival_s: 0.4, ..machine(2) }.open_storm(&costs()).expect("a cluster");
+    assert_eq!(two.asked, Some(800), "two servers make nothing hot");
+}
+
+/// A lease is over after two seconds: then one of a node asks for all.
+#[test]
+fn leases_are_asked_for_again() {
+    let storm = |arrival_s| Machine { arrival_s, ..machine(50) }.open_storm(&costs()).expect("a cluster");
+    let (short, long) = (storm(1.5), storm(9.0));
+    let of = |storm: &super::scenarios::Prediction| storm.asked.expect("they are counted");
+    // Four times more for each node but the home's own; batches round what comes when.
+    let more = of(&long).saturating_sub(of(&short));
+    assert!((49 * 3..=49 * 5).contains(&more), "{} and {}", of(&short), of(&long));
+    near(long.seconds, 9.0, 0.07);
 }
 
 /// Shares of 65,536 partitions are whole: with 3,400 servers the fullest has 3.8 % more than the mean, with 10,000 6.8 %.

@@ -42,6 +42,7 @@ use crate::io500::find::FindSpec;
 use crate::ior::spec::IorSpec;
 use crate::mdtest::spec::MdtestSpec;
 use crate::phase::{Phase, PhaseRecord};
+use crate::seat::Seat;
 use link::{Line, TaskLink};
 
 /// Set in the environment of a process that is a task.
@@ -125,20 +126,22 @@ pub fn is_task() -> bool {
     std::env::var_os(TASK_ENV).is_some() || ranks::Rank::of_this_process().is_some_and(|rank| rank.rank > 0)
 }
 
-/// The life of a task that is a process: takes jobs from its socket, does them, reports.
+/// The life of a task that is a process: takes jobs from its socket, does them, reports. With `spread` it is the client of the server that stands
+/// for its node.
 ///
 /// # Errors
 /// If the coordinator cannot be talked to. What goes wrong in the job is reported to the coordinator, which tells it.
-pub fn serve(connect: Connect<'_>) -> Result<()> {
+pub fn serve(connect: Connect<'_>, spread: bool) -> Result<()> {
     let rank = ranks::Rank::of_this_process().filter(|_| std::env::var_os(TASK_ENV).is_none());
     let line = match rank {
         Some(rank) => Line::new(rank.call()?)?,
         None => Line::from_stdin()?,
     };
-    let mut kept: Option<(Api, Connection)> = None;
-    serve_line(line, CpuOf::Process, |api| {
-        if kept.as_ref().is_none_or(|(of, _)| *of != api) {
-            kept = Some((api, Connection::new(api, connect)?));
+    let mut kept: Option<((Api, Option<Seat>), Connection)> = None;
+    serve_line(line, CpuOf::Process, |api, seat| {
+        let who = (api, seat.filter(|_| spread));
+        if kept.as_ref().is_none_or(|(of, _)| *of != who) {
+            kept = Some((who, Connection::new(api, who.1, connect)?));
         }
         kept.as_ref().map(|(_, connection)| connection.clone()).ok_or_else(|| lost("no connection"))
     })
@@ -146,18 +149,19 @@ pub fn serve(connect: Connect<'_>) -> Result<()> {
 
 /// The life of a task that is a thread.
 fn serve_thread(line: Result<Line>, connection: &Connection) -> Result<()> {
-    serve_line(line?, CpuOf::Thread, |_| Ok(connection.clone()))
+    serve_line(line?, CpuOf::Thread, |_, _| Ok(connection.clone()))
 }
 
 fn serve_line(
     mut line: Line,
     cpu_of: CpuOf,
-    mut connection: impl FnMut(Api) -> Result<Connection>,
+    mut connection: impl FnMut(Api, Option<Seat>) -> Result<Connection>,
 ) -> Result<()> {
     line.hello()?;
     while let Some((rank, tasks, job)) = line.next_job()? {
         let mut link = TaskLink::new(&mut line, rank, tasks, cpu_of);
-        let outcome = connection(job.api()).and_then(|connection| work(&job, &mut link, &connection));
+        let seat = Some(Seat { rank, tasks });
+        let outcome = connection(job.api(), seat).and_then(|connection| work(&job, &mut link, &connection));
         line.finish(outcome)?;
     }
     Ok(())
