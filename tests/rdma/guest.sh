@@ -41,12 +41,15 @@ filter() {
 
 protocol() {
     local test from
+    [ -n "${TESTS:-}" ] || wrong "no programs of fs-net's tests"
     for test in ${TESTS//,/ }; do
         from=$(seconds)
-        HAYATE_TEST_RDMA=$ADDRESS timeout 150 "$test" --test-threads=1 $(filter "$test") >$B.test 2>&1 ||
+        HAYATE_TEST_SKIPS=$B.skips HAYATE_TEST_RDMA=$ADDRESS timeout 150 "$test" --test-threads=1 $(filter "$test") >$B.test 2>&1 ||
             { wrong "protocol tests of ${test##*/}"; grep -aE '^test .*FAILED|panicked' -A3 $B.test | head -20; }
+        grep -aqE '^test result: ok\. [1-9][0-9]* passed' $B.test || wrong "no test of ${test##*/} passed: $(tail -3 $B.test)"
         say "protocol tests ${test##*/}: $(grep -a '^test result' $B.test | cut -d' ' -f3-5) in $(took "$from")"
     done
+    ! grep -a 'no RDMA device' $B.skips 2>/dev/null || wrong "tests did not use the device"
 }
 
 compare() {
@@ -81,8 +84,9 @@ for address in sys.argv[1:]:
             name, value = line.rsplit(" ", 1)
             sums[name] = sums.get(name, 0) + float(value)
 busy = ["messages_sent_total", "messages_received_total", "sent_bytes_total", "received_bytes_total", "reads_total", "read_bytes_total",
-        "registrations_total", "registered_bytes"]
-calm = ["connections", "retries_total", "fallbacks_total", "returns_total"]
+        "registrations_total", "registered_bytes", "inline_messages_total"]
+busy += [f'port_{figure}_total{{device="rxe0",port="1"}}' for figure in ("connections", "sent_bytes", "received_bytes", "read_bytes")]
+calm = ["connections", "retries_total", "fallbacks_total", "returns_total", "lost_peers", "looks_total", "hits_total"]
 wrong = [name for name in busy if not sums.get("hayate_rdma_" + name)] + [name for name in calm if "hayate_rdma_" + name not in sums]
 print("## metrics:", *(f"{name} {sums.get('hayate_rdma_' + name, 0):.0f}" for name in busy + calm))
 sys.exit(f"## not counted: {wrong}" if wrong else 0)
@@ -102,19 +106,53 @@ look() {
     # Of each server: 9/32 of 96 MiB of buffers, and 6.4 MiB for each of three threads.
     [ "$registered" -gt $((3 << 20)) ] && [ "$registered" -le $((3 * (27 + 20) << 20)) ] || wrong "$registered bytes registered"
     for pid in $(pids); do
-        peak=$(awk '/^VmHWM/ { print $2 }' /proc/$pid/status)
+        peak=$(most_resident "$pid")
         say "server process $pid: at most $peak KiB resident"
-        [ "$peak" -le $(((96 + 20 + 60) << 10)) ] || wrong "a server of 96 MiB had $peak KiB"
+        [ "$peak" -le $(((27 + 20 + 25) << 10)) ] || wrong "a server with 27 MiB of buffers had $peak KiB"
     done
+}
+
+# Memory does not grow with what is moved: after a burst three more of the same take next to none. They move 24 MiB into a server and 24 MiB out of it, so
+# half of either would show; some MiB of the pool may be touched for the first time. PEAKS: what each server has had after the first.
+PEAKS=()
+bounded() {
+    local pid now at round before; before=$(figure rdma/read_bytes)
+    burst bounded -b 12m || wrong "a burst that warms up: $(tail -3 $B/bounded.txt)"
+    for pid in $(pids); do PEAKS+=("$(most_resident "$pid")"); done
+    for round in 1 2 3; do
+        burst bounded -b 12m || wrong "burst $round of three: $(tail -3 $B/bounded.txt)"
+    done
+    say "$((($(figure rdma/read_bytes) - before) >> 20)) MiB read from clients' memory"
+    at=0
+    for pid in $(pids); do
+        now=$(most_resident "$pid")
+        say "server process $pid: at most ${PEAKS[at]} KiB resident, $now KiB after three bursts more"
+        [ "$now" -le $((PEAKS[at] + (12 << 10))) ] || wrong "a server's memory grows with what it moves: ${PEAKS[at]} KiB, then $now KiB"
+        at=$((at + 1))
+    done
+}
+
+# And not with what goes wrong: servers that were killed, started again, or had to use TCP have had little more, and nothing is in use.
+bounded_still() {
+    local pid now at=0
+    for pid in $(pids); do
+        now=$(most_resident "$pid")
+        say "server process $pid after $1: at most $now KiB resident"
+        [ "$now" -le $((PEAKS[at] + (24 << 10))) ] || wrong "memory grows when things fail: ${PEAKS[at]} KiB, then $now KiB"
+        at=$((at + 1))
+    done
+    buffers_are_back
 }
 
 # A server dies by SIGKILL in the middle of a burst, and is started again; the burst ends well, and what it wrote is right.
 killed() {
-    local victim burst
-    burst during -b 24m & burst=$!
-    under_way $burst rdma/reads 0
+    local victim burst before; before=$(packets)
     victim=$(pids | tail -1)
+    burst during -b 24m -i $ROUNDS & burst=$!
+    # 48 MiB written and 48 read, each sent and received here.
+    under_way $burst "$before" 192
     kill -9 "$victim"
+    runs $burst
     sleep 1
     h up --restart >/dev/null 2>&1 || wrong "up --restart"
     if wait $burst; then say "a burst went on after the kill of server process $victim"; else wrong "the burst after a kill: $(tail -3 $B/during.txt)"; fi
@@ -123,16 +161,19 @@ killed() {
 
 # The device's link goes down in the middle of a burst, which ends well over TCP while it is down, with a warning; and so does one when it is up again, over whichever way there is.
 link_down() {
-    local burst before
-    burst broken -b 24m & burst=$!
-    before=$(figure rdma/reads)
-    under_way $burst rdma/reads "$before"
+    local burst before moved; moved=$(figure rdma/read_bytes) before=$(packets)
+    burst broken -b 24m -i $ROUNDS & burst=$!
+    under_way $burst "$before" 192
     ip link set dum0 down
+    runs $burst
     if wait $burst; then say "a burst ended well with the link down"; else wrong "the burst when the link went down: $(tail -3 $B/broken.txt)"; fi
+    moved=$(($(figure rdma/read_bytes) - moved))
+    [ $moved -lt $((48 * ROUNDS << 20)) ] || wrong "all had gone over RDMA when the link went down"
     burst tcp -b 2m || wrong "a burst with the link down: $(tail -3 $B/tcp.txt)"
     say "warnings: $(grep -c 'no RDMA; going on over TCP' $B/broken.txt) of the client, $(logs | grep -c 'no RDMA; going on over TCP') of three servers"
     { cat $B/broken.txt; logs; } | grep 'no RDMA; going on over TCP' >/dev/null || wrong "nobody said that TCP is used"
     h status | grep -q "RDMA.*$DEVICE.*DOWN" || wrong "status does not show that the port is down: $(h status | grep RDMA)"
+    h status | grep -q "RDMA (TCP now).*$DEVICE.*DOWN" || wrong "status does not say that TCP is used: $(h status | grep RDMA)"
     ip link set dum0 up
     before=$(figure rdma/reads)
     burst again -b 4m || wrong "a burst with the link up again: $(tail -3 $B/again.txt)"
@@ -172,13 +213,16 @@ too_little_locked() {
 
 device_up || { wrong "no soft-RoCE"; exit 1; }
 mkdir -p $B
-[ -z "${TESTS:-}" ] || protocol
+protocol
 without_libraries
 too_little_locked
 compare
 if up --rdma auto; then
+    bounded
     killed
+    bounded_still "the kill"
     link_down
+    bounded_still "the link's fall"
     logs >/out/servers.log
     h down --discard >/dev/null 2>&1 || wrong "down at the end"
 else

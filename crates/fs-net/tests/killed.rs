@@ -164,7 +164,8 @@ fn a_thousand_killed_clients_leave_nothing_over_sockets() {
 #[test]
 fn killed_clients_leave_nothing_over_rdma() {
     if !is_child() {
-        over_rdma_within(LONG * 20, |address| kill_clients(address, Over::Rdma, KILLED_EMULATED));
+        // Some die while they connect, so whether TCP had to do says nothing.
+        drop(over_rdma_within(LONG * 20, |address| kill_clients(address, Over::Rdma, KILLED_EMULATED)));
     }
 }
 

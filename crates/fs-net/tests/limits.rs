@@ -11,7 +11,10 @@ use fs_proto::msg::session::Role;
 use fs_proto::{ClientId, Op};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
-use support::{LONG, Server, client, env, is_emulated, over_all, request, run, server_env, until};
+use support::{
+    LONG, Server, all_are_refused, check_way, client, env, is_emulated, over_all, request, run, server_env,
+    until,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -36,7 +39,9 @@ fn connections(server: &Server) -> u64 {
 
 async fn connect_as(server: &Server, id: u64) -> Connection {
     let who = Identity { role: Role::Client { id: ClientId(id) }, ..client(&server.secret) };
-    Connection::connect(&server.address, &who, &env(), LONG).await.expect("connected")
+    let connection = Connection::connect(&server.address, &who, &env(), LONG).await.expect("connected");
+    check_way(&connection);
+    connection
 }
 
 /// A client that reads nothing: its bytes go through a relay that passes only what the client sends, once told to.
@@ -123,6 +128,7 @@ fn half_a_message_is_not_waited_for_for_ever() {
 #[test]
 fn a_handshake_that_is_never_finished_ends() {
     over_all(|address| async move {
+        all_are_refused();
         let server = Server::start(0, &address, &Secret::random());
         let mut stream = support::raw(&server.address).await;
         stream.write_all(&request(Op::Hello).encode()[..40]).await.expect("sent");

@@ -9,7 +9,7 @@ use fs_proto::{Op, ServerId, Status};
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
-use support::{Server, client, env, over_all, request, run, until};
+use support::{Server, all_are_refused, client, env, over_all, request, run, until};
 
 /// Peers with server 0 at `address` and no other; counts how often the address was asked for, which is once a dial.
 fn peers(address: &Address, secret: &Secret, env: &Rc<NetEnv>) -> (Rc<Peers>, Rc<Cell<usize>>) {
@@ -78,6 +78,7 @@ fn a_restarted_server_is_reached_again() {
 #[test]
 fn a_failed_dial_is_not_repeated_at_once() {
     over_all(|address| async move {
+        all_are_refused();
         let secret = Secret::random();
         let server = Server::start(0, &address, &secret);
         let (peers, dials) = peers(&server.address, &Secret::random(), &env());
@@ -100,6 +101,7 @@ fn a_failed_dial_is_not_repeated_at_once() {
 #[test]
 fn an_unknown_server_is_an_error() {
     over_all(|address| async move {
+        all_are_refused();
         let (peers, _) = peers(&address, &Secret::random(), &env());
         let error = peers
             .call(ServerId(8), request(Op::Ping), Bytes::new(), Bytes::new())
@@ -112,6 +114,7 @@ fn an_unknown_server_is_an_error() {
 #[test]
 fn another_server_at_the_address_is_not_taken_for_it() {
     over_all(|address| async move {
+        all_are_refused();
         let server = Server::start(5, &address, &Secret::random());
         let (peers, _) = peers(&server.address, &server.secret, &env());
         let error = ping(&peers).await.expect_err("it is server 5").to_string();

@@ -9,7 +9,10 @@ use fs_proto::msg::session::Role;
 use fs_proto::{ClientId, Op};
 use std::rc::Rc;
 use std::sync::Arc;
-use support::{LONG, Server, client, env, over_rdma, request, run, until};
+use std::sync::mpsc;
+use std::time::Duration;
+use support::{LONG, Server, check_way, client, env, over_rdma, request, run, until, with_rdma_as_parent};
+use tokio::sync::oneshot;
 
 const MIB: usize = 1 << 20;
 
@@ -54,6 +57,71 @@ fn receive_buffers_are_shared_by_all_peers() {
             registered.push(env.rdma.stats().registered_bytes);
         }
         assert!(registered[0] > MIB as u64 && registered[8] == registered[0], "{registered:?}");
+    });
+}
+
+/// Goal: small messages go within their requests to the device, which then need not be read from memory; larger ones do not. Method: the counters tell, of requests
+/// without and with a body.
+#[test]
+fn small_messages_are_within_their_requests() {
+    over_rdma(|address| async move {
+        let server = Server::start(0, &address, &Secret::random());
+        let env = env();
+        let connection = server.connect(&env).await.expect("connected");
+        let sent = async |body: usize| {
+            let before = env.rdma.stats();
+            for _ in 0..20 {
+                let answer = connection.call(request(Op::Ping), pattern(body, 1), Bytes::new()).await;
+                assert!(answer.expect("answered").meta == pattern(body, 1));
+            }
+            let now = env.rdma.stats();
+            let inline = now.inline_messages - before.inline_messages;
+            (inline, now.messages_sent - before.messages_sent - inline)
+        };
+        assert!(matches!(sent(0).await, (20.., 0)), "{:?}", env.rdma.stats());
+        // What gives credits back is small at all times.
+        assert_eq!(sent(2_000).await.1, 20, "{:?}", env.rdma.stats());
+        assert!(server.env.rdma.stats().inline_messages >= 20, "{:?}", server.env.rdma.stats());
+    });
+}
+
+/// Serves on a thread of its own until told to end.
+fn serve_apart(address: Address, secret: Secret) -> (Address, oneshot::Sender<()>) {
+    let (tell, told) = mpsc::channel();
+    let (end, ended) = oneshot::channel();
+    std::thread::spawn(move || {
+        with_rdma_as_parent();
+        run(async move {
+            let server = Server::start(0, &address, &secret);
+            tell.send(server.address.clone()).expect("the test waits for it");
+            ended.await.expect("the test ends it");
+        });
+    });
+    (told.recv().expect("it serves"), end)
+}
+
+/// Goal: who expects something looks a little before sleeping, where there are processors for that, and never where there is only one. Method: the
+/// server is on a thread of its own, so answers come while the client looks; long looks, because in a guest all is slow. The counters tell.
+#[test]
+fn who_expects_something_looks_before_sleeping() {
+    over_rdma(|address| async move {
+        let secret = Secret::random();
+        let (address, end) = serve_apart(address, secret.clone());
+        let env = Rc::new(NetEnv { spin: Duration::from_millis(200), ..NetEnv::clone(&env()) });
+        let connection =
+            Connection::connect(&address, &client(&secret), &env, LONG).await.expect("connected");
+        check_way(&connection);
+        for n in 0..50 {
+            let answer = connection.call(request(Op::Ping), pattern(100, n), Bytes::new()).await;
+            assert!(answer.expect("answered").meta == pattern(100, n));
+        }
+        let stats = env.rdma.stats();
+        if std::thread::available_parallelism().is_ok_and(|processors| processors.get() > 1) {
+            assert!(stats.hits > 0 && stats.looks >= stats.hits, "{stats:?}");
+        } else {
+            assert_eq!((stats.looks, stats.hits), (0, 0));
+        }
+        end.send(()).expect("it serves");
     });
 }
 
@@ -114,6 +182,7 @@ fn a_peer_that_takes_nothing_holds_little() {
         // Another client: what a peer holds is counted by client, not by connection.
         let who = Identity { role: Role::Client { id: ClientId(78) }, ..client(&server.secret) };
         let free = Connection::connect(&server.address, &who, &other, LONG).await.expect("connected");
+        check_way(&free);
         let mut calls = Vec::new();
         for n in 0..60_u8 {
             let mut buffer = full.pool.get(MIB).await.expect("a buffer");

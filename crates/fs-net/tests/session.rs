@@ -8,7 +8,7 @@ use fs_proto::msg::session::Role;
 use fs_proto::{Op, ServerId, Status};
 use std::net::TcpListener;
 use std::time::Duration;
-use support::{JOB, LONG, Server, client, env, over_all, request, run, until};
+use support::{JOB, LONG, Server, all_are_refused, check_way, client, env, over_all, request, run, until};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -55,6 +55,7 @@ async fn refused(server: &Server, who: &Identity) -> String {
 #[test]
 fn another_secret_is_refused_with_a_reason() {
     over_all(|address| async move {
+        all_are_refused();
         let server = Server::start(0, &address, &Secret::random());
         let reason = refused(&server, &client(&Secret::random())).await;
         assert!(reason.contains("secret") && reason.contains("cluster file"), "{reason}");
@@ -65,6 +66,7 @@ fn another_secret_is_refused_with_a_reason() {
 #[test]
 fn another_job_is_refused_with_a_reason() {
     over_all(|address| async move {
+        all_are_refused();
         let server = Server::start(0, &address, &Secret::random());
         let who = Identity { job: "job 2".into(), ..client(&server.secret) };
         let reason = refused(&server, &who).await;
@@ -98,6 +100,7 @@ async fn answer_to(server: &Server, bytes: &[u8]) -> Vec<u8> {
 #[test]
 fn a_stranger_gets_nothing() {
     over_all(|address| async move {
+        all_are_refused();
         let server = Server::start(0, &address, &Secret::random());
         let mut valid_but_no_handshake = request(Op::Ping).encode().to_vec();
         valid_but_no_handshake.extend([0; 100]);
@@ -130,6 +133,7 @@ fn of_version(version: u16) -> Vec<u8> {
 #[test]
 fn another_version_is_told_so() {
     over_all(|address| async move {
+        all_are_refused();
         let server = Server::start(0, &address, &Secret::random());
         let answer = answer_to(&server, &of_version(9)).await;
         let header =
@@ -184,6 +188,7 @@ fn servers_are_known_as_servers() {
         let server = Server::start(0, &address, &Secret::random());
         let who = Identity { role: Role::Server { id: ServerId(9) }, ..client(&server.secret) };
         let connection = Connection::connect(&server.address, &who, &env(), LONG).await.expect("connected");
+        check_way(&connection);
         connection.call(request(Op::Ping), Bytes::new(), Bytes::new()).await.expect("answered");
         assert_eq!(server.echo.peers.borrow()[0].role, Role::Server { id: ServerId(9) });
     });

@@ -6,6 +6,7 @@
 //! - A child that was forked touches nothing of its parent's: it neither uses nor ends it (`sys::is_owner`).
 //! - A queue pair is destroyed before its line is forgotten, and its buffers are given back after both ([`Pair`]'s `Drop`).
 
+use super::Rdma;
 use super::device::{device_of, devices};
 use super::hub::{Events, Hub};
 use super::line::{CREDITS, DEPTH, Line};
@@ -17,6 +18,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ptr::{null, null_mut};
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::task::AbortHandle;
 
@@ -71,6 +73,9 @@ pub(super) struct Cm {
 pub(super) struct Awaited {
     cm: Rc<Cm>,
     token: Token,
+    /// Whom it is for, and who keeps account of how that goes.
+    from: IpAddr,
+    rdma: Arc<Rdma>,
     come: RefCell<Option<Pair>>,
     waker: RefCell<Option<std::task::Waker>>,
 }
@@ -123,11 +128,16 @@ impl Cm {
         Ok(cm)
     }
 
-    /// A token, and the port where this thread waits for who brings it.
-    pub fn offer(self: &Rc<Self>, token: Token, is_v6: bool) -> io::Result<(u16, Rc<Awaited>)> {
-        let port = self.listen(is_v6)?;
-        let awaited =
-            Rc::new(Awaited { cm: self.clone(), token, come: RefCell::default(), waker: RefCell::default() });
+    /// The port where this thread waits for who brings the token, a peer with this address.
+    pub fn offer(
+        self: &Rc<Self>,
+        token: Token,
+        from: IpAddr,
+        rdma: &Arc<Rdma>,
+    ) -> io::Result<(u16, Rc<Awaited>)> {
+        let port = self.listen(from.is_ipv6())?;
+        let (come, waker) = Default::default();
+        let awaited = Rc::new(Awaited { cm: self.clone(), token, from, rdma: rdma.clone(), come, waker });
         self.awaited.borrow_mut().insert(token, Rc::downgrade(&awaited));
         Ok((port, awaited))
     }
@@ -248,12 +258,13 @@ impl Cm {
         };
         match pair.make().and_then(|()| pair.accept()) {
             Ok(()) => {
+                awaited.rdma.accepts(awaited.from);
                 awaited.come.replace(Some(pair));
                 if let Some(waker) = awaited.waker.take() {
                     waker.wake();
                 }
             }
-            Err(error) => tracing::warn!(%error, "no RDMA with a peer; it goes on over TCP"),
+            Err(error) => awaited.rdma.cannot_accept(awaited.from, &error.to_string()),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The RDMA devices of this process: opened once, with one protection domain each, for the process's life.
 
+use super::counters::PortUse;
+use super::interfaces;
 use super::sys::{self, Api, Context, Opaque, api};
 use std::ffi::{CStr, c_int};
 use std::sync::OnceLock;
@@ -22,9 +24,8 @@ pub struct Device {
     pub(super) api: &'static Api,
     pub(super) context: *mut Context,
     pub(super) pd: *mut Opaque,
-    /// Connections on it now, and since the start.
-    pub(super) open: AtomicU64,
-    pub(super) opened: AtomicU64,
+    /// What goes over its ports, which are numbered from 1. At least one.
+    ports: Vec<PortUse>,
 }
 
 // SAFETY: the libraries' objects may be used from any thread; these are never closed.
@@ -80,11 +81,18 @@ fn open(api: &'static Api, context: *mut Context, index: usize) -> Option<Device
         let name = CStr::from_ptr((api.ibv_get_device_name)((*context).device));
         ((api.ibv_alloc_pd)(context), name.to_string_lossy().into_owned())
     };
-    let (open, opened) = Default::default();
-    (!pd.is_null()).then_some(Device { name, index, api, context, pd, open, opened })
+    let last = interfaces::ports(&name).last().map_or(1, |(number, _)| (*number).max(1));
+    let ports = (1..=last).map(|_| PortUse::default()).collect();
+    (!pd.is_null()).then_some(Device { name, index, api, context, pd, ports })
 }
 
 impl Device {
+    /// What goes over a port.
+    pub(super) fn port(&self, number: u32) -> &PortUse {
+        let at = (number as usize).clamp(1, self.ports.len()) - 1;
+        &self.ports[at]
+    }
+
     /// Registers memory for sending, receiving, and being read by peers.
     ///
     /// # Safety

@@ -11,7 +11,7 @@
 
 use super::Rdma;
 use super::cm::Pair;
-use super::counters::{Counters, OpenRdma};
+use super::counters::OpenRdma;
 use super::hub::Hub;
 use super::line::CREDITS;
 use super::memory;
@@ -98,13 +98,13 @@ pub(super) struct Link {
     spin: Spin,
     env: Rc<NetEnv>,
     rdma: Arc<Rdma>,
-    _open: OpenRdma,
+    open: OpenRdma,
 }
 
 impl Link {
     pub fn new(pair: Pair, env: &Rc<NetEnv>) -> Link {
         let rdma = env.rdma.clone();
-        let device = pair.parts().map(|(hub, ..)| hub.device);
+        let port = pair.parts().map(|(hub, ..)| hub.device.port(pair.port().into()));
         Link {
             pair,
             pulls: Vec::new(),
@@ -122,7 +122,7 @@ impl Link {
             progress: 0,
             spin: Spin::new(env.spin),
             env: env.clone(),
-            _open: OpenRdma::new(&rdma, device),
+            open: OpenRdma::new(&rdma, port),
             rdma,
         }
     }
@@ -255,8 +255,7 @@ impl Link {
 
     fn note_message(&mut self, bytes: u64) {
         self.progress += bytes;
-        Counters::add(&self.rdma.counters.messages_received, 1);
-        Counters::add(&self.rdma.counters.bytes_received, bytes);
+        self.open.received(bytes);
         NetCounters::add(&self.env.counters.bytes_received, bytes);
     }
 
@@ -361,8 +360,7 @@ impl Link {
             }
             let Some(Pull { far, buffer, .. }) = place.take() else { continue };
             self.progress += buffer.len() as u64;
-            Counters::add(&self.rdma.counters.reads, 1);
-            Counters::add(&self.rdma.counters.read_bytes, buffer.len() as u64);
+            self.open.has_read(buffer.len() as u64);
             NetCounters::add(&self.env.counters.bytes_received, buffer.len() as u64);
             self.due.push(far.place.id);
             frames.push_back(Frame { header: far.header, meta: far.meta, bulk: buffer.freeze() });
@@ -377,13 +375,19 @@ impl Link {
             self.send_message(cx, None)?;
         }
         let (hub, ..) = self.parts()?;
-        let expects = !is_client || self.unanswered < 0;
+        if is_client && self.unanswered >= 0 {
+            return Ok(false);
+        }
         let line = &self.pair.line;
         let look = || {
             hub.drain();
             line.has_news()
         };
-        Ok(expects && self.spin.look(hub.len() as u32, look))
+        let found = self.spin.look(hub.len() as u32, look);
+        if let Some(found) = found {
+            self.open.looked(found);
+        }
+        Ok(found == Some(true))
     }
 
     // --- sending ---
@@ -436,8 +440,7 @@ impl Link {
         self.unanswered -= frames as i64;
         slot.send((qp, &self.pair.line), len, inline).map_err(|_| NetError::Closed)?;
         NetCounters::add(&self.env.counters.write_calls, 1);
-        Counters::add(&self.rdma.counters.messages_sent, 1);
-        Counters::add(&self.rdma.counters.bytes_sent, len as u64);
+        self.open.sent(len as u64, len <= inline);
         Ok(true)
     }
 

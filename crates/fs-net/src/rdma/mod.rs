@@ -43,6 +43,7 @@ pub(crate) use session::{Way, ask, grant};
 use counters::Counters;
 use device::Device;
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::OnceLock;
 use std::time::Instant;
@@ -176,6 +177,25 @@ impl Rdma {
         }
     }
 
+    /// A peer of this address was promised a connection that did not come about here.
+    fn cannot_accept(&self, from: IpAddr, why: &str) {
+        self.failed(&accepted(from), why);
+    }
+
+    /// One did.
+    fn accepts(&self, from: IpAddr) {
+        let peer = accepted(from);
+        // Only who was lost is remembered: those who connect are many.
+        if self.trust.is_lost(&peer) {
+            self.works(&peer);
+        }
+    }
+
+    /// With how many peers TCP has to do now, this process among them if its memory is the reason.
+    fn lost_peers(&self) -> u64 {
+        self.trust.lost() as u64 + u64::from(self.trust.is_paused(OWN, Instant::now()))
+    }
+
     /// The device does not take memory: no RDMA with anybody for a while.
     fn cannot_register(&self, why: &str) {
         Counters::add(&self.counters.fallbacks, 1);
@@ -209,5 +229,35 @@ impl Rdma {
             Some(others) => tracing::debug!(peer, others, "RDMA again; not yet with others"),
             None => {}
         }
+    }
+}
+
+/// What stands for who connects from an address, among those that this process connects to.
+fn accepted(from: IpAddr) -> String {
+    format!("who connects from {from}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: connections that cannot be accepted are counted and warned of like those that cannot be begun. Method: several of one node, then one that
+    /// can be; `trust` has the warnings.
+    #[test]
+    fn who_cannot_be_accepted_is_lost_until_one_is() {
+        let (rdma, from) = (Rdma::default(), IpAddr::from([10, 0, 0, 7]));
+        rdma.accepts(from);
+        assert!(!rdma.trust.has_worked(&accepted(from)), "who was not lost is not remembered");
+        for _ in 0..3 {
+            rdma.cannot_accept(from, "no memory for a queue pair");
+        }
+        assert!(!rdma.trust.lose("another", Instant::now()), "the warning has been given");
+        // The device's own address is another peer.
+        assert!(!rdma.trust.is_lost(&from.to_string()));
+        let lost = rdma.stats();
+        assert_eq!((lost.fallbacks, lost.returns, lost.lost_peers), (3, 0, 2));
+        rdma.accepts(from);
+        let won = rdma.stats();
+        assert_eq!((won.fallbacks, won.returns, won.lost_peers), (3, 1, 1));
     }
 }

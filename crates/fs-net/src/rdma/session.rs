@@ -186,10 +186,10 @@ fn offer(socket: &dyn Transport, env: &NetEnv) -> Result<Offered, String> {
     if let Some(why) = env.rdma.why_no_offer() {
         return Err(why.to_owned());
     }
-    let is_v6 = remote.ip().to_canonical().is_ipv6();
+    let from = remote.ip().to_canonical();
     let addresses: Vec<String> = devices
         .iter()
-        .flat_map(|device| interfaces::addresses_of(&device.name, is_v6))
+        .flat_map(|device| interfaces::addresses_of(&device.name, from.is_ipv6()))
         .map(|ip| ip.to_string())
         .collect();
     if addresses.is_empty() {
@@ -197,6 +197,6 @@ fn offer(socket: &dyn Transport, env: &NetEnv) -> Result<Offered, String> {
     }
     let text = |error: std::io::Error| error.to_string();
     let token = random_bytes().map_err(|error| error.to_string())?;
-    let (port, awaited) = Cm::local().map_err(text)?.offer(token, is_v6).map_err(text)?;
+    let (port, awaited) = Cm::local().map_err(text)?.offer(token, from, &env.rdma).map_err(text)?;
     Ok((RdmaOffer { port, addresses, token: Bytes::copy_from_slice(&token) }, awaited))
 }

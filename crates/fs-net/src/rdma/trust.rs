@@ -58,6 +58,16 @@ impl Trust {
         self.0.lock().get(peer).is_some_and(|peer| peer.worked)
     }
 
+    /// Whether TCP has to do with it.
+    pub fn is_lost(&self, peer: &str) -> bool {
+        self.0.lock().get(peer).is_some_and(|peer| peer.is_lost)
+    }
+
+    /// With how many TCP has to do.
+    pub fn lost(&self) -> usize {
+        self.0.lock().values().filter(|peer| peer.is_lost).count()
+    }
+
     /// It is not to be tried for a while. Whether that is new.
     pub fn pause(&self, peer: &str, now: Instant) -> bool {
         let mut is_new = false;
@@ -131,7 +141,8 @@ mod tests {
         assert_eq!(["a", "a", "b"].map(|peer| trust.lose(peer, now)), [true, false, false]);
         // Of who was not lost nothing is said.
         assert_eq!(["c", "a", "a", "b"].map(|peer| trust.win(peer, now)), [None, Some(1), None, Some(0)]);
-        assert!(trust.lose("b", now));
+        assert!(trust.lose("b", now) && trust.is_lost("b") && !trust.is_lost("a"));
+        assert_eq!(trust.lost(), 1);
         assert_eq!([trust.pause("own", now), trust.pause("own", now)], [true, false]);
     }
 

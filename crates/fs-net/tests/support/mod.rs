@@ -1,11 +1,14 @@
 //! A server in the test's own thread, with a handler whose answers the test controls.
 #![allow(dead_code)] // every test file uses a part of it
 
+#[path = "../../../../tests/src/skip.rs"]
+mod skip;
+
 use bytes::{Bytes, BytesMut};
 use fs_net::{
     Acceptor, Address, Connection, Frame, Handled, Handler, Identity, NetEnv, NetError, PeerInfo, Rdma,
-    RdmaChoice, Reply, Secret, ServerIdentity, ShareBudget, ShareStats, Sharing, close_idle_connections,
-    serve_connection,
+    RdmaChoice, RdmaStats, Reply, Secret, ServerIdentity, ShareBudget, ShareStats, Sharing,
+    close_idle_connections, serve_connection,
 };
 use fs_proto::msg::session::{Challenge, Hello, Prove, Role, Welcome};
 use fs_proto::{ClientId, Header, Op, Partition, ServerId, Wire};
@@ -122,7 +125,7 @@ impl Server {
 
     pub async fn connect(&self, env: &Rc<NetEnv>) -> Result<Connection, NetError> {
         let connection = Connection::connect(&self.address, &client(&self.secret), env, LONG).await?;
-        assert_eq!(connection.is_rdma(), RDMA.get());
+        check_way(&connection);
         Ok(connection)
     }
 }
@@ -136,6 +139,10 @@ thread_local! {
     static SHARED: Cell<bool> = const { Cell::new(false) };
     /// Whether servers and clients of this test have RDMA.
     static RDMA: Cell<bool> = const { Cell::new(false) };
+    /// The RDMA of its servers and clients.
+    static MADE: RefCell<Vec<Arc<Rdma>>> = const { RefCell::new(Vec::new()) };
+    /// Whether all its clients are refused, so that none gets as far as to use it.
+    static REFUSED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Address of an RDMA device of this node. Without it no test tries RDMA: `tests/e2e/rdma.sh` sets it, in a guest.
@@ -145,6 +152,7 @@ pub fn with_rdma(mut env: NetEnv) -> Rc<NetEnv> {
     if RDMA.get() {
         env.rdma = Arc::new(Rdma::new(RdmaChoice::Auto, env.pool.stats().size, 1));
         env.rdma.open().expect("a device");
+        MADE.with_borrow_mut(|made| made.push(env.rdma.clone()));
     }
     Rc::new(env)
 }
@@ -207,17 +215,40 @@ pub fn over_all<F: Future<Output = ()>>(test: impl Fn(Address) -> F) {
     over_shared_memory(&test);
 }
 
-/// Runs a test over RDMA, where the environment names a device's address.
-pub fn over_rdma<F: Future<Output = ()>>(test: impl Fn(Address) -> F) {
-    over_rdma_within(LONG * 3, test);
+/// Says of the test that runs that its clients are refused before they can use RDMA.
+pub fn all_are_refused() {
+    REFUSED.set(true);
 }
 
-/// The same for what takes longer.
-pub fn over_rdma_within<F: Future<Output = ()>>(limit: Duration, test: impl Fn(Address) -> F) {
-    let Ok(address) = std::env::var(RDMA_ADDRESS) else { return };
+/// Fails if a connection is over RDMA and should not be, or should be and is not.
+pub fn check_way(connection: &Connection) {
+    assert_eq!(connection.is_rdma(), RDMA.get(), "by another way than the test is about");
+}
+
+/// Runs a test over RDMA, where the environment names a device's address. Fails if TCP had to do for anybody.
+pub fn over_rdma<F: Future<Output = ()>>(test: impl Fn(Address) -> F) {
+    let stats = over_rdma_within(LONG * 3, test);
+    assert!(stats.iter().all(|one| one.fallbacks == 0), "TCP had to do: {stats:?}");
+}
+
+/// The same for what takes longer, and where peers may die while they connect. Fails if nothing came over RDMA. The figures of all that had it.
+pub fn over_rdma_within<F: Future<Output = ()>>(
+    limit: Duration,
+    test: impl Fn(Address) -> F,
+) -> Vec<RdmaStats> {
+    let Ok(address) = std::env::var(RDMA_ADDRESS) else {
+        skip::note("no RDMA device, but in the guests of tests/e2e/rdma.sh");
+        return Vec::new();
+    };
+    // The harness may run all tests on one thread, and one before may have failed.
+    drop((MADE.take(), REFUSED.take()));
     RDMA.set(true);
     run_within(limit, test(Address::Tcp(format!("{address}:0"))));
     RDMA.set(false);
+    let stats: Vec<_> = MADE.take().iter().map(|rdma| rdma.stats()).collect();
+    let is_used = stats.iter().any(|one| one.messages_received > 0);
+    assert!(is_used || REFUSED.get(), "nothing came over RDMA: {stats:?}");
+    stats
 }
 
 /// A process of its own that a test over RDMA has started does as that does.
