@@ -196,7 +196,10 @@ impl OpenInode {
         let mut state = self.state.lock();
         let now = if writes { Announced::Writing } else { Announced::Reading };
         state.announced = state.announced.max(now);
-        state.hear(attr);
+        // Where it was open before, a publishing may have overtaken the answer.
+        if attr.version >= state.known.version {
+            state.hear(attr);
+        }
         state.tracked |= fresh;
     }
 

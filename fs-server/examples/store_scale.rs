@@ -59,6 +59,11 @@ impl Disk for SparseDisk {
         Ok(Arc::new(SparseFile(File::options().read(true).write(true).open(self.path(id))?)))
     }
 
+    /// Nothing here survives a loss of power: the file may stay, and sparse.
+    fn renew(&self, id: u32, _: u64) -> io::Result<Arc<dyn SegmentFile>> {
+        self.open(id)
+    }
+
     fn remove(&self, id: u32) -> io::Result<()> {
         std::fs::remove_file(self.path(id))
     }

@@ -29,6 +29,15 @@ impl FromStr for Durability {
     }
 }
 
+impl std::fmt::Display for Durability {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Durability::Process => "process",
+            Durability::Device => "device",
+        })
+    }
+}
+
 /// Everything that a server needs before it knows its peers.
 #[derive(Debug, Clone)]
 pub struct ServerConfig {
@@ -82,6 +91,8 @@ pub struct ServerConfig {
     pub lock_lease_ms: u32,
     /// RDMA devices for connections to and from other nodes.
     pub rdma: RdmaChoice,
+    /// Commit that the program was built from: figures of a server belong to it.
+    pub commit: &'static str,
 }
 
 /// What `lock_lease_ms` is unless said otherwise: `docs/decisions/0013-locks.md`.
@@ -120,6 +131,7 @@ impl ServerConfig {
             hot_files: true,
             lock_lease_ms: LOCK_LEASE_DEFAULT_MS,
             rdma: RdmaChoice::Auto,
+            commit: "unknown",
         }
     }
 

@@ -173,6 +173,8 @@ async fn run_tiers(worker: &Rc<Worker>, context: &Context, body: Reader) -> OpRe
         FlushChunks => crate::flush::ops::flush_chunks,
         FlushInode => crate::flush::ops::flush_inode,
         FlushList => crate::flush::ops::flush_list,
+        FlushName => crate::flush::ops::flush_name,
+        TierHope => crate::flush::ops::tier_hope,
         TierPath => crate::flush::ops::tier_path,
         TierState => crate::flush::ops::tier_state,
         FlushStatus => crate::flush::ops::flush_status,

@@ -6,13 +6,14 @@
 //!   would undo what came after the answer (`a_first_sending_that_comes_late_is_refused`).
 //! - What is remembered of requests that were sent again is bounded: twice [`REPEATED_MAX`].
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use fs_proto::{ClientId, Flags, Header, Status};
 use parking_lot::Mutex;
 
 use crate::error::{OpError, OpResult};
+use crate::hash::Map;
 
 /// Requests remembered as sent again, in each of two generations.
 const REPEATED_MAX: usize = 32_768;
@@ -20,7 +21,7 @@ const REPEATED_MAX: usize = 32_768;
 /// See the module.
 #[derive(Default)]
 pub struct Executions {
-    running: Mutex<HashMap<(ClientId, u16), u64>>,
+    running: Mutex<Map<(ClientId, u16), u64>>,
     repeated: Mutex<Repeated>,
     /// Something is in `repeated`.
     any_repeated: AtomicBool,

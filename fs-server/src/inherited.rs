@@ -12,6 +12,7 @@ use fs_proto::{InodeId, Status};
 
 use crate::error::{OpError, OpResult};
 use crate::flush::remote;
+use crate::hash::{Cache, cache};
 use crate::namespace::DEPTH_MAX;
 use crate::worker::Worker;
 
@@ -33,7 +34,7 @@ pub fn check_switch(name: &[u8], value: &[u8]) -> OpResult<()> {
 
 /// What directories say, or inherit, of one attribute.
 pub struct Inherited<T> {
-    known: quick_cache::sync::Cache<InodeId, (Instant, T)>,
+    known: Cache<InodeId, (Instant, T)>,
     name: &'static [u8],
     read: fn(&[u8]) -> Option<T>,
     unsaid: T,
@@ -42,7 +43,7 @@ pub struct Inherited<T> {
 impl<T: Copy> Inherited<T> {
     /// Of the attribute `name`, whose value `read` understands; `unsaid` holds where nobody says anything.
     pub fn new(name: &'static [u8], read: fn(&[u8]) -> Option<T>, unsaid: T) -> Self {
-        Inherited { known: quick_cache::sync::Cache::new(LIMIT), name, read, unsaid }
+        Inherited { known: cache(LIMIT), name, read, unsaid }
     }
 
     /// What extended attributes say themselves.

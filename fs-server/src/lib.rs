@@ -15,6 +15,7 @@ pub mod errands;
 mod error;
 mod executions;
 pub mod flush;
+mod hash;
 mod hot;
 mod identity;
 mod inherited;
@@ -32,6 +33,9 @@ mod pointers;
 pub mod pools;
 mod reaper;
 mod sizes;
+#[cfg(test)]
+#[path = "../../tests/src/skip.rs"]
+mod skip;
 mod space;
 mod start;
 pub mod store;

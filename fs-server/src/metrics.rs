@@ -7,6 +7,7 @@ use fs_net::{RdmaPort, RdmaStats};
 use fs_proto::Op;
 use serde_json::{Value, json};
 
+use crate::config::ServerConfig;
 use crate::node::Node;
 use crate::store::ChunkStore;
 
@@ -123,7 +124,8 @@ pub fn resident_bytes() -> u64 {
 fn rdma_json(rdma: &RdmaStats) -> Value {
     let port = |port: &RdmaPort| {
         json!({"device": port.device, "port": port.port, "state": port.state, "rate": port.rate,
-               "addresses": port.addresses, "connections": port.connections, "opened": port.opened})
+               "addresses": port.addresses, "connections": port.connections, "opened": port.opened, "bytes_sent": port.bytes_sent,
+               "bytes_received": port.bytes_received, "read_bytes": port.read_bytes})
     };
     json!({
         "ports": rdma.ports.iter().map(port).collect::<Vec<_>>(),
@@ -132,6 +134,7 @@ fn rdma_json(rdma: &RdmaStats) -> Value {
         "connections": rdma.connections,
         "messages_sent": rdma.messages_sent,
         "messages_received": rdma.messages_received,
+        "inline_messages": rdma.inline_messages,
         "bytes_sent": rdma.bytes_sent,
         "bytes_received": rdma.bytes_received,
         "reads": rdma.reads,
@@ -139,8 +142,23 @@ fn rdma_json(rdma: &RdmaStats) -> Value {
         "retries": rdma.retries,
         "fallbacks": rdma.fallbacks,
         "returns": rdma.returns,
+        "lost_peers": rdma.lost_peers,
+        "looks": rdma.looks,
+        "hits": rdma.hits,
         "registered_bytes": rdma.registered_bytes,
         "registrations": rdma.registrations,
+    })
+}
+
+/// What the server was started with and figures of it depend on.
+fn config_json(config: &ServerConfig) -> Value {
+    json!({
+        "commit": config.commit,
+        "durability": config.durability.to_string(),
+        "capacity": config.capacity,
+        "inline_bytes": config.inline_bytes,
+        "hot_files": config.hot_files,
+        "workers": config.worker_count(),
     })
 }
 
@@ -187,6 +205,7 @@ pub fn status_json(node: &Node) -> String {
         "cpu_us": cpu_us(),
         "resident_bytes": resident_bytes(),
         "memory_budget": node.config.memory_bytes,
+        "config": config_json(&node.config),
         "flush": node.flusher.status_json(node),
         "backing": node.backing.status_json(),
         "hot": node.hot.status_json(),

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use fs_net::PoolStats;
+use fs_net::{PoolStats, RdmaPort};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
@@ -111,6 +111,7 @@ impl Collector for NodeCollector {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Encoded {
         operations(&self.0, &mut encoder)?;
         pools(&self.0, &mut encoder)?;
+        rdma_ports(&self.0, &mut encoder)?;
         for (name, help, value) in counters(&self.0) {
             let metric = ConstCounter::new(value);
             metric.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
@@ -188,6 +189,26 @@ fn pools(node: &Node, encoder: &mut DescriptorEncoder) -> Encoded {
     Ok(())
 }
 
+/// What went over each port of an RDMA device: one family for each figure.
+fn rdma_ports(node: &Node, encoder: &mut DescriptorEncoder) -> Encoded {
+    type Figure = fn(&RdmaPort) -> u64;
+    let all = node.rdma.stats().ports;
+    let counters: [(&str, &str, Figure); 4] = [
+        ("rdma_port_connections", "Connections that there have been over a port", |port| port.opened),
+        ("rdma_port_sent_bytes", "Bytes of messages sent over a port", |port| port.bytes_sent),
+        ("rdma_port_received_bytes", "Bytes of messages received over a port", |port| port.bytes_received),
+        ("rdma_port_read_bytes", "Bytes read from peers' memory over a port", |port| port.read_bytes),
+    ];
+    for (name, help, figure) in counters {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for port in &all {
+            let label = [("device", port.device.clone()), ("port", port.port.to_string())];
+            ConstCounter::new(figure(port)).encode(family.encode_family(&label)?)?;
+        }
+    }
+    Ok(())
+}
+
 fn counters(node: &Node) -> Vec<(&'static str, &'static str, u64)> {
     let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let (bytes_read, bytes_written) = node.counters.bytes();
@@ -233,6 +254,7 @@ fn counters(node: &Node) -> Vec<(&'static str, &'static str, u64)> {
         ),
         ("rdma_messages_sent", "Messages sent over RDMA", rdma.messages_sent),
         ("rdma_messages_received", "Messages received over RDMA", rdma.messages_received),
+        ("rdma_inline_messages", "Messages within requests to the device", rdma.inline_messages),
         ("rdma_sent_bytes", "Bytes of messages sent over RDMA", rdma.bytes_sent),
         ("rdma_received_bytes", "Bytes of messages received over RDMA", rdma.bytes_received),
         ("rdma_reads", "Parts of messages read from peers' memory", rdma.reads),
@@ -240,6 +262,8 @@ fn counters(node: &Node) -> Vec<(&'static str, &'static str, u64)> {
         ("rdma_retries", "Packets sent again, as the devices count them", rdma.retries),
         ("rdma_fallbacks", "Times that TCP had to do instead of RDMA", rdma.fallbacks),
         ("rdma_returns", "Times that RDMA came back where TCP had done instead", rdma.returns),
+        ("rdma_looks", "Times that somebody looked for something to come before sleeping", rdma.looks),
+        ("rdma_hits", "Times that something came meanwhile", rdma.hits),
         ("rdma_registrations", "Registrations of memory with RDMA devices", rdma.registrations),
         ("buffer_waits", "Times that something waited for a buffer", pool.waits),
         ("buffer_wait_nanoseconds", "Time that something waited for buffers", pool.wait_ns),
@@ -275,6 +299,7 @@ fn gauges(node: &Node) -> Vec<(&'static str, &'static str, u64)> {
         ("shared_memory_bytes", "Memory promised to connections over shared memory", share.used),
         ("shared_memory_limit_bytes", "Memory that connections over shared memory may have", share.size),
         ("rdma_connections", "Connections over RDMA", rdma.connections),
+        ("rdma_lost_peers", "Peers with which TCP has to do now", rdma.lost_peers),
         ("rdma_registered_bytes", "Memory registered with RDMA devices", rdma.registered_bytes),
         ("buffer_pool_bytes", "Size of the buffer pool", pool.size),
         ("buffer_used_bytes", "Buffers in use", pool.used),

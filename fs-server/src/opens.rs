@@ -9,7 +9,6 @@
 //! - The table keeps to its pool, and forgets nobody for it (`a_full_pool_keeps_readers_roughly_and_lets_writers_wait`).
 //! - After a restart of the server the table is empty until clients renew: orphans wait for one lease before they go.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use fs_net::{Budget, BufferClass, Charge};
@@ -17,6 +16,8 @@ use fs_proto::msg::inode::LEASE_MS;
 use fs_proto::msg::name::OpenMode;
 use fs_proto::{ClientId, InodeId, ServerId};
 use parking_lot::Mutex;
+
+use crate::hash::Map;
 
 /// A client that writes an inode.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,7 +45,7 @@ pub struct OpenTable {
 }
 
 struct Table {
-    open: HashMap<InodeId, Vec<Holder>>,
+    open: Map<InodeId, Vec<Holder>>,
     holders: usize,
     /// For [`PAGE_HOLDERS`] holders each.
     pages: Vec<Charge>,
@@ -76,7 +77,7 @@ impl OpenTable {
         let entries = 1 << entries.ilog2();
         let memory = pool.charge(BufferClass::Local, None, entries * size_of::<u32>());
         let rough = Rough { since: Instant::now(), until: vec![0; entries], _memory: memory };
-        let table = Table { open: HashMap::new(), holders: 0, pages: Vec::new(), rough };
+        let table = Table { open: Map::default(), holders: 0, pages: Vec::new(), rough };
         OpenTable { pool, table: Mutex::new(table) }
     }
 
@@ -191,10 +192,7 @@ impl Table {
         mode: &OpenMode,
         version: u64,
     ) -> Option<&mut Holder> {
-        let writes = match mode {
-            OpenMode::Read {} => None,
-            OpenMode::Write { via } => Some((*via, version)),
-        };
+        let writes = mode.writes().then(|| (mode.via(), version));
         let now = Instant::now();
         let until = now + LEASE;
         let Some(at) = self.place(ino, client) else {

@@ -1,7 +1,8 @@
 //! Group commit: many waiting fsyncs share one sync of the device, on a thread of its own.
 //!
 //! # Invariants
-//! - A sync that is answered began after it was asked for: what was written before is covered.
+//! - A sync that is answered began after it was asked for: what was written before is covered
+//!   (`who_asks_while_a_sync_runs_is_answered_by_a_later_one`).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
@@ -43,19 +44,21 @@ impl GroupSync {
 fn spawn(node: &Arc<Node>) -> mpsc::Sender<Waiter> {
     let (sender, receiver) = mpsc::channel::<Waiter>();
     let node = Arc::downgrade(node);
-    std::thread::spawn(move || {
-        while let Ok(first) = receiver.recv() {
-            let mut waiters = vec![first];
-            waiters.extend(receiver.try_iter());
-            let Some(node) = node.upgrade() else { return };
-            let outcome = sync_all(&node);
-            for waiter in waiters {
-                // A waiter that is gone needs no answer.
-                let _ = waiter.send(outcome.clone());
-            }
-        }
-    });
+    std::thread::spawn(move || answer(&receiver, || node.upgrade().map(|node| sync_all(&node))));
     sender
+}
+
+/// Answers all who wait with one call of `sync`, until that is over (none) or nobody can ask any more.
+fn answer(receiver: &mpsc::Receiver<Waiter>, sync: impl Fn() -> Option<OpResult<()>>) {
+    while let Ok(first) = receiver.recv() {
+        let mut waiters = vec![first];
+        waiters.extend(receiver.try_iter());
+        let Some(outcome) = sync() else { return };
+        for waiter in waiters {
+            // A waiter that is gone needs no answer.
+            let _ = waiter.send(outcome.clone());
+        }
+    }
 }
 
 fn sync_all(node: &Node) -> OpResult<()> {
@@ -70,4 +73,44 @@ pub async fn group_sync(node: &Arc<Node>) -> OpResult<()> {
     let (waiter, done) = oneshot::channel();
     node.group_sync.submit(node, waiter);
     done.await.unwrap_or_else(|_| Err(OpError::new(Status::Io, "the sync thread ended unexpectedly")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_while_a_sync_runs_is_answered_by_a_later_one() {
+        // Goal: 32 ask while a sync runs; none of them is answered by that one, all by the next, which they share; and each failure
+        // goes to those whose sync failed. A sync that waits until it is let go.
+        let (ask, asked) = mpsc::channel::<Waiter>();
+        let (begun, begins) = mpsc::channel();
+        let (let_go, go) = mpsc::channel::<OpResult<()>>();
+        let syncs = std::thread::spawn(move || {
+            answer(&asked, || {
+                begun.send(()).ok()?;
+                go.recv().ok()
+            });
+        });
+        let asking = || {
+            let (waiter, done) = oneshot::channel();
+            ask.send(waiter).unwrap();
+            done
+        };
+        let first = asking();
+        begins.recv().unwrap();
+        let mut others: Vec<_> = (0..32).map(|_| asking()).collect();
+        let_go.send(Err(OpError::new(Status::Io, "a failed sync"))).unwrap();
+        assert!(first.blocking_recv().unwrap().is_err());
+        begins.recv().unwrap();
+        assert!(
+            others.iter_mut().all(|done| done.try_recv().is_err()),
+            "none is answered by the sync that ran"
+        );
+        let_go.send(Ok(())).unwrap();
+        assert!(others.into_iter().all(|done| done.blocking_recv().unwrap().is_ok()));
+        drop(ask);
+        syncs.join().unwrap();
+        assert!(begins.try_recv().is_err(), "one sync for all who asked");
+    }
 }

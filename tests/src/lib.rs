@@ -5,7 +5,9 @@
 //!
 //! For what needs real processes (SIGKILL, mounts, the command line) see the tests of `crates/cli` and the scripts beside this crate.
 
+pub mod mpi;
 mod raw;
+pub mod skip;
 
 pub use raw::{ask_again, ask_raw, send_raw};
 
@@ -194,6 +196,13 @@ impl Cluster {
     pub fn strict_client(&self, route: Route) -> Client {
         let mut config = ClientConfig::new(self.file.clone());
         (config.attr_ttl, config.entry_ttl, config.route) = (Duration::ZERO, Duration::ZERO, route);
+        Client::connect(config).expect("a client connects")
+    }
+
+    /// A client that trusts names and attributes for longer than a test takes.
+    pub fn trusting_client(&self) -> Client {
+        let mut config = ClientConfig::new(self.file.clone());
+        (config.attr_ttl, config.entry_ttl) = (Duration::from_secs(3600), Duration::from_secs(3600));
         Client::connect(config).expect("a client connects")
     }
 

@@ -157,6 +157,31 @@ fn permissions_bind_the_native_path() {
     }
 }
 
+/// Opening for both needs the permission for both, however the file comes to be open and whoever of the client has it open already.
+#[test]
+fn who_may_only_write_does_not_read() {
+    let cluster = Cluster::start(4);
+    let client = cluster.client();
+    let user = Caller { uid: 65534, gid: 65534, groups: Vec::new() };
+    let (read, write, both) = (OpenFlags::READ, OpenFlags::WRITE, OpenFlags::READ_WRITE);
+    let cases = [(0o222, write, [read, both]), (0o444, read, [write, both])];
+    for (i, (mode, allowed, denied)) in cases.into_iter().cycle().take(8).enumerate() {
+        let name = format!("half{i}");
+        put(&client, &format!("/{name}"), b"root's");
+        client.chmod(format!("/{name}"), mode).unwrap();
+        let ino = client.stat(format!("/{name}")).unwrap().ino;
+        // Half of them are open already, by one who may do everything.
+        let _held = (i >= 4).then(|| client.open(&Caller::ROOT, ino, both).unwrap());
+        let _allowed = client.open(&user, ino, allowed).unwrap();
+        for flags in denied {
+            assert_eq!(errno(client.open(&user, ino, flags)), libc::EACCES, "{mode:o} {flags:?}");
+            let made = client.create_open(&user, InodeId::ROOT, name.as_bytes(), 0o600, flags, false);
+            assert_eq!(errno(made), libc::EACCES, "{mode:o} {flags:?}");
+        }
+        client.create_open(&user, InodeId::ROOT, name.as_bytes(), 0o600, allowed, false).unwrap();
+    }
+}
+
 #[test]
 fn names_that_would_leave_the_tree_are_refused() {
     let cluster = Cluster::start(2);

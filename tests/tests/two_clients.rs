@@ -116,3 +116,75 @@ fn two_exchanges_undo_each_other() {
         assert_eq!(one.get("/x/name").unwrap().as_ref(), b"x", "round {round}");
     }
 }
+
+/// Who has the file open while another client removes its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Holder {
+    Nobody,
+    Remover,
+    Opener,
+}
+
+/// Calls `then` with a client that remembers a name, another that has removed it, and a description of the case; the file is open as `Holder` says
+/// and must be as it was afterwards.
+fn with_a_removed_name(then: impl Fn(&Client, &Client, &str)) {
+    let cluster = Cluster::start(4);
+    let (opener, remover) = (cluster.trusting_client(), cluster.trusting_client());
+    for (i, holder) in [Holder::Nobody, Holder::Remover, Holder::Opener].into_iter().enumerate() {
+        let path = format!("/f{i}");
+        remover.put(&path, b"old", 0o644).unwrap();
+        opener.stat(&path).unwrap();
+        let read = OpenOptions::read_only();
+        let held = match holder {
+            Holder::Nobody => None,
+            Holder::Remover => Some(remover.open_path(&path, &read).unwrap()),
+            // For writing, too: then its client need not tell the home of one more opening.
+            Holder::Opener => Some(opener.open_path(&path, &OpenOptions { write: true, ..read }).unwrap()),
+        };
+        remover.remove_file(&path).unwrap();
+        then(&opener, &remover, &path);
+        if let Some(held) = held {
+            let mut content = [0; 8];
+            assert_eq!(held.read_at(&mut content, 0).unwrap(), 3, "{holder:?}");
+            assert_eq!(&content[..3], b"old", "{holder:?}");
+        }
+    }
+}
+
+/// An opening that may make its file believed a remembered name, and wrote to a file that had none any more.
+#[test]
+fn what_is_written_under_a_name_that_another_removed_is_found() {
+    for options in [
+        OpenOptions::create_truncate(),
+        OpenOptions { truncate: false, ..OpenOptions::create_truncate() },
+        OpenOptions { truncate: false, append: true, read: true, ..OpenOptions::create_truncate() },
+    ] {
+        with_a_removed_name(|opener, remover, path| {
+            let file = opener.open_path(path, &options).unwrap();
+            file.append(b"new").unwrap();
+            file.close().unwrap();
+            assert_eq!(remover.get(path).expect(path).as_ref(), b"new");
+        });
+    }
+}
+
+/// One that may not make it says that there is none, and cuts nothing.
+#[test]
+fn a_name_that_another_removed_is_not_opened() {
+    for truncate in [false, true] {
+        let write = OpenOptions { create: false, truncate, ..OpenOptions::create_truncate() };
+        with_a_removed_name(|opener, _, path| {
+            for options in [write, OpenOptions::read_only()] {
+                let error = opener.open_path(path, &options).err().expect(path);
+                assert_eq!(error.errno(), libc::ENOENT, "{path}");
+            }
+        });
+        with_a_removed_name(|opener, remover, path| {
+            remover.put(path, b"again", 0o644).unwrap();
+            let file = opener.open_path(path, &write).unwrap();
+            file.write_at(b"A", 0).unwrap();
+            file.close().unwrap();
+            assert_eq!(remover.get(path).unwrap().as_ref(), if truncate { &b"A"[..] } else { b"Again" });
+        });
+    }
+}

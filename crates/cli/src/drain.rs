@@ -4,12 +4,13 @@
 //! - Success means that every server said, after the last change, that nothing is pending (`only_nothing_pending_is_safe`).
 
 use crate::error::{CliError, Result, failed};
-use crate::{interrupt, progress, size};
+use crate::{interrupt, place, progress, size};
 use bytes::Bytes;
-use fs_client::{Client, FlushAccount, ServerId};
+use fs_client::{Client, ClientConfig, FlushAccount, Route, ServerId};
+use fs_net::ClusterFile;
 use serde_json::json;
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, IntoInnerError, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -107,29 +108,61 @@ fn no_account(server: ServerId, error: &fs_client::Error) -> CliError {
     CliError::Unsafe(format!("server {server} gives no account of what is safe: {error}"))
 }
 
-/// Writes every name that is not in the shared tier into a file: `{"path": ..., "reason": ...}` a line, with `path_hex` where the path is no
-/// UTF-8. A server that does not answer has a line of its own, without a path.
-pub fn report(client: &Client, file: &Path) -> Result<()> {
-    let write = || -> std::io::Result<()> {
-        let mut out = BufWriter::new(File::create(file)?);
-        for server in client.cluster().members.iter().map(|member| member.id) {
-            report_server(client, server, &mut out)?;
-        }
-        out.flush()
-    };
-    write().map_err(|error| CliError::Failed(format!("cannot write {}: {error}", file.display())))
+/// What a report has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reported {
+    /// Names.
+    pub names: u64,
+    /// Servers of which it is not known what they hold.
+    pub unknown: u64,
 }
 
-fn report_server(client: &Client, server: ServerId, out: &mut impl Write) -> std::io::Result<()> {
-    let mut after = Bytes::new();
+/// Writes every name that is not in the shared tier into a file, whole or not at all: `{"path": ..., "reason": ...}` a line, with `path_hex` where the path is no
+/// UTF-8. A server that does not answer (one of `silent`, or later) has a line of its own: `{"server": ..., "reason": ...}`.
+pub fn report(cluster: &ClusterFile, silent: &[ServerId], file: &Path) -> Result<Reported> {
+    // Each server is asked itself: another one might be dead.
+    let config = ClientConfig { route: Route::Owners, ..ClientConfig::new(cluster.clone()) };
+    let client = if silent.len() < cluster.members.len() { Client::connect(config).ok() } else { None };
+    let temporary = place::beside(file);
+    let write = || -> std::io::Result<Reported> {
+        let mut out = BufWriter::new(File::create(&temporary)?);
+        let mut reported = Reported { names: 0, unknown: 0 };
+        for server in cluster.members.iter().map(|member| member.id) {
+            let told = match &client {
+                Some(client) if !silent.contains(&server) => report_server(client, server, &mut out)?,
+                _ => Err("does not answer: what it holds is not known".to_owned()),
+            };
+            match told {
+                Ok(names) => reported.names += names,
+                Err(reason) => {
+                    reported.unknown += 1;
+                    writeln!(out, "{}", json!({ "server": server.0, "reason": reason }))?;
+                }
+            }
+        }
+        out.into_inner().map_err(IntoInnerError::into_error)?.sync_all()?;
+        std::fs::rename(&temporary, file)?;
+        Ok(reported)
+    };
+    write().map_err(|error| {
+        let _ = std::fs::remove_file(&temporary);
+        CliError::Failed(format!("cannot write {}: {error}", file.display()))
+    })
+}
+
+/// Answers how many names were written, or why there are not all.
+fn report_server(
+    client: &Client,
+    server: ServerId,
+    out: &mut impl Write,
+) -> std::io::Result<std::result::Result<u64, String>> {
+    let (mut after, mut names) = (Bytes::new(), 0);
     loop {
         let page = match client.flush_list(server, after) {
             Ok(page) => page,
-            Err(error) => {
-                let line = json!({ "server": server.0, "reason": format!("gives no list: {error}") });
-                return writeln!(out, "{line}");
-            }
+            Err(error) => return Ok(Err(format!("gives no list: {error}"))),
         };
+        names += page.names.len() as u64;
         for (path, reason) in page.names {
             let mut line = json!({ "path": String::from_utf8_lossy(&path), "reason": reason });
             if std::str::from_utf8(&path).is_err() {
@@ -138,7 +171,7 @@ fn report_server(client: &Client, server: ServerId, out: &mut impl Write) -> std
             writeln!(out, "{line}")?;
         }
         if page.next.is_empty() {
-            return Ok(());
+            return Ok(Ok(names));
         }
         after = page.next;
     }

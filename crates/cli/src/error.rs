@@ -27,6 +27,9 @@ pub enum CliError {
     /// The user ended it. Exit code 130, as shells do.
     #[error("interrupted")]
     Interrupted,
+    /// The same, with more to say.
+    #[error("{0}")]
+    CutOff(String),
 }
 
 /// Result of a command or a part of one.
@@ -41,7 +44,7 @@ impl CliError {
             CliError::Unsafe(_) => 3,
             CliError::Wrong(words) => bench::cli::exit_status(*words),
             CliError::ReaderGone => 141,
-            CliError::Interrupted => 130,
+            CliError::Interrupted | CliError::CutOff(_) => 130,
         }
     }
 
@@ -52,7 +55,9 @@ impl CliError {
             CliError::Failed(text) => CliError::Failed(format!("{text}{more}")),
             CliError::Usage(text) => CliError::Usage(format!("{text}{more}")),
             CliError::Unsafe(text) => CliError::Unsafe(format!("{text}{more}")),
-            CliError::Wrong(_) | CliError::ReaderGone | CliError::Interrupted => self,
+            CliError::Interrupted => CliError::CutOff(format!("interrupted{more}")),
+            CliError::CutOff(text) => CliError::CutOff(format!("{text}{more}")),
+            CliError::Wrong(_) | CliError::ReaderGone => self,
         }
     }
 }

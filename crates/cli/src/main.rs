@@ -7,6 +7,7 @@
 //! | [`launch`] | starting servers, here or on many hosts |
 //! | [`demo`] | parts of the demonstration: content, workload, report |
 //! | [`place`], [`process`], [`mounts`] | directories, daemons and mounts of a cluster on this machine |
+//! | [`below`] | walking through a tree of the cluster |
 //! | [`drain`] | waiting for the shared tier |
 //! | [`probe`] | asking one server whether it lives |
 //! | [`interrupt`] | Ctrl-C as something to ask for |
@@ -16,6 +17,7 @@
 
 mod allocator;
 mod args;
+mod below;
 mod commands;
 mod demo;
 mod descriptors;

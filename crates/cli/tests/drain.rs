@@ -3,9 +3,12 @@
 
 mod common;
 
-use common::{Sandbox, pattern, tree};
+use common::{Sandbox, pattern, said, tree, wait_until};
+use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 fn fill(sandbox: &Sandbox) {
     let from = sandbox.path("from");
@@ -48,11 +51,10 @@ fn tier_that_goes_away_is_told_and_nothing_stops() {
         &["NOT safe", "nothing was stopped"],
     );
     assert!(message.contains("precious"), "{message}");
-    let report = fs::read_to_string(sandbox.path("report")).unwrap();
-    let lines: Vec<serde_json::Value> =
-        report.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!((lines.len(), lines[0]["path"].as_str()), (1, Some("/precious")), "{report}");
-    assert!(lines[0]["reason"].as_str().unwrap().contains("shared tier"), "{report}");
+    assert!(message.contains(": 1 names"), "{message}");
+    let lines = report(&sandbox.path("report"));
+    assert_eq!((lines.len(), lines[0]["path"].as_str()), (1, Some("/precious")), "{lines:?}");
+    assert!(lines[0]["reason"].as_str().unwrap().contains("shared tier"), "{lines:?}");
     assert_eq!(sandbox.ok(&["cat", "/precious"]), "precious");
     fs::create_dir(sandbox.path("tier")).unwrap();
     sandbox.ok(&["down", "--drain"]);
@@ -99,16 +101,104 @@ fn account_is_exact_after_kills() {
     sandbox.assert_nothing_left();
 }
 
-/// A server that is dead holds data that cannot be drained: nothing is stopped, and a restart makes it whole.
+/// The lines of a list of what is not safe.
+fn report(file: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(file).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Where the list is if nobody says where it should go.
+fn default_report(sandbox: &Sandbox) -> PathBuf {
+    let job = sandbox.cluster()["job"].as_str().unwrap().to_owned();
+    sandbox.path(&format!("hayate-unsafe-{job}.jsonl"))
+}
+
+/// Names that the servers have to flush, all together.
+fn pending_names(sandbox: &Sandbox) -> u64 {
+    let status: Value = serde_json::from_str(&sandbox.ok(&["status", "--json"])).unwrap();
+    let servers = status["servers"].as_array().unwrap().iter();
+    servers.map(|server| server["status"]["flush"]["pending_names"].as_u64().unwrap()).sum()
+}
+
+/// The paths of a list, sorted.
+fn paths(lines: &[Value]) -> Vec<String> {
+    let mut paths: Vec<String> =
+        lines.iter().filter_map(|line| Some(line["path"].as_str()?.to_owned())).collect();
+    paths.sort();
+    paths
+}
+
+/// A drain that is ended by a signal while thousands of names wait tells all of them, and nothing else.
+/// Method: names that the tier refuses, because somebody else's directories are under every second of them there, so that what is left stays the same while it is
+/// listed; SIGTERM when all others have arrived. The list has to be the difference of the trees.
+#[test]
+fn an_interrupted_drain_lists_exactly_what_is_not_there() {
+    const NAMES: usize = 3_000;
+    let sandbox = Sandbox::new();
+    sandbox.up(&["--nodes", "2", "--tier", &sandbox.word("tier"), "--flush-delay", "600000"]);
+    fs::create_dir(sandbox.path("run")).unwrap();
+    sandbox.ok(&["mkdir", "/run"]);
+    sandbox.ok(&["flush", "/run", "--wait"]);
+    for index in 0..NAMES {
+        fs::write(sandbox.path(&format!("run/f{index}")), index.to_string()).unwrap();
+        if index % 2 == 1 {
+            fs::create_dir_all(sandbox.path(&format!("tier/run/f{index}/theirs"))).unwrap();
+        }
+    }
+    sandbox.ok(&["cp", "-r", &sandbox.word("run"), "h:/"]);
+    let mut command = sandbox.hayate(&["down", "--drain"]);
+    let down = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let is_there = |index: usize| sandbox.path(&format!("tier/run/f{index}")).is_file();
+    wait_until("all that can arrive", || (0..NAMES).step_by(2).all(is_there));
+    // And is written down: staging in use counts as one name of a server.
+    wait_until("nothing else to be pending", || pending_names(&sandbox) <= NAMES as u64 / 2 + 2);
+    common::kill(down.id(), rustix::process::Signal::TERM);
+    let said = said(down.wait_with_output().unwrap());
+    assert_eq!(said.code, Some(130), "{said:?}");
+    assert!(said.err.contains("hayate-unsafe-"), "{said:?}");
+    let mut missing: Vec<String> =
+        (0..NAMES).filter(|index| !is_there(*index)).map(|index| format!("/run/f{index}")).collect();
+    missing.sort();
+    assert_eq!(missing.len(), NAMES / 2);
+    let lines = report(&default_report(&sandbox));
+    assert_eq!((paths(&lines), lines.len()), (missing, NAMES / 2));
+    // Nothing was stopped; and once all is safe the list is gone.
+    for index in (1..NAMES).step_by(2) {
+        fs::remove_dir_all(sandbox.path(&format!("tier/run/f{index}"))).unwrap();
+    }
+    let list = default_report(&sandbox);
+    sandbox.ok(&["down", "--drain"]);
+    assert!(!list.exists(), "a list of what is safe by now");
+    assert_eq!(tree(&sandbox.path("run")), tree(&sandbox.path("tier/run")));
+    sandbox.assert_nothing_left();
+}
+
+/// A server that is dead holds data that cannot be drained: nothing is stopped, the list says so and has what the others hold, and a restart makes it whole.
 #[test]
 fn dead_server_keeps_drain_from_ending() {
     let sandbox = Sandbox::new();
     sandbox.up(&["--nodes", "2", "--tier", &sandbox.word("tier"), "--flush-delay", "600000"]);
     fill(&sandbox);
-    common::kill(sandbox.server_pids()[1], rustix::process::Signal::KILL);
-    sandbox.fails(3, &["down"], &["server 1 does not answer", "--restart"]);
+    sandbox.kill_server(1);
+    let message =
+        sandbox.fails(3, &["down"], &["server 1 does not answer", "--restart", "without those of 1 servers"]);
+    let list = default_report(&sandbox);
+    let lines = report(&list);
+    assert!(message.contains(list.file_name().unwrap().to_str().unwrap()), "{message}");
+    let unknown: Vec<&Value> = lines.iter().filter(|line| line.get("path").is_none()).collect();
+    assert_eq!((unknown.len(), &unknown[0]["server"]), (1, &Value::from(1)), "{lines:?}");
+    assert!(unknown[0]["reason"].as_str().unwrap().contains("not known"), "{lines:?}");
+    // And elsewhere, if somebody says where.
+    sandbox.fails(3, &["down", "--report", &sandbox.word("told")], &["told"]);
+    assert_eq!(report(&sandbox.path("told")), lines);
+    // With nobody left to ask, all are named.
+    sandbox.kill_server(0);
+    sandbox.fails(3, &["down"], &["server 0, 1 does not answer"]);
+    let servers: Vec<Value> = report(&list).iter().map(|line| line["server"].clone()).collect();
+    assert_eq!(servers, [0, 1].map(Value::from));
     sandbox.ok(&["up", "--restart"]);
     sandbox.ok(&["down"]);
+    assert!(!list.exists(), "a list of what is safe by now");
     assert_eq!(tree(&sandbox.path("from")), tree(&sandbox.path("tier/run")));
     sandbox.assert_nothing_left();
 }

@@ -46,8 +46,7 @@ fn assert_read(sandbox: &Sandbox, large: &[u8]) {
 fn a_node_without_room_goes_on() {
     let sandbox = Sandbox::new();
     if !mount_stores(&sandbox) {
-        eprintln!("mounting a file system needs root: this test shows nothing");
-        return;
+        return common::skip::note("mounting a file system needs root");
     }
     sandbox.up(&["--nodes", "3", "--tier", &sandbox.word("tier"), "--flush-delay", "3600000"]);
     let large = pattern(160 << 20);

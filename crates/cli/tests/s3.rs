@@ -154,7 +154,7 @@ fn on_a_terminal(sandbox: &Sandbox, args: &[&str]) -> Option<String> {
         Ok(output) if output.status.success() => Some(String::from_utf8_lossy(&output.stdout).into_owned()),
         Ok(output) => panic!("{args:?}: {output:?}"),
         Err(error) => {
-            println!("script(1) cannot be run ({error}): this test shows nothing of the bar");
+            common::skip::note(format!("script(1) cannot be run ({error}), so nothing of the bar is shown"));
             None
         }
     }

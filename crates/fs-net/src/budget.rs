@@ -341,7 +341,30 @@ impl State {
     }
 }
 
+/// What a [`Charge`] stands for, of one that was kept.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Kept {
+    class: BufferClass,
+    bytes: u32,
+}
+
+impl Budget {
+    /// Gives back what [`Charge::keep`] kept, from the account that it was on.
+    pub(crate) fn give_back(&self, kept: Kept, share: &Account) {
+        self.0.give_back(kept.class, Some(share), kept.bytes as usize);
+    }
+}
+
 impl Charge {
+    /// Leaves it in use: whoever knows budget and account anyway gives it back by [`Budget::give_back`], and has no pointers to them for it.
+    pub(crate) fn keep(self) -> Kept {
+        debug_assert!(u32::try_from(self.bytes).is_ok(), "what a connection is counted with");
+        let kept = Kept { class: self.class, bytes: self.bytes as u32 };
+        let mut charge = self;
+        charge.bytes = 0;
+        kept
+    }
+
     /// Puts it on account of a peer that is known by now.
     pub fn assign(&mut self, share: Account) {
         let _changing = self.budget.0.state.lock();

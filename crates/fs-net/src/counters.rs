@@ -45,10 +45,20 @@ impl OpenConnection {
         NetCounters::add(&counters.connections, 1);
         OpenConnection(counters.clone())
     }
+
+    /// It stays open until [`OpenConnection::end`] is called.
+    pub(crate) fn keep(self) {
+        std::mem::forget(self);
+    }
+
+    /// A connection that was kept is over.
+    pub(crate) fn end(counters: &NetCounters) {
+        counters.connections.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        OpenConnection::end(&self.0);
     }
 }

@@ -83,7 +83,7 @@ enum State {
     /// The meta part or a small frame is, after its header.
     Head(Box<Header>),
     /// The bulk part waits for a buffer.
-    Wait(Box<(Header, Bytes)>, BufferWait),
+    Wait(Box<(Header, Bytes, BufferWait)>),
     /// The bulk part is being read in place.
     Bulk(Box<Filling>),
 }
@@ -213,10 +213,10 @@ impl FrameReader {
                         return Poll::Ready(Ok(()));
                     }
                 }
-                State::Wait(head, mut wait) => match wait.as_mut().poll(cx) {
-                    Poll::Ready(buffer) => self.begin_bulk(head.0, head.1, buffer?),
+                State::Wait(mut waiting) => match waiting.2.as_mut().poll(cx) {
+                    Poll::Ready(buffer) => self.begin_bulk(waiting.0, waiting.1, buffer?),
                     Poll::Pending => {
-                        self.state = State::Wait(head, wait);
+                        self.state = State::Wait(waiting);
                         return Poll::Pending;
                     }
                 },
@@ -298,7 +298,7 @@ impl FrameReader {
         }
         let (pool, share) = (self.env.pool.clone(), self.share.clone());
         let wait = async move { pool.get_for(class, share.as_ref(), len).await };
-        self.state = State::Wait(Box::new((header, meta)), Box::pin(wait));
+        self.state = State::Wait(Box::new((header, meta, Box::pin(wait))));
     }
 
     /// Moves what was read of the bulk part into its buffer.

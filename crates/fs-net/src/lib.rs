@@ -44,6 +44,9 @@ pub mod secret;
 mod send_queue;
 pub mod serve;
 mod shm;
+#[cfg(test)]
+#[path = "../../../tests/src/skip.rs"]
+mod skip;
 mod stream;
 mod transport;
 

@@ -30,13 +30,6 @@ const DEAD_PEER: Duration = Duration::from_secs(30);
 struct StreamTransport<S> {
     stream: S,
     reader: FrameReader,
-    origin: Origin,
-}
-
-/// Where a stream's other end is.
-enum Origin {
-    Node(Credentials),
-    Address(SocketAddr),
 }
 
 /// Connects to an address, without handshake.
@@ -64,20 +57,18 @@ fn over_tcp(stream: TcpStream, env: &Rc<NetEnv>) -> io::Result<Box<dyn Transport
     let socket = SockRef::from(&stream);
     socket.set_tcp_keepalive(&keepalive)?;
     socket.set_tcp_user_timeout(Some(DEAD_PEER))?;
-    let origin = Origin::Address(stream.peer_addr()?);
-    Ok(StreamTransport::boxed(stream, env, origin))
+    Ok(StreamTransport::boxed(stream, env))
 }
 
 fn over_unix(stream: UnixStream, env: &Rc<NetEnv>) -> io::Result<Box<dyn Transport>> {
-    let peer = stream.peer_cred()?;
-    let pid = peer.pid().unwrap_or(0);
-    Ok(StreamTransport::boxed(stream, env, Origin::Node((peer.uid(), peer.gid(), pid))))
+    stream.peer_cred()?;
+    Ok(StreamTransport::boxed(stream, env))
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + 'static> StreamTransport<S> {
-    fn boxed(stream: S, env: &Rc<NetEnv>, origin: Origin) -> Box<dyn Transport> {
+    fn boxed(stream: S, env: &Rc<NetEnv>) -> Box<dyn Transport> {
         let reader = FrameReader::new(env.clone());
-        Box::new(StreamTransport { stream, reader, origin })
+        Box::new(StreamTransport { stream, reader })
     }
 }
 
@@ -127,10 +118,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Transport for StreamTransport<
     }
 
     fn credentials(&self) -> Option<Credentials> {
-        match self.origin {
-            Origin::Node(credentials) => Some(credentials),
-            Origin::Address(_) => None,
-        }
+        // The kernel keeps them: most connections are never asked again.
+        let peer = self.unix()?.peer_cred().ok()?;
+        Some((peer.uid(), peer.gid(), peer.pid().unwrap_or(0)))
     }
 
     fn unix(&self) -> Option<&UnixStream> {
@@ -138,16 +128,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Transport for StreamTransport<
     }
 
     fn remote(&self) -> Option<SocketAddr> {
-        match self.origin {
-            Origin::Node(_) => None,
-            Origin::Address(address) => Some(address),
-        }
+        let tcp: &TcpStream = (&self.stream as &dyn Any).downcast_ref()?;
+        tcp.peer_addr().ok()
     }
 
     fn describe(&self) -> String {
-        match self.origin {
-            Origin::Node((uid, _, pid)) => format!("unix socket, process {pid} of user {uid}"),
-            Origin::Address(address) => format!("tcp {address}"),
+        match (self.credentials(), self.remote()) {
+            (Some((uid, _, pid)), _) => format!("unix socket, process {pid} of user {uid}"),
+            (None, Some(address)) => format!("tcp {address}"),
+            (None, None) => "tcp, from an address that is not connected any more".to_owned(),
         }
     }
 }

@@ -193,6 +193,10 @@ wire_enum! {
         KeptFor = 123,
         /// My store is new: what are the chunks of this file that I lost fetched from?
         FindLost = 124,
+        /// Flush this name, whatever its policy; or has that been done?
+        FlushName = 125,
+        /// Will something that you have to flush make room?
+        TierHope = 126,
     }
 }
 
@@ -229,6 +233,7 @@ impl Op {
                 | Op::MayOverflow
                 | Op::KeptFor
                 | Op::FindLost
+                | Op::TierHope
         )
     }
 

@@ -67,6 +67,8 @@ wire_enum! {
         TierFailed = 29,
         /// A path has too many symbolic links.
         Loop = 30,
+        /// Something else comes first and will come, whenever that is: send again. Who is told so has not been kept from an answer.
+        Waiting = 31,
     }
 }
 
@@ -93,7 +95,7 @@ impl Status {
             Status::Busy => 16,
             Status::NotSupported => 95,
             Status::FileTooBig => 27,
-            Status::StaleEpoch | Status::WideDirectory | Status::Retry => 11,
+            Status::StaleEpoch | Status::WideDirectory | Status::Retry | Status::Waiting => 11,
             Status::Unavailable => 107,
             Status::TimedOut => 110,
             Status::WrongVersion => 71,
@@ -105,6 +107,6 @@ impl Status {
 
     /// Whether the same request may be sent again as it is (to the same or to a newly found owner).
     pub fn is_transient(self) -> bool {
-        matches!(self, Status::StaleEpoch | Status::Retry | Status::Unavailable)
+        matches!(self, Status::StaleEpoch | Status::Retry | Status::Unavailable | Status::Waiting)
     }
 }

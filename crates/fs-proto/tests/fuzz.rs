@@ -75,7 +75,7 @@ fn operations() -> Vec<(Op, [Kind; 2])> {
         LockSet LockClear LockTest LockCancel LockRenew ClientGone
         WriteChunk ReadChunk TruncateChunks DropChunks SyncChunks PunchChunk ChunkRanges ChunkMap ClaimChunk FindChunks CopyChunkTo
         Prepare Decide Outcome TreeLock GetShard
-        FlushChunks TierPath TierState FlushStatus FlushNow FlushWait FlushInode FlushList
+        FlushChunks TierPath TierState FlushStatus FlushNow FlushWait FlushInode FlushList FlushName TierHope
         FindSource FetchChunk EvictChunks EvictNow DetachFile FetchShare AttachOld MergeOld MigrateStatus FlushNote TierPlace TierForget
         HotAsk HotFetch HotRecall HotForget MayOverflow KeptFor FindLost
         ServerStatus Shutdown Scrub CopyChunk VaultPut VaultList VaultDrop

@@ -217,6 +217,7 @@ fn messages_never_change() {
         .is(Setattr { mode: Some(0o600), size: Some(0), mtime: Some(SetTime::Now {}), atime: Some(SetTime::At { ns: -1 }), ..Setattr::nothing(FILE) }, "0700000000003412018001000000000100000000000000000102ffffffffffffffff010100")
         .is(vec![None, Some(FILE)], "0200000000010700000000003412")
         .is(Open { ino: FILE, mode: OpenMode::Write { via: Some(ServerId(3)) } }, "070000000000341202010300")
+        .is(Open { ino: FILE, mode: OpenMode::ReadWrite { via: None } }, "07000000000034120300")
         .is(Create { parent: DIR, name: name("a"), kind: FileKind::Symlink, mode: 0o777, rdev: 0, target: name("b"), exclusive: true, layout: None, open: Some(OpenMode::Read {}) }, "020000000000cdab010000006103ff01000000000000010000006201000101")
         .is(DirPage { entries: vec![DirEntry { cookie: 3, ino: FILE, kind: FileKind::File, name: name("a"), attr: None }], end: true, wide: false }, "0100000003000000000000000700000000003412010100000061000100")
         .is(Hello { role: Role::Client { id: ClientId(0x11) }, job: "j".into(), nonce: name("n") }, "011100000000000000010000006a010000006e")
@@ -225,6 +226,9 @@ fn messages_never_change() {
         .is(TierState { ino: FILE, published: Some(tier()), published_bytes: 8, published_as: Some(backing()) }, "070000000000341201020000000000cdab01000000740500000000000000030000000000000099000000000000000800000000000000010700000000000000ffffffffffffffff0600000000000000")
         .is(FlushAccount { pending_names: 1, pending_dirs: 2, pending_bytes: 3, files: 4, bytes: 5, copied_bytes: 7, failures: 6, oldest_ms: 8, bytes_per_s: 9, unsafe_names: vec![(name("a"), "why".into())], has_tier: true }, "0100000000000000020000000000000003000000000000000400000000000000050000000000000007000000000000000600000000000000080000000000000009000000000000000100000001000000610300000077687901")
         .is(FlushWait { longest_ms: 0x0102_0304 }, "04030201")
+        .is(FlushName { parent: FILE, name: name("a"), ask: true, open: false }, "070000000000341201000000610100")
+        .is(TierHope {}, "")
+        .is(TierHoped { waits: true, is_full: false }, "0100")
         .is(Prepare { id: TX, checks: vec![Check::DirLive { dir: DIR }], mutations: vec![Mutation::DelInode { ino: FILE }] }, "030002010000000000000100000002020000000000cdab01000000060700000000003412")
         .is(Decide { id: TX, commit: true }, "0300020100000000000001")
         .is(Verdict::Aborted, "02")
@@ -547,6 +551,8 @@ const OPERATIONS: &[(u16, &str)] = &[
     (122, "MayOverflow"),
     (123, "KeptFor"),
     (124, "FindLost"),
+    (125, "FlushName"),
+    (126, "TierHope"),
 ];
 
 #[test]
@@ -685,6 +691,7 @@ fn status_numbers_are_never_reused() {
         (28, 116, "Stale"),
         (29, 5, "TierFailed"),
         (30, 40, "Loop"),
+        (31, 11, "Waiting"),
     ];
     let actual: Vec<(u16, i32, String)> =
         Status::ALL.iter().map(|status| (*status as u16, status.errno(), format!("{status:?}"))).collect();

@@ -7,7 +7,7 @@ use fs_proto::msg::admin::{ServerStatus, Shutdown, ShutdownMode};
 use fs_proto::msg::scrub::{Scrub, Scrubbed};
 use fs_proto::msg::session::Ping;
 use fs_proto::msg::tier::{
-    AttachOld, FlushAccount, FlushInode, FlushList, FlushNow, FlushPage, FlushStatus, FlushWait,
+    AttachOld, FlushAccount, FlushInode, FlushList, FlushName, FlushNow, FlushPage, FlushStatus, FlushWait,
     MigrateStatus, Migrated,
 };
 use fs_proto::{InodeId, Request, ServerId, Status};
@@ -15,6 +15,7 @@ use fs_proto::{InodeId, Request, ServerId, Status};
 use super::Core;
 use super::call::Patience;
 use super::inodes::FAN_OUT;
+use super::names::name_target;
 use crate::error::{Error, Result};
 use crate::housekeeper::PATIENCE;
 use crate::router::Target;
@@ -143,6 +144,22 @@ impl Core {
     pub async fn flush_inode(&self, ino: InodeId) -> Result<()> {
         self.publish_overdue(Duration::ZERO, PATIENCE).await;
         self.ask(&self.caller, Target::home(ino), &FlushInode { ino }).await
+    }
+
+    /// See [`crate::Client::flush_name`].
+    pub async fn flush_name(
+        &self,
+        parent: InodeId,
+        name: &[u8],
+        ask: bool,
+        open: bool,
+    ) -> Result<Option<String>> {
+        if ask {
+            self.publish_overdue(Duration::ZERO, PATIENCE).await;
+        }
+        let target = if name.is_empty() { Target::home(parent) } else { name_target(parent, name)? };
+        let request = FlushName { parent, name: Bytes::copy_from_slice(name), ask, open };
+        self.ask(&self.caller, target, &request).await
     }
 
     /// See [`crate::Client::flush_list`].

@@ -2,7 +2,9 @@
 //!
 //! # Invariants
 //! - All sendings of a request carry the same (client, sequence); all but the first say so (`tests/fake/retry.rs`).
-//! - A request is not sent again after its patience is over, and the error then says who did not answer and why.
+//! - A request is not sent again after its patience is over, and the error then says who did not answer and why. Who is told to wait has an answer:
+//!   with the configured patience that begins anew (`tests/fake/retry.rs`).
+//! - Data that a server found changed on its way are sent again, at most [`RESENDS`] times (`tests/fake/retry.rs`).
 
 use std::time::{Duration, Instant};
 
@@ -18,6 +20,9 @@ use crate::router::Target;
 
 /// Below this size it is not looked whether a buffer could lie in shared memory: there is none for so little.
 const SHARED_MIN: usize = fs_net::Lending::MIN_BYTES;
+
+/// How often a request is sent again whose data changed on its way. What changes more often is changed in memory, or by every message.
+const RESENDS: u32 = 2;
 
 /// How long to insist.
 #[derive(Debug, Clone, Copy)]
@@ -56,6 +61,8 @@ enum Outcome {
     Again(String, bool),
     /// The directory is wide: send again, elsewhere, at once.
     Elsewhere,
+    /// The data did not arrive as they were sent, so nothing was executed: send again, at once.
+    Changed(Error),
 }
 
 /// A request on its way.
@@ -69,6 +76,8 @@ struct Sending {
     target: Target,
     start: Instant,
     patience: Patience,
+    /// How often it was sent again because its data had changed.
+    resends: u32,
 }
 
 impl Core {
@@ -79,8 +88,7 @@ impl Core {
         target: Target,
         request: &R,
     ) -> Result<R::Reply> {
-        let patience = Patience::up_to(self.shared.config.timeout);
-        Ok(self.exchange(who, target, request, Bytes::new(), patience).await?.body)
+        Ok(self.exchange(who, target, request, Bytes::new(), self.patience()).await?.body)
     }
 
     /// Asks, with data to send or to receive.
@@ -106,10 +114,21 @@ impl Core {
             target,
             start: Instant::now(),
             patience,
+            resends: 0,
         };
         let (frame, server) = self.send_until_answered(&mut sending).await?;
         let body = R::Reply::from_bytes(frame.meta).map_err(|e| Error::undecodable(server, &e))?;
         Ok(Answer { body, bulk: frame.bulk, server })
+    }
+
+    /// The usual patience.
+    pub(super) fn patience(&self) -> Patience {
+        Patience::up_to(self.insists_for.get())
+    }
+
+    /// Asks once, for what others may have too.
+    pub(super) fn patience_once(&self, time: Duration) -> Patience {
+        Patience::once(time.min(self.insists_for.get()))
     }
 
     /// A buffer of `len` bytes in the memory shared with the first hop of a request, if there is such memory and room.
@@ -140,9 +159,17 @@ impl Core {
                 .peers
                 .call(view.first_hop(owner), header, sending.meta.clone(), sending.bulk.clone())
                 .await;
+            if self.waits(sending, &outcome) {
+                sending.start = Instant::now();
+            }
             let cause = match sending.judge(owner, outcome) {
                 Outcome::Done(frame) => return Ok((frame, owner)),
                 Outcome::Fail(e) => return Err(self.note_failure(sending, e)),
+                Outcome::Changed(_) if sending.may_resend() => {
+                    sending.resends += 1;
+                    continue;
+                }
+                Outcome::Changed(e) => return Err(e),
                 Outcome::Elsewhere if self.learn_wide(sending) => continue,
                 Outcome::Elsewhere => "it is asked for a directory that is being spread".to_owned(),
                 Outcome::Again(cause, executed) => {
@@ -160,6 +187,12 @@ impl Core {
             self.shared.refresh();
             tokio::time::sleep(pause).await;
         }
+    }
+
+    /// Whether a request is to wait for as long as it is told to: not one that has a shorter time than others.
+    fn waits(&self, sending: &Sending, outcome: &std::result::Result<Frame, NetError>) -> bool {
+        let is_told = outcome.as_ref().is_ok_and(|frame| frame.header.status == Status::Waiting);
+        is_told && sending.patience.time >= self.shared.config.timeout
     }
 
     /// Whether it is news that the directory of the request is wide.
@@ -204,11 +237,20 @@ impl Sending {
         match status {
             Status::Ok => Outcome::Done(frame),
             Status::WideDirectory if matches!(self.target, Target::Name { .. }) => Outcome::Elsewhere,
+            // Who sent none is told of damage in the store, which stays.
+            Status::Corrupt if !self.bulk.is_empty() => {
+                Outcome::Changed(Error::status(status, words(status, frame.meta)))
+            }
             _ if status.is_transient() => {
                 Outcome::Again(words(status, frame.meta), status == Status::Unavailable)
             }
             _ => Outcome::Fail(Error::status(status, words(status, frame.meta))),
         }
+    }
+
+    fn may_resend(&self) -> bool {
+        let has_time = self.start.elapsed() < self.patience.time;
+        self.patience.insist && has_time && self.resends < RESENDS
     }
 
     fn judge_failure(&self, server: ServerId, e: &NetError) -> Outcome {

@@ -145,7 +145,8 @@ impl Core {
         Ok(steps.collect())
     }
 
-    /// A directory that was found to be wide is asked again at the right servers; a link is followed by nobody here.
+    /// A directory that was found to be wide is asked again at the right servers; a file whose data changed on their way goes alone, which is
+    /// sent again; a link is followed by nobody here.
     fn again_or_failed<T>(&self, parent: InodeId, e: Error) -> Step<T> {
         match e.code() {
             Some(Status::WideDirectory) => {
@@ -153,6 +154,7 @@ impl Core {
                 Step::Again
             }
             Some(status) if status.is_transient() => Step::Again,
+            Some(Status::Corrupt) => Step::Alone,
             _ => Step::Done(Err(e)),
         }
     }

@@ -29,7 +29,7 @@ mod walk;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fs_net::Peers;
 use fs_proto::TimeNs;
@@ -50,6 +50,8 @@ pub struct Core {
     /// Held by the mutation that is under way.
     mutating: tokio::sync::Mutex<()>,
     caller: Caller,
+    /// How long a request is sent again.
+    insists_for: Cell<Duration>,
     /// Largest piece of data in one message, in bytes.
     piece_bytes: u32,
 }
@@ -82,12 +84,18 @@ impl Core {
             count: Cell::new(seat.count),
             mutating: tokio::sync::Mutex::new(()),
             caller: own_caller(),
+            insists_for: Cell::new(shared.config.timeout),
             piece_bytes,
         }))
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// Sends the requests of the operations that begin from now on again for at most this long.
+    pub(crate) fn insist_for(&self, time: Duration) {
+        self.insists_for.set(time);
     }
 
     /// The process's own user and groups, on whose behalf operations by path are.

@@ -31,7 +31,11 @@ const RELEASE_MAX: usize = 4096;
 
 impl Core {
     fn open_mode(&self, flags: OpenFlags) -> OpenMode {
-        if flags.writes() { OpenMode::Write { via: self.shared.view().via() } } else { OpenMode::Read {} }
+        if !flags.writes() {
+            return OpenMode::Read {};
+        }
+        let via = self.shared.view().via();
+        if flags.read { OpenMode::ReadWrite { via } } else { OpenMode::Write { via } }
     }
 
     /// See [`crate::Client::open`].
@@ -49,7 +53,28 @@ impl Core {
     ) -> Result<Handle> {
         let (inode, announce) = self.join(ino, flags).await?;
         let handle = Handle::new(inode, who, flags);
-        let opened = self.announce_and_cut(who, &handle, announce, bring).await;
+        // That the file is open here already does not say that this caller may open it.
+        let asks = announce || !self.shared.config.checked;
+        let opened = async {
+            if asks {
+                self.announce(who, &handle, bring).await?;
+            }
+            self.cut(&handle).await
+        };
+        let opened = opened.await;
+        self.keep_or_close(handle, opened).await
+    }
+
+    /// Opens what a name stands for. The home is asked in any case: where the name is gone, so may be the file, and what is written to it would be lost.
+    pub(super) async fn open_named(&self, who: &Caller, ino: InodeId, flags: OpenFlags) -> Result<Handle> {
+        let (inode, _) = self.join(ino, flags).await?;
+        let handle = Handle::new(inode, who, flags);
+        let opened = async {
+            let attr = self.announce(who, &handle, Bring::Content).await?;
+            check_named(&attr)?;
+            self.cut(&handle).await
+        };
+        let opened = opened.await;
         self.keep_or_close(handle, opened).await
     }
 
@@ -70,42 +95,39 @@ impl Core {
         Err(e)
     }
 
-    async fn announce_and_cut(
-        &self,
-        who: &Caller,
-        handle: &Handle,
-        announce: bool,
-        bring: Bring,
-    ) -> Result<()> {
-        let flags = handle.flags;
-        if announce && (flags.writes() || bring == Bring::Nothing) {
-            let (ino, mode) = (handle.ino(), self.open_mode(flags));
-            let attr = self.ask(who, Target::home(ino), &Open { ino, mode }).await?;
-            self.announced(handle, &attr)?;
-        } else if announce {
-            self.announce_reading(who, handle, bring).await?;
+    /// Tells the home, which answers what is there now.
+    async fn announce(&self, who: &Caller, handle: &Handle, bring: Bring) -> Result<Attr> {
+        if !handle.flags.writes() && bring != Bring::Nothing {
+            return self.announce_reading(who, handle, bring).await;
         }
-        if flags.truncate && flags.writes() {
-            self.set_len(handle, 0).await?;
-        }
-        Ok(())
+        let (ino, mode) = (handle.ino(), self.open_mode(handle.flags));
+        let attr = self.ask(who, Target::home(ino), &Open { ino, mode }).await?;
+        self.announced(who, handle, &attr).await?;
+        Ok(attr)
     }
 
-    fn announced(&self, handle: &Handle, attr: &Attr) -> Result<()> {
+    async fn cut(&self, handle: &Handle) -> Result<()> {
+        if handle.flags.truncate && handle.flags.writes() { self.set_len(handle, 0).await } else { Ok(()) }
+    }
+
+    async fn announced(&self, who: &Caller, handle: &Handle, attr: &Attr) -> Result<()> {
         check_regular(attr.kind)?;
         handle.inode.announced(handle.flags.writes(), attr, false);
+        if self.shared.opens.doubted(attr).is_some() {
+            self.settle(who, &handle.inode).await?;
+        }
         self.shared.cache.put_attr(&handle.known_attr());
         Ok(())
     }
 
     /// Takes a small file's content along.
-    async fn announce_reading(&self, who: &Caller, handle: &Handle, bring: Bring) -> Result<()> {
+    async fn announce_reading(&self, who: &Caller, handle: &Handle, bring: Bring) -> Result<Attr> {
         let known_version = if let Bring::Unless(version) = bring { Some(version) } else { None };
         let request = OpenRead { ino: handle.ino(), known_version };
         let answer =
             self.exchange(who, Target::home(request.ino), &request, Bytes::new(), self.patience()).await?;
         let Opened { attr, crc: sum } = answer.body;
-        self.announced(handle, &attr)?;
+        self.announced(who, handle, &attr).await?;
         // What was damaged on the way is asked for again by the first read.
         if sum == Some(crc(&answer.bulk))
             && let Some(content) = self.shared.opens.contents.copy(&answer.bulk, attr.version)
@@ -113,7 +135,7 @@ impl Core {
             NetCounters::add(&self.shared.counters.copied_bytes, answer.bulk.len() as u64);
             handle.inode.keep(content);
         }
-        Ok(())
+        Ok(attr)
     }
 
     /// See [`crate::Client::create_open`].
@@ -201,7 +223,7 @@ impl Core {
         let Some(attr) = created.attr else {
             // Its inode lives elsewhere, so nobody counts it as open yet.
             regular?;
-            return match self.open(who, created.ino, flags).await {
+            return match self.open_named(who, created.ino, flags).await {
                 Err(e) if is_gone(&e) => Ok(Look::Gone(e)),
                 opened => Ok(Look::At((opened?, false))),
             };
@@ -209,11 +231,22 @@ impl Core {
         let handle = self.counted_as_open(who, &attr, created.fresh, flags).await?;
         let opened = match regular {
             Ok(()) if created.fresh => Ok(()),
-            // It was there: opening it checks the caller's permission.
-            Ok(()) => self.announce_and_cut(who, &handle, true, Bring::Content).await,
+            // It was there, and its home has opened it.
+            Ok(()) => self.take_over(&handle, &attr).await,
             Err(e) => Err(e),
         };
-        Ok(Look::At((self.keep_or_close(handle, opened).await?, created.fresh)))
+        match self.keep_or_close(handle, opened).await {
+            Err(e) if is_gone(&e) => Ok(Look::Gone(e)),
+            opened => Ok(Look::At((opened?, created.fresh))),
+        }
+    }
+
+    async fn take_over(&self, handle: &Handle, attr: &Attr) -> Result<()> {
+        check_named(attr)?;
+        if self.shared.opens.doubted(attr).is_some() {
+            self.settle(&handle.who, &handle.inode).await?;
+        }
+        self.cut(handle).await
     }
 
     /// See [`crate::File::attr`].
@@ -270,10 +303,6 @@ impl Core {
             return Vec::new(); // The home syncs it with the inode.
         }
         self.holders_of(&attr, 0..attr.size)
-    }
-
-    pub(super) fn patience(&self) -> Patience {
-        Patience::up_to(self.shared.config.timeout)
     }
 
     pub(super) async fn publish(
@@ -395,6 +424,11 @@ impl Core {
         let patience = Patience::up_to(patience.min(PATIENCE));
         self.exchange(&self.caller, Target::Server(server), request, Bytes::new(), patience).await.map(drop)
     }
+}
+
+/// An inode may outlive its names, for those who have it open; by name nobody comes to it.
+fn check_named(attr: &Attr) -> Result<()> {
+    if attr.nlink > 0 { Ok(()) } else { Err(Error::status(Status::Stale, "the file was removed meanwhile")) }
 }
 
 /// Only regular files are opened here; directories are read by inode, and the rest is the kernel's.

@@ -75,12 +75,13 @@ impl Core {
             if kind == FileKind::Directory {
                 return Err(Error::status(Status::IsDirectory, "it is a directory"));
             }
-            self.open(&self.caller, ino, flags).await
+            self.open_named(&self.caller, ino, flags).await
         })
         .await
     }
 
-    /// Makes the file with the first message, instead of looking first: new files are the usual case.
+    /// Makes the file with the first message, instead of looking first: new files are the usual case. Only the name's server knows whether there
+    /// is one, so a remembered name is not used.
     async fn open_or_create(&self, walk: &mut Walk<'_>, path: &[u8], options: OpenOptions) -> Result<Handle> {
         if names_directory(path) {
             return Err(Error::status(Status::IsDirectory, "a path that ends so names a directory"));
@@ -88,14 +89,6 @@ impl Core {
         let mut rest = Bytes::copy_from_slice(path);
         for _ in 0..=LINKS_MAX {
             let (parent, name) = named(walk.go(&rest, Last::Leave).await?, Status::IsDirectory)?;
-            if let Some((ino, FileKind::File)) = self.shared.cache.entry(parent, &name)
-                && !options.create_new
-            {
-                match self.open(&self.caller, ino, options.flags()).await {
-                    Err(e) if leads_nowhere(&e) => self.shared.cache.drop_entry(parent, &name),
-                    opened => return opened,
-                }
-            }
             let flags = options.flags();
             let new = self.new_file(parent, name.clone(), options.mode, options.create_new, flags);
             let new = Create { layout: options.layout, ..new };

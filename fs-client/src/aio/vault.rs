@@ -18,7 +18,7 @@ use crate::router::Target;
 use crate::stripe::{Piece, pieces};
 use crate::window;
 
-/// How long a server may take to answer a read: what it keeps is a copy, and there are others.
+/// How long a server may take to answer a read, unless the client has less time: what it keeps is a copy, and there are others.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
 
 impl Core {
@@ -34,7 +34,7 @@ impl Core {
             let request = VaultList { prefix: prefix.clone(), after };
             let target = Target::Server(server);
             let answer =
-                self.exchange(&self.caller, target, &request, Bytes::new(), Patience::once(ANSWER_TIME));
+                self.exchange(&self.caller, target, &request, Bytes::new(), self.patience_once(ANSWER_TIME));
             let page = answer.await?.body;
             objects.extend(page.objects);
             match objects.last() {
@@ -75,8 +75,9 @@ impl Core {
     async fn read_spot_piece(&self, spot: Spot, piece: Piece) -> Result<Bytes> {
         let (ino, chunk, offset, len) = (spot.ino, piece.chunk, piece.offset, piece.len);
         let (target, request) = (Target::Server(spot.server), ReadChunk { ino, chunk, offset, len });
-        let answer =
-            self.exchange(&self.caller, target, &request, Bytes::new(), Patience::once(ANSWER_TIME)).await?;
+        let answer = self
+            .exchange(&self.caller, target, &request, Bytes::new(), self.patience_once(ANSWER_TIME))
+            .await?;
         if answer.bulk.len() > len as usize || crc(&answer.bulk) != answer.body.crc {
             return Err(Error::Corrupt { ino, offset: u64::from(offset), server: answer.server });
         }
@@ -117,7 +118,7 @@ impl Core {
         let request = VaultDrop { prefix };
         loop {
             // A server that starts again is waited for a little: what stays is found by nobody before the next removal.
-            let patience = Patience::up_to(ANSWER_TIME);
+            let patience = Patience::up_to(ANSWER_TIME.min(self.insists_for.get()));
             let target = Target::Server(server);
             if self.exchange(&self.caller, target, &request, Bytes::new(), patience).await?.body {
                 return Ok(());

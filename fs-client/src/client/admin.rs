@@ -56,6 +56,13 @@ impl Client {
         self.run(async |core| core.flush_inode(ino).await)
     }
 
+    /// With `ask`, has the server that owns a name flush it soon, whatever its policy; with `open` also if somebody has it open for writing, as it is then. An
+    /// empty name stands for the attributes of the directory itself. Answers why that was not done since somebody asked (empty: its turn has not come); None if
+    /// it was, or nobody asked. Publishes first what this process wrote, if it asks.
+    pub fn flush_name(&self, parent: InodeId, name: &[u8], ask: bool, open: bool) -> Result<Option<String>> {
+        self.run(async |core| core.flush_name(parent, name, ask, open).await)
+    }
+
     /// What the directory at `path` has, on every server, moves to the shared tier from now on. Nothing is changed if a server refuses it.
     pub fn attach_old(&self, path: Bytes) -> Result<()> {
         self.run(async |core| core.attach_old(path).await)

@@ -32,6 +32,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub struct Client {
     inner: Arc<Inner>,
+    /// See [`Client::within`].
+    timeout: Duration,
 }
 
 struct Inner {
@@ -53,9 +55,21 @@ impl Client {
     /// [`crate::Error::Unavailable`] if nobody answers.
     pub fn connect(config: ClientConfig) -> Result<Client> {
         let shared = Shared::new(config)?;
-        lane::block_on(&shared, async |core| core.check_reachable(CONNECT_TIMEOUT).await)?;
+        let timeout = shared.config.timeout;
+        lane::block_on(&shared, async |core| core.check_reachable(CONNECT_TIMEOUT.min(timeout)).await)?;
         shared.keeper.start(&shared)?;
-        Ok(Client { inner: Arc::new(Inner { shared }) })
+        Ok(Client { inner: Arc::new(Inner { shared }), timeout })
+    }
+
+    /// The same client, whose operations, and those of files that it opens, are tried for at most `timeout` while a server is away.
+    #[must_use]
+    pub fn within(&self, timeout: Duration) -> Client {
+        Client { timeout: timeout.min(self.timeout), ..self.clone() }
+    }
+
+    /// How long an operation is tried while a server is away.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// The cluster, as it was when the client connected.
@@ -83,7 +97,10 @@ impl Client {
     }
 
     pub(crate) fn run<T>(&self, op: impl AsyncFnOnce(&Core) -> Result<T>) -> Result<T> {
-        lane::block_on(&self.inner.shared, op)
+        lane::block_on(&self.inner.shared, async |core| {
+            core.insist_for(self.timeout);
+            op(core).await
+        })
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {

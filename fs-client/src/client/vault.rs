@@ -32,7 +32,7 @@ impl Client {
         self.run(async |core| core.vault_put(server, key, value).await)
     }
 
-    /// The number of a server's store, and its objects whose keys begin so. Asks once: a server that is away is an error at once, or within 10 s.
+    /// The number of a server's store, and its objects whose keys begin so. Asks once: a server that is away is an error at once, or within 10 s (the time-out, if that is shorter).
     pub fn vault_list(&self, server: ServerId, prefix: &str) -> Result<Kept> {
         let prefix = Bytes::copy_from_slice(prefix.as_bytes());
         self.run(async |core| core.vault_list(server, prefix).await)

@@ -33,7 +33,7 @@ fn a_gateway_gets_everything() {
     let cluster = FakeCluster::start(4);
     let seen = traffic(&cluster, Route::Gateway(ServerId(2)));
     assert!(seen.iter().all(|s| s.server == ServerId(2)));
-    assert_eq!(announced(&seen), OpenMode::Write { via: Some(ServerId(2)) });
+    assert_eq!(announced(&seen), OpenMode::ReadWrite { via: Some(ServerId(2)) });
     let targets: BTreeSet<u16> = seen.iter().map(|s| s.header.target).collect();
     assert!(targets.len() > 10, "targets stay the owners'");
 }
@@ -54,7 +54,7 @@ fn owners_get_their_own() {
             assert_eq!(s.server, owner, "{:?}", s.header);
         }
         assert_eq!(seen.iter().map(|s| s.server).collect::<BTreeSet<_>>().len(), 4);
-        assert_eq!(announced(&seen), OpenMode::Write { via: None });
+        assert_eq!(announced(&seen), OpenMode::ReadWrite { via: None });
     }
 }
 

@@ -40,6 +40,8 @@ pub enum Fault {
     Answer(Status),
     /// Answers with a bit of the data flipped.
     FlipBit,
+    /// Executes with a bit of the request's data flipped.
+    FlipSent,
     /// Never answers.
     Silence,
 }
@@ -277,6 +279,12 @@ impl Handler for FakeServer {
                 bulk[0] ^= 1;
                 reply.bulk = bulk.into();
                 return Handled::Now(reply);
+            }
+            Some(Fault::FlipSent) => {
+                let mut bulk = request.bulk.to_vec();
+                bulk[0] ^= 1;
+                self.control.world.lock().flips = true;
+                return Handled::Now(self.execute(&Frame { bulk: bulk.into(), ..request }));
             }
             None => {}
         }

@@ -46,6 +46,8 @@ pub struct World {
     pub inline_limit: u32,
     /// Contents of such files.
     pub contents: HashMap<InodeId, Vec<u8>>,
+    /// The test flips bits of what is sent: else data that do not match their checksum are the client's mistake.
+    pub flips: bool,
     counter: u64,
 }
 
@@ -63,6 +65,7 @@ impl World {
             chunk_log2: 16,
             inline_limit: 0,
             contents: HashMap::new(),
+            flips: false,
             counter: 1,
         };
         let root = world.attr(InodeId::ROOT, FileKind::Directory, 0o755, InodeId::ROOT);
@@ -150,10 +153,7 @@ impl World {
             Op::Link => self.link(header, &decode(body)),
             Op::Readdir => self.readdir(header, server, &decode(body)),
             Op::GetattrMany => Ok(self.getattr_many(server, &decode(body)).to_bytes()),
-            Op::WriteChunk => {
-                self.write(header, &decode(body), bulk);
-                Ok(Bytes::new())
-            }
+            Op::WriteChunk => self.write(header, &decode(body), bulk),
             Op::Put => self.put(header, decode(body), bulk),
             Op::PutMany => Ok(self.put_many(header, server, decode(body), bulk)),
             Op::PunchChunk => {
@@ -417,14 +417,24 @@ impl World {
         Ok(attr.to_bytes())
     }
 
-    fn write(&mut self, header: &Header, request: &WriteChunk, bulk: &Bytes) {
+    /// Refuses what is not as it was sent, as a server does.
+    fn arrived(&self, data: &[u8], sent: u32) -> Result<(), Status> {
+        if crc(data) == sent {
+            return Ok(());
+        }
+        assert!(self.flips, "the writer's checksum is wrong");
+        Err(Status::Corrupt)
+    }
+
+    fn write(&mut self, header: &Header, request: &WriteChunk, bulk: &Bytes) -> Answer {
         assert_eq!(header.target, chunk_partition(request.ino, request.chunk).0);
-        assert_eq!(request.crc, crc(bulk), "the writer's checksum is wrong");
+        self.arrived(bulk, request.crc)?;
         let data = self.chunks.entry((request.ino, request.chunk.0)).or_default();
         let end = request.offset as usize + bulk.len();
         assert!(end <= 1 << self.chunk_log2, "a piece crosses its chunk");
         data.resize(data.len().max(end), 0);
         data[request.offset as usize..end].copy_from_slice(bulk);
+        Ok(Bytes::new())
     }
 
     fn read(&mut self, header: &Header, request: &ReadChunk) -> Bytes {

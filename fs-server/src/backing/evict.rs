@@ -5,6 +5,8 @@
 //!   copied from here (`tests/flush`: `what_is_dirty_or_pinned_stays`).
 //! - The row that says where a file is fetched from is committed, and with `--durability device` synced, before its chunks go.
 //! - Nobody reads, writes or fetches chunks while they go (`claims`).
+//! - Who finds no room waits as long as something that can be evicted afterwards is on its way to a tier that has room, however long that is away
+//!   (`tests/flush`: `writers_wait_for_a_tier_that_is_away`), and no longer (`a_full_tier_makes_no_hope`).
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -14,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use fs_proto::msg::inode::LEASE_MS;
-use fs_proto::msg::tier::{EvictChunks, EvictNow, TierSource};
+use fs_proto::msg::tier::{EvictChunks, EvictNow, TierHope, TierHoped, TierSource};
 use fs_proto::record::{InodeRecord, Mutation};
 use fs_proto::{ChunkIndex, FileKind, InodeId, Placement, ServerId, Status, TimeNs};
 use futures_util::future::join_all;
@@ -41,8 +43,11 @@ const MARKS: (u64, u64) = (80, 70);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// After a round in which nothing could be evicted.
 const REST: Duration = Duration::from_millis(500);
-/// How long waiting for room is worth while after the last bit of it was made.
+/// How long waiting for room is worth while after the last bit of it was made, or promised.
 const HOPE: Duration = Duration::from_secs(10);
+/// After so long without movement servers are asked whether some will come; how long what they said holds; and how long that may take.
+const ASK: (Duration, Duration, Duration) =
+    (Duration::from_secs(2), Duration::from_millis(500), Duration::from_secs(3));
 /// Inodes that are compared at a time, of which half may go.
 const SAMPLE: usize = 256;
 /// Samples of one request, and how many of them may be empty.
@@ -58,7 +63,7 @@ const KNOWN: usize = 64 << 10;
 
 /// To who waited for room long enough to be asked again.
 pub const WAITING: OpError =
-    OpError::new(Status::Retry, "waiting for room: files are copied to the shared tier");
+    OpError::new(Status::Waiting, "waiting for room: files are copied to the shared tier");
 
 /// State of one server.
 pub struct Evictor {
@@ -68,6 +73,8 @@ pub struct Evictor {
     pub bytes: AtomicU64,
     full: AtomicBool,
     episode: Mutex<Episode>,
+    /// What servers said last of what they have for the tier. Who wants to know waits for who asks.
+    told: tokio::sync::Mutex<Option<(Instant, bool)>>,
     dirty: Dirty,
     hand: tokio::sync::Mutex<Vec<u8>>,
     used: quick_cache::sync::Cache<InodeId, TimeNs>,
@@ -88,6 +95,7 @@ impl Default for Evictor {
             bytes: AtomicU64::new(0),
             full: AtomicBool::new(false),
             episode: Mutex::new(Episode { last_full: None, moved: 0, since: Instant::now() }),
+            told: tokio::sync::Mutex::default(),
             dirty: Dirty::default(),
             hand: tokio::sync::Mutex::default(),
             used: quick_cache::sync::Cache::new(KNOWN),
@@ -114,14 +122,14 @@ impl Evictor {
         self.episode.lock().last_full = Some(Instant::now());
     }
 
-    /// Whether room is being made, so that waiting for it makes sense.
-    pub fn is_hopeful(&self, node: &Node) -> bool {
+    /// How long nothing has moved that makes room; None if nothing can.
+    fn quiet(&self, node: &Node) -> Option<Duration> {
         let has_tier = node.flusher.has_tier();
         if !has_tier && !node.overflow.is_hopeful() {
-            return false;
+            return None;
         }
         if has_tier && is_forgetful(node) {
-            return true;
+            return Some(Duration::ZERO);
         }
         let given = node.overflow.sent_bytes();
         let moved = node.flusher.counts().0 + self.bytes.load(Ordering::Relaxed) + given;
@@ -130,8 +138,41 @@ impl Evictor {
         if is_new || episode.moved != moved {
             (episode.moved, episode.since) = (moved, Instant::now());
         }
-        episode.since.elapsed() < HOPE
+        Some(episode.since.elapsed())
     }
+}
+
+/// Whether room is being made, or will be when the tier is back, so that waiting for it makes sense.
+pub async fn is_hopeful(worker: &Rc<Worker>) -> bool {
+    let (node, evictor) = (&worker.node, &worker.node.backing.evictor);
+    let Some(quiet) = evictor.quiet(node) else { return false };
+    if quiet < ASK.0 || !node.flusher.has_tier() {
+        return quiet < HOPE;
+    }
+    let mut told = evictor.told.lock().await;
+    let promised = match *told {
+        Some((then, promised)) if then.elapsed() < ASK.1 => promised,
+        _ => {
+            let promised = is_promised(worker).await;
+            *told = Some((Instant::now(), promised));
+            promised
+        }
+    };
+    if promised {
+        // For as long as if something had moved: a server may be too busy for the next answer.
+        evictor.episode.lock().since = Instant::now();
+    }
+    promised || quiet < HOPE
+}
+
+/// Whether a server has something to flush that makes room, and none says that the tier is full. What lies here may be any server's to flush.
+async fn is_promised(worker: &Rc<Worker>) -> bool {
+    let asked = worker.node.stores().into_iter().map(|server| async move {
+        let answer = tokio::time::timeout(ASK.2, worker.ask(server, &TierHope {})).await;
+        answer.ok()?.ok()
+    });
+    let answers: Vec<TierHoped> = join_all(asked).await.into_iter().flatten().collect();
+    answers.iter().any(|hoped| hoped.waits) && !answers.iter().any(|hoped| hoped.is_full)
 }
 
 /// After a restart it is not known for a while who writes: clients renew what they have open three times a lease.

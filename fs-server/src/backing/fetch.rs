@@ -18,7 +18,7 @@ use fs_proto::{ChunkIndex, InodeId, Placement, ServerId, Status};
 use futures_util::stream::{self, TryStreamExt};
 
 use super::claims::{Filling, Use};
-use super::evict::WAITING;
+use super::evict::{self, WAITING};
 use super::replaced;
 use super::rows::{self, Row};
 use crate::error::{OpError, OpResult};
@@ -217,7 +217,7 @@ async fn store(
             node.backing.evictor.note_full();
             Ok(Some(data))
         }
-        Err(error) if error.status == Status::NoSpace && node.backing.evictor.is_hopeful(node) => {
+        Err(error) if error.status == Status::NoSpace && evict::is_hopeful(worker).await => {
             // Not waited for with memory that flushing may need: asked again.
             node.backing.evictor.note_full();
             Err(WAITING)

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use fs_proto::Status;
 
 use super::claims::Use;
+use super::evict;
 use crate::error::OpResult;
 use crate::overflow::{access, moving};
 use crate::store::ChunkWrite;
@@ -42,15 +43,15 @@ fn relieved(worker: &Rc<Worker>, outcome: OpResult<()>) -> OpResult<()> {
 async fn with_room(worker: &Rc<Worker>, attempt: impl AsyncFn() -> OpResult<()>) -> OpResult<()> {
     let (node, began) = (&worker.node, Instant::now());
     loop {
-        match attempt().await {
-            Err(error) if error.status == Status::NoSpace && node.backing.evictor.is_hopeful(node) => {
-                node.backing.evictor.note_full();
-                if began.elapsed() > WAIT {
-                    return Err(super::evict::WAITING);
-                }
-                tokio::time::sleep(PAUSE).await;
-            }
-            outcome => return outcome,
+        let outcome = attempt().await;
+        let is_full = outcome.as_ref().is_err_and(|error| error.status == Status::NoSpace);
+        if !is_full || !evict::is_hopeful(worker).await {
+            return outcome;
         }
+        node.backing.evictor.note_full();
+        if began.elapsed() > WAIT {
+            return Err(evict::WAITING);
+        }
+        tokio::time::sleep(PAUSE).await;
     }
 }

@@ -145,19 +145,29 @@ async fn file(worker: &Rc<Worker>, attr: &Attr, place: &Place, to: Destination) 
     }
     let (size, target) = (attr.size, place.clone());
     let make = Make::File { size, to: Some(Box::new(to.clone())) };
-    let id = node.flusher.on_tier(move |tier| tier.make(&target, &make)).await?;
-    let request = FlushChunks {
+    let make = move |tier: &dyn Tier| Ok((tier.make(&target, &make)?, tier.stripes(&target)?));
+    let (id, stripes) = node.flusher.on_tier(make).await?;
+    if let Some(stripes) = stripes {
+        parts::by_objects(worker, attr, place, &servers, stripes).await?;
+    } else {
+        let request = request_for(node, attr, place, None);
+        let requests = servers.into_iter().map(|server| (server, request.clone())).collect();
+        all_shares(worker, requests).await?;
+    }
+    let (place, syncs) = (place.clone(), node.syncs_tier());
+    Ok(node.flusher.on_tier(move |tier| finish(tier, &place, id, size, &to.attributes, syncs)).await?)
+}
+
+/// What a server is asked to write of a file that is staged here.
+pub fn request_for(node: &Node, attr: &Attr, place: &Place, parts: Option<PartsOf>) -> FlushChunks {
+    FlushChunks {
         ino: attr.ino,
         server: node.id(),
         staging: place.name.clone(),
         layout: attr.layout,
-        size,
-        parts: None,
-    };
-    let requests = servers.into_iter().map(|server| (server, request.clone())).collect();
-    all_shares(worker, requests).await?;
-    let (place, syncs) = (place.clone(), node.syncs_tier());
-    Ok(node.flusher.on_tier(move |tier| finish(tier, &place, id, size, &to.attributes, syncs)).await?)
+        size: attr.size,
+        parts,
+    }
 }
 
 /// Asks servers for their shares of a file; returns their receipts.
@@ -210,12 +220,27 @@ pub fn stage_whole(
     to: &Destination,
     data: &[u8],
 ) -> TierResult<Staged> {
-    let mut fill = |file: &dyn TierFile| {
-        file.write_at(0, data)?;
-        node.flusher.account().note_copied(data.len() as u64);
-        if node.syncs_tier() { file.sync() } else { Ok(()) }
-    };
+    let mut fill = |file: &dyn TierFile| write_whole(node, file, data);
     node.flusher.measured(Call::Whole, || tier.stage(at, size, to, &mut fill))
+}
+
+/// The same, and shows it if it `is_wanted` when it is ready.
+pub fn publish_whole(
+    node: &Node,
+    tier: &dyn Tier,
+    (at, size): (&Place, u64),
+    to: &Destination,
+    data: &[u8],
+    is_wanted: &dyn Fn() -> bool,
+) -> TierResult<Option<Staged>> {
+    let mut fill = |file: &dyn TierFile| write_whole(node, file, data);
+    node.flusher.measured(Call::Whole, || tier.publish(at, size, to, &mut fill, is_wanted))
+}
+
+fn write_whole(node: &Node, file: &dyn TierFile, data: &[u8]) -> TierResult<()> {
+    file.write_at(0, data)?;
+    node.flusher.account().note_copied(data.len() as u64);
+    if node.syncs_tier() { file.sync() } else { Ok(()) }
 }
 
 /// Gives a filled file its attributes, and checks its size.
@@ -372,21 +397,24 @@ struct Share {
     began: Instant,
 }
 
-/// Shares of files that this server writes, by the name of the staged file: whoever asks again joins.
+/// The name of the staged file, and the first part of the share.
+type ShareKey = (Bytes, Option<u64>);
+
+/// Shares of files that this server writes: whoever asks again joins.
 #[derive(Default)]
 pub struct Shares {
-    running: Mutex<HashMap<Bytes, Share>>,
+    running: Mutex<HashMap<ShareKey, Share>>,
 }
 
 impl Shares {
-    fn join(&self, staging: &Bytes) -> Result<watch::Receiver<ShareOutcome>, watch::Sender<ShareOutcome>> {
+    fn join(&self, key: &ShareKey) -> Result<watch::Receiver<ShareOutcome>, watch::Sender<ShareOutcome>> {
         let mut running = self.running.lock();
-        if let Some(share) = running.get(staging) {
+        if let Some(share) = running.get(key) {
             return Ok(share.outcome.clone());
         }
         running.retain(|_, share| share.outcome.borrow().is_none() || share.began.elapsed() < SHARE_KEPT);
         let (sender, outcome) = watch::channel(None);
-        running.insert(staging.clone(), Share { outcome, began: Instant::now() });
+        running.insert(key.clone(), Share { outcome, began: Instant::now() });
         Err(sender)
     }
 }
@@ -398,9 +426,13 @@ pub async fn share(worker: &Rc<Worker>, request: FlushChunks) -> OpResult<Flushe
         node.backing.evictor().dirty().note_copy(request.ino);
         return Ok(FlushedShare { bytes: 0, receipt: Bytes::new() });
     }
+    if request.parts == Some(PartsOf::IN_VAIN) {
+        node.backing.evictor().dirty().note_write(request.ino);
+        return Ok(FlushedShare { bytes: 0, receipt: Bytes::new() });
+    }
     let shares = node.flusher.shares();
-    let staging = request.staging.clone();
-    let mut outcome = match shares.join(&staging) {
+    let key = (request.staging.clone(), request.parts.as_ref().map(|parts| parts.first));
+    let mut outcome = match shares.join(&key) {
         Ok(outcome) => outcome,
         Err(sender) => {
             let (outcome, own) = (sender.subscribe(), Rc::clone(worker));
@@ -416,7 +448,7 @@ pub async fn share(worker: &Rc<Worker>, request: FlushChunks) -> OpResult<Flushe
         Ok(Ok(done)) => done.clone(),
         Ok(Err(_)) => None,
     };
-    shares.running.lock().remove(&staging);
+    shares.running.lock().remove(&key);
     answer.unwrap_or_else(|| Err(OpError::new(Status::TierFailed, "the share's task ended unexpectedly")))
 }
 

@@ -4,7 +4,9 @@
 //! - Bytes go at most at the rate of `--flush-bandwidth` over any second or more, unless the deadline is near
 //!   (`tests/flush`, `the_bandwidth_cap_holds`).
 //! - Who makes a file, opens one for writing or closes one that was written waits while more than `--dirty-max` bytes wait for flushing
-//!   here, and never fails because of it (`tests/flush`, `dirty_bytes_stay_about_their_cap`, `who_does_not_wait_for_closing_waits_for_making`).
+//!   here, and never fails because of it (`tests/flush`, `who_does_not_wait_for_closing_waits_for_making`).
+//! - So no more waits than the cap and, for each writer, the file that it had begun, as long as nobody waits for [`ADMIT_LIMIT`]
+//!   (`dirty_bytes_stay_about_their_cap`). Less would need to know how large a file becomes when it is begun.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};

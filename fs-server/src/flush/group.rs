@@ -314,13 +314,7 @@ impl Job {
     fn copy(&self, tier: &dyn Tier, small: Small) -> Fate {
         let staged = Place { dir: self.staging.clone(), name: self.staged[small.index].clone() };
         let (to, attr) = (Place::new(&self.dir, &small.name), &small.inode.attr);
-        let shown = self.stage(tier, &staged, &to, &small).and_then(|made| {
-            if self.is_unchanged(&small.inode) {
-                tier.rename(&staged, &to)?;
-                return Ok(Some(made));
-            }
-            Ok(None)
-        });
+        let shown = self.publish(tier, &staged, &to, &small);
         if let Ok(Some(made)) = shown {
             let (parent, version, ctime) = (self.parent, attr.version, attr.ctime);
             let at = TierLocation { parent, name: small.name, version, ctime, tier_ino: made.id };
@@ -328,17 +322,19 @@ impl Job {
         }
         self.discard(tier, &staged);
         match shown {
-            Err(error @ TierError::Failed(_)) => Fate::Failed(error),
+            Err(error @ (TierError::Failed(_) | TierError::Full(_))) => Fate::Failed(error),
             _ => Fate::Alone,
         }
     }
 
-    fn stage(&self, tier: &dyn Tier, at: &Place, to: &Place, small: &Small) -> TierResult<Staged> {
+    /// None if what was copied is not what the inode holds any more.
+    fn publish(&self, tier: &dyn Tier, at: &Place, to: &Place, small: &Small) -> TierResult<Option<Staged>> {
         let (node, data) = (&self.node, &small.content.data);
         let attributes = content::attributes(&small.inode.attr, &small.xattrs);
         let to = Destination { place: to.clone(), attributes };
         node.flusher.control().pace(node, data.len() as u64);
-        content::stage_whole(node, tier, (at, small.inode.attr.size), &to, data)
+        let is_wanted = || self.is_unchanged(&small.inode);
+        content::publish_whole(node, tier, (at, small.inode.attr.size), &to, data, &is_wanted)
     }
 
     /// Whether what was copied is still what the inode holds, and nobody has it open for writing.

@@ -17,6 +17,7 @@ use super::names::{NameJob, PATIENCE, clear_foreign, source};
 use super::outcome::{FlushResult, Stop};
 use super::{content, old, policy, remote};
 use crate::backing::home;
+use crate::ops::getattr;
 use crate::tier::{Base, Found, Make, Place, Tier, TierError, TierResult};
 use crate::worker::Worker;
 
@@ -25,7 +26,10 @@ const CHANGED: Stop = Stop::Wait("it changed while it was copied");
 /// Brings the inode of `entry` to the job's name; returns what is there then.
 pub async fn publish(job: &NameJob<'_>, entry: &EntryRecord) -> FlushResult<TierEntry> {
     // Before the look: of a file that was open then, the size is asked for only if everything has to go.
-    let everything = job.worker.node.flusher.takes_everything();
+    let everything = job.worker.node.flusher.takes_everything() || job.taken.open;
+    if job.taken.open && entry.kind == FileKind::File {
+        getattr::attributes(job.worker, entry.ino).await?;
+    }
     let view = remote::state(job.worker, entry.ino, None).await?;
     let Some(inode) = view.inode.as_ref().filter(|inode| inode.attr.nlink > 0) else {
         return Err(Stop::Wait("its inode is being removed"));

@@ -83,6 +83,8 @@ const WAIT_PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::
 const OPEN_PAUSE: Duration = Duration::from_millis(500);
 /// What has to wait for longer counts as failing.
 const WAIT_LIMIT: Duration = Duration::from_secs(5);
+/// How long a tier counts as full after it said so.
+const FULL_LASTS: Duration = Duration::from_secs(15);
 /// How long a hurry lasts after nothing waits here any more: other servers may still hand something over.
 const HURRY_LASTS: Duration = Duration::from_secs(5);
 /// Longest sleep of the run loop.
@@ -111,6 +113,8 @@ pub struct Flusher {
     /// Bytes of parts that may be in memory, in MiB.
     part_room: OnceLock<Semaphore>,
     everything: AtomicBool,
+    /// When the tier last refused something for want of space.
+    full: Mutex<Option<Instant>>,
     hurry_until: Mutex<Option<Instant>>,
     /// Uses of staging so far, and those before the last time that it was tidied up.
     staged: AtomicU64,
@@ -155,6 +159,7 @@ impl Flusher {
             control: Control::default(),
             part_room: OnceLock::new(),
             everything: AtomicBool::new(false),
+            full: Mutex::new(None),
             hurry_until: Mutex::new(None),
             staged: AtomicU64::new(left_over),
             tidied: AtomicU64::new(0),
@@ -200,10 +205,17 @@ impl Flusher {
             return Err(TierError::Failed("this cluster has no shared tier".to_owned()));
         };
         let outcome = pool.run(move || call(tier.as_ref())).await;
-        if let Err(TierError::Failed(_)) = &outcome {
-            self.distrust();
+        match &outcome {
+            Err(TierError::Failed(_)) => self.distrust(),
+            Err(TierError::Full(_)) => *self.full.lock() = Some(Instant::now()),
+            _ => {}
         }
         outcome
+    }
+
+    /// Whether the tier has no space, as far as is known: what it refused is tried again before that is forgotten.
+    fn is_tier_full(&self) -> bool {
+        self.full.lock().is_some_and(|then| then.elapsed() < FULL_LASTS)
     }
 
     /// So many names of a group were flushed in a job's time, which was over before all were if `is_cut`.
@@ -370,6 +382,13 @@ impl Flusher {
         }
         *self.hurry_until.lock() = Some(Instant::now() + HURRY_LASTS);
         queue.set_hurry(true);
+    }
+
+    /// As [`Flusher::hurry`], if there is no hurry: what failed keeps its pauses.
+    fn begin_hurry(&self, queue: &FlushQueue) {
+        if self.hurry_until.lock().is_none() {
+            self.hurry(queue, false);
+        }
     }
 
     /// Ends a hurry once nothing waited for some time.
@@ -592,8 +611,9 @@ async fn flush_one(worker: Rc<Worker>, taken: Taken) {
 }
 
 async fn postpone(worker: &Rc<Worker>, taken: &Taken, stop: Stop) {
+    let is_open = stop == Stop::Open;
     let pause = put_off(worker, taken, stop).await;
-    worker.node.namespace.queue().postpone(taken, pause);
+    worker.node.namespace.queue().postpone_as(taken, pause, is_open);
 }
 
 /// What is said and counted of an attempt without success; returns the pause before the next.
@@ -644,10 +664,14 @@ fn estimate(node: &Node) {
     let some = queue.some_names(SAMPLE);
     let sizes = some.iter().map(|(parent, name)| size_of(node, *parent, name).unwrap_or(0));
     let sum: u64 = sizes.sum();
-    // Parked names are left out: they wait for somebody else.
-    let all = (queue.len().0 as u64).saturating_sub(queue.parked() as u64);
-    let sampled = some.len().max(1) as u64;
-    let total = (u128::from(sum) * u128::from(all.max(sampled)) / u128::from(sampled)) as u64;
+    let total = if some.len() < SAMPLE {
+        sum
+    } else {
+        // Parked names are left out: they wait for somebody else.
+        let all = (queue.len().0 as u64).saturating_sub(queue.parked() as u64);
+        let sampled = some.len() as u64;
+        (u128::from(sum) * u128::from(all.max(sampled)) / u128::from(sampled)) as u64
+    };
     let flusher = &node.flusher;
     flusher.account.pending_bytes.store(total, Ordering::Relaxed);
     flusher.control.measure(flusher.account.counts().0);

@@ -7,11 +7,12 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use fs_proto::msg::inode::LEASE_MS;
 use fs_proto::msg::tier::{
-    FlushAccount, FlushChunks, FlushInode, FlushList, FlushNote, FlushNow, FlushPage, FlushStatus, FlushWait,
-    FlushedShare, TierForget, TierPath, TierPlace, TierState, TierView,
+    FlushAccount, FlushChunks, FlushInode, FlushList, FlushName, FlushNote, FlushNow, FlushPage, FlushStatus,
+    FlushWait, FlushedShare, TierForget, TierHope, TierHoped, TierPath, TierPlace, TierState, TierView,
 };
 use fs_proto::record::{Backing, InodeRecord, Mutation, TierLocation};
 use fs_proto::{FileKind, InodeId, Placement, Status};
+use tokio::time::Instant;
 
 use super::entry::TierEntry;
 use super::outcome::Stop;
@@ -23,12 +24,14 @@ use crate::kv::Batch;
 use crate::namespace::locks::{LockKey, LockSet, Mode};
 use crate::namespace::{DEPTH_MAX, Namespace, encode_record, keys};
 use crate::node::Node;
-use crate::ops::getattr;
+use crate::ops::{directory_here, getattr};
 use crate::worker::{Context, Worker};
 
 const NONE: OpError = OpError::new(Status::NotSupported, "this cluster has no shared tier");
 /// Names of one page of a list.
 const LIST_PAGE: usize = 500;
+/// How long a page waits for paths, in all: some of the servers that know them may be dead, and who asks has not much longer.
+const PATHS_LIMIT: Duration = Duration::from_secs(3);
 /// Requests live longer.
 const WAIT_MAX: Duration = Duration::from_secs(8);
 /// Clients renew what they have open at least three times a lease: how long a restarted home does not know who writes.
@@ -120,6 +123,34 @@ pub(crate) async fn force(worker: &Rc<Worker>, ino: InodeId) -> OpResult<()> {
     Ok(())
 }
 
+/// Flushes a name, or a directory's attributes, for somebody who asks for just that; or tells whether that was done.
+pub async fn flush_name(worker: &Rc<Worker>, _: &Context, request: FlushName) -> OpResult<Option<String>> {
+    require_tier(worker)?;
+    let (node, FlushName { parent, name, ask, open }) = (&worker.node, request);
+    let item = if name.is_empty() {
+        FlushItem::Inode(parent)
+    } else {
+        directory_here(node, parent, &name).await?;
+        FlushItem::Name(parent, name)
+    };
+    let queue = node.namespace.queue();
+    if ask {
+        queue.note_forced(&item, open)?;
+    }
+    let reason = || node.flusher.account().reason(&item).unwrap_or_default();
+    Ok(queue.is_asked_for(&item).then(reason))
+}
+
+/// Whether something that waits here will make room. All that waits is due at once: what makes room at another server may need a directory of this one.
+#[allow(clippy::unused_async)]
+pub async fn tier_hope(worker: &Rc<Worker>, _: &Context, _: TierHope) -> OpResult<TierHoped> {
+    let (flusher, queue) = (&worker.node.flusher, worker.node.namespace.queue());
+    if !queue.is_empty() {
+        flusher.begin_hurry(queue);
+    }
+    Ok(TierHoped { waits: queue.has_ripe_name(), is_full: flusher.is_tier_full() })
+}
+
 /// Which names have to be flushed yet: what the queue has in the store, a page at a time.
 pub async fn flush_list(worker: &Rc<Worker>, _: &Context, request: FlushList) -> OpResult<FlushPage> {
     require_tier(worker)?;
@@ -135,12 +166,28 @@ pub async fn flush_list(worker: &Rc<Worker>, _: &Context, request: FlushList) ->
     })?;
     let next = found.last().filter(|_| found.len() == LIST_PAGE).map(|key| Bytes::copy_from_slice(&key[1..]));
     let mut names = Vec::with_capacity(found.len());
+    let (mut above, until) = (None, Instant::now() + PATHS_LIMIT);
     for item in found.iter().filter_map(|key| FlushItem::from_key(key)) {
+        let FlushItem::Name(dir, name) = &item else { continue };
+        // In the order of their directories.
+        let of_dir = match above.take() {
+            Some((known, path)) if known == *dir => path,
+            _ => path_within(worker, *dir, until).await,
+        };
         let reason = worker.node.flusher.account().reason(&item);
-        let path = remote::path_of(worker, &item).await;
-        names.push((path, reason.unwrap_or_else(|| "not copied yet".to_owned())));
+        let path =
+            if of_dir[..] == *b"/" { [&b"/"[..], name].concat() } else { [&of_dir[..], b"/", name].concat() };
+        names.push((Bytes::from(path), reason.unwrap_or_else(|| "not copied yet".to_owned())));
+        above = Some((*dir, of_dir));
     }
     Ok(FlushPage { names, next: next.unwrap_or_default() })
+}
+
+/// The path of a directory, or its number if whoever knows that does not answer in time.
+async fn path_within(worker: &Rc<Worker>, dir: InodeId, until: Instant) -> Bytes {
+    let item = FlushItem::Inode(dir);
+    let path = tokio::time::timeout_at(until, remote::path_of(worker, &item)).await;
+    path.unwrap_or_else(|_| Bytes::from(format!("(inode {dir:?})")))
 }
 
 /// Queues a name or inode.
@@ -159,7 +206,7 @@ pub async fn flush_note(worker: &Rc<Worker>, _: &Context, request: FlushNote) ->
     }
     let item = FlushItem::Name(request.ino, name);
     let queue = namespace.queue();
-    Ok(if request.forced { queue.note_forced(&item) } else { queue.note_now(&item) }?)
+    Ok(if request.forced { queue.note_forced(&item, false) } else { queue.note_now(&item) }?)
 }
 
 /// Where a directory that lives (or lived) here lies in the tier.

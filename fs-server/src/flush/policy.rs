@@ -133,7 +133,8 @@ pub async fn shown(worker: &Rc<Worker>, inode: &InodeRecord, name: &[u8]) -> OpR
 /// Whether the copy is of this version and these attributes, and under the inode's name.
 fn is_durable(worker: &Rc<Worker>, inode: &InodeRecord) -> OpResult<bool> {
     let (node, attr) = (&worker.node, &inode.attr);
-    if node.namespace.queue().is_noted(&FlushItem::Inode(attr.ino)) {
+    // Of all else version and time tell: it may be noted for another name's sake.
+    if attr.is_dir() && node.namespace.queue().is_noted(&FlushItem::Inode(attr.ino)) {
         return Ok(false);
     }
     if attr.ino == InodeId::ROOT {

@@ -12,7 +12,7 @@
 //! A note is made inside the lock section of what it notes, and the change is committed there: who takes an item and then reads
 //! inside a section of the same keys sees the change that was noted.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
+use crate::hash::Map;
 use crate::kv::{Batch, Kv, KvError};
 use crate::namespace::{encode_record, keys};
 
@@ -76,11 +77,22 @@ struct Noted {
     busy: bool,
     /// Waits for the time that its policy says.
     parked: bool,
-    /// Somebody asked for this very item.
-    forced: bool,
+    /// At the last attempt somebody had the file open for writing.
+    open: bool,
+    /// Somebody asked for this very item, and has not got it.
+    asked: Option<Asked>,
     /// Not with others: see [`FlushQueue::give_back`].
     alone: bool,
     attempts: u32,
+}
+
+/// What somebody asked for.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    /// An attempt that begins with this or a later one answers it.
+    generation: u64,
+    /// Also if the file is open for writing, as it is then.
+    open: bool,
 }
 
 /// Order of what is due.
@@ -94,7 +106,7 @@ impl Noted {
 
 #[derive(Default)]
 struct Items {
-    noted: HashMap<FlushItem, Noted>,
+    noted: Map<FlushItem, Noted>,
     /// What is not being flushed, by when it is due.
     order: BTreeMap<(Instant, u64), FlushItem>,
     /// What was found to be due.
@@ -143,7 +155,8 @@ impl Items {
             leads: false,
             busy: false,
             parked: false,
-            forced: false,
+            open: false,
+            asked: None,
             alone: false,
             attempts: 0,
         };
@@ -174,8 +187,9 @@ impl Items {
             self.ages.insert((noted.first, noted.serial));
         }
         let tried = *noted.tried.get_or_insert_with(Instant::now);
-        let (attempts, forced, generation) = (noted.attempts, noted.forced, noted.generation);
-        Some(Taken { item, attempts, tried, forced, generation })
+        let (attempts, asked, generation) = (noted.attempts, noted.asked, noted.generation);
+        let (forced, open) = (asked.is_some(), asked.is_some_and(|asked| asked.open));
+        Some(Taken { item, attempts, tried, forced, open, generation })
     }
 
     /// The oldest item that is ready and, if it is a name, up to `most` - 1 names of the same directory that are nearly as old.
@@ -204,8 +218,11 @@ impl Items {
     }
 
     /// The flush of an item that was noted again meanwhile is over.
-    fn begin_again(&mut self, item: &FlushItem) {
+    fn begin_again(&mut self, taken: &Taken) {
+        let item = &taken.item;
         let Some(noted) = self.noted.get_mut(item) else { return };
+        // Who asked before this attempt has got what he asked for: what comes later waits its turn.
+        noted.asked = noted.asked.filter(|asked| asked.generation > taken.generation);
         let due = noted.due;
         self.ages.remove(&(noted.first, noted.serial));
         (noted.busy, noted.alone, noted.attempts, noted.first) = (false, false, 0, Instant::now());
@@ -254,6 +271,8 @@ pub struct Taken {
     pub tried: Instant,
     /// Somebody asked for this very item.
     pub forced: bool,
+    /// And as it is, if it is open for writing.
+    pub open: bool,
     generation: u64,
 }
 
@@ -354,15 +373,17 @@ impl FlushQueue {
         self.kv.commit(batch)
     }
 
-    /// Notes a name that somebody asked for, whatever its policy: due at once.
-    pub fn note_forced(&self, item: &FlushItem) -> Result<(), KvError> {
+    /// Notes an item that somebody asked for, whatever its policy: due at once. `open`: also if it is open for writing.
+    pub fn note_forced(&self, item: &FlushItem, open: bool) -> Result<(), KvError> {
         let mut batch = Batch::default();
         {
             // Under one lock: nobody takes the item between the note and the mark.
             let mut items = self.items.lock();
             items.note(item, Duration::ZERO);
+            let generation = items.generation;
             if let Some(noted) = items.noted.get_mut(item) {
-                noted.forced = true;
+                let open = open || noted.asked.is_some_and(|asked| asked.open);
+                noted.asked = Some(Asked { generation, open });
             }
         }
         batch.put(item.key(), encode_record(&()));
@@ -456,7 +477,7 @@ impl FlushQueue {
             items.remove(&taken.item);
         }
         for taken in &again {
-            items.begin_again(&taken.item);
+            items.begin_again(taken);
         }
         let hastened = items.hurry && !items.has_names() && items.hasten_inodes();
         let is_empty = items.noted.is_empty();
@@ -477,9 +498,14 @@ impl FlushQueue {
 
     /// The item could not be flushed now: again after `pause`.
     pub fn postpone(&self, taken: &Taken, pause: Duration) {
+        self.postpone_as(taken, pause, false);
+    }
+
+    /// The same; `open`: because somebody has the file open for writing.
+    pub fn postpone_as(&self, taken: &Taken, pause: Duration, open: bool) {
         let mut items = self.items.lock();
         let Some(noted) = items.noted.get_mut(&taken.item) else { return };
-        noted.busy = false;
+        (noted.busy, noted.open) = (false, open);
         noted.attempts = noted.attempts.saturating_add(1);
         items.schedule(&taken.item, Instant::now() + pause);
     }
@@ -511,7 +537,7 @@ impl FlushQueue {
         let Some(noted) = items.noted.get_mut(&taken.item) else { return };
         noted.busy = false;
         // Noted again meanwhile: looked at with the new state.
-        let again = noted.generation != taken.generation || noted.forced;
+        let again = noted.generation != taken.generation || noted.asked.is_some();
         let due = if again { noted.due } else { Instant::now() + pause };
         noted.parked = !again;
         items.parked += usize::from(!again);
@@ -549,6 +575,20 @@ impl FlushQueue {
     /// Whether the item waits or is being flushed.
     pub fn is_noted(&self, item: &FlushItem) -> bool {
         self.items.lock().noted.contains_key(item)
+    }
+
+    /// Whether the item waits, or is being flushed, for somebody who asked for it.
+    pub fn is_asked_for(&self, item: &FlushItem) -> bool {
+        self.items.lock().noted.get(item).is_some_and(|noted| noted.asked.is_some())
+    }
+
+    /// Whether a name waits, or is being flushed, that needs nothing but the tier: not its policy's time, and nobody's closing.
+    pub fn has_ripe_name(&self) -> bool {
+        let items = self.items.lock();
+        let mut noted = items.noted.iter();
+        noted.any(|(item, noted)| {
+            matches!(item, FlushItem::Name(..)) && !noted.parked && !noted.open && !noted.leads
+        })
     }
 
     /// Items that wait or are being flushed: names, inodes.

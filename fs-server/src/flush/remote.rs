@@ -55,7 +55,9 @@ async fn ask(worker: &Rc<Worker>, request: TierState) -> OpResult<TierView> {
 pub async fn detach(worker: &Rc<Worker>, ino: InodeId, parent: InodeId, name: &Bytes) -> FlushResult<()> {
     let request = DetachFile { ino, parent, name: name.clone() };
     match worker.ask_owner(ino.partition(), &request).await {
-        Err(error) if error.status == Status::Retry => Err(Stop::Wait("what is read of it yet is fetched")),
+        Err(error) if matches!(error.status, Status::Retry | Status::Waiting) => {
+            Err(Stop::Wait("what is read of it yet is fetched"))
+        }
         outcome => Ok(outcome?),
     }
 }
@@ -127,7 +129,9 @@ pub async fn hand(worker: &Rc<Worker>, owner: ServerId, note: FlushNote) -> Flus
         return Ok(());
     }
     match note.name {
-        Some(name) if note.forced => node.namespace.queue().note_forced(&FlushItem::Name(note.ino, name))?,
+        Some(name) if note.forced => {
+            node.namespace.queue().note_forced(&FlushItem::Name(note.ino, name), false)?;
+        }
         Some(name) => node.namespace.queue().note_now(&FlushItem::Name(note.ino, name))?,
         None => node.namespace.queue().note_touched(note.ino)?,
     }

@@ -20,7 +20,7 @@ use crate::boot::boot_id;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Lanes of commits: more than a server has threads that commit at once.
@@ -36,36 +36,76 @@ const LANES_AT: usize = 64;
 const LANE_BYTES: usize = 64;
 const _: () = assert!(LANES_AT + LANES * LANE_BYTES <= FILE_BYTES);
 
-pub(super) struct Fence {
-    page: Page,
+/// The fence as the last process left it.
+pub(super) struct Past {
+    path: PathBuf,
+    file: File,
+    old: Vec<u8>,
 }
 
-impl Fence {
-    /// Compares the fence in `dir` with the `stored` counts of the engine, and begins a new one from them.
-    pub(super) fn open(dir: &Path, stored: &Counts) -> Result<Self, KvError> {
+impl Past {
+    /// Reads the fence in `dir`; makes an empty one if there is none.
+    pub(super) fn read(dir: &Path) -> Result<Self, KvError> {
         let path = dir.join(FILE);
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(KvError::from_io)?;
+        let mut options = OpenOptions::new();
+        let options = options.read(true).write(true).create(true).truncate(false);
+        let mut file = options.open(&path).map_err(KvError::from_io)?;
         let mut old = vec![0; FILE_BYTES];
         if file.metadata().map_err(KvError::from_io)?.len() == FILE_BYTES as u64 {
             file.read_exact(&mut old).map_err(KvError::from_io)?;
         }
         // Zeros are what a loss of power may leave of a fence that was just made.
-        if old.iter().any(|byte| *byte != 0) {
-            compare(&old, stored, &path)?;
+        if old.iter().any(|byte| *byte != 0) && old[..8] != *MAGIC {
+            return Err(KvError::Corrupt(format!(
+                "{} is not a fence; if the store is known to be whole, delete that file",
+                path.display()
+            )));
         }
-        // Written before it is mapped, so that no store to the page can lack space.
-        file.seek(SeekFrom::Start(0))
-            .and_then(|_| file.write_all(&renewed(&old, stored)))
-            .map_err(KvError::from_io)?;
-        Ok(Fence { page: Page::map(&file).map_err(KvError::from_io)? })
+        Ok(Past { path, file, old })
     }
 
+    /// Whether the kernel still runs under which it was kept. A boot that does not tell its id is never the same.
+    pub(super) fn is_same_boot(&self) -> bool {
+        boot_id() != 0 && self.old[8..24] == boot_id().to_le_bytes()
+    }
+
+    /// Changes of a lane that are known to be on the device.
+    pub(super) fn synced(&self, lane: usize) -> u64 {
+        word_of(&self.old, synced_at(lane))
+    }
+
+    /// An error if the engine, which has the `stored` counts, has lost something.
+    pub(super) fn compare(&self, stored: &Counts) -> Result<(), KvError> {
+        let (at, what): (fn(usize) -> usize, _) =
+            if self.is_same_boot() { (acknowledged_at, "acknowledged") } else { (synced_at, "synced") };
+        let lost = |(lane, count): (usize, &u64)| word_of(&self.old, at(lane)).saturating_sub(*count);
+        let lost: u64 = stored.iter().enumerate().map(lost).sum();
+        if lost == 0 {
+            return Ok(());
+        }
+        Err(KvError::Corrupt(format!(
+            "it has lost {lost} {what} changes: its journal was damaged or replaced by an older copy. Restore the store \
+             directory from where it is whole; or, to go on without these changes, delete {}",
+            self.path.display()
+        )))
+    }
+
+    /// Begins a fence of this boot from the `stored` counts.
+    pub(super) fn renew(mut self, stored: &Counts) -> Result<Fence, KvError> {
+        // Written before it is mapped, so that no store to the page can lack space.
+        self.file
+            .seek(SeekFrom::Start(0))
+            .and_then(|_| self.file.write_all(&renewed(&self.old, stored)))
+            .map_err(KvError::from_io)?;
+        Ok(Fence { page: Page::map(&self.file).map_err(KvError::from_io)? })
+    }
+}
+
+pub(super) struct Fence {
+    page: Page,
+}
+
+impl Fence {
     /// Raises a lane's count; called by one thread at a time for each lane.
     pub(super) fn acknowledge(&self, lane: usize, count: u64) {
         self.page.word(acknowledged_at(lane)).store(count.to_le(), Ordering::Release);
@@ -99,29 +139,6 @@ const fn synced_at(lane: usize) -> usize {
 
 fn word_of(page: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(page[at..at + 8].try_into().expect("eight bytes"))
-}
-
-fn compare(old: &[u8], stored: &Counts, path: &Path) -> Result<(), KvError> {
-    if old[..8] != *MAGIC {
-        return Err(KvError::Corrupt(format!(
-            "{} is not a fence; if the store is known to be whole, delete that file",
-            path.display()
-        )));
-    }
-    // A boot that does not tell its id is never the same.
-    let is_same_boot = boot_id() != 0 && old[8..24] == boot_id().to_le_bytes();
-    let (at, what): (fn(usize) -> usize, _) =
-        if is_same_boot { (acknowledged_at, "acknowledged") } else { (synced_at, "synced") };
-    let lost: u64 =
-        stored.iter().enumerate().map(|(lane, count)| word_of(old, at(lane)).saturating_sub(*count)).sum();
-    if lost == 0 {
-        return Ok(());
-    }
-    Err(KvError::Corrupt(format!(
-        "it has lost {lost} {what} changes: its journal was damaged or replaced by an older copy. Restore the store \
-         directory from where it is whole; or, to go on without these changes, delete {}",
-        path.display()
-    )))
 }
 
 fn renewed(old: &[u8], stored: &Counts) -> Vec<u8> {

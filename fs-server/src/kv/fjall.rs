@@ -4,11 +4,13 @@
 //! A failed journal write poisons the database until it is reopened, also after ENOSPC.
 //!
 //! Blocks of tables carry checksums that fjall compares at every read from the device. What it does not compare is
-//! compared here before it opens: `manifest.rs`, `journal.rs`.
+//! compared here before it opens: `manifest.rs`, `journal.rs`. There the journals are also put into new files: fjall replays them and
+//! goes on to promise what is in them without knowing whether a sync of them has failed before.
 
 mod journal;
 mod manifest;
 
+use super::fence::Past;
 use super::guard::Engine;
 use super::{Batch, Change, Kv, KvError, ScanVisitor};
 use bytes::Bytes;
@@ -130,7 +132,7 @@ impl FjallKv {
 const LOCK_WAIT: Duration = Duration::from_secs(1);
 const LOCK_RETRY: Duration = Duration::from_millis(10);
 
-/// Compares what fjall does not. The lock is held meanwhile: a journal that is being written looks torn.
+/// Compares what fjall does not, and brings the journals to the device. The lock is held meanwhile: a journal that is being written looks torn.
 fn check_files(dir: &Path) -> Result<(), KvError> {
     let lock = match File::options().read(true).write(true).open(dir.join("lock")) {
         Ok(lock) => lock,
@@ -146,7 +148,7 @@ fn check_files(dir: &Path) -> Result<(), KvError> {
         }
     }
     manifest::check(dir)?;
-    journal::check(dir)
+    journal::settle(dir, &Past::read(dir)?)
 }
 
 impl Engine for FjallKv {

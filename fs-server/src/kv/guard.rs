@@ -4,10 +4,15 @@
 //! value in the engine = value  check:u32            check = crc(value) ^ crc(key) turned by 16 bits, little-endian
 //! lane row: 'k' lane:u8 -> count:u64 floor:u64      (little-endian) the batches of a lane so far, and a sequence
 //!                                                   number of the engine that this batch's own cannot be below
+//! bridge  = a batch of a lane row alone, with the count that the lane has already: what the engine's journal says of the
+//!           lane goes on from here
 //! ```
 //! A value's check finds what changed; it cannot find what is missing. For that every batch counts up one of a few
 //! *lanes*, and the count of what was acknowledged is also kept outside of the engine, in the [`Fence`]. An engine
 //! that takes a damaged journal for a torn one and drops its end comes back with a count below the fence's.
+//!
+//! After a loss of power the journal may end before what the tables have, because those were synced later: the counts
+//! that follow would look as if some were missing. So each lane gets a bridge at the first opening of a boot.
 //!
 //! # Invariants
 //! - No value is shown whose check fails (`tests/kv`, `a_value_under_another_key_is_told`).
@@ -18,7 +23,7 @@
 //!
 //! Not found: a whole store that is replaced by an older copy of itself, its fence included.
 
-use super::fence::{Counts, Fence, LANES};
+use super::fence::{Counts, Fence, LANES, Past};
 use super::verify::{self, KvReport};
 use super::{Batch, Kv, KvError, ScanVisitor};
 use crate::space::Space;
@@ -53,7 +58,12 @@ impl<E: Engine> Guarded<E> {
     /// Takes an engine that was opened in `dir`, if it has all that it acknowledged.
     pub(super) fn open(engine: E, dir: &Path) -> Result<Self, KvError> {
         let counts = stored_counts(&engine)?;
-        let fence = Fence::open(dir, &counts)?;
+        let past = Past::read(dir)?;
+        past.compare(&counts)?;
+        if !past.is_same_boot() {
+            bridge(&engine, &counts)?;
+        }
+        let fence = past.renew(&counts)?;
         Ok(Guarded { engine, lanes: counts.map(Mutex::new), fence, space: Space::of(dir) })
     }
 }
@@ -78,8 +88,7 @@ impl<E: Engine> Kv for Guarded<E> {
         let lane = lane_of_thread();
         let mut sealed = Batch::with_capacity(batch.len() + 1, batch.payload_bytes() + 32);
         let mut count = self.lanes[lane].lock();
-        let row = LaneRow { count: *count + 1, floor: self.engine.position() };
-        sealed.put_checked(&[LANE_KIND, lane as u8], &row.encode(), check);
+        put_row(&mut sealed, lane, *count + 1, &self.engine);
         sealed.append_checked(&batch, check);
         self.engine.commit(sealed)?;
         *count += 1;
@@ -164,6 +173,21 @@ fn lane_of_thread() -> usize {
         static LANE: usize = NEXT.fetch_add(1, Ordering::Relaxed) % LANES;
     }
     LANE.with(|lane| *lane)
+}
+
+fn put_row(batch: &mut Batch, lane: usize, count: u64, engine: &impl Engine) {
+    let row = LaneRow { count, floor: engine.position() };
+    batch.put_checked(&[LANE_KIND, lane as u8], &row.encode(), check);
+}
+
+/// Has the journal begin anew with the counts of all lanes.
+fn bridge(engine: &impl Engine, counts: &Counts) -> Result<(), KvError> {
+    for (lane, count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
+        let mut batch = Batch::with_capacity(1, 32);
+        put_row(&mut batch, lane, *count, engine);
+        engine.commit(batch)?;
+    }
+    Ok(())
 }
 
 fn stored_counts(engine: &impl Engine) -> Result<Counts, KvError> {

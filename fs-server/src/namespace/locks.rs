@@ -11,7 +11,6 @@
 //! - Whoever holds a key exclusively is alone (`exclusive_excludes_and_wakes`); shared holders only exclude exclusive ones.
 //! - Nobody gets a key to change it while it is lent to other servers (`loans.rs`).
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -20,6 +19,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 use super::loans::{Extent, Loans, Outstanding};
+use crate::hash::Map;
 
 /// What can be locked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -112,7 +112,7 @@ impl Held {
     }
 }
 
-type Stripe = HashMap<LockKey, Held>;
+type Stripe = Map<LockKey, Held>;
 
 const STRIPES: usize = 1024;
 

@@ -39,6 +39,7 @@ use self::locks::{LockKey, LockSet, LockTable, Mode};
 use crate::error::{OpError, OpResult};
 use crate::flush::published::Published;
 use crate::flush::queue::FlushQueue;
+use crate::hash::{Cache, cache};
 use crate::kv::{Batch, Kv};
 
 /// An entry of a listing: cookie, name, what it stands for.
@@ -53,7 +54,7 @@ const CACHED_INODE_BYTES: u64 = 512;
 pub struct Namespace {
     kv: Arc<dyn Kv>,
     locks: Arc<LockTable>,
-    inodes: quick_cache::sync::Cache<InodeId, Arc<InodeRecord>>,
+    inodes: Cache<InodeId, Arc<InodeRecord>>,
     allocator: Allocator,
     queue: Arc<FlushQueue>,
     published: Published,
@@ -181,7 +182,7 @@ impl Namespace {
             allocator: Allocator::open(Arc::clone(&kv), me)?,
             published: Published::open(kv.as_ref())?,
             locks: Arc::default(),
-            inodes: quick_cache::sync::Cache::new((cache_bytes / CACHED_INODE_BYTES).max(64) as usize),
+            inodes: cache((cache_bytes / CACHED_INODE_BYTES).max(64) as usize),
             kv,
             queue,
             orphans: Mutex::default(),
@@ -489,7 +490,7 @@ pub fn new_inode(new: NewInode) -> InodeRecord {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::kv::{self, KvKind};
     use std::time::Duration;

@@ -3,12 +3,13 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
+use fs_proto::msg::inode::Open;
 use fs_proto::msg::name::{Create, Created};
 use fs_proto::placement::{entry_partition, name_hash};
 use fs_proto::record::{EntryRecord, InodeRecord, Mutation};
-use fs_proto::{FileKind, InodeId, Layout, LayoutWish, Status, TimeNs};
+use fs_proto::{Attr, FileKind, InodeId, Layout, LayoutWish, Status, TimeNs};
 
-use super::{SETGID, directory_here, directory_in_section, layout, lookup, valid_name};
+use super::{SETGID, directory_here, directory_in_section, getattr, layout, lookup, open, valid_name};
 use crate::backing::room;
 use crate::error::{OpError, OpResult};
 use crate::namespace::access::Lists;
@@ -59,7 +60,7 @@ pub async fn create(worker: &Rc<Worker>, context: &Context, request: Create) -> 
     match outcome {
         Outcome::There(_) if request.exclusive => Err(OpError::new(Status::Exists, "file exists")),
         Outcome::There(entry) => {
-            let attr = lookup::attributes_here(worker, entry.ino).await?;
+            let attr = there(worker, context, &request, &entry).await?;
             Ok(Created { ino: entry.ino, kind: entry.kind, attr, fresh: false })
         }
         Outcome::Made(inode, entries) => {
@@ -68,6 +69,22 @@ pub async fn create(worker: &Rc<Worker>, context: &Context, request: Create) -> 
             }
             Ok(Created { ino, kind: request.kind, attr: Some(inode.attr), fresh: true })
         }
+    }
+}
+
+/// Attributes of what the name stands for, if it lives here. A file is opened as asked: who asked need not ask again.
+async fn there(
+    worker: &Rc<Worker>,
+    context: &Context,
+    request: &Create,
+    entry: &EntryRecord,
+) -> OpResult<Option<Attr>> {
+    match &request.open {
+        Some(mode) if entry.kind == FileKind::File && worker.node.owns(entry.ino.partition()) => {
+            let open = Open { ino: entry.ino, mode: mode.clone() };
+            getattr::of_name(open::open(worker, context, open).await).map(Some)
+        }
+        _ => lookup::attributes_here(worker, entry.ino).await,
     }
 }
 
@@ -108,11 +125,14 @@ fn make(worker: &Rc<Worker>, context: &Context, request: &Create, ino: InodeId) 
     let namespace = &worker.node.namespace;
     let view = directory_in_section(&worker.node, request.parent, &request.name)?;
     let named = !request.name.is_empty();
-    if named && let Some(entry) = namespace.entry(request.parent, &request.name)? {
-        return Ok(Outcome::There(entry));
-    }
+    let there = if named { namespace.entry(request.parent, &request.name)? } else { None };
     if !context.is_checked() {
-        require(&context.caller, &namespace.dir_access(&view)?, WRITE | SEARCH)?;
+        // Who finds what is there only looks.
+        let want = if there.is_some() { SEARCH } else { WRITE | SEARCH };
+        require(&context.caller, &namespace.dir_access(&view)?, want)?;
+    }
+    if let Some(entry) = there {
+        return Ok(Outcome::There(entry));
     }
     let now = worker.node.now();
     let (mut inode, lists) = born(

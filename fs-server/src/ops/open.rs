@@ -25,7 +25,7 @@ pub async fn open(worker: &Rc<Worker>, context: &Context, request: Open) -> OpRe
         home::check(worker, request.ino).await?;
         node.backing.evictor().note_use(request.ino, node.now());
     }
-    let writes = matches!(request.mode, OpenMode::Write { .. });
+    let writes = request.mode.writes();
     if writes {
         node.flusher.control().admit(node).await;
         setattr::finish_cut_first(worker, request.ino).await?;
@@ -36,7 +36,8 @@ pub async fn open(worker: &Rc<Worker>, context: &Context, request: Open) -> OpRe
     }
     if !context.is_checked() {
         let access = node.namespace.access(&inode)?;
-        require(&context.caller, &access, if writes { WRITE } else { READ })?;
+        let read = if request.mode.reads() { READ } else { 0 };
+        require(&context.caller, &access, if writes { read | WRITE } else { read })?;
     }
     let inode = getattr::settled(worker, inode, Some(context.client()), false).await?;
     let inode = if writes { inode } else { node.namespace.note_reading(inode, node.now()) };
@@ -90,10 +91,11 @@ pub async fn renew(worker: &Rc<Worker>, context: &Context, request: Renew) -> Op
         match node.namespace.live_inode(open.ino).await {
             Ok(inode) => {
                 let renew = || node.opens.renew(open.ino, context.client(), &open.mode, inode.attr.version);
-                match open.mode {
-                    OpenMode::Read {} => renew(),
+                if open.mode.writes() {
                     // After a restart it may be news.
-                    OpenMode::Write { .. } => register_writer(node, open.ino, renew).await,
+                    register_writer(node, open.ino, renew).await;
+                } else {
+                    renew();
                 }
             }
             Err(error) if error.status == Status::NotFound => {}

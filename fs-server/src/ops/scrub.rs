@@ -10,10 +10,10 @@ use fs_proto::{InodeId, Status};
 
 use crate::error::{OpError, OpResult};
 use crate::flush::{FlushItem, path_of};
-use crate::kv::Kv;
+use crate::kv::{Kv, KvError};
 use crate::namespace::keys;
 use crate::node::Node;
-use crate::store::ChunkKey;
+use crate::store::{ChunkKey, StoreError};
 use crate::worker::{Context, Worker};
 
 /// What one step found, before names are known.
@@ -81,13 +81,21 @@ fn chunks(
         return Err(OpError::new(Status::Invalid, "there is no such device"));
     }
     let after = last.map(|(ino, chunk)| ChunkKey { ino, chunk });
-    let page = node.store.scrub(usize::from(device), after, budget_bytes)?;
+    let next_device = (device + 1 < devices).then_some(ScrubCursor { device: device + 1, last: None });
+    let page = match node.store.scrub(usize::from(device), after, budget_bytes) {
+        Err(error @ StoreError::Index(KvError::Corrupt(_))) => {
+            // Which chunks come next is not known.
+            let from = after.map_or(InodeId(0), |key| key.ino);
+            let what = format!("chunks of device {device} from inode {from:?} on were not verified: {error}");
+            return Ok(Step { next: next_device, others: vec![what], ..Step::default() });
+        }
+        page => page?,
+    };
     let mut inodes: Vec<_> = page.damaged.iter().map(|key| key.ino).collect();
     inodes.dedup();
     let next = match page.next {
         Some(key) => Some(ScrubCursor { device, last: Some((key.ino, key.chunk)) }),
-        None if device + 1 < devices => Some(ScrubCursor { device: device + 1, last: None }),
-        None => None,
+        None => next_device,
     };
     let (chunks, bytes, repaired) = (page.chunks, page.bytes, page.repaired);
     Ok(Step { next, chunks, bytes, repaired, inodes, ..Step::default() })

@@ -27,6 +27,7 @@ use tokio::sync::watch;
 
 use self::moving::Survey;
 use crate::error::OpResult;
+use crate::hash::{Cache, cache};
 use crate::inherited::Inherited;
 use crate::kv::{Batch, Kv};
 use crate::namespace::{chunk_records, has_any, keys};
@@ -53,7 +54,7 @@ pub struct Overflow {
     /// When a server with room was last seen.
     seen_room: Mutex<Option<Instant>>,
     stores: Mutex<HashMap<ServerId, (Instant, u64)>>,
-    allowed: quick_cache::sync::Cache<InodeId, (Instant, bool)>,
+    allowed: Cache<InodeId, (Instant, bool)>,
     policy: Inherited<bool>,
     relief: tokio::sync::Mutex<moving::Hand>,
     /// Bytes that went to keepers since the start, and how many chunks have moved.
@@ -86,7 +87,7 @@ impl Overflow {
             survey: tokio::sync::Mutex::default(),
             seen_room: Mutex::new(None),
             stores: Mutex::default(),
-            allowed: quick_cache::sync::Cache::new(ALLOWED.1),
+            allowed: cache(ALLOWED.1),
             policy: Inherited::new(ATTRIBUTE, |value| Some(value != b"no"), true),
             relief: tokio::sync::Mutex::default(),
             sent_bytes: AtomicU64::new(0),

@@ -23,7 +23,7 @@ use fs_proto::ids::{ChunkIndex, InodeId};
 use rustix::fs::FlockOperation;
 use smallvec::SmallVec;
 use std::fs::{File, OpenOptions};
-use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -149,20 +149,24 @@ fn lock_store(dir: &Path) -> Result<(File, u64), StoreError> {
     }
     let mut bytes = vec![0; file.metadata()?.len().min(2 * STORE_FILE_BYTES as u64) as usize];
     disk::read_padded(&file, &mut bytes, 0)?;
-    if !bytes.is_empty() {
-        let store_id = format::decode_store_file(&bytes).map_err(|why| StoreError::Foreign { path, why })?;
-        return Ok((file, store_id));
-    }
-    if !buffered::list(dir)?.is_empty() {
+    let has_segments = !buffered::list(dir)?.is_empty();
+    if bytes.is_empty() && has_segments {
         return Err(StoreError::Foreign {
             path,
             why: "the store's identity is missing, but its segments are there",
         });
     }
-    let store_id = rand::random();
-    (&file).write_all(&format::encode_store_file(store_id)).map_err(disk::lift)?;
-    file.sync_all()?;
-    buffered::sync_dir(dir)?;
+    let store_id = if bytes.is_empty() {
+        rand::random()
+    } else {
+        format::decode_store_file(&bytes).map_err(|why| StoreError::Foreign { path, why })?
+    };
+    if !has_segments {
+        // Also if it is there: whoever made it may have been killed before it was synced, or its sync failed.
+        file.write_all_at(&format::encode_store_file(store_id), 0).map_err(disk::lift)?;
+        file.sync_all()?;
+        buffered::sync_dir(dir)?;
+    }
     Ok((file, store_id))
 }
 

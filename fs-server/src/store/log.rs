@@ -6,7 +6,9 @@
 //! - From its reservation until its ticket is dropped a record counts as under way: its segment is not emptied or
 //!   unlinked, the durable mark stays before it, and newer deletions are remembered for it.
 //! - After a failed write or sync no change is accepted: what is on the device is not known then
-//!   (`a_failed_write_refuses_changes`).
+//!   (`a_failed_write_refuses_changes`). A later opening finds out, and writes again what is in doubt (`recover.rs`).
+//! - What is to be synced is held open until then: of a write that failed in the background the kernel tells only handles
+//!   that were open, or who asks before it has forgotten the file.
 
 use super::disk::direct::DirectFile;
 use super::disk::{self, SegmentFile};
@@ -80,20 +82,23 @@ struct Active {
     from_reserve: bool,
 }
 
-#[derive(Clone, Copy)]
 struct UnderWay {
     at: Position,
+    file: Arc<dyn SegmentFile>,
     sequence: u64,
     shard: usize,
     is_deletion: bool,
 }
+
+/// Segment files by number.
+pub(super) type Files = BTreeMap<u32, Arc<dyn SegmentFile>>;
 
 struct State {
     active: Option<Active>,
     next_segment: u32,
     next_sequence: u64,
     under_way: Vec<UnderWay>,
-    dirty: BTreeMap<u32, Arc<Segment>>,
+    dirty: Files,
     names_dirty: bool,
     durable: Position,
 }
@@ -167,7 +172,8 @@ pub(super) struct Resume {
     pub next_segment: u32,
     pub next_sequence: u64,
     pub durable: Position,
-    pub dirty: Vec<Arc<Segment>>,
+    /// What the first sync has to cover.
+    pub dirty: Files,
 }
 
 impl Log {
@@ -177,7 +183,7 @@ impl Log {
             next_segment: from.next_segment,
             next_sequence: from.next_sequence,
             under_way: Vec::new(),
-            dirty: from.dirty.into_iter().map(|s| (s.id, s)).collect(),
+            dirty: from.dirty,
             names_dirty: true,
             durable: from.durable,
         };
@@ -286,10 +292,11 @@ impl Log {
         active.next_unit = header.end().unit;
         active.segment.add_record(&header);
         self.records.fetch_add(1, Ordering::Relaxed);
-        let ticket = Ticket { log: self, segment: active.segment.clone(), file: active.file.clone(), header };
+        let file = active.file.clone();
+        let ticket = Ticket { log: self, file: file.clone(), header };
         state.next_sequence += u64::from(request.sequence.is_none());
         let is_deletion = header.is_tombstone() && request.sequence.is_none();
-        state.under_way.push(UnderWay { at, sequence, shard: request.shard, is_deletion });
+        state.under_way.push(UnderWay { at, file, sequence, shard: request.shard, is_deletion });
         Ok(ticket)
     }
 
@@ -406,8 +413,8 @@ impl Log {
         let _one = self.syncing.lock();
         self.check()?;
         let unsynced = self.take_unsynced();
-        for segment in unsynced.segments.values() {
-            self.segments.sync(segment).map_err(|e| self.refuse(e))?;
+        for file in unsynced.files.values() {
+            file.sync().map_err(|e| self.refuse(e))?;
         }
         if unsynced.has_names {
             self.segments.disk().sync_names().map_err(|e| self.refuse(e))?;
@@ -420,11 +427,10 @@ impl Log {
     fn take_unsynced(&self) -> Unsynced {
         let mut state = self.state.lock();
         let mark = state.applied();
-        let mut segments = std::mem::take(&mut state.dirty);
+        let mut files = std::mem::take(&mut state.dirty);
         // Records under way may be in the index already, and upkeep counts on their being durable then.
-        let under_way = state.under_way.iter().filter_map(|u| self.segments.get(u.at.segment));
-        segments.extend(under_way.map(|s| (s.id, s)));
-        Unsynced { segments, has_names: std::mem::take(&mut state.names_dirty), mark }
+        files.extend(state.under_way.iter().map(|u| (u.at.segment, u.file.clone())));
+        Unsynced { files, has_names: std::mem::take(&mut state.names_dirty), mark }
     }
 
     fn refuse(&self, error: io::Error) -> StoreError {
@@ -443,7 +449,7 @@ impl Log {
 
 /// What a sync has to do.
 struct Unsynced {
-    segments: BTreeMap<u32, Arc<Segment>>,
+    files: Files,
     has_names: bool,
     /// Everything before it is written.
     mark: Position,
@@ -452,7 +458,6 @@ struct Unsynced {
 /// A place in the log that is to be filled. Drop it after the index knows of the record.
 pub(super) struct Ticket<'a> {
     log: &'a Log,
-    pub segment: Arc<Segment>,
     file: Arc<dyn SegmentFile>,
     pub header: Header,
 }
@@ -517,7 +522,7 @@ impl Drop for Ticket<'_> {
         if let Some(index) = state.under_way.iter().position(|u| u.at == at) {
             state.under_way.swap_remove(index);
         }
-        state.dirty.entry(at.segment).or_insert_with(|| self.segment.clone());
+        state.dirty.entry(at.segment).or_insert_with(|| self.file.clone());
     }
 }
 

@@ -1,31 +1,39 @@
 //! Opening: what the last save has, and the log from its mark on.
 //!
 //! Headers of the segments that reach behind the mark are scanned. A record is *sound* if both its headers are there and
-//! it was written under this boot or lies before the durable mark. Any other is *suspect*, and its data is read:
+//! it lies before the durable mark. Any other is *suspect*, and its data is read. *Told* is what lies before the durable
+//! mark, and what has both headers under the boot that wrote it: its writer may have been told that it is there.
 //!
-//! | data matches | before the durable mark | what it is | what is done |
+//! | data matches | told | what it is | what is done |
 //! |---|---|---|---|
 //! | yes | either | a whole record, a header perhaps damaged | kept, the header written again |
-//! | no | yes | damage of what was safe | kept: reads of it fail, older data below does not show |
+//! | no | yes | damage | kept: reads of it fail, older data below does not show |
 //! | no | no | what a crash left of a write that nobody was told of, or that was not synced | made void |
 //!
 //! Gaps are made void too, so that a later opening does not judge by a newer durable mark what this one has judged.
 //! A gap before the durable mark, and a remove record with damaged data, are damage that can only be told and counted.
 //!
+//! Then each segment that reaches behind the durable mark is copied to a new file, which takes its place: if a sync of it
+//! has failed, in this boot and perhaps in a process that is gone, the kernel shows its bytes, takes them for written, and
+//! would answer the next sync without having written them. Writing them again in place does not help (decision 0044).
+//!
 //! Crash cases: voiding and repairing are idempotent, so an opening that is killed is simply repeated. The void header
-//! overwrites only a header that was judged; a torn void header leaves a gap, which is judged the same.
+//! overwrites only a header that was judged; a torn void header leaves a gap, which is judged the same. The new file is
+//! synced before it gets the name.
 //!
 //! # Invariants
+//! - A sync that is answered covers what earlier processes wrote, also if theirs had failed (`tests/store`,
+//!   `a_sync_after_a_failed_one_covers_what_that_lost`).
 //! - A segment is never counted by what was kept of another that had its number (`tests/store`,
 //!   `a_number_is_not_used_twice`).
 
 use super::ChunkKey;
 use super::StoreError;
-use super::disk::SegmentFile;
+use super::disk::{self, SegmentFile};
 use super::extent::{Extent, Place};
 use super::format::{self, HEADER_BYTES, Header, Kind, Position};
 use super::index::Index;
-use super::log::{Limits, Resume};
+use super::log::{Files, Limits, Resume};
 use super::reader::{Fault, Source};
 use super::rows::SegmentRow;
 use super::save::{Saved, Saver};
@@ -33,6 +41,7 @@ use super::scan::{self, Found, Scan};
 use super::segment::{Segment, Segments};
 use super::shard::{Deletion, Reach};
 use fs_proto::ids::{ChunkIndex, InodeId};
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
@@ -49,6 +58,17 @@ struct Opened {
     scan: Scan,
 }
 
+impl Opened {
+    /// The first byte that is not known to be durable.
+    fn first_unsafe(&self, durable: Position) -> u64 {
+        match durable.segment.cmp(&self.segment.id) {
+            Ordering::Less => 0,
+            Ordering::Equal => durable.byte(),
+            Ordering::Greater => u64::MAX,
+        }
+    }
+}
+
 /// Brings `index` and the counters of `segments` to what the log says.
 pub(super) fn recover(
     limits: &Limits,
@@ -60,14 +80,17 @@ pub(super) fn recover(
     let mark = saved.checkpoint.at;
     // A number is not used again while anything is kept of its last segment: it may be the name alone that was lost.
     let top_row = saved.segments.last_key_value().map_or(0, |(id, _)| *id);
-    let (opened, missing) = enter_segments(limits, segments, saver, mark, saved.segments)?;
+    let (mut opened, missing) = enter_segments(limits, segments, saver, mark, saved.segments)?;
     let records = opened.iter().flat_map(|o| &o.scan.records);
     let durable = records.map(|r| r.header.durable).max().unwrap_or_default().max(mark);
     let mut judge = Judge { limits, durable, damage: missing, kept: Vec::new() };
-    for one in &opened {
+    for one in &mut opened {
         judge.segment(one)?;
         one.segment.set_units(one.scan.end_unit);
         segments.trim(&one.segment)?;
+        if one.first_unsafe(durable) < one.segment.used_bytes() {
+            one.file = segments.renew(&one.segment).map_err(disk::lift)?;
+        }
     }
     let (damage, mut kept) = (judge.damage, judge.kept);
     kept.retain(|h| h.at >= mark);
@@ -75,8 +98,8 @@ pub(super) fn recover(
     let top_segment = opened.last().map_or(0, |o| o.segment.id).max(durable.segment).max(top_row);
     let next_sequence = kept.last().map_or(1, |h| h.sequence + 1).max(saved.checkpoint.next_sequence);
     // What was not known to be durable is synced with the first sync.
-    let is_unsafe = |o: &&Opened| Position { segment: o.segment.id, unit: o.scan.end_unit } > durable;
-    let dirty: Vec<_> = opened.iter().filter(is_unsafe).map(|o| o.segment.clone()).collect();
+    let is_unsafe = |o: &&Opened| o.first_unsafe(durable) < o.segment.used_bytes();
+    let dirty: Files = opened.iter().filter(is_unsafe).map(|o| (o.segment.id, o.file.clone())).collect();
     let mut replay = Replay { limits, segments, index, saver, unsynced: dirty.clone() };
     let damage = damage + replay.apply(&kept)?;
     let resume = Resume { next_segment: top_segment + 1, next_sequence, durable, dirty };
@@ -136,24 +159,24 @@ impl Judge<'_> {
         }
         for found in &one.scan.records {
             let is_safe = found.header.at < self.durable;
-            let is_sound = found.has_front && found.has_back && (same_boot || is_safe);
+            let is_whole = found.has_front && found.has_back;
             one.segment.add_record(&found.header);
             match found.header.kind {
                 Kind::Void => {}
-                _ if is_sound => self.kept.push(found.header),
-                _ => self.suspect(one, found, is_safe)?,
+                _ if is_whole && is_safe => self.kept.push(found.header),
+                _ => self.suspect(one, found, is_safe || (is_whole && same_boot))?,
             }
         }
         Ok(())
     }
 
-    fn suspect(&mut self, one: &Opened, found: &Found, is_safe: bool) -> io::Result<()> {
+    fn suspect(&mut self, one: &Opened, found: &Found, is_told: bool) -> io::Result<()> {
         let header = found.header;
         let source = source(&*one.file, &header, self.limits.store_id);
         match if header.shape().data_bytes == 0 { Ok(Vec::new()) } else { source.read_whole() } {
             Ok(_) => self.repair(one, found)?,
             Err(Fault::Io(error)) => return Err(error),
-            Err(Fault::Corrupt) if is_safe => self.tell(header.at, "a record does not match its checksum"),
+            Err(Fault::Corrupt) if is_told => self.tell(header.at, "a record does not match its checksum"),
             Err(Fault::Corrupt) => {
                 let void = format::void(header.at, header.units());
                 return self.write_header(one, &void, header.at);
@@ -198,7 +221,7 @@ struct Replay<'a> {
     segments: &'a Segments,
     index: &'a Index,
     saver: &'a Saver,
-    unsynced: Vec<Arc<Segment>>,
+    unsynced: Files,
 }
 
 impl Replay<'_> {
@@ -256,8 +279,13 @@ impl Replay<'_> {
         if !self.index.wants_save() {
             return Ok(());
         }
-        for segment in std::mem::take(&mut self.unsynced) {
-            self.segments.sync(&segment)?;
+        let unsynced = std::mem::take(&mut self.unsynced);
+        for file in unsynced.values() {
+            file.sync()?;
+        }
+        if !unsynced.is_empty() {
+            // Also the names: rows must not refer to files that a loss of power takes along.
+            self.segments.disk().sync_names()?;
         }
         self.saver.save_rows(self.segments, self.index)
     }

@@ -215,8 +215,11 @@ impl Segments {
         Ok(())
     }
 
-    pub fn sync(&self, segment: &Segment) -> io::Result<()> {
-        self.file_of(segment)?.sync()
+    /// Puts a segment's records into a new file. Returns that.
+    pub fn renew(&self, segment: &Segment) -> io::Result<Arc<dyn SegmentFile>> {
+        let file = self.disk.renew(segment.id, segment.used_bytes())?;
+        self.keep(segment, &mut segment.file.lock(), file.clone());
+        Ok(file)
     }
 
     /// Keeps a handle, and lets go of the one opened first if there are too many.

@@ -12,8 +12,8 @@ use fs_proto::ServerId;
 use parking_lot::RwLock;
 
 use super::{
-    Attributes, Base, Destination, Dir, Facts, Fill, Found, Make, Place, Staged, TakeListed, Tier, TierError,
-    TierFile, TierResult,
+    Attributes, Base, Destination, Dir, Facts, Fill, Found, Make, Place, Staged, Stripes, TakeListed, Tier,
+    TierError, TierFile, TierResult,
 };
 
 /// Said of a directory under the old tier's path that is not the one.
@@ -147,8 +147,23 @@ impl Tier for Both {
         self.in_new(at)?.stage(at, size, to, fill)
     }
 
+    fn publish(
+        &self,
+        at: &Place,
+        size: u64,
+        to: &Destination,
+        fill: Fill<'_>,
+        is_wanted: &dyn Fn() -> bool,
+    ) -> TierResult<Option<Staged>> {
+        self.in_new(at)?.publish(at, size, to, fill, is_wanted)
+    }
+
     fn shows_staged(&self) -> bool {
         self.new.shows_staged()
+    }
+
+    fn stripes(&self, at: &Place) -> TierResult<Option<Stripes>> {
+        self.in_new(at)?.stripes(at)
     }
 
     fn open_file(&self, at: &Place) -> TierResult<Box<dyn TierFile>> {

@@ -12,8 +12,8 @@ use fs_proto::ServerId;
 use parking_lot::Mutex;
 
 use super::{
-    Attributes, Base, Destination, Dir, Facts, Fill, Found, Make, Place, Staged, TakeListed, Tier, TierError,
-    TierFile, TierResult,
+    Attributes, Base, Destination, Dir, Facts, Fill, Found, Make, Place, Staged, Stripes, TakeListed, Tier,
+    TierError, TierFile, TierResult,
 };
 use crate::error::ServerError;
 
@@ -97,8 +97,23 @@ impl Tier for Late {
         self.tier()?.stage(at, size, to, fill)
     }
 
+    fn publish(
+        &self,
+        at: &Place,
+        size: u64,
+        to: &Destination,
+        fill: Fill<'_>,
+        is_wanted: &dyn Fn() -> bool,
+    ) -> TierResult<Option<Staged>> {
+        self.tier()?.publish(at, size, to, fill, is_wanted)
+    }
+
     fn shows_staged(&self) -> bool {
         self.opened.get().is_some_and(|tier| tier.shows_staged())
+    }
+
+    fn stripes(&self, at: &Place) -> TierResult<Option<Stripes>> {
+        self.tier()?.stripes(at)
     }
 
     fn open_file(&self, at: &Place) -> TierResult<Box<dyn TierFile>> {

@@ -33,6 +33,9 @@ pub enum TierError {
     /// A directory would move below itself: move the other one first.
     #[error("{0}")]
     BelowItself(String),
+    /// It has no space, or the quota is used up: try again later, and do not count on it.
+    #[error("{0}")]
+    Full(String),
     /// The tier refused or failed: try again later.
     #[error("{0}")]
     Failed(String),
@@ -155,6 +158,15 @@ impl Facts {
     }
 }
 
+/// How a staged file is cut into objects, each of which a server of the tier holds and locks as a whole: stripe `k` is in object `k` mod `count`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stripes {
+    /// Bytes of a stripe; never 0.
+    pub stripe_bytes: u64,
+    /// Objects; never 0.
+    pub count: u64,
+}
+
 /// Attributes to set.
 #[derive(Debug, Clone, Default)]
 pub struct Attributes {
@@ -255,9 +267,26 @@ pub trait Tier: Send + Sync {
         self.set(at, id, &to.attributes)?;
         Ok(Staged { id, found: None })
     }
+    /// Makes a file as [`Tier::stage`] does, and shows it at its destination if `is_wanted` says so when it is ready. None: it does not. What is left in staging
+    /// unless the file is shown is the caller's to remove.
+    fn publish(
+        &self,
+        at: &Place,
+        size: u64,
+        to: &Destination,
+        fill: Fill<'_>,
+        is_wanted: &dyn Fn() -> bool,
+    ) -> TierResult<Option<Staged>> {
+        stage_and_rename(self, at, size, to, fill, is_wanted)
+    }
     /// Whether [`Tier::look`] shows a file that is staged and has its attributes as it will when the file is published.
     fn shows_staged(&self) -> bool {
         false
+    }
+    /// The objects of a staged file, if each should be written by one server of the cluster. None: whoever has a range may write it.
+    fn stripes(&self, at: &Place) -> TierResult<Option<Stripes>> {
+        let _ = at;
+        Ok(None)
     }
     /// Opens a staged file for writing.
     fn open_file(&self, at: &Place) -> TierResult<Box<dyn TierFile>>;
@@ -288,6 +317,23 @@ pub trait Tier: Send + Sync {
     fn rest(&self, me: ServerId) -> TierResult<bool>;
     /// After failures: forgets what may have become invalid (a remounted file system). Unlike all other calls it never waits: workers make it.
     fn reset(&self);
+}
+
+/// [`Tier::publish`] in two steps.
+fn stage_and_rename<T: Tier + ?Sized>(
+    tier: &T,
+    at: &Place,
+    size: u64,
+    to: &Destination,
+    fill: Fill<'_>,
+    is_wanted: &dyn Fn() -> bool,
+) -> TierResult<Option<Staged>> {
+    let staged = tier.stage(at, size, to, fill)?;
+    if !is_wanted() {
+        return Ok(None);
+    }
+    tier.rename(at, &to.place)?;
+    Ok(Some(staged))
 }
 
 /// Beginning of the names of staging directories; job and server follow.

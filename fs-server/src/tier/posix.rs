@@ -10,6 +10,7 @@
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
@@ -18,18 +19,22 @@ use parking_lot::Mutex;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 use rustix::io::{self, Errno};
 
-use self::lustre::Lustre;
+use self::file::PosixFile;
+use self::lustre::{Calls, Kernel, Lustre};
+use self::nameless::Shown;
 use super::{
-    Attributes, Base, Destination, Dir, Facts, Fill, Found, Make, Place, Staged, TakeListed, Tier, TierError,
-    TierFile, TierResult, staged_prefix, staging_name,
+    Attributes, Base, Destination, Dir, Facts, Fill, Found, Make, Place, Staged, Stripes, TakeListed, Tier,
+    TierError, TierFile, TierResult, staged_prefix, staging_name,
 };
 use crate::config::ServerConfig;
 use crate::error::ServerError;
-use crate::identity;
+use crate::{identity, tier};
 
 mod attributes;
+mod file;
 mod kinds;
-mod lustre;
+pub mod lustre;
+mod nameless;
 mod reading;
 
 const DIRECTORY: OFlags =
@@ -57,6 +62,8 @@ pub struct Posix {
     refused: Mutex<bool>,
     left_over: bool,
     is_remote: bool,
+    /// Files without a name cannot be made, or not get one.
+    needs_names: AtomicBool,
     lustre: Lustre,
 }
 
@@ -71,6 +78,11 @@ struct Bases {
 impl Posix {
     /// Checks that the directory can be used, and removes what a former run of this server left in staging.
     pub fn open(path: &Path, config: &ServerConfig) -> Result<Self, ServerError> {
+        Posix::open_with(path, config, Arc::new(Kernel))
+    }
+
+    /// The same with other system calls where they concern Lustre.
+    pub fn open_with(path: &Path, config: &ServerConfig, calls: Arc<dyn Calls>) -> Result<Self, ServerError> {
         let refuse = |reason: String| ServerError::Tier { path: path.to_owned(), reason };
         let meta = std::fs::metadata(path).map_err(|error| {
             refuse(format!(
@@ -91,8 +103,9 @@ impl Posix {
             is_stale: AtomicBool::new(false),
             refused: Mutex::new(false),
             left_over: false,
-            is_remote: rustix::fs::statfs(path).is_ok_and(|of| kinds::is_remote(of.f_type as u64)),
-            lustre: Lustre::new(lustre::Kernel),
+            is_remote: false,
+            needs_names: AtomicBool::new(false),
+            lustre: Lustre::new(calls),
         };
         // Nothing of the namespace changes by a start. Servers that start at the same time may still move these times: they are set again
         // with the first thing that is flushed.
@@ -102,6 +115,8 @@ impl Posix {
             ))
         };
         let root = tier.open_root().map_err(unusable)?;
+        let kind = fd(&root).map(|root| tier.lustre.calls().fs_type(root)).map_err(unusable)?;
+        tier.is_remote = kind.is_ok_and(kinds::is_remote);
         identity::check_tier(config, path, root.id).map_err(refuse)?;
         tier.bases.lock().root_id = Some(root.id);
         tier.left_over = !keeping_times(&root, || tier.probe()).map_err(unusable)?;
@@ -122,7 +137,8 @@ impl Posix {
             refused: Mutex::new(false),
             left_over: false,
             is_remote: false,
-            lustre: Lustre::new(lustre::Kernel),
+            needs_names: AtomicBool::new(false),
+            lustre: Lustre::new(Arc::new(Kernel)),
         }
     }
 
@@ -238,6 +254,7 @@ fn failed(doing: &str, name: &[u8], error: Errno) -> TierError {
     match error {
         Errno::NOENT => TierError::Missing(text),
         Errno::EXIST | Errno::NOTEMPTY | Errno::ISDIR | Errno::NOTDIR => TierError::Occupied(text),
+        Errno::NOSPC | Errno::DQUOT => TierError::Full(text),
         _ => TierError::Failed(text),
     }
 }
@@ -376,35 +393,48 @@ impl Tier for Posix {
     }
 
     fn stage(&self, at: &Place, size: u64, to: &Destination, fill: Fill<'_>) -> TierResult<Staged> {
-        let wanted = &to.attributes;
         // Nobody else gets into staging, so it may have its mode at once.
-        let mode = Mode::from_raw_mode(wanted.mode.unwrap_or(0o600) & 0o777);
-        let file = PosixFile { file: self.create(at, size, mode)?, name: at.name.clone() };
+        let mode = Mode::from_raw_mode(to.attributes.mode.unwrap_or(0o600) & 0o777);
+        let file = PosixFile::new(self.create(at, size, mode)?, at, None);
         if size > 0 {
             fill(&file)?;
         }
-        let error = |error| failed("finish", &at.name, error);
-        let stat = fs::fstat(&file.file).map_err(error)?;
-        if stat.st_size as u64 != size {
-            fs::ftruncate(&file.file, size).map_err(error)?;
+        self.finish(&file.into_fd(), at, size, &to.attributes)
+    }
+
+    fn publish(
+        &self,
+        at: &Place,
+        size: u64,
+        to: &Destination,
+        fill: Fill<'_>,
+        is_wanted: &dyn Fn() -> bool,
+    ) -> TierResult<Option<Staged>> {
+        if self.shows_nameless() {
+            match self.show_nameless(at, size, to, fill, is_wanted)? {
+                Shown::Yes(staged) => return Ok(Some(staged)),
+                Shown::NotWanted => return Ok(None),
+                Shown::CannotBe => {}
+            }
         }
-        let refused = attributes::set_open(&file.file, &stat, wanted, self.is_root).map_err(error)?;
-        if let Some(name) = refused {
-            self.tell_refused(&name);
-        }
-        let found = reading::found(&fs::fstat(&file.file).map_err(error)?);
-        Ok(Staged { id: found.id, found: Some(found) })
+        tier::stage_and_rename(self, at, size, to, fill, is_wanted)
     }
 
     fn shows_staged(&self) -> bool {
         true
     }
 
+    fn stripes(&self, at: &Place) -> TierResult<Option<Stripes>> {
+        Ok(self.lustre.stripes(fd(&at.dir)?, &at.name))
+    }
+
     fn open_file(&self, at: &Place) -> TierResult<Box<dyn TierFile>> {
         let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = fs::openat(fd(&at.dir)?, &at.name[..], flags, Mode::empty());
+        let dir = fd(&at.dir)?;
+        let file = self.lustre.calls().open(dir, &at.name, flags);
         let file = file.map_err(|error| failed("open", &at.name, error))?;
-        Ok(Box::new(PosixFile { file, name: at.name.clone() }))
+        let calls = self.lustre.is_there(dir).then(|| Arc::clone(self.lustre.calls()));
+        Ok(Box::new(PosixFile::new(file, at, calls)))
     }
 
     fn collect(&self, _: &Place, _: &[Bytes]) -> TierResult<()> {
@@ -487,42 +517,27 @@ impl Posix {
         })
     }
 
+    /// Gives a filled file its size and attributes.
+    fn finish(&self, file: &OwnedFd, at: &Place, size: u64, wanted: &Attributes) -> TierResult<Staged> {
+        let error = |error| failed("finish", &at.name, error);
+        let stat = fs::fstat(file).map_err(error)?;
+        if stat.st_size as u64 != size {
+            fs::ftruncate(file, size).map_err(error)?;
+        }
+        let refused = attributes::set_open(file, &stat, wanted, self.is_root).map_err(error)?;
+        if let Some(name) = refused {
+            self.tell_refused(&name);
+        }
+        let found = reading::found(&fs::fstat(file).map_err(error)?);
+        Ok(Staged { id: found.id, found: Some(found) })
+    }
+
     /// Says once that the file system does not take an attribute.
     fn tell_refused(&self, name: &[u8]) {
         if !std::mem::replace(&mut *self.refused.lock(), true) {
             let (name, tier) = (String::from_utf8_lossy(name), self.path.display());
             tracing::warn!(%name, %tier, "the shared tier's file system does not take this extended attribute; such are left out there");
         }
-    }
-}
-
-struct PosixFile {
-    file: OwnedFd,
-    name: Bytes,
-}
-
-impl TierFile for PosixFile {
-    fn write_at(&self, mut offset: u64, mut data: &[u8]) -> TierResult<()> {
-        while !data.is_empty() {
-            match io::pwrite(&self.file, data, offset) {
-                Ok(0) => return Err(failed("write", &self.name, Errno::NOSPC)),
-                Ok(written) => {
-                    data = &data[written..];
-                    offset += written as u64;
-                }
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(failed("write", &self.name, error)),
-            }
-        }
-        Ok(())
-    }
-
-    fn sync(&self) -> TierResult<()> {
-        fs::fsync(&self.file).map_err(|error| failed("sync", &self.name, error))
-    }
-
-    fn receipt(&self) -> Bytes {
-        Bytes::new()
     }
 }
 

@@ -101,15 +101,15 @@ fn a_tier_that_is_gone_for_a_while_gets_everything_afterwards() {
 
 #[test]
 fn a_tier_with_a_latency_of_seconds_holds_up_no_request_and_ends_right() {
-    // Goal: while each call takes a second, requests take none of that; what was written meanwhile arrives.
+    // Goal: while each call takes a second, and making a file three, requests take none of that; what was written meanwhile arrives.
     let slow = Arc::new(AtomicBool::new(true));
     let switch = Arc::clone(&slow);
     let wrap = move |tier: Posix| -> Arc<dyn Tier> {
         let switch = Arc::clone(&switch);
-        Arc::new(Fake::before(tier, move |_, _| {
+        Arc::new(Fake::before(tier, move |what, _| {
             if switch.load(Ordering::Acquire) {
                 // The latency itself, not a wait for something.
-                std::thread::sleep(Duration::from_secs(1));
+                std::thread::sleep(Duration::from_secs(if what == "make" { 3 } else { 1 }));
             }
             Ok(())
         }))
@@ -125,7 +125,7 @@ fn a_tier_with_a_latency_of_seconds_holds_up_no_request_and_ends_right() {
     assert!(longest < Duration::from_secs(1), "a file took {longest:?}");
     cluster
         .wait(&client, "one file in the tier", |accounts| accounts.iter().any(|account| account.files > 0));
-    assert!(began.elapsed() > Duration::from_secs(2), "the tier is not slow");
+    assert!(began.elapsed() > Duration::from_secs(4), "the tier is not slow");
     slow.store(false, Ordering::Release);
     cluster.drain(&client);
     cluster.compare(&client);

@@ -15,6 +15,7 @@ use fs_proto::msg::inode::{Getattr, Publish, SetTime, Setattr, Setxattr};
 use fs_proto::msg::name::{Create, Created, Link, Lookup, Mkdir, OpenMode, Readdir, Rename, Rmdir, Unlink};
 use fs_proto::msg::session::Role;
 use fs_proto::msg::small::{ReadInline, Spill, WriteInline};
+use fs_proto::msg::tier::FlushName;
 use fs_proto::placement::{chunk_partition, entry_partition, name_hash};
 use fs_proto::{
     Attr, ChunkIndex, ClientId, FileKind, Header, INLINE_MAX, InodeId, Partition, PartitionMap, Request,
@@ -76,7 +77,7 @@ impl Client {
         Caller::ROOT.put(&mut meta);
         request.put(&mut meta);
         let connection = self.connections.borrow()[&to].clone();
-        let (meta, began) = (meta.freeze(), Instant::now());
+        let (meta, mut began) = (meta.freeze(), Instant::now());
         loop {
             let call = connection.call(header, meta.clone(), bulk.clone());
             let answer = self.local.block_on(&self.runtime, call);
@@ -84,6 +85,7 @@ impl Client {
             match answer.header.status {
                 Status::Ok => return Ok((R::Reply::from_bytes(answer.meta).unwrap(), answer.bulk)),
                 // As real clients do.
+                Status::Waiting => began = Instant::now(),
                 Status::Retry if began.elapsed() < TIMEOUT => std::thread::sleep(Duration::from_millis(20)),
                 status => return Err(status),
             }
@@ -232,6 +234,11 @@ impl Client {
             Err(Status::NotFound) => None,
             Err(status) => panic!("lookup of {name}: {status:?}"),
         }
+    }
+
+    /// Asks for a name to be flushed, or whether that was done.
+    pub fn flush_name(&self, parent: InodeId, name: &str, ask: bool, open: bool) -> Option<String> {
+        self.ask_name(parent, name, &FlushName { parent, name: bytes(name), ask, open }).unwrap()
     }
 
     /// Content of a file.

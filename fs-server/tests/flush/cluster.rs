@@ -164,7 +164,8 @@ impl Cluster {
         self.s3 = s3;
     }
 
-    fn launch_on(&mut self, tier: &dyn Fn(&ServerConfig) -> Option<Arc<dyn Tier>>) {
+    /// Starts all servers with tiers that `tier` opens.
+    pub fn launch_on(&mut self, tier: &dyn Fn(&ServerConfig) -> Option<Arc<dyn Tier>>) {
         let mut bound = Vec::new();
         self.file.members.clear();
         for id in (0..self.servers).map(ServerId) {

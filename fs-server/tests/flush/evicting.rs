@@ -183,14 +183,133 @@ fn a_store_full_of_what_must_stay_is_full() {
     let client = Client::connect(&cluster.file);
     let never = client.mkdir(ROOT, "never");
     client.setxattr(never, "user.hayate.flush", "never");
+    assert_fills_up(&client, never);
+}
+
+/// Files are taken, of which each chunk stays, and then there is no space.
+fn assert_fills_up(client: &Client, dir: InodeId) {
     let full = (0..60).find(|n| {
-        let ino = client.open_file(never, &name(*n));
+        let ino = client.open_file(dir, &name(*n));
         let written = client.try_write_chunk(ino, &content(*n as u64, CHUNK));
         client.close(ino, CHUNK as u64);
         assert!(matches!(written, Ok(()) | Err(Status::NoSpace)), "{written:?}");
         written.is_err()
     });
     assert!(full.is_some_and(|n| n > 20), "{full:?}");
+}
+
+/// How long the tier is away from full stores: longer than a server lets a request wait, and than movement keeps up hope.
+const AWAY: Duration = Duration::from_secs(16);
+
+/// More than the stores hold, by a writer that any error would end, while the tier is away for a time; then all is there.
+fn write_while_away(cluster: &Cluster, back: impl FnOnce()) {
+    let file = &cluster.file;
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(move || {
+            let client = Client::connect(file);
+            for n in 0..40 {
+                client.write_file(ROOT, &name(n), &content(n as u64, 2 * CHUNK));
+            }
+        });
+        // The outage itself, not a wait for something.
+        std::thread::sleep(AWAY);
+        let is_early = writer.is_finished();
+        back();
+        assert!(!is_early, "all was taken at once, or an error ended it");
+        writer.join().unwrap();
+    });
+    cluster.check(&Client::connect(file));
+}
+
+#[test]
+fn writers_wait_for_a_tier_that_is_away() {
+    // Goal: a tier that fails while the stores are full counts as one that has room: writers get no error, whatever it takes.
+    let away = Arc::new(AtomicBool::new(true));
+    let mut cluster = Cluster::prepared_with(SERVERS, small);
+    cluster.launch(&|tier| -> Arc<dyn Tier> {
+        let away = Arc::clone(&away);
+        Arc::new(Fake::before(tier, move |what, _| match what {
+            "make" | "look" | "open_dir" if away.load(Ordering::Acquire) => {
+                Err(TierError::Failed("Transport endpoint is not connected (os error 107)".to_owned()))
+            }
+            _ => Ok(()),
+        }))
+    });
+    write_while_away(&cluster, || away.store(false, Ordering::Release));
+}
+
+#[test]
+fn writers_wait_for_a_tier_that_hangs() {
+    // Goal: the same of one that neither answers nor fails.
+    let gate = Gate::shut();
+    let mut cluster = Cluster::prepared_with(SERVERS, small);
+    cluster.launch(&gate.wrap("make"));
+    write_while_away(&cluster, || gate.open());
+}
+
+#[test]
+fn who_finds_no_room_has_what_rests_flushed() {
+    // Goal: with a delay of an hour, what is closed is flushed and leaves once somebody finds no room, wherever names, directories and chunks live.
+    // Method: more than the stores hold, in directories of all servers.
+    let mut cluster = Cluster::prepared_with(SERVERS, |config| {
+        small(config);
+        config.flush_delay_ms = 3_600_000;
+    });
+    cluster.launch(&plain);
+    let client = Client::connect(&cluster.file);
+    let dirs: Vec<_> = (0..8).map(|n| client.mkdir(ROOT, &format!("dir{n}"))).collect();
+    for n in 0..40 {
+        client.write_file(dirs[n % dirs.len()], &name(n), &content(n as u64, 2 * CHUNK));
+    }
+    assert!(figure(&client, "evicted_bytes") > CAPACITY / 2);
+    cluster.drain(&client);
+    cluster.compare(&client);
+}
+
+#[test]
+fn a_full_tier_makes_no_hope() {
+    // Goal: a writer for whom no store has room, nor the tier, is told so. Method: a tier that has no space.
+    let mut cluster = Cluster::prepared_with(SERVERS, small);
+    let full = Arc::new(AtomicBool::new(true));
+    cluster.launch(&|tier| -> Arc<dyn Tier> {
+        let full = Arc::clone(&full);
+        Arc::new(Fake::before(tier, move |what, _| match what {
+            "make" if full.load(Ordering::Acquire) => {
+                Err(TierError::Full("No space left on device (os error 28)".to_owned()))
+            }
+            _ => Ok(()),
+        }))
+    });
+    let client = Client::connect(&cluster.file);
+    assert_fills_up(&client, ROOT);
+    full.store(false, Ordering::Release);
+    cluster.settle(&client);
+    client.write_file(ROOT, "later", &content(7, 3 * CHUNK));
+    cluster.check(&client);
+}
+
+#[test]
+fn one_file_that_is_larger_than_the_stores_has_no_space() {
+    // Goal: the limit: a file cannot go before it is closed, so that one which is larger than all stores ends with ENOSPC, not with a wait for itself; what was written
+    // of it is kept, and others find room once it is closed.
+    let mut cluster = Cluster::prepared_with(SERVERS, small);
+    cluster.launch(&plain);
+    let client = Client::connect(&cluster.file);
+    let ino = client.open_file(ROOT, "large");
+    let attr = client.ask_home(ino, &Spill { ino });
+    let written = |chunk: u64| {
+        client.try_write_in_chunk(&attr, ChunkIndex(chunk), 0, &content(chunk, CHUNK)).inspect_err(|status| {
+            assert_eq!(*status, Status::NoSpace);
+        })
+    };
+    let chunks = (0..60).find(|chunk| written(*chunk).is_err()).unwrap();
+    assert!(chunks > 20, "{chunks}");
+    client.close(ino, chunks * CHUNK as u64);
+    cluster.settle(&client);
+    client.write_file(ROOT, "other", &content(99, 8 * CHUNK));
+    cluster.check(&client);
+    let first = &std::fs::read(cluster.at("large")).unwrap()[..CHUNK];
+    assert!(first == content(0, CHUNK));
 }
 
 /// Numbers that repeat from a seed.

@@ -8,7 +8,8 @@ use bytes::Bytes;
 use fs_proto::ServerId;
 use fs_server::tier::posix::Posix;
 use fs_server::tier::{
-    Attributes, Base, Dir, Facts, Found, Make, Place, TakeListed, Tier, TierError, TierFile, TierResult,
+    Attributes, Base, Dir, Facts, Found, Make, Place, Stripes, TakeListed, Tier, TierError, TierFile,
+    TierResult,
 };
 
 /// Called before each call with its name, and with the name in its directory that it is about.
@@ -122,6 +123,9 @@ impl<T: Tier> Tier for Fake<T> {
     }
     fn make(&self, at: &Place, what: &Make) -> TierResult<u64> {
         self.call("make", &at.name, || self.inner.make(at, what))
+    }
+    fn stripes(&self, at: &Place) -> TierResult<Option<Stripes>> {
+        self.inner.stripes(at)
     }
     fn open_file(&self, at: &Place) -> TierResult<Box<dyn TierFile>> {
         let inner = self.call("open_file", &at.name, || self.inner.open_file(at))?;

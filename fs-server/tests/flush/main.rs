@@ -11,6 +11,7 @@ mod evicting;
 mod faults;
 mod groups;
 mod kept_back;
+mod lustre;
 mod migrating;
 mod names;
 mod numbers;

@@ -113,3 +113,34 @@ fn a_file_rests_before_it_is_flushed() {
     assert_eq!(std::fs::metadata(cluster.at("dir/file")).unwrap().size(), 6);
     cluster.check(&client);
 }
+
+#[test]
+fn a_name_that_is_asked_for_is_answered_once_it_was_flushed() {
+    // Goal: who asks for a name hears that it is pending until an attempt that began later has ended, whatever its policy: of one that is open for writing at once if that is
+    // wanted, else after it was closed. Nothing else goes meanwhile. Method: a delay of ten minutes, `demand` on one of them.
+    let cluster = Cluster::start_adjusted(2, |config| config.flush_delay_ms = 600_000);
+    let client = Client::connect(&cluster.file);
+    let dir = client.mkdir(ROOT, "dir");
+    client.setxattr(dir, "user.hayate.flush", "demand");
+    let open = client.open_file(dir, "open");
+    client.write(open, 0, &vec![7; 3 << 20]);
+    client.write_file(dir, "other", b"other");
+    assert_eq!(client.flush_name(dir, "open", false, false), None);
+    client.flush_name(ROOT, "dir", true, false);
+    until("the directory", || client.flush_name(ROOT, "dir", false, false).is_none());
+    assert!(client.flush_name(dir, "open", true, false).is_some());
+    // Not before it is closed, but for who wants it as it is.
+    std::thread::sleep(Duration::from_millis(700));
+    assert!(client.flush_name(dir, "open", false, false).is_some() && !cluster.at("dir/open").exists());
+    client.flush_name(dir, "open", true, true);
+    until("the open file", || client.flush_name(dir, "open", false, false).is_none());
+    assert!(std::fs::read(cluster.at("dir/open")).unwrap() == vec![7; 3 << 20]);
+    client.write(open, 0, b"more");
+    client.close(open, 3 << 20);
+    assert!(!durable(&client, open));
+    client.flush_name(dir, "open", true, false);
+    until("the closed file", || client.flush_name(dir, "open", false, false).is_none());
+    assert!(durable(&client, open) && !cluster.at("dir/other").exists());
+    cluster.drain(&client);
+    cluster.compare(&client);
+}

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use fs_proto::{ChunkIndex, InodeId};
+use fs_proto::{ChunkIndex, InodeId, ServerId};
 use fs_server::tier::{Tier, TierError};
 
 use crate::client::{Client, ROOT};
 use crate::cluster::{Cluster, plain};
 use crate::evicting::figure;
 use crate::fake::{Fake, Gate};
+use crate::policies::until;
 
 const CHUNK: usize = 1 << 20;
 
@@ -422,4 +423,31 @@ fn a_rename_fetches_nothing() {
     assert_eq!(figure(&client, "fetched_bytes"), 0);
     cluster.check(&client);
     assert!(read(&client, "dir/moved7") == content(7, 2 * CHUNK));
+}
+
+#[test]
+fn what_follows_is_fetched_ahead() {
+    // Goal: who reads one chunk of a file in the tier has the next four fetched, and no more, before anybody wants them; of a file that ends before, what there is.
+    const AHEAD: usize = 4;
+    let mut cluster = Cluster::prepared(3);
+    std::fs::write(cluster.at("long"), content(40, 12 * CHUNK)).unwrap();
+    std::fs::write(cluster.at("short"), content(41, 2 * CHUNK + 5)).unwrap();
+    cluster.launch(&plain);
+    let client = Client::connect(&cluster.file);
+    let fetched = || {
+        let of = |id| client.status(ServerId(id))["backing"]["fetched_bytes"].as_u64().unwrap();
+        (0..3).map(of).sum::<u64>()
+    };
+    let mut wanted = 0;
+    for (name, bytes) in [("long", (1 + AHEAD) * CHUNK), ("short", 2 * CHUNK + 5)] {
+        wanted += bytes as u64;
+        let ino = find(&client, name).unwrap();
+        client.read_chunk(ino, ChunkIndex(0));
+        until("what follows", || fetched() >= wanted);
+        assert_eq!(fetched(), wanted, "{name}");
+    }
+    // All of it is here now: reading it fetches nothing.
+    let ino = find(&client, "long").unwrap();
+    (0..=AHEAD as u64).for_each(|chunk| drop(client.read_chunk(ino, ChunkIndex(chunk))));
+    assert_eq!(fetched(), wanted);
 }

@@ -184,37 +184,44 @@ fn wide_directories_are_flushed_by_all_servers() {
 
 #[test]
 fn readers_of_the_tier_see_whole_files() {
-    // Goal: a file that is rewritten all the time (by writing and renaming, and in place) is whole in the tier at every look.
+    // Goal: a file that is rewritten all the time (by writing and renaming, and in place) is whole in the tier at every look. Method: rounds of rewriting, at least 25,
+    // until a reader of the tier has seen many contents of each.
+    const WANTED: u64 = 6;
     let cluster = Cluster::start(2);
     let client = Client::connect(&cluster.file);
-    let done = Arc::new(AtomicBool::new(false));
+    let (done, seen) = (Arc::new(AtomicBool::new(false)), Arc::new([AtomicU64::new(0), AtomicU64::new(0)]));
     let reader = {
-        let (done, paths) = (Arc::clone(&done), [cluster.at("renamed"), cluster.at("in place")]);
+        let (done, counts) = (Arc::clone(&done), Arc::clone(&seen));
+        let paths = [cluster.at("renamed"), cluster.at("in place")];
         std::thread::spawn(move || {
-            let (mut torn, mut seen) = (None, HashSet::new());
-            while !done.load(Ordering::Acquire) && torn.is_none() {
-                for path in &paths {
+            let mut seen = [HashSet::new(), HashSet::new()];
+            while !done.load(Ordering::Acquire) {
+                for (path, (seen, count)) in paths.iter().zip(seen.iter_mut().zip(counts.iter())) {
                     let Ok(data) = crate::trees::read_quietly(path) else { continue };
                     let whole = data.len() == 1 << 21 && data.iter().all(|byte| *byte == data[0]);
                     if !whole {
-                        torn = Some((path.clone(), data.len(), data.first().copied()));
+                        return Some((path.clone(), data.len(), data.first().copied()));
                     }
-                    seen.insert((path.clone(), data.first().copied()));
+                    seen.insert(data[0]);
+                    count.store(seen.len() as u64, Ordering::Release);
                 }
             }
-            (torn, seen.len())
+            None
         })
     };
-    for round in 0..25_u8 {
+    let (began, mut round) = (Instant::now(), 0_u8);
+    let has_seen = || seen.iter().all(|count| count.load(Ordering::Acquire) >= WANTED);
+    while (round < 25 || !has_seen()) && !reader.is_finished() {
+        assert!(began.elapsed() < Duration::from_secs(90) && round < u8::MAX, "{seen:?} contents were seen");
         let data = vec![round; 1 << 21];
         client.write_file(ROOT, "tmp", &data);
         client.rename(ROOT, "tmp", ROOT, "renamed");
         client.write_file(ROOT, "in place", &data);
+        round += 1;
     }
     cluster.check(&client);
     done.store(true, Ordering::Release);
-    let (torn, _) = reader.join().unwrap();
-    assert_eq!(torn, None);
+    assert_eq!(reader.join().unwrap(), None);
 }
 
 #[test]

@@ -1,6 +1,7 @@
-//! Damage below the guard: single flipped bits in every file of a fjall store, lost ends, exchanged values.
+//! Damage below the guard: single flipped bits in every file of a store, lost ends, exchanged values.
 
-use crate::scan;
+use crate::damage::{bytes_of, copy_tree, files, flip_all};
+use crate::{FENCE, reboot, scan};
 use fs_server::kv::{self, Batch, Kv, KvError, KvKind};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,6 @@ type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// The smallest there is: memtables are flushed and tables merged after a few thousand rows.
 const CACHE_BYTES: u64 = 1 << 20;
-const FENCE: &str = "fence";
 
 fn open(dir: &Path) -> Result<Arc<dyn Kv>, KvError> {
     kv::open(KvKind::Fjall, dir, CACHE_BYTES)
@@ -51,55 +51,9 @@ fn closed_store(dir: &Path) -> Model {
     model
 }
 
-fn files(dir: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(files(&path));
-        } else {
-            found.push(path);
-        }
-    }
-    found.sort();
-    found
-}
-
-/// Copies without the zeros that fjall reserves at the end of its journals, as they are 64 MiB: what is behind the end of
-/// the batches stays for `kept` bytes.
-fn copy_tree(from: &Path, to: &Path) {
-    for path in files(from) {
-        let target = to.join(path.strip_prefix(from).unwrap());
-        std::fs::create_dir_all(target.parent().unwrap()).unwrap();
-        std::fs::write(target, bytes_of(&path)).unwrap();
-    }
-}
-
-fn bytes_of(path: &Path) -> Vec<u8> {
-    let mut bytes = std::fs::read(path).unwrap();
-    if path.extension().is_some_and(|end| end == "jnl") {
-        let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
-        bytes.truncate((used + 64).min(bytes.len()));
-    }
-    bytes
-}
-
-/// Makes the fence in `dir` one of another boot.
-fn reboot(dir: &Path) {
-    let path = dir.join(FENCE);
-    let mut fence = std::fs::read(&path).unwrap();
-    fence[8..24].fill(0x5a);
-    std::fs::write(path, fence).unwrap();
-}
-
-enum Outcome {
-    Right,
-    Told,
-}
-
-/// Opens and reads everything, by scan and by key: it must be the model, or an error.
-fn judge(dir: &Path, model: &Model, what: &str) -> Outcome {
-    let Ok(store) = open(dir) else { return Outcome::Told };
+/// Opens and reads everything, by scan and by key: it must be the model, or an error. Answers whether there was one.
+fn is_told(opened: Result<Arc<dyn Kv>, KvError>, model: &Model, what: &str) -> bool {
+    let Ok(store) = opened else { return true };
     let mut seen = Model::new();
     let scanned = store.scan(&[], &[0xff], &mut |key, value| {
         seen.insert(key.to_vec(), value.to_vec());
@@ -121,39 +75,7 @@ fn judge(dir: &Path, model: &Model, what: &str) -> Outcome {
             Err(_) => has_told = true,
         }
     }
-    if has_told { Outcome::Told } else { Outcome::Right }
-}
-
-/// Where to flip in a file of this length: its ends, and the rest evenly.
-fn places(length: usize, count: usize) -> impl Iterator<Item = usize> {
-    let (step, end_step) = ((length / count).max(1), (200 / count).max(1));
-    let is_end = move |at: usize| (at < 48 || at + 96 > length) && at.is_multiple_of(end_step);
-    (0..length).filter(move |at| at % step == at / step % step.min(7) || is_end(*at))
-}
-
-fn flip_all(source: &Path, model: &Model, per_file: usize, is_rebooted: bool) -> (u32, u32) {
-    let work = tempfile::tempdir().unwrap();
-    let (mut told, mut harmless) = (0, 0);
-    for path in files(source) {
-        let name = path.strip_prefix(source).unwrap();
-        let whole = bytes_of(&path);
-        for at in places(whole.len(), per_file) {
-            let dir = work.path().join("store");
-            copy_tree(source, &dir);
-            if is_rebooted {
-                reboot(&dir);
-            }
-            let mut flipped = std::fs::read(dir.join(name)).unwrap();
-            flipped[at] ^= 1 << (at % 8);
-            std::fs::write(dir.join(name), flipped).unwrap();
-            match judge(&dir, model, &format!("{} byte {at} of {}", name.display(), whole.len())) {
-                Outcome::Right => harmless += 1,
-                Outcome::Told => told += 1,
-            }
-            std::fs::remove_dir_all(&dir).unwrap();
-        }
-    }
-    (told, harmless)
+    has_told
 }
 
 #[test]
@@ -164,9 +86,30 @@ fn flipped_bits_are_told_or_harmless() {
     let model = closed_store(source.path());
     let per_file = if std::env::var_os("HAYATE_TEST_LONG").is_some() { 400 } else { 8 };
     for is_rebooted in [false, true] {
-        let (told, harmless) = flip_all(source.path(), &model, per_file, is_rebooted);
-        println!("rebooted {is_rebooted}: {told} told, {harmless} harmless");
+        let judge = |dir: &Path, what: &str| is_told(open(dir), &model, what);
+        let (told, harmless) = flip_all(source.path(), Path::new(""), per_file, is_rebooted, judge);
         assert!(told > 50, "told {told}, harmless {harmless}");
+    }
+}
+
+#[test]
+fn flipped_bits_of_sled_are_told_or_harmless() {
+    // Goal: the same for sled, which sometimes tells by a panic.
+    let source = tempfile::tempdir().unwrap();
+    let open = |dir: &Path| kv::open(KvKind::Sled, dir, CACHE_BYTES);
+    let mut model = Model::new();
+    for steps in [0..300, 300..400] {
+        let store = open(source.path()).unwrap();
+        fill(&*store, &mut model, steps);
+        store.sync().unwrap();
+    }
+    for is_rebooted in [false, true] {
+        let judge = |dir: &Path, what: &str| {
+            let opened = std::panic::catch_unwind(|| open(dir));
+            opened.is_err() || is_told(opened.unwrap(), &model, what)
+        };
+        let (told, harmless) = flip_all(source.path(), Path::new(""), 40, is_rebooted, judge);
+        assert!(told > 10, "told {told}, harmless {harmless}");
     }
 }
 
@@ -192,9 +135,8 @@ fn flips_of_sequence_numbers_are_told_or_harmless() {
             let mut flipped = whole.clone();
             flipped[start + 5 + bit / 8] ^= 1 << (bit % 8);
             std::fs::write(dir.join(journal.file_name().unwrap()), flipped).unwrap();
-            let outcome =
-                judge(&dir, &model, &format!("bit {bit} of the number at {start} in {}", journal.display()));
-            told += u32::from(matches!(outcome, Outcome::Told));
+            let what = format!("bit {bit} of the number at {start} in {}", journal.display());
+            told += u32::from(is_told(open(&dir), &model, &what));
             std::fs::remove_dir_all(&dir).unwrap();
         }
     }

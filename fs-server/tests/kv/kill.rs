@@ -19,13 +19,25 @@ fn acknowledged_batches_survive_kill() {
         return child();
     }
     for kind in KvKind::ALL {
-        let dir = tempfile::tempdir().expect("temporary directory");
-        let mut first = 0;
-        for kill_after in [1, 37, 250] {
-            let last = run_and_kill(kind, dir.path(), first, kill_after);
-            assert!(last >= first + kill_after - 1);
-            first = check(kind, dir.path(), last) + 1;
-        }
+        kill_again_and_again(kind, [1, 37, 250]);
+    }
+    let more: Vec<u32> = (0..long_rounds()).map(|round| 1 + round * 37 % 200).collect();
+    // What is there is read after each kill, so it must not become too much.
+    more.chunks(10).for_each(|some| kill_again_and_again(KvKind::Fjall, some.iter().copied()));
+}
+
+/// Further kills of the default engine in the long tier.
+fn long_rounds() -> u32 {
+    std::env::var("HAYATE_TEST_KILLS").map_or(0, |rounds| rounds.parse().expect("a number of kills"))
+}
+
+fn kill_again_and_again(kind: KvKind, kills: impl IntoIterator<Item = u32>) {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let mut first = 0;
+    for kill_after in kills {
+        let last = run_and_kill(kind, dir.path(), first, kill_after);
+        assert!(last >= first + kill_after - 1);
+        first = check(kind, dir.path(), last) + 1;
     }
 }
 
@@ -57,24 +69,29 @@ fn spawn(kind: KvKind, dir: &Path, first: u32) -> Child {
         .unwrap()
 }
 
-/// Commits batches until killed: batch n puts n under KEYS keys of its own and under KEYS shared ones.
+/// Batch n puts n under KEYS keys of its own and under KEYS shared ones.
+pub fn numbered(n: u32) -> Batch {
+    let mut batch = Batch::new();
+    for i in 0..KEYS {
+        batch.put(own_key(n, i), value(n));
+        batch.put(shared_key(i), value(n));
+    }
+    batch
+}
+
+/// Commits batches until killed.
 fn child() {
     let var = |name| std::env::var(name).unwrap();
     let store = open(var(CHILD_KIND).parse().unwrap(), Path::new(&var(CHILD_DIR)));
     let first: u32 = var(CHILD_FIRST).parse().unwrap();
     for n in first.. {
-        let mut batch = Batch::new();
-        for i in 0..KEYS {
-            batch.put(own_key(n, i), value(n));
-            batch.put(shared_key(i), value(n));
-        }
-        store.commit(batch).unwrap();
+        store.commit(numbered(n)).unwrap();
         std::io::stdout().write_all(format!("\nack {n}\n").as_bytes()).unwrap();
     }
 }
 
-/// Checks all batches up to `last`, and the one after it. Returns the last that is there.
-fn check(kind: KvKind, dir: &Path, last: u32) -> u32 {
+/// Checks that all batches up to `last` are there, perhaps some that follow, each wholly, and nothing else. Returns the last that is there.
+pub fn check(kind: KvKind, dir: &Path, last: u32) -> u32 {
     let store = open(kind, dir);
     let shared = scan(&*store, b"shared", b"t", usize::MAX);
     let newest = u32::from_le_bytes(shared[0].1[..4].try_into().unwrap());

@@ -1,13 +1,22 @@
 //! The contract of the key-value port, run over every engine.
 
 mod contract;
+#[path = "../common/damage.rs"]
+mod damage;
+mod failed_sync;
+#[path = "../common/failing_device.rs"]
+mod failing_device;
 mod guard;
 mod kill;
 mod memory;
+mod power;
+#[path = "../../../tests/src/skip.rs"]
+mod skip;
 #[path = "../common/small_file_system.rs"]
 mod small_file_system;
 mod space;
 
+use damage::{FENCE, reboot};
 use fs_server::kv::{self, Kv, KvKind};
 use std::ops::ControlFlow;
 use std::path::Path;

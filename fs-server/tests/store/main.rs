@@ -2,11 +2,17 @@
 
 mod compaction;
 mod crash;
+#[path = "../common/damage.rs"]
+mod damage;
 mod devices;
 mod direct;
+mod failed_sync;
+#[path = "../common/failing_device.rs"]
+mod failing_device;
 mod flips;
 mod golden;
 mod group;
+mod index_flips;
 mod kill;
 mod mem_kv;
 mod model;
@@ -14,6 +20,8 @@ mod numbers;
 mod port;
 mod power;
 mod sim_disk;
+#[path = "../../../tests/src/skip.rs"]
+mod skip;
 mod slow;
 #[path = "../common/small_file_system.rs"]
 mod small_file_system;

@@ -9,7 +9,7 @@ type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 /// A put, or without a value a delete.
 type Step = (Vec<u8>, Option<Vec<u8>>);
 
-#[derive(Default)]
+#[derive(Default, Clone)]
 struct State {
     map: Map,
     synced: Map,
@@ -34,10 +34,10 @@ impl MemKv {
         Arc::default()
     }
 
-    /// What is there after a kill of the process: everything.
+    /// What the next process finds after a kill: everything, as little of it on the device as before.
     pub fn after_kill(&self) -> Arc<MemKv> {
-        let map = self.0.lock().unwrap().map.clone();
-        Arc::new(MemKv(Mutex::new(State { synced: map.clone(), map, ..State::default() })))
+        let state = self.0.lock().unwrap();
+        Arc::new(MemKv(Mutex::new(State { is_full: false, ..state.clone() })))
     }
 
     /// From now on there is no room for batches, or there is again.

@@ -32,6 +32,10 @@ impl Disk for BusyDisk {
         self.0.open(id)
     }
 
+    fn renew(&self, id: u32, bytes: u64) -> io::Result<Arc<dyn SegmentFile>> {
+        self.0.renew(id, bytes)
+    }
+
     fn remove(&self, id: u32) -> io::Result<()> {
         self.0.remove(id)
     }

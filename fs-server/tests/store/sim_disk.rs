@@ -1,30 +1,43 @@
-//! A disk in memory that a test can crash: writes and names that were not synced survive, vanish or tear as a seed says.
+//! A disk in memory that a test can crash: writes and names that were not synced survive, vanish or tear as a seed says. A sync that
+//! fails leaves what Linux leaves: readers see all that was written, and no later sync writes what this one could not.
 
 use crate::support::Rng;
-use fs_server::store::disk::{Disk, SegmentFile};
+use fs_server::store::disk::{self, Disk, SegmentFile};
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice, IoSliceMut};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Bytes that a device writes wholly or not at all.
 const SECTOR_BYTES: usize = 512;
 const TOTAL_BYTES: u64 = 1 << 30;
 
+#[derive(Clone)]
 struct Write {
     at: u64,
     data: Vec<u8>,
 }
 
-#[derive(Default)]
+#[derive(Default, Clone)]
 struct Content {
     now: Vec<u8>,
     synced: Vec<u8>,
     unsynced: Vec<Write>,
+    /// Bytes that a failed sync has given up, until they are written again.
+    lost: Vec<bool>,
+}
+
+/// What fails next, if it is not zero.
+#[derive(Default)]
+struct Faults {
+    /// The error that the next write ends with.
+    write: AtomicI32,
+    /// A seed of what the next sync, which fails, still brings to the device.
+    sync: AtomicU64,
 }
 
 #[derive(Default)]
-pub struct SimFile(Mutex<Content>, Arc<AtomicI32>);
+pub struct SimFile(Mutex<Content>, Arc<Faults>);
 
 #[derive(Default)]
 struct Names {
@@ -32,9 +45,8 @@ struct Names {
     synced: BTreeMap<u32, Arc<SimFile>>,
 }
 
-/// The second is the error that the next write ends with, if it is not zero.
 #[derive(Default)]
-pub struct SimDisk(Mutex<Names>, Arc<AtomicI32>);
+pub struct SimDisk(Mutex<Names>, Arc<Faults>);
 
 fn put(bytes: &mut Vec<u8>, at: u64, data: &[u8]) {
     let end = at as usize + data.len();
@@ -42,18 +54,48 @@ fn put(bytes: &mut Vec<u8>, at: u64, data: &[u8]) {
     bytes[at as usize..end].copy_from_slice(data);
 }
 
-impl SimFile {
-    fn new(content: Vec<u8>) -> Arc<SimFile> {
-        SimFile::failing(content, Arc::default())
+impl Content {
+    /// These bytes are to reach the device no more, or again.
+    fn mark_lost(&mut self, at: u64, len: usize, is_lost: bool) {
+        let (begin, end) = (at as usize, at as usize + len);
+        self.lost.resize(self.lost.len().max(end), false);
+        self.lost[begin..end].fill(is_lost);
     }
 
-    fn failing(content: Vec<u8>, failure: Arc<AtomicI32>) -> Arc<SimFile> {
+    /// A sync that fails: a third of the sectors reach the device all the same.
+    fn give_up(&mut self, rng: &mut Rng) {
+        for write in std::mem::take(&mut self.unsynced) {
+            for (sector, data) in write.data.chunks(SECTOR_BYTES).enumerate() {
+                let at = write.at + (sector * SECTOR_BYTES) as u64;
+                let is_lost = rng.below(3) != 0;
+                if !is_lost {
+                    put(&mut self.synced, at, data);
+                }
+                self.mark_lost(at, data.len(), is_lost);
+            }
+        }
+    }
+
+    fn sync(&mut self) {
+        let mut reached = self.now.clone();
+        for (at, byte) in reached.iter_mut().enumerate() {
+            if self.lost.get(at).copied().unwrap_or_default() {
+                *byte = self.synced.get(at).copied().unwrap_or_default();
+            }
+        }
+        self.synced = reached;
+        self.unsynced.clear();
+    }
+}
+
+impl SimFile {
+    fn new(content: Vec<u8>, faults: &Arc<Faults>) -> Arc<SimFile> {
         let content = Content { now: content.clone(), synced: content, ..Content::default() };
-        Arc::new(SimFile(Mutex::new(content), failure))
+        Arc::new(SimFile(Mutex::new(content), Arc::clone(faults)))
     }
 
     /// What a loss of power leaves: of each unsynced write any of its sectors, the last one torn as likely as not.
-    fn after_power_loss(&self, rng: &mut Rng) -> Arc<SimFile> {
+    fn after_power_loss(&self, rng: &mut Rng, faults: &Arc<Faults>) -> Arc<SimFile> {
         let content = self.0.lock().unwrap();
         let mut bytes = content.synced.clone();
         // The length may have reached the device or not.
@@ -75,7 +117,7 @@ impl SimFile {
                 }
             }
         }
-        SimFile::new(bytes)
+        SimFile::new(bytes, faults)
     }
 }
 
@@ -86,33 +128,54 @@ impl SimDisk {
 
     /// Lets the next write end with an error of the system.
     pub fn fail_next(&self, errno: i32) {
-        self.1.store(errno, Ordering::SeqCst);
+        self.1.write.store(errno, Ordering::SeqCst);
     }
 
-    /// What is there after a kill of the process: all that was written.
+    /// Lets the next sync of a file end with EIO. The seed, which is not zero, says what reaches the device all the same.
+    pub fn fail_next_sync(&self, seed: u64) {
+        self.1.sync.store(seed, Ordering::SeqCst);
+    }
+
+    /// Syncs do not fail any more. Returns whether one has.
+    pub fn stop_failing(&self) -> bool {
+        self.1.sync.swap(0, Ordering::SeqCst) == 0
+    }
+
+    /// What the next process finds after a kill: all that was written, as little of it on the device as before.
     pub fn after_kill(&self) -> Arc<SimDisk> {
-        let names = self.0.lock().unwrap();
-        let copy =
-            |(id, file): (&u32, &Arc<SimFile>)| (*id, SimFile::new(file.0.lock().unwrap().now.clone()));
-        let now: BTreeMap<_, _> = names.now.iter().map(copy).collect();
-        Arc::new(SimDisk(Mutex::new(Names { synced: now.clone(), now }), Arc::default()))
+        let (names, faults) = (self.0.lock().unwrap(), Arc::default());
+        let mut copies = BTreeMap::new();
+        let mut copy = |(id, file): (&u32, &Arc<SimFile>)| {
+            let copied =
+                || Arc::new(SimFile(Mutex::new(file.0.lock().unwrap().clone()), Arc::clone(&faults)));
+            // A file may have both its names, or the number of one that was removed.
+            (*id, Arc::clone(copies.entry(Arc::as_ptr(file)).or_insert_with(copied)))
+        };
+        let now = names.now.iter().map(&mut copy).collect();
+        let synced = names.synced.iter().map(&mut copy).collect();
+        Arc::new(SimDisk(Mutex::new(Names { now, synced }), faults))
     }
 
     /// What is there after a loss of power.
     pub fn after_power_loss(&self, rng: &mut Rng) -> Arc<SimDisk> {
-        let names = self.0.lock().unwrap();
+        let (names, faults) = (self.0.lock().unwrap(), Arc::default());
         let mut now = BTreeMap::new();
         let ids: std::collections::BTreeSet<_> = names.now.keys().chain(names.synced.keys()).collect();
         for id in ids {
             // A name that was made or removed without a sync is there or not.
             let is_certain = names.now.contains_key(id) && names.synced.contains_key(id);
-            if let Some(file) = names.now.get(id).or(names.synced.get(id))
+            let first = match (names.now.get(id), names.synced.get(id)) {
+                // One has taken the place of the other, or not.
+                (Some(now), Some(synced)) if !Arc::ptr_eq(now, synced) && rng.below(2) == 0 => Some(synced),
+                (now, synced) => now.or(synced),
+            };
+            if let Some(file) = first
                 && (is_certain || rng.below(2) == 0)
             {
-                now.insert(*id, file.after_power_loss(rng));
+                now.insert(*id, file.after_power_loss(rng, &faults));
             }
         }
-        Arc::new(SimDisk(Mutex::new(Names { synced: now.clone(), now }), Arc::default()))
+        Arc::new(SimDisk(Mutex::new(Names { synced: now.clone(), now }), faults))
     }
 }
 
@@ -122,7 +185,7 @@ impl Disk for SimDisk {
     }
 
     fn create(&self, id: u32) -> io::Result<Arc<dyn SegmentFile>> {
-        let file = SimFile::failing(Vec::new(), Arc::clone(&self.1));
+        let file = SimFile::new(Vec::new(), &self.1);
         match self.0.lock().unwrap().now.insert(id, Arc::clone(&file)) {
             None => Ok(file),
             Some(_) => Err(io::ErrorKind::AlreadyExists.into()),
@@ -132,6 +195,13 @@ impl Disk for SimDisk {
     fn open(&self, id: u32) -> io::Result<Arc<dyn SegmentFile>> {
         let names = self.0.lock().unwrap();
         let file = names.now.get(&id).cloned().ok_or(io::ErrorKind::NotFound)?;
+        Ok(file)
+    }
+
+    fn renew(&self, id: u32, bytes: u64) -> io::Result<Arc<dyn SegmentFile>> {
+        let file = SimFile::new(Vec::new(), &self.1);
+        disk::copy(&*self.open(id)?, &*file, bytes)?;
+        self.0.lock().unwrap().now.insert(id, Arc::clone(&file));
         Ok(file)
     }
 
@@ -155,13 +225,14 @@ impl Disk for SimDisk {
 
 impl SegmentFile for SimFile {
     fn write_at(&self, parts: &mut [IoSlice<'_>], at: u64) -> io::Result<()> {
-        let errno = self.1.swap(0, Ordering::SeqCst);
+        let errno = self.1.write.swap(0, Ordering::SeqCst);
         if errno != 0 {
             return Err(io::Error::from_raw_os_error(errno));
         }
         let data: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
         let mut content = self.0.lock().unwrap();
         put(&mut content.now, at, &data);
+        content.mark_lost(at, data.len(), false);
         content.unsynced.push(Write { at, data });
         Ok(())
     }
@@ -187,7 +258,9 @@ impl SegmentFile for SimFile {
     }
 
     fn cut(&self, bytes: u64) -> io::Result<()> {
-        self.0.lock().unwrap().now.resize(bytes as usize, 0);
+        let mut content = self.0.lock().unwrap();
+        content.now.resize(bytes as usize, 0);
+        content.lost.truncate(bytes as usize);
         Ok(())
     }
 
@@ -196,9 +269,14 @@ impl SegmentFile for SimFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        let content = &mut *self.0.lock().unwrap();
-        content.synced.clone_from(&content.now);
-        content.unsynced.clear();
+        let mut content = self.0.lock().unwrap();
+        match self.1.sync.swap(0, Ordering::SeqCst) {
+            0 => content.sync(),
+            seed => {
+                content.give_up(&mut Rng(seed));
+                return Err(io::Error::from_raw_os_error(libc::EIO));
+            }
+        }
         Ok(())
     }
 }

@@ -55,6 +55,10 @@ impl Disk for SlowDisk {
         Ok(Arc::new(SlowFile(self.0.open(id)?, self.1.clone())))
     }
 
+    fn renew(&self, id: u32, bytes: u64) -> io::Result<Arc<dyn SegmentFile>> {
+        self.0.renew(id, bytes)
+    }
+
     fn remove(&self, id: u32) -> io::Result<()> {
         self.0.remove(id)
     }

@@ -1,13 +1,14 @@
 //! `hayate down`: brings the data to safety, unmounts, and stops the servers.
 
 use crate::args::Global;
+use crate::drain::{self, Reported};
 use crate::error::{CliError, Result, failed};
 use crate::launch::spec::LaunchSpec;
 use crate::launch::{Work, start};
 use crate::process::Daemon;
-use crate::{drain, interrupt, mounts, out, place, probe, size};
+use crate::{interrupt, mounts, out, place, probe, size};
 use clap::Args;
-use fs_client::{Client, ClientConfig, ShutdownMode};
+use fs_client::{Client, ClientConfig, ServerId, ShutdownMode};
 use fs_net::{ClusterFile, MemberEntry, host_name};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -36,7 +37,8 @@ pub struct DownArgs {
     /// With --drain: seconds without progress after which it is given up
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub stall: u64,
-    /// With --drain, if it does not end well: write every name that is not safe here, a JSON object a line
+    /// If a drain does not end well, however it was cut off: write every name that is not safe here, a JSON object a line
+    /// [default: hayate-unsafe-JOB.jsonl in the working directory, or in /tmp/hayate-UID if that cannot be]
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
 }
@@ -63,16 +65,13 @@ pub fn end(path: &Path, args: &DownArgs) -> Result<String> {
     let fate = fate(args, &cluster)?;
     let spec = LaunchSpec::load(&place::local_dir(&cluster.job)).ok();
     let silent = start::silent(&cluster)?;
-    if fate == Fate::Drain && !silent.is_empty() {
-        let ids: Vec<String> = silent.iter().map(ToString::to_string).collect();
-        return Err(CliError::Unsafe(format!(
-            "server {} does not answer, so its data cannot be brought to the tier: `hayate up --restart` starts it on its \
-             store, `hayate down --discard` gives its data up",
-            ids.join(", ")
-        )));
-    }
-    unmount_all(&cluster, spec.as_ref(), path, fate)?;
-    let account = if fate == Fate::Drain { Some(drain(&cluster, args)?) } else { None };
+    let account = if fate == Fate::Drain {
+        let safe = to_safety(&cluster, spec.as_ref(), path, &silent, args);
+        Some(safe.map_err(|error| with_report(error, &cluster, &silent, args))?)
+    } else {
+        unmount_all(&cluster, spec.as_ref(), path, fate)?;
+        None
+    };
     let mode = if fate == Fate::Keep { ShutdownMode::Keep } else { ShutdownMode::Discard };
     let alive: Vec<&MemberEntry> = cluster.members.iter().filter(|m| !silent.contains(&m.id)).collect();
     stop(&cluster, &alive, mode)?;
@@ -110,13 +109,26 @@ fn kept(cluster: &ClusterFile, path: &Path) -> String {
     )
 }
 
-fn drain(cluster: &ClusterFile, args: &DownArgs) -> Result<String> {
-    let client = Client::connect(ClientConfig::new(cluster.clone())).map_err(failed)?;
-    let drained = drain::run(&client, Duration::from_secs(args.stall));
-    if let (Err(_), Some(report)) = (&drained, &args.report) {
-        drain::report(&client, report)?;
+/// Brings everything to the tier; answers what to tell of it.
+fn to_safety(
+    cluster: &ClusterFile,
+    spec: Option<&LaunchSpec>,
+    path: &Path,
+    silent: &[ServerId],
+    args: &DownArgs,
+) -> Result<String> {
+    if !silent.is_empty() {
+        let ids: Vec<String> = silent.iter().map(ToString::to_string).collect();
+        return Err(CliError::Unsafe(format!(
+            "server {} does not answer, so its data cannot be brought to the tier: `hayate up --restart` starts it on its \
+             store, `hayate down --discard` gives its data up",
+            ids.join(", ")
+        )));
     }
-    let total = drained?;
+    unmount_all(cluster, spec, path, Fate::Drain)?;
+    let client = Client::connect(ClientConfig::new(cluster.clone())).map_err(failed)?;
+    let total = drain::run(&client, Duration::from_secs(args.stall))?;
+    default_reports(cluster).iter().try_for_each(|stale| place::remove_file(stale))?;
     let tier = cluster.tier.as_deref().map(|tier| tier.display().to_string()).unwrap_or_default();
     Ok(format!(
         "cluster '{}' is down: {} files, {} bytes ({}) flushed to {tier}, nothing unsafe",
@@ -125,6 +137,35 @@ fn drain(cluster: &ClusterFile, args: &DownArgs) -> Result<String> {
         total.bytes,
         size::format(total.bytes)
     ))
+}
+
+/// Where the list of what is not safe goes if nobody says so: a batch job's working directory outlives its nodes; else a place that is always there.
+fn default_reports(cluster: &ClusterFile) -> [PathBuf; 2] {
+    let name = format!("hayate-unsafe-{}.jsonl", cluster.job);
+    [PathBuf::from(&name), place::base_dir().join(&name)]
+}
+
+/// Writes the list, and says where it is, or why it is not.
+fn with_report(error: CliError, cluster: &ClusterFile, silent: &[ServerId], args: &DownArgs) -> CliError {
+    let files = args.report.clone().map_or_else(|| default_reports(cluster).to_vec(), |file| vec![file]);
+    let mut why_not = String::new();
+    for file in files {
+        match drain::report(cluster, silent, &file) {
+            Ok(Reported { names, unknown }) => {
+                let of_all = if unknown == 0 {
+                    String::new()
+                } else {
+                    format!(", without those of {unknown} servers")
+                };
+                return error.with(format!(
+                    "\nwhat is not safe is listed in {}: {names} names{of_all}",
+                    file.display()
+                ));
+            }
+            Err(refused) => why_not = format!("\nwhat is not safe is not listed: {refused}"),
+        }
+    }
+    error.with(why_not)
 }
 
 /// Unmounts everywhere, so that nothing is written any more. Data that is to be deleted stops nobody.

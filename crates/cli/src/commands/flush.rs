@@ -1,21 +1,21 @@
 //! `hayate flush`: copies to the shared tier now.
 
+mod tree;
+
 use crate::args::Global;
+use crate::below::Name;
 use crate::error::{CliError, Result, failed};
 use crate::{drain, interrupt, out, side, size};
 use clap::Args;
-use fs_client::{Attr, Client};
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Arguments of `hayate flush`.
 #[derive(Debug, Args)]
 pub struct FlushArgs {
-    /// File or directory to flush with all below, whatever its policy (user.hayate.flush); what else is pending is flushed with it
+    /// File or directory to flush with all below, whatever its policy (user.hayate.flush), and nothing else [default: all that is pending]
     path: Option<PathBuf>,
-    /// Wait until everything is there, files that are open for writing included
+    /// Wait until everything is there as it was when the command began, or later; files that are open for writing included
     #[arg(long)]
     wait: bool,
     /// With --wait: seconds without progress after which it is given up
@@ -31,13 +31,22 @@ pub fn run(global: &Global, args: &FlushArgs) -> Result<()> {
             "this cluster has no shared tier to flush to (hayate up --tier DIR)".into(),
         ));
     }
+    interrupt::watch()?;
+    let stall = Duration::from_secs(args.stall);
     if let Some(path) = &args.path {
-        let path = side::in_cluster(path);
-        ask(&client, &path, &client.lstat(&path).map_err(failed)?)?;
+        let top = Name::find(&client, &side::in_cluster(path))?;
+        let asked = tree::ask(&client, &top, args.wait)?;
+        let path = top.path.display();
+        if !args.wait {
+            return out::line(format_args!("flushing: {} names at and below {path}", asked.names));
+        }
+        let names = tree::wait(&client, &top, stall, &asked)?;
+        return out::line(format_args!(
+            "{names} names at and below {path} are in the shared tier, nothing unsafe"
+        ));
     }
     if args.wait {
-        interrupt::watch()?;
-        let total = drain::run(&client, Duration::from_secs(args.stall))?;
+        let total = drain::run(&client, stall)?;
         let (files, bytes) = (total.files, total.bytes);
         return out::line(format_args!(
             "{files} files, {bytes} bytes flushed since the start, nothing unsafe"
@@ -50,20 +59,4 @@ pub fn run(global: &Global, args: &FlushArgs) -> Result<()> {
         total.pending,
         size::format(total.pending_bytes)
     ))
-}
-
-/// Asks for everything below a path, whatever its policy. What goes meanwhile needs no flush.
-fn ask(client: &Client, path: &Path, attr: &Attr) -> Result<()> {
-    if !attr.is_dir() {
-        return match client.flush_inode(attr.ino) {
-            Err(error) if error.is_not_found() => Ok(()),
-            outcome => outcome.map_err(failed),
-        };
-    }
-    for entry in client.read_dir_plus(path).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        let Some(attr) = &entry.attr else { continue };
-        ask(client, &path.join(OsStr::from_bytes(&entry.name)), attr)?;
-    }
-    Ok(())
 }

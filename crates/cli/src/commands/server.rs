@@ -271,6 +271,7 @@ fn config(spec: &LaunchSpec, id: u16, stores: Vec<PathBuf>, listen: String) -> R
     config.inline_bytes = spec.options.inline_bytes;
     config.hot_files = spec.options.hot_files;
     config.rdma = spec.options.rdma.parse().map_err(CliError::Usage)?;
+    config.commit = bench::machine::COMMIT;
     Ok(config)
 }
 

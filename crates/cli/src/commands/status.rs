@@ -1,11 +1,12 @@
 //! `hayate status`: the servers and how they are.
 
+mod paths;
 mod transport;
 
 use crate::args::Global;
 use crate::error::{CliError, Result, failed};
 use crate::table::Table;
-use crate::{mounts, out, probe, side, size};
+use crate::{mounts, out, probe, size};
 use clap::Args;
 use fs_client::{Client, ClientConfig};
 use fs_net::{ClusterFile, MemberEntry};
@@ -19,9 +20,9 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// Arguments of `hayate status`.
 #[derive(Debug, Args)]
 pub struct StatusArgs {
-    /// Files and directories: are they in the shared tier? (Status 3 if one is not.)
+    /// Files, and directories with all below: are they in the shared tier as they are now? (Status 0: all are; 3: something is not; 1: there is no such path.)
     paths: Vec<PathBuf>,
-    /// All that the servers say, as JSON
+    /// All that the servers say, or what is known of each path, as JSON
     #[arg(long)]
     json: bool,
 }
@@ -35,7 +36,7 @@ struct Known<'a> {
 /// Shows all servers; fails if one does not answer.
 pub fn run(global: &Global, args: &StatusArgs) -> Result<()> {
     if !args.paths.is_empty() {
-        return of_paths(global, args);
+        return paths::run(global, &args.paths, args.json);
     }
     let cluster = global.load_cluster()?;
     let servers = ask_all(&cluster)?;
@@ -51,33 +52,6 @@ pub fn run(global: &Global, args: &StatusArgs) -> Result<()> {
         "server {} does not answer ({reason}): `hayate up --restart` starts it again",
         down.join(", ")
     )))
-}
-
-/// For each path whether it is in the shared tier, and when it is copied there; fails if one is not there.
-fn of_paths(global: &Global, args: &StatusArgs) -> Result<()> {
-    let client = global.connect()?;
-    let (caller, mut all_safe) = (probe::caller(), true);
-    for path in &args.paths {
-        let path = side::in_cluster(path);
-        let attr = client.lstat(&path).map_err(failed)?;
-        let get = |name: &str| {
-            let value = client.getxattr(&caller, attr.ino, name.as_bytes()).map_err(failed)?;
-            Ok::<String, CliError>(String::from_utf8_lossy(&value).into_owned())
-        };
-        let (durable, policy) = (get("user.hayate.durable")?, get("user.hayate.flush")?);
-        all_safe &= durable == "yes";
-        if args.json {
-            let path = path.to_string_lossy();
-            out::line(format_args!(
-                "{}",
-                json!({ "path": path, "durable": durable == "yes", "flush": policy })
-            ))?;
-        } else {
-            let state = if durable == "yes" { "in the shared tier" } else { "NOT in the shared tier" };
-            out::line(format_args!("{}: {state}, flush {policy}", path.display()))?;
-        }
-    }
-    if all_safe { Ok(()) } else { Err(CliError::Unsafe("not everything is in the shared tier".to_owned())) }
 }
 
 fn ask_all(cluster: &ClusterFile) -> Result<Vec<Known<'_>>> {

@@ -260,7 +260,7 @@ pub fn spec(global: &Global, args: &UpArgs) -> Result<LaunchSpec> {
             dirty_max: args.dirty_max,
             capacity: args.capacity,
             tier_check_ms: args.tier_check,
-            deadline_unix_s: args.deadline.or_else(job_end),
+            deadline_unix_s: args.deadline.or_else(|| job_end(std::env::var("SLURM_JOB_END_TIME").ok())),
             wide_threshold: args.wide_threshold,
             inline_bytes: args.inline,
             hot_files: args.hot_files == "on",
@@ -286,9 +286,9 @@ fn deadline(text: &str) -> std::result::Result<u64, String> {
     Ok(now.as_secs().saturating_add(number(ahead)?))
 }
 
-/// When the batch system ends the job.
-fn job_end() -> Option<u64> {
-    std::env::var("SLURM_JOB_END_TIME").ok()?.parse().ok()
+/// When the batch system ends the job, as its variable says; what is no number says nothing.
+fn job_end(variable: Option<String>) -> Option<u64> {
+    variable?.trim().parse().ok()
 }
 
 fn checked_tier(tier: &Path) -> Result<PathBuf> {
@@ -365,6 +365,30 @@ fn report(cluster: &ClusterFile, path: &Path, spec: &LaunchSpec) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn deadlines_are_times_or_seconds_from_now() {
+        let now = || std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
+        assert_eq!(deadline("1800000000"), Ok(1_800_000_000));
+        let before = now();
+        let ahead = deadline("+65").unwrap();
+        assert!((before + 65..=now() + 65).contains(&ahead), "{ahead}");
+        assert_eq!(deadline(&format!("+{}", u64::MAX)), Ok(u64::MAX));
+        for wrong in ["", "+", "soon", "-5", "+-5", "01:00:00", "12.5"] {
+            let message = deadline(wrong).unwrap_err();
+            assert!(message.contains("seconds since 1970, or +SECONDS"), "{wrong:?}: {message}");
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_job_is_taken_from_slurm_unless_somebody_says_otherwise() {
+        assert_eq!(job_end(Some("1800000000\n".to_owned())), Some(1_800_000_000));
+        assert_eq!(job_end(Some("UNLIMITED".to_owned())), None);
+        assert_eq!(job_end(None), None);
+        let words = |words: &[&str]| UpArgs::from_words(words.iter().map(OsString::from)).unwrap().deadline;
+        assert_eq!((words(&["--deadline", "7"]), words(&[])), (Some(7), None));
+        assert!(UpArgs::from_words(["--deadline", "soon"].map(OsString::from)).is_err());
+    }
 
     #[test]
     fn tier_must_be_a_directory_that_exists() {

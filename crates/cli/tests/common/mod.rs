@@ -1,6 +1,8 @@
 //! A directory of its own for each test, the real program run in it, and whatever it left behind ended at the end.
 #![allow(dead_code)] // Each test binary uses a part.
 
+#[path = "../../../../tests/src/skip.rs"]
+pub mod skip;
 pub mod versions;
 
 use std::fs;
@@ -235,12 +237,16 @@ pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// Whether this user can mount here; if not, the reason is one that `hayate mount` gives.
+/// Whether this user can mount here; if not, the reason is one that `hayate mount` gives, and it is noted that the test shows less.
 pub fn can_mount() -> bool {
     let device = fs::OpenOptions::new().read(true).write(true).open("/dev/fuse").is_ok();
     let tool = std::env::var_os("PATH")
         .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join("fusermount3").exists()));
-    device && (rustix::process::geteuid().is_root() || tool)
+    let can = device && (rustix::process::geteuid().is_root() || tool);
+    if !can {
+        skip::note("no FUSE here, so nothing is mounted");
+    }
+    can
 }
 
 /// A shell script run where the test is root of namespaces of its own, so that it may mount; nothing if the system forbids them.
@@ -250,7 +256,7 @@ pub fn in_own_namespace(sandbox: &Sandbox, script: &str) -> Option<Said> {
     unshare.args(if root { &["--mount"][..] } else { &["--map-root-user", "--mount"][..] });
     let probe = unshare.args(["sh", "-c", "mount -t tmpfs none /mnt"]).stderr(Stdio::null()).status();
     if !probe.is_ok_and(|status| status.success()) {
-        eprintln!("no mount namespaces here: this test shows nothing");
+        skip::note("no mount namespaces here");
         return None;
     }
     let mut command = Command::new("unshare");

@@ -1,7 +1,7 @@
 //! A served connection after its handshake.
 
 use super::{Handled, Handler, MAX_RUNNING, MAX_UNSENT_BYTES, PeerInfo, Reply, idle};
-use crate::budget::{Account, BufferClass, Charge, Wait};
+use crate::budget::{Account, BufferClass, Charge, Kept, Wait};
 use crate::counters::OpenConnection;
 use crate::env::NetEnv;
 use crate::error::NetError;
@@ -212,14 +212,25 @@ pub(super) struct Session {
     /// For answers that the peer has not read.
     unsent: Option<Box<Charge>>,
     stall: Stall,
-    _slot: Option<Charge>,
-    _open: OpenConnection,
+    /// What it is counted with among connections.
+    slot: Option<Kept>,
 }
 
 // An idle connection has these, a description, and the event loop's part: bench/limits.py measures the sum.
 const _: () = assert!(
-    size_of::<Session>() + size_of::<Shared>() + size_of::<PeerInfo>() + size_of::<FrameReader>() <= 400
+    size_of::<Session>() + size_of::<Shared>() + size_of::<PeerInfo>() + size_of::<FrameReader>() <= 352
 );
+
+// By what the connection knows anyway, not by guards: those have pointers of their own.
+impl Drop for Session {
+    fn drop(&mut self) {
+        let (env, account) = (&self.shared.env, &self.shared.account);
+        OpenConnection::end(&env.counters);
+        if let Some(slot) = self.slot.take() {
+            env.connections.give_back(slot, account);
+        }
+    }
+}
 
 impl Session {
     pub fn new(
@@ -230,6 +241,7 @@ impl Session {
         frames: VecDeque<Frame>,
         open: OpenConnection,
     ) -> Session {
+        open.keep();
         Session {
             transport,
             handler,
@@ -240,8 +252,7 @@ impl Session {
             admitted: None,
             unsent: None,
             stall: Stall::default(),
-            _slot: accounts.slot,
-            _open: open,
+            slot: accounts.slot.map(Charge::keep),
         }
     }
 

@@ -96,7 +96,7 @@ impl Link {
     /// Looks a little whether something arrives, if that pays.
     pub fn look(&mut self) -> bool {
         let inward = &self.inward;
-        self.spin.look(LINKS.get(), || inward.has_bytes())
+        self.spin.look(LINKS.get(), || inward.has_bytes()) == Some(true)
     }
 
     /// Pending when a ring will wake the task as soon as something arrives; ready when something has.

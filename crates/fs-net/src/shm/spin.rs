@@ -33,12 +33,12 @@ impl Spin {
         Spin { limit, length: limit / 2, rest: 0, next_rest: FIRST_REST }
     }
 
-    /// Looks until `found`, as long as that seems to pay. Whether it was. `sessions` of this thread share the time, because all others
-    /// wait meanwhile.
-    pub fn look(&mut self, sessions: u32, found: impl Fn() -> bool) -> bool {
-        let Some(length) = self.begin().map(|length| length / sessions.max(1)) else { return false };
+    /// Looks until `found`, as long as that seems to pay. Whether it was; `None` if nobody looked. `sessions` of this thread share the time,
+    /// because all others wait meanwhile.
+    pub fn look(&mut self, sessions: u32, found: impl Fn() -> bool) -> Option<bool> {
+        let length = self.begin()? / sessions.max(1);
         if length < SHORTEST {
-            return false;
+            return None;
         }
         let start = Instant::now();
         loop {
@@ -47,11 +47,11 @@ impl Spin {
             }
             if found() {
                 self.hit();
-                return true;
+                return Some(true);
             }
             if start.elapsed() >= length {
                 self.miss();
-                return false;
+                return Some(false);
             }
         }
     }
@@ -107,9 +107,10 @@ mod tests {
 
     #[test]
     fn without_a_limit_nobody_looks() {
-        assert!(!spin(Duration::ZERO).look(1, || true));
-        assert!(spin(Duration::from_secs(10)).look(1, || true));
-        assert!(!spin(Duration::from_micros(20)).look(1, || false));
-        assert!(!spin(Duration::from_micros(20)).look(100, || true));
+        let micros = Duration::from_micros(20);
+        assert_eq!(spin(Duration::ZERO).look(1, || true), None);
+        assert_eq!(spin(Duration::from_secs(10)).look(1, || true), Some(true));
+        assert_eq!(spin(micros).look(1, || false), Some(false));
+        assert_eq!(spin(micros).look(100, || true), None);
     }
 }

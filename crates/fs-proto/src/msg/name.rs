@@ -50,7 +50,7 @@ wire_struct! {
         pub exclusive: bool,
         /// What its layout is to have otherwise than the directory's.
         pub layout: Option<LayoutWish>,
-        /// Register the file as open at the client, as [`super::inode::Open`] does.
+        /// Register the file as open at the client, as [`super::inode::Open`] does; also one that is there already, if its attributes are answered.
         pub open: Option<OpenMode>,
     }
 }
@@ -62,6 +62,28 @@ wire_union! {
         Read = 1 {},
         /// For writing; writes will go through `via` (a server), or through several when absent.
         Write = 2 { via: Option<crate::ids::ServerId> },
+        /// For both, which takes the permission for both; else as for writing. Who renews says for writing.
+        ReadWrite = 3 { via: Option<crate::ids::ServerId> },
+    }
+}
+
+impl OpenMode {
+    /// Whether it takes the permission to read.
+    pub fn reads(&self) -> bool {
+        matches!(self, OpenMode::Read {} | OpenMode::ReadWrite { .. })
+    }
+
+    /// Whether it takes the permission to write.
+    pub fn writes(&self) -> bool {
+        matches!(self, OpenMode::Write { .. } | OpenMode::ReadWrite { .. })
+    }
+
+    /// The one server that writes will go through, if there is one.
+    pub fn via(&self) -> Option<crate::ids::ServerId> {
+        match self {
+            OpenMode::Read {} => None,
+            OpenMode::Write { via } | OpenMode::ReadWrite { via } => *via,
+        }
     }
 }
 

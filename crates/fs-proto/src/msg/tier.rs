@@ -40,6 +40,8 @@ wire_struct! {
 impl PartsOf {
     /// No part: the file is about to be copied, and what is written to its chunks from now on may not be in the copy.
     pub const NONE: PartsOf = PartsOf { part_bytes: 1, first: u64::MAX, every: 1 };
+    /// No part: the copy that was begun failed, and what had been written before is in no copy.
+    pub const IN_VAIN: PartsOf = PartsOf { part_bytes: 1, first: u64::MAX, every: 2 };
 }
 
 wire_struct! {
@@ -158,6 +160,36 @@ wire_struct! {
     pub struct FlushInode {
         /// Which.
         pub ino: InodeId,
+    }
+}
+
+wire_struct! {
+    /// Flush a name that somebody asks for, whatever its policy. Goes to the server that owns the name. Answers why it has not been flushed since somebody asked
+    /// (empty: its turn has not come); None if it has, or nobody asked.
+    pub struct FlushName {
+        /// The name's directory.
+        pub parent: InodeId,
+        /// The name; of a directory the tier's copy gets its attributes, too. Empty: the root.
+        pub name: Bytes,
+        /// Ask for it now.
+        pub ask: bool,
+        /// With `ask`: also if somebody has it open for writing, as it is then.
+        pub open: bool,
+    }
+}
+
+wire_struct! {
+    /// No store has room: will something that waits for flushing at the asked server make some? Hurries all that waits there. Server to server.
+    pub struct TierHope {}
+}
+
+wire_struct! {
+    /// Whether waiting for room makes sense, as the asked server sees it.
+    pub struct TierHoped {
+        /// Contents wait for the shared tier that can be evicted when they are there.
+        pub waits: bool,
+        /// The shared tier refused something lately because it has no space.
+        pub is_full: bool,
     }
 }
 
@@ -341,6 +373,8 @@ request! {
     FlushWait => FlushWait -> ();
     FlushInode => FlushInode -> ();
     FlushList => FlushList -> FlushPage;
+    FlushName => FlushName -> Option<String>;
+    TierHope => TierHope -> TierHoped;
     FlushNote => FlushNote -> ();
     TierPlace => TierPlace -> Option<TierLocation>;
     TierForget => TierForget -> ();

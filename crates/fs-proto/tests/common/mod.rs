@@ -320,6 +320,9 @@ structs! {
     FlushWait { longest_ms }
     FlushInode { ino }
     FlushList { after }
+    FlushName { parent, name, ask, open }
+    TierHope {}
+    TierHoped { waits, is_full }
     FlushPage { names, next }
     TierSource { at, backing, layout }
     FindSource { ino, look }
@@ -395,7 +398,7 @@ unions! {
         Inode { ino }
     }
     SetTime { Now {} At { ns } }
-    OpenMode { Read {} Write { via } }
+    OpenMode { Read {} Write { via } ReadWrite { via } }
     Role { Client { id } Server { id } }
     PutOutcome {
         Done { attr, fresh }

@@ -166,19 +166,61 @@ fn what_is_asked_for_is_forced_however_it_is_taken() {
     let dir = tempfile::tempdir().unwrap();
     let queue = open(&dir, Duration::from_secs(1000));
     queue.note_now(&name("a")).unwrap();
-    queue.note_forced(&name("a")).unwrap();
+    queue.note_forced(&name("a"), false).unwrap();
     let taken = queue.take(9);
     assert!(taken.len() == 1 && taken[0].forced);
     queue.done(&taken[0], Batch::default()).unwrap();
     queue.set_hurry(true);
     queue.note_now(&name("b")).unwrap();
     let before = queue.take(9);
-    queue.note_forced(&name("b")).unwrap();
+    queue.note_forced(&name("b"), false).unwrap();
     queue.park(&before[0], Duration::from_secs(1000));
     let again = queue.take(9);
     assert!(!before[0].forced && again[0].forced);
     queue.park(&queue_unforced(&again[0]), Duration::from_secs(1000));
     assert!(queue.take(9)[0].forced);
+}
+
+#[test]
+fn who_asked_hears_when_he_was_answered() {
+    // Goal: an attempt that began after somebody asked answers him, also if the item changes meanwhile; one that began before does not.
+    let dir = tempfile::tempdir().unwrap();
+    let queue = open(&dir, Duration::ZERO);
+    queue.note_now(&name("a")).unwrap();
+    assert!(!queue.is_asked_for(&name("a")));
+    let before = queue.take(9);
+    queue.note_forced(&name("a"), true).unwrap();
+    queue.done(&before[0], Batch::default()).unwrap();
+    assert!(queue.is_asked_for(&name("a")));
+    let after = queue.take(9);
+    assert!(after[0].forced && after[0].open && !before[0].open);
+    queue.note_now(&name("a")).unwrap();
+    queue.done(&after[0], Batch::default()).unwrap();
+    assert!(!queue.is_asked_for(&name("a")) && queue.is_noted(&name("a")));
+    assert!(!queue.take(9)[0].forced);
+}
+
+#[test]
+fn what_needs_nothing_but_the_tier_is_ripe() {
+    // Goal: names that wait for their policy or for a closing, directories, and inodes make no room.
+    let dir = tempfile::tempdir().unwrap();
+    let queue = open(&dir, Duration::ZERO);
+    let mut batch = Batch::default();
+    queue.note_directory(&mut batch, DIR, &Bytes::from_static(b"dir"));
+    queue.note_inode(&mut batch, DIR);
+    assert!(!queue.has_ripe_name());
+    queue.note_now(&name("a")).unwrap();
+    assert!(queue.has_ripe_name());
+    let taken = queue.take(9).into_iter().find(|taken| taken.item == name("a")).unwrap();
+    assert!(queue.has_ripe_name());
+    queue.postpone_as(&taken, Duration::ZERO, true);
+    assert!(!queue.has_ripe_name());
+    let again = queue.take(1);
+    queue.postpone(&again[0], Duration::ZERO);
+    assert!(queue.has_ripe_name());
+    let again = queue.take(1);
+    queue.park(&again[0], Duration::from_secs(1000));
+    assert!(!queue.has_ripe_name());
 }
 
 /// The same, as if it had been taken before anybody asked.

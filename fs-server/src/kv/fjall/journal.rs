@@ -12,14 +12,23 @@
 //! ```
 //!
 //! Checked here: whole batches have the right checksum; sequence numbers ascend over all journals, and none is below the
-//! floor that the guard put into the batch; a lane's counts have no gap; a journal that is not the last (it was synced
-//! before the next began) is whole. The end of the last journal is the fence's matter.
+//! floor that the guard put into the batch; a lane's counts have no gap, but where the guard has built a bridge; a journal
+//! that is not the last (it was synced before the next began) is whole. The end of the last journal is the fence's matter.
+//!
+//! A loss of power may also leave a batch of the last journal whose middle is missing, as zeros: no damage if it was not
+//! synced, though fjall would refuse to open. What is behind the last whole batch is cut off here.
+//!
+//! # Invariants
+//! - What was not synced never keeps the store from opening after a loss of power (`tests/kv`,
+//!   `power_loss_leaves_what_was_synced_and_a_prefix`).
+//! - What fjall replays is on the device, also if a sync of it had failed before (`the_device_has_what_is_synced_after_a_failed_sync`).
 
 use crate::kv::KvError;
-use crate::kv::fence::LANES;
+use crate::kv::fence::{LANES, Past};
 use crate::kv::guard::LaneRow;
 use std::fs::File;
 use std::io::{BufReader, ErrorKind, Read};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -30,16 +39,40 @@ const CLEAR: u8 = 4;
 const TRAILER: &[u8; 4] = b"FJL\x03";
 /// No record of ours is near this; a damaged length must not make us allocate gigabytes.
 const VALUE_BYTES_MAX: u32 = 64 << 20;
+/// Bytes that are read or written with one call.
+const PIECE_BYTES: usize = 256 << 10;
 
-/// Checks the journals in `dir`.
-pub(super) fn check(dir: &Path) -> Result<(), KvError> {
+/// Checks the journals in `dir`, cuts off what is torn, and brings the rest to the device.
+pub(super) fn settle(dir: &Path, past: &Past) -> Result<(), KvError> {
     let journals = list(dir).map_err(KvError::from_io)?;
     let mut order = Order { last_seqno: None, lanes: [None; LANES] };
+    let mut ends = Vec::with_capacity(journals.len());
     for (at, (_, path)) in journals.iter().enumerate() {
         let is_last = at + 1 == journals.len();
-        check_one(path, is_last, &mut order)?;
+        ends.push(check_one(path, is_last.then_some(past), &mut order)?);
     }
-    Ok(())
+    // Only now: a store that is refused is left as it was.
+    for ((_, path), end) in journals.iter().zip(ends) {
+        renew(path, end).map_err(KvError::from_io)?;
+    }
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(KvError::from_io)
+}
+
+/// Puts the first `end` bytes of a journal into a new file, which takes its place. If a sync of the old one has failed, the kernel shows
+/// its bytes and takes them for written, so that the next sync would be answered without them; writing them again in place
+/// does not help (decision 0044).
+fn renew(path: &Path, end: u64) -> std::io::Result<()> {
+    let next = path.with_extension("new");
+    let (from, to) = (File::open(path)?, File::create(&next)?);
+    let (mut buffer, mut at) = (vec![0; PIECE_BYTES], 0);
+    while at < end {
+        let piece = (end - at).min(PIECE_BYTES as u64) as usize;
+        from.read_exact_at(&mut buffer[..piece], at)?;
+        to.write_all_at(&buffer[..piece], at)?;
+        at += piece as u64;
+    }
+    to.sync_all()?;
+    std::fs::rename(next, path)
 }
 
 fn list(dir: &Path) -> std::io::Result<Vec<(u64, PathBuf)>> {
@@ -53,19 +86,33 @@ fn list(dir: &Path) -> std::io::Result<Vec<(u64, PathBuf)>> {
     Ok(journals)
 }
 
-fn check_one(path: &Path, is_last: bool, order: &mut Order) -> Result<(), KvError> {
+/// Checks a journal; the last one with the fence. Returns where its whole batches end.
+fn check_one(path: &Path, last: Option<&Past>, order: &mut Order) -> Result<u64, KvError> {
     let file = File::open(path).map_err(KvError::from_io)?;
-    let mut journal = Journal { reader: BufReader::with_capacity(256 << 10, file), item: Vec::new() };
+    let reader = BufReader::with_capacity(PIECE_BYTES, file);
+    let mut journal = Journal { reader, at: 0, item: Vec::new() };
     let damaged = |what: &str| KvError::Corrupt(format!("{what} in the journal {}", path.display()));
     loop {
+        let end = journal.at;
         match journal.next().map_err(KvError::from_io)? {
             Step::Batch(batch) => order.follow(&batch).map_err(damaged)?,
-            Step::WrongChecksum => return Err(damaged("a batch has a wrong checksum")),
-            Step::End if is_last || journal.rest_is_zeros().map_err(KvError::from_io)? => return Ok(()),
-            Step::Torn if is_last => return Ok(()),
+            Step::WrongChecksum(batch) if last.is_some_and(|past| may_be_torn(past, &batch)) => {
+                return Ok(end);
+            }
+            Step::WrongChecksum(_) => return Err(damaged("a batch has a wrong checksum")),
+            Step::End if last.is_some() || journal.rest_is_zeros().map_err(KvError::from_io)? => {
+                return Ok(end);
+            }
+            Step::Torn if last.is_some() => return Ok(end),
             Step::End | Step::Torn => return Err(damaged("unreadable bytes")),
         }
     }
+}
+
+/// Whether a loss of power may have left a batch like this: a kill leaves none whose end is there. Without its lane it may have been
+/// synced; the fence finds that out when the counts are compared.
+fn may_be_torn(past: &Past, batch: &BatchHead) -> bool {
+    !past.is_same_boot() && batch.lane.is_none_or(|(lane, row)| row.count > past.synced(lane))
 }
 
 /// What must ascend.
@@ -84,8 +131,9 @@ impl Order {
         if batch.seqno < row.floor {
             return Err("a sequence number is below those of earlier batches");
         }
+        let is_bridge = batch.items == 1;
         // A count comes twice when a commit failed although its batch was written.
-        if self.lanes[lane].is_some_and(|last| row.count != last && row.count != last + 1) {
+        if !is_bridge && self.lanes[lane].is_some_and(|last| row.count != last && row.count != last + 1) {
             return Err("batches are missing");
         }
         self.lanes[lane] = Some(row.count);
@@ -95,12 +143,13 @@ impl Order {
 
 struct BatchHead {
     seqno: u64,
+    items: u32,
     lane: Option<(usize, LaneRow)>,
 }
 
 enum Step {
     Batch(BatchHead),
-    WrongChecksum,
+    WrongChecksum(BatchHead),
     /// End of the file, or zeros where a batch would begin.
     End,
     /// Bytes that are no batch, or a part of one.
@@ -109,6 +158,8 @@ enum Step {
 
 struct Journal {
     reader: BufReader<File>,
+    /// Bytes that were read.
+    at: u64,
     item: Vec<u8>,
 }
 
@@ -128,6 +179,7 @@ impl Journal {
         if tag[0] != START {
             return Ok(Step::Torn);
         }
+        self.at += 1;
         let count = u32::from_le_bytes(self.array()?);
         let seqno = u64::from_le_bytes(self.array()?);
         let (mut hash, mut lane) = (Xxh3::new(), None);
@@ -145,8 +197,8 @@ impl Journal {
         if tag != END || trailer != *TRAILER {
             return Ok(Step::Torn);
         }
-        let is_whole = sum == hash.digest();
-        Ok(if is_whole { Step::Batch(BatchHead { seqno, lane }) } else { Step::WrongChecksum })
+        let head = BatchHead { seqno, items: count, lane };
+        Ok(if sum == hash.digest() { Step::Batch(head) } else { Step::WrongChecksum(head) })
     }
 
     /// Reads an item into the buffer; returns the length of its key, zero if it has none, nothing if it is no item.
@@ -175,17 +227,19 @@ impl Journal {
     fn extend(&mut self, bytes: usize) -> std::io::Result<()> {
         let at = self.item.len();
         self.item.resize(at + bytes, 0);
+        self.at += bytes as u64;
         self.reader.read_exact(&mut self.item[at..])
     }
 
     fn array<const N: usize>(&mut self) -> std::io::Result<[u8; N]> {
         let mut out = [0; N];
+        self.at += N as u64;
         self.reader.read_exact(&mut out)?;
         Ok(out)
     }
 
     fn rest_is_zeros(&mut self) -> std::io::Result<bool> {
-        let mut buffer = vec![0; 256 << 10];
+        let mut buffer = vec![0; PIECE_BYTES];
         loop {
             let got = self.reader.read(&mut buffer)?;
             if got == 0 {

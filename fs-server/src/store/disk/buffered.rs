@@ -32,6 +32,11 @@ pub(in super::super) fn path_of(dir: &Path, id: u32) -> PathBuf {
     dir.join(format!("{id:08x}.seg"))
 }
 
+/// The file that is to take the place of segment `id` in `dir`.
+pub(in super::super) fn next_path_of(dir: &Path, id: u32) -> PathBuf {
+    dir.join(format!("{id:08x}.new"))
+}
+
 /// Numbers of the segment files in `dir`, ascending.
 pub(in super::super) fn list(dir: &Path) -> io::Result<Vec<u32>> {
     let mut ids = Vec::new();
@@ -74,6 +79,15 @@ impl Disk for BufferedDisk {
 
     fn open(&self, id: u32) -> io::Result<Arc<dyn SegmentFile>> {
         Ok(Arc::new(options().open(path_of(&self.dir, id))?))
+    }
+
+    fn renew(&self, id: u32, bytes: u64) -> io::Result<Arc<dyn SegmentFile>> {
+        let next = next_path_of(&self.dir, id);
+        let made = options().create(true).truncate(true).open(&next)?;
+        let made: Arc<dyn SegmentFile> = Arc::new(made);
+        super::copy(&*self.open(id)?, &*made, bytes)?;
+        std::fs::rename(next, path_of(&self.dir, id))?;
+        Ok(made)
     }
 
     fn remove(&self, id: u32) -> io::Result<()> {

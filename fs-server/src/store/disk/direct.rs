@@ -132,6 +132,15 @@ impl Disk for DirectDisk {
         Ok(Arc::new(DirectFile(options().open(path_of(&self.dir, id))?)))
     }
 
+    fn renew(&self, id: u32, bytes: u64) -> io::Result<Arc<dyn SegmentFile>> {
+        let next = buffered::next_path_of(&self.dir, id);
+        let made = options().create(true).truncate(true).open(&next)?;
+        let made: Arc<dyn SegmentFile> = Arc::new(DirectFile(made));
+        super::copy(&*self.open(id)?, &*made, bytes)?;
+        std::fs::rename(next, path_of(&self.dir, id))?;
+        Ok(made)
+    }
+
     fn remove(&self, id: u32) -> io::Result<()> {
         std::fs::remove_file(path_of(&self.dir, id))
     }

@@ -19,6 +19,9 @@ pub trait Disk: Send + Sync {
     fn create(&self, id: u32) -> io::Result<Arc<dyn SegmentFile>>;
     /// Opens the file of a segment.
     fn open(&self, id: u32) -> io::Result<Arc<dyn SegmentFile>>;
+    /// Puts the first `bytes` of a segment's file into a new one, which is synced and takes its place. After an error, or a
+    /// kill, the old one is there.
+    fn renew(&self, id: u32, bytes: u64) -> io::Result<Arc<dyn SegmentFile>>;
     /// Removes the file of a segment; open handles stay readable.
     fn remove(&self, id: u32) -> io::Result<()>;
     /// On return files that were made or removed before stay so after a loss of power.
@@ -45,6 +48,24 @@ pub trait SegmentFile: Send + Sync {
     fn direct(self: Arc<Self>) -> Option<Arc<direct::DirectFile>> {
         None
     }
+}
+
+/// Bytes that are copied with one call.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// Copies the first `bytes` of a file by reading and writing: what the kernel copies by itself may share the blocks below, which
+/// need not have what is read.
+pub fn copy(from: &dyn SegmentFile, to: &dyn SegmentFile, bytes: u64) -> io::Result<()> {
+    let (mut buffer, mut at) = (direct::Aligned::new(PIECE_BYTES), 0);
+    while at < bytes {
+        let piece = (bytes - at).min(PIECE_BYTES as u64) as usize;
+        read_padded(from, &mut buffer[..piece], at)?;
+        to.write_at(&mut [IoSlice::new(&buffer[..piece])], at)?;
+        at += piece as u64;
+    }
+    // Direct I/O writes whole blocks.
+    to.cut(bytes)?;
+    to.sync()
 }
 
 /// Fills `out` from `at`, zeros behind the end of the file.

@@ -10,7 +10,7 @@ fn on_a_file<F: Future<Output = ()>>(body: impl FnOnce(Arc<DirectFile>) -> F) {
     let dir = tempfile::tempdir().unwrap();
     let disk = match DirectDisk::new(dir.path()) {
         Ok(disk) => disk,
-        Err(error) => return eprintln!("no direct I/O here ({error}): this test shows nothing"),
+        Err(error) => return crate::skip::note(format!("no direct I/O here ({error})")),
     };
     let file = disk.create(1).unwrap();
     file.reserve(1 << 20).unwrap();

@@ -5,19 +5,26 @@
 //! u32 magic 0x0BD10BD0   u32 pattern (1: RAID0, 0x200: several stripes on one target)   16 zero bytes
 //! u32 stripe size in bytes, a multiple of 64 KiB   u16 stripes   u16 first target (0xffff: any)
 //! ```
-//! The kernel turns "exists already" into success, so the layout is read back. Tried against a fake of the system calls only: no Lustre
-//! was at hand.
+//! v3 (magic 0x0BD30BD0) has the same fields, and a pool's name behind them. The kernel turns "exists already" into success, so the layout is
+//! read back. Who writes what of a large file follows from what was read (`flush/parts.rs`, decision 0045). Tried against a fake of the system
+//! calls only: no Lustre was at hand.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use rustix::fs::{self, Mode, OFlags, XattrFlags};
 use rustix::io::{self, Errno};
 
+use crate::tier::Stripes;
+
 /// What statfs says of Lustre.
-const LUSTRE: u64 = 0x0BD0_0BD0;
+pub const LUSTRE: u64 = 0x0BD0_0BD0;
+/// In the environment of servers: where layouts come from.
+const WHOSE: &str = "HAYATE_LUSTRE_LAYOUT";
 const MAGIC_V1: u32 = 0x0BD1_0BD0;
+const MAGIC_V3: u32 = 0x0BD3_0BD0;
 const RAID0: u32 = 1;
 const OVERSTRIPING: u32 = 0x200;
 const ANY_TARGET: u16 = 0xffff;
@@ -28,6 +35,8 @@ const DELAYED: OFlags = OFlags::from_bits_retain((libc::O_NOCTTY | libc::O_ASYNC
 const SMALL: u64 = 64 << 10;
 const LARGE: u64 = 1 << 30;
 const STRIPE: u32 = 16 << 20;
+/// A count that only wishes: one on each target.
+const ALL_TARGETS: u16 = 0xffff;
 /// Most stripes of a file.
 const STRIPES_MAX: u64 = 2_000;
 
@@ -41,6 +50,15 @@ pub trait Calls: Send + Sync {
     fn set(&self, file: &OwnedFd, blob: &[u8]) -> io::Result<()>;
     /// Reads it back; returns its bytes.
     fn get(&self, file: &OwnedFd, blob: &mut [u8]) -> io::Result<usize>;
+    /// Opens a file that is there.
+    fn open(&self, dir: &OwnedFd, name: &[u8], flags: OFlags) -> io::Result<OwnedFd> {
+        fs::openat(dir, name, flags, Mode::empty())
+    }
+    /// Writes some of `data` into a file of a Lustre; returns how much. `is_direct`: the file was opened with `O_DIRECT`.
+    fn write(&self, file: &OwnedFd, data: &[u8], offset: u64, is_direct: bool) -> io::Result<usize> {
+        let _ = is_direct;
+        io::pwrite(file, data, offset)
+    }
 }
 
 /// The real ones.
@@ -88,7 +106,12 @@ impl Layout {
         blob
     }
 
+    /// Those of plain layouts; composite ones, of which each part of a file has its own, are not told.
     fn from_blob(blob: &[u8]) -> Option<Layout> {
+        let magic = blob.get(..4)?.try_into().ok().map(u32::from_le_bytes)?;
+        if magic != MAGIC_V1 && magic != MAGIC_V3 {
+            return None;
+        }
         let stripe_bytes = blob.get(24..28)?.try_into().ok().map(u32::from_le_bytes)?;
         let stripes = blob.get(28..30)?.try_into().ok().map(u16::from_le_bytes)?;
         Some(Layout { stripe_bytes, stripes })
@@ -97,16 +120,24 @@ impl Layout {
 
 /// Makes files with layouts where that is possible.
 pub struct Lustre {
-    calls: Box<dyn Calls>,
+    calls: Arc<dyn Calls>,
+    /// Files get the layout of their directory, and none of ours.
+    keeps: bool,
     /// Whether it is Lustre; unknown at first.
     is_there: Mutex<Option<bool>>,
     told: AtomicBool,
 }
 
 impl Lustre {
-    /// With these system calls.
-    pub fn new(calls: impl Calls + 'static) -> Self {
-        Lustre { calls: Box::new(calls), is_there: Mutex::new(None), told: AtomicBool::new(false) }
+    /// With these system calls, and with the layouts that the environment says.
+    pub fn new(calls: Arc<dyn Calls>) -> Self {
+        let keeps = std::env::var_os(WHOSE).is_some_and(|whose| whose == "directory");
+        Lustre { calls, keeps, is_there: Mutex::new(None), told: AtomicBool::new(false) }
+    }
+
+    /// The system calls.
+    pub fn calls(&self) -> &Arc<dyn Calls> {
+        &self.calls
     }
 
     /// Makes a file that will have `size` bytes.
@@ -118,7 +149,7 @@ impl Lustre {
         flags: OFlags,
         mode: Mode,
     ) -> io::Result<OwnedFd> {
-        let Some(layout) = Layout::of(size).filter(|_| self.is_there(dir)) else {
+        let Some(layout) = Layout::of(size).filter(|_| !self.keeps && self.is_there(dir)) else {
             return self.calls.create(dir, name, flags, mode);
         };
         let file = self.calls.create(dir, name, flags | DELAYED, mode)?;
@@ -131,7 +162,28 @@ impl Lustre {
         Ok(file)
     }
 
-    fn is_there(&self, dir: &OwnedFd) -> bool {
+    /// The stripes of a file, as its layout is read now; None if they are not known.
+    pub fn stripes(&self, dir: &OwnedFd, name: &[u8]) -> Option<Stripes> {
+        if !self.is_there(dir) {
+            return None;
+        }
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let read = self.calls.open(dir, name, flags).and_then(|file| self.read_layout(&file));
+        match read {
+            Ok(layout) if layout.stripe_bytes == 0 || matches!(layout.stripes, 0 | ALL_TARGETS) => None,
+            Ok(layout) => Some(Stripes {
+                stripe_bytes: u64::from(layout.stripe_bytes),
+                count: u64::from(layout.stripes),
+            }),
+            Err(error) => {
+                tracing::debug!(%error, "the layout of a staged file cannot be read");
+                None
+            }
+        }
+    }
+
+    /// Whether a directory is on Lustre; looked at once.
+    pub fn is_there(&self, dir: &OwnedFd) -> bool {
         let mut known = self.is_there.lock();
         *known.get_or_insert_with(|| self.calls.fs_type(dir).is_ok_and(|kind| kind == LUSTRE))
     }
@@ -143,6 +195,10 @@ impl Lustre {
             Err(Errno::INVAL) => self.calls.set(file, &layout.blob(RAID0))?,
             outcome => outcome?,
         }
+        self.read_layout(file)
+    }
+
+    fn read_layout(&self, file: &OwnedFd) -> io::Result<Layout> {
         // More than a v1 header: the objects follow.
         let mut blob = vec![0; 64 << 10];
         let len = self.calls.get(file, &mut blob)?;
@@ -160,7 +216,6 @@ impl Lustre {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
 
     /// A Lustre that does what a test says.
     #[derive(Default)]
@@ -202,7 +257,7 @@ mod tests {
     fn calls(fake: Fake, sizes: &[u64]) -> (Vec<String>, bool) {
         let dir = tempfile::tempdir().unwrap();
         let handle = fs::open(dir.path(), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
-        let (log, lustre) = (Arc::clone(&fake.log), Lustre::new(fake));
+        let (log, lustre) = (Arc::clone(&fake.log), Lustre::new(Arc::new(fake)));
         for (index, size) in sizes.iter().enumerate() {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
             lustre.create(&handle, format!("f{index}").as_bytes(), *size, flags, Mode::RUSR).unwrap();
@@ -244,5 +299,41 @@ mod tests {
         assert!(calls(keeps, &[LARGE]).1);
         let fails = Fake { kind: LUSTRE, refuses: Some(Errno::ACCESS), ..Fake::default() };
         assert!(calls(fails, &[LARGE]).1);
+    }
+
+    #[test]
+    fn objects_are_what_is_read_back() {
+        // Goal: who writes what follows from the layout that is there and from nothing else: plain ones of both versions count, those that are composite, have no
+        // objects yet, or cannot be read do not; and no other file system is asked.
+        let dir = tempfile::tempdir().unwrap();
+        let handle = fs::open(dir.path(), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        std::fs::write(dir.path().join("f"), "").unwrap();
+        let read = |kind, blob: &[u8]| {
+            let fake = Fake { kind, stored: Mutex::new(blob.to_vec()), ..Fake::default() };
+            Lustre::new(Arc::new(fake)).stripes(&handle, b"f")
+        };
+        let layout = Layout { stripe_bytes: 4 << 20, stripes: 7 };
+        let plain = layout.blob(RAID0);
+        let with_pool = [&MAGIC_V3.to_le_bytes(), &plain[4..], &[b'p'; 16]].concat();
+        let expected = Some(Stripes { stripe_bytes: 4 << 20, count: 7 });
+        assert_eq!([read(LUSTRE, &plain), read(LUSTRE, &with_pool)], [expected, expected]);
+        let composite = [&0x0BD6_0BD0_u32.to_le_bytes(), &plain[4..]].concat();
+        let wish = Layout { stripes: ALL_TARGETS, ..layout }.blob(RAID0);
+        let none = Layout { stripes: 0, ..layout }.blob(RAID0);
+        for blob in [&composite[..], &wish, &none, &plain[..20], &[]] {
+            assert_eq!(read(LUSTRE, blob), None, "{}", hex::encode(blob));
+        }
+        assert_eq!(read(0xEF53, &plain), None);
+    }
+
+    #[test]
+    fn a_directorys_own_layout_is_kept_if_that_is_said() {
+        let fake = Fake { kind: LUSTRE, ..Fake::default() };
+        let log = Arc::clone(&fake.log);
+        let lustre = Lustre { keeps: true, ..Lustre::new(Arc::new(fake)) };
+        let dir = tempfile::tempdir().unwrap();
+        let handle = fs::open(dir.path(), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        lustre.create(&handle, b"f", LARGE, OFlags::WRONLY | OFlags::CREATE, Mode::RUSR).unwrap();
+        assert_eq!(*log.lock(), ["create plain"]);
     }
 }

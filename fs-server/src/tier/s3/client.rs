@@ -308,7 +308,12 @@ fn done(doing: &str, key: &str, answer: Response<Body>) -> TierResult<Response<B
     let text = content(doing, key, answer).unwrap_or_default();
     let code = code_of(&text).unwrap_or_default();
     let text = format!("cannot {doing} {key:?} in the shared tier: {status} {code}");
-    Err(if status.as_u16() == 404 { TierError::Missing(text) } else { TierError::Failed(text) })
+    Err(match status.as_u16() {
+        404 => TierError::Missing(text),
+        // Insufficient Storage.
+        507 => TierError::Full(text),
+        _ => TierError::Failed(text),
+    })
 }
 
 /// As [`done`]; None if there is no such object.
