@@ -86,7 +86,9 @@ static void save(int ckpt, uint64_t version)
     int ok = hayate_ckpt_write_all(writer) >= 0;
     checked("commit", hayate_ckpt_commit(writer, ok));
     if (rank == 0) {
-        checked("prune", hayate_ckpt_prune(ckpt, SET, 2));
+        /* A server that is silent holds up pruning, and not the run. */
+        if (hayate_ckpt_prune(ckpt, SET, 2) < 0)
+            fprintf(stderr, "older versions stay for now: %s\n", hayate_last_error());
         printf("saved %" PRIu64 "\n", version);
         fflush(stdout);
     }

@@ -31,7 +31,10 @@ fn main() -> Result<(), Failure> {
         if every > 0 && done % every == 0 {
             let stopped = Instant::now();
             save(&checkpoints, done, &plate)?;
-            checkpoints.prune(SET, 2)?;
+            // A server that is silent holds up pruning, and not the run.
+            if let Err(error) = checkpoints.prune(SET, 2) {
+                eprintln!("older versions stay for now: {error}");
+            }
             blocked += stopped.elapsed();
             println!("saved {done}");
         }

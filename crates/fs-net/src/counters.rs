@@ -38,17 +38,17 @@ impl NetCounters {
 }
 
 /// Counts a connection as open while it lives.
-pub(crate) struct OpenConnection(std::sync::Arc<NetCounters>);
+pub(crate) struct OpenConnection(Option<std::sync::Arc<NetCounters>>);
 
 impl OpenConnection {
     pub(crate) fn new(counters: &std::sync::Arc<NetCounters>) -> Self {
         NetCounters::add(&counters.connections, 1);
-        OpenConnection(counters.clone())
+        OpenConnection(Some(counters.clone()))
     }
 
     /// It stays open until [`OpenConnection::end`] is called.
-    pub(crate) fn keep(self) {
-        std::mem::forget(self);
+    pub(crate) fn keep(mut self) {
+        self.0 = None;
     }
 
     /// A connection that was kept is over.
@@ -59,6 +59,8 @@ impl OpenConnection {
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
-        OpenConnection::end(&self.0);
+        if let Some(counters) = &self.0 {
+            OpenConnection::end(counters);
+        }
     }
 }

@@ -26,6 +26,7 @@ use super::claims::Alone;
 use super::dirty::Dirty;
 use super::{home, pins, rows};
 use crate::error::{OpError, OpResult};
+use crate::hash::{Cache, cache};
 use crate::hot::grants::Change;
 use crate::hot::holder;
 use crate::namespace::decode_record;
@@ -77,8 +78,8 @@ pub struct Evictor {
     told: tokio::sync::Mutex<Option<(Instant, bool)>>,
     dirty: Dirty,
     hand: tokio::sync::Mutex<Vec<u8>>,
-    used: quick_cache::sync::Cache<InodeId, TimeNs>,
-    emptied: quick_cache::sync::Cache<InodeId, Instant>,
+    used: Cache<InodeId, TimeNs>,
+    emptied: Cache<InodeId, Instant>,
 }
 
 /// A time in which writes found no room.
@@ -98,8 +99,8 @@ impl Default for Evictor {
             told: tokio::sync::Mutex::default(),
             dirty: Dirty::default(),
             hand: tokio::sync::Mutex::default(),
-            used: quick_cache::sync::Cache::new(KNOWN),
-            emptied: quick_cache::sync::Cache::new(KNOWN),
+            used: cache(KNOWN),
+            emptied: cache(KNOWN),
         }
     }
 }

@@ -217,8 +217,12 @@ async fn store(
             node.backing.evictor.note_full();
             Ok(Some(data))
         }
-        Err(error) if error.status == Status::NoSpace && evict::is_hopeful(worker).await => {
-            // Not waited for with memory that flushing may need: asked again.
+        Err(error) if error.status == Status::NoSpace => {
+            // Others are asked, and room is waited for, without memory that flushing may need.
+            drop(data);
+            if !evict::is_hopeful(worker).await {
+                return Err(error);
+            }
             node.backing.evictor.note_full();
             Err(WAITING)
         }

@@ -16,6 +16,7 @@ use fs_proto::{ChunkIndex, FileKind, InodeId, Status};
 
 use crate::error::{OpError, OpResult};
 use crate::flush::dirs;
+use crate::hash::{Cache, cache};
 use crate::namespace::locks::{HoldGuard, LockKey, LockSet, Mode};
 use crate::node::Node;
 use crate::ops::ask_all;
@@ -34,12 +35,12 @@ const CHANGING: OpError =
 
 /// When copies were looked at.
 pub struct Looks {
-    last: quick_cache::sync::Cache<InodeId, Instant>,
+    last: Cache<InodeId, Instant>,
 }
 
 impl Default for Looks {
     fn default() -> Self {
-        Looks { last: quick_cache::sync::Cache::new(LOOKS) }
+        Looks { last: cache(LOOKS) }
     }
 }
 

@@ -71,6 +71,11 @@ impl Account {
         self.failed.lock().get(item).map(|(_, reason)| reason.clone())
     }
 
+    /// Why attempts before this failed does not matter any more.
+    pub fn forget_reason(&self, item: &FlushItem) {
+        self.failed.lock().remove(item);
+    }
+
     /// Whether the last attempt at the item failed.
     pub fn has_failed(&self, item: &FlushItem) -> bool {
         self.failed.lock().contains_key(item)

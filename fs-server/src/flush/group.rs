@@ -368,10 +368,8 @@ async fn end(worker: &Rc<Worker>, group: &[Taken], fates: Vec<Fate>) {
     }
     queue.give_back(alone, true);
     queue.give_back(later, false);
-    if !failed.is_empty() {
-        worker.node.flusher.distrust();
-    }
     for (taken, error) in failed {
+        worker.node.flusher.note_trouble(&error);
         queue.set_alone(taken);
         postpone(worker, taken, error.into()).await;
     }

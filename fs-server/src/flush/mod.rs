@@ -205,12 +205,18 @@ impl Flusher {
             return Err(TierError::Failed("this cluster has no shared tier".to_owned()));
         };
         let outcome = pool.run(move || call(tier.as_ref())).await;
-        match &outcome {
-            Err(TierError::Failed(_)) => self.distrust(),
-            Err(TierError::Full(_)) => *self.full.lock() = Some(Instant::now()),
-            _ => {}
+        if let Err(error) = &outcome {
+            self.note_trouble(error);
         }
         outcome
+    }
+
+    fn note_trouble(&self, error: &TierError) {
+        match error {
+            TierError::Failed(_) => self.distrust(),
+            TierError::Full(_) => *self.full.lock() = Some(Instant::now()),
+            _ => {}
+        }
     }
 
     /// Whether the tier has no space, as far as is known: what it refused is tried again before that is forgotten.

@@ -135,6 +135,8 @@ pub async fn flush_name(worker: &Rc<Worker>, _: &Context, request: FlushName) ->
     };
     let queue = node.namespace.queue();
     if ask {
+        // What is told from now on is what came of this.
+        node.flusher.account().forget_reason(&item);
         queue.note_forced(&item, open)?;
     }
     let reason = || node.flusher.account().reason(&item).unwrap_or_default();

@@ -35,10 +35,14 @@ pub async fn create(worker: &Rc<Worker>, context: &Context, request: Create) -> 
     let named = !request.name.is_empty();
     let view = directory_here(node, request.parent, &request.name).await?;
     let hash = name_hash(request.parent, &request.name);
-    // What is there already is opened also where nothing new can be made.
-    if node.space.check_names().is_err()
-        && !(named && node.namespace.entry(request.parent, &request.name)?.is_some())
-    {
+    // What is there already is opened also where nothing new can be made; and changes nothing, so what is lent of it stays lent.
+    if named && let Some(entry) = node.namespace.settled_entry(request.parent, &request.name).await? {
+        if !context.is_checked() {
+            require(&context.caller, &node.namespace.dir_access(&view)?, SEARCH)?;
+        }
+        return found(worker, context, &request, &entry).await;
+    }
+    if node.space.check_names().is_err() {
         room::admit_name(worker).await?;
     }
     if let Some(mode) = &request.open {
@@ -58,11 +62,7 @@ pub async fn create(worker: &Rc<Worker>, context: &Context, request: Create) -> 
     ]);
     let outcome = node.namespace.locks().with(&set, || make(worker, context, &request, ino)).await?;
     match outcome {
-        Outcome::There(_) if request.exclusive => Err(OpError::new(Status::Exists, "file exists")),
-        Outcome::There(entry) => {
-            let attr = there(worker, context, &request, &entry).await?;
-            Ok(Created { ino: entry.ino, kind: entry.kind, attr, fresh: false })
-        }
+        Outcome::There(entry) => found(worker, context, &request, &entry).await,
         Outcome::Made(inode, entries) => {
             if named {
                 widen::consider(worker, request.parent, entries);
@@ -70,6 +70,20 @@ pub async fn create(worker: &Rc<Worker>, context: &Context, request: Create) -> 
             Ok(Created { ino, kind: request.kind, attr: Some(inode.attr), fresh: true })
         }
     }
+}
+
+/// The name is taken.
+async fn found(
+    worker: &Rc<Worker>,
+    context: &Context,
+    request: &Create,
+    entry: &EntryRecord,
+) -> OpResult<Created> {
+    if request.exclusive {
+        return Err(OpError::new(Status::Exists, "file exists"));
+    }
+    let attr = there(worker, context, request, entry).await?;
+    Ok(Created { ino: entry.ino, kind: entry.kind, attr, fresh: false })
 }
 
 /// Attributes of what the name stands for, if it lives here. A file is opened as asked: who asked need not ask again.

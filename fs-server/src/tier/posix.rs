@@ -259,6 +259,14 @@ fn failed(doing: &str, name: &[u8], error: Errno) -> TierError {
     }
 }
 
+/// The error for a file that could not be made in staging: what is missing then is staging itself, which is looked for again next time.
+fn not_made(at: &Place, error: Errno) -> TierError {
+    match failed("make", &at.name, error) {
+        TierError::Missing(text) => TierError::Failed(text),
+        other => other,
+    }
+}
+
 fn keeping_times<R>(dir: &Dir, body: impl FnOnce() -> TierResult<R>) -> TierResult<R> {
     let handle = fd(dir)?;
     let before = fs::fstat(handle).map_err(|error| failed("stat", b".", error))?;
@@ -509,12 +517,7 @@ impl Posix {
     /// An empty file in staging. If that has gone, as a whole or because the tier was mounted again, it is looked for again next time.
     fn create(&self, at: &Place, size: u64, mode: Mode) -> TierResult<OwnedFd> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        self.lustre.create(fd(&at.dir)?, &at.name, size, flags, mode).map_err(|error| {
-            match failed("make", &at.name, error) {
-                TierError::Missing(text) => TierError::Failed(text),
-                other => other,
-            }
-        })
+        self.lustre.create(fd(&at.dir)?, &at.name, size, flags, mode).map_err(|error| not_made(at, error))
     }
 
     /// Gives a filled file its size and attributes.

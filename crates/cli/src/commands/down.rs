@@ -128,7 +128,10 @@ fn to_safety(
     unmount_all(cluster, spec, path, Fate::Drain)?;
     let client = Client::connect(ClientConfig::new(cluster.clone())).map_err(failed)?;
     let total = drain::run(&client, Duration::from_secs(args.stall))?;
-    default_reports(cluster).iter().try_for_each(|stale| place::remove_file(stale))?;
+    for stale in default_reports(cluster) {
+        // Where it cannot be removed, as in a directory that is read-only, it could not be written either.
+        let _ = place::remove_file(&stale);
+    }
     let tier = cluster.tier.as_deref().map(|tier| tier.display().to_string()).unwrap_or_default();
     Ok(format!(
         "cluster '{}' is down: {} files, {} bytes ({}) flushed to {tier}, nothing unsafe",
@@ -149,7 +152,16 @@ fn default_reports(cluster: &ClusterFile) -> [PathBuf; 2] {
 fn with_report(error: CliError, cluster: &ClusterFile, silent: &[ServerId], args: &DownArgs) -> CliError {
     let files = args.report.clone().map_or_else(|| default_reports(cluster).to_vec(), |file| vec![file]);
     let mut why_not = String::new();
+    let is_default = args.report.is_none();
+    // What is in use may be unmounted never, and be where this was called.
+    let mounted = mounts::list(&cluster.job).unwrap_or_default();
+    // The second place is made here where nothing of a cluster has run.
+    let _ = place::private_dir(&place::base_dir());
     for file in files {
+        let file = std::path::absolute(&file).unwrap_or(file);
+        if is_default && mounted.iter().any(|record| file.starts_with(&record.dir)) {
+            continue;
+        }
         match drain::report(cluster, silent, &file) {
             Ok(Reported { names, unknown }) => {
                 let of_all = if unknown == 0 {

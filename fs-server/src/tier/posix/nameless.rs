@@ -13,8 +13,8 @@ use rustix::fs::{self, AtFlags, Mode, OFlags};
 use rustix::io::{self, Errno};
 
 use super::file::PosixFile;
-use super::{Posix, failed, fd};
-use crate::tier::{Destination, Fill, Place, Staged, Tier, TierError, TierResult};
+use super::{Posix, failed, fd, not_made};
+use crate::tier::{Destination, Fill, Place, Staged, Tier, TierResult};
 
 /// What became of a file.
 pub enum Shown {
@@ -47,8 +47,7 @@ impl Posix {
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOSYS) => {
                 return Ok(self.give_up_nameless());
             }
-            // Staging has gone: it is looked for again next time.
-            Err(error) => return Err(TierError::Failed(failed("make", &at.name, error).to_string())),
+            Err(error) => return Err(not_made(at, error)),
         };
         let file = PosixFile::new(file, at, None);
         if size > 0 {
@@ -63,11 +62,14 @@ impl Posix {
             return Ok(Shown::Yes(staged));
         }
         // Something is there, which only a rename replaces; or the directory is in the way, which the rename will say and mend.
-        if link(&file, at).is_err() {
-            return Ok(self.give_up_nameless());
+        match link(&file, at) {
+            Ok(()) => {
+                self.rename(at, &to.place)?;
+                Ok(Shown::Yes(staged))
+            }
+            Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::IO)) => Err(failed("link", &at.name, error)),
+            Err(_) => Ok(self.give_up_nameless()),
         }
-        self.rename(at, &to.place)?;
-        Ok(Shown::Yes(staged))
     }
 
     fn give_up_nameless(&self) -> Shown {
@@ -95,7 +97,7 @@ mod tests {
 
     use super::*;
     use crate::config::ServerConfig;
-    use crate::tier::{Attributes, Base};
+    use crate::tier::{Attributes, Base, TierError};
 
     const ME: ServerId = ServerId(3);
 

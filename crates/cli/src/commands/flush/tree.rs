@@ -138,8 +138,19 @@ impl Waiting<'_> {
         if self.pending(name.parent, &name.name)?.is_none() {
             demand(self.client, name.parent, &name.name, true)?;
         }
-        self.until_done(name.parent, &name.name, &shown)?;
+        self.bring(name, &shown)?;
         self.count(name);
+        Ok(())
+    }
+
+    /// Waits for a name. A server that was started again has forgotten who asked, which looks as if it were done: what is not there then is asked for once more.
+    fn bring(&mut self, name: &Name, shown: &str) -> Result<()> {
+        let failures = self.failures;
+        self.until_done(name.parent, &name.name, shown)?;
+        if self.failures == failures && !is_durable(self.client, &self.caller, name.attr.ino)? {
+            demand(self.client, name.parent, &name.name, true)?;
+            self.until_done(name.parent, &name.name, shown)?;
+        }
         Ok(())
     }
 
