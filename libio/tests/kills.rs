@@ -74,8 +74,8 @@ impl Kind {
         match self {
             _ if std::env::var_os("HAYATE_TEST_LONG").is_some() => 1,
             Kind::Plain => 1,
-            Kind::Copy | Kind::Incremental | Kind::Compressed | Kind::Routed => 3,
-            Kind::Parity | Kind::RoutedCopy => 7,
+            Kind::Copy | Kind::Incremental | Kind::Compressed | Kind::Routed => 4,
+            Kind::Parity | Kind::RoutedCopy => 9,
         }
     }
 

@@ -448,9 +448,9 @@ fn a_pin_that_comes_during_pruning_holds_or_fails() {
 #[test]
 fn pruning_races_commit_flush_and_restart() {
     let kinds = [
-        (Options::default(), 15),
-        (Options { redundancy: Redundancy::Copies(1), ..Options::default() }, 8),
-        (Options { incremental: true, ..Options::default() }, 8),
+        (Options::default(), 10),
+        (Options { redundancy: Redundancy::Copies(1), ..Options::default() }, 6),
+        (Options { incremental: true, ..Options::default() }, 6),
     ];
     let rounds = if std::env::var_os("HAYATE_TEST_LONG").is_some() { 8 } else { 1 };
     for (options, newest) in kinds {

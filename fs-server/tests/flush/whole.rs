@@ -218,6 +218,10 @@ fn readers_of_the_tier_see_whole_files() {
         client.rename(ROOT, "tmp", ROOT, "renamed");
         client.write_file(ROOT, "in place", &data);
         round += 1;
+        if round >= 25 {
+            // What changes without a pause is put off.
+            std::thread::sleep(Duration::from_millis(200));
+        }
     }
     cluster.check(&client);
     done.store(true, Ordering::Release);
