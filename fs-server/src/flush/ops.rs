@@ -34,6 +34,8 @@ const LIST_PAGE: usize = 500;
 const PATHS_LIMIT: Duration = Duration::from_secs(3);
 /// Requests live longer.
 const WAIT_MAX: Duration = Duration::from_secs(8);
+/// Names that are looked at to see whether something that waits makes room.
+const HOPED_FOR: usize = 1_000;
 /// Clients renew what they have open at least three times a lease: how long a restarted home does not know who writes.
 const FORGETFUL_MS: u32 = LEASE_MS / 3;
 
@@ -150,7 +152,24 @@ pub async fn tier_hope(worker: &Rc<Worker>, _: &Context, _: TierHope) -> OpResul
     if !queue.is_empty() {
         flusher.begin_hurry(queue);
     }
-    Ok(TierHoped { waits: queue.has_ripe_name(), is_full: flusher.is_tier_full() })
+    let names = queue.ripe_names(HOPED_FOR);
+    // Of more than are looked at some take room, most likely.
+    let waits =
+        names.len() == HOPED_FOR || names.iter().any(|(dir, name)| takes_room(&worker.node, *dir, name));
+    Ok(TierHoped { waits, is_full: flusher.is_tier_full() })
+}
+
+/// Whether what a name stands for may have chunks, which can be evicted when they are in the shared tier.
+fn takes_room(node: &Node, dir: InodeId, name: &Bytes) -> bool {
+    let entry = match node.namespace.entry(dir, name) {
+        Ok(Some(entry)) if entry.kind == FileKind::File => entry,
+        Ok(_) => return false,
+        Err(_) => return true,
+    };
+    if !node.owns(entry.ino.partition()) {
+        return true;
+    }
+    node.namespace.inode(entry.ino).map_or(true, |inode| inode.is_some_and(|inode| !inode.attr.inline))
 }
 
 /// Which names have to be flushed yet: what the queue has in the store, a page at a time.

@@ -136,7 +136,8 @@ impl Items {
         self.generation += 1;
         let (now, generation) = (Instant::now(), self.generation);
         if let Some(noted) = self.noted.get_mut(item) {
-            noted.generation = generation;
+            // Perhaps it was closed: the next attempt finds out.
+            (noted.generation, noted.open) = (generation, false);
             let due = (now + delay).min(noted.first + delay * LONGEST_DELAYS);
             if std::mem::take(&mut noted.parked) {
                 self.parked -= 1;
@@ -226,7 +227,7 @@ impl Items {
         let due = noted.due;
         self.ages.remove(&(noted.first, noted.serial));
         (noted.busy, noted.alone, noted.attempts, noted.first) = (false, false, 0, Instant::now());
-        noted.tried = None;
+        (noted.tried, noted.open) = (None, false);
         self.ages.insert((noted.first, noted.serial));
         self.schedule(item, due);
     }
@@ -582,13 +583,16 @@ impl FlushQueue {
         self.items.lock().noted.get(item).is_some_and(|noted| noted.asked.is_some())
     }
 
-    /// Whether a name waits, or is being flushed, that needs nothing but the tier: not its policy's time, and nobody's closing.
-    pub fn has_ripe_name(&self) -> bool {
+    /// Up to `limit` names that wait, or are being flushed, and need nothing but the tier: not their policy's time, and nobody's closing.
+    pub fn ripe_names(&self, limit: usize) -> Vec<(InodeId, Bytes)> {
         let items = self.items.lock();
-        let mut noted = items.noted.iter();
-        noted.any(|(item, noted)| {
-            matches!(item, FlushItem::Name(..)) && !noted.parked && !noted.open && !noted.leads
-        })
+        let ripe = items.noted.iter().filter_map(|(item, noted)| match item {
+            FlushItem::Name(parent, name) if !noted.parked && !noted.open && !noted.leads => {
+                Some((*parent, name.clone()))
+            }
+            _ => None,
+        });
+        ripe.take(limit).collect()
     }
 
     /// Items that wait or are being flushed: names, inodes.

@@ -208,19 +208,19 @@ fn what_needs_nothing_but_the_tier_is_ripe() {
     let mut batch = Batch::default();
     queue.note_directory(&mut batch, DIR, &Bytes::from_static(b"dir"));
     queue.note_inode(&mut batch, DIR);
-    assert!(!queue.has_ripe_name());
+    assert!(queue.ripe_names(1).is_empty());
     queue.note_now(&name("a")).unwrap();
-    assert!(queue.has_ripe_name());
+    assert_eq!(queue.ripe_names(1).len(), 1);
     let taken = queue.take(9).into_iter().find(|taken| taken.item == name("a")).unwrap();
-    assert!(queue.has_ripe_name());
+    assert_eq!(queue.ripe_names(1).len(), 1);
     queue.postpone_as(&taken, Duration::ZERO, true);
-    assert!(!queue.has_ripe_name());
+    assert!(queue.ripe_names(1).is_empty());
     let again = queue.take(1);
     queue.postpone(&again[0], Duration::ZERO);
-    assert!(queue.has_ripe_name());
+    assert_eq!(queue.ripe_names(1).len(), 1);
     let again = queue.take(1);
     queue.park(&again[0], Duration::from_secs(1000));
-    assert!(!queue.has_ripe_name());
+    assert!(queue.ripe_names(1).is_empty());
 }
 
 /// The same, as if it had been taken before anybody asked.
