@@ -67,6 +67,8 @@ timed "a program for CHFS" runs_well "a program for CHFS" env -u HAYATE_CLUSTER 
     "$BOX/chfs-program" "$BOX/chfs/c.toml" "$BOX/backend" "$BOX/chfs/tier"
 
 # A program that writes while servers are killed and come back notices nothing; one whose cluster is gone is told within its time-out.
+# What the programs before left is being flushed meanwhile.
+expect_log 'not in the shared tier yet; it is tried again'
 compiled cc "$ROOT/tests/e2e/c_survivor.c" "$BOX/survivor" hayate
 : >"$BOX/survivor.out"
 "$BOX/survivor" "$HAYATE_CLUSTER" >>"$BOX/survivor.out" 2>&1 & survivor=$!

@@ -206,12 +206,13 @@ impl Cluster {
         Client::connect(config).expect("a client connects")
     }
 
-    /// A strict client that asks by server `id`, which it is inside of until that ends for the first time.
-    pub fn inside_client(&self, id: u16) -> Client {
+    /// A strict client that asks by server `id`, which it is inside of until that ends for the first time. `checked`: for a mount.
+    pub fn inside_client(&self, id: u16, checked: bool) -> Client {
         let mut config = ClientConfig::new(self.file.clone());
         (config.attr_ttl, config.entry_ttl) = (Duration::ZERO, Duration::ZERO);
         config.route = Route::Gateway(ServerId(id));
         config.inside = Some(Arc::clone(&self.inside[usize::from(id)]));
+        config.checked = checked;
         Client::connect(config).expect("a client connects")
     }
 

@@ -21,7 +21,7 @@ fn cost<T>(client: &Client, work: impl FnOnce() -> T) -> (u64, T) {
 #[test]
 fn answers_are_those_of_messages() {
     let cluster = Cluster::start(2);
-    let (inside, outside) = (cluster.inside_client(0), cluster.strict_client(Route::Auto));
+    let (inside, outside) = (cluster.inside_client(0, false), cluster.strict_client(Route::Auto));
     inside.mkdir_path("/d", 0o755).unwrap();
     let large = full(3 << 20, 7);
     for n in 0..8u64 {
@@ -46,7 +46,7 @@ fn answers_are_those_of_messages() {
 #[test]
 fn what_the_server_can_answer_costs_no_message() {
     let cluster = Cluster::start(1);
-    let client = cluster.inside_client(0);
+    let client = cluster.inside_client(0, false);
     client.put("/small", b"content", 0o644).unwrap();
     let file =
         client.open_path("/large", &OpenOptions { read: true, ..OpenOptions::create_truncate() }).unwrap();
@@ -69,12 +69,12 @@ fn what_the_server_can_answer_costs_no_message() {
 #[test]
 fn the_store_is_free_when_server_and_client_are_gone() {
     let mut cluster = Cluster::start(1);
-    let client = cluster.inside_client(0);
+    let client = cluster.inside_client(0, false);
     client.put("/before", b"1", 0o644).unwrap();
     drop(client);
     cluster.restart(0);
     // Of the server that has ended: everything goes by messages.
-    let client = cluster.inside_client(0);
+    let client = cluster.inside_client(0, false);
     assert_eq!(client.get("/before").unwrap().as_ref(), b"1");
     assert!(cost(&client, || client.get("/before").unwrap()).0 > 0);
 }

@@ -87,7 +87,7 @@ fn behaves_like_the_model() {
 #[test]
 fn clients_inside_servers_behave_like_the_model() {
     let cluster = cluster();
-    let sides = [0, 2].map(|server| cluster.inside_client(server));
+    let sides = [0, 2].map(|server| cluster.inside_client(server, false));
     follow(&RefCell::new(cluster), &sides, 16, false);
 }
 
@@ -136,6 +136,6 @@ fn mounts_behave_like_the_model() {
 #[test]
 fn mounts_inside_servers_behave_like_the_model() {
     let cluster = cluster();
-    let clients = [0, 1].map(|server| cluster.inside_client(server));
+    let clients = [0, 1].map(|server| cluster.inside_client(server, true));
     follow_by_mounts(cluster, clients, false);
 }
