@@ -46,9 +46,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const REST: Duration = Duration::from_millis(500);
 /// How long waiting for room is worth while after the last bit of it was made, or promised.
 const HOPE: Duration = Duration::from_secs(10);
-/// After so long without movement servers are asked whether some will come; how long what they said holds; and how long that may take.
-const ASK: (Duration, Duration, Duration) =
-    (Duration::from_secs(2), Duration::from_millis(500), Duration::from_secs(3));
+/// After so long without movement servers are asked whether some will come.
+const ASK_AFTER: Duration = Duration::from_secs(2);
+/// How long they may take to answer.
+const ANSWER_TIME: Duration = Duration::from_secs(3);
+/// How long what they said holds.
+const TOLD_LASTS: Duration = Duration::from_millis(500);
 /// Inodes that are compared at a time, of which half may go.
 const SAMPLE: usize = 256;
 /// Samples of one request, and how many of them may be empty.
@@ -147,12 +150,12 @@ impl Evictor {
 pub async fn is_hopeful(worker: &Rc<Worker>) -> bool {
     let (node, evictor) = (&worker.node, &worker.node.backing.evictor);
     let Some(quiet) = evictor.quiet(node) else { return false };
-    if quiet < ASK.0 || !node.flusher.has_tier() {
+    if quiet < ASK_AFTER || !node.flusher.has_tier() {
         return quiet < HOPE;
     }
     let mut told = evictor.told.lock().await;
     let promised = match *told {
-        Some((then, promised)) if then.elapsed() < ASK.1 => promised,
+        Some((then, promised)) if then.elapsed() < TOLD_LASTS => promised,
         _ => {
             let promised = is_promised(worker).await;
             *told = Some((Instant::now(), promised));
@@ -169,7 +172,7 @@ pub async fn is_hopeful(worker: &Rc<Worker>) -> bool {
 /// Whether a server has something to flush that makes room, and none says that the tier is full. What lies here may be any server's to flush.
 async fn is_promised(worker: &Rc<Worker>) -> bool {
     let asked = worker.node.stores().into_iter().map(|server| async move {
-        let answer = tokio::time::timeout(ASK.2, worker.ask(server, &TierHope {})).await;
+        let answer = tokio::time::timeout(ANSWER_TIME, worker.ask(server, &TierHope {})).await;
         answer.ok()?.ok()
     });
     let answers: Vec<TierHoped> = join_all(asked).await.into_iter().flatten().collect();

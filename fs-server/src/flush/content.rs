@@ -224,20 +224,8 @@ pub fn stage_whole(
     node.flusher.measured(Call::Whole, || tier.stage(at, size, to, &mut fill))
 }
 
-/// The same, and shows it if it `is_wanted` when it is ready.
-pub fn publish_whole(
-    node: &Node,
-    tier: &dyn Tier,
-    (at, size): (&Place, u64),
-    to: &Destination,
-    data: &[u8],
-    is_wanted: &dyn Fn() -> bool,
-) -> TierResult<Option<Staged>> {
-    let mut fill = |file: &dyn TierFile| write_whole(node, file, data);
-    node.flusher.measured(Call::Whole, || tier.publish(at, size, to, &mut fill, is_wanted))
-}
-
-fn write_whole(node: &Node, file: &dyn TierFile, data: &[u8]) -> TierResult<()> {
+/// Writes all there is to write of a file.
+pub fn write_whole(node: &Node, file: &dyn TierFile, data: &[u8]) -> TierResult<()> {
     file.write_at(0, data)?;
     node.flusher.account().note_copied(data.len() as u64);
     if node.syncs_tier() { file.sync() } else { Ok(()) }

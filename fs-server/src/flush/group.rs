@@ -25,13 +25,16 @@ use super::ops::{TakenOver, is_forgetful};
 use super::outcome::{FlushResult, Stop};
 use super::policy::Policy;
 use super::queue::{FlushItem, Taken};
+use super::window::Call;
 use super::{InFlight, WAIT_LIMIT, content, dirs, old, postpone, remote};
 use crate::error::{OpError, OpResult};
 use crate::kv::Batch;
 use crate::namespace::locks::{LockKey, LockSet, Mode};
 use crate::namespace::{encode_record, inline, keys};
 use crate::node::Node;
-use crate::tier::{Destination, Dir, Place, Staged, Tier, TierError, TierResult, is_staging_name};
+use crate::tier::{
+    Destination, Dir, Place, Publication, Staged, Tier, TierError, TierFile, TierResult, is_staging_name,
+};
 use crate::worker::Worker;
 
 /// Contents that one job reads before it writes them to the tier.
@@ -334,7 +337,10 @@ impl Job {
         let to = Destination { place: to.clone(), attributes };
         node.flusher.control().pace(node, data.len() as u64);
         let is_wanted = || self.is_unchanged(&small.inode);
-        content::publish_whole(node, tier, (at, small.inode.attr.size), &to, data, &is_wanted)
+        let mut fill = |file: &dyn TierFile| content::write_whole(node, file, data);
+        let (to, size) = (&to, small.inode.attr.size);
+        let new = Publication { at, size, to, fill: &mut fill, is_wanted: &is_wanted };
+        node.flusher.measured(Call::Whole, || tier.publish(new))
     }
 
     /// Whether what was copied is still what the inode holds, and nobody has it open for writing.

@@ -37,10 +37,7 @@ pub async fn create(worker: &Rc<Worker>, context: &Context, request: Create) -> 
     let hash = name_hash(request.parent, &request.name);
     // What is there already is opened also where nothing new can be made; and changes nothing, so what is lent of it stays lent.
     if named && let Some(entry) = node.namespace.settled_entry(request.parent, &request.name).await? {
-        if !context.is_checked() {
-            require(&context.caller, &node.namespace.dir_access(&view)?, SEARCH)?;
-        }
-        return found(worker, context, &request, &entry).await;
+        return found(worker, context, &request, &view, &entry).await;
     }
     if node.space.check_names().is_err() {
         room::admit_name(worker).await?;
@@ -62,7 +59,7 @@ pub async fn create(worker: &Rc<Worker>, context: &Context, request: Create) -> 
     ]);
     let outcome = node.namespace.locks().with(&set, || make(worker, context, &request, ino)).await?;
     match outcome {
-        Outcome::There(entry) => found(worker, context, &request, &entry).await,
+        Outcome::There(entry) => found(worker, context, &request, &view, &entry).await,
         Outcome::Made(inode, entries) => {
             if named {
                 widen::consider(worker, request.parent, entries);
@@ -72,13 +69,17 @@ pub async fn create(worker: &Rc<Worker>, context: &Context, request: Create) -> 
     }
 }
 
-/// The name is taken.
+/// The name is taken. Who finds what is there only looks.
 async fn found(
     worker: &Rc<Worker>,
     context: &Context,
     request: &Create,
+    view: &DirView,
     entry: &EntryRecord,
 ) -> OpResult<Created> {
+    if !context.is_checked() {
+        require(&context.caller, &worker.node.namespace.dir_access(view)?, SEARCH)?;
+    }
     if request.exclusive {
         return Err(OpError::new(Status::Exists, "file exists"));
     }
@@ -139,14 +140,11 @@ fn make(worker: &Rc<Worker>, context: &Context, request: &Create, ino: InodeId) 
     let namespace = &worker.node.namespace;
     let view = directory_in_section(&worker.node, request.parent, &request.name)?;
     let named = !request.name.is_empty();
-    let there = if named { namespace.entry(request.parent, &request.name)? } else { None };
-    if !context.is_checked() {
-        // Who finds what is there only looks.
-        let want = if there.is_some() { SEARCH } else { WRITE | SEARCH };
-        require(&context.caller, &namespace.dir_access(&view)?, want)?;
-    }
-    if let Some(entry) = there {
+    if named && let Some(entry) = namespace.entry(request.parent, &request.name)? {
         return Ok(Outcome::There(entry));
+    }
+    if !context.is_checked() {
+        require(&context.caller, &namespace.dir_access(&view)?, WRITE | SEARCH)?;
     }
     let now = worker.node.now();
     let (mut inode, lists) = born(

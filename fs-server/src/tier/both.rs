@@ -12,8 +12,8 @@ use fs_proto::ServerId;
 use parking_lot::RwLock;
 
 use super::{
-    Attributes, Base, Destination, Dir, Facts, Fill, Found, Make, Place, Staged, Stripes, TakeListed, Tier,
-    TierError, TierFile, TierResult,
+    Attributes, Base, Destination, Dir, Facts, Fill, Found, Make, Place, Publication, Staged, Stripes,
+    TakeListed, Tier, TierError, TierFile, TierResult,
 };
 
 /// Said of a directory under the old tier's path that is not the one.
@@ -147,15 +147,8 @@ impl Tier for Both {
         self.in_new(at)?.stage(at, size, to, fill)
     }
 
-    fn publish(
-        &self,
-        at: &Place,
-        size: u64,
-        to: &Destination,
-        fill: Fill<'_>,
-        is_wanted: &dyn Fn() -> bool,
-    ) -> TierResult<Option<Staged>> {
-        self.in_new(at)?.publish(at, size, to, fill, is_wanted)
+    fn publish(&self, new: Publication<'_>) -> TierResult<Option<Staged>> {
+        self.in_new(new.at)?.publish(new)
     }
 
     fn shows_staged(&self) -> bool {

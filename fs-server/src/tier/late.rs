@@ -12,8 +12,8 @@ use fs_proto::ServerId;
 use parking_lot::Mutex;
 
 use super::{
-    Attributes, Base, Destination, Dir, Facts, Fill, Found, Make, Place, Staged, Stripes, TakeListed, Tier,
-    TierError, TierFile, TierResult,
+    Attributes, Base, Destination, Dir, Facts, Fill, Found, Make, Place, Publication, Staged, Stripes,
+    TakeListed, Tier, TierError, TierFile, TierResult,
 };
 use crate::error::ServerError;
 
@@ -97,15 +97,8 @@ impl Tier for Late {
         self.tier()?.stage(at, size, to, fill)
     }
 
-    fn publish(
-        &self,
-        at: &Place,
-        size: u64,
-        to: &Destination,
-        fill: Fill<'_>,
-        is_wanted: &dyn Fn() -> bool,
-    ) -> TierResult<Option<Staged>> {
-        self.tier()?.publish(at, size, to, fill, is_wanted)
+    fn publish(&self, new: Publication<'_>) -> TierResult<Option<Staged>> {
+        self.tier()?.publish(new)
     }
 
     fn shows_staged(&self) -> bool {

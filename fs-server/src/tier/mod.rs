@@ -229,6 +229,32 @@ pub struct Staged {
 /// Writes the content of a staged file.
 pub type Fill<'a> = &'a mut dyn FnMut(&dyn TierFile) -> TierResult<()>;
 
+/// A file that is made in one go and shown.
+pub struct Publication<'a> {
+    /// Where it may be staged.
+    pub at: &'a Place,
+    /// Bytes.
+    pub size: u64,
+    /// Where it will be, and how.
+    pub to: &'a Destination,
+    /// Writes its content.
+    pub fill: Fill<'a>,
+    /// Asked when it is ready: whether it is to be shown still.
+    pub is_wanted: &'a dyn Fn() -> bool,
+}
+
+impl Publication<'_> {
+    /// [`Tier::publish`] by staging and a rename.
+    fn in_two_steps<T: Tier + ?Sized>(self, tier: &T) -> TierResult<Option<Staged>> {
+        let staged = tier.stage(self.at, self.size, self.to, self.fill)?;
+        if !(self.is_wanted)() {
+            return Ok(None);
+        }
+        tier.rename(self.at, &self.to.place)?;
+        Ok(Some(staged))
+    }
+}
+
 /// Takes a part of a listing; false ends it.
 pub type TakeListed<'a> = &'a mut dyn FnMut(Vec<Listed>) -> bool;
 
@@ -267,17 +293,10 @@ pub trait Tier: Send + Sync {
         self.set(at, id, &to.attributes)?;
         Ok(Staged { id, found: None })
     }
-    /// Makes a file as [`Tier::stage`] does, and shows it at its destination if `is_wanted` says so when it is ready. None: it does not. What is left in staging
-    /// unless the file is shown is the caller's to remove.
-    fn publish(
-        &self,
-        at: &Place,
-        size: u64,
-        to: &Destination,
-        fill: Fill<'_>,
-        is_wanted: &dyn Fn() -> bool,
-    ) -> TierResult<Option<Staged>> {
-        stage_and_rename(self, at, size, to, fill, is_wanted)
+    /// Makes a file as [`Tier::stage`] does, and shows it at its destination if it is wanted still. None: it is not. What is left in staging unless the file is shown
+    /// is the caller's to remove.
+    fn publish(&self, new: Publication<'_>) -> TierResult<Option<Staged>> {
+        new.in_two_steps(self)
     }
     /// Whether [`Tier::look`] shows a file that is staged and has its attributes as it will when the file is published.
     fn shows_staged(&self) -> bool {
@@ -317,23 +336,6 @@ pub trait Tier: Send + Sync {
     fn rest(&self, me: ServerId) -> TierResult<bool>;
     /// After failures: forgets what may have become invalid (a remounted file system). Unlike all other calls it never waits: workers make it.
     fn reset(&self);
-}
-
-/// [`Tier::publish`] in two steps.
-fn stage_and_rename<T: Tier + ?Sized>(
-    tier: &T,
-    at: &Place,
-    size: u64,
-    to: &Destination,
-    fill: Fill<'_>,
-    is_wanted: &dyn Fn() -> bool,
-) -> TierResult<Option<Staged>> {
-    let staged = tier.stage(at, size, to, fill)?;
-    if !is_wanted() {
-        return Ok(None);
-    }
-    tier.rename(at, &to.place)?;
-    Ok(Some(staged))
 }
 
 /// Beginning of the names of staging directories; job and server follow.

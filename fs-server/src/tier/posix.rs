@@ -23,12 +23,12 @@ use self::file::PosixFile;
 use self::lustre::{Calls, Kernel, Lustre};
 use self::nameless::Shown;
 use super::{
-    Attributes, Base, Destination, Dir, Facts, Fill, Found, Make, Place, Staged, Stripes, TakeListed, Tier,
-    TierError, TierFile, TierResult, staged_prefix, staging_name,
+    Attributes, Base, Destination, Dir, Facts, Fill, Found, Make, Place, Publication, Staged, Stripes,
+    TakeListed, Tier, TierError, TierFile, TierResult, staged_prefix, staging_name,
 };
 use crate::config::ServerConfig;
 use crate::error::ServerError;
-use crate::{identity, tier};
+use crate::identity;
 
 mod attributes;
 mod file;
@@ -259,6 +259,11 @@ fn failed(doing: &str, name: &[u8], error: Errno) -> TierError {
     }
 }
 
+/// Nobody else gets into staging, so a file may have its mode at once.
+fn staged_mode(to: &Destination) -> Mode {
+    Mode::from_raw_mode(to.attributes.mode.unwrap_or(0o600) & 0o777)
+}
+
 /// The error for a file that could not be made in staging: what is missing then is staging itself, which is looked for again next time.
 fn not_made(at: &Place, error: Errno) -> TierError {
     match failed("make", &at.name, error) {
@@ -401,31 +406,16 @@ impl Tier for Posix {
     }
 
     fn stage(&self, at: &Place, size: u64, to: &Destination, fill: Fill<'_>) -> TierResult<Staged> {
-        // Nobody else gets into staging, so it may have its mode at once.
-        let mode = Mode::from_raw_mode(to.attributes.mode.unwrap_or(0o600) & 0o777);
-        let file = PosixFile::new(self.create(at, size, mode)?, at, None);
-        if size > 0 {
-            fill(&file)?;
-        }
-        self.finish(&file.into_fd(), at, size, &to.attributes)
+        let file = self.create(at, size, staged_mode(to))?;
+        self.complete(file, at, size, to, fill).map(|(_, staged)| staged)
     }
 
-    fn publish(
-        &self,
-        at: &Place,
-        size: u64,
-        to: &Destination,
-        fill: Fill<'_>,
-        is_wanted: &dyn Fn() -> bool,
-    ) -> TierResult<Option<Staged>> {
-        if self.shows_nameless() {
-            match self.show_nameless(at, size, to, fill, is_wanted)? {
-                Shown::Yes(staged) => return Ok(Some(staged)),
-                Shown::NotWanted => return Ok(None),
-                Shown::CannotBe => {}
-            }
+    fn publish(&self, mut new: Publication<'_>) -> TierResult<Option<Staged>> {
+        match self.show_nameless(&mut new)? {
+            Shown::Yes(staged) => Ok(Some(staged)),
+            Shown::NotWanted => Ok(None),
+            Shown::CannotBe => new.in_two_steps(self),
         }
-        tier::stage_and_rename(self, at, size, to, fill, is_wanted)
     }
 
     fn shows_staged(&self) -> bool {
@@ -520,19 +510,31 @@ impl Posix {
         self.lustre.create(fd(&at.dir)?, &at.name, size, flags, mode).map_err(|error| not_made(at, error))
     }
 
-    /// Gives a filled file its size and attributes.
-    fn finish(&self, file: &OwnedFd, at: &Place, size: u64, wanted: &Attributes) -> TierResult<Staged> {
-        let error = |error| failed("finish", &at.name, error);
-        let stat = fs::fstat(file).map_err(error)?;
-        if stat.st_size as u64 != size {
-            fs::ftruncate(file, size).map_err(error)?;
+    /// Has a new file filled, and gives it its size and attributes.
+    fn complete(
+        &self,
+        file: OwnedFd,
+        at: &Place,
+        size: u64,
+        to: &Destination,
+        fill: Fill<'_>,
+    ) -> TierResult<(OwnedFd, Staged)> {
+        let file = PosixFile::new(file, at, None);
+        if size > 0 {
+            fill(&file)?;
         }
-        let refused = attributes::set_open(file, &stat, wanted, self.is_root).map_err(error)?;
+        let file = file.into_fd();
+        let error = |error| failed("finish", &at.name, error);
+        let stat = fs::fstat(&file).map_err(error)?;
+        if stat.st_size as u64 != size {
+            fs::ftruncate(&file, size).map_err(error)?;
+        }
+        let refused = attributes::set_open(&file, &stat, &to.attributes, self.is_root).map_err(error)?;
         if let Some(name) = refused {
             self.tell_refused(&name);
         }
-        let found = reading::found(&fs::fstat(file).map_err(error)?);
-        Ok(Staged { id: found.id, found: Some(found) })
+        let found = reading::found(&fs::fstat(&file).map_err(error)?);
+        Ok((file, Staged { id: found.id, found: Some(found) }))
     }
 
     /// Says once that the file system does not take an attribute.

@@ -20,8 +20,8 @@ pub fn files(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Copies without the zeros that fjall reserves at the end of its journals, as they are 64 MiB: what is behind the end of
-/// the batches stays for `kept` bytes.
+/// Copies without the zeros that fjall reserves at the end of its journals, as they are 64 MiB: 64 bytes behind the end of
+/// the batches stay.
 pub fn copy_tree(from: &Path, to: &Path) {
     for path in files(from) {
         let target = to.join(path.strip_prefix(from).unwrap());

@@ -1,5 +1,6 @@
 //! Loss of power: of the journal behind what was synced any sectors may be missing, and its end.
 
+use crate::damage::copy_tree;
 use crate::kill::{check, numbered};
 use crate::{FENCE, open, reboot};
 use fs_server::kv::{Kv, KvKind};
@@ -79,18 +80,6 @@ impl Left {
         commit(&*open(KvKind::Fjall, copy.path()), newest + 1..newest + 4);
         assert_eq!(check(KvKind::Fjall, copy.path(), newest + 3), newest + 3);
         newest
-    }
-}
-
-fn copy_tree(from: &Path, to: &Path) {
-    for entry in std::fs::read_dir(from).unwrap() {
-        let (path, target) = entry.map(|e| (e.path(), to.join(e.file_name()))).unwrap();
-        if path.is_dir() {
-            std::fs::create_dir(&target).unwrap();
-            copy_tree(&path, &target);
-        } else {
-            std::fs::copy(path, target).unwrap();
-        }
     }
 }
 

@@ -51,7 +51,7 @@ pub(super) fn settle(dir: &Path, past: &Past) -> Result<(), KvError> {
         let is_last = at + 1 == journals.len();
         ends.push(check_one(path, is_last.then_some(past), &mut order)?);
     }
-    // Only now: a store that is refused is left as it was.
+    // Only now: a store whose journals are refused is left as it was. (The fence is compared when fjall has opened it.)
     for ((_, path), end) in journals.iter().zip(ends) {
         renew(path, end).map_err(KvError::from_io)?;
     }

@@ -9,12 +9,11 @@
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 
-use rustix::fs::{self, AtFlags, Mode, OFlags};
+use rustix::fs::{self, AtFlags, OFlags};
 use rustix::io::{self, Errno};
 
-use super::file::PosixFile;
-use super::{Posix, failed, fd, not_made};
-use crate::tier::{Destination, Fill, Place, Staged, Tier, TierResult};
+use super::{Posix, failed, fd, not_made, staged_mode};
+use crate::tier::{Place, Publication, Staged, Tier, TierResult};
 
 /// What became of a file.
 pub enum Shown {
@@ -27,35 +26,21 @@ pub enum Shown {
 }
 
 impl Posix {
-    /// Whether it is worth a try.
-    pub(super) fn shows_nameless(&self) -> bool {
-        !self.is_remote && !self.needs_names.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn show_nameless(
-        &self,
-        at: &Place,
-        size: u64,
-        to: &Destination,
-        fill: Fill<'_>,
-        is_wanted: &dyn Fn() -> bool,
-    ) -> TierResult<Shown> {
-        let mode = Mode::from_raw_mode(to.attributes.mode.unwrap_or(0o600) & 0o777);
+    pub(super) fn show_nameless(&self, new: &mut Publication<'_>) -> TierResult<Shown> {
+        if self.is_remote || self.needs_names.load(Ordering::Relaxed) {
+            return Ok(Shown::CannotBe);
+        }
+        let (at, to) = (new.at, new.to);
         let flags = OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC;
-        let file = match fs::openat(fd(&at.dir)?, c".", flags, mode) {
+        let file = match fs::openat(fd(&at.dir)?, c".", flags, staged_mode(to)) {
             Ok(file) => file,
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOSYS) => {
                 return Ok(self.give_up_nameless());
             }
             Err(error) => return Err(not_made(at, error)),
         };
-        let file = PosixFile::new(file, at, None);
-        if size > 0 {
-            fill(&file)?;
-        }
-        let file = file.into_fd();
-        let staged = self.finish(&file, at, size, &to.attributes)?;
-        if !is_wanted() {
+        let (file, staged) = self.complete(file, at, new.size, to, new.fill)?;
+        if !(new.is_wanted)() {
             return Ok(Shown::NotWanted);
         }
         if link(&file, &to.place).is_ok() {
@@ -72,7 +57,7 @@ impl Posix {
         }
     }
 
-    fn give_up_nameless(&self) -> Shown {
+    pub(super) fn give_up_nameless(&self) -> Shown {
         self.needs_names.store(true, Ordering::Relaxed);
         Shown::CannotBe
     }
@@ -91,55 +76,32 @@ mod tests {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
     use std::path::Path;
 
-    use bytes::Bytes;
-    use fs_net::Secret;
-    use fs_proto::ServerId;
+    use rustix::fs::Mode;
 
+    use super::super::tests::{Bench, ME};
     use super::*;
-    use crate::config::ServerConfig;
-    use crate::tier::{Attributes, Base, TierError};
-
-    const ME: ServerId = ServerId(3);
-
-    struct Bench {
-        tier: Posix,
-        dir: tempfile::TempDir,
-    }
+    use crate::tier::{Attributes, Destination, TierError, staging_name};
 
     impl Bench {
-        fn new() -> Self {
-            let dir = tempfile::tempdir().unwrap();
-            let stores = "/nonexistent/store".into();
-            let config = ServerConfig::new(ME, "job".to_owned(), Secret::from_raw([1; 32]), stores);
-            Bench { tier: Posix::open(dir.path(), &config).unwrap(), dir }
-        }
-
-        fn path(&self, name: &str) -> std::path::PathBuf {
-            self.dir.path().join(name)
-        }
-
         /// Names in staging.
-        fn staged(&self) -> Vec<String> {
-            let staging = self.path(&crate::tier::staging_name("job", ME));
+        fn names_staged(&self) -> Vec<String> {
+            let staging = self.path(&staging_name("job/7", ME));
             let names = std_fs::read_dir(staging).unwrap();
             names.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
         }
 
         /// Publishes `text` under a name; the names in staging while it is filled.
         fn publish(&self, name: &str, text: &str, is_wanted: bool) -> (TierResult<Option<Staged>>, usize) {
-            let place = |base, name: &str| {
-                Place::new(&self.tier.base(base).unwrap(), &Bytes::copy_from_slice(name.as_bytes()))
-            };
             let attributes = Attributes { mode: Some(0o4640), atime: 7, mtime: -5, ..Attributes::default() };
-            let to = Destination { place: place(Base::Root, name), attributes };
+            let to = Destination { place: self.root(name), attributes };
             let mut names = 0;
             let mut fill = |file: &dyn crate::tier::TierFile| {
-                names = self.staged().len();
+                names = self.names_staged().len();
                 file.write_at(0, text.as_bytes())
             };
-            let size = text.len() as u64;
-            let at = place(Base::Staging(ME), "f-3-1");
-            (self.tier.publish(&at, size, &to, &mut fill, &|| is_wanted), names)
+            let (at, size) = (self.staged("f-3-1"), text.len() as u64);
+            let new = Publication { at: &at, size, to: &to, fill: &mut fill, is_wanted: &|| is_wanted };
+            (self.tier.publish(new), names)
         }
 
         fn is_shown(&self, name: &str, text: &str, staged: Staged) {
@@ -148,7 +110,7 @@ mod tests {
             assert_eq!((meta.ino(), meta.nlink(), meta.mode() & 0o7777), (staged.id, 1, 0o4640));
             assert_eq!((meta.atime_nsec(), meta.mtime(), meta.mtime_nsec()), (7, -1, 999_999_995));
             assert_eq!(staged.found.unwrap().mtime, -5);
-            assert!(self.staged().is_empty());
+            assert!(self.names_staged().is_empty());
         }
     }
 

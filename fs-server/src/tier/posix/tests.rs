@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use super::*;
 use fs_net::Secret;
 
-const ME: ServerId = ServerId(3);
+pub(super) const ME: ServerId = ServerId(3);
 
 fn config(store: &Path) -> ServerConfig {
     ServerConfig::new(ME, "job/7".to_owned(), Secret::from_raw([1; 32]), store.to_owned())
@@ -16,24 +16,28 @@ fn name(text: &str) -> Bytes {
     Bytes::copy_from_slice(text.as_bytes())
 }
 
-struct Bench {
-    tier: Posix,
+pub(super) struct Bench {
+    pub(super) tier: Posix,
     dir: tempfile::TempDir,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let tier = Posix::open(dir.path(), &config(Path::new("/nonexistent/store"))).unwrap();
         Bench { tier, dir }
     }
 
-    fn root(&self, at: &str) -> Place {
+    pub(super) fn root(&self, at: &str) -> Place {
         Place::new(&self.tier.base(Base::Root).unwrap(), &name(at))
     }
 
-    fn staged(&self, at: &str) -> Place {
+    pub(super) fn staged(&self, at: &str) -> Place {
         Place::new(&self.tier.base(Base::Staging(ME)).unwrap(), &name(at))
+    }
+
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
     }
 }
 
