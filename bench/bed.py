@@ -114,8 +114,7 @@ class Cluster:
 
     def memory(self, server=0, what="RssAnon"):
         """Bytes that a server has allocated (RssAnon), or shares with clients (RssShmem)."""
-        lines = Path(f"/proc/{self.pids[server]}/status").read_text().splitlines()
-        return 1024 * int(next(line for line in lines if line.startswith(what + ":")).split()[1])
+        return memory_of(self.pids[server], what)
 
     def cpu_s(self):
         """CPU seconds of the servers so far."""
@@ -151,6 +150,12 @@ def remove(path):
         print(f"still mounted below {path}: not removed", file=sys.stderr)
     else:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def memory_of(pid, what="RssAnon"):
+    """Bytes that a process has of a kind of memory: RssAnon, RssShmem, or the most there was of all (VmHWM)."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(what + ":")).split()[1])
 
 
 def cpu_us(pid):

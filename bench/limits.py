@@ -2,7 +2,7 @@
 """Limits: a server's memory against connections and open files, and what it does at the limit of its memory.
 
     cargo build --release && cargo build --release -p hayate-tests --example limits
-    bench/limits.py                             connections, open files, bytes in flight, creates, clients of one file: three minutes
+    bench/limits.py                             connections, open files, bytes in flight, creates, clients of one file, memory of clients: four minutes
     bench/limits.py --long                      and a million open files, and writers under a memory cap (as root: cgroups, loop devices)
     bench/limits.py --only capped --long
     bench/limits.py --update docs/performance.md
@@ -13,6 +13,7 @@ a figure is beyond its bound.
 
 import argparse
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import bed
-from bed import MIB, Cluster, run, table
+from bed import MIB, Cluster, memory_of, run, spread, table
 
 FAILED = []
 
@@ -87,6 +88,27 @@ def connections(options):
     return table(["over", "clients", "server's memory, MiB", "bytes for each client and its open file", "pool `connections`, MiB", "seconds"], rows)
 
 
+def idle(options):
+    """Memory of a server against the connections of one client that has nothing open and asks nothing."""
+    rows = []
+    options = argparse.Namespace(**{**vars(options), "memory": "1G"})
+    for transport in ["unix", "tcp"]:
+        with cluster(options, 1) as one:
+            load, first = Load(options, "idle", one.file, transport), options.idle // 4
+            load.to(first)
+            # The first ones find the thread's own memory not yet grown.
+            before = one.memory()
+            seconds = float(load.to(options.idle)[2])
+            memory, state = one.memory(), one.status()[0]
+            each = (memory - before) / (options.idle - first)
+            rows.append([transport, f"{options.idle:,}", mib(before), mib(memory), f"{each:,.0f}", f"{options.idle_bytes:,}", f"{seconds:.1f}"])
+            print(" ".join(rows[-1]), file=sys.stderr)
+            check(each <= options.idle_bytes, f"{each:.0f} bytes for an idle {transport} connection")
+            check(state["connections"] >= options.idle and state["open_inodes"] == 0, "fewer connections than were made, or files open")
+            load.end()
+    return table(["over", "connections", "server's memory with a quarter of them, MiB", "with all, MiB", "bytes for each", "bound", "seconds"], rows)
+
+
 def opens(options):
     """Memory of a server against open files."""
     rows = []
@@ -115,7 +137,7 @@ def flight(options):
             load.to(1)
             base = one.memory()
             for target in targets:
-                peak = Peak(one)
+                peak = Peak(lambda: all_memory(one))
                 said = load.to(target)
                 most, pool = peak.end(), one.pool("buffers")
                 moved, fewest = int(said[4]), int(said[6])
@@ -212,17 +234,19 @@ def memory_cap(pid, limit):
 
 
 class Peak:
-    """Most anonymous and shared memory of a server, looked at every 50 ms."""
+    """The largest of what `look` says, looked at every so many seconds."""
 
-    def __init__(self, one):
-        self.one, self.most, self.stop = one, 0, threading.Event()
+    def __init__(self, look, every=0.05):
+        self.look, self.every, self.most, self.stop = look, every, 0, threading.Event()
         self.thread = threading.Thread(target=self.loop, daemon=True)
         self.thread.start()
 
     def loop(self):
-        while not self.stop.wait(0.05):
-            with suppress(OSError):
-                self.most = max(self.most, self.one.memory() + self.one.memory(what="RssShmem"))
+        while True:
+            with suppress(OSError, StopIteration):
+                self.most = max(self.most, self.look())
+            if self.stop.wait(self.every):
+                return
 
     def end(self):
         self.stop.set()
@@ -230,40 +254,190 @@ class Peak:
         return self.most
 
 
+def all_memory(one):
+    """What a server has allocated and shares with clients."""
+    return one.memory() + one.memory(what="RssShmem")
+
+
+CAPPED_HEADER = [
+    "`--io`", "MiB written", "in the tier, MiB", "slowest writer, MiB", "fair share", "fastest", "1 MiB: median, ms", "p99", "most",
+    "opening and closing a file: p99, ms", "most", "dirty at most, MiB", "server's memory at most, MiB", "the cgroup's",
+]  # fmt: skip
+
+
 def capped(options):
     """64 writers against a memory cap of the budget and a tenth, a slow disk and a slower shared tier."""
     cap = options.budget * 11 // 10
-    with slow_disk(options, "disk", 80, False) as disk, slow_disk(options, "tier", 20, True) as tier:
+    rows, pools = [], {}
+    for io in ["direct", "buffered"]:
+        row, found = one_cap(options, io, cap)
+        rows.append(row)
+        print(" ".join(row), file=sys.stderr)
+        for pool in found:
+            pools.setdefault(pool["name"], [pool["name"], mib(pool["size"])]).extend([mib(pool["peak"]), f"{pool['waits']:,}", f"{pool['wait_ns'] / 1e9:,.1f}"])
+    each = table(["pool", "size, MiB", *(f"{what}, {io}" for io in ["direct", "buffered"] for what in ["peak, MiB", "waits", "waited, s"])], list(pools.values()))
+    return (
+        f"64 writers of files of 4 MiB, {options.seconds} s, cap {mib(cap)} MiB, disk {DISK_MIB_S} MiB/s, tier {TIER_MIB_S} MiB/s, `--dirty-max {DIRTY_MIB}M`: no kill, no error. With "
+        f"`buffered` the cgroup's memory is mostly page cache, which the kernel drops.\n\n{table(CAPPED_HEADER, rows)}\n\n{each}"
+    )
+
+
+# Speed of the two devices, and how much may wait for the tier.
+DISK_MIB_S, TIER_MIB_S, DIRTY_MIB = 80, 20, 256
+
+
+def one_cap(options, io, cap):
+    """The row of one way to write, and the server's pools."""
+    with slow_disk(options, "disk", DISK_MIB_S, False) as disk, slow_disk(options, "tier", TIER_MIB_S, True) as tier:
         (tier / "files").mkdir()
-        words = ["--io", "direct", "--tier", tier / "files"]
+        words = ["--io", io, "--tier", tier / "files", "--dirty-max", f"{DIRTY_MIB}M"]
         with cluster(options, 1, *words, store=disk / "store") as one, memory_cap(one.pids[0], cap) as group:
-            peak, load = Peak(one), Load(options, "writers", one.file, 64, options.seconds)
-            said = load.to(1)
+            memory, dirty = Peak(lambda: all_memory(one)), Peak(lambda: one.status()[0]["flush"]["pending_bytes"], 0.5)
+            load = Load(options, "writers", one.file, 64, options.seconds)
+            words = load.to(1)
             load.end()
-            most = peak.end()
+            memory, dirty = memory.end(), dirty.end()
             kills = "oom_kill 0" in (group / "memory.oom_control").read_text()
             usage = int((group / "memory.max_usage_in_bytes").read_text())
-            alive, pools = [server["state"] for server in one.states()], one.status()[0]["pools"]
-    mib_sum, slowest, fastest = (int(said[at]) for at in (4, 6, 8))
-    fair = mib_sum / 64
-    check(kills and alive == ["up"], "the server was killed")
-    check(most < options.budget, f"{mib(most)} MiB of memory of a budget of {options.memory}")
-    check(slowest >= fair / 2, f"the slowest writer has {slowest} MiB, a fair share is {fair:.0f}")
-    rows = [[pool["name"], mib(pool["size"]), mib(pool["peak"]), f"{pool['waits']:,}", f"{pool['wait_ns'] / 1e9:,.1f}"] for pool in pools]
-    text = table(["pool", "size, MiB", "peak, MiB", "waits", "waited, s"], rows)
-    return (
-        f"64 writers, {options.seconds} s, cap {mib(cap)} MiB, disk 80 MiB/s, tier 20 MiB/s: no kill, no error; {mib_sum:,} MiB; the slowest "
-        f"writer {slowest} MiB, the fastest {fastest}, a fair share is {fair:.0f}; 1 MiB took {said[10]} ms (median), {said[12]} ms (p99), "
-        f"{said[14]} ms at most. Server's memory at most {mib(most)} MiB (page cache, which the kernel drops, and kernel memory bring it to {mib(usage)}).\n\n{text}"
-    )
+            alive, status = [server["state"] for server in one.states()], one.status()[0]
+            there = sum(path.stat().st_size for path in (tier / "files").glob("writer-*/*"))
+    said = dict(zip(words[3::2], map(float, words[4::2]), strict=True))
+    fair, copied, failures = said["mib"] / 64, status["flush"]["copied_bytes"], status["flush"]["failures"]
+    check(kills and alive == ["up"], f"{io}: the server was killed")
+    check(memory < options.budget, f"{io}: {mib(memory)} MiB of memory of a budget of {options.memory}")
+    check(said["slowest"] >= fair / 2, f"{io}: the slowest writer has {said['slowest']:.0f} MiB, a fair share is {fair:.0f}")
+    check(copied > 0 and there > 0 and failures == 0, f"{io}: {mib(copied)} MiB reached the tier, {mib(there)} are there, {failures} failures")
+    # What 64 writers had begun when the cap was met comes on top.
+    check(dirty <= (DIRTY_MIB + 64 * 4) * MIB, f"{io}: {mib(dirty)} MiB waited for the tier, of {DIRTY_MIB}")
+    numbers = [said["mib"], copied / MIB, said["slowest"], fair, said["fastest"], *(said[f"piece_{which}_ms"] for which in ["p50", "p99", "max"])]
+    numbers += [said["file_p99_ms"], said["file_max_ms"], dirty / MIB, memory / MIB, usage / MIB]
+    return [io, *(f"{number:,.0f}" for number in numbers)], status["pools"]
+
+
+@contextmanager
+def mounted(one, memory):
+    """A mount with a budget, and its process."""
+    spread(one.mount)
+    process = subprocess.Popen([one.hayate, "--cluster", one.file, "mount", "--foreground", "--client-memory", memory, one.mount])
+    try:
+        while not os.path.ismount(one.mount):
+            if process.poll() is not None:
+                sys.exit(f"{one.mount} is not mounted")
+            time.sleep(0.01)
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def mount_io(two, threads):
+    """Threads that write files and read them from the client, not from the kernel's pages."""
+    block, pieces, until, failed = os.urandom(4 * MIB), 8, time.monotonic() + 4, []
+
+    def one(number):
+        try:
+            file = os.open(two.mount / f"io-{number}", os.O_RDWR | os.O_CREAT, 0o644)
+            while time.monotonic() < until:
+                for piece in range(pieces):
+                    os.pwrite(file, block, piece * len(block))
+                os.fsync(file)
+                os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+                for piece in range(pieces):
+                    if os.pread(file, len(block), piece * len(block)) != block:
+                        raise OSError("other bytes were read")
+            os.close(file)
+        except OSError as error:
+            failed.append(str(error))
+
+    running = [threading.Thread(target=one, args=[number]) for number in range(threads)]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+    check(not failed, f"threads on a mount failed: {failed}")
+    return threads
+
+
+HOLDER = """
+import os, sys
+top, first, last = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+held = [os.open(f"{top}/{number}", os.O_RDWR | os.O_CREAT, 0o644) for number in range(first, last)]
+print(len(held), flush=True)
+sys.stdin.read()
+"""
+
+
+def mount_opens(two, target):
+    """Files held open, by as many processes as it takes: each may have so many."""
+    each = resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 100
+    (two.mount / "opens").mkdir()
+    raise_limit = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (each + 100, each + 100))
+    holders = [
+        subprocess.Popen([sys.executable, "-c", HOLDER, two.mount / "opens", str(first), str(min(first + each, target))],
+                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=raise_limit)
+        for first in range(0, target, each)
+    ]  # fmt: skip
+    held = sum(int(holder.stdout.readline() or 0) for holder in holders)
+    check(two.status()[0]["open_inodes"] + two.status()[1]["open_inodes"] >= held, "fewer files are open at the servers than are held")
+    for holder in holders:
+        holder.communicate()
+    return held
+
+
+def mount_names(two, target):
+    """A directory that is listed, with the attributes of all that is in it; made without the mount."""
+    two.command("mkdir", "h:/names")
+    two.command("bench", "mdtest", "-F", "-np", 1, "--threads", "-a", "HAYATE", "-n", target, "-C", "-d", "/names")
+    return sum(os.lstat(f"{top}/{name}").st_size == 0 for _ in range(2) for top, _, names in os.walk(two.mount / "names") for name in names) // 2
+
+
+def client_loads(options):
+    """What is done, how far, and the client's budget: a file that is open has 640 bytes of an eighth of it."""
+    many = 2_000 if options.quick else 100_000
+    return [("io", 8 if options.quick else 32, "64M"), ("opens", many, "64M" if options.quick else "512M"), ("names", many, "64M")]
+
+
+def client(options):
+    """Memory of a client against its budget: of a process with the library, and of a mount."""
+    rows = []
+
+    def note(who, what, reached, memory, most):
+        unit = {"io": "threads that write and read", "opens": "files open", "names": "names of a directory, with attributes"}[what]
+        rows.append([who, f"{reached:,} {unit}", memory, mib(most)])
+        print(" ".join(rows[-1]), file=sys.stderr)
+        check(most <= size(memory) + options.client_bytes, f"{mib(most)} MiB of a {who} with `--client-memory {memory}` and {rows[-1][1]}")
+
+    for what, target, memory in client_loads(options):
+        with cluster(options, 2) as two:
+            load = Load(options, "client", two.file, size(memory) // MIB, what)
+            peak = Peak(lambda: memory_of(load.process.pid))
+            done = int(load.to(target)[0])
+            check(done >= target, f"the library's client got to {done} of {target} ({what})")
+            note("process", what, target, memory, peak.end())
+            load.end()
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        print("no FUSE here: no mount is measured", file=sys.stderr)
+        return table(CLIENT_HEADER, rows)
+    for (what, target, memory), work in zip(client_loads(options), [mount_io, mount_opens, mount_names], strict=True):
+        with cluster(options, 2) as two, mounted(two, memory) as process:
+            peak = Peak(lambda: memory_of(process.pid))
+            reached = work(two, target)
+            check(reached >= target, f"a mount got to {reached} of {target} ({what})")
+            note("mount", what, reached, memory, peak.end())
+    return table(CLIENT_HEADER, rows)
+
+
+CLIENT_HEADER = ["client", "load", "`--client-memory`", "memory at most, MiB"]
 
 
 SCENARIOS = {
     "connections": connections,
+    "idle": idle,
     "opens": opens,
     "flight": flight,
     "one-file": one_file,
     "creates": creates,
+    "client": client,
     "capped": capped,
 }
 LONG = ["capped"]
@@ -278,13 +452,16 @@ def parse_options():
     parser.add_argument("--load", type=Path, help="the example `limits` of hayate-tests (default: that beside the program)")
     parser.add_argument("--memory", default="512M", help="of each server")
     parser.add_argument("--connections", type=int, default=20_000, help="most connections of one process: less than `ulimit -Hn`")
+    parser.add_argument("--idle", type=int, default=16_000, help="connections of one client that asks nothing: less than `ulimit -Hn`")
+    parser.add_argument("--idle-bytes", type=int, default=1024, help="what each of these may take")
+    parser.add_argument("--client-bytes", type=int, default=32 << 20, help="what a client may take beyond its budget")
     parser.add_argument("--each", type=int, default=14_000, help="clients of one file by each of two gateways")
     parser.add_argument("--open-bytes", type=int, default=400, help="what a client with an open file may take beyond a KiB")
     parser.add_argument("--flight-bytes", type=int, default=32 << 20, help="what a server may take beyond its pool of buffers while much is in flight")
     parser.add_argument("--seconds", type=int, default=60, help="of the writers under a cap")
     parser.add_argument("--long", action="store_true", help="also what takes long, or needs root")
     parser.add_argument("--only", choices=SCENARIOS, help="one scenario")
-    options = bed.parse(parser, connections=200, each=100, seconds=2)
+    options = bed.parse(parser, connections=200, idle=4_000, each=100, seconds=2)
     options.load = options.load or bed.example(options, "limits")
     options.budget = size(options.memory)
     return options

@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
 """Measures the costs that the scale model stands on, and compares the model with real runs at 1 to 8 servers.
 
-    cargo build --release && bench/scale.py --update docs/performance.md         ten minutes, on a machine with nothing else to do
+    cargo build --release && bench/scale.py --update docs/performance.md         a quarter of an hour and 5 GB, on a machine with nothing else to do
     bench/scale.py --calibrate bench/src/scale/calibration.json                  and keep the costs: the program has them built in
 
 Of opens two things are compared: the rate of plain ones, as of writes and creates, and which part of the opens of one file by all nodes its home answers (decision 0038).
 `cargo build --release -p fs-client --example readers` first.
+
+A drain is compared with 1, 2, 4 and 8 servers, too: everything is written while nothing is flushed, and `hayate flush --wait` is timed, with a local directory as the shared
+tier. How fast that directory is comes from the first of these runs, the CPU time of a flushed MiB from the calibration.
 
 Costs are CPU time of clients and servers of a cluster of one server, by two processes; what passing on costs is measured with two servers, of which
 the client may use one only. Then the model says how long other runs take, with 1, 2, 4 and 8 servers and with 1, 2 and 4 processes, all on
@@ -33,6 +36,30 @@ from bed import MIB, Cluster, commit, run, table
 
 CREATES = "File creation"
 OPENS = "File read"
+# Longer than any run: what is written waits until it is told to go.
+NEVER_MS = 86_400_000
+# `flush --wait` has an effect for some seconds (fs-server/src/flush/mod.rs, HURRY_LASTS): what is written meanwhile would not wait.
+HURRY_S = 6
+# Files of a drain: each server is to have some to direct.
+FILES = 16
+
+
+def own_us(awake, pids):
+    """CPU time of this script, of what it started and has ended, of servers, and of the processes that keep CPUs awake."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(map(bed.cpu_us, [process.pid for process in awake.spinners] + pids)) + sum(u.ru_utime + u.ru_stime for u in used) * 1e6
+
+
+class Others:
+    """How many CPUs other programs use, from when it is made."""
+
+    def __init__(self, awake, pids):
+        self.own_us = lambda: own_us(awake, pids)
+        self.began, self.busy, self.own = time.monotonic(), bed.busy_us(), self.own_us()
+
+    def cpus(self):
+        others = bed.busy_us() - self.busy - (self.own_us() - self.own)
+        return max(0.0, others / ((time.monotonic() - self.began) * 1e6))
 
 
 class Runs:
@@ -42,22 +69,15 @@ class Runs:
         self.options, self.awake, self.number = options, awake, 0
         self.clusters = {nodes: stack.enter_context(Cluster(options, f"scale{nodes}")).up(nodes) for nodes in options.nodes}
 
-    def own_us(self):
-        """CPU time of this script, of what it started, and of the processes that keep CPUs awake."""
-        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-        pids = [process.pid for process in self.awake.spinners] + [pid for cluster in self.clusters.values() for pid in cluster.pids]
-        return sum(map(bed.cpu_us, pids)) + sum(u.ru_utime + u.ru_stime for u in used) * 1e6
-
     def bench(self, nodes, words, env=None):
         """The JSON document of a run on a cluster, and how many CPUs others used meanwhile."""
         cluster = self.clusters[nodes]
         self.number += 1
         path = cluster.dir / f"{self.number}.json"
         where = ["-O", f"summaryFormat=JSON,summaryFile={path}"] if words[0] == "ior" else ["--json", path]
-        began, busy, own = time.monotonic(), bed.busy_us(), self.own_us()
+        others = Others(self.awake, [pid for cluster in self.clusters.values() for pid in cluster.pids])
         cluster.command("bench", *words, "-a", "HAYATE", *where, env=env)
-        others = (bed.busy_us() - busy - (self.own_us() - own)) / ((time.monotonic() - began) * 1e6)
-        return json.loads(path.read_text()), max(0.0, others)
+        return json.loads(path.read_text()), others.cpus()
 
     def rounds(self, nodes, words, env=None):
         """The least disturbed of the rounds. Each has files of its own: `{}` in the words is its number."""
@@ -177,6 +197,73 @@ def validate(runs, costs):
     return f"{table(head, rows)}\n\nThe model's error {'; '.join(words)}. (The run with one server and two processes is the calibration, and not counted.)"
 
 
+def drains(options, costs, awake):
+    """The table of drains, and what the errors are."""
+    rows, sizes, rate = [], [], None
+    for nodes in options.nodes:
+        dirty, seconds, spent, disturbed = drained(options, awake, nodes)
+        # What the directory takes is known from the first: it is the calibration of this.
+        rate = rate or dirty / seconds
+        by_calibration, by_own = (predict_drain(options, c, nodes, dirty, rate) for c in (costs, {**costs, "flush_us_mib": spent}))
+        parts = [by_calibration / seconds - 1, by_own / seconds - 1]
+        if rows:
+            sizes.append(parts)
+        rows.append([f"{nodes}", f"{disturbed:.2f}", f"{dirty / MIB:,.0f}", f"{spent:,.0f}", f"{dirty / MIB / seconds:,.0f}", f"{seconds:.2f}", f"{by_calibration:.2f}", *(f"{part:+.0%}" for part in parts)])
+        print("drain", " ".join(rows[-1]), file=sys.stderr)
+    head = ["servers", "CPUs of others", "MiB to drain", "CPU us a MiB", "MiB/s", "seconds", "model", "error", "of the queues"]
+    text = table(head, rows)
+    if sizes:
+        kinds = zip(("as calibrated", "by queues alone"), zip(*sizes, strict=True), strict=True)
+        words = [f"{kind}: median {statistics.median(map(abs, of)):.0%}, largest {max(map(abs, of)):.0%}" for kind, of in kinds]
+        text += f"\n\nThe model's error of drains {'; '.join(words)}. (The first of them is the calibration of the directory, {rate / MIB:,.0f} MiB/s, and not counted.)"
+    return text
+
+
+def drained(options, awake, nodes):
+    """Bytes that were dirty, seconds, CPU time of the servers in us for each MiB, and CPUs of others, of the least disturbed drain of the rounds."""
+    with Cluster(options, f"scaledrain{nodes}") as cluster:
+        cluster.up(nodes, "--flush-delay", NEVER_MS, tier=True)
+        rounds = []
+        for number in range(options.rounds):
+            if number:
+                time.sleep(HURRY_S)
+            rounds.append(drain(options, awake, cluster, f"/d{number}"))
+    return min(rounds, key=lambda each: each[3])
+
+
+def drain(options, awake, cluster, name):
+    """One of them; afterwards the cluster and the directory are as they were."""
+    cluster.command("mkdir", name)
+    block = f"{options.drain_mib // FILES}m"
+    cluster.command("bench", "ior", "-a", "HAYATE", "-w", "-k", "-F", "-t", "1m", "-b", block, "-np", FILES, "-o", f"{name}/f")
+    os.sync()
+    bed.warm_memory(options.drain_mib * MIB)
+    flushed = lambda what: sum(status["flush"][what] for status in cluster.status())
+    size, until = options.drain_mib * MIB, time.monotonic() + 10
+    # Servers count what waits now and then.
+    while (dirty := flushed("pending_bytes")) != size:
+        if time.monotonic() > until:
+            sys.exit(f"{dirty / MIB:.1f} of {options.drain_mib} MiB wait to be flushed")
+        time.sleep(0.1)
+    copied = flushed("copied_bytes")
+    others, cpu, began = Others(awake, cluster.pids), cluster.cpu_s(), time.monotonic()
+    cluster.command("flush", "--wait")
+    seconds, cpu = time.monotonic() - began, cluster.cpu_s() - cpu
+    cpus, copied = others.cpus(), flushed("copied_bytes") - copied
+    there = sum(path.stat().st_size for path in (cluster.tier / name[1:]).iterdir())
+    if copied < size or there != size:
+        sys.exit(f"{copied} bytes were copied and {there} are there, of {size}")
+    cluster.command("rm", "-r", name)
+    cluster.command("flush", "--wait")
+    return size, seconds, cpu * 1e6 / options.drain_mib, cpus
+
+
+def predict_drain(options, costs, nodes, dirty, rate):
+    """Seconds by the model. All nodes are on one host, so one station is the directory for all of them."""
+    words = ["--nodes", nodes, "--chunk", "1m", "--memory", dirty // nodes, "--processes", "1", "--tier", f"{rate / 1e9:.6f}"]
+    return ask(options, costs, *words)["drain"]["seconds"]
+
+
 def storms(options, costs):
     """A file that all processes of all nodes open at one moment (`bench/hot.py --small` shows more of it), with hot names and without: how many opens its home answers, as counted and by
     the model. Seconds of such a run are those of programs that start, and nothing to compare with."""
@@ -225,17 +312,20 @@ def main():
     parser.add_argument("--mib", type=int, default=512)
     parser.add_argument("--files", type=int, default=4000)
     parser.add_argument("--calibrate", type=Path, help="keep the costs in this file")
+    parser.add_argument("--drain-mib", type=int, default=1024, help="bytes of a drain in MiB, in all")
     parser.add_argument("--storm", type=int, default=8, metavar="N", help="nodes of the storm of opens")
-    options = bed.parse(parser, nodes=[1, 2], rounds=1, mib=8, files=100, storm=3)
+    options = bed.parse(parser, nodes=[1, 2], rounds=1, mib=8, files=100, drain_mib=16, storm=3)
     with bed.Awake() as awake, ExitStack() as stack:
         runs = Runs(options, stack, awake)
         costs = {key: round(value, 1) if isinstance(value, float) else value for key, value in calibrate(runs).items()}
         if options.calibrate:
             options.calibrate.write_text(json.dumps(costs, indent=2) + "\n")
         compared = validate(runs, costs)
+    with bed.Awake() as awake:
+        drained_too = drains(options, costs, awake)
     stormed = storms(options, costs)
     sizes = f"{options.mib} MiB by transfers of 1 MiB, {options.files:,} files a process, the least disturbed of {options.rounds} rounds."
-    bed.update(options, "scale", f"{costs['machine']}; {sizes}\n\n{compared}\n\n{stormed}")
+    bed.update(options, "scale", f"{costs['machine']}; {sizes}\n\n{compared}\n\n{drained_too}\n\n{stormed}")
 
 
 if __name__ == "__main__":

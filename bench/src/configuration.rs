@@ -4,7 +4,7 @@
 //! - Nothing is taken from options of this program or from defaults: what a server does not say is not shown (`tests::only_what_servers_say_is_shown`).
 //! - Servers that differ are seen to (`tests::servers_that_differ_are_seen_to`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fs_client::{Client, Route};
 use serde::{Deserialize, Serialize};
@@ -156,8 +156,8 @@ pub struct Configuration {
     pub servers: Option<ServersSetup>,
     /// Layout of what is made under the path of the test, where there is such a thing.
     pub layout: Option<String>,
-    /// With `--spread`: tasks of each server.
-    pub tasks_of_a_server: Option<u32>,
+    /// With `--spread`: tasks of each server, by the number of tasks of a test.
+    pub tasks_of_a_server: BTreeMap<u32, u32>,
 }
 
 impl Configuration {
@@ -169,14 +169,24 @@ impl Configuration {
             lines.push(("servers' options", servers.options()));
             lines.push(("clients", format!("transport {}, route {}", servers.transport, servers.route)));
         }
-        if let Some(tasks) = self.tasks_of_a_server {
-            let what = format!(
-                "servers stand for nodes: task r is a client of server r / {tasks}, through which all goes"
-            );
-            lines.push(("spread", what));
-        }
+        lines.extend(self.spread().map(|spread| ("spread", spread)));
         lines.extend(self.layout.clone().map(|layout| ("layout", layout)));
         lines
+    }
+
+    /// Which server a task is a client of, with the number of tasks where that matters.
+    fn spread(&self) -> Option<String> {
+        let each = &self.tasks_of_a_server;
+        let first = each.values().next()?;
+        let of = if each.values().all(|of_a_server| of_a_server == first) {
+            format!("r / {first}")
+        } else {
+            let of = |(tasks, of_a_server): (&u32, &u32)| {
+                format!("r / {of_a_server} in tests of {tasks} task{}", if *tasks == 1 { "" } else { "s" })
+            };
+            each.iter().map(of).collect::<Vec<_>>().join(", ")
+        };
+        Some(format!("servers stand for nodes: task r is a client of server {of}, through which all goes"))
     }
 
     /// The same as lines of a text.
@@ -231,7 +241,7 @@ mod tests {
         let all = Configuration {
             servers: Some(old),
             layout: Some("writer".to_owned()),
-            tasks_of_a_server: Some(2),
+            tasks_of_a_server: [(4, 2)].into(),
         };
         let lines = all.lines();
         assert_eq!(
@@ -240,5 +250,22 @@ mod tests {
         );
         assert!(lines[3].1.contains("r / 2"));
         assert!(Configuration::default().lines().is_empty());
+    }
+
+    /// Goal: a task's server is told for every test of a run. Method: tests that have as many tasks for each server, and others that have not.
+    #[test]
+    fn tests_of_different_sizes_are_spread_differently() {
+        let spread = |each: &[(u32, u32)]| {
+            let tasks_of_a_server = each.iter().copied().collect();
+            Configuration { tasks_of_a_server, ..Configuration::default() }.spread()
+        };
+        let line = |of| {
+            Some(format!(
+                "servers stand for nodes: task r is a client of server {of}, through which all goes"
+            ))
+        };
+        assert_eq!(spread(&[]), None);
+        assert_eq!(spread(&[(3, 1), (4, 1)]), line("r / 1"));
+        assert_eq!(spread(&[(1, 1), (8, 2)]), line("r / 1 in tests of 1 task, r / 2 in tests of 8 tasks"));
     }
 }

@@ -73,14 +73,23 @@ impl Session {
         (0..tasks).map(|rank| if rank < first { '1' } else { '0' }).collect()
     }
 
-    /// How what is measured under `path` is configured.
-    pub fn configuration(&self, path: &str) -> Configuration {
-        let tasks = self.crew.size();
+    /// How what is measured under `path` is configured, by tests with these numbers of tasks.
+    pub fn configuration(&self, path: &str, tasks: impl IntoIterator<Item = u32>) -> Configuration {
+        // Each test deals its own tasks to all servers (`tasks::serve`).
+        let dealt =
+            |servers| tasks.into_iter().map(move |tasks| (tasks, seat::tasks_per_node(tasks, servers)));
         Configuration {
             servers: self.setup().cloned(),
             layout: self.connection.backend().layout(path),
-            tasks_of_a_server: self.spread.map(|servers| seat::tasks_per_node(tasks, servers)),
+            tasks_of_a_server: self.spread.map(dealt).into_iter().flatten().collect(),
         }
+    }
+
+    /// As [`Session::spread`], over servers that nobody watches.
+    #[cfg(test)]
+    pub fn spread_over(mut self, servers: usize) -> Self {
+        self.spread = Some(servers);
+        self
     }
 
     /// What the servers say of themselves, if they are watched.

@@ -61,6 +61,7 @@ pub use fs_net::{ClusterFile, NetCounters, ServerInside, default_cluster_path};
 pub use fs_proto::lock::{HeldLock, LOCK_END, LockFamily, LockKind, LockOwner, LockRange};
 pub use fs_proto::msg::Caller;
 pub use fs_proto::msg::admin::ShutdownMode;
+pub use fs_proto::msg::hot::HotCopied;
 pub use fs_proto::msg::inode::{SetTime, Setattr, Space};
 pub use fs_proto::msg::name::{Create, DirEntry, DirPage};
 pub use fs_proto::msg::tier::{FlushAccount, Migrated};

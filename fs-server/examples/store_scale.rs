@@ -9,7 +9,7 @@
 
 use fs_proto::ids::{ChunkIndex, InodeId};
 use fs_server::kv::{self, Kv, KvKind};
-use fs_server::store::disk::{Disk, SegmentFile};
+use fs_server::store::disk::{Disk, Lost, Patch, Renewed, SegmentFile};
 use fs_server::store::{self, ChunkKey, ChunkStore, LogStore, StoreOptions};
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -60,8 +60,8 @@ impl Disk for SparseDisk {
     }
 
     /// Nothing here survives a loss of power: the file may stay, and sparse.
-    fn renew(&self, id: u32, _: u64) -> io::Result<Arc<dyn SegmentFile>> {
-        self.open(id)
+    fn renew(&self, id: u32, _: u64, _: &[Patch]) -> io::Result<Renewed> {
+        Ok(Renewed { file: self.open(id)?, lost: Lost::new() })
     }
 
     fn remove(&self, id: u32) -> io::Result<()> {

@@ -191,6 +191,7 @@ async fn run_tiers(worker: &Rc<Worker>, context: &Context, body: Reader) -> OpRe
         EvictNow => crate::backing::ops::evict_now,
         HotRecall => hot::reader::recall,
         HotForget => hot::gateway::forget,
+        HotCopy => hot::copier::answer,
         MayOverflow => overflow::keeper::may_overflow,
         KeptFor => overflow::keeper::kept_for,
         DetachFile => crate::backing::ops::detach_file,

@@ -209,6 +209,7 @@ pub fn status_json(node: &Node) -> String {
         "flush": node.flusher.status_json(node),
         "backing": node.backing.status_json(),
         "hot": node.hot.status_json(),
+        "hot_copies": node.copies.status_json(),
         "overflow": node.overflow.status_json(),
     });
     status.to_string()

@@ -270,6 +270,7 @@ fn counters(node: &Node) -> Vec<(&'static str, &'static str, u64)> {
         ("cpu_microseconds", "Processor time, user and system", cpu_us()),
     ];
     all.extend(node.hot.counts());
+    all.extend(node.copies.counts());
     all.extend(node.overflow.metrics());
     all
 }
@@ -321,5 +322,6 @@ fn gauges(node: &Node) -> Vec<(&'static str, &'static str, u64)> {
         ("flush_pending_inodes", "Inodes that differ from the shared tier", inodes as u64),
     ];
     all.extend(node.hot.gauges());
+    all.extend(node.copies.gauges());
     all
 }

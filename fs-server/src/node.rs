@@ -18,6 +18,7 @@ use crate::errands::Errands;
 use crate::executions::Executions;
 use crate::flush::Flusher;
 use crate::hot::Hot;
+use crate::hot::copies::Copies;
 use crate::locks::LockTable;
 use crate::metrics::OpCounters;
 use crate::namespace::Namespace;
@@ -64,6 +65,8 @@ pub struct Node {
     pub overflow: Overflow,
     /// Files that many nodes read.
     pub hot: Hot,
+    /// Copies of some of them that lie whole on this node.
+    pub copies: Copies,
     /// What was asked, how often and for how long.
     pub counters: OpCounters,
     /// Messages, bytes and system calls of connections.
@@ -130,6 +133,7 @@ impl Node {
             backing: Backing::open(&**parts.namespace.kv(), parts.flusher.has_tier(), parts.replaced),
             overflow: Overflow::open(&**parts.namespace.kv()),
             hot,
+            copies: Copies::open(parts.config.stores.first().map_or(Path::new("."), PathBuf::as_path)),
             config: parts.config,
             namespace: parts.namespace,
             store: parts.store,

@@ -7,17 +7,19 @@
 
 use fs_proto::{ClientId, InodeId};
 
+use crate::hash::{Cache, cache};
+
 /// Files and writers that are remembered.
 pub const LIMIT: usize = 65_536;
 
 /// Ends of unpublished writes.
 pub struct PendingSizes {
-    ends: quick_cache::sync::Cache<(InodeId, ClientId), (u64, u64)>,
+    ends: Cache<(InodeId, ClientId), (u64, u64)>,
 }
 
 impl Default for PendingSizes {
     fn default() -> Self {
-        PendingSizes { ends: quick_cache::sync::Cache::new(LIMIT) }
+        PendingSizes { ends: cache(LIMIT) }
     }
 }
 

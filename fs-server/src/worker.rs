@@ -27,6 +27,7 @@ use crate::departed;
 use crate::dispatch;
 use crate::error::{OpError, OpResult};
 use crate::hot;
+use crate::hot::gateway::Begun;
 use crate::node::Node;
 
 /// How long a server waits for another's answer before it tells its client to try again, in milliseconds.
@@ -281,30 +282,36 @@ impl Worker {
         {
             return reply;
         }
-        if hot::gateway::is_wanted(&self, &header)
-            && let Some(reply) = Box::pin(hot::gateway::answer(&self, &frame, to)).await
-        {
-            return reply;
-        }
-        let mark = hot::gateway::mark(&self, &header);
+        let asked = match hot::gateway::begin(&self, &frame) {
+            Begun::On(asked) => asked,
+            Begun::Perhaps => match Box::pin(hot::gateway::answer(&self, &frame, to)).await {
+                Ok(reply) => return reply,
+                Err(asked) => asked,
+            },
+        };
         frame.header.hops = 1;
         let meta = frame.meta.clone();
         let bulk = std::mem::take(&mut frame.bulk);
         // What may be kept for others does not land where this client can write.
-        let lending = if mark.is_some() { Lending::default() } else { peer.lending.clone() };
+        let lending = if asked.is_some() { Lending::default() } else { peer.lending.clone() };
         match self.peers.call_into(to, frame.header, meta, bulk, &lending).await {
             Ok(answer) if hot::reader::is_redirection(&answer.header) => {
                 Box::pin(hot::reader::redirected(&self, &peer, &frame, to)).await
             }
             Ok(mut answer) => {
-                hot::gateway::passing(&self, &frame, mark, &mut answer);
+                hot::gateway::passing(&self, &frame, asked, &mut answer);
                 Reply {
                     header: Header { tag: header.tag, ..answer.header },
                     meta: answer.meta,
                     bulk: answer.bulk,
                 }
             }
-            Err(error) => refusal(&header, &OpError::from(error)),
+            Err(error) => {
+                if let Some(asked) = asked {
+                    asked.failed(&error);
+                }
+                refusal(&header, &OpError::from(error))
+            }
         }
     }
 

@@ -40,18 +40,37 @@ const REFUSED: InitFlags = InitFlags::FUSE_NO_OPEN_SUPPORT.union(InitFlags::FUSE
 /// Asked for only by [`crate::MountOptions::writeback`]: the kernel holds written data back.
 const WRITEBACK: InitFlags = InitFlags::FUSE_WRITEBACK_CACHE;
 
+/// Asked for only by [`crate::MountOptions::passthrough`]: the kernel reads copies by itself. It does not go together with the former.
+const PASSTHROUGH: InitFlags = InitFlags::FUSE_PASSTHROUGH;
+
+/// File systems that may lie upon each other where copies are: the store's is one.
+const STACKED: u32 = 1;
+
 const _: () = assert!(WANTED.intersection(REFUSED).is_empty());
-const _: () = assert!(WANTED.intersection(WRITEBACK).is_empty());
+const _: () = assert!(WANTED.intersection(WRITEBACK.union(PASSTHROUGH)).is_empty());
+
+/// What is asked for by an option.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Asked {
+    pub(crate) writeback: bool,
+    pub(crate) passthrough: bool,
+}
 
 /// What to ask of a kernel that offers `offered`.
-fn choose(offered: InitFlags, writeback: bool) -> InitFlags {
-    let wanted = if writeback { WANTED.union(WRITEBACK) } else { WANTED };
+fn choose(offered: InitFlags, asked: Asked) -> InitFlags {
+    let mut wanted = WANTED;
+    if asked.writeback {
+        wanted |= WRITEBACK;
+    }
+    if asked.passthrough {
+        wanted |= PASSTHROUGH;
+    }
     wanted.intersection(offered)
 }
 
-/// Settles the session's parameters with the kernel.
-pub(crate) fn negotiate(config: &mut KernelConfig, writeback: bool) {
-    let chosen = choose(config.capabilities(), writeback);
+/// Settles the session's parameters with the kernel; answers whether it is to read copies by itself.
+pub(crate) fn negotiate(config: &mut KernelConfig, asked: Asked) -> bool {
+    let chosen = choose(config.capabilities(), asked);
     // Chosen from the offer, so none is left over.
     if let Err(left) = config.add_capabilities(chosen) {
         tracing::error!(?left, "the kernel offered capabilities and does not take them");
@@ -63,7 +82,9 @@ pub(crate) fn negotiate(config: &mut KernelConfig, writeback: bool) {
     if let Err(nearest) = config.set_max_background(MAX_BACKGROUND) {
         let _ = config.set_max_background(nearest);
     }
+    let passes = chosen.contains(PASSTHROUGH) && config.set_max_stack_depth(STACKED).is_ok();
     tracing::debug!(kernel = ?config.kernel_abi(), offered = ?config.capabilities(), ?chosen, "FUSE session");
+    passes
 }
 
 #[cfg(test)]
@@ -73,14 +94,16 @@ mod tests {
     #[test]
     fn only_what_is_offered_is_asked_for() {
         let offered = InitFlags::FUSE_ASYNC_READ | InitFlags::FUSE_WRITEBACK_CACHE;
-        assert_eq!(choose(offered, false), InitFlags::FUSE_ASYNC_READ);
-        assert_eq!(choose(offered, true), offered);
-        assert_eq!(choose(InitFlags::empty(), true), InitFlags::empty());
+        let asked = |writeback, passthrough| Asked { writeback, passthrough };
+        assert_eq!(choose(offered, asked(false, true)), InitFlags::FUSE_ASYNC_READ);
+        assert_eq!(choose(offered, asked(true, false)), offered);
+        assert_eq!(choose(InitFlags::empty(), asked(true, true)), InitFlags::empty());
     }
 
     #[test]
     fn an_offer_of_everything_gets_nothing_that_is_refused() {
-        assert_eq!(choose(InitFlags::all(), false), WANTED);
-        assert!(choose(InitFlags::all(), true).intersection(REFUSED).is_empty());
+        assert_eq!(choose(InitFlags::all(), Asked::default()), WANTED);
+        let all = choose(InitFlags::all(), Asked { writeback: true, passthrough: true });
+        assert!(all.intersection(REFUSED).is_empty() && all.contains(PASSTHROUGH));
     }
 }

@@ -91,6 +91,7 @@ fn is_ordinary(e: &Error) -> bool {
                 | Status::WrongVersion
                 | Status::Unauthenticated
                 | Status::TierFailed
+                | Status::TierRefused
         ),
         None => matches!(e, Error::NotOpenFor(_) | Error::Lock(LockFailure::Deadlock)),
     }

@@ -15,6 +15,7 @@
 //! | `dir_stream` | cutting the client's large pages into the kernel's small ones |
 //! | `handles` | open files and directories |
 //! | `open_inodes` | which inodes are open, and which may have setuid bits |
+//! | `passing` | which of the kernel's inodes are open past this process, and what others are for the same file |
 //! | `lock_desk` | the thread on which locks are waited for |
 //! | `recent` | a bounded map that forgets the oldest |
 //! | `error` | what can go wrong when mounting; `failure`: errno of operations |
@@ -37,7 +38,7 @@
 //!   Allocation is shown as the size.
 //!
 //! # Invariants
-//! - An inode's number in FUSE is its number in Hayate; numbers are never used again, so the generation is always 0.
+//! - An inode's number in FUSE is its number in Hayate, but for some with passthrough (`passing`); numbers are never used again, so the generation is always 0.
 //! - A panic in an operation answers `EIO` and does not end the mount (`failure::tests::a_panic_becomes_eio`).
 //! - Memory is bounded: four tables of recent inodes, and what the applications hold open.
 //!
@@ -56,6 +57,7 @@ mod live;
 mod lock_desk;
 mod open_inodes;
 pub mod options;
+mod passing;
 mod recent;
 mod translate;
 

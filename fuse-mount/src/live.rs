@@ -16,11 +16,12 @@ use std::time::Duration;
 use fs_client::Client;
 use fuser::{Config, MountOption, Session, SessionACL};
 
-use crate::adapter::{Adapter, OpenFiles};
+use crate::adapter::{Adapter, Backing, OpenFiles};
 use crate::check::{check_device, claim_directory};
 use crate::error::MountError;
 use crate::kernel;
 use crate::options::MountOptions;
+use crate::passing::Passing;
 
 /// How long unmounting waits for programs that still use the mount.
 const GRACE: Duration = Duration::from_secs(5);
@@ -28,6 +29,7 @@ const GRACE: Duration = Duration::from_secs(5);
 /// A live mount. Dropping it leaves the mount alone.
 pub struct Mounted {
     ended: Receiver<std::io::Result<()>>,
+    passing: Arc<Passing<Backing>>,
     unmounter: Unmounter,
 }
 
@@ -51,7 +53,7 @@ pub fn mount(client: Client, options: MountOptions) -> Result<Mounted, MountErro
     let adapter = Adapter::new(client, &options)
         .map_err(|e| MountError::Options(format!("no thread for locks: {e}")))?;
     let notifier = adapter.notifier();
-    let files = Arc::clone(adapter.open_files());
+    let (files, passing) = (Arc::clone(adapter.open_files()), Arc::clone(adapter.passing()));
     let session = start(adapter, &path, &options)?;
     // Set once, here.
     let _ = notifier.set(session.notifier());
@@ -67,7 +69,7 @@ pub fn mount(client: Client, options: MountOptions) -> Result<Mounted, MountErro
     drop(claim);
     kernel::raise_read_ahead(&entry.device);
     tracing::info!(path = %path.display(), device = entry.device, threads = options.threads, "mounted");
-    Ok(Mounted { ended, unmounter: Unmounter { path, device: entry.device, files } })
+    Ok(Mounted { ended, passing, unmounter: Unmounter { path, device: entry.device, files } })
 }
 
 fn check_options(client: &Client, options: &MountOptions) -> Result<(), MountError> {
@@ -81,6 +83,9 @@ fn check_options(client: &Client, options: &MountOptions) -> Result<(), MountErr
     }
     if options.writeback && options.past_the_page_cache() {
         return refuse("writeback needs the page cache, which an attr_timeout of 0 and direct_io bypass");
+    }
+    if options.writeback && options.passthrough {
+        return refuse("passthrough and writeback do not go together: the kernel refuses it");
     }
     if options.fs_name.is_empty() || options.fs_name.contains([',', '\\', '\0', '\n']) {
         return refuse("the file system's name must not be empty, nor hold commas, backslashes or line ends");
@@ -154,6 +159,16 @@ impl Mounted {
     /// Where it is mounted, without symbolic links.
     pub fn path(&self) -> &Path {
         &self.unmounter.path
+    }
+
+    /// Whether the kernel reads copies by itself, as [`MountOptions::passthrough`] asks.
+    pub fn passes_through(&self) -> bool {
+        self.passing.goes_on()
+    }
+
+    /// Files that were opened so since it was mounted.
+    pub fn passed_through(&self) -> u64 {
+        self.passing.opened()
     }
 
     /// Waits until it is unmounted, from outside or by an [`Unmounter`].

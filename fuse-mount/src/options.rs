@@ -30,6 +30,9 @@ pub struct MountOptions {
     /// Let the kernel hold written data back until close, fsync or its own time. For files that no other node changes meanwhile: the kernel then
     /// believes its own sizes and times, and until then what write(2) returned for is lost with this node.
     pub writeback: bool,
+    /// Let the kernel read files that many nodes read from a copy on this node, by itself, where there is one when they are opened. What is open so is the file as it
+    /// was at the opening: neither later writes nor locks show. Needs Linux 6.9, root, and all servers but one on other nodes; without them it has no effect.
+    pub passthrough: bool,
 }
 
 impl MountOptions {
@@ -46,6 +49,7 @@ impl MountOptions {
             read_only: false,
             direct_io: false,
             writeback: false,
+            passthrough: false,
         }
     }
 

@@ -79,7 +79,7 @@ static void save(int ckpt, uint64_t version)
 #else
     int writer = hayate_ckpt_begin(ckpt, SET, version, 0, 1, NULL);
 #endif
-    /* Of a run before, which died before it was offered, or damaged since. The next one will do. */
+    /* Of a run before, and not offered: damaged, or a restart from it failed. The next one will do. */
     if (writer == -EEXIST)
         return;
     checked("begin", writer);

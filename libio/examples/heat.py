@@ -63,7 +63,7 @@ def main():
                 with checkpoints.begin(SET, done) as writer:
                     writer.write("plate", plate)
             except FileExistsError:
-                pass  # Of a run before, which died before it was offered, or damaged since. The next one will do.
+                pass  # Of a run before, and not offered: damaged, or a restart from it failed. The next one will do.
             try:
                 checkpoints.prune(SET, keep=2)
             except OSError as error:

@@ -82,7 +82,7 @@ fn load(checkpoints: &Checkpoints, version: u64, plate: &mut [f64]) -> Result<()
 fn save(checkpoints: &Checkpoints, version: u64, plate: &[f64]) -> Result<(), Failure> {
     let bytes: Vec<u8> = plate.iter().flat_map(|number| number.to_le_bytes()).collect();
     let mut writer = match checkpoints.begin(SET, version, 0, 1) {
-        // Of a run before, which died before it was offered, or damaged since. The next one will do.
+        // Of a run before, and not offered: damaged, or a restart from it failed. The next one will do.
         Err(Error::VersionExists { .. }) => return Ok(()),
         begun => begun?,
     };

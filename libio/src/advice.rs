@@ -70,7 +70,10 @@ impl Advisor {
     }
 }
 
-/// What is left of a job, by the variable that Slurm sets (`SLURM_JOB_END_TIME`, seconds since 1970), at `now`, the same.
+/// The variable in which Slurm says when a job ends: seconds since 1970.
+pub const JOB_END: &str = "SLURM_JOB_END_TIME";
+
+/// What is left of a job that ends at `end` (what [`JOB_END`] says), at `now`: both seconds since 1970.
 pub fn time_left(end: Option<&str>, now: Duration) -> Option<Duration> {
     let end = end?.trim().parse().ok()?;
     Some(Duration::from_secs(end).saturating_sub(now))

@@ -5,7 +5,8 @@
 //! - *Meeting*: attempts at a version are numbered. A rank joins the newest one of its own group, or opens the next. A rank that finds
 //!   its own claim there has died or given up since: it ends that attempt and opens the next. A rank that finds the newest one of its group
 //!   given up without having been there hears that first: every rank takes part in every attempt.
-//! - *Two groups*: a group's first rank ends whatever another group has open; what comes later of that group is refused.
+//! - *Two groups*: a group's first rank ends whatever another group has open; what comes later of that group is refused. What all ranks of the other have sealed it completes
+//!   (`completion`).
 //! - *The last*: the ranks are leaves of a binary tree. Whoever comes first to a node stops there, whoever comes second knows that both
 //!   halves have sealed and goes on; the one who passes the root is the last. About two messages per rank, rather than
 //!   a listing of all ranks by each.
@@ -56,6 +57,11 @@ impl Attempt {
     pub fn pruned_name(&self) -> String {
         format!("{}.pruned", self.full_name())
     }
+
+    /// Of the manifest before it is published.
+    pub fn draft_name(&self) -> String {
+        format!("{}.manifest", self.full_name())
+    }
 }
 
 impl Group {
@@ -78,7 +84,7 @@ impl Group {
 
     /// The manifest before it is published.
     pub fn draft_path(&self, attempt: &Attempt) -> String {
-        format!("{}/{}.manifest", self.paths.attempts, attempt.full_name())
+        format!("{}/{}", self.paths.attempts, attempt.draft_name())
     }
 
     /// The attempt at `version` that `rank` takes part in from now on.
@@ -98,11 +104,11 @@ impl Group {
                     if self.claim(newest, rank, nranks, options)? {
                         return Ok(newest.clone());
                     }
-                    self.abort(newest, &format!("rank {rank} began again"))?;
+                    self.complete_or_abort(newest, &format!("rank {rank} began again"))?;
                 }
                 None => {
                     self.refuse_superseded(&attempts)?;
-                    self.abort(newest, "another group began this version")?;
+                    self.complete_or_abort(newest, "another group began this version")?;
                 }
                 Some(Verdict::Aborted { group, reason }) => {
                     self.refuse_superseded(&attempts)?;
@@ -226,9 +232,7 @@ impl Group {
 
     /// Ends an attempt well, unless it ended already, and makes it visible.
     pub fn seal(&self, attempt: &Attempt, manifest: &Manifest) -> Result<()> {
-        let draft = self.draft_path(attempt);
-        self.disk.write_new(&draft, &format::encode(manifest))?;
-        let (sealed, name) = (manifest.sealed(), attempt.verdict_name());
+        let (sealed, name) = (self.draft(attempt, manifest)?.sealed(), attempt.verdict_name());
         match self.disk.place(&self.paths.attempts, &name, &Verdict::Sealed(sealed.clone()))? {
             Placed::Lost(Verdict::Aborted { group, reason }) => Err(self.given_up(attempt, group, reason)),
             Placed::Won | Placed::Lost(Verdict::Sealed(_)) => self.finish_sealed(attempt, &sealed),
@@ -303,7 +307,7 @@ impl Group {
     }
 
     /// Makes a sealed attempt visible; answers whether it is, which it is not if it is being removed, or its manifest is lost.
-    fn publish(&self, attempt: &Attempt, sealed: &Sealed) -> Result<bool> {
+    pub fn publish(&self, attempt: &Attempt, sealed: &Sealed) -> Result<bool> {
         if self.is_leaving(attempt)? {
             return Ok(false);
         }
@@ -312,7 +316,12 @@ impl Group {
         if sealed.spare > 0
             && let Some(text) = self.disk.read_raw(&draft)?
         {
-            copies::keep_manifest(&self.disk, &self.keys, &format::decode(&draft, &text)?)?;
+            match format::decode(&draft, &text) {
+                Ok(manifest) => copies::keep_manifest(&self.disk, &self.keys, &manifest)?,
+                // Half a draft, of somebody who found it unpublished and came too late; or the only one, and damaged.
+                Err(Error::Corrupt { .. }) => return self.is_shown(attempt),
+                Err(e) => return Err(e),
+            }
         }
         let moved = self.disk.move_new(&draft, &self.paths.manifest(attempt.version));
         // Asked whatever came of it: removal takes away what is being moved, too.

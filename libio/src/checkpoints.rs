@@ -8,6 +8,7 @@ use std::time::Duration;
 use fs_client::Client;
 
 use crate::attempt::Group;
+use crate::completion;
 use crate::copies::{self, Keys, Survey};
 use crate::error::{Error, Result};
 use crate::format::{self, Failed, Manifest, Pin, RANKS_MAX, SetPaths};
@@ -19,6 +20,8 @@ use crate::snapshot::{RegionInfo, Snapshot};
 use crate::spread::Plan;
 use crate::state::{Pauses, State};
 use crate::writer::Writer;
+
+const UNCOMPLETED: &str = "all ranks may have sealed a newer version, which could not be completed";
 
 /// The checkpoint sets below one directory, seen by one group of ranks. Cheap to clone, usable from every thread. Calls block.
 #[derive(Clone)]
@@ -127,7 +130,7 @@ impl Checkpoints {
     }
 
     /// The newest version to restart from: committed, its manifest whole, in tier 1 or else whole in the shared tier, and no restart from
-    /// it failed.
+    /// it failed. One that all ranks have sealed, and whose last rank died before it was published, is published by this call.
     pub fn latest(&self, set: &str) -> Result<Option<u64>> {
         self.latest_below(set, u64::MAX)
     }
@@ -143,12 +146,17 @@ impl Checkpoints {
     pub fn latest_below(&self, set: &str, below: u64) -> Result<Option<u64>> {
         let mut pauses = Pauses::until(self.disk.timeout());
         let mut before: Option<(Newest, Listing)> = None;
+        let mut unseen = true;
         loop {
             let look = Look::take(&self.of(set)?)?;
             // A later look is given up for the earlier one's answer when the time is over.
             let Some(newest) = look.newest(below, &|| before.is_some() && pauses.is_over())? else {
                 return before.map_or(Ok(None), |(newest, listing)| settled(set, newest, listing));
             };
+            // Once: what was completed is looked at again.
+            if std::mem::take(&mut unseen) && completes_newer(&look, &newest, below)? {
+                continue;
+            }
             // What a server that is away has comes back when it does, so a newer version is worth waiting.
             let unlisted = look.listing.unlisted.is_some();
             let waits = unlisted || (newest.1.is_some() && !look.survey.silent.is_empty());
@@ -159,9 +167,22 @@ impl Checkpoints {
         }
     }
 
+    /// All that is found of a set, after what all ranks sealed was completed, as far as that can be.
+    pub(crate) fn completed(&self, set: &str) -> Result<Look> {
+        let look = Look::take(&self.of(set)?)?;
+        match completion::complete_unseen(&look, 0..u64::MAX) {
+            Ok(true) => Look::take(&look.group),
+            Ok(false) => Ok(look),
+            Err(e) => {
+                tracing::warn!(set, error = %e, "{UNCOMPLETED}");
+                Ok(look)
+            }
+        }
+    }
+
     /// All versions that can be restarted from, oldest first.
     pub fn versions(&self, set: &str) -> Result<Vec<u64>> {
-        let look = Look::take(&self.of(set)?)?.complete()?;
+        let look = self.completed(set)?.complete()?;
         let mut versions = Vec::new();
         for version in &look.versions {
             if matches!(look.offered(*version)?, Offer::Yes) {
@@ -223,7 +244,7 @@ impl Checkpoints {
     /// All versions that somebody began, oldest first, with what became of them.
     pub fn list(&self, set: &str) -> Result<Vec<VersionInfo>> {
         let group = self.of(set)?;
-        let mut look = Look::take(&group)?.complete()?;
+        let mut look = self.completed(set)?.complete()?;
         let mut versions = std::mem::take(&mut look.versions);
         versions.extend(group.attempts()?.into_iter().map(|(version, _)| version));
         let mut all = Vec::with_capacity(versions.len());
@@ -304,6 +325,18 @@ impl Checkpoints {
         }
         let names = names.into_iter().filter_map(|name| String::from_utf8(name).ok());
         Ok(names.filter(|name| format::check_set_name(name).is_ok()).collect())
+    }
+}
+
+/// Whether a version newer than what was found became visible by this call: see `completion`.
+fn completes_newer(look: &Look, (found, lost): &Newest, below: u64) -> Result<bool> {
+    match completion::complete_unseen(look, found.map_or(0, |version| version + 1)..below) {
+        // Nothing to restart from is an answer only if all could be looked through.
+        Err(e) if found.is_some() || lost.is_some() => {
+            tracing::warn!(set = look.group.set, error = %e, "{UNCOMPLETED}");
+            Ok(false)
+        }
+        done => done,
     }
 }
 

@@ -32,8 +32,8 @@
 //! ```
 //!
 //! States of a version: OPEN (ranks write), SEALED (all ranks closed, verdict written), COMMITTED (manifest in `versions/`), DURABLE (and
-//! whole in the shared tier, where the tree is the same), FAILED, ABORTED. A crash between SEALED and COMMITTED leaves the version
-//! invisible; whoever begins it again finishes it first.
+//! whole in the shared tier, where the tree is the same), FAILED, ABORTED. A crash between the last seal and COMMITTED leaves the version
+//! invisible; whoever asks for the newest, or begins it again, finishes it first (`completion.rs`).
 //!
 //! Group record, verdict and manifest are written aside, made durable and renamed to their names without replacing: the first wins, and
 //! nobody sees half of one. All ranks read the verdict, so it is small, however many there are. A number of an attempt is not used again while its version may still be written.

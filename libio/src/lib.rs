@@ -27,6 +27,7 @@
 //! | `sums` | checksums of blocks while they are written in any order (pure) |
 //! | `register` | files that are written once, by whoever comes first |
 //! | `attempt` | how ranks meet, who is the last, who decides |
+//! | `completion` | what all ranks sealed, finished by whoever comes |
 //! | [`advice`] | when to write a checkpoint, and when to stop (pure) |
 //! | `extents` | sets of bytes (pure) |
 //! | `region`, `stored` | what a rank writes of a region, and that read again |
@@ -50,6 +51,7 @@ pub mod advice;
 mod attempt;
 mod audit;
 mod checkpoints;
+mod completion;
 mod copies;
 pub mod error;
 mod extents;

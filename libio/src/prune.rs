@@ -32,7 +32,7 @@ impl Checkpoints {
     /// [`Error::FileSystem`] if a server with a store does not answer: then nothing is removed. If that, or another failure, comes later the next call goes on.
     pub fn prune(&self, set: &str, keep: usize) -> Result<Vec<u64>> {
         let group = self.of(set)?;
-        let look = Look::take(&group)?.of_all()?;
+        let look = self.completed(set)?.of_all()?;
         let Some(oldest) = oldest_kept(&look, keep.max(1))? else {
             return Ok(Vec::new());
         };

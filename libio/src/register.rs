@@ -144,12 +144,7 @@ impl Disk {
 
     /// Places `document` at `dir/name` unless something is there.
     pub fn place<D: Document>(&self, dir: &str, name: &str, document: &D) -> Result<Placed<D>> {
-        let aside = format!("{name}~{}", unique_id());
-        let file = self.create(&format!("{dir}/{aside}"))?;
-        self.step("write")?;
-        file.write_at(&format::encode(document), 0)?;
-        self.step("sync")?;
-        file.sync()?;
+        let (aside, file) = self.write_aside(dir, name, document)?;
         let parent = self.client.resolve(dir)?.ino;
         self.step("rename")?;
         let placed =
@@ -168,6 +163,28 @@ impl Disk {
             }
             Err(e) => Err(e.into()),
         }
+    }
+
+    /// Places `document` at `dir/name`, whatever is there.
+    pub fn replace<D: Document>(&self, dir: &str, name: &str, document: &D) -> Result<()> {
+        let (aside, file) = self.write_aside(dir, name, document)?;
+        let parent = self.client.resolve(dir)?.ino;
+        self.step("rename")?;
+        self.client.rename(&self.caller, parent, aside.as_bytes(), parent, name.as_bytes(), false, false)?;
+        self.step("sync")?;
+        file.sync()?; // The new name too.
+        Ok(file.close()?)
+    }
+
+    /// Makes a document durable under a name of its own; answers that, and the file.
+    fn write_aside<D: Document>(&self, dir: &str, name: &str, document: &D) -> Result<(String, File)> {
+        let aside = format!("{name}~{}", unique_id());
+        let file = self.create(&format!("{dir}/{aside}"))?;
+        self.step("write")?;
+        file.write_at(&format::encode(document), 0)?;
+        self.step("sync")?;
+        file.sync()?;
+        Ok((aside, file))
     }
 
     fn lost<D: Document>(&self, dir: &str, name: &str) -> Result<Placed<D>> {

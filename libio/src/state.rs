@@ -154,7 +154,7 @@ impl Checkpoints {
                 "nothing becomes durable in a cluster without a shared tier".to_owned(),
             ));
         }
-        let (mut pauses, mut seen, mut sealed) = (Pauses::until(timeout), Seen::default(), None);
+        let (mut pauses, mut seen, mut since) = (Pauses::until(timeout), Seen::default(), Instant::now());
         loop {
             match self.look(&group, version, level == Level::Durable, &mut seen) {
                 Ok(state) if level.reached(state) => return Ok(()),
@@ -163,9 +163,10 @@ impl Checkpoints {
                     let reason = aborted(&group, version)?.unwrap_or_default();
                     return Err(Error::Aborted { set: set.to_owned(), version, reason });
                 }
-                Ok(State::Sealed) => {
-                    if sealed.get_or_insert_with(Instant::now).elapsed() >= PUBLISHING {
-                        publish(&group, version)?;
+                Ok(State::Sealed | State::Open) => {
+                    if since.elapsed() >= PUBLISHING {
+                        complete(&group, version)?;
+                        since = Instant::now();
                     }
                 }
                 Ok(_) | Err(Error::NotFound { .. }) => {}
@@ -235,10 +236,17 @@ fn attempted(group: &Group, version: u64) -> Result<State> {
     }
 }
 
-/// Makes a sealed version visible: whoever should have died.
-fn publish(group: &Group, version: u64) -> Result<()> {
+/// Makes a version visible that all ranks have sealed: whoever should have died.
+fn complete(group: &Group, version: u64) -> Result<()> {
     match newest_attempt(group, version)? {
         Some((newest, Some(Verdict::Sealed(sealed)))) => group.finish_sealed(&newest, &sealed),
+        // Who may only look waits for those who write.
+        Some((newest, None)) => {
+            if let Err(e) = group.complete(&newest) {
+                tracing::debug!(set = group.set, version, error = %e, "whether all ranks have sealed it is not known");
+            }
+            Ok(())
+        }
         _ => Ok(()),
     }
 }

@@ -8,23 +8,20 @@
 //! - A writer that goes without commit ends the attempt for all ranks (`a_rank_that_dies_leaves_the_older_version`).
 //! - All ranks get the same verdict, at the latest when the time-out is over (`a_missing_rank_is_the_same_verdict_for_all`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use fs_client::ServerId;
-
 use crate::attempt::{Attempt, Group};
 use crate::copies::{self, Stores};
 use crate::error::{Error, Result};
-use crate::format::{self, Manifest, REGION_MAX_BYTES, Seal, SealSum};
+use crate::format::{self, REGION_MAX_BYTES, Seal};
 use crate::options::Options;
 use crate::packed::{Base, PackedRegion, Written};
 use crate::region::Region;
 use crate::register::is_silence;
-use crate::several::for_ranks;
 use crate::spread::{self, Plan};
 use crate::state::{PUBLISHING, Pauses};
 use crate::stripes::OPEN_MAX;
@@ -255,48 +252,9 @@ impl Writer {
     /// As the last rank, commits.
     fn seal_all(&self) -> Result<()> {
         if self.group.is_last(&self.attempt, self.rank)? {
-            return self.group.seal(&self.attempt, &self.manifest()?);
+            return self.group.seal(&self.attempt, &self.group.manifest_of(&self.attempt)?);
         }
         self.group.verdict_so_far(&self.attempt).map(drop)
-    }
-
-    fn manifest(&self) -> Result<Manifest> {
-        let Attempt { version, number, record } = &self.attempt;
-        let (version, attempt, id) = (*version, *number, record.id.clone());
-        let stores = copies::stores(&self.group.disk)?;
-        let mut manifest = Manifest {
-            version,
-            attempt,
-            id,
-            bytes: 0,
-            spare: 0,
-            needs: Vec::new(),
-            stores,
-            hosts: Vec::new(),
-            seals: Vec::new(),
-        };
-        let (mut needs, mut apart) = (BTreeSet::new(), true);
-        let read = |rank| part(&self.group, &self.attempt, rank, &manifest.stores);
-        for part in for_ranks(record.nranks, read)? {
-            manifest.bytes += part.bytes;
-            manifest.seals.push(part.sum);
-            needs.extend(part.needs);
-            apart &= part.apart;
-        }
-        manifest.needs = needs.into_iter().collect();
-        if apart {
-            manifest.hosts = self.hosts(&manifest.stores);
-        }
-        // Not what this rank was told: another may have been told less.
-        manifest.spare = manifest.seals.iter().map(SealSum::spare).min().unwrap_or(0);
-        Ok(manifest)
-    }
-
-    /// The hosts of these servers; none if one is not known.
-    fn hosts(&self, stores: &Stores) -> Vec<String> {
-        let client = self.group.disk.client();
-        let hosts = stores.iter().map(|(server, _)| copies::host(client, ServerId(*server)));
-        hosts.collect::<Option<Vec<_>>>().unwrap_or_default()
     }
 
     /// What fails because the attempt's files were removed failed because the attempt was given up. After a server was waited for in vain only giving up is left,
@@ -310,47 +268,6 @@ impl Writer {
             Ok(_) | Err(_) => e,
         }
     }
-}
-
-/// What a rank's seal says.
-struct Part {
-    sum: SealSum,
-    /// That the rank wrote.
-    bytes: u64,
-    /// Versions whose files it uses.
-    needs: Vec<u64>,
-    apart: bool,
-}
-
-/// Checks a rank's seal before it is vouched for.
-fn part(group: &Group, attempt: &Attempt, rank: u32, stores: &Stores) -> Result<Part> {
-    let path = group.seal_path(attempt, rank);
-    let seal = group.disk.read_raw(&path)?.ok_or_else(|| Error::corrupt(&path, "it is missing"))?;
-    let read: Seal = format::decode(&path, &seal)?;
-    if read.rank != rank {
-        return Err(Error::corrupt(&path, format!("it is the seal of rank {}", read.rank)));
-    }
-    refuse_changed(group, attempt, rank, &copies::changed(&read.stores, stores))?;
-    let extents = read.regions.iter().flat_map(|region| &region.extents);
-    let bytes = extents.map(|(from, to)| to - from).sum();
-    let packed = read.regions.iter().filter_map(|region| region.packed.as_ref());
-    let sources = packed.flat_map(|packed| &packed.sources);
-    let needs = sources.filter_map(|source| format::parse_leading_version(source.attempt.as_bytes()));
-    let needs = needs.collect();
-    let sum = SealSum::of(&seal, read.copies);
-    Ok(Part { sum, bytes, needs, apart: read.apart })
-}
-
-/// What a server kept when the rank wrote may be gone if its store is another one now.
-fn refuse_changed(group: &Group, attempt: &Attempt, rank: u32, changed: &BTreeSet<u16>) -> Result<()> {
-    if changed.is_empty() {
-        return Ok(());
-    }
-    let servers: Vec<_> = changed.iter().map(ToString::to_string).collect();
-    let reason =
-        format!("the stores of servers {} are not those that rank {rank} wrote to", servers.join(", "));
-    group.abort(attempt, &reason)?;
-    Err(group.given_up(attempt, group.name.clone(), reason))
 }
 
 impl Drop for Writer {
@@ -397,7 +314,8 @@ impl Pending {
         self.group.finish_sealed(&self.attempt, &sealed).map(|()| true)
     }
 
-    /// Waits until the version is committed. When the time-out is over and a rank is missing, it is aborted for all.
+    /// Waits until the version is committed. When the time-out is over and a rank is missing, it is aborted for all; if all have sealed, and the last one died
+    /// before it said so, it is committed by this call.
     ///
     /// # Errors
     /// As [`Pending::test`].
@@ -408,13 +326,13 @@ impl Pending {
                 break sealed;
             }
             if !pauses.sleep() {
-                // If the last rank seals at this moment, its verdict holds.
+                // If the last rank seals at this moment, the first verdict holds.
                 let reason = format!(
                     "not all {} ranks had sealed after {} s",
                     self.attempt.record.nranks,
                     timeout.as_secs()
                 );
-                self.group.abort(&self.attempt, &reason)?;
+                self.group.complete_or_abort(&self.attempt, &reason)?;
             }
         };
         let mut pauses = Pauses::until(PUBLISHING);

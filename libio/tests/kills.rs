@@ -312,6 +312,77 @@ fn a_rank_is_killed_while_it_waits() {
     }
 }
 
+/// All ranks are gone: one sealed and went, the other is killed before each of its changes, and nobody waits. From the last seal on the version is completed by whoever comes: who asks for the
+/// newest, who begins it, or both at once. Before that it is given up, and both hear so.
+#[test]
+fn what_all_ranks_sealed_is_completed_by_who_comes_next() {
+    let turns = if std::env::var_os("HAYATE_TEST_LONG").is_some() { 3 } else { 1 };
+    for kind in [Kind::Plain, Kind::Copy] {
+        for turn in 0..turns {
+            all_ranks_are_gone(kind, turn);
+        }
+    }
+}
+
+fn all_ranks_are_gone(kind: Kind, turn: usize) {
+    let (stage, looks) = Stage::new(kind);
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = stage.file(dir.path());
+    let case = CASES.iter().position(|of| *of == (Seals::Last, kind)).expect("a case");
+    let (mut old, mut completed) = (0, 0);
+    for step in 1.. {
+        let version = step as u64;
+        drop(stage.work(&stage.group(&format!("run {version}")), version, 0).expect("sealed"));
+        let survived =
+            start_child(&format!("{file} {version} {step} {case} - 0")).wait().expect("it ends").success();
+        let (asks, begins) =
+            (stage.group(&format!("asks {version}")), stage.group(&format!("begins {version}")));
+        let asked = || asks.latest(SET).expect("latest").expect("there is always one") == version;
+        let begun = || exists(&begins, version);
+        let what = format!("{kind:?}, step {step}");
+        let found = match (step + turn) % 3 {
+            0 => asked(),
+            1 => begun(),
+            _ => std::thread::scope(|scope| {
+                let (asked, begun) = (scope.spawn(asked), scope.spawn(begun));
+                let both = (asked.join().expect("no panic"), begun.join().expect("no panic"));
+                assert_eq!(both.0, both.1, "{what}: one outcome for both");
+                both.0
+            }),
+        };
+        assert!(found || (completed == 0 && !survived), "{what}: an earlier death left a version");
+        assert_eq!(looks.latest(SET).expect("latest"), Some(if found { version } else { old }), "{what}");
+        assert_eq!(exists(&stage.group("later"), version), found, "{what}");
+        if !found {
+            stage.save(&stage.group("again"), version);
+        }
+        let (state, expected) = (looks.state(SET, version).expect("state"), State::Committed);
+        assert_eq!(state, expected, "{what}");
+        stage.assert_whole(&looks, version);
+        stage.assert_whole(&looks, old);
+        completed += usize::from(found);
+        if survived {
+            break;
+        }
+        assert_eq!(looks.prune(SET, 2).expect("prune").len(), usize::from(old > 0), "{what}");
+        old = version;
+    }
+    // From before the seal is synced to after the manifest has its name.
+    assert!(completed > 12, "{kind:?}: {completed} completed");
+}
+
+/// Whether a version can be begun no more because it is committed. One that can is given up again.
+fn exists(checkpoints: &Checkpoints, version: u64) -> bool {
+    match checkpoints.begin(SET, version, 0, 2) {
+        Err(Error::VersionExists { .. }) => true,
+        Ok(writer) => {
+            writer.abort().expect("aborted");
+            false
+        }
+        Err(e) => panic!("version {version}: {e}"),
+    }
+}
+
 /// The group's rank that dies, by a hook, between the verdict and the publication.
 fn dying_at_publication(stage: &Stage, version: u64) -> Checkpoints {
     let ours = stage.group(&format!("run {version}"));

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use fs_client::Client;
 use hayate_tests::{Cluster, ClusterOptions};
-use libio::{Checkpoints, Error, Level, Options, Protected, Redundancy, Result, State, Writer};
+use libio::{Checkpoints, Error, Level, Options, Pending, Protected, Redundancy, Result, State, Writer};
 
 const SET: &str = "set";
 const MIB: usize = 1 << 20;
@@ -87,16 +87,40 @@ fn the_first_no_is_every_ranks_answer() {
     }
 }
 
-/// The last rank dies between the verdict and the publication, by a hook that fails that rename. Whoever waits, by each of the three calls, publishes.
+/// When the last rank dies, by a hook.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Dies {
+    /// Between its seal and the verdict: from then on every change fails.
+    AfterItsSeal,
+    /// Between the verdict and the publication: that rename fails.
+    AfterTheVerdict,
+}
+
+impl Dies {
+    fn hook(self, looker: &Checkpoints, version: u64) -> libio::Hook {
+        let (looker, closed) = (looker.clone(), AtomicUsize::new(0));
+        let dead = move |kind: &str| match self {
+            // What is closed are the one region and the seal.
+            Dies::AfterItsSeal => closed.fetch_add((kind == "close").into(), Ordering::Relaxed) >= 2,
+            Dies::AfterTheVerdict => {
+                kind == "rename" && matches!(looker.state(SET, version), Ok(State::Sealed))
+            }
+        };
+        Arc::new(move |kind| if dead(kind) { Err(Error::Invalid("it dies".to_owned())) } else { Ok(()) })
+    }
+}
+
+/// The last rank dies when all have sealed. Whoever comes, by each of the calls, publishes.
 #[test]
-fn a_sealed_version_is_published_by_whoever_waits() {
+fn a_sealed_version_is_published_by_whoever_comes() {
     let (_cluster, _, checkpoints) = start();
-    for (version, way) in (1..).zip(["wait", "test", "join"]) {
-        let looker = checkpoints.clone();
-        let dying = checkpoints.clone().with_hook(Arc::new(move |kind| match looker.state(SET, version) {
-            Ok(State::Sealed) if kind == "rename" => Err(Error::Invalid("it dies".to_owned())),
-            _ => Ok(()),
-        }));
+    let ways = ["wait", "test", "join", "latest", "begin", "versions", "list", "prune"];
+    let cases = ways.map(|way| [(way, Dies::AfterTheVerdict), (way, Dies::AfterItsSeal)]);
+    for (version, (way, dies)) in (1..).zip(cases.as_flattened()) {
+        if (*way, *dies) == ("test", Dies::AfterItsSeal) {
+            continue; // It looks at the verdict only.
+        }
+        let dying = checkpoints.clone().with_hook(dies.hook(&checkpoints, version));
         let [first, last] = [(&checkpoints, 0), (&dying, 1)].map(|(checkpoints, rank)| {
             let mut writer = checkpoints.begin(SET, version, rank, 2).expect("begin");
             writer.write("x", &[1], u64::from(rank)).expect("write");
@@ -104,19 +128,80 @@ fn a_sealed_version_is_published_by_whoever_waits() {
         });
         let pending = first.seal(true).expect("seal");
         last.seal(true).expect_err("it dies");
-        assert_eq!(checkpoints.state(SET, version).expect("state"), State::Sealed);
-        match way {
-            "wait" => checkpoints.wait(SET, version, Level::Committed, PATIENCE).expect("committed"),
-            "join" => pending.wait(PATIENCE).expect("committed"),
-            _ => {
-                let end = Instant::now() + PATIENCE;
-                while !pending.test().expect("test") {
-                    assert!(Instant::now() < end, "it is not published");
-                    std::thread::yield_now();
-                }
+        let left = if *dies == Dies::AfterItsSeal { State::Open } else { State::Sealed };
+        assert_eq!(checkpoints.state(SET, version).expect("state"), left, "{way}, {dies:?}");
+        comes(&checkpoints, &pending, version, way);
+        assert!(checkpoints.state(SET, version).expect("state") >= State::Committed, "{way}, {dies:?}");
+        assert_eq!(checkpoints.latest(SET).expect("latest"), Some(version), "{way}, {dies:?}");
+    }
+}
+
+/// All have sealed, and the last one died. Two that complete the version, and a rank that gives it up because it cannot, come at the same moment, that one a little later each time.
+#[test]
+fn completing_and_giving_up_at_once_has_one_outcome() {
+    let (_cluster, _, checkpoints) = start();
+    save(&checkpoints, 1, &Options::default());
+    let (mut newest, mut outcomes) = (1, [0, 0]);
+    for version in 2..32 {
+        let fails = Arc::new(AtomicBool::new(false));
+        let armed = fails.clone();
+        let unable = checkpoints.clone().with_hook(Arc::new(move |kind| {
+            if kind == "sync" && armed.swap(false, Ordering::Relaxed) {
+                return Err(Error::Invalid("it cannot".to_owned()));
+            }
+            Ok(())
+        }));
+        let dying = checkpoints.clone().with_hook(Dies::AfterItsSeal.hook(&checkpoints, version));
+        let [first, last] = [(&unable, 0), (&dying, 1)].map(|(checkpoints, rank)| {
+            let mut writer = checkpoints.begin(SET, version, rank, 2).expect("begin");
+            writer.write("x", &[1], u64::from(rank)).expect("write");
+            writer
+        });
+        let pending = first.seal(true).expect("seal");
+        last.seal(true).expect_err("it dies");
+        fails.store(true, Ordering::Relaxed);
+        let (completing, gives_up) = std::thread::scope(|scope| {
+            let completing =
+                [(); 2].map(|()| scope.spawn(|| checkpoints.latest(SET).expect("latest") == Some(version)));
+            // From before both to after them, also on a slow machine.
+            std::thread::sleep(Duration::from_micros(version * version * 400));
+            let gives_up = pending.wait(Duration::ZERO);
+            (completing.map(|thread| thread.join().expect("no panic")), gives_up)
+        });
+        let committed = completing[0];
+        assert_eq!(completing, [committed; 2], "version {version}: {gives_up:?}");
+        assert_eq!(gives_up.is_ok(), committed, "version {version}: {gives_up:?}");
+        let state = checkpoints.state(SET, version).expect("state");
+        let fits = if committed { state >= State::Committed } else { state == State::Aborted };
+        assert!(fits, "version {version}: {state:?}");
+        newest = if committed { version } else { newest };
+        assert_eq!(checkpoints.latest(SET).expect("latest"), Some(newest), "and so it stays");
+        outcomes[usize::from(committed)] += 1;
+    }
+    assert!(outcomes[1] > 0, "{outcomes:?}: none was completed");
+}
+
+fn comes(checkpoints: &Checkpoints, pending: &Pending, version: u64, way: &str) {
+    match way {
+        "wait" => checkpoints.wait(SET, version, Level::Committed, PATIENCE).expect("committed"),
+        "join" => pending.wait(Duration::from_millis(50)).expect("committed"),
+        "latest" => assert_eq!(checkpoints.latest(SET).expect("latest"), Some(version)),
+        "begin" => assert!(matches!(
+            checkpoints.clone().with_group("next").begin(SET, version, 0, 2),
+            Err(Error::VersionExists { .. })
+        )),
+        "versions" => assert!(checkpoints.versions(SET).expect("versions").contains(&version)),
+        "list" => {
+            assert!(checkpoints.list(SET).expect("list").last().expect("one").state >= State::Committed);
+        }
+        "prune" => assert!(!checkpoints.prune(SET, 1).expect("prune").contains(&version)),
+        _ => {
+            let end = Instant::now() + PATIENCE;
+            while !pending.test().expect("test") {
+                assert!(Instant::now() < end, "it is not published");
+                std::thread::yield_now();
             }
         }
-        assert_eq!(checkpoints.latest(SET).expect("latest"), Some(version), "{way}");
     }
 }
 
@@ -303,9 +388,12 @@ fn another_cluster_restarts_from_the_shared_tier() {
 fn next_job(cluster: &Cluster) -> (Cluster, Checkpoints) {
     let next = Cluster::with(ClusterOptions { servers: 2, tier: true, ..ClusterOptions::default() });
     let content = cluster.tier().expect("tier").join(".");
-    let copied =
-        std::process::Command::new("cp").arg("-a").arg(content).arg(next.tier().expect("tier")).status();
-    assert!(copied.expect("cp").success());
+    // Again, if something was being flushed meanwhile.
+    hayate_tests::until("the shared tier is copied", || {
+        let copied =
+            std::process::Command::new("cp").arg("-a").arg(&content).arg(next.tier().expect("tier")).status();
+        copied.expect("cp").success()
+    });
     let checkpoints = Checkpoints::open(next.client(), "/ckpt").expect("open").with_group("next");
     (next, checkpoints)
 }

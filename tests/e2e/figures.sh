@@ -27,7 +27,7 @@ cp "$ROOT/docs/performance.md" "$BOX/document.md"
 # The marks of a part: what its script may replace.
 marks() {
     case $1 in
-        limits) printf 'limits %s\n' connections opens flight one-file creates ;;
+        limits) printf 'limits %s\n' connections idle opens flight one-file creates client ;;
         hot-small) echo 'hot small' ;;
         memory) printf 'memory %s\n' files extents ;;
         checkpoints) printf 'checkpoints %s\n' burst heat ;;

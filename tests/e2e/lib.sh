@@ -19,7 +19,7 @@ CHILDREN=()
 # Servers flush side by side, so a name may come some seconds before its directory or before the first name of its file. That is tried again
 # and no fault: it stays in the account, and a drain tells what lasts. And a request that a signal interrupted has nobody left to answer.
 EXPECTED_LOG=('ERROR fuser::reply: Failed to send FUSE reply: No such file or directory'
-    'WARN fs_server::flush: not in the shared tier yet; it is tried again .*reason="(its directory is not in the shared tier yet|another name of the file was published first.*)"')
+    'WARN fs_server::flush(::[a-z]+)?: not in the shared tier yet; it is tried again .*reason="(its directory is not in the shared tier yet|another name of the file was published first.*)"')
 
 note() { printf '   %s\n' "$*"; }
 fail() { printf 'FAIL: %s\n' "$*" >&2; exit 1; }

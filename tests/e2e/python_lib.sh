@@ -5,9 +5,10 @@ LIBRARY=$(dirname "$HAYATE")/libhayate.so
 NEEDED=(pytest numpy fsspec h5py 'setuptools>=70.1' wheel)
 
 # The environment is shared by all runs, so it is changed by one at a time, which holds its lock until it calls `unlocked`.
+LOCK_S=${LOCK_S:-400}
 environment() {
     exec 9>"$VENV.lock"
-    flock 9
+    flock -w "$LOCK_S" 9 || fail "another run has held $VENV.lock for $LOCK_S s: it is installing packages, or hangs (see: fuser $VENV.lock)"
     [ -x "$VENV/bin/pip" ] || python3 -m venv "$VENV" >"$BOX/venv.out" 2>&1 || { rm -rf "$VENV"; skip "python3 makes no virtual environment: $(tail -1 "$BOX/venv.out")"; }
     "$VENV/bin/python" -c 'import pytest, numpy, fsspec, h5py, wheel' 2>/dev/null \
         || timeout 300 "$VENV/bin/pip" install -q "${NEEDED[@]}" >"$BOX/pip.out" 2>&1 || skip "pip cannot install ${NEEDED[*]}: $(tail -1 "$BOX/pip.out")"

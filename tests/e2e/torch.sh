@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Goal: torch's distributed checkpoints lie in Hayate and come back, and the example trains through kills. Method: the package's tests of it, with torch from PyPI, and the program of docs/clients.md, on
-# three servers and a tier. From PyPI torch comes with CUDA only, 5.4 GB in the environment, so it is installed in the long tier alone, or where HAYATE_TEST_TORCH is set; where it is already, the test runs.
+# three servers and a tier. From PyPI torch comes with CUDA only: its wheel alone (2.15: 540 MB) is not imported without NVIDIA's libraries, and with them it takes 5.4 GB of the environment and one to two minutes, the
+# tests 2.5 more. So it is installed in the long tier alone, or where HAYATE_TEST_TORCH is set; where it is already, the test runs.
 . "$(dirname "$0")/lib.sh"
 need python3 flock
 begin torch

@@ -8,8 +8,10 @@
 pub mod mpi;
 mod raw;
 pub mod skip;
+mod watched;
 
 pub use raw::{ask_again, ask_raw, send_raw};
+pub use watched::watched;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -74,11 +76,15 @@ impl Default for ClusterOptions {
     }
 }
 
+/// What a server is told of the cluster, where that differs from what clients are.
+type Told = Box<dyn Fn(ServerId, &mut ClusterFile) + Send + Sync>;
+
 /// A running cluster; ended and removed when dropped.
 pub struct Cluster {
     dir: TempDir,
     options: ClusterOptions,
     edit: fn(&mut ServerConfig),
+    told: Told,
     file: ClusterFile,
     threads: Vec<Option<JoinHandle<Result<(), ServerError>>>>,
     inside: Vec<Arc<dyn ServerInside>>,
@@ -99,6 +105,18 @@ impl Cluster {
 
     /// Starts a cluster whose servers are configured by `edit`, besides.
     pub fn configured(options: ClusterOptions, edit: fn(&mut ServerConfig)) -> Self {
+        Cluster::made(options, edit, Box::new(|_, _| ()))
+    }
+
+    /// Starts a cluster whose servers find each other as `told` changes the cluster file for each, when all have their addresses.
+    pub fn told(
+        options: ClusterOptions,
+        told: impl Fn(ServerId, &mut ClusterFile) + Send + Sync + 'static,
+    ) -> Self {
+        Cluster::made(options, |_| (), Box::new(told))
+    }
+
+    fn made(options: ClusterOptions, edit: fn(&mut ServerConfig), told: Told) -> Self {
         let dir = TempDir::with_prefix("hayate-test-").expect("a temporary directory");
         let job = format!("test-{}-{}", std::process::id(), JOBS.fetch_add(1, Ordering::Relaxed));
         let tier = options.tier.then(|| dir.path().join("tier"));
@@ -114,7 +132,7 @@ impl Cluster {
             members: Vec::new(),
             events: Vec::new(),
         };
-        let mut cluster = Cluster { dir, options, edit, file, threads: Vec::new(), inside: Vec::new() };
+        let mut cluster = Cluster { dir, options, edit, told, file, threads: Vec::new(), inside: Vec::new() };
         let bound: Vec<_> = (0..cluster.options.servers)
             .map(|id| fs_server::bind(cluster.config(id)).expect("a server binds"))
             .collect();
@@ -131,9 +149,9 @@ impl Cluster {
                 pid: std::process::id(),
             });
         }
-        for server in bound {
+        for (id, server) in bound.into_iter().enumerate() {
             cluster.inside.push(server.inside());
-            let file = cluster.file.clone();
+            let file = cluster.file_of(id as u16);
             cluster.threads.push(Some(std::thread::spawn(move || server.serve(file))));
         }
         cluster
@@ -173,6 +191,12 @@ impl Cluster {
     /// The shared tier's directory, if there is one.
     pub fn tier(&self) -> Option<&Path> {
         self.file.tier.as_deref()
+    }
+
+    fn file_of(&self, id: u16) -> ClusterFile {
+        let mut file = self.file.clone();
+        (self.told)(ServerId(id), &mut file);
+        file
     }
 
     /// The cluster file.
@@ -220,7 +244,7 @@ impl Cluster {
     pub fn restart(&mut self, id: u16) {
         self.stop(id);
         let server = fs_server::bind(self.config(id)).expect("a server binds again");
-        let file = self.file.clone();
+        let file = self.file_of(id);
         self.threads[id as usize] = Some(std::thread::spawn(move || server.serve(file)));
     }
 

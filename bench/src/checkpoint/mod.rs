@@ -78,7 +78,7 @@ impl CheckpointOutcome {
 /// What ended the run (see [`BenchError`]).
 pub fn run(setup: &CheckpointSetup, session: &mut Session, out: &mut dyn Write) -> Result<CheckpointOutcome> {
     let spec = &setup.spec;
-    let configuration = session.configuration(&spec.directory);
+    let configuration = session.configuration(&spec.directory, [spec.tasks]);
     header(out, setup, &configuration)?;
     let notes = notes_of(spec, &configuration, session);
     let mut outcome = CheckpointOutcome { results: Vec::new(), fault_s: None, configuration, notes };

@@ -42,7 +42,7 @@ pub fn run(setup: &DatasetSetup, session: &mut Session, out: &mut dyn Write) -> 
     let spec = &setup.spec;
     writeln!(out, "Command line        : {}", setup.command_line)?;
     writeln!(out, "machine             : {}", Machine::this().line())?;
-    let configuration = session.configuration(&spec.directory);
+    let configuration = session.configuration(&spec.directory, [spec.tasks]);
     configuration.write(out)?;
     writeln!(
         out,

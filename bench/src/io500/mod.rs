@@ -48,7 +48,7 @@ pub fn run(spec: &Io500Spec, command_line: &str, session: &mut Session, out: &mu
         BenchError::Report(std::io::Error::new(error.kind(), format!("{}: {error}", results.display())))
     })?;
     let data = format!("{}/{stamp}", spec.data_dir.trim_end_matches('/'));
-    let report = Report::new(spec, session.tasks(), session.configuration(&data));
+    let report = Report::new(spec, session.tasks(), session.configuration(&data, [session.tasks()]));
     let mut run = Run { spec, results, data, newer_ns: 0, report, errors: 0 };
     run.report.begin(out, command_line, &run.results, &run.data)?;
     run.prepare(session)?;

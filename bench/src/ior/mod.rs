@@ -119,8 +119,8 @@ pub fn run(plan: &Plan, session: &mut Session, out: &mut dyn Write) -> Result<Io
         write_file(path, false, |file| writeln!(file, "{}", csv::RANK_HEADER))?;
     }
     shown.text(|out, text| text.begin(out, began, &machine))?;
-    let configuration =
-        session.configuration(plan.tests.first().map_or("", |test| test.spec.test_file.as_str()));
+    let path = plan.tests.first().map_or("", |test| test.spec.test_file.as_str());
+    let configuration = session.configuration(path, plan.tests.iter().map(|test| test.spec.tasks));
     let tests = plan.tests.iter().map(|test| run_test(test, session, &mut shown)).collect::<Result<_>>()?;
     let facts = RunFacts {
         began,

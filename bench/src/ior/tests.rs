@@ -372,6 +372,21 @@ fn deadlines_end_phases() {
     assert_eq!((outcome.results[0].operations, outcome.errors), (written, 0), "all of it, and it is right");
 }
 
+/// Goal: with `--spread` the text says of every test of a script which server its tasks are clients of. Method: tests of four and of two tasks, over two servers.
+#[test]
+fn tests_of_a_script_are_spread_each_over_all_servers() {
+    let (_dir, file) = temporary();
+    let test = |tasks| Test::new(IorSpec { tasks, write: true, ..small(&file) });
+    let plan = Plan { tests: vec![test(4), test(2)], output: Output::default() };
+    let session = Session::start(plan.tasks(), &Launch::Threads, &Connection::Posix, None).expect("threads");
+    let mut text = Vec::new();
+    let outcome = run(&plan, &mut session.spread_over(2), &mut text).expect("a run");
+    assert_eq!(outcome.facts.configuration.tasks_of_a_server, [(2, 1), (4, 2)].into());
+    let text = String::from_utf8(text).expect("text");
+    let line = text.lines().find(|line| line.starts_with("spread ")).expect("a line");
+    assert!(line.contains("r / 1 in tests of 2 tasks, r / 2 in tests of 4 tasks"), "{line}");
+}
+
 /// Goal: tests of one command show one after the other and all in the summary; CSV and times of ranks have IOR's columns.
 #[test]
 fn several_tests_and_csv() {

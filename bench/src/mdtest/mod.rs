@@ -138,7 +138,7 @@ pub fn run(setup: &Setup, session: &mut Session, out: &mut dyn Write) -> Result<
     }
     let backend = session.connection().backend();
     let (capacity, storage) = (backend.capacity(spec.directory(0))?, backend.storage(spec.directory(0)));
-    let configuration = session.configuration(spec.directory(0));
+    let configuration = session.configuration(spec.directory(0), setup.counts.iter().copied());
     report::header(out, &setup, nodes, &session.node_map(spec.tasks), capacity)?;
     out.flush()?;
     let mut results = Vec::new();

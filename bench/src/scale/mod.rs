@@ -180,7 +180,7 @@ fn advice(
         let rate = f64::from(machine.node.cores) * 1e6 / each * machine.node.core_speed;
         writeln!(
             out,
-            "  open {how}: {asked} of {} came to the file's home (all of its node, and of others before their server had an answer); it answers {rate:.0}/s",
+            "  open {how}: {asked} of {} came to the file's home (all of its node, one of each other, and those of nodes that asked before it was hot); it answers {rate:.0}/s",
             u64::from(machine.nodes) * u64::from(machine.processes)
         )?;
     }

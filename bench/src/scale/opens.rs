@@ -1,14 +1,13 @@
-//! An open storm: every process opens the same file, as decision 0038 has it built.
+//! An open storm: every process opens the same file, as decisions 0038 and 0046 have it built.
 //!
 //! ```text
-//! process -> server of its node -- nothing kept ----> home: notes which servers ask; from the third on it lends its answers
-//!                 |  <------------------------------- answer, lent or not
-//!                 |-- kept: answered here, until two seconds after it was asked for
-//!                 +-- kept, but that is over: one asks for all, the others wait
+//! process -> server of its node -- nothing kept, or not any more: one asks, the others wait ----> home: notes which servers ask; from the third on
+//!                 |  <--------------------------------------------- answer, lent or not                 it lends its answers
+//!                 |-- lent: all of them are answered here, as who comes until two seconds after it was asked for
+//!                 +-- not lent: those who wait, and who comes within a second, go to the home, all of them
 //! ```
 //!
-//! What comes to a server before an answer is kept goes to the home, however much it is: that is what a storm costs. So how the processes come matters: at
-//! one moment, or within a time ([`Machine::arrival_s`]).
+//! So the home hears of each node once, but for those that asked first, and for its own. How the processes come is [`Machine::arrival_s`].
 //!
 //! # Invariants
 //! - Every process is counted once: answered by the home, or by the server of its node (`tests::opens_are_answered_by_each_node`).
@@ -30,6 +29,8 @@ const HOT_SERVERS: usize = 3;
 const WINDOW_NS: Time = 2_000_000_000;
 /// How long what was lent is given on, from when it was asked for.
 const LEASE_NS: Time = 2_000_000_000;
+/// How long a server passes on everything of what was not lent: `fs-server/src/hot/underway.rs`.
+const ALONE_NS: Time = 1_000_000_000;
 /// How long the home counts it as lent.
 const LEASE_HELD_NS: Time = 2_250_000_000;
 /// A batch is this part of the processes before it, as a divisor.
@@ -42,14 +43,14 @@ enum Stage {
     Begun,
     /// At the server of its node.
     Sent,
-    /// At the home, which has answered all of it.
+    /// At the home, which has answered all that is left of it.
     Asked,
     /// Back at the server of its node, with an answer that is lent, or not.
     Back { lent: bool },
     /// At the home, which has answered the one question for all.
-    Renewed,
+    AskedForAll,
     /// Back with that.
-    Fresh { lent: bool },
+    BackForAll { lent: bool },
     /// All of it is answered.
     Answered,
 }
@@ -61,9 +62,9 @@ impl Stage {
         Stage::Asked,
         Stage::Back { lent: false },
         Stage::Back { lent: true },
-        Stage::Renewed,
-        Stage::Fresh { lent: false },
-        Stage::Fresh { lent: true },
+        Stage::AskedForAll,
+        Stage::BackForAll { lent: false },
+        Stage::BackForAll { lent: true },
         Stage::Answered,
     ];
 
@@ -85,12 +86,16 @@ struct Gateway {
     begun: usize,
     /// Whether the next may.
     may_begin: bool,
-    /// Until when its answer is given on; none: it never had one.
+    /// Until when its answer is given on; none: it has none.
     until: Option<Time>,
     /// Somebody asks for all.
     asking: bool,
+    /// Until when everybody asks for himself.
+    alone_until: Time,
     /// When each batch was passed on.
     sent: Vec<Time>,
+    /// Processes of each batch that have no answer yet.
+    left: Vec<u64>,
 }
 
 struct Storm<'a> {
@@ -133,20 +138,20 @@ impl Storm<'_> {
         Op { steps: steps.into_iter().collect(), tag: stage.tag(batch) }
     }
 
-    /// The server of the node answers all of a batch: what it holds, or what it is the home of.
+    /// The server of the node answers all that is left of a batch: what it holds, or what it is the home of.
     fn answer(&self, node: u32, batch: usize) -> Op {
         let wake = ns(self.costs.wake_us / 2.0);
-        let works = self.work(node, self.batches[batch].1, self.costs.open_server_us, wake);
-        Storm::op(batch, Stage::Answered, [works])
+        let left = self.gateways[node as usize].left[batch];
+        Storm::op(batch, Stage::Answered, [self.work(node, left, self.costs.open_server_us, wake)])
     }
 
     /// The same, of what was lent to it.
     fn give(&mut self, node: u32, batch: usize) -> Op {
-        self.given[node as usize] += self.batches[batch].1;
+        self.given[node as usize] += self.gateways[node as usize].left[batch];
         self.answer(node, batch)
     }
 
-    /// Questions go to the home: all of a batch, or one for all.
+    /// Questions go to the home: all that is left of a batch, or one for all.
     fn pass(&mut self, node: u32, batch: usize, count: u64, stage: Stage, now: Time) -> Op {
         self.gateways[node as usize].sent[batch] = now;
         let half = self.costs.forward_us / 2.0;
@@ -178,20 +183,39 @@ impl Storm<'_> {
 
     /// A batch is at the server of its node; `Err`: it waits.
     fn sent(&mut self, node: u32, batch: usize, now: Time) -> std::result::Result<Op, u64> {
-        let count = self.batches[batch].1;
-        let gateway = &self.gateways[node as usize];
+        let gateway = &mut self.gateways[node as usize];
+        let count = gateway.left[batch];
         if node == self.home {
             self.lends(node, count, now);
             return Ok(self.answer(node, batch));
         }
-        match gateway.until.filter(|_| self.machine.hot_names) {
+        match gateway.until {
+            _ if !self.machine.hot_names => Ok(self.pass(node, batch, count, Stage::Asked, now)),
             Some(until) if until > now => Ok(self.give(node, batch)),
-            Some(_) if gateway.asking => Err(u64::from(node)),
-            Some(_) => {
-                self.gateways[node as usize].asking = true;
-                Ok(self.pass(node, batch, 1, Stage::Renewed, now))
+            _ if gateway.asking => Err(u64::from(node)),
+            None if gateway.alone_until > now => Ok(self.pass(node, batch, count, Stage::Asked, now)),
+            _ => {
+                gateway.asking = true;
+                Ok(self.pass(node, batch, 1, Stage::AskedForAll, now))
             }
-            None => Ok(self.pass(node, batch, count, Stage::Asked, now)),
+        }
+    }
+
+    /// One has asked for all, and has the answer.
+    fn told(&mut self, node: u32, batch: usize, lent: bool, now: Time) -> After {
+        self.keep(node, batch, lent);
+        self.released = Some(u64::from(node));
+        let gateway = &mut self.gateways[node as usize];
+        gateway.asking = false;
+        gateway.left[batch] -= 1;
+        let left = gateway.left[batch];
+        if !lent {
+            (gateway.until, gateway.alone_until) = (None, now + ALONE_NS);
+        }
+        match left {
+            0 => After::Done,
+            _ if lent => After::On(self.give(node, batch)),
+            _ => After::On(self.pass(node, batch, left, Stage::Asked, now)),
         }
     }
 
@@ -232,7 +256,6 @@ impl Workload for Storm<'_> {
 
     fn after(&mut self, client: u32, tag: u64, now: Time) -> After {
         let (stage, batch) = Stage::of(tag);
-        let count = self.batches[batch].1;
         match stage {
             Stage::Begun => {
                 self.gateways[client as usize].may_begin = true;
@@ -243,22 +266,20 @@ impl Workload for Storm<'_> {
                 Ok(op) => After::On(op),
                 Err(what) => After::Wait(what),
             },
-            Stage::Asked | Stage::Renewed => {
-                let (one, of) = (stage == Stage::Renewed, if stage == Stage::Renewed { 1 } else { count });
-                let lent = self.lends(client, of, now);
-                let next = if one { Stage::Fresh { lent } } else { Stage::Back { lent } };
-                After::On(Storm::op(batch, next, self.way_back()))
+            Stage::Asked => {
+                let count = self.gateways[client as usize].left[batch];
+                let lent = self.lends(client, count, now);
+                After::On(Storm::op(batch, Stage::Back { lent }, self.way_back()))
+            }
+            Stage::AskedForAll => {
+                let lent = self.lends(client, 1, now);
+                After::On(Storm::op(batch, Stage::BackForAll { lent }, self.way_back()))
             }
             Stage::Back { lent } => {
                 self.keep(client, batch, lent);
                 After::Done
             }
-            Stage::Fresh { lent } => {
-                self.keep(client, batch, lent);
-                self.gateways[client as usize].asking = false;
-                self.released = Some(u64::from(client));
-                After::On(self.give(client, batch))
-            }
+            Stage::BackForAll { lent } => self.told(client, batch, lent, now),
             Stage::Answered => After::Done,
         }
     }
@@ -282,7 +303,8 @@ impl Machine {
         let made = || Cluster::new(self.nodes, self.hosts, &whole, calibration);
         let (mut running, cluster) = (made()?, made()?);
         let batches = batches(u64::from(self.processes));
-        let gateway = Gateway { may_begin: true, sent: vec![0; batches.len()], ..Gateway::default() };
+        let left = batches.iter().map(|(_, count)| *count).collect();
+        let gateway = Gateway { may_begin: true, sent: vec![0; batches.len()], left, ..Gateway::default() };
         let mut storm = Storm {
             home: cluster.owner(FILE.partition()),
             cluster,

@@ -3,14 +3,15 @@
 //! # Invariants
 //! - Success means that every server said, after the last change, that nothing is pending (`only_nothing_pending_is_safe`).
 
-use crate::error::{CliError, Result, failed};
-use crate::{interrupt, place, progress, size};
+use crate::error::{CliError, Result, cannot, failed};
+use crate::launch::start::Silent;
+use crate::{interrupt, progress, report, size};
 use bytes::Bytes;
 use fs_client::{Client, ClientConfig, FlushAccount, Route, ServerId};
 use fs_net::ClusterFile;
 use serde_json::json;
-use std::fs::File;
-use std::io::{BufWriter, IntoInnerError, Write};
+use std::fmt::Display;
+use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -117,20 +118,21 @@ pub struct Reported {
     pub unknown: u64,
 }
 
-/// Writes every name that is not in the shared tier into a file, whole or not at all: `{"path": ..., "reason": ...}` a line, with `path_hex` where the path is no
+/// Writes every name that is not in the shared tier to a file (`report`): `{"path": ..., "reason": ...}` a line, with `path_hex` where the path is no
 /// UTF-8. A server that does not answer (one of `silent`, or later) has a line of its own: `{"server": ..., "reason": ...}`.
-pub fn report(cluster: &ClusterFile, silent: &[ServerId], file: &Path) -> Result<Reported> {
+pub fn report(cluster: &ClusterFile, silent: &[Silent], file: &Path) -> Result<Reported> {
     // Each server is asked itself: another one might be dead.
     let config = ClientConfig { route: Route::Owners, ..ClientConfig::new(cluster.clone()) };
-    let client = if silent.len() < cluster.members.len() { Client::connect(config).ok() } else { None };
-    let temporary = place::beside(file);
-    let write = || -> std::io::Result<Reported> {
-        let mut out = BufWriter::new(File::create(&temporary)?);
+    let client = (silent.len() < cluster.members.len()).then(|| Client::connect(config));
+    let told = report::write(file, |out| {
         let mut reported = Reported { names: 0, unknown: 0 };
         for server in cluster.members.iter().map(|member| member.id) {
-            let told = match &client {
-                Some(client) if !silent.contains(&server) => report_server(client, server, &mut out)?,
-                _ => Err("does not answer: what it holds is not known".to_owned()),
+            let why = silent.iter().find(|silent| silent.id == server).map(|silent| &silent.why);
+            let told = match (why, &client) {
+                (Some(why), _) => Err(unknown(why)),
+                (None, Some(Ok(client))) => report_server(client, server, out)?,
+                (None, Some(Err(error))) => Err(unknown(error)),
+                (None, None) => Err(unknown("no server answers")),
             };
             match told {
                 Ok(names) => reported.names += names,
@@ -140,14 +142,13 @@ pub fn report(cluster: &ClusterFile, silent: &[ServerId], file: &Path) -> Result
                 }
             }
         }
-        out.into_inner().map_err(IntoInnerError::into_error)?.sync_all()?;
-        std::fs::rename(&temporary, file)?;
         Ok(reported)
-    };
-    write().map_err(|error| {
-        let _ = std::fs::remove_file(&temporary);
-        CliError::Failed(format!("cannot write {}: {error}", file.display()))
-    })
+    });
+    told.map_err(cannot("write", file))
+}
+
+fn unknown(why: impl Display) -> String {
+    format!("does not answer, so what it holds is not known: {why}")
 }
 
 /// Answers how many names were written, or why there are not all.

@@ -32,6 +32,7 @@ mod place;
 mod probe;
 mod process;
 mod progress;
+mod report;
 mod side;
 mod sidecar;
 mod size;

@@ -239,12 +239,12 @@ fn wrong_arguments_are_told() {
     refused(2, &sandbox.word("tier/inside"), &tier, &["lies inside the shared tier", "outside"]);
     refused(2, sandbox.path("").to_str().unwrap(), &tier, &["would move into itself"]);
     refused(2, &sandbox.word("store"), &tier, &["the store", "lie in each other"]);
-    refused(2, "s3://bucket/prefix", &tier, &["is a bucket", "--from DIR"]);
+    refused(2, "s3://", &tier, &["s3://BUCKET/PREFIX"]);
     refused(2, &old, &sandbox.word("third"), &["is not the shared tier of this cluster", &tier]);
     assert!(fs::read_dir(sandbox.path("old")).unwrap().next().is_none());
     // Once it moved from one directory it moves from no other.
     sandbox.ok(&["migrate", "--from", &old, "--to", &tier]);
-    refused(1, &sandbox.word("third"), &tier, &["another directory before", "start a new one"]);
+    refused(1, &sandbox.word("third"), &tier, &["another directory or bucket before", "start a new one"]);
     sandbox.ok(&["down", "--drain"]);
     sandbox.assert_nothing_left();
 }

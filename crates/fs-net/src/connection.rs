@@ -236,18 +236,33 @@ impl Connection {
 
     /// Sends a request and waits for its answer, at most `header.deadline_ms` if that is not 0. The tag and the lengths of the
     /// header are set here. An answer with a status other than `Ok` is an answer, not an error. The future may be dropped.
-    pub async fn call(&self, header: Header, meta: Bytes, bulk: Bytes) -> Result<Frame, NetError> {
-        self.call_into(header, meta, bulk, &Lending::default()).await
+    pub fn call(
+        &self,
+        header: Header,
+        meta: Bytes,
+        bulk: Bytes,
+    ) -> impl Future<Output = Result<Frame, NetError>> + use<'_> {
+        self.call_to(header, meta, bulk, None)
     }
 
     /// As [`Connection::call`]; the data of the answer lands in the memory that `lending` shares with who it is for, if there is some and it
     /// has room. Nobody may look into it here: see [`crate::Lending`].
-    pub async fn call_into(
+    pub fn call_into<'a>(
+        &'a self,
+        header: Header,
+        meta: Bytes,
+        bulk: Bytes,
+        lending: &'a Lending,
+    ) -> impl Future<Output = Result<Frame, NetError>> + use<'a> {
+        self.call_to(header, meta, bulk, Some(lending).filter(|lending| lending.is_shared()))
+    }
+
+    async fn call_to(
         &self,
         mut header: Header,
         meta: Bytes,
         bulk: Bytes,
-        lending: &Lending,
+        lending: Option<&Lending>,
     ) -> Result<Frame, NetError> {
         let shared = &*self.0.shared;
         if let Some(reason) = &*shared.ended.borrow() {
@@ -255,8 +270,8 @@ impl Connection {
         }
         crate::send_queue::check_sizes(&meta, &bulk)?;
         header.tag = shared.calls.borrow_mut().begin();
-        let answer = Answer { shared, tag: header.tag, done: false, lands: lending.is_shared() };
-        if answer.lands {
+        let answer = Answer { shared, tag: header.tag, done: false, lands: lending.is_some() };
+        if let Some(lending) = lending {
             shared.landings.expect(header.tag, lending);
         }
         shared.queue.borrow_mut().push(header, meta, bulk)?;

@@ -36,7 +36,7 @@ pub struct NetEnv {
     pub counters: Arc<NetCounters>,
     /// Shared memory between a server and the clients of its node.
     pub sharing: Sharing,
-    /// How long at most a side of such a connection looks for a message before it sleeps; it learns whether that pays.
+    /// How long a side of such a connection looks for a message before it sleeps, now and then ten times as long; it learns whether that pays.
     pub spin: Duration,
     /// RDMA with peers on other nodes.
     pub rdma: Arc<Rdma>,

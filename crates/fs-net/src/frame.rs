@@ -38,7 +38,7 @@ const HEAD_READ_BYTES: usize = 2 << 10;
 /// Read buffer, and largest meta part, of a peer that is not trusted.
 const STRANGER_BYTES: usize = 1 << 10;
 /// Frames up to this size are copied out of the buffer that they were read into, so that one that waits long does not keep all of it.
-const COPIED_BYTES: usize = 1 << 10;
+pub(crate) const COPIED_BYTES: usize = 1 << 10;
 
 thread_local! {
     /// The buffer that all readers of the thread read into, when none of them is reading.
@@ -56,11 +56,6 @@ pub struct Frame {
     pub meta: Bytes,
     /// The data.
     pub bulk: Bytes,
-}
-
-/// A part of a read buffer, to be kept: small ones are copied out of it.
-pub(crate) fn detached(part: Bytes) -> Bytes {
-    if part.len() <= COPIED_BYTES { Bytes::copy_from_slice(&part) } else { part }
 }
 
 impl Frame {

@@ -25,6 +25,8 @@ const LENGTHS: std::ops::Range<usize> = 40..48;
 pub(crate) const MAX_SLICES: usize = 64;
 /// Sent bytes of the staging buffer are given up when they are this many.
 const COMPACT_BYTES: usize = 256 << 10;
+/// Frames that wait to be counted at most, where the queue is never empty.
+const COUNTED_AT_ONCE: u64 = 256;
 /// A staging buffer that grew larger than this is not kept.
 const KEEP_BYTES: usize = 1 << 20;
 
@@ -67,6 +69,9 @@ pub(crate) struct SendQueue {
 /// What has not left.
 #[derive(Default)]
 struct Waiting {
+    /// Frames, and bytes that were copied, that are not counted yet: counters are shared by threads.
+    frames: u64,
+    copied: u64,
     staged: Vec<u8>,
     /// Bytes of `staged` that have left.
     sent: usize,
@@ -111,10 +116,8 @@ impl SendQueue {
         waiting.staged.extend_from_slice(&header.encode());
         waiting.pending += fs_proto::HEADER_BYTES;
         let copied = waiting.push_part(meta) + waiting.push_part(bulk);
-        NetCounters::add(&self.counters.messages_sent, 1);
-        if copied > 0 {
-            NetCounters::add(&self.counters.copied_bytes, copied as u64);
-        }
+        waiting.copied += copied as u64;
+        waiting.frames += 1;
         Ok(())
     }
 
@@ -152,25 +155,43 @@ impl SendQueue {
         waiting.consume(n);
         if waiting.pending == 0 {
             self.give_back();
+        } else if waiting.frames >= COUNTED_AT_ONCE {
+            waiting.count(&self.counters);
         }
     }
 
     /// An empty queue has nothing; what it had is the thread's next one's.
     fn give_back(&mut self) {
         let Some(mut waiting) = self.waiting.take() else { return };
+        waiting.count(&self.counters);
         waiting.sent = 0;
         if waiting.staged.capacity() > KEEP_BYTES {
             waiting.staged = Vec::new();
         }
         waiting.staged.clear();
-        waiting.parts = VecDeque::new();
+        if waiting.parts.capacity() > 0 {
+            waiting.parts = VecDeque::new();
+        }
         SPARE.set(Some(waiting));
     }
 }
 
 impl Waiting {
+    fn count(&mut self, counters: &NetCounters) {
+        let counted =
+            [(&counters.messages_sent, &mut self.frames), (&counters.copied_bytes, &mut self.copied)];
+        for (counter, new) in counted {
+            if *new > 0 {
+                NetCounters::add(counter, std::mem::take(new));
+            }
+        }
+    }
+
     fn push_part(&mut self, bytes: Bytes) -> usize {
         self.pending += bytes.len();
+        if bytes.is_empty() {
+            return 0;
+        }
         if bytes.len() >= BY_REFERENCE_BYTES {
             self.parts.push_back(Part { at: self.staged.len(), bytes });
             return 0;
@@ -204,7 +225,9 @@ impl Waiting {
     fn front(&self) -> Option<Front<'_>> {
         let rest = &self.staged[self.sent..];
         let lengths = rest.get(LENGTHS)?;
-        let length = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|i| lengths[at + i])) as usize;
+        let length = |at: usize| {
+            u32::from_le_bytes([lengths[at], lengths[at + 1], lengths[at + 2], lengths[at + 3]]) as usize
+        };
         let mut parts = self.parts.iter();
         let mut staged = fs_proto::HEADER_BYTES;
         let mut part = |len: usize| {
@@ -220,6 +243,10 @@ impl Waiting {
 
     fn consume(&mut self, mut n: usize) {
         self.pending -= n;
+        if self.parts.is_empty() {
+            self.sent += n;
+            n = 0;
+        }
         while n > 0 {
             let staged_end = self.parts.front().map_or(self.staged.len(), |part| part.at);
             let step = n.min(staged_end - self.sent);

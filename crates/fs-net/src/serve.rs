@@ -11,10 +11,11 @@
 //! - No request is read before the handshake is done.
 //! - A client that has much under way, or reads no answers, waits by turns with others (`who_reads_no_answers_is_read_no_longer`).
 //! - A connection that waits for a request, its first too, may be closed to make room (`who_asks_nothing_makes_room`).
-//! - A connection that waits for a request holds no buffer (`bench/limits.py` measures what it does hold).
+//! - A connection that waits for a request holds no buffer (`tests/idle_bytes.rs` counts what it does hold).
 
 mod idle;
 mod session;
+mod waits;
 
 use crate::acceptor::Accepted;
 use crate::budget::BufferClass;
@@ -49,7 +50,8 @@ pub const MAX_UNSENT_BYTES: usize = 32 << 20;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub use idle::close_idle_connections;
-use session::{Accounts, Session, Shared, Stall};
+use session::{Accounts, Session, Shared};
+use waits::Stall;
 
 /// Who is at the other end of a served connection.
 #[derive(Debug, Clone, PartialEq, Eq)]

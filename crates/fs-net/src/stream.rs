@@ -14,7 +14,7 @@ use socket2::{SockRef, TcpKeepalive};
 use std::any::Any;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -27,9 +27,37 @@ use tokio::net::{TcpStream, UnixStream};
 const DEAD_PEER: Duration = Duration::from_secs(30);
 
 /// A byte stream that carries frames.
-struct StreamTransport<S> {
+struct StreamTransport<S, R> {
     stream: S,
     reader: FrameReader,
+    remote: R,
+}
+
+/// The other end of a TCP connection, in little room. Kept, because the system does not tell it any more once the connection has failed, which is
+/// when people want to know.
+enum Remote {
+    V4(SocketAddrV4),
+    V6(Box<SocketAddrV6>),
+}
+
+impl Remote {
+    fn of(stream: &TcpStream) -> io::Result<Remote> {
+        let address = stream.peer_addr()?;
+        Ok(match SocketAddr::new(address.ip().to_canonical(), address.port()) {
+            SocketAddr::V4(address) => Remote::V4(address),
+            SocketAddr::V6(canonical) => {
+                let scoped = if let SocketAddr::V6(address) = address { address } else { canonical };
+                Remote::V6(Box::new(scoped))
+            }
+        })
+    }
+
+    fn address(&self) -> SocketAddr {
+        match self {
+            Remote::V4(address) => SocketAddr::V4(*address),
+            Remote::V6(address) => SocketAddr::V6(**address),
+        }
+    }
 }
 
 /// Connects to an address, without handshake.
@@ -52,27 +80,28 @@ pub(crate) fn adopt(socket: Socket, env: &Rc<NetEnv>) -> io::Result<Box<dyn Tran
 }
 
 fn over_tcp(stream: TcpStream, env: &Rc<NetEnv>) -> io::Result<Box<dyn Transport>> {
+    let remote = Remote::of(&stream)?;
     stream.set_nodelay(true)?;
     let keepalive = TcpKeepalive::new().with_time(DEAD_PEER / 3).with_interval(DEAD_PEER / 6).with_retries(4);
     let socket = SockRef::from(&stream);
     socket.set_tcp_keepalive(&keepalive)?;
     socket.set_tcp_user_timeout(Some(DEAD_PEER))?;
-    Ok(StreamTransport::boxed(stream, env))
+    Ok(StreamTransport::boxed(stream, remote, env))
 }
 
 fn over_unix(stream: UnixStream, env: &Rc<NetEnv>) -> io::Result<Box<dyn Transport>> {
     stream.peer_cred()?;
-    Ok(StreamTransport::boxed(stream, env))
+    Ok(StreamTransport::boxed(stream, (), env))
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin + 'static> StreamTransport<S> {
-    fn boxed(stream: S, env: &Rc<NetEnv>) -> Box<dyn Transport> {
+impl<S: AsyncRead + AsyncWrite + Unpin + 'static, R: 'static> StreamTransport<S, R> {
+    fn boxed(stream: S, remote: R, env: &Rc<NetEnv>) -> Box<dyn Transport> {
         let reader = FrameReader::new(env.clone());
-        Box::new(StreamTransport { stream, reader })
+        Box::new(StreamTransport { stream, reader, remote })
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Transport for StreamTransport<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin + 'static, R: 'static> Transport for StreamTransport<S, R> {
     fn poll_receive(
         &mut self,
         cx: &mut Context<'_>,
@@ -128,15 +157,46 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Transport for StreamTransport<
     }
 
     fn remote(&self) -> Option<SocketAddr> {
-        let tcp: &TcpStream = (&self.stream as &dyn Any).downcast_ref()?;
-        tcp.peer_addr().ok()
+        (&self.remote as &dyn Any).downcast_ref().map(Remote::address)
     }
 
     fn describe(&self) -> String {
         match (self.credentials(), self.remote()) {
             (Some((uid, _, pid)), _) => format!("unix socket, process {pid} of user {uid}"),
             (None, Some(address)) => format!("tcp {address}"),
-            (None, None) => "tcp, from an address that is not connected any more".to_owned(),
+            (None, None) => "unix socket, of a process that the system does not name".to_owned(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+    use std::net::TcpListener;
+
+    /// Goal: who looks into the log after a connection has failed reads where it came from. Method: a peer that resets its connection, after
+    /// which the system does not know it any more.
+    #[test]
+    fn a_connection_that_was_reset_still_says_where_it_came_from() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            for host in ["127.0.0.1:0", "[::1]:0"] {
+                let Ok(listener) = TcpListener::bind(host) else { continue };
+                let peer =
+                    std::net::TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
+                let from = peer.local_addr().expect("connected");
+                let (accepted, _) = listener.accept().expect("accepted");
+                accepted.set_nonblocking(true).expect("nonblocking");
+                let env = Rc::new(NetEnv::new(1 << 20));
+                let mut transport = adopt(Socket::Tcp(accepted), &env).expect("connected");
+                SockRef::from(&peer).set_linger(Some(Duration::ZERO)).expect("set");
+                drop(peer);
+                let end = poll_fn(|cx| transport.poll_receive(cx, &mut VecDeque::new())).await;
+                assert!(matches!(end, Err(NetError::Closed)));
+                assert_eq!(transport.remote(), Some(from));
+                assert_eq!(transport.describe(), format!("tcp {from}"));
+            }
+        });
     }
 }

@@ -29,6 +29,12 @@ pub(crate) trait Transport {
     /// Sends what is queued, with as few system calls as possible; ready when the queue is empty. Any error is final.
     fn poll_send(&mut self, cx: &mut Context<'_>, queue: &mut SendQueue) -> Poll<Result<(), NetError>>;
 
+    /// Lets a peer that happens to look have what is queued, as far as that takes no system call. Not instead of [`Transport::poll_send`], which
+    /// also wakes the peer.
+    fn show(&mut self, _queue: &mut SendQueue) -> Result<(), NetError> {
+        Ok(())
+    }
+
     /// The peer has proved who it is: from now on it may send frames of any allowed size, received into buffers of `class`, on its account.
     fn trust(&mut self, class: BufferClass, share: Option<Account>);
 

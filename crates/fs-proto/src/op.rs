@@ -185,6 +185,8 @@ wire_enum! {
         HotRecall = 113,
         /// Answer when you have nothing to flush any more.
         FlushWait = 114,
+        /// Is such a file whole on your node, in one piece?
+        HotCopy = 115,
         /// Drop answers that were lent about names and inodes.
         HotForget = 116,
         /// May chunks of this file be kept by another server than the one that should hold them?

@@ -63,12 +63,14 @@ wire_enum! {
         Unauthenticated = 27,
         /// The directory was removed while in use.
         Stale = 28,
-        /// The shared tier refused or failed.
+        /// The shared tier failed.
         TierFailed = 29,
         /// A path has too many symbolic links.
         Loop = 30,
         /// Something else comes first and will come, whenever that is: send again. Who is told so has not been kept from an answer.
         Waiting = 31,
+        /// The shared tier answers, and does not take this, whatever the time.
+        TierRefused = 32,
     }
 }
 
@@ -88,7 +90,7 @@ impl Status {
             Status::NameTooLong => 36,
             Status::NoSpace => 28,
             Status::ReadOnly => 30,
-            Status::Io | Status::Corrupt | Status::BadMessage | Status::TierFailed => 5,
+            Status::Io | Status::Corrupt | Status::BadMessage | Status::TierFailed | Status::TierRefused => 5,
             Status::TooManyLinks => 31,
             Status::NoAttribute => 61,
             Status::OutOfRange => 34,

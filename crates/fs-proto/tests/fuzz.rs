@@ -77,7 +77,7 @@ fn operations() -> Vec<(Op, [Kind; 2])> {
         Prepare Decide Outcome TreeLock GetShard
         FlushChunks TierPath TierState FlushStatus FlushNow FlushWait FlushInode FlushList FlushName TierHope
         FindSource FetchChunk EvictChunks EvictNow DetachFile FetchShare AttachOld MergeOld MigrateStatus FlushNote TierPlace TierForget
-        HotAsk HotFetch HotRecall HotForget MayOverflow KeptFor FindLost
+        HotAsk HotFetch HotRecall HotForget HotCopy MayOverflow KeptFor FindLost
         ServerStatus Shutdown Scrub CopyChunk VaultPut VaultList VaultDrop
     }
 }

@@ -263,6 +263,10 @@ fn messages_of_hot_files_never_change() {
             HotForget { keys: vec![HotKey::Name { parent: FILE, hash: 9 }, HotKey::Inode { ino: FILE }] },
             "020000000107000000000034120900000000000000020700000000003412",
         )
+        .is(HotCopy { ino: FILE, size: 9 }, "07000000000034120900000000000000")
+        .is(HotCopied::No {}, "01")
+        .is(HotCopied::Coming {}, "02")
+        .is(HotCopied::Here { number: 5, path: Bytes::from_static(b"/a") }, "030500000000000000020000002f61")
         .done();
 }
 
@@ -547,6 +551,7 @@ const OPERATIONS: &[(u16, &str)] = &[
     (112, "HotFetch"),
     (113, "HotRecall"),
     (114, "FlushWait"),
+    (115, "HotCopy"),
     (116, "HotForget"),
     (122, "MayOverflow"),
     (123, "KeptFor"),
@@ -692,6 +697,7 @@ fn status_numbers_are_never_reused() {
         (29, 5, "TierFailed"),
         (30, 40, "Loop"),
         (31, 11, "Waiting"),
+        (32, 5, "TierRefused"),
     ];
     let actual: Vec<(u16, i32, String)> =
         Status::ALL.iter().map(|status| (*status as u16, status.errno(), format!("{status:?}"))).collect();

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fs_proto::msg::admin::{ServerStatus, Shutdown, ShutdownMode};
+use fs_proto::msg::hot::{HotCopied, HotCopy};
 use fs_proto::msg::scrub::{Scrub, Scrubbed};
 use fs_proto::msg::session::Ping;
 use fs_proto::msg::tier::{
@@ -23,6 +24,9 @@ use crate::window;
 
 /// How long an answer may take.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
+
+/// How long somebody who opens a file waits to hear whether there is a copy of it.
+const COPY_TIME: Duration = Duration::from_secs(1);
 
 /// How long the look of a server at a directory of another file system may take.
 const LOOK_TIME: Duration = Duration::from_secs(30);
@@ -61,6 +65,14 @@ impl Core {
     /// See [`crate::Client::ping`].
     pub async fn ping(&self, server: ServerId) -> Result<()> {
         self.ask_once(server, &Ping {}, ANSWER_TIME).await
+    }
+
+    /// See [`crate::Client::whole_copy`].
+    pub async fn whole_copy(&self, ino: InodeId, size: u64) -> Result<HotCopied> {
+        match self.shared.view().via() {
+            Some(server) => self.ask_once(server, &HotCopy { ino, size }, COPY_TIME).await,
+            None => Ok(HotCopied::No {}),
+        }
     }
 
     /// See [`crate::Client::shutdown`].

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fs_proto::msg::admin::ShutdownMode;
+use fs_proto::msg::hot::HotCopied;
 use fs_proto::msg::scrub::{Scrub, Scrubbed};
 use fs_proto::msg::tier::{FlushAccount, FlushPage, Migrated};
 use fs_proto::{Attr, InodeId, ServerId};
@@ -20,6 +21,12 @@ impl Client {
     /// Whether the server answers, within five seconds.
     pub fn ping(&self, server: ServerId) -> Result<()> {
         self.run(async |core| core.ping(server).await)
+    }
+
+    /// Whether a file of this size, which many read, lies whole on this node, as a file of the node's own; asks the one server through which all requests go, for
+    /// which it is as it is now. A server that is not on this node has none.
+    pub fn whole_copy(&self, ino: InodeId, size: u64) -> Result<HotCopied> {
+        self.run(async |core| core.whole_copy(ino, size).await)
     }
 
     /// Ends a server.

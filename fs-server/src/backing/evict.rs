@@ -6,7 +6,9 @@
 //! - The row that says where a file is fetched from is committed, and with `--durability device` synced, before its chunks go.
 //! - Nobody reads, writes or fetches chunks while they go (`claims`).
 //! - Who finds no room waits as long as something that can be evicted afterwards is on its way to a tier that has room, however long that is away
-//!   (`tests/flush`: `writers_wait_for_a_tier_that_is_away`), and no longer (`a_full_tier_makes_no_hope`).
+//!   (`tests/flush`: `writers_wait_for_a_tier_that_is_away`), and no longer (`a_full_tier_makes_no_hope`, `files_that_the_tier_refuses_make_no_hope`).
+//! - Nobody is told that there is none because of an answer from before he came (`tests/flush`: `who_writes_right_after_the_closing_waits`; below,
+//!   `a_promise_holds_and_its_absence_does_not`).
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -21,6 +23,7 @@ use fs_proto::record::{InodeRecord, Mutation};
 use fs_proto::{ChunkIndex, FileKind, InodeId, Placement, ServerId, Status, TimeNs};
 use futures_util::future::join_all;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use super::claims::Alone;
 use super::dirty::Dirty;
@@ -45,7 +48,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// After a round in which nothing could be evicted.
 const REST: Duration = Duration::from_millis(500);
 /// How long waiting for room is worth while after the last bit of it was made, or promised.
-const HOPE: Duration = Duration::from_secs(10);
+pub const HOPE: Duration = Duration::from_secs(10);
 /// After so long without movement servers are asked whether some will come.
 const ASK_AFTER: Duration = Duration::from_secs(2);
 /// How long they may take to answer.
@@ -78,11 +81,47 @@ pub struct Evictor {
     full: AtomicBool,
     episode: Mutex<Episode>,
     /// What servers said last of what they have for the tier. Who wants to know waits for who asks.
-    told: tokio::sync::Mutex<Option<(Instant, bool)>>,
+    told: watch::Sender<Told>,
+    /// Somebody asks them.
+    is_asking: AtomicBool,
     dirty: Dirty,
     hand: tokio::sync::Mutex<Vec<u8>>,
     used: Cache<InodeId, TimeNs>,
     emptied: Cache<InodeId, Instant>,
+}
+
+/// What servers said, when they were asked, and when all had answered.
+#[derive(Clone, Copy, Default)]
+struct Told {
+    asked: Option<Instant>,
+    answered: Option<Instant>,
+    is_promised: bool,
+}
+
+impl Told {
+    /// What that says to somebody who wants to know since `since`: a promise holds for a while, but nobody is told to give up because of an answer from before he
+    /// came. Somebody may have closed the file that he waits for.
+    fn answer(&self, since: Instant) -> Option<bool> {
+        self.answered.filter(|answered| answered.elapsed() < TOLD_LASTS)?;
+        (self.is_promised || self.asked >= Some(since)).then_some(self.is_promised)
+    }
+}
+
+/// The turn to ask servers. Ends also if who has it goes.
+struct Turn<'a>(&'a Evictor);
+
+impl<'a> Turn<'a> {
+    fn take(evictor: &'a Evictor) -> Option<Self> {
+        (!evictor.is_asking.swap(true, Ordering::AcqRel)).then_some(Turn(evictor))
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.is_asking.store(false, Ordering::Release);
+        // Who waits looks again, and takes the turn if nothing was told.
+        self.0.told.send_modify(|_| ());
+    }
 }
 
 /// A time in which writes found no room.
@@ -99,7 +138,8 @@ impl Default for Evictor {
             bytes: AtomicU64::new(0),
             full: AtomicBool::new(false),
             episode: Mutex::new(Episode { last_full: None, moved: 0, since: Instant::now() }),
-            told: tokio::sync::Mutex::default(),
+            told: watch::Sender::default(),
+            is_asking: AtomicBool::new(false),
             dirty: Dirty::default(),
             hand: tokio::sync::Mutex::default(),
             used: cache(KNOWN),
@@ -136,7 +176,9 @@ impl Evictor {
             return Some(Duration::ZERO);
         }
         let given = node.overflow.sent_bytes();
-        let moved = node.flusher.counts().0 + self.bytes.load(Ordering::Relaxed) + given;
+        // Not what was copied: that may be in vain, again and again. While a large file is copied, servers say that it is on its way.
+        let published = node.namespace.published().counts().1;
+        let moved = published + self.bytes.load(Ordering::Relaxed) + given;
         let mut episode = self.episode.lock();
         let is_new = episode.last_full.is_none_or(|last| last.elapsed() > HOPE);
         if is_new || episode.moved != moved {
@@ -153,15 +195,7 @@ pub async fn is_hopeful(worker: &Rc<Worker>) -> bool {
     if quiet < ASK_AFTER || !node.flusher.has_tier() {
         return quiet < HOPE;
     }
-    let mut told = evictor.told.lock().await;
-    let promised = match *told {
-        Some((then, promised)) if then.elapsed() < TOLD_LASTS => promised,
-        _ => {
-            let promised = is_promised(worker).await;
-            *told = Some((Instant::now(), promised));
-            promised
-        }
-    };
+    let promised = is_promised(worker).await;
     if promised {
         // For as long as if something had moved: a server may be too busy for the next answer.
         evictor.episode.lock().since = Instant::now();
@@ -169,8 +203,28 @@ pub async fn is_hopeful(worker: &Rc<Worker>) -> bool {
     promised || quiet < HOPE
 }
 
-/// Whether a server has something to flush that makes room, and none says that the tier is full. What lies here may be any server's to flush.
+/// As [`ask_all`], of which there is one at a time.
 async fn is_promised(worker: &Rc<Worker>) -> bool {
+    let (evictor, since) = (&worker.node.backing.evictor, Instant::now());
+    let mut told = evictor.told.subscribe();
+    loop {
+        let known = *told.borrow_and_update();
+        if let Some(is_promised) = known.answer(since) {
+            return is_promised;
+        }
+        if let Some(_turn) = Turn::take(evictor) {
+            let asked = Some(Instant::now());
+            let is_promised = ask_all(worker).await;
+            evictor.told.send_replace(Told { asked, answered: Some(Instant::now()), is_promised });
+            return is_promised;
+        }
+        // Its sender lives as long as the server.
+        let _ = told.changed().await;
+    }
+}
+
+/// Whether a server has something to flush that makes room, and none says that the tier is full. What lies here may be any server's to flush.
+async fn ask_all(worker: &Rc<Worker>) -> bool {
     let asked = worker.node.stores().into_iter().map(|server| async move {
         let answer = tokio::time::timeout(ANSWER_TIME, worker.ask(server, &TierHope {})).await;
         answer.ok()?.ok()
@@ -426,6 +480,19 @@ pub async fn drop_chunks(worker: &Rc<Worker>, request: EvictChunks) -> OpResult<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_promise_holds_and_its_absence_does_not() {
+        let asked = Instant::now();
+        let told = |is_promised| Told { asked: Some(asked), answered: Some(asked), is_promised };
+        let later = asked + Duration::from_millis(1);
+        assert_eq!([told(true).answer(later), told(false).answer(later)], [Some(true), None]);
+        assert_eq!([told(true).answer(asked), told(false).answer(asked)], [Some(true), Some(false)]);
+        let slow = Told { asked: asked.checked_sub(TOLD_LASTS), ..told(true) };
+        assert_eq!(slow.answer(later), Some(true), "a server took long to answer");
+        let old = Told { answered: asked.checked_sub(TOLD_LASTS), ..told(true) };
+        assert_eq!([old.answer(asked), Told::default().answer(asked)], [None; 2]);
+    }
 
     #[test]
     fn files_go_above_the_high_mark_down_to_the_low_one() {

@@ -233,7 +233,7 @@ async fn store(
 async fn attempt(worker: &Rc<Worker>, key: ChunkKey, source: &TierSource) -> Result<Bytes, Trouble> {
     let node = &worker.node;
     let dir = dirs::handle(worker, source.at.parent).await.map_err(|stop| match stop {
-        Stop::Failed(reason) => Trouble::Tier(reason),
+        Stop::Failed(reason) | Stop::Refused(reason) => Trouble::Tier(reason),
         Stop::Wait(reason) => Trouble::Gone(reason.to_owned()),
         Stop::Open | Stop::Later(_) | Stop::Never => Trouble::Gone("its directory is busy".to_owned()),
     })?;

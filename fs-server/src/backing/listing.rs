@@ -83,7 +83,7 @@ async fn persistently(worker: &Rc<Worker>, dir: InodeId) -> OpResult<()> {
     loop {
         let reason = match attempt(worker, dir).await {
             Ok(()) => return Ok(()),
-            Err(Stop::Failed(reason)) => reason,
+            Err(Stop::Failed(reason) | Stop::Refused(reason)) => reason,
             Err(Stop::Wait(reason)) => reason.to_owned(),
             Err(Stop::Open | Stop::Later(_) | Stop::Never) => "busy".to_owned(),
         };

@@ -12,7 +12,7 @@
 //! - A chunk is dropped only where its file's row says already where it is fetched from (`evict`).
 
 pub mod claims;
-mod dirty;
+pub mod dirty;
 pub mod evict;
 pub mod fetch;
 pub mod home;
@@ -102,6 +102,11 @@ impl Backing {
     /// To copy chunks of a file: none of them is dropped meanwhile.
     pub async fn copy(&self, ino: InodeId) -> Copied {
         self.claims.copy(ino).await
+    }
+
+    /// Who works with the chunks of which file.
+    pub fn claims(&self) -> &Arc<Claims> {
+        &self.claims
     }
 
     /// The copy of a file that lives here was just seen in the tier.

@@ -24,8 +24,16 @@ pub struct Account {
     failures: AtomicU64,
     /// Estimate of the bytes that pending names stand for.
     pub pending_bytes: AtomicU64,
-    failed: Mutex<HashMap<FlushItem, (Bytes, String)>>,
+    failed: Mutex<HashMap<FlushItem, Failed>>,
     handed: Mutex<Handed>,
+}
+
+/// Something that failed last.
+struct Failed {
+    path: Bytes,
+    reason: String,
+    /// The tier refuses it and nothing else: nobody should wait for the room that it would make.
+    in_vain: bool,
 }
 
 /// What was handed to other servers.
@@ -35,6 +43,15 @@ struct Handed {
     times: u64,
     /// Who asks was told that something is on the way when so many had been handed over.
     told: HashMap<ClientId, u64>,
+}
+
+impl Failed {
+    fn shown(&self) -> String {
+        if self.in_vain {
+            return format!("{} (refused again and again: it makes no room for others)", self.reason);
+        }
+        self.reason.clone()
+    }
 }
 
 impl Account {
@@ -54,21 +71,37 @@ impl Account {
         self.failures.fetch_add(1, Ordering::Relaxed);
         let mut failed = self.failed.lock();
         match failed.get_mut(item) {
-            Some((_, known)) if known == reason => false,
-            Some((_, known)) => {
-                reason.clone_into(known);
+            Some(failed) if failed.reason == reason => false,
+            Some(failed) => {
+                reason.clone_into(&mut failed.reason);
                 true
             }
             None => {
-                failed.insert(item.clone(), (path(), reason.to_owned()));
+                let failed_now = Failed { path: path(), reason: reason.to_owned(), in_vain: false };
+                failed.insert(item.clone(), failed_now);
                 true
             }
         }
     }
 
+    /// Whether the tier refuses the item again and again. Told once: somebody may wait for the room that it would make.
+    pub fn note_in_vain(&self, item: &FlushItem, is_in_vain: bool) {
+        let mut all = self.failed.lock();
+        let Some(failed) = all.get_mut(item) else { return };
+        if std::mem::replace(&mut failed.in_vain, is_in_vain) || !is_in_vain {
+            return;
+        }
+        let (name, reason) = (String::from_utf8_lossy(&failed.path), &failed.reason);
+        tracing::warn!(
+            ?name,
+            reason,
+            "the shared tier refuses this file again and again: it is tried further, but writers that find no room do not wait for it any more and get ENOSPC; mend the cause, or remove or copy the file"
+        );
+    }
+
     /// Why the last attempt at the item failed, if it did.
     pub fn reason(&self, item: &FlushItem) -> Option<String> {
-        self.failed.lock().get(item).map(|(_, reason)| reason.clone())
+        self.failed.lock().get(item).map(Failed::shown)
     }
 
     /// Why attempts before this failed does not matter any more.
@@ -88,7 +121,7 @@ impl Account {
 
     /// Names that are not safe, and why: some of them.
     pub fn unsafe_names(&self) -> Vec<(Bytes, String)> {
-        self.failed.lock().values().take(SHOWN).cloned().collect()
+        self.failed.lock().values().take(SHOWN).map(|failed| (failed.path.clone(), failed.shown())).collect()
     }
 
     /// Work was handed to another server.
@@ -139,8 +172,15 @@ mod tests {
         assert!(account.note_failure(&item, path, "full"));
         assert!(!account.note_failure(&item, path, "full"));
         assert!(account.note_failure(&item, path, "gone"));
+        account.note_in_vain(&item, true);
+        assert!(
+            account.note_failure(&item, path, "refused")
+                && account.unsafe_names()[0].1.contains("makes no room")
+        );
+        account.note_in_vain(&item, false);
+        assert!(account.note_failure(&item, path, "gone"));
         assert_eq!(account.unsafe_names(), [(path(), "gone".to_owned())]);
         account.note_success(&item);
-        assert_eq!((account.unsafe_names().len(), account.counts()), (0, (0, 3)));
+        assert_eq!((account.unsafe_names().len(), account.counts()), (0, (0, 5)));
     }
 }

@@ -21,6 +21,7 @@ use futures_util::future::{join_all, try_join_all};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::gathering::{self, Gatherings};
 use super::outcome::{FlushResult, Stop};
 use super::window::Call;
 use super::{dirs, parts};
@@ -361,6 +362,9 @@ fn write_chunks(
                     break;
                 }
                 node.flusher.write(node, file, start + offset, &buffer[..got])?;
+                if size > PIECE as u64 {
+                    node.flusher.underway().note(ino, got as u64);
+                }
                 (offset, written) = (offset + got as u64, written + got as u64);
             }
         }
@@ -392,6 +396,8 @@ type ShareKey = (Bytes, Option<u64>);
 #[derive(Default)]
 pub struct Shares {
     running: Mutex<HashMap<ShareKey, Share>>,
+    /// Copies that are gathered in parts.
+    pub gatherings: Gatherings,
 }
 
 impl Shares {
@@ -410,12 +416,8 @@ impl Shares {
 /// Writes this server's chunks of a file into its staged copy; a long one answers `Retry` meanwhile.
 pub async fn share(worker: &Rc<Worker>, request: FlushChunks) -> OpResult<FlushedShare> {
     let node = &worker.node;
-    if request.parts == Some(PartsOf::NONE) {
-        node.backing.evictor().dirty().note_copy(request.ino);
-        return Ok(FlushedShare { bytes: 0, receipt: Bytes::new() });
-    }
-    if request.parts == Some(PartsOf::IN_VAIN) {
-        node.backing.evictor().dirty().note_write(request.ino);
+    if let Some(parts) = request.parts.as_ref().filter(|parts| gathering::is_step(parts)) {
+        gathering::step(worker, &request, parts).await?;
         return Ok(FlushedShare { bytes: 0, receipt: Bytes::new() });
     }
     let shares = node.flusher.shares();
@@ -524,7 +526,9 @@ async fn copy_past(
         let Ensured::Passed(mut data) = ensured else { continue };
         let start = chunk.0 * layout.chunk_bytes();
         data.truncate(size.saturating_sub(start).min(data.len() as u64) as usize);
-        copied += write_past(node, file, start, data).await?;
+        let written = write_past(node, file, start, data).await?;
+        node.flusher.underway().note(ino, written);
+        copied += written;
     }
     Ok(copied)
 }

@@ -7,6 +7,7 @@
 //!   here, and never fails because of it (`tests/flush`, `who_does_not_wait_for_closing_waits_for_making`).
 //! - So no more waits than the cap and, for each writer, the file that it had begun, as long as nobody waits for [`ADMIT_LIMIT`]
 //!   (`dirty_bytes_stay_about_their_cap`). Less would need to know how large a file becomes when it is begun.
+//! - The rate that was measured last is known for as long as nothing is to be copied (`a_rate_is_kept_while_nothing_is_to_go`).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -67,19 +68,31 @@ impl Control {
         }
     }
 
-    /// Takes note of how many bytes were copied since the start.
-    pub fn measure(&self, copied: u64) {
+    /// Takes note of how many bytes were copied since the start. `is_idle`: nothing was to be copied lately, so that nothing is learned of how fast it would be.
+    pub fn measure(&self, copied: u64, is_idle: bool) {
+        self.measure_at(copied, is_idle, Instant::now());
+    }
+
+    fn measure_at(&self, copied: u64, is_idle: bool, now: Instant) {
         let mut measured = self.measured.lock();
         let (since, before) = *measured;
-        let took = since.elapsed();
+        if is_idle && copied == before {
+            measured.0 = now;
+            return;
+        }
+        let took = now.saturating_duration_since(since);
         if took >= WINDOW {
-            let rate = (copied.saturating_sub(before)) as f64 / took.as_secs_f64();
-            self.bytes_per_s.store(rate as u64, Ordering::Relaxed);
-            *measured = (Instant::now(), copied);
+            let rate = (copied.saturating_sub(before) as f64 / took.as_secs_f64()) as u64;
+            let known = self.bytes_per_s.load(Ordering::Relaxed);
+            // The first second of a burst is idle in part.
+            let rate = if known == 0 { rate } else { known.midpoint(rate) };
+            self.bytes_per_s.store(rate, Ordering::Relaxed);
+            *measured = (now, copied);
         }
     }
 
-    /// Bytes a second that went to the tier lately.
+    /// Bytes a second that went to the tier when something went there last: halved for each second in which nothing did that should have, and kept while nothing
+    /// is to go.
     pub fn bytes_per_s(&self) -> u64 {
         self.bytes_per_s.load(Ordering::Relaxed)
     }
@@ -126,5 +139,34 @@ impl Control {
         let rate = self.bytes_per_s().max(1 << 20);
         let needed = Duration::from_secs(2 * node.flusher.pending_bytes() / rate);
         now + needed.max(MARGIN) >= Duration::from_secs(deadline)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_kept_while_nothing_is_to_go() {
+        // Goal: who asks how long a burst will take gets an answer at its beginning, and a tier that does not answer is not taken for as fast as it was.
+        let control = Control::default();
+        let mut now = Instant::now();
+        let mut after = |millis, copied, is_idle| {
+            now += Duration::from_millis(millis);
+            control.measure_at(copied, is_idle, now);
+            control.bytes_per_s()
+        };
+        assert_eq!(after(500, 0, true), 0);
+        assert_eq!(after(2_000, 2_000_000, false), 1_000_000);
+        assert_eq!(
+            after(1_000, 3_000_000, true),
+            1_000_000,
+            "what was copied counts though the end came within"
+        );
+        assert_eq!(after(60_000, 3_000_000, true), 1_000_000);
+        assert_eq!(after(1_000, 4_000_000, false), 1_000_000, "the idle minute is not counted");
+        assert_eq!([after(1_000, 4_000_000, false), after(1_000, 4_000_000, false)], [500_000, 250_000]);
+        assert!((0..40).map(|_| after(1_000, 4_000_000, false)).last() <= Some(1));
+        assert!(after(1_000, 9_000_000, false) >= 2_500_000, "and is known again at once");
     }
 }

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 
 use super::outcome::{FlushResult, Stop};
 use super::{aside, old, remote};
+use crate::hash::{Cache, cache};
 use crate::namespace::DEPTH_MAX;
 use crate::tier::{Base, Dir, Place, TierError};
 use crate::worker::Worker;
@@ -30,14 +31,14 @@ const MOVING: Stop = Stop::Wait(
 
 /// The handles.
 pub struct Dirs {
-    open: quick_cache::sync::Cache<InodeId, Dir>,
+    open: Cache<InodeId, Dir>,
     /// This server's staging.
     staging: Mutex<Option<Dir>>,
 }
 
 impl Default for Dirs {
     fn default() -> Self {
-        Dirs { open: quick_cache::sync::Cache::new(LIMIT), staging: Mutex::default() }
+        Dirs { open: cache(LIMIT), staging: Mutex::default() }
     }
 }
 

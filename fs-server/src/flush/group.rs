@@ -20,13 +20,14 @@ use bytes::Bytes;
 use fs_proto::record::{InlineRecord, InodeRecord, TierLocation};
 use fs_proto::{FileKind, INLINE_MAX, InodeId};
 
+use super::attempt::{InFlight, postpone};
 use super::entry::TierEntry;
 use super::ops::{TakenOver, is_forgetful};
 use super::outcome::{FlushResult, Stop};
 use super::policy::Policy;
 use super::queue::{FlushItem, Taken};
 use super::window::Call;
-use super::{InFlight, WAIT_LIMIT, content, dirs, old, postpone, remote};
+use super::{WAIT_LIMIT, content, dirs, old, remote};
 use crate::error::{OpError, OpResult};
 use crate::kv::Batch;
 use crate::namespace::locks::{LockKey, LockSet, Mode};
@@ -137,7 +138,7 @@ async fn job(worker: &Rc<Worker>, group: &[Taken]) -> FlushResult<Job> {
         return Err(Stop::Wait("its directory is not in the shared tier yet"));
     };
     // The names first: staging is tidied up only before or after them.
-    let staged = group.iter().map(|_| node.flusher.new_staging_name(node.id())).collect();
+    let staged = node.flusher.new_staging_names(node.id(), group.len() as u64).collect();
     let staging = dirs::staging(worker).await?;
     let is_forgetful = is_forgetful(node) && !node.flusher.takes_everything();
     let (node, taken) = (Arc::clone(node), group.to_vec());
@@ -217,10 +218,12 @@ impl Job {
                 None => namespace.xattrs(ino)?,
             };
         }
+        let again = namespace.queue().are_noted_since(some.iter().map(|small| &self.taken[small.index]));
+        let mut again = again.into_iter();
         some.retain(|small| {
-            let taken = &self.taken[small.index];
+            let (taken, is_as_taken) = (&self.taken[small.index], again.next() == Some(false));
             let says_nothing = flusher.policies().said(&small.xattrs).is_none();
-            (taken.forced || (self.admitted && says_nothing)) && !namespace.queue().is_noted_since(taken)
+            (taken.forced || (self.admitted && says_nothing)) && is_as_taken
         });
         Ok(())
     }
@@ -325,7 +328,9 @@ impl Job {
         }
         self.discard(tier, &staged);
         match shown {
-            Err(error @ (TierError::Failed(_) | TierError::Full(_))) => Fate::Failed(error),
+            Err(error @ (TierError::Failed(_) | TierError::Refused(_) | TierError::Full(_))) => {
+                Fate::Failed(error)
+            }
             _ => Fate::Alone,
         }
     }

@@ -13,7 +13,7 @@ use fs_proto::msg::tier::TierView;
 use fs_proto::record::{Backing, EntryRecord, InodeRecord, TierLocation};
 
 use super::entry::TierEntry;
-use super::names::{NameJob, PATIENCE, clear_foreign, source};
+use super::names::{NameJob, clear_foreign, source};
 use super::outcome::{FlushResult, Stop};
 use super::{content, old, policy, remote};
 use crate::backing::home;
@@ -56,7 +56,7 @@ pub async fn publish(job: &NameJob<'_>, entry: &EntryRecord) -> FlushResult<Tier
         }
     }
     let first_name = inode.attr.parent == job.parent && inode.name == *job.name;
-    if inode.attr.nlink > 1 && !first_name && job.taken.attempts < PATIENCE {
+    if inode.attr.nlink > 1 && !first_name && job.taken.is_early() {
         return Err(Stop::Wait("the first name of the file is copied, and this one becomes a link of it"));
     }
     copy(job, entry, view, &place, everything).await

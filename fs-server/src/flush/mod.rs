@@ -13,10 +13,13 @@
 
 mod account;
 mod aside;
+mod attempt;
 mod content;
 mod control;
 pub(crate) mod dirs;
 pub(crate) mod entry;
+mod estimate;
+mod gathering;
 mod group;
 mod inodes;
 mod leaf;
@@ -31,6 +34,8 @@ mod pool;
 pub mod published;
 pub mod queue;
 pub(crate) mod remote;
+mod tidying;
+mod underway;
 pub mod window;
 
 use std::path::{Path, PathBuf};
@@ -41,7 +46,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fs_proto::msg::tier::FlushAccount;
-use fs_proto::{ClientId, FileKind, InodeId, ServerId};
+use fs_proto::{ClientId, ServerId};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
@@ -53,23 +58,23 @@ use self::account::Account;
 use self::content::Shares;
 use self::control::Control;
 use self::dirs::Dirs;
-use self::outcome::{FlushResult, Stop};
 use self::policy::Policy;
 use self::pool::Pool;
 use self::queue::{FlushQueue, Taken};
+use self::tidying::Tidying;
+use self::underway::Underway;
 use self::window::{Call, Window};
 use crate::config::ServerConfig;
 use crate::error::ServerError;
 use crate::identity;
 use crate::inherited::Inherited;
-use crate::kv::Batch;
 use crate::node::Node;
 use crate::tier::both::{self, Both, Old};
 use crate::tier::late::Late;
 use crate::tier::posix::{self, Posix};
 use crate::tier::s3::target::is_s3;
 use crate::tier::s3::{self, S3};
-use crate::tier::{Base, Dir, Place, Tier, TierError, TierFile, TierResult, staged_prefix};
+use crate::tier::{Base, Dir, Tier, TierError, TierFile, TierResult, staged_prefix};
 use crate::worker::Worker;
 
 /// Items that are being flushed at once, for each call that may be under way; and their bounds.
@@ -77,8 +82,8 @@ const ITEMS_A_CALL: usize = 4;
 const IN_FLIGHT: (usize, usize) = (8, 128);
 /// Pauses after failures: the first, doubled up to the last.
 const FAILURE_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
-/// Pauses while something else has to be done first.
-const WAIT_PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
+/// Pauses while something else has to be done first: a directory is made in a millisecond, mostly.
+const WAIT_PAUSES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(500));
 /// Pause before a file that is open for writing is looked at again.
 const OPEN_PAUSE: Duration = Duration::from_millis(500);
 /// What has to wait for longer counts as failing.
@@ -89,8 +94,6 @@ const FULL_LASTS: Duration = Duration::from_secs(15);
 const HURRY_LASTS: Duration = Duration::from_secs(5);
 /// Longest sleep of the run loop.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
-/// Names whose sizes are added up for the estimate of pending bytes.
-const SAMPLE: usize = 1_000;
 /// Time between two estimates: when somebody waits for them, and else.
 const ESTIMATE_EVERY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
 /// Threads that list and read at once.
@@ -108,11 +111,14 @@ pub struct Flusher {
     dirs: Dirs,
     account: Account,
     shares: Shares,
+    underway: Underway,
     policies: Inherited<Policy>,
     control: Control,
     /// Bytes of parts that may be in memory, in MiB.
     part_room: OnceLock<Semaphore>,
     everything: AtomicBool,
+    /// Failures before the last estimate.
+    failures_seen: AtomicU64,
     /// When the tier last refused something for want of space.
     full: Mutex<Option<Instant>>,
     hurry_until: Mutex<Option<Instant>>,
@@ -120,6 +126,7 @@ pub struct Flusher {
     staged: AtomicU64,
     tidied: AtomicU64,
     tidied_now: Notify,
+    tidying: Mutex<Tidying>,
     /// Names that a group has at most.
     together: AtomicUsize,
     /// Names in this server's staging that could not be removed yet.
@@ -155,6 +162,7 @@ impl Flusher {
             dirs: Dirs::default(),
             account: Account::default(),
             shares: Shares::default(),
+            underway: Underway::default(),
             policies: policy::policies(),
             control: Control::default(),
             part_room: OnceLock::new(),
@@ -164,6 +172,8 @@ impl Flusher {
             staged: AtomicU64::new(left_over),
             tidied: AtomicU64::new(0),
             tidied_now: Notify::new(),
+            tidying: Mutex::default(),
+            failures_seen: AtomicU64::new(0),
             together: AtomicUsize::new(group::SIZES.1),
             doomed: Mutex::default(),
             run: rand::random(),
@@ -213,7 +223,7 @@ impl Flusher {
 
     fn note_trouble(&self, error: &TierError) {
         match error {
-            TierError::Failed(_) => self.distrust(),
+            TierError::Failed(_) | TierError::Refused(_) => self.distrust(),
             TierError::Full(_) => *self.full.lock() = Some(Instant::now()),
             _ => {}
         }
@@ -293,6 +303,11 @@ impl Flusher {
         &self.shares
     }
 
+    /// How far the copies of large files are.
+    pub(crate) fn underway(&self) -> &Underway {
+        &self.underway
+    }
+
     /// How fast flushing goes, and how much may wait for it.
     pub fn control(&self) -> &Control {
         &self.control
@@ -309,49 +324,14 @@ impl Flusher {
 
     /// A name in staging that was never used.
     fn new_staging_name(&self, me: ServerId) -> Bytes {
-        let number = self.staged.fetch_add(1, Ordering::AcqRel);
-        Bytes::from(format!("{}{:x}-{number}", staged_prefix(me), self.run))
+        self.new_staging_names(me, 1).next().unwrap_or_default()
     }
 
-    /// Something comes to lie in this server's staging without being staged.
-    fn note_staging_used(&self) {
-        self.staged.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// Whether staging was used since it was tidied up.
-    fn is_untidy(&self) -> bool {
-        self.staged.load(Ordering::Acquire) != self.tidied.load(Ordering::Acquire)
-    }
-
-    /// What was staged in vain and could not be removed: removed before this server is done.
-    fn note_doomed(&self, name: Bytes) {
-        self.doomed.lock().push(name);
-    }
-
-    /// Removes from the tier what only staging needs; returns how often it had been used before, for [`Flusher::note_tidied`]. None while
-    /// something lies there that another server takes out.
-    async fn tidy(&self, me: ServerId) -> TierResult<Option<u64>> {
-        let staged = self.staged.load(Ordering::Acquire);
-        let doomed = std::mem::take(&mut *self.doomed.lock());
-        let left = doomed.clone();
-        self.dirs.forget_staging();
-        let tidied = self.on_tier(move |tier| {
-            for name in doomed {
-                match tier.remove(&Place { dir: tier.base(Base::Staging(me))?, name }, false) {
-                    Ok(()) | Err(TierError::Missing(_)) => {}
-                    Err(error) => return Err(error),
-                }
-            }
-            tier.rest(me)
-        });
-        let is_gone = tidied.await.inspect_err(|_| self.doomed.lock().extend(left))?;
-        Ok(is_gone.then_some(staged))
-    }
-
-    /// All that the first `staged` uses of staging left in the tier is gone.
-    fn note_tidied(&self, staged: u64) {
-        self.tidied.store(staged, Ordering::Release);
-        self.tidied_now.notify_waiters();
+    /// So many of them.
+    fn new_staging_names(&self, me: ServerId, count: u64) -> impl Iterator<Item = Bytes> + use<> {
+        let first = self.staged.fetch_add(count, Ordering::AcqRel);
+        let start = format!("{}{:x}-", staged_prefix(me), self.run);
+        (first..first + count).map(move |number| Bytes::from([&start, number.to_string().as_str()].concat()))
     }
 
     /// Waits until nothing is to be flushed or tidied up, at most `longest`.
@@ -461,6 +441,7 @@ impl Flusher {
             "copied_bytes": account.copied_bytes,
             "failures": account.failures,
             "failing": failing,
+            "copying": self.underway.status_json(),
         })
     }
 }
@@ -510,23 +491,26 @@ pub async fn run(worker: Rc<Worker>) {
             let worker = Rc::clone(&worker);
             tasks.spawn_local(async move {
                 match <[Taken; 1]>::try_from(group) {
-                    Ok([alone]) => flush_one(worker, alone).await,
+                    Ok([alone]) => attempt::flush_one(worker, alone).await,
                     Err(group) => group::flush(&worker, group).await,
                 }
             });
         }
         node.flusher.end_hurry(&queue);
         if estimated.elapsed() >= every {
-            estimate(&node);
+            estimate::estimate(&node);
             estimated = Instant::now();
             if node.flusher.control.is_urgent(&node) && !queue.is_empty() {
                 node.flusher.hurry(&queue, false);
             }
         }
-        let untidy = queue.is_idle() && node.flusher.is_untidy() && !tidy(&worker).await;
-        let (full, sleep) = (tasks.len() >= in_flight, if untidy { FAILURE_PAUSES.0 } else { LONGEST_SLEEP });
+        let sleep = if queue.is_idle() { tidying::tidy(&worker).await } else { None };
+        let (full, sleep) = (tasks.len() >= in_flight, sleep.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP));
         tokio::select! {
-            Some(_) = tasks.join_next() => while tasks.try_join_next().is_some() {},
+            Some(_) = tasks.join_next() => {
+                while tasks.try_join_next().is_some() {}
+                node.flusher.forget_untidy();
+            }
             () = queue.wait(sleep), if !full => {}
             () = tokio::time::sleep(every), if full || watched => {}
             () = node.stopped() => break,
@@ -536,161 +520,4 @@ pub async fn run(worker: Rc<Worker>) {
     tasks.shutdown().await;
     node.flusher.pool.close(CLOSE_LIMIT);
     node.flusher.readers.close(CLOSE_LIMIT);
-}
-
-/// Nothing waits: tidies up. False if that failed.
-async fn tidy(worker: &Rc<Worker>) -> bool {
-    let (account, what) = (&worker.node.flusher.account, FlushItem::Inode(aside::number(worker.node.id())));
-    match tidy_and_touch(worker).await {
-        Ok(()) => account.note_success(&what),
-        Err(Stop::Open | Stop::Wait(_) | Stop::Later(_) | Stop::Never) => return false,
-        Err(Stop::Failed(error)) => {
-            let name = || Bytes::from_static(b"(the flusher's own files in the shared tier)");
-            if account.note_failure(&what, name, &error) {
-                tracing::warn!(%error, "what staging needed cannot be removed from the shared tier yet; it is tried again");
-            }
-            return false;
-        }
-    }
-    true
-}
-
-/// Staging came and went in the tier's own directory, whose times are therefore set again. Servers do so side by side: whoever is the last
-/// to change the directory is also the last to have it set.
-async fn tidy_and_touch(worker: &Rc<Worker>) -> FlushResult<()> {
-    let flusher = &worker.node.flusher;
-    let Some(staged) = flusher.tidy(worker.node.id()).await? else {
-        return Err(Stop::Wait("a directory that made way is taken out of staging first"));
-    };
-    remote::touch(worker, InodeId::ROOT).await?;
-    flusher.note_tidied(staged);
-    Ok(())
-}
-
-/// An item that is being flushed; goes back into the queue if its task ends in any other way than by `end`.
-struct InFlight {
-    node: Arc<Node>,
-    taken: Taken,
-    ended: bool,
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        if !self.ended {
-            self.node.namespace.queue().postpone(&self.taken, FAILURE_PAUSES.1);
-        }
-    }
-}
-
-impl InFlight {
-    fn begin(node: &Arc<Node>, taken: Taken) -> Self {
-        InFlight { node: Arc::clone(node), taken, ended: false }
-    }
-}
-
-async fn flush_one(worker: Rc<Worker>, taken: Taken) {
-    let node = Arc::clone(&worker.node);
-    let mut flight = InFlight::begin(&node, taken.clone());
-    let outcome = match &taken.item {
-        FlushItem::Name(parent, name) => names::flush(&worker, &taken, *parent, name).await,
-        FlushItem::Inode(ino) => inodes::flush(&worker, *ino).await.map(|()| Batch::default()),
-    };
-    let outcome = match outcome {
-        // Nothing is to be done for now, and nothing of it is in the tier that was not before.
-        Err(Stop::Never) => never::keep_back(&worker, &taken.item).await,
-        Ok(batch) => never::forget(&node, &taken.item, batch),
-        outcome => outcome,
-    };
-    if taken.attempts >= names::PATIENCE && matches!(outcome, Err(Stop::Wait(_) | Stop::Failed(_))) {
-        let (FlushItem::Name(dir, _) | FlushItem::Inode(dir)) = &taken.item;
-        if let Err(stop) = dirs::doubt(&worker, *dir).await {
-            tracing::debug!(?dir, ?stop, "whether it is where it was published is looked for again");
-        }
-    }
-    let outcome = outcome.and_then(|batch| Ok(node.namespace.queue().done(&taken, batch)?));
-    match outcome {
-        Ok(()) => node.flusher.account.note_success(&taken.item),
-        Err(Stop::Later(pause)) => node.namespace.queue().park(&taken, pause),
-        Err(stop) => postpone(&worker, &taken, stop).await,
-    }
-    flight.ended = true;
-}
-
-async fn postpone(worker: &Rc<Worker>, taken: &Taken, stop: Stop) {
-    let is_open = stop == Stop::Open;
-    let pause = put_off(worker, taken, stop).await;
-    worker.node.namespace.queue().postpone_as(taken, pause, is_open);
-}
-
-/// What is said and counted of an attempt without success; returns the pause before the next.
-async fn put_off(worker: &Rc<Worker>, taken: &Taken, stop: Stop) -> Duration {
-    match stop {
-        Stop::Open | Stop::Never => OPEN_PAUSE,
-        Stop::Later(pause) => pause,
-        Stop::Wait(_) if taken.tried.elapsed() < WAIT_LIMIT => doubled(WAIT_PAUSES, taken.attempts),
-        Stop::Wait(reason) => {
-            let pause = doubled(WAIT_PAUSES, taken.attempts);
-            note_failure(worker, taken, reason).await;
-            pause
-        }
-        Stop::Failed(reason) => {
-            note_failure(worker, taken, &reason).await;
-            doubled(FAILURE_PAUSES, taken.attempts)
-        }
-    }
-}
-
-fn doubled((first, longest): (Duration, Duration), attempts: u32) -> Duration {
-    first.saturating_mul(1 << attempts.min(16)).min(longest)
-}
-
-async fn note_failure(worker: &Rc<Worker>, taken: &Taken, reason: &str) {
-    let account = &worker.node.flusher.account;
-    let path = if account.has_failed(&taken.item) {
-        Bytes::new()
-    } else {
-        remote::path_of(worker, &taken.item).await
-    };
-    let shown = path.clone();
-    if account.note_failure(&taken.item, || path, reason) {
-        let name = if shown.is_empty() {
-            format!("{:?}", taken.item)
-        } else {
-            String::from_utf8_lossy(&shown).into_owned()
-        };
-        // Escaped: a name may have line breaks and would forge log lines.
-        tracing::warn!(?name, reason, "not in the shared tier yet; it is tried again");
-    }
-}
-
-/// Estimates the bytes that pending names stand for, from some of them.
-fn estimate(node: &Node) {
-    node.flusher.control.begin_estimate();
-    let queue = node.namespace.queue();
-    let some = queue.some_names(SAMPLE);
-    let sizes = some.iter().map(|(parent, name)| size_of(node, *parent, name).unwrap_or(0));
-    let sum: u64 = sizes.sum();
-    let total = if some.len() < SAMPLE {
-        sum
-    } else {
-        // Parked names are left out: they wait for somebody else.
-        let all = (queue.len().0 as u64).saturating_sub(queue.parked() as u64);
-        let sampled = some.len() as u64;
-        (u128::from(sum) * u128::from(all.max(sampled)) / u128::from(sampled)) as u64
-    };
-    let flusher = &node.flusher;
-    flusher.account.pending_bytes.store(total, Ordering::Relaxed);
-    flusher.control.measure(flusher.account.counts().0);
-    flusher.control.ease();
-}
-
-/// Size of the file under a name, if its inode lives here.
-fn size_of(node: &Node, parent: InodeId, name: &Bytes) -> FlushResult<u64> {
-    let Some(entry) = node.namespace.entry(parent, name)?.filter(|entry| entry.kind == FileKind::File) else {
-        return Ok(0);
-    };
-    if !node.owns(entry.ino.partition()) {
-        return Ok(0);
-    }
-    Ok(node.namespace.inode(entry.ino)?.map_or(0, |inode| inode.attr.size))
 }

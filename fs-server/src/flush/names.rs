@@ -24,9 +24,6 @@ use crate::tier::is_staging_name;
 use crate::tier::{Dir, Make, Place, TierError};
 use crate::worker::Worker;
 
-/// Attempts for which the old name of something that moved waits, so that the new name's owner can take the copy over.
-pub const PATIENCE: u32 = 5;
-
 /// A name that is being flushed.
 pub struct NameJob<'a> {
     /// The flusher's worker.
@@ -108,13 +105,13 @@ pub async fn flush(worker: &Rc<Worker>, taken: &Taken, parent: InodeId, name: &B
         remote::hand(
             worker,
             owner,
-            FlushNote { ino: parent, name: Some(name.clone()), had, forced: taken.forced },
+            FlushNote { ino: parent, name: Some(name.clone()), had, forced: taken.forced, open: taken.open },
         )
         .await?;
         return Ok(job.with(None));
     }
     if parent == InodeId::ROOT && is_staging_name(name, &node.config.job) {
-        return Err(Stop::Failed(
+        return Err(Stop::Refused(
             "this name is taken by the flusher's own directory in the shared tier; rename it".to_owned(),
         ));
     }
@@ -150,7 +147,7 @@ async fn clear(job: &mut NameJob<'_>, wanted: Option<&EntryRecord>) -> FlushResu
 }
 
 async fn clear_leaf(job: &NameJob<'_>, had: &TierEntry) -> FlushResult<()> {
-    if job.taken.attempts < PATIENCE {
+    if job.taken.is_early() {
         let inode = remote::inode(job.worker, had.ino).await?.inode;
         let moved = inode.filter(|inode| inode.attr.nlink > 0).and_then(|inode| inode.tier);
         if moved.is_some_and(|location| job.is_here(&location)) {
@@ -210,7 +207,7 @@ async fn clear_directory(
         worker.node.flusher.dirs().forget(had.ino);
         return Ok(());
     }
-    if wanted.is_none() || job.taken.attempts < PATIENCE {
+    if wanted.is_none() || job.taken.is_early() {
         return Err(Stop::Wait("the directory moves; its new name takes it over"));
     }
     make_way(job, had.ino, location).await
@@ -369,7 +366,7 @@ pub async fn clear_foreign(job: &NameJob<'_>, place: &Place) -> FlushResult<()> 
         Err(TierError::Occupied(_)) => {
             let text =
                 "the shared tier has a directory with entries of its own under this name; move it away there";
-            Err(Stop::Failed(text.to_owned()))
+            Err(Stop::Refused(text.to_owned()))
         }
         Err(error) => Err(error.into()),
     }

@@ -18,7 +18,7 @@ use super::entry::TierEntry;
 use super::outcome::Stop;
 use super::queue::FlushItem;
 use super::{aside, content, old, remote};
-use crate::backing::migrate;
+use crate::backing::{evict, migrate};
 use crate::error::{OpError, OpResult};
 use crate::kv::Batch;
 use crate::namespace::locks::{LockKey, LockSet, Mode};
@@ -90,6 +90,7 @@ pub async fn flush_status(worker: &Rc<Worker>, context: &Context, _: FlushStatus
 pub async fn flush_wait(worker: &Rc<Worker>, _: &Context, request: FlushWait) -> OpResult<()> {
     require_tier(worker)?;
     let (node, longest) = (&worker.node, Duration::from_millis(request.longest_ms.into()).min(WAIT_MAX));
+    node.flusher.ask_to_tidy(node.namespace.queue());
     tokio::select! {
         () = node.flusher.settled(node.namespace.queue(), longest) => {}
         () = node.stopped() => {}
@@ -101,7 +102,9 @@ pub async fn flush_wait(worker: &Rc<Worker>, _: &Context, request: FlushWait) ->
 #[allow(clippy::unused_async)]
 pub async fn flush_now(worker: &Rc<Worker>, _: &Context, request: FlushNow) -> OpResult<()> {
     require_tier(worker)?;
-    worker.node.flusher.hurry(worker.node.namespace.queue(), request.everything);
+    let (flusher, queue) = (&worker.node.flusher, worker.node.namespace.queue());
+    flusher.ask_to_tidy(queue);
+    flusher.hurry(queue, request.everything);
     Ok(())
 }
 
@@ -116,7 +119,7 @@ pub(crate) async fn force(worker: &Rc<Worker>, ino: InodeId) -> OpResult<()> {
     let inode = worker.node.namespace.live_inode(ino).await?;
     for (parent, name) in worker.node.namespace.names_of(&inode)? {
         remote::note_name(worker, parent, &name, true).await.map_err(|stop| match stop {
-            Stop::Failed(reason) => OpError::because(Status::TierFailed, reason),
+            Stop::Failed(reason) | Stop::Refused(reason) => OpError::because(Status::TierFailed, reason),
             Stop::Wait(_) | Stop::Open | Stop::Later(_) | Stop::Never => {
                 OpError::new(Status::Busy, "its directory is changing")
             }
@@ -153,21 +156,26 @@ pub async fn tier_hope(worker: &Rc<Worker>, _: &Context, _: TierHope) -> OpResul
         flusher.begin_hurry(queue);
     }
     let names = queue.ripe_names(HOPED_FOR);
-    // Of more than are looked at some take room, most likely.
-    let waits =
-        names.len() == HOPED_FOR || names.iter().any(|(dir, name)| takes_room(&worker.node, *dir, name));
+    // What was published a moment ago may be evicted; who publishes it is not always who has its chunks. Of more than are looked at some take room, most likely.
+    let waits = worker.node.namespace.published().is_recent(evict::HOPE)
+        || names.len() == HOPED_FOR
+        || names.iter().any(|(dir, name, open)| takes_room(&worker.node, (*dir, name), *open));
     Ok(TierHoped { waits, is_full: flusher.is_tier_full() })
 }
 
-/// Whether what a name stands for may have chunks, which can be evicted when they are in the shared tier.
-fn takes_room(node: &Node, dir: InodeId, name: &Bytes) -> bool {
+/// Whether what a name stands for may have chunks, which can be evicted when they are in the shared tier. `open`: it was open for writing when it was tried
+/// last, and may have been closed since.
+fn takes_room(node: &Node, (dir, name): (InodeId, &Bytes), open: bool) -> bool {
     let entry = match node.namespace.entry(dir, name) {
         Ok(Some(entry)) if entry.kind == FileKind::File => entry,
         Ok(_) => return false,
-        Err(_) => return true,
+        Err(_) => return !open,
     };
     if !node.owns(entry.ino.partition()) {
-        return true;
+        return !open;
+    }
+    if open && !node.opens.writers(entry.ino).is_empty() {
+        return false;
     }
     node.namespace.inode(entry.ino).map_or(true, |inode| inode.is_some_and(|inode| !inode.attr.inline))
 }
@@ -195,7 +203,10 @@ pub async fn flush_list(worker: &Rc<Worker>, _: &Context, request: FlushList) ->
             Some((known, path)) if known == *dir => path,
             _ => path_within(worker, *dir, until).await,
         };
-        let reason = worker.node.flusher.account().reason(&item);
+        let reason = worker.node.flusher.account().reason(&item).or_else(|| {
+            let is_open = namespace.queue().is_open(&item);
+            is_open.then(|| "somebody has it open for writing".to_owned())
+        });
         let path =
             if of_dir[..] == *b"/" { [&b"/"[..], name].concat() } else { [&of_dir[..], b"/", name].concat() };
         names.push((Bytes::from(path), reason.unwrap_or_else(|| "not copied yet".to_owned())));
@@ -227,7 +238,7 @@ pub async fn flush_note(worker: &Rc<Worker>, _: &Context, request: FlushNote) ->
     }
     let item = FlushItem::Name(request.ino, name);
     let queue = namespace.queue();
-    Ok(if request.forced { queue.note_forced(&item, false) } else { queue.note_now(&item) }?)
+    Ok(if request.forced { queue.note_forced(&item, request.open) } else { queue.note_now(&item) }?)
 }
 
 /// Where a directory that lives (or lived) here lies in the tier.

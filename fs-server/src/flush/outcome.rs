@@ -21,6 +21,8 @@ pub enum Stop {
     Never,
     /// The tier or a server failed: again with growing pauses.
     Failed(String),
+    /// The tier is there and refuses just this: the same, and nobody who waits for room counts on it once that lasts.
+    Refused(String),
 }
 
 impl Stop {
@@ -28,10 +30,15 @@ impl Stop {
     pub fn refusal(self, busy: &'static str) -> OpError {
         match self {
             Stop::Failed(reason) => OpError::because(Status::TierFailed, reason),
+            Stop::Refused(reason) => OpError::because(Status::TierRefused, reason),
             Stop::Wait(reason) => OpError::new(Status::TierFailed, reason),
             Stop::Open | Stop::Later(_) | Stop::Never => OpError::new(Status::Busy, busy),
         }
     }
+}
+
+pub(crate) fn mutant(which: &str) -> bool {
+    std::env::var("HAYATE_MUTANT").is_ok_and(|own| own == which)
 }
 
 /// Result of a step of flushing.
@@ -40,21 +47,38 @@ pub type FlushResult<T> = Result<T, Stop>;
 impl From<OpError> for Stop {
     /// What a flush found a moment ago may be removed before its home is asked about it; the removal is noted, too.
     fn from(error: OpError) -> Self {
-        if error.status == Status::NotFound {
-            return Stop::Wait("it was removed meanwhile");
+        match error.status {
+            Status::NotFound => Stop::Wait("it was removed meanwhile"),
+            Status::TierRefused if !mutant("8") => Stop::Refused(error.message.into_owned()),
+            _ => Stop::Failed(error.message.into_owned()),
         }
-        Stop::Failed(error.message.into_owned())
     }
 }
 
 impl From<TierError> for Stop {
     fn from(error: TierError) -> Self {
-        Stop::Failed(error.to_string())
+        match error {
+            TierError::Refused(reason) => Stop::Refused(reason),
+            error => Stop::Failed(error.to_string()),
+        }
     }
 }
 
 impl From<KvError> for Stop {
     fn from(error: KvError) -> Self {
         Stop::from(OpError::from(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_tier_refused_another_server_is_a_refusal() {
+        let refused = Stop::Refused("no such name there".to_owned());
+        assert_eq!(Stop::from(refused.clone().refusal("")), refused);
+        let failed = Stop::Failed("it is away".to_owned());
+        assert_eq!(Stop::from(failed.clone().refusal("")), failed);
     }
 }

@@ -7,28 +7,38 @@
 //! A server fetches what it does not hold itself; with `n` servers that is all but one `n`th of the file, which crosses the network between
 //! servers once before it goes to the tier.
 //!
+//! What fails is done again after a pause, and nothing else: a piece that was gathered is written again, a chunk that could not be read is asked for again, and of
+//! a share that failed all the same what it has not written. Only when that is in vain, too, the copy is begun anew.
+//!
 //! # Invariants
 //! - No two servers write into one object of a striped file (`no_two_servers_share_an_object`).
+//! - While a file is gathered its holders keep its chunks, for this copy and no other (`gathering`).
 //! - What is gathered at once stays within a quarter of the buffers (`tests/flush`: `with_little_memory_pieces_are_smaller`).
 
+use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use fs_net::{BufferClass, LARGEST_BUFFER, PoolBuffer};
 use fs_proto::msg::chunk::ReadChunk;
 use fs_proto::msg::tier::{FlushChunks, FlushedShare, PartsOf};
-use fs_proto::{Attr, ChunkIndex, ServerId};
-use futures_util::future::try_join_all;
+use fs_proto::{Attr, ChunkIndex, ServerId, Status};
+use futures_util::future::{join_all, try_join_all};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::content;
+use super::gathering::Opened;
 use super::outcome::{FlushResult, Stop};
+use super::{content, gathering};
+use crate::error::OpResult;
 use crate::node::Node;
 use crate::ops::{inline, pointer};
-use crate::tier::{Base, Destination, Make, Place, Staged, Stripes, Tier, TierFile};
+use crate::tier::{Destination, Make, Place, Staged, Stripes, Tier, TierError, TierFile};
 use crate::worker::Worker;
 
 /// Parts that one server writes of one file, or of one object of it, at once.
@@ -37,6 +47,14 @@ const AT_ONCE: u64 = 2;
 const FETCHED: u64 = 4 << 20;
 /// What room for parts is counted in.
 const UNIT: u64 = 1 << 20;
+/// Shares of one file that one server is asked for at once: each has [`AT_ONCE`] pieces under way. A file may have 2,000 objects.
+const SHARES: usize = 4;
+/// Pauses before a piece is written, or a chunk read, again; and before shares that failed are asked for again.
+const PIECE_PAUSES: [Duration; 3] =
+    [Duration::from_millis(50), Duration::from_millis(200), Duration::from_millis(800)];
+const SHARE_PAUSES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(2)];
+/// The first holder refused the claim.
+const ANOTHER: Stop = Stop::Wait("another copy of it is being made");
 
 /// Stages a file. `how`: bytes of each part but the last, and the servers that hold chunks.
 pub async fn file(
@@ -102,33 +120,137 @@ fn dealt(stripes: Stripes, size: u64, writers: &[ServerId]) -> Vec<(ServerId, Pa
     writers.iter().copied().cycle().zip(parts).collect()
 }
 
+/// Parts that a server is to write, or failed to.
+type Dealt = Vec<(ServerId, PartsOf)>;
+
+/// A file that is gathered: who asks whom for what.
+struct Gathered<'a> {
+    worker: &'a Rc<Worker>,
+    attr: &'a Attr,
+    place: &'a Place,
+    holders: &'a [ServerId],
+}
+
 /// Has parts written by those to whom they are dealt, out of what `holders` hold; returns the receipts.
 async fn gathered(
     worker: &Rc<Worker>,
     attr: &Attr,
     place: &Place,
     holders: &[ServerId],
-    dealt: Vec<(ServerId, PartsOf)>,
+    dealt: Dealt,
 ) -> FlushResult<Vec<Bytes>> {
-    let request = |parts| content::request_for(&worker.node, attr, place, Some(parts));
-    let all = |what: &PartsOf| holders.iter().map(|server| (*server, request(what.clone()))).collect();
-    // At all holders before any of them is read: whoever writes the parts.
-    content::all_shares(worker, all(&PartsOf::NONE)).await?;
-    let written = match &dealt[..] {
-        [(alone, parts)] if *alone == worker.node.id() => {
-            let own = share(worker, request(parts.clone()), parts.clone()).await;
-            own.map(|share| vec![share.receipt])
+    let all = Gathered { worker, attr, place, holders };
+    let written = match all.claimed().await {
+        // Nothing was noted anywhere.
+        Err(ANOTHER) => return Err(ANOTHER),
+        Ok(()) => {
+            tokio::select! {
+                written = all.written(dealt) => written,
+                never = all.renewed() => match never {},
+            }
         }
-        _ => {
-            let requests = dealt.into_iter().map(|(server, parts)| (server, request(parts))).collect();
-            content::all_shares(worker, requests).await
-        }
+        Err(stop) => Err(stop),
     };
-    if written.is_err() {
-        // A holder that is away has forgotten, and evicts nothing for a while.
-        let _ = content::all_shares(worker, all(&PartsOf::IN_VAIN)).await;
-    }
+    let end = if written.is_ok() { PartsOf::DONE } else { PartsOf::IN_VAIN };
+    // A holder that is away has forgotten, and evicts nothing for a while; one that hears nothing takes it for in vain after a while, and is not waited for.
+    let _ = tokio::time::timeout(gathering::LEASE, all.tell(holders, &end)).await;
     written
+}
+
+impl Gathered<'_> {
+    fn request(&self, parts: &PartsOf) -> FlushChunks {
+        content::request_for(&self.worker.node, self.attr, self.place, Some(parts.clone()))
+    }
+
+    async fn tell(&self, who: &[ServerId], what: &PartsOf) -> FlushResult<Vec<Bytes>> {
+        let requests = who.iter().map(|server| (*server, self.request(what))).collect();
+        content::all_shares(self.worker, requests).await
+    }
+
+    /// Claims the file at all holders before any of them is read: whoever writes the parts. All who want it begin with the same holder, so that one gets it.
+    async fn claimed(&self) -> FlushResult<()> {
+        let Some((first, others)) = self.holders.split_first() else { return Ok(()) };
+        match self.worker.ask(*first, &self.request(&PartsOf::NONE)).await {
+            Err(error) if error.status == Status::Busy => return Err(ANOTHER),
+            outcome => outcome?,
+        };
+        self.tell(others, &PartsOf::NONE).await.map(drop)
+    }
+
+    /// Tells the holders, again and again, that it goes on; none of them waits for another.
+    async fn renewed(&self) -> Infallible {
+        join_all(self.holders.iter().map(|holder| self.renewed_at(*holder))).await;
+        // There is no holder.
+        std::future::pending().await
+    }
+
+    async fn renewed_at(&self, holder: ServerId) -> Infallible {
+        loop {
+            tokio::time::sleep(gathering::RENEW).await;
+            if super::outcome::mutant("17") {
+                continue;
+            }
+            // Who is away says so when it is read.
+            let _ = self.tell(&[holder], &PartsOf::STILL).await;
+        }
+    }
+
+    /// Has all of it written; what fails of it is tried again.
+    async fn written(&self, mut left: Dealt) -> FlushResult<Vec<Bytes>> {
+        let (mut receipts, mut pauses) = (Vec::new(), SHARE_PAUSES.iter());
+        loop {
+            let (mut failed, mut reason) = (Dealt::new(), None);
+            for (share, outcome) in self.asked(left).await {
+                match outcome {
+                    Ok(receipt) => receipts.push(receipt),
+                    Err(stop @ Stop::Failed(_)) => {
+                        failed.push(share);
+                        reason = Some(stop);
+                    }
+                    Err(stop) => return Err(stop),
+                }
+            }
+            let Some(reason) = reason else { return Ok(receipts) };
+            match pauses.next() {
+                Some(pause) if has_time(&self.worker.node, *pause).await => left = failed,
+                _ => return Err(reason),
+            }
+            tracing::debug!(?reason, shares = left.len(), "a part of a copy is written again");
+        }
+    }
+
+    /// Asks for shares, some of each server at a time. All of them, also after a failure: nobody looks for what was discarded.
+    async fn asked(&self, dealt: Dealt) -> Vec<((ServerId, PartsOf), FlushResult<Bytes>)> {
+        let mut by_server: BTreeMap<ServerId, Vec<PartsOf>> = BTreeMap::new();
+        for (server, parts) in dealt {
+            by_server.entry(server).or_default().push(parts);
+        }
+        let of_servers = by_server.into_iter().map(|(server, all)| {
+            let shares = all.into_iter().map(move |parts| async move {
+                let receipt = self.share_of(server, &parts).await;
+                ((server, parts), receipt)
+            });
+            stream::iter(shares).buffer_unordered(SHARES).collect::<Vec<_>>()
+        });
+        join_all(of_servers).await.into_iter().flatten().collect()
+    }
+
+    async fn share_of(&self, server: ServerId, parts: &PartsOf) -> FlushResult<Bytes> {
+        let request = self.request(parts);
+        if server == self.worker.node.id() {
+            return Ok(share(self.worker, request, parts.clone()).await?.receipt);
+        }
+        let receipts = content::all_shares(self.worker, vec![(server, request)]).await?;
+        Ok(receipts.into_iter().next().unwrap_or_default())
+    }
+}
+
+/// Waits before something is tried again; false if the server ends.
+async fn has_time(node: &Node, pause: Duration) -> bool {
+    tokio::select! {
+        () = tokio::time::sleep(pause) => true,
+        () = node.stopped() => false,
+    }
 }
 
 /// Writes parts of a staged file.
@@ -136,31 +258,38 @@ pub async fn share(worker: &Rc<Worker>, request: FlushChunks, which: PartsOf) ->
     if which.part_bytes == 0 || which.every == 0 {
         return Err(Stop::Failed("parts of no size, or none at all".to_owned()));
     }
+    let piece_bytes = piece_bytes(&worker.node, which.part_bytes)?;
+    let keeps_all = wants_whole_parts(&worker.node);
+    let write = async |share: &Opened| share_into(worker, &request, which, piece_bytes, share).await;
+    gathering::with_file(worker, &request, keeps_all, write).await
+}
+
+async fn share_into(
+    worker: &Rc<Worker>,
+    request: &FlushChunks,
+    which: PartsOf,
+    piece_bytes: u64,
+    share: &Opened,
+) -> FlushResult<FlushedShare> {
     let node = &worker.node;
-    let piece_bytes = piece_bytes(node, which.part_bytes)?;
-    let (server, staging) = (request.server, request.staging.clone());
-    let open = move |tier: &dyn Tier| {
-        let place = Place { dir: tier.base(Base::Staging(server))?, name: staging };
-        Ok(Arc::<dyn TierFile>::from(tier.open_file(&place)?))
-    };
-    let file = node.flusher.on_tier(open).await?;
     let lanes = (0..AT_ONCE).map(|lane| {
         let mine = PartsOf {
             first: which.first.saturating_add(lane.saturating_mul(which.every)),
             every: which.every.saturating_mul(AT_ONCE),
             ..which
         };
-        parts(worker, &request, mine, piece_bytes, &file)
+        parts(worker, request, mine, piece_bytes, share)
     });
     let bytes = try_join_all(lanes).await?.into_iter().sum();
-    let syncs = node.syncs_tier();
+    let (own, share, staging) = (Arc::clone(node), share.clone(), request.staging.clone());
     let close = move |_: &dyn Tier| {
-        if syncs {
-            file.sync()?;
+        if own.syncs_tier() {
+            own.flusher.shares().gatherings.sync(&staging, &share)?;
         }
-        Ok(file.receipt())
+        Ok(share.file.receipt())
     };
-    Ok(FlushedShare { bytes, receipt: node.flusher.on_tier(close).await? })
+    let receipt = node.flusher.on_tier(close).await?;
+    Ok(FlushedShare { bytes, receipt })
 }
 
 /// Whether the tier wants each part in one call, holes and all.
@@ -191,16 +320,21 @@ async fn parts(
     request: &FlushChunks,
     which: PartsOf,
     piece_bytes: u64,
-    file: &Arc<dyn TierFile>,
+    share: &Opened,
 ) -> FlushResult<u64> {
+    let gatherings = &worker.node.flusher.shares().gatherings;
     let (mut part, mut written) = (which.first, 0);
     while let Some(mut at) = part.checked_mul(which.part_bytes).filter(|start| *start < request.size) {
         let end = request.size.min(at.saturating_add(which.part_bytes));
+        if gatherings.is_written(&request.staging, share, part) {
+            at = end;
+        }
         while at < end {
             let len = piece_bytes.min(end - at);
-            written += piece(worker, request, at..at + len, file).await?;
+            written += piece(worker, request, at..at + len, &share.file).await?;
             at += len;
         }
+        gatherings.note_written(&request.staging, share, part);
         part = part.saturating_add(which.every);
     }
     Ok(written)
@@ -221,15 +355,46 @@ async fn piece(
     let data = gather(worker, request, start, &mut buffer).await?;
     let runs = if wants_whole_parts(node) { std::iter::once(0..len).collect() } else { data };
     let written = runs.iter().map(|run| run.len() as u64).sum();
-    let (own, file) = (Arc::clone(node), Arc::clone(file));
-    let write = move |_: &dyn Tier| {
-        for run in runs {
-            own.flusher.write(&own, file.as_ref(), start + run.start as u64, &buffer[run])?;
+    put(node, file, Arc::new(Piece { start, buffer, runs, done: AtomicUsize::new(0) })).await?;
+    node.flusher.underway().note(request.ino, written);
+    Ok(written)
+}
+
+/// A piece that was gathered.
+struct Piece {
+    start: u64,
+    buffer: PoolBuffer,
+    /// What is written of it.
+    runs: Vec<Range<usize>>,
+    /// How many of them are.
+    done: AtomicUsize,
+}
+
+impl Piece {
+    /// Runs where blocking is allowed.
+    fn put(&self, node: &Node, file: &dyn TierFile) -> Result<(), TierError> {
+        for run in &self.runs[self.done.load(Ordering::Acquire)..] {
+            node.flusher.write(node, file, self.start + run.start as u64, &self.buffer[run.clone()])?;
+            self.done.fetch_add(1, Ordering::AcqRel);
         }
         Ok(())
-    };
-    node.flusher.on_tier(write).await?;
-    Ok(written)
+    }
+}
+
+/// Writes a piece, what fails of it several times.
+async fn put(node: &Arc<Node>, file: &Arc<dyn TierFile>, piece: Arc<Piece>) -> FlushResult<()> {
+    let mut pauses = PIECE_PAUSES.iter();
+    loop {
+        let (own, file, piece) = (Arc::clone(node), Arc::clone(file), Arc::clone(&piece));
+        match node.flusher.on_tier(move |_: &dyn Tier| piece.put(&own, file.as_ref())).await {
+            // Of the other failures none passes in a moment.
+            Err(error @ TierError::Failed(_)) => match pauses.next() {
+                Some(pause) if has_time(node, *pause).await => {}
+                _ => return Err(error.into()),
+            },
+            outcome => return Ok(outcome?),
+        }
+    }
 }
 
 /// All parts together take a quarter of the buffers, or there is one.
@@ -264,7 +429,7 @@ async fn gather(
     }
     let filled = slices.into_iter().map(|(at, slice)| async move {
         let (from, len) = ((at - start) as usize, slice.len());
-        let has_data = fill(worker, request, at, slice).await?;
+        let has_data = patiently_fill(worker, request, at, slice).await?;
         Ok::<_, Stop>((from..from + len, has_data))
     });
     let at_once = (FETCHED / chunk_bytes).clamp(1, FETCHED / UNIT) as usize;
@@ -279,8 +444,27 @@ async fn gather(
     Ok(runs)
 }
 
+/// As [`fill`], several times if it fails: what was gathered besides is kept meanwhile.
+async fn patiently_fill(
+    worker: &Rc<Worker>,
+    request: &FlushChunks,
+    at: u64,
+    out: &mut [u8],
+) -> FlushResult<bool> {
+    let mut pauses = PIECE_PAUSES.iter();
+    loop {
+        match fill(worker, request, at, out).await {
+            Err(error) if error.status != Status::NotFound => match pauses.next() {
+                Some(pause) if has_time(&worker.node, *pause).await => {}
+                _ => return Err(error.into()),
+            },
+            outcome => return Ok(outcome?),
+        }
+    }
+}
+
 /// Fills a part of one chunk; false if there is nothing but a hole.
-async fn fill(worker: &Rc<Worker>, request: &FlushChunks, at: u64, out: &mut [u8]) -> FlushResult<bool> {
+async fn fill(worker: &Rc<Worker>, request: &FlushChunks, at: u64, out: &mut [u8]) -> OpResult<bool> {
     let (ino, chunk_bytes) = (request.ino, request.layout.chunk_bytes());
     let (chunk, offset) = (ChunkIndex(at / chunk_bytes), (at % chunk_bytes) as u32);
     let Some(holder) = pointer::present_holder(worker, request.layout, ino, chunk).await? else {

@@ -12,6 +12,8 @@
 //! - Sums over servers are files and bytes of the tier, wherever servers are killed (`crates/cli/tests/drain.rs`,
 //!   `account_is_exact_after_kills`).
 
+use std::time::{Duration, Instant};
+
 use parking_lot::Mutex;
 
 use crate::error::OpResult;
@@ -24,13 +26,20 @@ const FACT: &str = "published";
 /// Counts over all starts of a server.
 pub struct Published {
     counts: Mutex<(u64, u64)>,
+    /// When it was counted last, since the start.
+    last: Mutex<Option<Instant>>,
 }
 
 impl Published {
     /// The counts so far.
     pub fn open(kv: &dyn Kv) -> OpResult<Self> {
         let counts = kv.get(&keys::fact(FACT))?.map(decode_record).transpose()?;
-        Ok(Published { counts: Mutex::new(counts.unwrap_or_default()) })
+        Ok(Published { counts: Mutex::new(counts.unwrap_or_default()), last: Mutex::default() })
+    }
+
+    /// Whether something was published in the last `span` of time.
+    pub fn is_recent(&self, span: Duration) -> bool {
+        self.last.lock().is_some_and(|last| last.elapsed() < span)
     }
 
     /// Files and their bytes.
@@ -50,6 +59,7 @@ impl Published {
         batch.put(keys::fact(FACT), encode_record(&next));
         commit(batch)?;
         *counts = next;
+        *self.last.lock() = Some(Instant::now());
         Ok(())
     }
 }

@@ -12,7 +12,7 @@
 //! A note is made inside the lock section of what it notes, and the change is committed there: who takes an item and then reads
 //! inside a section of the same keys sees the change that was noted.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -56,6 +56,10 @@ impl FlushItem {
 
 /// An item noted again and again is put off by at most this many delays.
 const LONGEST_DELAYS: u32 = 10;
+/// Attempts, and the time since the first of them, for which the old name of something that moved waits, so that the new name's owner can take the copy over.
+const PATIENCE: (u32, Duration) = (5, Duration::from_millis(300));
+/// What was refused so often in a row is no hope for anybody: with the pauses between, ten seconds.
+pub const REFUSALS: u32 = 8;
 /// Pause of parked items in a hurry.
 const HURRIED_PARKED: Duration = Duration::from_millis(500);
 /// Among so many of the oldest, companions of a name are looked for.
@@ -84,6 +88,8 @@ struct Noted {
     /// Not with others: see [`FlushQueue::give_back`].
     alone: bool,
     attempts: u32,
+    /// Attempts in a row that the tier refused.
+    refusals: u32,
 }
 
 /// What somebody asked for.
@@ -102,6 +108,11 @@ impl Noted {
     fn rank(&self) -> Rank {
         (!self.leads, self.first, self.serial)
     }
+
+    /// Whether the tier refuses just this, and waiting for it is in vain.
+    fn is_refused(&self) -> bool {
+        self.refusals >= REFUSALS
+    }
 }
 
 #[derive(Default)]
@@ -112,7 +123,7 @@ struct Items {
     /// What was found to be due.
     ready: BTreeMap<Rank, FlushItem>,
     /// What is not parked, by when it was noted first.
-    ages: BTreeSet<(Instant, u64)>,
+    ages: BTreeMap<(Instant, u64), FlushItem>,
     generation: u64,
     inodes: usize,
     parked: usize,
@@ -137,11 +148,11 @@ impl Items {
         let (now, generation) = (Instant::now(), self.generation);
         if let Some(noted) = self.noted.get_mut(item) {
             // Perhaps it was closed: the next attempt finds out.
-            (noted.generation, noted.open) = (generation, false);
+            (noted.generation, noted.open, noted.refusals) = (generation, false, 0);
             let due = (now + delay).min(noted.first + delay * LONGEST_DELAYS);
             if std::mem::take(&mut noted.parked) {
                 self.parked -= 1;
-                self.ages.insert((noted.first, noted.serial));
+                self.ages.insert((noted.first, noted.serial), item.clone());
             }
             self.schedule(item, due);
             return false;
@@ -160,9 +171,10 @@ impl Items {
             asked: None,
             alone: false,
             attempts: 0,
+            refusals: 0,
         };
         self.noted.insert(item.clone(), noted);
-        self.ages.insert((now, generation));
+        self.ages.insert((now, generation), item.clone());
         self.order.insert((noted.due, noted.serial), item.clone());
         true
     }
@@ -185,7 +197,7 @@ impl Items {
             // Time has passed: it may go with others again.
             noted.alone = false;
             self.parked -= 1;
-            self.ages.insert((noted.first, noted.serial));
+            self.ages.insert((noted.first, noted.serial), item.clone());
         }
         let tried = *noted.tried.get_or_insert_with(Instant::now);
         let (attempts, asked, generation) = (noted.attempts, noted.asked, noted.generation);
@@ -227,8 +239,8 @@ impl Items {
         let due = noted.due;
         self.ages.remove(&(noted.first, noted.serial));
         (noted.busy, noted.alone, noted.attempts, noted.first) = (false, false, 0, Instant::now());
-        (noted.tried, noted.open) = (None, false);
-        self.ages.insert((noted.first, noted.serial));
+        (noted.tried, noted.open, noted.refusals) = (None, false, 0);
+        self.ages.insert((noted.first, noted.serial), item.clone());
         self.schedule(item, due);
     }
 
@@ -275,6 +287,24 @@ pub struct Taken {
     /// And as it is, if it is open for writing.
     pub open: bool,
     generation: u64,
+}
+
+impl Taken {
+    /// Whether this is one of the first attempts: what others are about to do may make it unnecessary.
+    pub fn is_early(&self) -> bool {
+        self.attempts < PATIENCE.0 || self.tried.elapsed() < PATIENCE.1
+    }
+}
+
+/// Why an item is tried again later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Put {
+    /// Something was in the way, or failed.
+    Off,
+    /// Somebody has the file open for writing.
+    Open,
+    /// The tier refuses just this.
+    Refused,
 }
 
 /// All that waits for flushing on this server.
@@ -497,18 +527,32 @@ impl FlushQueue {
         self.items.lock().is_noted_since(taken)
     }
 
-    /// The item could not be flushed now: again after `pause`.
-    pub fn postpone(&self, taken: &Taken, pause: Duration) {
-        self.postpone_as(taken, pause, false);
+    /// The same of several: whether each was.
+    pub fn are_noted_since<'a>(&self, taken: impl Iterator<Item = &'a Taken>) -> Vec<bool> {
+        let items = self.items.lock();
+        taken.map(|taken| items.is_noted_since(taken)).collect()
     }
 
-    /// The same; `open`: because somebody has the file open for writing.
-    pub fn postpone_as(&self, taken: &Taken, pause: Duration, open: bool) {
+    /// Whether the item was left at its last attempt because somebody has the file open for writing.
+    pub fn is_open(&self, item: &FlushItem) -> bool {
+        self.items.lock().noted.get(item).is_some_and(|noted| noted.open)
+    }
+
+    /// The item could not be flushed now: again after `pause`.
+    pub fn postpone(&self, taken: &Taken, pause: Duration) {
+        self.postpone_as(taken, pause, Put::Off);
+    }
+
+    /// The same, and why. True if waiting for it is in vain for now, as the tier refuses it.
+    pub fn postpone_as(&self, taken: &Taken, pause: Duration, why: Put) -> bool {
         let mut items = self.items.lock();
-        let Some(noted) = items.noted.get_mut(&taken.item) else { return };
-        (noted.busy, noted.open) = (false, open);
+        let Some(noted) = items.noted.get_mut(&taken.item) else { return false };
+        (noted.busy, noted.open) = (false, why == Put::Open);
         noted.attempts = noted.attempts.saturating_add(1);
+        noted.refusals = if why == Put::Refused { noted.refusals.saturating_add(1) } else { 0 };
+        let is_in_vain = noted.is_refused();
         items.schedule(&taken.item, Instant::now() + pause);
+        is_in_vain
     }
 
     /// The items were not tried, or are not to be flushed together with others: again at once, `alone` each by itself.
@@ -559,7 +603,7 @@ impl FlushQueue {
 
     /// How long the oldest item that is not parked waits: since it was noted first, or since the server's start.
     pub fn oldest(&self) -> Option<Duration> {
-        self.items.lock().ages.first().map(|(first, _)| first.elapsed())
+        self.items.lock().ages.first_key_value().map(|((first, _), _)| first.elapsed())
     }
 
     /// Whether nothing is to be done before some policy says so.
@@ -583,16 +627,24 @@ impl FlushQueue {
         self.items.lock().noted.get(item).is_some_and(|noted| noted.asked.is_some())
     }
 
-    /// Up to `limit` names that wait, or are being flushed, and need nothing but the tier: not their policy's time, and nobody's closing.
-    pub fn ripe_names(&self, limit: usize) -> Vec<(InodeId, Bytes)> {
+    /// Up to `limit` names that wait, or are being flushed, and need nothing but a tier that takes them: not their policy's time, and nobody's closing, as far as
+    /// the last attempt found. The oldest first, and with each whether a file was found open.
+    pub fn ripe_names(&self, limit: usize) -> Vec<(InodeId, Bytes, bool)> {
         let items = self.items.lock();
-        let ripe = items.noted.iter().filter_map(|(item, noted)| match item {
-            FlushItem::Name(parent, name) if !noted.parked && !noted.open && !noted.leads => {
-                Some((*parent, name.clone()))
+        let ripe = items.ages.values().filter_map(|item| match item {
+            FlushItem::Name(parent, name) => {
+                let noted = items.noted.get(item)?;
+                (!noted.leads && !noted.is_refused()).then(|| (*parent, name.clone(), noted.open))
             }
-            _ => None,
+            FlushItem::Inode(_) => None,
         });
         ripe.take(limit).collect()
+    }
+
+    /// Whether anything is being flushed.
+    pub fn is_busy(&self) -> bool {
+        let items = self.items.lock();
+        items.noted.len() > items.order.len() + items.ready.len()
     }
 
     /// Items that wait or are being flushed: names, inodes.
@@ -601,7 +653,7 @@ impl FlushQueue {
         (items.noted.len() - items.inodes, items.inodes)
     }
 
-    /// Up to `limit` of the names that wait or are being flushed, but for parked ones.
+    /// Up to `limit` of the names that wait or are being flushed, but for parked ones: any of them, of whatever age.
     pub fn some_names(&self, limit: usize) -> Vec<(InodeId, Bytes)> {
         let items = self.items.lock();
         let names =
@@ -610,6 +662,11 @@ impl FlushQueue {
                 FlushItem::Inode(_) => None,
             });
         names.take(limit).collect()
+    }
+
+    /// Ends a wait of who flushes: there is something else to do.
+    pub fn wake(&self) {
+        self.changed.notify_one();
     }
 
     /// Whether nothing waits.

@@ -109,13 +109,14 @@ pub async fn note_name(worker: &Rc<Worker>, parent: InodeId, name: &Bytes, force
         Err(error) => return Err(error.into()),
     };
     let owner = entry_owner(node, &attr, name);
-    hand(worker, owner, FlushNote { ino: parent, name: Some(name.clone()), had: None, forced }).await
+    let name = Some(name.clone());
+    hand(worker, owner, FlushNote { ino: parent, name, had: None, forced, open: false }).await
 }
 
 /// The copy of a directory was changed by flushing one of its entries: its times have to be set again.
 pub async fn touch(worker: &Rc<Worker>, dir: InodeId) -> FlushResult<()> {
     let owner = worker.node.owner(dir.partition());
-    hand(worker, owner, FlushNote { ino: dir, name: None, had: None, forced: false }).await
+    hand(worker, owner, FlushNote { ino: dir, name: None, had: None, forced: false, open: false }).await
 }
 
 /// Queues something at `owner`.
@@ -130,7 +131,7 @@ pub async fn hand(worker: &Rc<Worker>, owner: ServerId, note: FlushNote) -> Flus
     }
     match note.name {
         Some(name) if note.forced => {
-            node.namespace.queue().note_forced(&FlushItem::Name(note.ino, name), false)?;
+            node.namespace.queue().note_forced(&FlushItem::Name(note.ino, name), note.open)?;
         }
         Some(name) => node.namespace.queue().note_now(&FlushItem::Name(note.ino, name))?,
         None => node.namespace.queue().note_touched(note.ino)?,

@@ -71,6 +71,24 @@ pub struct Mark {
     recalls: u64,
 }
 
+impl Mark {
+    /// Its time.
+    pub fn since(self) -> Instant {
+        self.since
+    }
+
+    /// Whether the answer to what was asked now may still be kept for who asks at `later`.
+    pub fn may_serve(self, later: Mark) -> bool {
+        self.recalls == later.recalls && later.since < self.since + LEASE
+    }
+
+    /// One that is made up.
+    #[cfg(test)]
+    pub fn at(since: Instant, recalls: u64) -> Mark {
+        Mark { since, recalls }
+    }
+}
+
 /// What somebody finds who asks.
 pub enum Found<'a> {
     /// The answer.

@@ -2,17 +2,21 @@
 
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
-use fs_net::{Frame, Reply};
+use fs_net::{Frame, NetError, Reply};
 use fs_proto::msg::Caller;
 use fs_proto::msg::hot::HotForget;
 use fs_proto::msg::inode::{Open, Release, Renew};
 use fs_proto::wire::Reader;
 use fs_proto::{Flags, Header, InodeId, Op, ServerId, Wire};
+use tokio::sync::watch;
 
+use super::LEASE;
 use super::answers::{Asking, Found, Mark};
 use super::question::{self, Question, Said};
+use super::underway::{Put, Turn};
 use crate::error::{OpError, OpResult};
 use crate::namespace::locks::LockKey;
 use crate::worker::{Context, Worker, refusal};
@@ -20,34 +24,113 @@ use crate::worker::{Context, Worker, refusal};
 /// How often somebody looks whether what it waited for has come, before it asks by itself.
 const ROUNDS: usize = 4;
 
-/// Whether this server may be able to answer a client's request to another one. Of most it is not.
-pub fn is_wanted(worker: &Worker, header: &Header) -> bool {
-    let hot = &worker.node.hot;
-    !hot.answers.is_empty() && question::is_lendable(header.op)
-        || !hot.opened.is_empty() && matches!(header.op, Op::Release | Op::Renew | Op::Open | Op::OpenRead)
+/// What becomes of a client's request to another server.
+pub enum Begun<'a> {
+    /// It goes there.
+    On(Option<Asked<'a>>),
+    /// This server may be able to answer it: see [`answer`].
+    Perhaps,
 }
 
-/// Answers a client's request to another server, if this one can.
-pub async fn answer(worker: &Rc<Worker>, frame: &Frame, home: ServerId) -> Option<Reply> {
+/// A question that goes on to its home as it came.
+pub struct Asked<'a> {
+    mark: Mark,
+    /// There if equal ones wait for it.
+    turn: Option<Turn<'a>>,
+}
+
+impl Asked<'_> {
+    /// The home did not answer. That the time of who asked is over says nothing of others, of whom one asks again.
+    pub fn failed(self, error: &NetError) {
+        self.over(!matches!(error, NetError::TimedOut));
+    }
+
+    fn over(self, is_in_vain: bool) {
+        match self.turn {
+            Some(turn) if is_in_vain => turn.was_in_vain(),
+            turn => drop(turn),
+        }
+    }
+}
+
+/// Looks what becomes of a client's request to another server. Most go there, at once.
+pub fn begin<'a>(worker: &'a Worker, frame: &Frame) -> Begun<'a> {
+    let (hot, op) = (&worker.node.hot, frame.header.op);
+    let may_be_told =
+        !hot.opened.is_empty() && matches!(op, Op::Release | Op::Renew | Op::Open | Op::OpenRead);
+    if may_be_told || !hot.answers.is_empty() && question::is_lendable(op) {
+        return Begun::Perhaps;
+    }
+    if !question::is_lendable(op) || !hot.is_enabled() {
+        return Begun::On(None);
+    }
+    let mark = hot.answers.mark();
+    match hot.underway.put(hot.underway.print(frame), mark) {
+        Put::First(turn) => Begun::On(Some(Asked { mark, turn: Some(turn) })),
+        Put::Alone => Begun::On(Some(Asked { mark, turn: None })),
+        Put::Wait(_) => Begun::Perhaps,
+    }
+}
+
+/// Answers a client's request to another server, if this one can. Else it goes there.
+pub async fn answer<'a>(
+    worker: &'a Rc<Worker>,
+    frame: &Frame,
+    home: ServerId,
+) -> Result<Reply, Option<Asked<'a>>> {
     let hot = &worker.node.hot;
     if let Some(reply) = closing(worker, frame) {
-        return Some(reply);
+        return Ok(reply);
     }
-    let question = Question::of(frame)?;
-    let key = question.key();
+    let question = Question::of(frame).ok_or(None)?;
+    let (key, until) = (question.key(), patience(&frame.header));
+    let mut asked = None;
     for _ in 0..ROUNDS {
         match hot.answers.find(&key) {
-            Found::Answer(said) => return kept(worker, frame, &question, &said),
-            // An error says that it is over.
-            Found::Coming(mut over) => drop(over.changed().await),
-            Found::Ask(asking) => return asked(worker, frame, home, &question, &key, asking).await,
-            Found::Cold => break,
+            Found::Answer(said) => match kept(worker, frame, &question, &said) {
+                Some(reply) => return Ok(reply),
+                None => break,
+            },
+            Found::Coming(over) => {
+                if !is_over(over, until).await {
+                    break;
+                }
+            }
+            Found::Ask(asking) => match ask_for_all(worker, frame, home, &question, &key, asking).await {
+                Some(reply) => return Ok(reply),
+                None => break,
+            },
+            Found::Cold => {
+                let mark = hot.answers.mark();
+                match hot.underway.put(hot.underway.print(frame), mark) {
+                    Put::First(turn) => asked = Some(Asked { mark, turn: Some(turn) }),
+                    Put::Alone => {}
+                    Put::Wait(over) => {
+                        hot.counters.answers_joined.fetch_add(1, Ordering::Relaxed);
+                        if is_over(over, until).await {
+                            continue;
+                        }
+                    }
+                }
+                break;
+            }
         }
     }
     if let Some(ino) = question.opens() {
         told(worker, &frame.header, ino);
     }
-    None
+    Err(Some(asked.unwrap_or_else(|| Asked { mark: hot.answers.mark(), turn: None })))
+}
+
+/// Until when a question waits for others: an answer that is later would not be kept, and there must be time to ask.
+fn patience(header: &Header) -> tokio::time::Instant {
+    let half = Duration::from_millis(u64::from(header.deadline_ms) / 2);
+    tokio::time::Instant::now() + if header.deadline_ms == 0 { LEASE } else { LEASE.min(half) }
+}
+
+/// Whether what somebody waits for is over by then. That the channel is closed says so.
+async fn is_over(mut over: watch::Receiver<()>, until: tokio::time::Instant) -> bool {
+    tokio::time::timeout_at(until, over.changed()).await.is_ok()
 }
 
 fn kept(worker: &Worker, frame: &Frame, question: &Question, said: &Said) -> Option<Reply> {
@@ -63,7 +146,7 @@ fn kept(worker: &Worker, frame: &Frame, question: &Question, said: &Said) -> Opt
 }
 
 /// Asks the home for all who ask here, in the common form of the question.
-async fn asked(
+async fn ask_for_all(
     worker: &Rc<Worker>,
     frame: &Frame,
     home: ServerId,
@@ -89,12 +172,6 @@ async fn asked(
     question.reply(&frame.header, &said)
 }
 
-/// When a request is sent on as it came, whose answer may be lent.
-pub fn mark(worker: &Worker, header: &Header) -> Option<Mark> {
-    let hot = &worker.node.hot;
-    (question::is_lendable(header.op) && hot.is_enabled()).then(|| hot.answers.mark())
-}
-
 /// The home gets to know that the client has an inode open.
 fn told(worker: &Worker, header: &Header, ino: InodeId) {
     let opened = &worker.node.hot.opened;
@@ -103,13 +180,20 @@ fn told(worker: &Worker, header: &Header, ino: InodeId) {
     }
 }
 
-/// Takes note of the answer to a request that was sent on at `mark`, and makes it one for a client.
-pub fn passing(worker: &Worker, frame: &Frame, mark: Option<Mark>, answer: &mut Frame) {
-    if !answer.header.flags.has(Flags::LENT) {
-        return;
-    }
+/// Takes note of the answer to a request that was sent on, and makes it one for a client.
+pub fn passing(worker: &Worker, frame: &Frame, asked: Option<Asked<'_>>, answer: &mut Frame) {
+    let is_lent = answer.header.flags.has(Flags::LENT);
     answer.header.flags = answer.header.flags.without(Flags::LENT);
-    let Some((mark, question)) = mark.zip(Question::of(frame)) else { return };
+    let Some(asked) = asked else { return };
+    if is_lent {
+        keep(worker, frame, asked.mark, answer);
+    }
+    // Those who wait look for it now.
+    asked.over(!is_lent);
+}
+
+fn keep(worker: &Worker, frame: &Frame, mark: Mark, answer: &Frame) {
+    let Some(question) = Question::of(frame) else { return };
     let said = Said { status: answer.header.status, meta: answer.meta.clone(), bulk: answer.bulk.clone() };
     let answers = &worker.node.hot.answers;
     if !question.is_common() {

@@ -6,7 +6,12 @@
 //! # Invariants
 //! - Of a generation nothing changes: a change that finds a file lent ends its generation (`a_change_ends_the_generation`).
 //! - Nothing is lent while a change of the file is announced, nor for [`COOLING`] after one that found it lent.
+//! - What is lent is counted in a part of the pool `hot_files` before it is: without room nothing more is lent, and who asks reads as if nothing were hot
+//!   (`without_room_nothing_more_is_lent`). Not counted: 32 KiB of places for changes, and of each of at most two times [`FILES_MAX`] files that cool some 60 bytes.
 //! - A server is named only to those that asked after it, so who waits for another never waits for itself (`the_tree_has_bounded_degree`).
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,6 +22,7 @@ use fs_proto::{ChunkIndex, InodeId, ServerId};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::part::{Part, PartCharge, in_table, shrink};
 use super::{COOLING, FAN_OUT, LEASE_HELD, PieceKey};
 use crate::error::OpResult;
 use crate::kv::{Batch, Kv};
@@ -24,10 +30,24 @@ use crate::namespace::keys;
 
 /// Places for announced changes; files share them.
 const SLOTS: usize = 4096;
-/// Files that are lent at once, at most.
+/// Files that are lent at once or cool, at most.
 const FILES_MAX: usize = 4096;
 /// Pieces of a file that are lent in one generation, at most.
 const PIECES_MAX: usize = 65_536;
+/// What things are counted with: their places in tables, which may be half empty.
+const FILE_BYTES: usize = 512;
+const LEASE_BYTES: usize = 64;
+/// With its first askers.
+const PIECE_BYTES: usize = 128;
+const ASKER_BYTES: usize = 4;
+/// Memory of a file is counted in steps.
+const STEP_BYTES: usize = 1024;
+
+const _: () = assert!(in_table(size_of::<(InodeId, File)>()) <= FILE_BYTES);
+const _: () = assert!(in_table(size_of::<(ServerId, Instant)>()) <= LEASE_BYTES);
+const _: () = assert!(in_table(size_of::<((ChunkIndex, u32), Vec<ServerId>)>()) + 32 <= PIECE_BYTES);
+const _: () = assert!(2 * size_of::<ServerId>() <= ASKER_BYTES);
+
 /// How long a change counts of which it is not known when it ends: longer than requests live.
 const UNSURE: Duration = Duration::from_secs(60);
 /// The fact that leases may be out.
@@ -37,6 +57,7 @@ const FACT: &str = "leases of hot files";
 pub struct Grants {
     slots: Vec<Slot>,
     state: Mutex<State>,
+    memory: Part,
     generation: AtomicU64,
     files: AtomicUsize,
     started: Instant,
@@ -66,6 +87,39 @@ struct File {
     pieces: HashMap<(ChunkIndex, u32), Vec<ServerId>>,
     /// Becomes true when all leases were called back.
     recalled: Option<watch::Receiver<bool>>,
+    /// Bytes that it takes, and for how many there is room, held by `charges`.
+    bytes: usize,
+    counted: usize,
+    charges: Vec<PartCharge>,
+}
+
+/// Memory for what a loan adds to a file.
+struct Room {
+    bytes: usize,
+    counted: usize,
+    charge: Option<PartCharge>,
+    /// Of the server among those that asked for the piece before.
+    place: Option<usize>,
+}
+
+impl File {
+    fn new(generation: u64) -> File {
+        File {
+            generation,
+            leases: HashMap::new(),
+            pieces: HashMap::new(),
+            recalled: None,
+            bytes: 0,
+            counted: 0,
+            charges: Vec::new(),
+        }
+    }
+
+    fn take(&mut self, room: Room) {
+        self.bytes += room.bytes;
+        self.counted += room.counted;
+        self.charges.extend(room.charge);
+    }
 }
 
 /// A lease, and where the piece is to be had.
@@ -116,8 +170,9 @@ pub enum Lease {
 }
 
 impl Grants {
-    /// Those of a server with a namespace in `kv`. What a run before has lent is not known, but for that it has.
-    pub fn open(kv: &dyn Kv) -> Arc<Self> {
+    /// Those of a server with a namespace in `kv`. What a run before has lent is not known, but for that it has. What is lent is counted in
+    /// `memory`.
+    pub fn open(kv: &dyn Kv, memory: Part) -> Arc<Self> {
         let started = Instant::now();
         // If it cannot be read it is as if leases were out: that costs two seconds.
         let is_noted = !matches!(kv.get(&keys::fact(FACT)), Ok(None));
@@ -125,6 +180,7 @@ impl Grants {
         Arc::new(Grants {
             slots: std::iter::repeat_with(Slot::default).take(SLOTS).collect(),
             state: Mutex::default(),
+            memory,
             generation: AtomicU64::new((since.as_nanos() as u64).max(1)),
             files: AtomicUsize::new(0),
             started,
@@ -221,39 +277,75 @@ impl Grants {
     /// Lends a piece, and with it the file's others, to `server`. None: not now.
     pub fn lend(&self, key: PieceKey, server: ServerId, now: Instant) -> Option<Lent> {
         let slot = self.slot(key.ino);
-        let mut state = self.state.lock();
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
         if state.cooling.get(&key.ino).is_some_and(|until| *until > now) {
             return None;
         }
-        if state.files.len() >= FILES_MAX && !state.files.contains_key(&key.ino) {
-            self.drop_ended(&mut state, now);
-            if state.files.len() >= FILES_MAX {
-                return None;
-            }
+        let is_full = |state: &State| {
+            !state.files.contains_key(&key.ino) && state.files.len() + state.cooling.len() >= FILES_MAX
+        };
+        if is_full(state) {
+            self.drop_ended(state, now);
         }
+        let room = if is_full(state) { None } else { self.room(state, key, server, now) }?;
         let file = state.files.entry(key.ino).or_insert_with(|| {
             slot.lent.fetch_add(1, Ordering::SeqCst);
             self.files.fetch_add(1, Ordering::Relaxed);
-            let generation = self.generation.fetch_add(1, Ordering::Relaxed);
-            File { generation, leases: HashMap::new(), pieces: HashMap::new(), recalled: None }
+            File::new(self.generation.fetch_add(1, Ordering::Relaxed))
         });
         // After it is said that something is lent: a change that did not see that is seen here.
         if file.recalled.is_some()
             || slot.changes.load(Ordering::SeqCst) > 0
             || file.pieces.len() > PIECES_MAX
         {
+            if file.bytes == 0 {
+                self.forget(state, key.ino);
+            }
             return None;
         }
         file.leases.insert(server, now + LEASE_HELD);
         let askers = file.pieces.entry((key.chunk, key.piece)).or_default();
-        let place = askers.iter().position(|asker| *asker == server).unwrap_or_else(|| {
+        let place = room.place.unwrap_or_else(|| {
             askers.push(server);
             askers.len() - 1
         });
-        Some(Lent { generation: file.generation, from: above(askers, place) })
+        let lent = Lent { generation: file.generation, from: above(askers, place) };
+        file.take(room);
+        Some(lent)
+    }
+
+    /// Memory for a loan; of files whose leases are over, if there is no other.
+    fn room(&self, state: &mut State, key: PieceKey, server: ServerId, now: Instant) -> Option<Room> {
+        self.try_room(state, key, server).or_else(|| {
+            self.drop_ended(state, now);
+            self.try_room(state, key, server)
+        })
+    }
+
+    fn try_room(&self, state: &State, key: PieceKey, server: ServerId) -> Option<Room> {
+        let file = state.files.get(&key.ino).filter(|file| file.bytes > 0);
+        let askers = file.and_then(|file| file.pieces.get(&(key.chunk, key.piece)));
+        let place = askers.and_then(|askers| askers.iter().position(|asker| *asker == server));
+        let parts = [
+            (file.is_none(), FILE_BYTES),
+            (file.is_none_or(|file| !file.leases.contains_key(&server)), LEASE_BYTES),
+            (askers.is_none(), PIECE_BYTES),
+            (place.is_none(), ASKER_BYTES),
+        ];
+        let mut bytes: usize = parts.iter().filter(|(is_new, _)| *is_new).map(|(_, bytes)| bytes).sum();
+        let (used, counted) = file.map_or((0, 0), |file| (file.bytes, file.counted));
+        if used + bytes <= counted {
+            return Some(Room { bytes, counted: 0, charge: None, place });
+        }
+        // With the charge itself, twice in a list that grows.
+        bytes += 2 * size_of::<PartCharge>();
+        let counted = (used + bytes - counted).next_multiple_of(STEP_BYTES);
+        Some(Room { bytes, counted, charge: Some(self.memory.try_get(counted)?), place })
     }
 
     fn drop_ended(&self, state: &mut State, now: Instant) {
+        state.cooling.retain(|_, until| *until > now);
         let is_over =
             |file: &File| file.recalled.is_none() && file.leases.values().all(|until| *until <= now);
         let over: Vec<InodeId> =
@@ -261,6 +353,8 @@ impl Grants {
         for ino in over {
             self.forget(state, ino);
         }
+        shrink(&mut state.files);
+        shrink(&mut state.cooling);
     }
 
     /// Has the store say that leases may be out, before the first is told.
@@ -303,91 +397,4 @@ fn above(askers: &[ServerId], mut place: usize) -> Vec<ServerId> {
         from.push(askers[place]);
     }
     from
-}
-
-#[cfg(test)]
-mod tests {
-    //! Goal: what the module promises of one holder's leases. Method: on a real store, with moments that are made up.
-    use super::*;
-    use crate::kv::{self, KvKind};
-
-    const KEY: PieceKey = PieceKey { ino: InodeId(7), chunk: ChunkIndex(0), piece: 0 };
-
-    fn store(dir: &tempfile::TempDir) -> Arc<dyn Kv> {
-        kv::open(KvKind::default(), dir.path(), 8 << 20).expect("a store")
-    }
-
-    #[test]
-    fn the_tree_has_bounded_degree() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let (grants, now) = (Grants::open(&*store(&dir)), Instant::now());
-        let mut children = HashMap::new();
-        for server in 0..400 {
-            let lent = grants.lend(KEY, ServerId(server), now).expect("lent");
-            assert!(lent.from.iter().all(|above| above.0 < server), "{lent:?} to {server}");
-            assert!(lent.from.len() <= 4, "{lent:?}");
-            *children.entry(lent.from.first().copied()).or_insert(0) += 1;
-        }
-        assert!(children.values().all(|count| *count <= FAN_OUT), "{children:?}");
-        let again = grants.lend(KEY, ServerId(3), now).expect("lent");
-        assert!(again.from.is_empty(), "who asks again stays where it was");
-    }
-
-    #[test]
-    fn a_change_ends_the_generation() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let (grants, now) = (Grants::open(&*store(&dir)), Instant::now());
-        assert!(!grants.may_be_lent(KEY.ino));
-        let before = grants.lend(KEY, ServerId(1), now).expect("lent").generation;
-        let change = grants.announce(KEY.ino);
-        assert!(grants.may_be_lent(KEY.ino) && grants.lend(KEY, ServerId(2), now).is_none());
-        let Lease::Recall(leases, done) = grants.end(KEY.ino, now) else { panic!("a lease is out") };
-        assert_eq!(leases, [(ServerId(1), now + LEASE_HELD)]);
-        let Lease::Wait(recalled) = grants.end(KEY.ino, now) else { panic!("it is being called back") };
-        assert!(!*recalled.borrow());
-        grants.ended(KEY.ino, &done);
-        assert!(*recalled.borrow() && !grants.may_be_lent(KEY.ino));
-        change.done();
-        assert!(grants.lend(KEY, ServerId(1), now).is_none(), "it cools");
-        let after = grants.lend(KEY, ServerId(1), now + COOLING).expect("lent").generation;
-        assert_ne!(before, after);
-    }
-
-    #[test]
-    fn what_may_still_be_under_way_counts_for_a_while() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let kv = store(&dir);
-        let (grants, now) = (Grants::open(&*kv), Instant::now());
-        drop(grants.announce(KEY.ino));
-        grants.tidy(&*kv, now, || true).expect("tidied");
-        assert!(!grants.is_lendable(KEY.ino, now) && grants.lend(KEY, ServerId(1), now).is_none());
-        grants.tidy(&*kv, now + UNSURE * 2, || true).expect("tidied");
-        assert!(grants.lend(KEY, ServerId(1), now).is_some());
-    }
-
-    #[test]
-    fn leases_that_are_over_are_not_called_back() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let (grants, now) = (Grants::open(&*store(&dir)), Instant::now());
-        grants.lend(KEY, ServerId(1), now).expect("lent");
-        let _change = grants.announce(KEY.ino);
-        assert!(matches!(grants.end(KEY.ino, now + LEASE_HELD), Lease::None));
-        assert!(!grants.may_be_lent(KEY.ino));
-    }
-
-    #[test]
-    fn a_run_that_has_lent_is_remembered_until_its_leases_are_over() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let kv = store(&dir);
-        let grants = Grants::open(&*kv);
-        assert!(grants.inherited_until().is_none());
-        grants.lend(KEY, ServerId(1), Instant::now()).expect("lent");
-        grants.note(&*kv).expect("noted");
-        let next = Grants::open(&*kv);
-        assert!(next.inherited_until().is_some());
-        next.tidy(&*kv, Instant::now(), || true).expect("tidied");
-        assert!(Grants::open(&*kv).inherited_until().is_some(), "a second crash within the lease");
-        next.tidy(&*kv, Instant::now() + LEASE_HELD, || true).expect("tidied");
-        assert!(Grants::open(&*kv).inherited_until().is_none());
-    }
 }

@@ -6,7 +6,7 @@
 //! server that has the chunk.
 //!
 //! What is asked about names and inodes comes from their homes, not in a tree: an answer is no larger than being told whom to ask would be. `lender` is the
-//! side of the home (with `namespace/loans.rs`), `gateway` that of the server whose clients ask, which keeps `answers` to each `question`.
+//! side of the home (with `namespace/loans.rs`), `gateway` that of the server whose clients ask, which keeps `answers` to each `question`, and knows which are `underway`.
 //! `docs/decisions/0038-hot-names.md`.
 //!
 //! # Invariants
@@ -15,9 +15,11 @@
 //! - That holds if a server ends: its leases end by themselves, and who gave some before it was restarted lets no change begin before they are over
 //!   (`a_restarted_holder_waits_for_the_leases_of_before`).
 //! - The same holds of answers about names and inodes, and what changes those (`tests/tests/hot/names.rs`).
-//! - What is kept never exceeds the pool `hot_files` (`what_is_kept_is_bounded`), nor pieces or answers their part of it (`part`).
+//! - What is kept never exceeds the pool `hot_files` (`what_is_kept_is_bounded`), nor pieces, answers or what is lent their part of it (`part`).
 
 pub mod answers;
+pub mod copier;
+pub mod copies;
 pub mod gateway;
 pub mod grants;
 pub mod holder;
@@ -27,6 +29,7 @@ pub mod opened;
 pub mod part;
 pub mod question;
 pub mod reader;
+pub mod underway;
 pub mod watch;
 pub mod whole;
 
@@ -43,6 +46,7 @@ use self::grants::Grants;
 use self::kept::Kept;
 use self::opened::Opened;
 use self::part::Part;
+use self::underway::Underway;
 use self::watch::Watch;
 use crate::error::OpResult;
 use crate::kv::Kv;
@@ -70,8 +74,9 @@ pub const PARENT_WAIT: Duration = Duration::from_millis(500);
 /// How long a server that did not answer is not asked again.
 pub const SHUN: Duration = Duration::from_secs(5);
 
-/// Part of the memory that answers have, as a divisor; pieces have the rest.
+/// Parts of the memory that answers have, and what is known of leases of files, as divisors; pieces have the rest.
 const ANSWERS_PART: u64 = 4;
+const GRANTS_PART: u64 = 16;
 
 const _: () = assert!(LEASE.as_millis() < LEASE_HELD.as_millis());
 const _: () = assert!(JOIN_BYTES <= HOT_PIECE_BYTES);
@@ -122,6 +127,8 @@ pub struct HotCounters {
     pub answers_lent: AtomicU64,
     /// Questions about names and inodes answered from what was kept.
     pub answers_given: AtomicU64,
+    /// Times that a question waited for an equal one of this node, which was on its way to the home.
+    pub answers_joined: AtomicU64,
     /// Calls that had servers forget answers before a change.
     pub answers_recalled: AtomicU64,
     /// Leases of answers that ended by themselves while a change waited for them.
@@ -141,6 +148,8 @@ pub struct Hot {
     pub kept: Kept,
     /// Answers about names and inodes that are kept here.
     pub answers: Answers,
+    /// Questions that are on their way to their homes.
+    pub underway: Underway,
     /// What clients have open without their homes knowing.
     pub opened: Opened,
     /// Figures.
@@ -148,17 +157,18 @@ pub struct Hot {
 }
 
 impl Hot {
-    /// That of a server with a namespace in `kv`, which keeps pieces and answers in `memory`, each in its own part.
+    /// That of a server with a namespace in `kv`, which keeps pieces and answers, and what it knows of its leases of files, in `memory`, each in its own part.
     pub fn open(kv: &dyn Kv, memory: Budget, enabled: bool) -> Self {
         let size = memory.stats().size;
-        let for_answers = size / ANSWERS_PART;
+        let (for_answers, for_grants) = (size / ANSWERS_PART, size / GRANTS_PART);
         Hot {
             enabled,
             watch: Watch::default(),
             questions: Watch::default(),
-            grants: Grants::open(kv),
+            grants: Grants::open(kv, Part::of(&memory, for_grants)),
             answers: Answers::new(Part::of(&memory, for_answers)),
-            kept: Kept::new(Part::of(&memory, size - for_answers)),
+            kept: Kept::new(Part::of(&memory, size - for_answers - for_grants)),
+            underway: Underway::default(),
             opened: Opened::default(),
             counters: HotCounters::default(),
         }
@@ -180,7 +190,7 @@ impl Hot {
     }
 
     /// Names, what they say, and figures that only grow.
-    pub fn counts(&self) -> [(&'static str, &'static str, u64); 12] {
+    pub fn counts(&self) -> [(&'static str, &'static str, u64); 13] {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let own = &self.counters;
         [
@@ -201,6 +211,11 @@ impl Hot {
                 "hot_answers_given",
                 "Questions about names and inodes answered from kept answers",
                 load(&own.answers_given),
+            ),
+            (
+                "hot_answers_joined",
+                "Times that a question waited for an equal one that was on its way to the home",
+                load(&own.answers_joined),
             ),
             (
                 "hot_answers_recalled",

@@ -3,7 +3,22 @@
 //! # Invariants
 //! - What is got from a part never exceeds it, and is counted in the pool (`one_part_leaves_the_other_alone_and_the_pool_counts_both`).
 
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hash};
+
 use fs_net::{Budget, BufferClass, Charge, PoolStats};
+
+/// Bytes of a table for each thing of this size that is in it, at most, if [`shrink`] is called now and then.
+pub const fn in_table(bytes: usize) -> usize {
+    (bytes + 1) * 16 / 7
+}
+
+/// Gives back what a table has grown by and does not need any more.
+pub fn shrink<K: Eq + Hash, V, S: BuildHasher>(table: &mut HashMap<K, V, S>) {
+    if table.capacity() > 2 * table.len() {
+        table.shrink_to(table.len());
+    }
+}
 
 /// See the module.
 pub struct Part {

@@ -13,7 +13,7 @@ use fs_proto::{BULK_MAX, Header, Op, ServerId, Status, Wire};
 
 use super::kept::{Asking, Found};
 use super::whole::Whole;
-use super::{JOIN_BYTES, PARENT_WAIT, PieceKey, holder};
+use super::{JOIN_BYTES, PARENT_WAIT, PieceKey, copier, holder};
 use crate::dispatch::Answer;
 use crate::error::{OpError, OpResult};
 use crate::worker::{Context, Worker, refusal};
@@ -21,7 +21,7 @@ use crate::worker::{Context, Worker, refusal};
 /// How often a reader looks whether what it waited for has come, before it asks by itself.
 const ROUNDS: usize = 8;
 /// Generation of a piece that was not lent.
-const LOOSE: u64 = 0;
+pub(super) const LOOSE: u64 = 0;
 /// How long a piece that is on its way here is waited for, to be passed on.
 const ARRIVAL_WAIT: Duration = Duration::from_millis(400);
 const _: () = assert!(ARRIVAL_WAIT.as_millis() < PARENT_WAIT.as_millis());
@@ -122,7 +122,11 @@ fn is_of(moment: &mut Option<u64>, generation: u64) -> bool {
 }
 
 /// A piece that is kept, or is from now on, and its generation. None: its holder lends nothing of this file.
-async fn kept_piece(worker: &Rc<Worker>, key: PieceKey, holder: ServerId) -> OpResult<Option<(Whole, u64)>> {
+pub(super) async fn kept_piece(
+    worker: &Rc<Worker>,
+    key: PieceKey,
+    holder: ServerId,
+) -> OpResult<Option<(Whole, u64)>> {
     let hot = &worker.node.hot;
     for _ in 0..ROUNDS {
         match hot.kept.find(key, holder, Instant::now()) {
@@ -262,9 +266,9 @@ pub async fn pass_on(worker: &Rc<Worker>, _: &Context, request: HotFetch) -> OpR
 }
 
 /// Drops what a holder calls back.
-#[allow(clippy::unused_async)] // The form of all operations.
 pub async fn recall(worker: &Rc<Worker>, _: &Context, request: HotRecall) -> OpResult<()> {
     worker.node.hot.kept.drop_file(request.ino, request.holder);
+    copier::call_back(&worker.node, request.ino);
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 //! file "fence", 4096 bytes, little-endian:
 //!   0  magic    "HAYFENC1"
 //!   8  boot id  u128        of the kernel under which the counts were acknowledged
+//!  24  boot id  u128        of the kernel under which a process has last begun to open the store
 //!  64  lanes    32 * { acknowledged:u64  synced:u64  zeros[48] }
 //! ```
 //! The page is mapped, so that raising a count is a store to memory. Nobody syncs it: under the same boot the kernel has
@@ -31,6 +32,7 @@ pub(super) type Counts = [u64; LANES];
 const FILE: &str = "fence";
 const FILE_BYTES: usize = 4096;
 const MAGIC: &[u8; 8] = b"HAYFENC1";
+const OPENED_AT: usize = 24;
 const LANES_AT: usize = 64;
 /// A lane has a cache line of its own.
 const LANE_BYTES: usize = 64;
@@ -69,6 +71,19 @@ impl Past {
         boot_id() != 0 && self.old[8..24] == boot_id().to_le_bytes()
     }
 
+    /// Whether a process has had the store open under this kernel, which may show what is not on the device then. Also without an answer.
+    pub(super) fn may_show_unwritten(&self) -> bool {
+        boot_id() == 0 || self.is_same_boot() || self.old[OPENED_AT..][..16] == boot_id().to_le_bytes()
+    }
+
+    /// From now on it is open under this kernel. Kept by that kernel, so nothing has to reach the device.
+    pub(super) fn note_opening(&mut self) -> Result<(), KvError> {
+        self.old[OPENED_AT..][..16].copy_from_slice(&boot_id().to_le_bytes());
+        self.old[..8].copy_from_slice(MAGIC);
+        let (file, page) = (&mut self.file, &self.old);
+        file.seek(SeekFrom::Start(0)).and_then(|_| file.write_all(page)).map_err(KvError::from_io)
+    }
+
     /// Changes of a lane that are known to be on the device.
     pub(super) fn synced(&self, lane: usize) -> u64 {
         word_of(&self.old, synced_at(lane))
@@ -84,7 +99,7 @@ impl Past {
             return Ok(());
         }
         Err(KvError::Corrupt(format!(
-            "it has lost {lost} {what} changes: its journal was damaged or replaced by an older copy. Restore the store \
+            "it has lost at least {lost} {what} changes: its journal was damaged or replaced by an older copy. Restore the store \
              directory from where it is whole; or, to go on without these changes, delete {}",
             self.path.display()
         )))
@@ -145,6 +160,7 @@ fn renewed(old: &[u8], stored: &Counts) -> Vec<u8> {
     let mut page = vec![0; FILE_BYTES];
     page[..8].copy_from_slice(MAGIC);
     page[8..24].copy_from_slice(&boot_id().to_le_bytes());
+    page[OPENED_AT..][..16].copy_from_slice(&boot_id().to_le_bytes());
     for (lane, count) in stored.iter().enumerate() {
         page[acknowledged_at(lane)..][..8].copy_from_slice(&count.to_le_bytes());
         page[synced_at(lane)..][..8].copy_from_slice(&word_of(old, synced_at(lane)).to_le_bytes());

@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use std::error::Error as _;
 use std::fs::{File, TryLockError};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// The engine seals a memtable and goes on with the next; it halts writers when four are sealed.
@@ -85,6 +85,7 @@ pub(super) struct FjallKv {
     tree: Keyspace,
     memtable_bytes: u64,
     rotating: Mutex<()>,
+    dir: PathBuf,
 }
 
 impl FjallKv {
@@ -105,7 +106,8 @@ impl FjallKv {
             .open()
             .map_err(lift)?;
         let tree = database.keyspace("namespace", || options.of_tree()).map_err(lift)?;
-        Ok(FjallKv { database, tree, memtable_bytes: options.memtable_bytes, rotating: Mutex::new(()) })
+        let (memtable_bytes, rotating) = (options.memtable_bytes, Mutex::new(()));
+        Ok(FjallKv { database, tree, memtable_bytes, rotating, dir: dir.to_owned() })
     }
 
     /// Seals a memtable that is full. fjall leaves that to its workers; while these flushed and merged, the memtable was seen to
@@ -125,6 +127,13 @@ impl FjallKv {
             // The batch is committed, so its caller must not hear of this: a failed write poisons, and the next commit tells.
             let _ = self.tree.rotate_memtable();
         }
+    }
+}
+
+/// Undoes what an opening has changed before it was refused.
+pub(super) fn put_back(dir: &Path) {
+    if let Err(error) = journal::put_back(dir) {
+        tracing::warn!(%error, dir = %dir.display(), "the last journal stays under another name until the next opening");
     }
 }
 
@@ -154,6 +163,10 @@ fn check_files(dir: &Path) -> Result<(), KvError> {
 impl Engine for FjallKv {
     fn position(&self) -> u64 {
         self.database.seqno()
+    }
+
+    fn accept(&self) -> Result<(), KvError> {
+        journal::accept(&self.dir)
     }
 }
 

@@ -44,6 +44,10 @@ pub(super) trait Engine: Kv {
     fn position(&self) -> u64 {
         0
     }
+    /// It has all that it acknowledged. Called before anything is committed.
+    fn accept(&self) -> Result<(), KvError> {
+        Ok(())
+    }
 }
 
 pub(super) struct Guarded<E> {
@@ -60,6 +64,7 @@ impl<E: Engine> Guarded<E> {
         let counts = stored_counts(&engine)?;
         let past = Past::read(dir)?;
         past.compare(&counts)?;
+        engine.accept()?;
         if !past.is_same_boot() {
             bridge(&engine, &counts)?;
         }

@@ -14,6 +14,7 @@ mod batch;
 mod fence;
 mod fjall;
 mod guard;
+mod renew;
 mod sled;
 mod verify;
 
@@ -22,7 +23,7 @@ pub use fjall::FjallOptions;
 pub use verify::KvReport;
 
 use bytes::Bytes;
-use guard::Guarded;
+use guard::{Engine as _, Guarded};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -130,9 +131,7 @@ impl std::fmt::Display for KvKind {
 pub fn open(kind: KvKind, dir: &Path, cache_bytes: u64) -> Result<Arc<dyn Kv>, KvError> {
     std::fs::create_dir_all(dir).map_err(KvError::from_io)?;
     Ok(match kind {
-        KvKind::Fjall => {
-            Arc::new(Guarded::open(fjall::FjallKv::open(dir, &FjallOptions::within(cache_bytes))?, dir)?)
-        }
+        KvKind::Fjall => guarded_fjall(dir, &FjallOptions::within(cache_bytes))?,
         KvKind::Sled => Arc::new(Guarded::open(sled::SledKv::open(dir, cache_bytes)?, dir)?),
     })
 }
@@ -140,8 +139,22 @@ pub fn open(kind: KvKind, dir: &Path, cache_bytes: u64) -> Result<Arc<dyn Kv>, K
 /// Opens fjall with options of the caller's choice, with or without the guard: for measuring (`bench/kv-engines`).
 pub fn open_fjall(dir: &Path, options: &FjallOptions, is_guarded: bool) -> Result<Arc<dyn Kv>, KvError> {
     std::fs::create_dir_all(dir).map_err(KvError::from_io)?;
+    if is_guarded {
+        return guarded_fjall(dir, options);
+    }
     let engine = fjall::FjallKv::open(dir, options)?;
-    Ok(if is_guarded { Arc::new(Guarded::open(engine, dir)?) } else { Arc::new(engine) })
+    engine.accept()?;
+    Ok(Arc::new(engine))
+}
+
+fn guarded_fjall(dir: &Path, options: &FjallOptions) -> Result<Arc<dyn Kv>, KvError> {
+    let opened = fjall::FjallKv::open(dir, options).and_then(|engine| Guarded::open(engine, dir));
+    Ok(Arc::new(opened.inspect_err(|error| {
+        // Who has it open has accepted it.
+        if !matches!(error, KvError::InUse(_)) {
+            fjall::put_back(dir);
+        }
+    })?))
 }
 
 /// Opens sled without the guard: for measuring.

@@ -1,4 +1,5 @@
-//! Upkeep: segments with little live data are emptied by copying, dead segments are unlinked, the index is saved.
+//! Upkeep: what an opening has left in doubt is settled, segments with little live data are emptied by copying, dead segments are unlinked, the
+//! index is saved.
 //!
 //! Why deleted data cannot come back. A *tombstone* (truncate, remove or punch record) with sequence t hides the records
 //! of its inode with sequences below t. An opening replays the log from the mark of the last save that the device has.
@@ -14,6 +15,7 @@
 //! Crash cases. A crash between copying and unlinking leaves both; they have the same sequence and content, and the later
 //! place wins. A crash between unlinking and the next save leaves the segment's row, which counts nothing.
 
+use super::disk;
 use super::engine::Core;
 use super::extent::{Extent, Place};
 use super::format::{Header, Kind};
@@ -95,7 +97,8 @@ pub(super) fn run(core: &Core) {
             if core.upkeep.is_stopping() {
                 return;
             }
-            match core.save_if_due().and_then(|()| pass(core, SPARSE_PERCENT, Eagerness::Calm)) {
+            let saved = core.log.settle().and_then(|()| core.save_if_due());
+            match saved.and_then(|()| pass(core, SPARSE_PERCENT, Eagerness::Calm)) {
                 Ok(Outcome::Gained) => {}
                 // Without room the index stays to be saved.
                 Ok(Outcome::Resting) | Err(StoreError::NoSpace) => {
@@ -124,7 +127,8 @@ pub(super) fn make_room(core: &Core) -> Result<(), StoreError> {
 /// Empties some sparse segments and unlinks the dead.
 pub(super) fn pass(core: &Core, percent: u64, eagerness: Eagerness) -> Result<Outcome, StoreError> {
     let _one = core.upkeep.running.lock();
-    core.log.check()?;
+    // Copies must not take the room that this needs: without it nothing can be unlinked.
+    core.log.settle_first()?;
     for victim in victims(core, percent) {
         if core.upkeep.is_stopping() {
             break;
@@ -133,6 +137,7 @@ pub(super) fn pass(core: &Core, percent: u64, eagerness: Eagerness) -> Result<Ou
             // What was copied so far may have freed something.
             Ok(()) | Err(StoreError::NoSpace) => {}
             Err(StoreError::Corrupt { .. }) => victim.mark_damaged(),
+            Err(StoreError::Io(error)) if disk::is_unreadable(&error) => victim.mark_damaged(),
             Err(other) => return Err(other),
         }
     }
@@ -168,6 +173,10 @@ fn evacuate(core: &Core, segment: &Segment) -> Result<(), StoreError> {
         }
         move_data(core, &record.header)?;
         core.save_if_due()?;
+    }
+    if !found.lost.is_empty() {
+        // Records that could not be found are not copied.
+        segment.mark_damaged();
     }
     Ok(())
 }

@@ -60,7 +60,7 @@ pub fn open(dirs: &[PathBuf], kv: &Arc<dyn Kv>, options: &StoreOptions) -> Resul
     };
     let ordered = match_up(&found, &known)?;
     let share = ordered.len() as u64;
-    let open = |(device, dir): (usize, &Path)| {
+    let open = |device: usize, dir: &Path| {
         let options = StoreOptions {
             device: device as u8,
             index_bytes: options.index_bytes / share,
@@ -69,8 +69,22 @@ pub fn open(dirs: &[PathBuf], kv: &Arc<dyn Kv>, options: &StoreOptions) -> Resul
         };
         super::engine::open(dir, Arc::clone(kv), options)
     };
-    let stores = ordered.into_iter().enumerate().map(open).collect::<Result<_, _>>()?;
+    // Side by side: each reads the end of its own log.
+    let opened: Vec<_> = std::thread::scope(|scope| {
+        let open = &open;
+        let openings: Vec<_> = ordered
+            .into_iter()
+            .enumerate()
+            .map(|(device, dir)| scope.spawn(move || open(device, dir)))
+            .collect();
+        openings.into_iter().map(|opening| opening.join().unwrap_or_else(|_| Err(panicked()))).collect()
+    });
+    let stores = opened.into_iter().collect::<Result<_, _>>()?;
     Ok(Devices { stores, weights: known.iter().map(|k| k.weight).collect() })
+}
+
+fn panicked() -> StoreError {
+    StoreError::Io(std::io::Error::other("a thread of the chunk store panicked"))
 }
 
 fn measure(found: &[(&Path, u64)]) -> Result<Vec<Known>, StoreError> {
@@ -245,8 +259,8 @@ impl ChunkStore for Devices {
         // Side by side: each waits for its own device.
         std::thread::scope(|scope| {
             let syncs: Vec<_> = self.stores.iter().map(|store| scope.spawn(|| store.sync())).collect();
-            let panicked = |_| Err(StoreError::Io(std::io::Error::other("a sync panicked")));
-            let outcomes: Vec<_> = syncs.into_iter().map(|s| s.join().unwrap_or_else(panicked)).collect();
+            let outcomes: Vec<_> =
+                syncs.into_iter().map(|s| s.join().unwrap_or_else(|_| Err(panicked()))).collect();
             outcomes.into_iter().collect()
         })
     }

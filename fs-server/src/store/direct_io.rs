@@ -15,7 +15,7 @@ use super::extent::Extent;
 use super::format::{BlockSpan, HEADER_BYTES, Position};
 use super::gather;
 use super::group::{self, ChunkWrite};
-use super::reader::{self, Fault, Source};
+use super::reader::{self, Source};
 use super::{ChunkKey, StoreError};
 use bytes::Bytes;
 use fs_net::PoolBuffer;
@@ -192,7 +192,7 @@ async fn read_verified(
             (Some(table?), read)
         }
     };
-    let got = got?.saturating_sub(front);
+    let got = got.map_err(|error| core.unread(key, extent, error.into()))?.saturating_sub(front);
     let Some(main) = parts.pop() else { return Err(lost()) };
     let table = match table.or_else(|| plan.table_in(core, file, parts.first().unwrap_or(&main))) {
         Some(table) => table,
@@ -294,7 +294,7 @@ async fn table_of(
     let want = source.front_bytes();
     let (begin, bytes) = blocks(position.byte(), want);
     let (got, mut parts) = ring::read(Arc::clone(file), vec![Part::Own(Aligned::new(bytes))], begin).await;
-    let got = got?;
+    let got = got.map_err(|error| core.unread(key, extent, error.into()))?;
     let Some(part) = parts.pop() else { return Err(lost()) };
     let from = (position.byte() - begin) as usize;
     match source.table_in(&part.bytes()[from.min(got)..got.min(from + want)]) {
@@ -302,8 +302,7 @@ async fn table_of(
         // The header may be damaged and its repetition not: rare enough to block for.
         None => match source.load_table() {
             Ok(table) => Ok(core.cache_table(position, &table)),
-            Err(Fault::Io(error)) => Err(StoreError::Io(error)),
-            Err(Fault::Corrupt) => Err(core.corrupt(key, extent)),
+            Err(fault) => Err(core.unread(key, extent, fault)),
         },
     }
 }

@@ -203,10 +203,17 @@ impl Core {
         extent: &Extent,
         out: &mut [u8],
     ) -> Result<u32, StoreError> {
-        self.source(file, extent).read(&self.cache, extent.start, out).map_err(|fault| match fault {
+        self.source(file, extent)
+            .read(&self.cache, extent.start, out)
+            .map_err(|fault| self.unread(key, extent, fault))
+    }
+
+    /// The error that a fault is to who reads. Counts damage.
+    pub fn unread(&self, key: ChunkKey, extent: &Extent, fault: Fault) -> StoreError {
+        match fault {
             Fault::Io(error) => StoreError::Io(error),
             Fault::Corrupt => self.corrupt(key, extent),
-        })
+        }
     }
 
     /// As [`ChunkStore::read`], with the CRC of what was read.
@@ -523,7 +530,7 @@ impl ChunkStore for LogStore {
             written_bytes: self.core.log.written().bytes,
             index_bytes: self.index_bytes(),
             index_saves: self.core.saver.saves(),
-            crc_failures: self.core.crc_failures.load(Ordering::Relaxed),
+            crc_failures: self.core.crc_failures.load(Ordering::Relaxed) + self.core.log.damage(),
         }
     }
 

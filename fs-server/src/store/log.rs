@@ -6,12 +6,13 @@
 //! - From its reservation until its ticket is dropped a record counts as under way: its segment is not emptied or
 //!   unlinked, the durable mark stays before it, and newer deletions are remembered for it.
 //! - After a failed write or sync no change is accepted: what is on the device is not known then
-//!   (`a_failed_write_refuses_changes`). A later opening finds out, and writes again what is in doubt (`recover.rs`).
+//!   (`a_failed_write_refuses_changes`). A later opening finds out, and what is in doubt is written again (`doubt.rs`).
 //! - What is to be synced is held open until then: of a write that failed in the background the kernel tells only handles
 //!   that were open, or who asks before it has forgotten the file.
 
 use super::disk::direct::DirectFile;
 use super::disk::{self, SegmentFile};
+use super::doubt::{self, InDoubt};
 use super::format::{self, FIRST_UNIT, Header, Kind, Position, Shape, UNIT_BYTES};
 use super::segment::{Segment, Segments};
 use super::{ChunkKey, StoreError};
@@ -153,8 +154,10 @@ pub(super) struct Log {
     pub segments: Segments,
     pub wake: Wake,
     state: Mutex<State>,
-    syncing: Mutex<()>,
+    /// Held by who syncs: what has to be settled first.
+    syncing: Mutex<Vec<InDoubt>>,
     refused: AtomicBool,
+    damage: AtomicU64,
     written_bytes: AtomicU64,
     records: AtomicU64,
 }
@@ -172,8 +175,8 @@ pub(super) struct Resume {
     pub next_segment: u32,
     pub next_sequence: u64,
     pub durable: Position,
-    /// What the first sync has to cover.
-    pub dirty: Files,
+    /// What the first sync has to settle.
+    pub in_doubt: Vec<InDoubt>,
 }
 
 impl Log {
@@ -183,7 +186,7 @@ impl Log {
             next_segment: from.next_segment,
             next_sequence: from.next_sequence,
             under_way: Vec::new(),
-            dirty: from.dirty,
+            dirty: Files::new(),
             names_dirty: true,
             durable: from.durable,
         };
@@ -192,8 +195,9 @@ impl Log {
             segments,
             wake: Wake::default(),
             state: Mutex::new(state),
-            syncing: Mutex::default(),
+            syncing: Mutex::new(from.in_doubt),
             refused: AtomicBool::new(false),
+            damage: AtomicU64::new(0),
             written_bytes: AtomicU64::new(0),
             records: AtomicU64::new(0),
         }
@@ -410,8 +414,9 @@ impl Log {
 
     /// Makes everything that was written before the call durable.
     pub fn sync(&self) -> Result<(), StoreError> {
-        let _one = self.syncing.lock();
+        let mut in_doubt = self.syncing.lock();
         self.check()?;
+        self.settle_all(&mut in_doubt)?;
         let unsynced = self.take_unsynced();
         for file in unsynced.files.values() {
             file.sync().map_err(|e| self.refuse(e))?;
@@ -422,6 +427,36 @@ impl Log {
         let mut state = self.state.lock();
         state.durable = state.durable.max(unsynced.mark);
         Ok(())
+    }
+
+    /// Sees to it that nothing is left in doubt by the opening. Who syncs just now does that.
+    pub fn settle(&self) -> Result<(), StoreError> {
+        if self.syncing.try_lock().is_none_or(|in_doubt| in_doubt.is_empty()) {
+            return Ok(());
+        }
+        self.sync()
+    }
+
+    /// On return nothing is in doubt, so that no sync ends for want of room any more. Waits for who syncs.
+    pub fn settle_first(&self) -> Result<(), StoreError> {
+        let mut in_doubt = self.syncing.lock();
+        self.check()?;
+        self.settle_all(&mut in_doubt)
+    }
+
+    fn settle_all(&self, in_doubt: &mut Vec<InDoubt>) -> Result<(), StoreError> {
+        let (damage, settled) = doubt::settle(&self.segments, self.limits.store_id, in_doubt);
+        self.damage.fetch_add(damage, Ordering::Relaxed);
+        match settled {
+            Err(error) if disk::is_full(&error) => Err(StoreError::NoSpace),
+            Err(error) => Err(self.refuse(error)),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// What was found to be damaged when doubts were settled.
+    pub fn damage(&self) -> u64 {
+        self.damage.load(Ordering::Relaxed)
     }
 
     fn take_unsynced(&self) -> Unsynced {

@@ -8,7 +8,7 @@ use std::fs::File;
 fn log(dir: &std::path::Path) -> Log {
     let limits = Limits { store_id: 1, boot_id: 1, segment_bytes: 64 << 10, reserve_bytes: 0, align: 512 };
     let resume =
-        Resume { next_segment: 1, next_sequence: 1, durable: Position::default(), dirty: Files::new() };
+        Resume { next_segment: 1, next_sequence: 1, durable: Position::default(), in_doubt: Vec::new() };
     Log::new(limits, Segments::new(Arc::new(BufferedDisk::new(dir)), 8), resume)
 }
 

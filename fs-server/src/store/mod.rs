@@ -25,6 +25,7 @@ mod crc_cache;
 pub mod devices;
 mod direct_io;
 pub mod disk;
+mod doubt;
 mod engine;
 mod extent;
 pub mod format;
@@ -72,8 +73,8 @@ pub enum StoreError {
     /// A write or sync failed earlier: reads go on, changes are refused until the store is reopened.
     #[error("the chunk store refuses changes after a failed write; reopen it once the device is well")]
     Refused,
-    /// Stored bytes do not match their checksum.
-    #[error("stored bytes of inode {:x} chunk {} do not match their checksum (segment {segment}, byte {byte})",
+    /// Stored bytes do not match their checksum, or the device cannot read them.
+    #[error("stored bytes of inode {:x} chunk {} do not match their checksum or cannot be read (segment {segment}, byte {byte})",
         .key.ino.0, .key.chunk.0)]
     Corrupt {
         /// Whose bytes.

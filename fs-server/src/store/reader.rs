@@ -4,7 +4,7 @@
 //! - Nothing that did not match its CRC is left in the caller's buffer (`tests/store`, `flipped_bits_are_never_returned`).
 
 use super::crc_cache::CrcCache;
-use super::disk::{self, SegmentFile};
+use super::disk::{self, Lost, SegmentFile};
 use super::extent::Place;
 use super::format::{BlockSpan, HEADER_BYTES, Header, Shape};
 use fs_proto::checksum::{BLOCK_BYTES, combine, crc};
@@ -17,13 +17,14 @@ const PIECE_BYTES: usize = 256 << 10;
 /// Why a record cannot be read.
 #[derive(Debug)]
 pub(super) enum Fault {
+    /// It is not there any more: it does not match its checksum, or the device cannot read it.
     Corrupt,
     Io(io::Error),
 }
 
 impl From<io::Error> for Fault {
     fn from(error: io::Error) -> Self {
-        Fault::Io(error)
+        if disk::is_unreadable(&error) { Fault::Corrupt } else { Fault::Io(error) }
     }
 }
 
@@ -32,6 +33,13 @@ pub(super) struct Source<'a> {
     pub file: &'a dyn SegmentFile,
     pub place: Place,
     pub store_id: u64,
+}
+
+impl<'a> Source<'a> {
+    /// The data of the record with this header.
+    pub fn of(file: &'a dyn SegmentFile, header: &Header, store_id: u64) -> Self {
+        Source { file, place: Place { segment: header.at.segment, shape: header.shape() }, store_id }
+    }
 }
 
 impl Source<'_> {
@@ -61,8 +69,9 @@ impl Source<'_> {
         let at = self.place.position().byte();
         let back_at = at + self.place.shape.total_bytes() - HEADER_BYTES as u64;
         let (mut front, mut back) = ([0; HEADER_BYTES], [0; HEADER_BYTES]);
-        disk::read_padded(self.file, &mut front, at)?;
-        disk::read_padded(self.file, &mut back, back_at)?;
+        let mut lost = Lost::new();
+        disk::read_around(self.file, &mut front, at, &mut lost)?;
+        disk::read_around(self.file, &mut back, back_at, &mut lost)?;
         Ok(match (self.decode(&front), self.decode(&back)) {
             (Some(_), None) => Some((front, back_at)),
             (None, Some(_)) => Some((back, at)),

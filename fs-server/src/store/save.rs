@@ -134,6 +134,8 @@ impl Saver {
             error => log.refuse_for(error),
         };
         self.commit_left(state).inspect_err(refuse)?;
+        // What is collected must be committed, or the store refuse: a sync must not end for want of room in between.
+        log.settle_first()?;
         let written = log.written();
         let mark = log.applied();
         state.generation += 1;

@@ -1,11 +1,11 @@
-//! Reading the headers of a segment, however damaged it is. Data is not read.
+//! Reading the headers of a segment, however damaged it is. Data is not read. Blocks that the device cannot read count as zeros.
 //!
 //! # Invariants
 //! - A record is found if its header or the repetition at its end is whole and it lies between whole neighbours or gaps;
 //!   whatever is between records is told as a gap (`tests/store`, `torn_tails_keep_every_whole_record`).
 //! - Every step moves forward: any bytes end the scan.
 
-use super::disk::{self, SegmentFile};
+use super::disk::{self, Lost, SegmentFile};
 use super::format::{self, HEADER_BYTES, Header, Kind, UNIT_BYTES};
 use fs_proto::checksum::BLOCK_BYTES;
 use std::cell::RefCell;
@@ -32,15 +32,18 @@ pub(super) struct Scan {
     pub gaps: Vec<(u32, u32)>,
     /// Where a record behind the last would begin.
     pub end_unit: u32,
+    /// Blocks that could not be read.
+    pub lost: Lost,
 }
 
 /// Scans a segment.
 pub(super) fn scan(file: &dyn SegmentFile, segment: u32, store_id: u64) -> io::Result<Scan> {
-    let mut bytes = [0; UNIT_BYTES as usize];
-    disk::read_padded(file, &mut bytes, 0)?;
+    let (mut bytes, mut lost) = ([0; UNIT_BYTES as usize], Lost::new());
+    disk::read_around(file, &mut bytes, 0, &mut lost)?;
     let boot_id = format::decode_segment_head(&bytes, segment);
     let units = file.bytes()?.div_ceil(UNIT_BYTES) as u32;
-    let scanner = Scanner { file, segment, store_id, units, window: RefCell::default() };
+    let scanner =
+        Scanner { file, segment, store_id, units, window: RefCell::default(), lost: RefCell::new(lost) };
     let begin = format::FIRST_UNIT;
     let mut out = Scan { boot_id, end_unit: begin, ..Scan::default() };
     let (_, mut next) = scanner.joint(begin)?;
@@ -62,6 +65,7 @@ pub(super) fn scan(file: &dyn SegmentFile, segment: u32, store_id: u64) -> io::R
         out.end_unit = found.header.end().unit;
         out.records.push(found);
     }
+    out.lost = scanner.lost.into_inner();
     Ok(out)
 }
 
@@ -76,6 +80,7 @@ struct Scanner<'a> {
     units: u32,
     /// What was read last, and from where: a void record that fills up a block is beside the record before it.
     window: RefCell<(u64, Vec<u8>)>,
+    lost: RefCell<Lost>,
 }
 
 /// Bytes of the window: the block in which a record ends, and the begin of the next.
@@ -92,7 +97,7 @@ impl Scanner<'_> {
         if at < *from || at + 2 * HEADER_BYTES as u64 > *from + bytes.len() as u64 {
             *from = at / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
             bytes.resize(WINDOW_BYTES, 0);
-            disk::read_padded(self.file, bytes, *from)?;
+            disk::read_around(self.file, bytes, *from, &mut self.lost.borrow_mut())?;
         }
         let joint = &bytes[(at - *from) as usize..][..2 * HEADER_BYTES];
         let (back, front) = joint.split_at(HEADER_BYTES);
@@ -118,7 +123,7 @@ impl Scanner<'_> {
         let mut base = from + 1;
         while base <= self.units {
             let at = u64::from(base) * UNIT_BYTES - HEADER_BYTES as u64;
-            disk::read_padded(self.file, &mut window, at)?;
+            disk::read_around(self.file, &mut window, at, &mut self.lost.borrow_mut())?;
             for index in 0..WINDOW_UNITS {
                 let unit = base + index;
                 let joint = &window[index as usize * UNIT_BYTES as usize..][..2 * HEADER_BYTES];

@@ -5,7 +5,7 @@
 //!   was unlinked: unlinking needs that no extent refers to the segment.
 //! - At most `max_open_files` handles are kept here; readers may hold more for the time of a read.
 
-use super::disk::{Disk, SegmentFile};
+use super::disk::{Disk, Patch, Renewed, SegmentFile};
 use super::format::{Header, Kind, UNIT_BYTES};
 use super::rows::SegmentRow;
 use crate::kv::Kv;
@@ -215,16 +215,19 @@ impl Segments {
         Ok(())
     }
 
-    /// Puts a segment's records into a new file. Returns that.
-    pub fn renew(&self, segment: &Segment) -> io::Result<Arc<dyn SegmentFile>> {
-        let file = self.disk.renew(segment.id, segment.used_bytes())?;
-        self.keep(segment, &mut segment.file.lock(), file.clone());
-        Ok(file)
+    /// Puts a segment's records into a new file, with `patches` over them.
+    pub fn renew(&self, segment: &Segment, patches: &[Patch]) -> io::Result<Renewed> {
+        let renewed = self.disk.renew(segment.id, segment.used_bytes(), patches)?;
+        self.keep(segment, &mut segment.file.lock(), Arc::clone(&renewed.file));
+        Ok(renewed)
     }
 
     /// Keeps a handle, and lets go of the one opened first if there are too many.
     fn keep(&self, segment: &Segment, slot: &mut Option<Arc<dyn SegmentFile>>, file: Arc<dyn SegmentFile>) {
-        *slot = Some(file);
+        if slot.replace(file).is_some() {
+            // Its number is in the order already.
+            return;
+        }
         let mut order = self.open_order.lock();
         order.push_back(segment.id);
         if order.len() <= self.max_open_files {
@@ -232,11 +235,36 @@ impl Segments {
         }
         let Some(oldest) = order.pop_front() else { return };
         drop(order);
-        // A slot that somebody uses now is left open rather than waited for.
-        if let Some(segment) = self.get(oldest).filter(|s| s.id != segment.id)
-            && let Some(mut slot) = segment.file.try_lock()
-        {
-            *slot = None;
+        let Some(oldest) = self.get(oldest) else { return };
+        match oldest.file.try_lock() {
+            Some(mut slot) => *slot = None,
+            // Somebody uses it now: it comes last rather than being waited for.
+            None => self.open_order.lock().push_back(oldest.id),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::disk::buffered::BufferedDisk;
+    use super::*;
+
+    #[test]
+    fn a_renewed_file_is_counted_once() {
+        // Goal: files of segments are opened and put into new ones again and again; the handles that are kept are those counted, each once, and
+        // no more than allowed.
+        let dir = tempfile::tempdir().unwrap();
+        let segments = Segments::new(Arc::new(BufferedDisk::new(dir.path())), 8);
+        for id in 1..=12 {
+            let file = segments.disk().create(id).unwrap();
+            let segment = segments.add(id, 1, Some(file));
+            (0..3).for_each(|_| drop(segments.renew(&segment, &[]).unwrap()));
+            segments.file(id.saturating_sub(5).max(1)).unwrap();
+        }
+        let mut counted: Vec<_> = segments.open_order.lock().iter().copied().collect();
+        counted.sort_unstable();
+        let open = segments.all().into_iter().filter(|s| s.file.lock().is_some()).map(|s| s.id);
+        assert_eq!(counted, open.collect::<Vec<_>>());
+        assert_eq!(counted.len(), 8);
     }
 }

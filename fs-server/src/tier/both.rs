@@ -17,8 +17,7 @@ use super::{
 };
 
 /// Said of a directory under the old tier's path that is not the one.
-pub const ANOTHER: &str =
-    "the old tier's directory is another than the one that the migration began with; mount it again";
+pub const ANOTHER: &str = "the old tier is another than the one that the migration began with; mount its directory again, or start the servers with the environment of before";
 
 /// An old tier.
 #[derive(Clone)]

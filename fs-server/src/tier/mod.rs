@@ -36,7 +36,10 @@ pub enum TierError {
     /// It has no space, or the quota is used up: try again later, and do not count on it.
     #[error("{0}")]
     Full(String),
-    /// The tier refused or failed: try again later.
+    /// It answers, and does not take this, whatever the time: try again later, tell a person, and do not count on it.
+    #[error("{0}")]
+    Refused(String),
+    /// The tier failed, or is away: try again later.
     #[error("{0}")]
     Failed(String),
 }

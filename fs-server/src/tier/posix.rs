@@ -255,6 +255,15 @@ fn failed(doing: &str, name: &[u8], error: Errno) -> TierError {
         Errno::NOENT => TierError::Missing(text),
         Errno::EXIST | Errno::NOTEMPTY | Errno::ISDIR | Errno::NOTDIR => TierError::Occupied(text),
         Errno::NOSPC | Errno::DQUOT => TierError::Full(text),
+        Errno::PERM
+        | Errno::ACCESS
+        | Errno::INVAL
+        | Errno::NAMETOOLONG
+        | Errno::FBIG
+        | Errno::ILSEQ
+        | Errno::MLINK
+        | Errno::OVERFLOW
+        | Errno::OPNOTSUPP => TierError::Refused(text),
         _ => TierError::Failed(text),
     }
 }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use fs_proto::ServerId;
 use fs_proto::msg::inode::Open;
 use fs_proto::msg::name::OpenMode;
 use fs_proto::msg::tier::FlushWait;
+use fs_proto::{InodeId, ServerId};
 use fs_server::tier::Tier;
 use fs_server::tier::posix::Posix;
 
@@ -274,4 +274,28 @@ fn flushing_has_its_share_under_constant_load() {
     let flushed = cluster.accounts(&client)[0].files;
     assert!(4 * flushed >= written, "{flushed} of {written} files were flushed under load");
     cluster.drain(&client);
+}
+
+#[test]
+fn how_far_a_large_file_is_can_be_seen() {
+    // Goal: who waits for one large file sees it get on, on whichever servers its chunks lie, and does not take others for it. Method: bytes that all servers say of each
+    // of two files, before and after.
+    const FILE: usize = 12 << 20;
+    let cluster = Cluster::start(3);
+    let client = Client::connect(&cluster.file);
+    let copied = |ino: InodeId| -> u64 {
+        let pages =
+            (0..3).map(|id| client.status(ServerId(id))["flush"]["copying"].as_array().unwrap().clone());
+        let of_it = pages.flatten().filter(|file| file["ino"].as_u64() == Some(ino.0));
+        of_it.map(|file| file["bytes"].as_u64().unwrap()).sum()
+    };
+    let large = client.write_file(ROOT, "large", &vec![7; FILE]);
+    let small = client.write_file(ROOT, "small", b"small");
+    cluster.settle(&client);
+    let before = copied(large);
+    assert!(before >= FILE as u64 && copied(small) == 0, "{before} bytes");
+    let another = client.write_file(ROOT, "another", &vec![8; FILE]);
+    cluster.settle(&client);
+    assert!(copied(large) == before && copied(another) >= FILE as u64);
+    cluster.check(&client);
 }

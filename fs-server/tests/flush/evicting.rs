@@ -289,6 +289,63 @@ fn a_full_tier_makes_no_hope() {
 }
 
 #[test]
+fn files_that_the_tier_refuses_make_no_hope() {
+    // Goal: a tier that answers and takes none of what lies here, for a reason that no waiting mends, is no reason to wait: writers are told after a time, the files are
+    // named with the reason, and once it takes them all is well. Method: a tier that refuses each file where it would be shown; and one that refuses it where it is
+    // written, which other servers do as well.
+    for (call, start) in [("rename", &b"file"[..]), ("open_file", b"f-")] {
+        let mut cluster = Cluster::prepared_with(SERVERS, small);
+        let refuses = Arc::new(AtomicBool::new(true));
+        cluster.launch(&|tier| -> Arc<dyn Tier> {
+            let refuses = Arc::clone(&refuses);
+            Arc::new(Fake::before(tier, move |what, name| {
+                if what == call && refuses.load(Ordering::Acquire) && name.starts_with(start) {
+                    return Err(TierError::Refused("File too large (os error 27)".to_owned()));
+                }
+                Ok(())
+            }))
+        });
+        let client = Client::connect(&cluster.file);
+        assert_fills_up(&client, ROOT);
+        let failing: Vec<_> =
+            (0..SERVERS).map(|id| client.status(ServerId(id))["flush"]["failing"].to_string()).collect();
+        let failing = failing.concat();
+        assert!(
+            failing.contains("/file1") && failing.contains("too large") && failing.contains("makes no room"),
+            "{failing}"
+        );
+        refuses.store(false, Ordering::Release);
+        cluster.settle(&client);
+        client.write_file(ROOT, "later", &content(7, 3 * CHUNK));
+        cluster.check(&client);
+    }
+}
+
+#[test]
+fn who_writes_right_after_the_closing_waits() {
+    // Goal: what nobody could wait for while it was open is waited for from the moment on at which it is closed. Method: a file that fills the stores, whose
+    // writer was told so; another that is written without a pause after the first is closed.
+    let mut cluster = Cluster::prepared_with(SERVERS, small);
+    cluster.launch(&plain);
+    let client = Client::connect(&cluster.file);
+    let [large, other] = ["large", "other"].map(|name| {
+        let ino = client.open_file(ROOT, name);
+        client.ask_home(ino, &Spill { ino })
+    });
+    let try_write =
+        |attr, chunk| client.try_write_in_chunk(attr, ChunkIndex(chunk), 0, &content(chunk, CHUNK));
+    let chunks = (0..60).find(|chunk| try_write(&large, *chunk).is_err()).unwrap();
+    // What the servers said of the file while it was open is as new as can be.
+    assert_eq!(try_write(&large, chunks).err(), Some(Status::NoSpace));
+    client.close(large.ino, chunks * CHUNK as u64);
+    for chunk in 0..8 {
+        assert_eq!(try_write(&other, chunk), Ok(()), "chunk {chunk}");
+    }
+    client.close(other.ino, 8 * CHUNK as u64);
+    cluster.check(&client);
+}
+
+#[test]
 fn one_file_that_is_larger_than_the_stores_has_no_space() {
     // Goal: the limit: a file cannot go before it is closed, so that one which is larger than all stores ends with ENOSPC, not with a wait for itself; what was written
     // of it is kept, and others find room once it is closed.

@@ -31,12 +31,15 @@ pub struct Fake<T> {
     pub is_remote: bool,
     /// Files that were synced after they were written.
     pub synced: Arc<AtomicU64>,
+    /// Before each sync of a file.
+    pub on_sync: Arc<dyn Fn() -> TierResult<()> + Send + Sync>,
 }
 
 /// A file of it.
 struct FakeFile {
     inner: Box<dyn TierFile>,
     synced: Arc<AtomicU64>,
+    on_sync: Arc<dyn Fn() -> TierResult<()> + Send + Sync>,
 }
 
 impl TierFile for FakeFile {
@@ -45,6 +48,7 @@ impl TierFile for FakeFile {
     }
     fn sync(&self) -> TierResult<()> {
         self.synced.fetch_add(1, Ordering::AcqRel);
+        (self.on_sync)()?;
         self.inner.sync()
     }
     fn receipt(&self) -> Bytes {
@@ -66,6 +70,7 @@ impl<T: Tier> Fake<T> {
             with_listings: false,
             is_remote: false,
             synced: Arc::default(),
+            on_sync: Arc::new(|| Ok(())),
         }
     }
 
@@ -129,7 +134,8 @@ impl<T: Tier> Tier for Fake<T> {
     }
     fn open_file(&self, at: &Place) -> TierResult<Box<dyn TierFile>> {
         let inner = self.call("open_file", &at.name, || self.inner.open_file(at))?;
-        Ok(Box::new(FakeFile { inner, synced: Arc::clone(&self.synced) }))
+        let (synced, on_sync) = (Arc::clone(&self.synced), Arc::clone(&self.on_sync));
+        Ok(Box::new(FakeFile { inner, synced, on_sync }))
     }
     fn set(&self, at: &Place, id: u64, attributes: &Attributes) -> TierResult<()> {
         self.call("set", &at.name, || self.inner.set(at, id, attributes))

@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use fs_proto::msg::chunk::{CopyChunk, CopyChunkTo};
-use fs_proto::msg::tier::{FlushAccount, FlushNow};
+use fs_proto::msg::tier::{FlushAccount, FlushNow, FlushWait};
 use fs_proto::{ChunkIndex, ServerId};
 use fs_server::tier::posix::Posix;
 use fs_server::tier::{Tier, TierError, TierResult};
@@ -318,4 +318,38 @@ fn what_a_shared_file_system_loses_after_trouble_is_copied_again() {
     client.write_file(ROOT, "victim", &vec![7; 100_000]);
     cluster.check(&client);
     assert_eq!(renames.load(Ordering::SeqCst), 3);
+}
+
+#[test]
+fn a_drain_does_not_wait_for_the_next_attempt_to_tidy_up() {
+    // Goal: while the tier does not let staging be removed it is tried with growing pauses, and who asks for the end gets it at once when it lets. Method: attempts
+    // are counted for as long as a pause becomes at most, and a second.
+    const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+    let (broken, attempts) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicU64::new(0)));
+    let mut cluster = Cluster::prepared(1);
+    cluster.launch(&|tier| -> Arc<dyn Tier> {
+        let (broken, attempts) = (Arc::clone(&broken), Arc::clone(&attempts));
+        Arc::new(Fake::before(tier, move |what, _| {
+            if what != "rest" || !broken.load(Ordering::Acquire) {
+                return Ok(());
+            }
+            attempts.fetch_add(1, Ordering::AcqRel);
+            Err(TierError::Failed("Transport endpoint is not connected (os error 107)".to_owned()))
+        }))
+    });
+    let client = Client::connect(&cluster.file);
+    client.write_file(ROOT, "file", &vec![7; 3 << 20]);
+    cluster.wait(&client, "a failure", |_| attempts.load(Ordering::Acquire) > 0);
+    std::thread::sleep(LONGEST_PAUSE + Duration::from_secs(1));
+    let tried = attempts.load(Ordering::Acquire);
+    assert!((3..20).contains(&tried), "{tried} attempts");
+    let accounts = cluster.accounts(&client);
+    assert!(accounts[0].pending_names == 1 && !accounts[0].unsafe_names.is_empty(), "{accounts:?}");
+    broken.store(false, Ordering::Release);
+    let began = Instant::now();
+    client.ask_server(ServerId(0), &FlushWait { longest_ms: 8_000 }).unwrap();
+    let (took, accounts) = (began.elapsed(), cluster.accounts(&client));
+    assert!(took < Duration::from_secs(1), "after {took:?}");
+    assert!(accounts[0].pending_names == 0 && accounts[0].unsafe_names.is_empty(), "{accounts:?}");
+    cluster.check(&client);
 }

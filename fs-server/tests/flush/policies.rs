@@ -4,9 +4,10 @@ use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use fs_proto::InodeId;
 use fs_proto::msg::inode::Getxattr;
-use fs_proto::msg::tier::FlushInode;
+use fs_proto::msg::tier::{FlushInode, FlushList, FlushNote};
+use fs_proto::placement::{entry_partition, name_hash};
+use fs_proto::{InodeId, ServerId};
 
 use crate::client::{Client, ROOT};
 use crate::cluster::Cluster;
@@ -143,4 +144,49 @@ fn a_name_that_is_asked_for_is_answered_once_it_was_flushed() {
     assert!(durable(&client, open) && !cluster.at("dir/other").exists());
     cluster.drain(&client);
     cluster.compare(&client);
+}
+
+#[test]
+fn who_asks_for_an_open_file_is_heard_by_the_new_owner_of_its_name() {
+    // Goal: a name that was asked for although its file is open, and that another server owns by now, goes as it is; one that nobody asked for so stays, and is listed with the
+    // reason. Method: a directory that has widened, and its home, which owned all names before, asked for names of another server.
+    let cluster = Cluster::start_adjusted(3, |config| {
+        (config.wide_threshold, config.flush_delay_ms) = (20, 600_000);
+    });
+    let client = Client::connect(&cluster.file);
+    let dir = client.mkdir(ROOT, "dir");
+    let mut number = 0;
+    until("a wide directory", || {
+        number += 1;
+        client.write_file(dir, &format!("f{number}"), b"x");
+        client.attr(dir).wide
+    });
+    let map = cluster.file.map().unwrap();
+    let home = map.owner(dir.partition());
+    let owner = |name: &Bytes| map.owner(entry_partition(dir, name_hash(dir, name), true));
+    let names = (0..).map(|number| Bytes::from(format!("open{number}")));
+    let names: Vec<_> = names.filter(|name| owner(name) != home).take(2).collect();
+    for name in &names {
+        let ino = client.open_file(dir, std::str::from_utf8(name).unwrap());
+        client.write(ino, 0, &vec![7; 3 << 20]);
+    }
+    client.flush_name(ROOT, "dir", true, false);
+    until("the directory", || client.flush_name(ROOT, "dir", false, false).is_none());
+    let server = Client::connect_as(&cluster.file, Some(ServerId(0)));
+    let note = |name: &Bytes, open| {
+        let note = FlushNote { ino: dir, name: Some(name.clone()), had: None, forced: true, open };
+        server.ask_server(home, &note).unwrap();
+    };
+    note(&names[0], false);
+    note(&names[1], true);
+    let path = |name: &Bytes| format!("dir/{}", std::str::from_utf8(name).unwrap());
+    until("the file that goes as it is", || cluster.at(path(&names[1])).exists());
+    assert!(std::fs::read(cluster.at(path(&names[1]))).unwrap() == vec![7; 3 << 20]);
+    let reason = || {
+        let page = client.ask_server(owner(&names[0]), &FlushList { after: Bytes::new() }).unwrap();
+        let wanted = format!("/{}", path(&names[0]));
+        page.names.into_iter().find(|(path, _)| **path == *wanted.as_bytes()).map(|(_, why)| why)
+    };
+    until("the reason", || reason().is_some_and(|why| why.contains("open for writing")));
+    assert!(!cluster.at(path(&names[0])).exists());
 }

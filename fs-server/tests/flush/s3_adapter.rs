@@ -9,6 +9,7 @@ use fs_server::ServerConfig;
 use fs_server::tier::s3::S3;
 use fs_server::tier::{Attributes, Base, Destination, Dir, Make, Place, Tier, TierError};
 
+use crate::s3_memory::{self, Fate};
 use crate::s3_server::S3Server;
 
 const ME: ServerId = ServerId(3);
@@ -313,4 +314,40 @@ fn of_two_moves_that_begin_together_one_goes_on() {
         }
     });
     assert_eq!([&a, &b].map(|at| tiers[0].look(at).unwrap().unwrap().id), [two, one]);
+}
+
+#[test]
+fn a_publication_that_was_held_up_replaces_nothing_newer() {
+    // Goal: a request that comes late, because its server or the network stood still, finds that somebody published meanwhile and changes nothing; tried again it replaces what is there.
+    // Method: small and large files, new and there already; a server that has a newer object when the request which publishes arrives.
+    for (size, is_new) in [(100, true), (100, false), (17 << 20, true), (17 << 20, false)] {
+        let (server, bucket) = s3_memory::start();
+        let tier = server.tier(&config(ME));
+        let to = Place::new(&root(&tier), &name("f"));
+        if !is_new {
+            put(&tier, &to, b"what was there before");
+        }
+        let at = staged(&tier, "f-3-late");
+        let id = tier.make(&at, &file(size, &to)).unwrap();
+        let part = tier.facts().part_bytes(size).unwrap();
+        let open = tier.open_file(&at).unwrap();
+        let content = vec![5; size as usize];
+        for (index, data) in content.chunks(part as usize).enumerate() {
+            open.write_at(index as u64 * part, data).unwrap();
+        }
+        tier.collect(&at, &[open.receipt()]).unwrap();
+        tier.set(&at, id, &attributes(0o640)).unwrap();
+        let newer = std::sync::Arc::clone(&bucket);
+        bucket.hook(move |method, key| {
+            if key == "run/f" && matches!(method.as_str(), "PUT" | "POST") {
+                newer.put("f", b"newer", &[], 0);
+            }
+            Fate::Served
+        });
+        assert!(matches!(tier.rename(&at, &to), Err(TierError::Failed(_))), "{size} {is_new}");
+        assert_eq!(bucket.get("f").as_deref(), Some(&b"newer"[..]), "{size} {is_new}");
+        bucket.unhook();
+        tier.rename(&at, &to).unwrap();
+        assert!(bucket.get("f").unwrap() == content, "{size} {is_new}");
+    }
 }

@@ -172,8 +172,14 @@ impl Bucket {
             ("PUT", Some(upload)) => self.put_part(upload, &query, body),
             ("PUT", None) if head.headers.contains_key("x-amz-copy-source") => self.copy(&key, &head.headers),
             ("PUT", None) => {
+                if !self.holds(&key, &head.headers) {
+                    return refused(StatusCode::PRECONDITION_FAILED, "PreconditionFailed");
+                }
                 self.objects.lock().insert(key, object(body, meta_of(&head.headers), 0));
                 empty(StatusCode::OK)
+            }
+            ("POST", Some(_)) if !self.holds(&key, &head.headers) => {
+                refused(StatusCode::PRECONDITION_FAILED, "PreconditionFailed")
             }
             ("POST", Some(upload)) => self.complete(&key, upload),
             ("POST", None) => self.begin(&head.headers),
@@ -187,6 +193,14 @@ impl Bucket {
             }
             _ => empty(StatusCode::METHOD_NOT_ALLOWED),
         }
+    }
+
+    /// Whether the conditions of a request hold.
+    fn holds(&self, key: &str, headers: &HeaderMap) -> bool {
+        let tag = self.objects.lock().get(key).map(|object| object.tag.clone());
+        let wanted = headers.get("if-match").map(|tag| tag.to_str().unwrap());
+        let none = headers.contains_key("if-none-match");
+        (!none || tag.is_none()) && wanted.is_none_or(|wanted| tag.as_deref() == Some(wanted))
     }
 
     fn read(&self, key: &str, method: &Method, headers: &HeaderMap) -> Answer {

@@ -10,7 +10,9 @@ use fs_net::Secret;
 use fs_proto::msg::inode::Readlink;
 use fs_proto::{ChunkIndex, FileKind, ServerId};
 use fs_server::ServerConfig;
-use fs_server::tier::{Base, Found, Place, Tier, TierError};
+use fs_server::tier::both::{Both, Old};
+use fs_server::tier::posix::Posix;
+use fs_server::tier::{Base, Dir, Found, Place, Tier, TierError};
 
 use crate::client::{Client, ROOT};
 use crate::cluster::{Cluster, plain};
@@ -207,7 +209,7 @@ fn refuse_each(bucket: &Bucket, every: u64) {
 #[test]
 fn a_server_that_fails_and_is_slow_delays_only() {
     // Goal: requests that are refused or late are made again; no wrong byte, no error. Method: every third request refused while files are read, every
-    // 13th while one is flushed (a publication is a chain of requests that begins again as a whole), others late.
+    // 19th while one is flushed (a publication is a chain of requests that begins again as a whole), others late.
     let (server, bucket) = s3_memory::start();
     for n in 0..8 {
         bucket.put(&format!("dir/file{n}"), &content(n, 2 * CHUNK + 5), &[], 0);
@@ -219,7 +221,7 @@ fn a_server_that_fails_and_is_slow_delays_only() {
     for n in 0..8 {
         assert!(read(&client, &format!("dir/file{n}")) == content(n, 2 * CHUNK + 5), "file {n}");
     }
-    refuse_each(&bucket, 13);
+    refuse_each(&bucket, 19);
     client.write_file(find(&client, "dir").unwrap(), "new", &content(9, 3 * CHUNK));
     cluster.settle(&client);
     assert!(bucket.get("dir/new").unwrap() == content(9, 3 * CHUNK));
@@ -290,4 +292,54 @@ fn a_large_directory_of_a_bucket_is_listed_in_pages() {
     assert_eq!((names.len(), dirs), (2_500, 1));
     names.dedup();
     assert_eq!(names.len(), 2_500);
+}
+
+#[test]
+fn an_old_bucket_is_only_read() {
+    // Goal: all that lies in a bucket which things move away from is found under its path, listed and read, and no request changes anything there: not even a marker for a directory of
+    // other tools. Method: the bucket refuses, and counts, what is not GET or HEAD.
+    let (server, bucket) = s3_memory::start();
+    fill(&bucket);
+    let changes = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&changes);
+    bucket.hook(move |method, _| {
+        if matches!(method.as_str(), "GET" | "HEAD") {
+            return Fate::Served;
+        }
+        count.fetch_add(1, Ordering::Relaxed);
+        Fate::Refused
+    });
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("new")).unwrap();
+    let config =
+        ServerConfig::new(ServerId(0), "job".to_owned(), Secret::from_raw([1; 32]), dir.path().join("store"));
+    let both = Both::new(Arc::new(Posix::open(&dir.path().join("new"), &config).unwrap()));
+    let (old, id) = server.old_tier(&config);
+    old.check_readable().unwrap();
+    both.set_old(Some(Old { tier: Arc::new(old), id }));
+    let root = both.old_root().unwrap();
+    let names = |dir: &Dir| {
+        let mut names = Vec::new();
+        both.list(dir, &mut |page| {
+            names.extend(page.into_iter().map(|listed| (listed.name, listed.found.is_dir)));
+            true
+        })
+        .unwrap();
+        names.sort();
+        names
+    };
+    let dirs: Vec<_> = names(&root).into_iter().filter(|(_, is_dir)| *is_dir).map(|(name, _)| name).collect();
+    assert_eq!(dirs, ["both", "data", "folder", "never", "s3fs"]);
+    let at = |path: &'static str| Place::new(&root, &path.into());
+    let deep = both.open_dir(&at("data/deep/er")).unwrap();
+    assert_eq!(names(&deep), [("one".into(), false)]);
+    let found = both.look(&at("data/deep/er/one")).unwrap().unwrap();
+    let mut data = [0; 3];
+    both.read(&at("data/deep/er/one"), &found, 0, &mut data).unwrap();
+    assert_eq!(&data, b"one");
+    let other = Found { size: 4, ..found };
+    assert!(matches!(both.read(&at("data/deep/er/one"), &other, 0, &mut data), Err(TierError::Missing(_))));
+    assert!(both.look(&at("data/deep/none")).unwrap().is_none());
+    assert!(both.remove(&Place::new(&deep, &"one".into()), false).is_err());
+    assert_eq!(changes.load(Ordering::Relaxed), 0);
 }

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use fs_server::ServerConfig;
 use fs_server::tier::s3::S3;
@@ -30,6 +30,7 @@ pub struct S3Server {
     address: SocketAddr,
     /// Copies that are made yet; all after them are refused.
     copies: Arc<AtomicI64>,
+    is_away: Arc<AtomicBool>,
     end: Option<oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -41,9 +42,10 @@ impl S3Server {
         std::fs::create_dir(dir.path().join(BUCKET)).unwrap();
         let root = dir.path().to_owned();
         let copies = Arc::new(AtomicI64::new(i64::MAX));
-        let left = Arc::clone(&copies);
-        let mut server = S3Server::serving(dir, move |listener| serve(listener, root, left));
-        server.copies = copies;
+        let is_away = Arc::new(AtomicBool::new(false));
+        let (left, away) = (Arc::clone(&copies), Arc::clone(&is_away));
+        let mut server = S3Server::serving(dir, move |listener| serve(listener, root, left, away));
+        (server.copies, server.is_away) = (copies, is_away);
         server
     }
 
@@ -65,12 +67,18 @@ impl S3Server {
                 }
             });
         });
-        S3Server { dir, address, copies: Arc::default(), end: Some(end), thread: Some(thread) }
+        let (copies, is_away) = Default::default();
+        S3Server { dir, address, copies, is_away, end: Some(end), thread: Some(thread) }
     }
 
     /// Copies of objects fail after the next `count`, on one that [`S3Server::start`] made.
     pub fn allow_copies(&self, count: i64) {
         self.copies.store(count, Ordering::SeqCst);
+    }
+
+    /// From now on everything is refused, or nothing, on one that [`S3Server::start`] made.
+    pub fn go_away(&self, is_away: bool) {
+        self.is_away.store(is_away, Ordering::SeqCst);
     }
 
     fn target(&self) -> Target {
@@ -103,6 +111,11 @@ impl S3Server {
         S3::open("s3://bucket/run".as_ref(), self.client(), self.target(), config).unwrap()
     }
 
+    /// The adapter of a server that moves away from it, and what it is known by.
+    pub fn old_tier(&self, config: &ServerConfig) -> (S3, u64) {
+        (S3::reading(self.client(), self.target(), config), self.target().number())
+    }
+
     /// All keys below the prefix, without it.
     pub fn keys(&self) -> Vec<String> {
         let all = self.client().list("run/", "", 1_000).unwrap();
@@ -116,17 +129,23 @@ impl S3Server {
     }
 }
 
-async fn serve(listener: std::net::TcpListener, root: PathBuf, copies: Arc<AtomicI64>) {
+async fn serve(
+    listener: std::net::TcpListener,
+    root: PathBuf,
+    copies: Arc<AtomicI64>,
+    is_away: Arc<AtomicBool>,
+) {
     let mut service = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root).unwrap());
     service.set_auth(SimpleAuth::from_single(KEY, SECRET));
     let service = service.build().into_shared();
     let listener = tokio::net::TcpListener::from_std(listener).unwrap();
     loop {
         let (socket, _) = listener.accept().await.unwrap();
-        let (service, copies) = (service.clone(), Arc::clone(&copies));
+        let (service, copies, is_away) = (service.clone(), Arc::clone(&copies), Arc::clone(&is_away));
         let service = service_fn(move |request: Request<Incoming>| {
             let is_copy = request.headers().contains_key("x-amz-copy-source");
-            let is_refused = is_copy && copies.fetch_sub(1, Ordering::SeqCst) <= 0;
+            let is_refused =
+                is_copy && copies.fetch_sub(1, Ordering::SeqCst) <= 0 || is_away.load(Ordering::SeqCst);
             let answer = (!is_refused).then(|| service.call(request));
             async move {
                 let Some(answer) = answer else {

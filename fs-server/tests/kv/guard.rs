@@ -201,6 +201,38 @@ fn a_lost_synced_end_is_told() {
 }
 
 #[test]
+fn a_refused_store_keeps_its_journal() {
+    // Goal: one bit of the journal flips where a batch begins, so that all behind it looks torn and was due. The store is refused, and its
+    // journal is as it was, to the byte: with the bit flipped back, nothing is missing. At the first batch nothing in the journals says what
+    // is lost, and fjall itself has opened what was left.
+    for (part, is_rebooted) in [(0, false), (2, false), (0, true), (2, true)] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut model = Model::new();
+        let store = open(dir.path()).unwrap();
+        fill(&*store, &mut model, 0..100);
+        store.sync().unwrap();
+        drop(store);
+        if is_rebooted {
+            reboot(dir.path());
+        }
+        let is_journal = |path: &PathBuf| path.extension().is_some_and(|end| end == "jnl");
+        let journal = files(dir.path()).into_iter().rfind(is_journal).unwrap();
+        let whole = bytes_of(&journal);
+        let ends = whole.windows(4).enumerate().filter(|(_, w)| *w == b"FJL\x03").map(|(at, _)| at + 4);
+        let starts: Vec<_> = std::iter::once(0).chain(ends).collect();
+        let mut flipped = whole.clone();
+        flipped[starts[part * starts.len() / 4]] ^= 4;
+        std::fs::write(&journal, &flipped).unwrap();
+        for _ in 0..2 {
+            assert!(is_told_as_lost(dir.path(), "at least"), "{part}, {is_rebooted}");
+            assert!(bytes_of(&journal) == flipped, "{part}, {is_rebooted}: the journal was changed");
+        }
+        std::fs::write(&journal, &whole).unwrap();
+        assert!(!is_told(open(dir.path()), &model, "flipped back"), "{part}, {is_rebooted}");
+    }
+}
+
+#[test]
 fn a_value_under_another_key_is_told() {
     // Goal: values that the engine finds in good order, but under the wrong key or without a check, are errors for get and
     // scan, and are named when everything is verified. An engine is written to behind the guard's back.

@@ -27,3 +27,4 @@ mod slow;
 mod small_file_system;
 mod space;
 mod support;
+mod unreadable;

@@ -4,7 +4,7 @@ use crate::mem_kv::MemKv;
 use crate::sim_disk::SimDisk;
 use crate::support::{Change, Model, Rng, SEGMENT_BYTES, options};
 use fs_server::kv::Kv;
-use fs_server::store::disk::{Disk, SegmentFile};
+use fs_server::store::disk::{Disk, Patch, Renewed, SegmentFile};
 use fs_server::store::{self, ChunkStore, LogStore, StoreOptions};
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -32,8 +32,8 @@ impl Disk for BusyDisk {
         self.0.open(id)
     }
 
-    fn renew(&self, id: u32, bytes: u64) -> io::Result<Arc<dyn SegmentFile>> {
-        self.0.renew(id, bytes)
+    fn renew(&self, id: u32, bytes: u64, patches: &[Patch]) -> io::Result<Renewed> {
+        self.0.renew(id, bytes, patches)
     }
 
     fn remove(&self, id: u32) -> io::Result<()> {

@@ -1,15 +1,17 @@
 //! A disk in memory that a test can crash: writes and names that were not synced survive, vanish or tear as a seed says. A sync that
-//! fails leaves what Linux leaves: readers see all that was written, and no later sync writes what this one could not.
+//! fails leaves what Linux leaves: readers see all that was written, and no later sync writes what this one could not. Blocks can go bad.
 
 use crate::support::Rng;
-use fs_server::store::disk::{self, Disk, SegmentFile};
-use std::collections::BTreeMap;
+use fs_server::store::disk::{self, Disk, Patch, Renewed, SegmentFile};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice, IoSliceMut};
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Bytes that a device writes wholly or not at all.
 const SECTOR_BYTES: usize = 512;
+/// Bytes that go bad together, and that the page cache reads for a write of a part of them.
+pub const BLOCK_BYTES: u64 = 4096;
 const TOTAL_BYTES: u64 = 1 << 30;
 
 #[derive(Clone)]
@@ -25,6 +27,8 @@ struct Content {
     unsynced: Vec<Write>,
     /// Bytes that a failed sync has given up, until they are written again.
     lost: Vec<bool>,
+    /// Blocks that cannot be read until they are written as a whole.
+    bad: BTreeSet<u64>,
 }
 
 /// What fails next, if it is not zero.
@@ -34,6 +38,8 @@ struct Faults {
     write: AtomicI32,
     /// A seed of what the next sync, which fails, still brings to the device.
     sync: AtomicU64,
+    /// Whether no write finds room.
+    full: AtomicBool,
 }
 
 #[derive(Default)]
@@ -60,6 +66,28 @@ impl Content {
         let (begin, end) = (at as usize, at as usize + len);
         self.lost.resize(self.lost.len().max(end), false);
         self.lost[begin..end].fill(is_lost);
+    }
+
+    /// An error if any of these blocks cannot be read.
+    fn check_blocks(&self, begin: u64, end: u64) -> io::Result<()> {
+        let (first, behind) = (begin / BLOCK_BYTES, end.div_ceil(BLOCK_BYTES));
+        match self.bad.iter().find(|block| (first..behind).contains(block)) {
+            Some(_) => Err(io::Error::from_raw_os_error(libc::EIO)),
+            None => Ok(()),
+        }
+    }
+
+    /// What a write does to bad blocks: one that it covers is well again, one that it covers in part would have to be read.
+    fn heal_blocks(&mut self, at: u64, len: u64) -> io::Result<()> {
+        let (first, last) = (at.div_ceil(BLOCK_BYTES), (at + len) / BLOCK_BYTES);
+        if !at.is_multiple_of(BLOCK_BYTES) {
+            self.check_blocks(at, at + 1)?;
+        }
+        if len > 0 && !(at + len).is_multiple_of(BLOCK_BYTES) {
+            self.check_blocks(at + len - 1, at + len)?;
+        }
+        self.bad.retain(|block| !(first..last).contains(block));
+        Ok(())
     }
 
     /// A sync that fails: a third of the sectors reach the device all the same.
@@ -117,13 +145,30 @@ impl SimFile {
                 }
             }
         }
-        SimFile::new(bytes, faults)
+        let file = SimFile::new(bytes, faults);
+        file.0.lock().unwrap().bad.clone_from(&content.bad);
+        file
     }
 }
 
 impl SimDisk {
     pub fn new() -> Arc<SimDisk> {
         Arc::default()
+    }
+
+    /// What a segment's file has.
+    pub fn bytes_of(&self, id: u32) -> Vec<u8> {
+        self.0.lock().unwrap().now[&id].0.lock().unwrap().now.clone()
+    }
+
+    /// Lets a block of a segment's file go bad.
+    pub fn spoil(&self, id: u32, block: u64) {
+        self.0.lock().unwrap().now[&id].0.lock().unwrap().bad.insert(block);
+    }
+
+    /// From now on no write finds room, or all do.
+    pub fn set_full(&self, is_full: bool) {
+        self.1.full.store(is_full, Ordering::SeqCst);
     }
 
     /// Lets the next write end with an error of the system.
@@ -198,11 +243,11 @@ impl Disk for SimDisk {
         Ok(file)
     }
 
-    fn renew(&self, id: u32, bytes: u64) -> io::Result<Arc<dyn SegmentFile>> {
+    fn renew(&self, id: u32, bytes: u64, patches: &[Patch]) -> io::Result<Renewed> {
         let file = SimFile::new(Vec::new(), &self.1);
-        disk::copy(&*self.open(id)?, &*file, bytes)?;
+        let lost = disk::copy(&*self.open(id)?, &*file, bytes, patches)?;
         self.0.lock().unwrap().now.insert(id, Arc::clone(&file));
-        Ok(file)
+        Ok(Renewed { file, lost })
     }
 
     fn remove(&self, id: u32) -> io::Result<()> {
@@ -229,8 +274,12 @@ impl SegmentFile for SimFile {
         if errno != 0 {
             return Err(io::Error::from_raw_os_error(errno));
         }
+        if self.1.full.load(Ordering::SeqCst) {
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        }
         let data: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
         let mut content = self.0.lock().unwrap();
+        content.heal_blocks(at, data.len() as u64)?;
         put(&mut content.now, at, &data);
         content.mark_lost(at, data.len(), false);
         content.unsynced.push(Write { at, data });
@@ -239,6 +288,8 @@ impl SegmentFile for SimFile {
 
     fn read_at(&self, parts: &mut [IoSliceMut<'_>], at: u64) -> io::Result<usize> {
         let content = self.0.lock().unwrap();
+        let want: usize = parts.iter().map(|part| part.len()).sum();
+        content.check_blocks(at, (at + want as u64).min(content.now.len() as u64))?;
         let mut from = content.now.get(at as usize..).unwrap_or_default();
         let mut total = 0;
         for part in parts {

@@ -4,7 +4,7 @@ use crate::mem_kv::MemKv;
 use crate::sim_disk::SimDisk;
 use crate::support::{SEGMENT_BYTES, key, options, pattern};
 use fs_proto::ids::InodeId;
-use fs_server::store::disk::{Disk, SegmentFile};
+use fs_server::store::disk::{Disk, Patch, Renewed, SegmentFile};
 use fs_server::store::{self, ChunkStore};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::sync::{Arc, Condvar, Mutex};
@@ -55,8 +55,8 @@ impl Disk for SlowDisk {
         Ok(Arc::new(SlowFile(self.0.open(id)?, self.1.clone())))
     }
 
-    fn renew(&self, id: u32, bytes: u64) -> io::Result<Arc<dyn SegmentFile>> {
-        self.0.renew(id, bytes)
+    fn renew(&self, id: u32, bytes: u64, patches: &[Patch]) -> io::Result<Renewed> {
+        self.0.renew(id, bytes, patches)
     }
 
     fn remove(&self, id: u32) -> io::Result<()> {

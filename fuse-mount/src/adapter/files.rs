@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fs_client::{Attr, Bring, Caller, File, InodeId, LockFamily, LockRange, Status};
-use fuser::{Errno, FileHandle, FopenFlags, WriteFlags};
+use fuser::{Errno, FileHandle, FopenFlags, INodeNo, WriteFlags};
 use parking_lot::Mutex;
 
-use super::{Adapter, ContentStamp, Emptied, OpenFile};
+use super::past::{Opening, Served};
+use super::{Adapter, Backing, ContentStamp, Emptied, OpenFile};
 use crate::failure::Outcome;
 use crate::open_inodes::Present;
 use crate::translate::{
@@ -27,26 +28,35 @@ const SECOND_ATTEMPT: Duration = Duration::from_secs(1);
 pub(super) struct Opened {
     pub(super) handle: FileHandle,
     pub(super) flags: FopenFlags,
+    /// What the kernel reads, or maps, by itself.
+    pub(super) copy: Option<Backing>,
 }
 
 impl Adapter {
-    pub(super) fn open_file(&self, who: &Caller, ino: InodeId, flags: i32) -> Outcome<Opened> {
-        let flags = self.served_flags(flags);
-        let how = open_flags(flags);
+    pub(super) fn open_file(&self, who: &Caller, opening: &Opening<'_>) -> Outcome<Opened> {
+        let (ino, node) = (self.inode(INodeNo(opening.node)), opening.node);
+        let flags = self.served_flags(opening.flags);
+        let mut how = open_flags(flags);
+        let cuts = std::mem::take(&mut how.truncate); // Not before it is known that this is what the name stands for.
         let (present, alone) = self.inodes.enter(ino.0);
-        let file = self.client.open_bringing(who, ino, how, self.wanted_content(ino, flags))?;
+        let file = self.client.open_bringing(who, ino, how, self.wanted_content(node, flags))?;
         // With others the client has not asked the home, and close-to-open wants to know what is there now.
-        let attr = if alone { file.known_attr() } else { file.attr()? };
+        let mut attr = if alone { file.known_attr() } else { file.attr()? };
         if attr.nlink == 0 && (alone || self.is_first_attempt(ino)) {
             return Err(Errno::from_i32(libc::ESTALE).into());
         }
+        let served = self.served(opening, &attr)?;
         if without_privileges(attr.mode).is_some() {
             self.inodes.suspect(ino.0);
         }
-        if how.truncate && who.uid != 0 {
-            self.drop_privileges(&file)?;
+        if cuts {
+            file.set_len(0)?;
+            if who.uid != 0 {
+                self.drop_privileges(&file)?;
+            }
+            attr = file.known_attr();
         }
-        Ok(self.admit(file, present, &attr, flags))
+        Ok(self.admit(file, present, &attr, flags, node, served))
     }
 
     /// An inode without names is opened by a name in the kernel's cache that another node removed, or by /proc/self/fd of an open file, and
@@ -67,11 +77,11 @@ impl Adapter {
     }
 
     /// Of a small file the first read of the page cache costs no message, and none at all if the cache has this content.
-    fn wanted_content(&self, ino: InodeId, flags: i32) -> Bring {
+    fn wanted_content(&self, node: u64, flags: i32) -> Bring {
         if is_direct(flags, self.direct_io) {
             return Bring::Nothing;
         }
-        self.cached.lock().get(ino.0).map_or(Bring::Content, |stamp| Bring::Unless(stamp.version))
+        self.cached.lock().get(node).map_or(Bring::Content, |stamp| Bring::Unless(stamp.version))
     }
 
     /// Makes and opens a file. The kernel asks for this after a look-up that found nothing. If the file is there after all,
@@ -116,26 +126,42 @@ impl Adapter {
         let attr = file.known_attr();
         let (present, _) = self.inodes.enter(attr.ino.0);
         self.note_incapable(attr.ino);
-        let opened = self.admit(file, present, &attr, flags);
+        let opened = self.admit(file, present, &attr, flags, attr.ino.0, self.newly_served(attr.ino));
         (attr, opened)
     }
 
     /// Enters an opened file into the table; decides about its cached pages. `attr`: as of the opening.
-    fn admit(&self, file: File, present: Present, attr: &Attr, flags: i32) -> Opened {
+    fn admit(
+        &self,
+        file: File,
+        present: Present,
+        attr: &Attr,
+        flags: i32,
+        node: u64,
+        served: Served,
+    ) -> Opened {
+        let Served { seat, copy, is_read_here } = served;
         let stamp = ContentStamp::of(attr);
-        let keep_cache = self.cached.lock().get(attr.ino.0) == Some(stamp);
-        let emptied = Emptied { for_content: stamp, known: AtomicBool::new(keep_cache) };
-        let direct = is_direct(flags, self.direct_io);
+        let keep_cache = self.cached.lock().get(node) == Some(stamp);
+        // Of what is read past the cache, nothing is known of the cache.
+        let emptied = Emptied { for_content: stamp, known: AtomicBool::new(keep_cache || copy.is_some()) };
+        let direct = copy.is_some() || is_direct(flags, self.direct_io);
+        let answer = match &copy {
+            None => fopen_flags(flags, self.direct_io, keep_cache),
+            Some(_) if is_read_here => FopenFlags::FOPEN_DIRECT_IO,
+            Some(_) => FopenFlags::empty(),
+        };
         let lockers = Mutex::default();
-        let handle = FileHandle(self.files.insert(OpenFile { file, direct, lockers, emptied, present }));
-        Opened { handle, flags: fopen_flags(flags, self.direct_io, keep_cache) }
+        let handle =
+            FileHandle(self.files.insert(OpenFile { file, node, direct, lockers, emptied, present, seat }));
+        Opened { handle, flags: answer, copy }
     }
 
     /// A call by this descriptor shows that the kernel has taken the answer to its opening. It has emptied the cache then, so that others who
     /// open this content may keep what is in it.
     fn note_emptied(&self, open: &OpenFile) {
         if !open.emptied.known.load(Ordering::Relaxed) && !open.emptied.known.swap(true, Ordering::Relaxed) {
-            self.cached.lock().put(open.file.ino().0, open.emptied.for_content);
+            self.cached.lock().put(open.node, open.emptied.for_content);
         }
     }
 
@@ -207,14 +233,14 @@ impl Adapter {
     /// Closes. A failure is logged and not seen by the application, which has had its answer from the flush.
     pub(super) fn release_file(&self, handle: FileHandle) -> Outcome<()> {
         match self.files.remove(handle.0).map(Arc::try_unwrap) {
-            Some(Ok(OpenFile { file, lockers, present, .. })) => {
+            Some(Ok(OpenFile { file, lockers, present, seat, .. })) => {
                 for (family, owner) in lockers.into_inner() {
                     if let Err(error) = file.unlock(family, owner, LockRange::ALL) {
                         tracing::error!(ino = file.ino().0, %error, "a lock could not be given back");
                     }
                 }
                 let closed = file.close();
-                drop(present); // After the closing: see `OpenInodes`.
+                drop((present, seat)); // After the closing: see `OpenInodes`.
                 Ok(closed?)
             }
             // Another thread is still at it; the last one to let go closes.

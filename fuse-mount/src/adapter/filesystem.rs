@@ -1,7 +1,6 @@
 //! The table that `fuser` calls: one line of work and one of answer for each operation.
 //!
-//! Operations that are left to the library's or the kernel's defaults, on purpose: `forget` (nothing is kept for a look-up),
-//! `access` (`default_permissions`).
+//! Left to the kernel, on purpose: `access` (`default_permissions`).
 
 use std::ffi::OsStr;
 use std::io;
@@ -21,8 +20,9 @@ use fuser::{
 use super::dirs::Sink;
 use super::files::Opened;
 use super::locks::LockCall;
-use super::{Adapter, GENERATION, caller, inode, xattr_caller};
-use crate::capabilities;
+use super::past::{self, Opening};
+use super::{Adapter, GENERATION, caller, xattr_caller};
+use crate::capabilities::{self, Asked};
 use crate::failure::{Missing, attempt};
 use crate::translate::{STATFS_BLOCK, XattrAnswer, directory_stub, file_type, set_time, xattr_answer};
 use fs_proto::NAME_MAX;
@@ -32,7 +32,8 @@ impl Adapter {
     fn answer_entry(&self, result: Result<Attr, Errno>, reply: ReplyEntry) {
         match result {
             Ok(attr) => {
-                reply.entry_with_ttls(&self.attr_timeout, &self.entry_timeout, &self.show(&attr), GENERATION);
+                let (node, shown) = (INodeNo(self.passing.tell(attr.ino.0)), self.show(&attr));
+                reply.entry_of_node(node, &self.attr_timeout, &self.entry_timeout, &shown, GENERATION);
             }
             Err(errno) => reply.error(errno),
         }
@@ -105,23 +106,36 @@ impl Sink for NamesPlus<'_> {
         let Some(attr) = &entry.attr else { return false };
         let shown = self.adapter.show(attr);
         let name = OsStr::from_bytes(&entry.name);
-        self.reply.add(INodeNo(entry.ino.0), entry.cookie, name, &self.timeout, &shown, GENERATION)
+        let passing = &self.adapter.passing;
+        let node = passing.tell(entry.ino.0);
+        let is_full = self.reply.add(INodeNo(node), entry.cookie, name, &self.timeout, &shown, GENERATION);
+        if is_full {
+            passing.forget(node, 1); // The kernel was not told.
+        }
+        is_full
     }
 }
 
 impl Filesystem for Adapter {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        capabilities::negotiate(config, self.writeback);
+        let asked = Asked { writeback: self.writeback, passthrough: self.passthrough };
+        if capabilities::negotiate(config, asked) {
+            self.passing.enable();
+        } else if self.passthrough {
+            tracing::warn!(
+                "--passthrough has no effect: this kernel does not offer it; Linux 6.9 or later does"
+            );
+        }
         Ok(())
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let work = || self.find(&caller(req), inode(parent), name);
+        let work = || self.find(&caller(req), self.inode(parent), name);
         self.answer_entry(attempt("lookup", parent.0, Missing::Name, work), reply);
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
-        let work = || self.stat(&caller(req), inode(ino), fh);
+        let work = || self.stat(&caller(req), self.inode(ino), fh);
         self.answer_attr(attempt("getattr", ino.0, Missing::Inode, work), reply);
     }
 
@@ -151,14 +165,14 @@ impl Filesystem for Adapter {
             atime: atime.map(set_time),
             mtime: mtime.map(set_time),
             by_handle: fh.is_some(),
-            ..Setattr::nothing(inode(ino))
+            ..Setattr::nothing(self.inode(ino))
         };
         let work = || self.change(&caller(req), change);
         self.answer_attr(attempt("setattr", ino.0, Missing::Inode, work), reply);
     }
 
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
-        match attempt("readlink", ino.0, Missing::Inode, || self.link_target(&caller(req), inode(ino))) {
+        match attempt("readlink", ino.0, Missing::Inode, || self.link_target(&caller(req), self.inode(ino))) {
             Ok(target) => reply.data(&target),
             Err(errno) => reply.error(errno),
         }
@@ -174,28 +188,28 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let work = || self.make_node(&caller(req), inode(parent), name, (mode, umask), rdev);
+        let work = || self.make_node(&caller(req), self.inode(parent), name, (mode, umask), rdev);
         self.answer_entry(attempt("mknod", parent.0, Missing::Name, work), reply);
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
-        let work = || self.make_dir(&caller(req), inode(parent), name, with_umask(mode, umask));
+        let work = || self.make_dir(&caller(req), self.inode(parent), name, with_umask(mode, umask));
         self.answer_entry(attempt("mkdir", parent.0, Missing::Name, work), reply);
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let work = || self.remove(&caller(req), inode(parent), name);
+        let work = || self.remove(&caller(req), self.inode(parent), name);
         answer_empty(attempt("unlink", parent.0, Missing::Name, work), reply);
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let work = || self.remove_dir(&caller(req), inode(parent), name);
+        let work = || self.remove_dir(&caller(req), self.inode(parent), name);
         answer_empty(attempt("rmdir", parent.0, Missing::Name, work), reply);
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
         let target = target.as_os_str().as_bytes();
-        let work = || self.make_symlink(&caller(req), inode(parent), link_name, target);
+        let work = || self.make_symlink(&caller(req), self.inode(parent), link_name, target);
         self.answer_entry(attempt("symlink", parent.0, Missing::Name, work), reply);
     }
 
@@ -209,21 +223,33 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let work = || self.move_name(&caller(req), (inode(parent), name), (inode(newparent), newname), flags);
+        let work = || {
+            self.move_name(&caller(req), (self.inode(parent), name), (self.inode(newparent), newname), flags)
+        };
         answer_empty(attempt("rename", parent.0, Missing::Name, work), reply);
     }
 
     fn link(&self, req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
-        let work = || self.add_name(&caller(req), inode(ino), inode(newparent), newname);
+        let work = || self.add_name(&caller(req), self.inode(ino), self.inode(newparent), newname);
         self.answer_entry(attempt("link", ino.0, Missing::Name, work), reply);
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let work = || self.open_file(&caller(req), inode(ino), flags.0);
-        match attempt("open", ino.0, Missing::Inode, work) {
-            Ok(opened) => reply.opened(opened.handle, opened.flags),
+        let opening = Opening {
+            node: ino.0,
+            thread: req.pid(),
+            flags: flags.0,
+            backing: &|file| past::backing(&reply, file),
+        };
+        match attempt("open", ino.0, Missing::Inode, || self.open_file(&caller(req), &opening)) {
+            Ok(Opened { handle, flags, copy: None }) => reply.opened(handle, flags),
+            Ok(Opened { handle, flags, copy: Some(copy) }) => reply.opened_passthrough(handle, flags, &copy),
             Err(errno) => reply.error(errno),
         }
+    }
+
+    fn forget(&self, _: &Request, ino: INodeNo, times: u64) {
+        self.passing.forget(ino.0, times);
     }
 
     fn create(
@@ -236,12 +262,13 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let work = || self.create_file(&caller(req), inode(parent), name, with_umask(mode, umask), flags);
+        let work =
+            || self.create_file(&caller(req), self.inode(parent), name, with_umask(mode, umask), flags);
         self.answer_created(attempt("create", parent.0, Missing::Name, work), reply);
     }
 
     fn tmpfile(&self, req: &Request, parent: INodeNo, mode: u32, umask: u32, flags: i32, reply: ReplyCreate) {
-        let work = || self.create_nameless(&caller(req), inode(parent), with_umask(mode, umask), flags);
+        let work = || self.create_nameless(&caller(req), self.inode(parent), with_umask(mode, umask), flags);
         self.answer_created(attempt("tmpfile", parent.0, Missing::Inode, work), reply);
     }
 
@@ -352,7 +379,7 @@ impl Filesystem for Adapter {
 
     fn readdir(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectory) {
         let mut sink = Names(reply);
-        let work = || self.list(&caller(req), inode(ino), fh, offset, &mut sink);
+        let work = || self.list(&caller(req), self.inode(ino), fh, offset, &mut sink);
         match attempt("readdir", ino.0, Missing::Inode, work) {
             Ok(()) => sink.0.ok(),
             Err(errno) => sink.0.error(errno),
@@ -368,7 +395,7 @@ impl Filesystem for Adapter {
         reply: ReplyDirectoryPlus,
     ) {
         let mut sink = NamesPlus { reply, adapter: self, timeout: self.joint_timeout() };
-        let work = || self.list(&caller(req), inode(ino), fh, offset, &mut sink);
+        let work = || self.list(&caller(req), self.inode(ino), fh, offset, &mut sink);
         match attempt("readdirplus", ino.0, Missing::Inode, work) {
             Ok(()) => sink.reply.ok(),
             Err(errno) => sink.reply.error(errno),
@@ -381,7 +408,7 @@ impl Filesystem for Adapter {
     }
 
     fn fsyncdir(&self, req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        let work = || Ok(self.client.sync_inode(&caller(req), inode(ino))?);
+        let work = || Ok(self.client.sync_inode(&caller(req), self.inode(ino))?);
         answer_empty(attempt("fsyncdir", ino.0, Missing::Inode, work), reply);
     }
 
@@ -411,22 +438,22 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let work = || self.set_xattr(&xattr_caller(req, name), inode(ino), name, value, flags);
+        let work = || self.set_xattr(&xattr_caller(req, name), self.inode(ino), name, value, flags);
         answer_empty(attempt("setxattr", ino.0, Missing::Inode, work), reply);
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let work = || self.xattr(&caller(req), inode(ino), name);
+        let work = || self.xattr(&caller(req), self.inode(ino), name);
         answer_xattr(attempt("getxattr", ino.0, Missing::Inode, work), size, reply);
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let work = || self.xattr_names(&caller(req), inode(ino));
+        let work = || self.xattr_names(&caller(req), self.inode(ino));
         answer_xattr(attempt("listxattr", ino.0, Missing::Inode, work), size, reply);
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let work = || self.remove_xattr(&caller(req), inode(ino), name);
+        let work = || self.remove_xattr(&caller(req), self.inode(ino), name);
         answer_empty(attempt("removexattr", ino.0, Missing::Inode, work), reply);
     }
 

@@ -9,6 +9,7 @@ mod filesystem;
 mod inodes;
 mod locks;
 mod names;
+mod past;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -20,11 +21,13 @@ use fs_client::{Attr, Caller, Client, File, InodeId, LockFamily};
 use fuser::{FileAttr, Notifier, Request};
 use parking_lot::Mutex;
 
+pub(crate) use self::past::Backing;
 use crate::dir_stream::DirStream;
 use crate::handles::Handles;
 use crate::lock_desk::LockDesk;
 use crate::open_inodes::{OpenInodes, Present};
 use crate::options::MountOptions;
+use crate::passing::{Passing, Seat};
 use crate::recent::Recent;
 use crate::translate::{file_attr, is_acl, supplementary_groups, without_privileges};
 
@@ -38,6 +41,8 @@ pub(crate) const GENERATION: fuser::Generation = fuser::Generation(0);
 pub(crate) struct OpenFile {
     /// The client's.
     pub(crate) file: File,
+    /// The kernel's number of its inode.
+    pub(crate) node: u64,
     /// Opened past the page cache.
     direct: bool,
     /// Who locked something through it.
@@ -45,6 +50,8 @@ pub(crate) struct OpenFile {
     emptied: Emptied,
     /// Counted out after `file` is closed (fields are dropped in this order).
     present: Present,
+    /// Counted out then, too: the kernel has.
+    seat: Seat<Backing>,
 }
 
 impl OpenFile {
@@ -92,8 +99,10 @@ pub(crate) struct Adapter {
     client: Client,
     files: Arc<OpenFiles>,
     inodes: Arc<OpenInodes>,
+    /// Which of the kernel's inodes is open in which way.
+    passing: Arc<Passing<Backing>>,
     dirs: Handles<OpenDir>,
-    /// Content that the page cache was last emptied for, known to be done.
+    /// Content that the page cache of the kernel's inode was last emptied for, known to be done.
     cached: Mutex<Recent<u64, ContentStamp>>,
     /// Parents of directories, for "..".
     parents: Mutex<Recent<u64, u64>>,
@@ -108,6 +117,7 @@ pub(crate) struct Adapter {
     desk: LockDesk,
     direct_io: bool,
     writeback: bool,
+    passthrough: bool,
 }
 
 impl Adapter {
@@ -121,6 +131,7 @@ impl Adapter {
             client,
             files: Arc::default(),
             inodes: Arc::default(),
+            passing: Arc::new(Passing::new()),
             dirs: Handles::default(),
             cached: Mutex::new(Recent::new(RECENT_INODES)),
             parents: Mutex::new(Recent::new(RECENT_INODES)),
@@ -131,6 +142,7 @@ impl Adapter {
             entry_timeout: options.entry_timeout,
             direct_io: options.past_the_page_cache(),
             writeback: options.writeback,
+            passthrough: options.passthrough,
         })
     }
 
@@ -142,6 +154,16 @@ impl Adapter {
     /// The table of open files.
     pub(crate) fn open_files(&self) -> &Arc<OpenFiles> {
         &self.files
+    }
+
+    /// How files are open.
+    pub(crate) fn passing(&self) -> &Arc<Passing<Backing>> {
+        &self.passing
+    }
+
+    /// FUSE's number of an inode, as Hayate's.
+    fn inode(&self, ino: fuser::INodeNo) -> InodeId {
+        InodeId(self.passing.file_of(ino.0))
     }
 
     /// `stat` for the kernel; learns on the way where directories lie and which files have setuid bits.
@@ -195,9 +217,4 @@ fn xattr_caller(req: &Request, name: &OsStr) -> Caller {
         who.groups = supplementary_groups(&status);
     }
     who
-}
-
-/// FUSE's number of an inode, as Hayate's.
-fn inode(ino: fuser::INodeNo) -> InodeId {
-    InodeId(ino.0)
 }

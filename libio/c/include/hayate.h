@@ -134,6 +134,16 @@ typedef struct {
   uint32_t trust_ms;
 } hayate_options_t;
 
+// How a new file is made. Zeros, and what an older program does not know of, leave things as they are.
+typedef struct {
+  // `sizeof(hayate_open_options_t)`.
+  size_t size;
+  // "striped", "local" or "writer", and maybe a chunk size, as in "local,chunk=4M"; null: as the directory says.
+  const char *layout;
+  // Bytes that the file is expected to get, for the size of its chunks where `layout` names none; 0: not known.
+  uint64_t expected_bytes;
+} hayate_open_options_t;
+
 // An entry of a directory.
 typedef struct {
   // Inode number.
@@ -324,6 +334,9 @@ int hayate_ckpt_drain_time(int ckpt,
                            uint64_t more,
                            double *seconds);
 
+// What is left of the job, if its launcher says when it ends (Slurm does, in `SLURM_JOB_END_TIME`): 1 and the seconds, or 0 if it is not said. For hayate_ckpt_advise.
+int hayate_ckpt_time_left(double *seconds);
+
 // What to do now: `mtbf_s` between failures of the whole job, `cost_s` that a checkpoint keeps the application from computing, `since_s` since the last one, `left_s`
 // until the job's end (negative: unknown), `drain_s` until what is written now would be in the shared tier. All in seconds. `advice->size` is set before the call.
 int hayate_ckpt_advise(double mtbf_s,
@@ -351,6 +364,13 @@ int hayate_open(int fs,
                 const char *path,
                 int flags,
                 uint32_t mode);
+
+// As hayate_open, with options, which may be null. A file that was there keeps its layout.
+int hayate_open_with(int fs,
+                     const char *path,
+                     int flags,
+                     uint32_t mode,
+                     const hayate_open_options_t *options);
 
 // Closes a file, and says whether what was written is published. After a failure it is closed, too. Calls that other threads are in finish first.
 int hayate_close(int file);

@@ -1,8 +1,9 @@
 //! Checkpoints: what there is of a set, keeping house, advice.
 
 use std::ffi::{c_char, c_int};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use libio::advice::{JOB_END, time_left};
 use libio::{Advisor, VersionInfo};
 
 use crate::arguments;
@@ -169,6 +170,21 @@ pub unsafe extern "C" fn hayate_ckpt_drain_time(ckpt: c_int, more: u64, seconds:
         let Some(time) = tables().ckpts.get(ckpt)?.checkpoints.drain_time(more)? else { return Ok(0) };
         // SAFETY: the caller's promise.
         unsafe { arguments::store(seconds, time.as_secs_f64()) }?;
+        Ok(1)
+    })
+}
+
+/// What is left of the job, if its launcher says when it ends (Slurm does, in `SLURM_JOB_END_TIME`): 1 and the seconds, or 0 if it is not said. For hayate_ckpt_advise.
+///
+/// # Safety
+/// `seconds` may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hayate_ckpt_time_left(seconds: *mut f64) -> c_int {
+    call(|| {
+        let (end, now) = (std::env::var(JOB_END).ok(), SystemTime::now().duration_since(UNIX_EPOCH));
+        let Some(left) = time_left(end.as_deref(), now.unwrap_or_default()) else { return Ok(0) };
+        // SAFETY: the caller's promise.
+        unsafe { arguments::store(seconds, left.as_secs_f64()) }?;
         Ok(1)
     })
 }

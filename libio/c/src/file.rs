@@ -3,7 +3,7 @@
 use std::ffi::{c_char, c_int, c_void};
 use std::sync::Arc;
 
-use fs_client::{File, OpenOptions};
+use fs_client::{File, LayoutWish, OpenOptions};
 
 use crate::arguments;
 use crate::attributes::{Stat, creation_mode};
@@ -18,18 +18,76 @@ use crate::handles::{Opened, tables};
 /// `path` is null or a string.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hayate_open(fs: c_int, path: *const c_char, flags: c_int, mode: u32) -> c_int {
+    // SAFETY: the caller's promise.
+    call(|| unsafe { open(fs, path, flags, mode, None) })
+}
+
+/// How a new file is made. Zeros, and what an older program does not know of, leave things as they are.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct OpenHow {
+    /// `sizeof(hayate_open_options_t)`.
+    pub size: usize,
+    /// "striped", "local" or "writer", and maybe a chunk size, as in "local,chunk=4M"; null: as the directory says.
+    pub layout: *const c_char,
+    /// Bytes that the file is expected to get, for the size of its chunks where `layout` names none; 0: not known.
+    pub expected_bytes: u64,
+}
+
+/// As hayate_open, with options, which may be null. A file that was there keeps its layout.
+///
+/// # Safety
+/// `path` is null or a string, `options` is null or has `options->size` bytes, and its layout is null or a string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hayate_open_with(
+    fs: c_int,
+    path: *const c_char,
+    flags: c_int,
+    mode: u32,
+    options: *const OpenHow,
+) -> c_int {
     call(|| {
-        let client = tables().clients.get(fs)?;
+        // SAFETY: the caller's promise; integers and a pointer, of which zeros are some.
+        let how = unsafe { arguments::sized(options, "hayate_open_options_t") }?;
         // SAFETY: the caller's promise.
-        let path = unsafe { arguments::path(path) }?;
-        let options = OpenOptions { mode: creation_mode(mode), ..options(flags)? };
-        let file = client.open_path(path, &options)?;
-        tables().files.add(Opened {
-            fs,
-            file,
-            append: flags & libc::O_APPEND != 0,
-            sync: flags & (libc::O_SYNC | libc::O_DSYNC) != 0,
-        })
+        let layout = how.map(|how| unsafe { layout(&how) }).transpose()?.flatten();
+        // SAFETY: the caller's promise.
+        unsafe { open(fs, path, flags, mode, layout) }
+    })
+}
+
+/// # Safety
+/// Its layout is null or a string.
+unsafe fn layout(how: &OpenHow) -> Result<Option<LayoutWish>> {
+    let mut wish = LayoutWish::default();
+    if !how.layout.is_null() {
+        // SAFETY: the caller's promise.
+        let text = unsafe { arguments::bytes(how.layout, "layout") }?;
+        wish = LayoutWish::parse(text).map_err(|error| Failure::new(libc::EINVAL, error.to_string()))?;
+    }
+    wish.expected_bytes = how.expected_bytes;
+    Ok((wish != LayoutWish::default()).then_some(wish))
+}
+
+/// # Safety
+/// `path` is null or a string.
+unsafe fn open(
+    fs: c_int,
+    path: *const c_char,
+    flags: c_int,
+    mode: u32,
+    layout: Option<LayoutWish>,
+) -> Result<c_int> {
+    let client = tables().clients.get(fs)?;
+    // SAFETY: the caller's promise.
+    let path = unsafe { arguments::path(path) }?;
+    let options = OpenOptions { mode: creation_mode(mode), layout, ..options(flags)? };
+    let file = client.open_path(path, &options)?;
+    tables().files.add(Opened {
+        fs,
+        file,
+        append: flags & libc::O_APPEND != 0,
+        sync: flags & (libc::O_SYNC | libc::O_DSYNC) != 0,
     })
 }
 

@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use std::time::{Duration, SystemTime};
 
 use hayate_tests::mpi::Mpi;
-use hayate_tests::{Cluster, ClusterOptions, skip};
+use hayate_tests::{Cluster, ClusterOptions, skip, watched};
 use tempfile::TempDir;
 
 /// Where cargo put the library: beside this test.
@@ -85,7 +85,7 @@ fn cluster_in(dir: &TempDir) -> (Cluster, PathBuf) {
 fn runs_all(program: &Path, dir: &TempDir) -> Output {
     let (cluster, file) = cluster_in(dir);
     let arguments = [&file, &backend(dir.path()), &cluster.tier().expect("a tier").to_owned()];
-    with_hayate(Command::new(program), dir).args(arguments).output().expect("it runs")
+    watched(with_hayate(Command::new(program), dir).args(arguments)).output().expect("it runs")
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn what_ior_does_under_mpi() {
         let (_cluster, file) = cluster_in(&dir);
         for ranks in [2, 4] {
             let mut command = with_hayate(mpi.ranks(ranks), &dir);
-            let done = command.arg(&program).env("HAYATE_CLUSTER", &file).output().expect("it runs");
+            let done = watched(command.arg(&program).env("HAYATE_CLUSTER", &file)).output().expect("it runs");
             assert_succeeds(&done);
             let said = String::from_utf8_lossy(&done.stdout);
             assert!(said.contains(&format!("{ranks} ranks")), "{}: not its ranks: {said}", mpi.compiler);
@@ -172,7 +172,8 @@ fn what_may_only_be_read() {
         std::fs::set_permissions(open, PermissionsExt::from_mode(0o755)).expect("set");
     }
     let program = program("cc", "permitted", &library_dir(), &dir);
-    let done = with_hayate(Command::new(program), &dir).args([&file, &copy]).output().expect("it runs");
+    let mut command = with_hayate(Command::new(program), &dir);
+    let done = watched(command.args([&file, &copy])).output().expect("it runs");
     assert_succeeds(&done);
 }
 

@@ -14,7 +14,7 @@ What fails raises the OSError of its errno (FileNotFoundError, PermissionError, 
 """
 
 from ._library import version
-from .checkpoints import Advice, Checkpoints, State, Version, VersionInfo, Writer, advise
+from .checkpoints import Advice, Checkpoints, State, Version, VersionInfo, Writer, advise, time_left
 from .files import RawFile
 from .filesystem import Entry, FileSystem, Space, Stat
 from .paths import Path
@@ -56,4 +56,4 @@ _FUNCTIONS = (
 for _name in _FUNCTIONS:
     globals()[_name] = _forward(_name)
 
-__all__ = ["Advice", "Checkpoints", "Entry", "FileSystem", "Path", "RawFile", "Space", "Stat", "State", "Version", "VersionInfo", "Writer", "advise", "connect", "default", "version", *_FUNCTIONS]
+__all__ = ["Advice", "Checkpoints", "Entry", "FileSystem", "Path", "RawFile", "Space", "Stat", "State", "Version", "VersionInfo", "Writer", "advise", "connect", "default", "time_left", "version", *_FUNCTIONS]

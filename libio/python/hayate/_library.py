@@ -5,7 +5,7 @@ ctypes lets other threads run during a call.
 
 import ctypes
 import os
-from ctypes import POINTER, Structure, byref, c_char, c_char_p, c_int, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
+from ctypes import POINTER, Structure, byref, c_char, c_char_p, c_int, c_int64, c_size_t, c_uint32, c_uint64, c_void_p, sizeof
 from pathlib import Path
 
 NAME_BYTES = 256
@@ -22,6 +22,10 @@ class StatRecord(Structure):
 
 class OptionsRecord(Structure):
     _fields_ = [("size", c_size_t), ("memory_bytes", c_uint64), ("timeout_ms", c_uint32), ("trust_ms", c_uint32)]
+
+
+class OpenRecord(Structure):
+    _fields_ = [("size", c_size_t), ("layout", c_char_p), ("expected_bytes", c_uint64)]
 
 
 class EntryRecord(Structure):
@@ -79,7 +83,7 @@ def _declare(name, result, *arguments):
 
 _declare("hayate_connect_with", c_int, c_char_p, POINTER(OptionsRecord))
 _declare("hayate_disconnect", c_int, c_int)
-_declare("hayate_open", c_int, c_int, c_char_p, c_int, c_uint32)
+_declare("hayate_open_with", c_int, c_int, c_char_p, c_int, c_uint32, POINTER(OpenRecord))
 _declare("hayate_close", c_int, c_int)
 _declare("hayate_pread", c_int64, c_int, c_void_p, c_size_t, c_int64)
 _declare("hayate_pwrite", c_int64, c_int, c_void_p, c_size_t, c_int64)

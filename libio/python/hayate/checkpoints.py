@@ -64,6 +64,7 @@ _declare("hayate_ckpt_remove", c_int, c_int, c_char_p, c_uint64)
 _declare("hayate_ckpt_prune", c_int, c_int, c_char_p, c_size_t)
 _declare("hayate_ckpt_list", c_int64, c_int, c_char_p, POINTER(_InfoRecord), c_size_t, c_size_t)
 _declare("hayate_ckpt_drain_time", c_int, c_int, c_uint64, POINTER(c_double))
+_declare("hayate_ckpt_time_left", c_int, POINTER(c_double))
 _declare("hayate_ckpt_advise", c_int, c_double, c_double, c_double, c_double, c_double, POINTER(_AdviceRecord))
 
 
@@ -101,10 +102,16 @@ class Advice:
 
 def advise(*, mtbf, cost, since, left=None, drain=0.0):
     """Whether a checkpoint is due, in seconds each: `mtbf` between failures of the whole job, `cost` that a checkpoint keeps the program from
-    computing, `since` the last one, `left` until the job's end, `drain` until what is written now would be in tier 2."""
+    computing, `since` the last one, `left` until the job's end (see time_left), `drain` until what is written now would be in tier 2."""
     record = _AdviceRecord(ctypes.sizeof(_AdviceRecord))
     lib.hayate_ckpt_advise(mtbf, cost, since, -1.0 if left is None else left, drain, byref(record))
     return Advice(bool(record.checkpoint), bool(record.stop), record.next_s)
+
+
+def time_left():
+    """Seconds until the job ends, if its launcher says when (Slurm does, in SLURM_JOB_END_TIME); else None."""
+    seconds = c_double()
+    return seconds.value if lib.hayate_ckpt_time_left(byref(seconds)) else None
 
 
 def _milliseconds(seconds):
@@ -374,4 +381,4 @@ class Version:
         return bytes(memoryview(room)[:got])
 
 
-__all__ = ["Advice", "Checkpoints", "State", "Version", "VersionInfo", "Writer", "advise"]
+__all__ = ["Advice", "Checkpoints", "State", "Version", "VersionInfo", "Writer", "advise", "time_left"]

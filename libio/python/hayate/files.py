@@ -4,7 +4,7 @@ import io
 import os
 
 from ._buffers import pinned
-from ._library import StatRecord, byref, lib
+from ._library import OpenRecord, StatRecord, byref, lib, sizeof
 
 #: Bytes that a buffered file reads or writes at once: a usual chunk. Memory of a buffer that is not filled is not used.
 BUFFER_BYTES = 1 << 20
@@ -29,13 +29,14 @@ class RawFile(io.RawIOBase):
     Threads may share one with `pread_into`, `pwrite` and `append`; the others move its position.
     """
 
-    def __init__(self, fs, path, flags, permissions=0o666):
+    def __init__(self, fs, path, flags, permissions=0o666, layout=None, expected_bytes=0):
         self._number = None  # For closing, if opening fails.
         self._position = 0
         self._flags = flags
         self.name = path
         self._fs = fs
-        self._number = lib.hayate_open(fs.number, os.fsencode(path), flags, permissions)
+        how = OpenRecord(sizeof(OpenRecord), None if layout is None else layout.encode(), expected_bytes)
+        self._number = lib.hayate_open_with(fs.number, os.fsencode(path), flags, permissions, byref(how))
         self._pid = os.getpid()
         if flags & os.O_APPEND:
             self.seek(0, os.SEEK_END)
@@ -185,14 +186,14 @@ class RawFile(io.RawIOBase):
         return f"<hayate.RawFile {self.name!r} mode={self.mode!r}>" if not self.closed else "<hayate.RawFile closed>"
 
 
-def opened(fs, path, mode, buffering, encoding, errors, newline, permissions):
+def opened(fs, path, mode, buffering, encoding, errors, newline, permissions, layout, expected_bytes):
     """What the built-in open() would answer."""
     flags, text = flags_of(mode)
     if text and buffering == 0:
         raise ValueError("can't have unbuffered text I/O")
     if not text and (encoding or errors or newline):
         raise ValueError("binary mode doesn't take an encoding, errors or newline argument")
-    raw = RawFile(fs, path, flags, permissions)
+    raw = RawFile(fs, path, flags, permissions, layout, expected_bytes)
     if buffering == 0:
         return raw
     line_buffering = text and buffering == 1

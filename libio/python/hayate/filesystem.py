@@ -151,9 +151,14 @@ class FileSystem:
 
     # --- files ---
 
-    def open(self, path, mode="r", buffering=-1, encoding=None, errors=None, newline=None, *, permissions=0o666):
-        """Opens a file, as the built-in open(). `permissions` are those of a new file, from which the umask is taken."""
-        return files.opened(self, os.fspath(path), mode, buffering, encoding, errors, newline, permissions)
+    def open(
+        self, path, mode="r", buffering=-1, encoding=None, errors=None, newline=None, *, permissions=0o666, layout=None, expected_bytes=0
+    ):
+        """Opens a file, as the built-in open(). The others are of a new file: its permissions, from which the umask is taken; its layout, if not its
+        directory's ("striped", "local" or "writer", and maybe a chunk size, as in "local,chunk=4M"); and how large it will become, which chooses
+        the size of its chunks if the layout does not.
+        """
+        return files.opened(self, os.fspath(path), mode, buffering, encoding, errors, newline, permissions, layout, expected_bytes)
 
     def get(self, path):
         """All of a file, as bytes. One message for a small one."""

@@ -300,6 +300,14 @@ def test_they_are_pickled(checkpoints):
     assert checkpoints.latest("s") == 1
 
 
+def test_the_jobs_end(monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_END_TIME", raising=False)
+    assert hayate.time_left() is None
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 5))
+    assert 0 <= hayate.time_left() <= 5
+    assert hayate.advise(mtbf=3600, cost=2, since=60, left=hayate.time_left(), drain=10).stop
+
+
 def test_advice():
     due = hayate.advise(mtbf=3600, cost=2, since=600)
     early = hayate.advise(mtbf=3600, cost=2, since=1)

@@ -49,6 +49,24 @@ def test_text_layers(fs, place):
         fs.open(path, "r", 0)
 
 
+def test_layout_of_a_new_file(fs, place):
+    """Layout and size of chunks are those that were asked for at opening; a file that was there keeps its own."""
+    attribute = "user.hayate.layout"
+    for layout, found in (("writer", b"writer,chunk=1M"), ("striped,chunk=64K", b"striped,chunk=64K"), (None, b"striped,chunk=1M")):
+        path = f"{place}/{layout}"
+        for again in (layout, "striped,chunk=4M"):
+            with fs.open(path, "wb", layout=again) as file:
+                file.write(b"x" * 100_000)
+            assert fs.getxattr(path, attribute) == found
+    with fs.open(f"{place}/large", "wb", 0, expected_bytes=1 << 40) as file:
+        assert file.stat().chunk_bytes > 1 << 20
+    with fs.open(f"{place}/both", "wb", 0, layout="writer,chunk=2M", expected_bytes=1 << 40) as file:
+        assert file.stat().chunk_bytes == 2 << 20
+    with pytest.raises(OSError, match="striped, local or writer") as refused:
+        fs.open(f"{place}/none", "wb", layout="nowhere")
+    assert refused.value.errno == errno.EINVAL and not fs.exists(f"{place}/none")
+
+
 def test_buffers_are_not_copied(fs, place):
     """A raw file reads into the very memory that it is given, whatever kind it is."""
     data = bytearray(os.urandom(3 << 20))

@@ -3,9 +3,11 @@
 //! Each scenario reads how far it shall go from standard input, a number a line, does so, says `N done SECONDS` and waits for more; at the end of its
 //! input it ends. So the script can look at the servers' memory in between.
 
+mod client;
 mod clients;
 mod creates;
 mod flight;
+mod idle;
 mod opens;
 mod writers;
 
@@ -34,11 +36,13 @@ fn main() -> Outcome {
             let (first, servers) = (first.parse()?, servers.parse()?);
             block(clients::run(&load(file)?, (first, servers), transport == "unix"))
         }
+        ["idle", file, transport] => block(idle::run(&load(file)?, transport == "unix")),
+        ["client", file, memory_mib, what] => client::run(&load(file)?, memory_mib.parse()?, what),
         ["opens", file, mode] => block(opens::run(&load(file)?, mode == "write")),
         ["creates", file, connections] => block(creates::run(&load(file)?, connections.parse()?)),
         ["flight", file, mode, seconds] => block(flight::run(&load(file)?, mode == "write", seconds.parse()?)),
         ["writers", file, writers, seconds] => writers::run(&load(file)?, writers.parse()?, seconds.parse()?),
-        _ => Err("limits clients FILE FIRST SERVERS unix|tcp, opens FILE read|write, creates FILE N, flight FILE read|write SECONDS, writers FILE N SECONDS".into()),
+        _ => Err("limits clients FILE FIRST SERVERS unix|tcp, idle FILE unix|tcp, client FILE MIB io|opens|names, opens FILE read|write, creates FILE N, flight FILE read|write SECONDS, writers FILE N SECONDS".into()),
     }
 }
 

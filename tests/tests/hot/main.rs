@@ -3,7 +3,9 @@
 
 mod coherence;
 mod failures;
+mod joined;
 mod names;
+mod relay;
 mod tree;
 
 use std::time::{Duration, Instant};

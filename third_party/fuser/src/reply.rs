@@ -270,6 +270,24 @@ impl ReplyEntry {
         ));
     }
 
+    /// HAYATE: as `entry_with_ttls`, with a number by which the kernel knows the inode that is not its `st_ino`.
+    pub fn entry_of_node(
+        self,
+        node: ll::INodeNo,
+        attr_ttl: &Duration,
+        entry_ttl: &Duration,
+        attr: &FileAttr,
+        generation: Generation,
+    ) {
+        self.reply.send_ll(&ll::ResponseStruct::new_entry(
+            node,
+            generation,
+            &attr.into(),
+            *attr_ttl,
+            *entry_ttl,
+        ));
+    }
+
     /// Reply to a request with the given error code
     pub fn error(self, err: Errno) {
         self.reply.error(err);

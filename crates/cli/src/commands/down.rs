@@ -4,11 +4,12 @@ use crate::args::Global;
 use crate::drain::{self, Reported};
 use crate::error::{CliError, Result, failed};
 use crate::launch::spec::LaunchSpec;
+use crate::launch::start::Silent;
 use crate::launch::{Work, start};
 use crate::process::Daemon;
 use crate::{interrupt, mounts, out, place, probe, size};
 use clap::Args;
-use fs_client::{Client, ClientConfig, ServerId, ShutdownMode};
+use fs_client::{Client, ClientConfig, ShutdownMode};
 use fs_net::{ClusterFile, MemberEntry, host_name};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -73,7 +74,8 @@ pub fn end(path: &Path, args: &DownArgs) -> Result<String> {
         None
     };
     let mode = if fate == Fate::Keep { ShutdownMode::Keep } else { ShutdownMode::Discard };
-    let alive: Vec<&MemberEntry> = cluster.members.iter().filter(|m| !silent.contains(&m.id)).collect();
+    let alive: Vec<&MemberEntry> =
+        cluster.members.iter().filter(|m| silent.iter().all(|silent| silent.id != m.id)).collect();
     stop(&cluster, &alive, mode)?;
     if fate == Fate::Keep {
         return Ok(kept(&cluster, path));
@@ -114,11 +116,11 @@ fn to_safety(
     cluster: &ClusterFile,
     spec: Option<&LaunchSpec>,
     path: &Path,
-    silent: &[ServerId],
+    silent: &[Silent],
     args: &DownArgs,
 ) -> Result<String> {
     if !silent.is_empty() {
-        let ids: Vec<String> = silent.iter().map(ToString::to_string).collect();
+        let ids: Vec<String> = silent.iter().map(|silent| silent.id.to_string()).collect();
         return Err(CliError::Unsafe(format!(
             "server {} does not answer, so its data cannot be brought to the tier: `hayate up --restart` starts it on its \
              store, `hayate down --discard` gives its data up",
@@ -149,7 +151,7 @@ fn default_reports(cluster: &ClusterFile) -> [PathBuf; 2] {
 }
 
 /// Writes the list, and says where it is, or why it is not.
-fn with_report(error: CliError, cluster: &ClusterFile, silent: &[ServerId], args: &DownArgs) -> CliError {
+fn with_report(error: CliError, cluster: &ClusterFile, silent: &[Silent], args: &DownArgs) -> CliError {
     let files = args.report.clone().map_or_else(|| default_reports(cluster).to_vec(), |file| vec![file]);
     let mut why_not = String::new();
     let is_default = args.report.is_none();

@@ -1,5 +1,6 @@
 //! `hayate flush`: copies to the shared tier now.
 
+mod crew;
 mod tree;
 
 use crate::args::Global;

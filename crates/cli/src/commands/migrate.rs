@@ -27,7 +27,7 @@ const SHOWN_NAMES: usize = 10;
 /// Arguments of `hayate migrate`.
 #[derive(Debug, Args)]
 pub struct MigrateArgs {
-    /// The old file system's directory, mounted under this path on every server; it is only read
+    /// The old file system's directory, mounted under this path on every server, or an old bucket (s3://BUCKET/PREFIX); it is only read
     #[arg(long, value_name = "OLD")]
     from: PathBuf,
     /// The new one: the shared tier of the cluster (hayate up --tier NEW)
@@ -43,13 +43,7 @@ pub struct MigrateArgs {
 
 /// Begins a migration, or joins one that was begun, and waits for its end.
 pub fn run(global: &Global, args: &MigrateArgs) -> Result<()> {
-    let from = place::absolute(&args.from)?;
-    if is_bucket(&args.from) {
-        return Err(CliError::Usage(format!(
-            "{} is a bucket; only a directory can be moved from (--from DIR)",
-            args.from.display()
-        )));
-    }
+    let from = if is_bucket(&args.from) { plain(&args.from) } else { place::absolute(&args.from)? };
     let client = global.connect().map_err(|error| {
         error.with("; a migration needs a cluster on the new file system: hayate up --tier NEW")
     })?;
@@ -64,6 +58,13 @@ pub fn run(global: &Global, args: &MigrateArgs) -> Result<()> {
 
 fn is_bucket(path: &Path) -> bool {
     is_s3(&path.to_string_lossy())
+}
+
+/// A bucket's name as it is written down: a migration that goes on is known by it.
+fn plain(bucket: &Path) -> PathBuf {
+    let text = bucket.to_string_lossy();
+    let trimmed = text.trim_end_matches('/');
+    if is_s3(trimmed) { trimmed.into() } else { bucket.to_owned() }
 }
 
 /// What a server says is wrong with the old directory is wrong in the command line.
@@ -95,7 +96,6 @@ fn check_target(to: &Path, tier: Option<&Path>) -> Result<()> {
 
 fn is_same(to: &Path, tier: &Path) -> Result<bool> {
     if is_bucket(to) || is_bucket(tier) {
-        let plain = |path: &Path| path.to_string_lossy().trim_end_matches('/').to_owned();
         return Ok(plain(to) == plain(tier));
     }
     let to = place::absolute(to)?;

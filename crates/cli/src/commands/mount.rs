@@ -59,6 +59,10 @@ pub struct MountArgs {
     /// Let the kernel hold written data back until close or fsync; for files that no other node changes meanwhile
     #[arg(long, conflicts_with = "direct_io")]
     writeback: bool,
+    /// Let the kernel read files that many nodes read from a copy on this node, by itself. What is opened so is the file as it was at the opening, whole: neither
+    /// later writes nor locks show in it. Needs Linux 6.9 or later and root; has no effect otherwise
+    #[arg(long, conflicts_with = "writeback")]
+    passthrough: bool,
 }
 
 /// Mounts, in the background or until it is unmounted.
@@ -92,6 +96,7 @@ impl MountArgs {
             (self.read_only, "--read-only"),
             (self.direct_io, "--direct-io"),
             (self.writeback, "--writeback"),
+            (self.passthrough, "--passthrough"),
         ];
         words.extend(switches.iter().filter(|(on, _)| *on).map(|(_, word)| (*word).to_owned()));
         words
@@ -106,6 +111,7 @@ impl MountArgs {
         options.read_only = self.read_only;
         options.direct_io = self.direct_io;
         options.writeback = self.writeback;
+        options.passthrough = self.passthrough;
         name.clone_into(&mut options.fs_name);
         options
     }

@@ -342,6 +342,7 @@ fn restart(path: &Path, args: &UpArgs) -> Result<()> {
         let (count, name) = (cluster.members.len(), &cluster.name);
         return out::line(format_args!("all {count} servers of cluster '{name}' answer; nothing to restart"));
     }
+    let silent: Vec<_> = silent.iter().map(|silent| silent.id).collect();
     start::restart(path, &cluster, &silent, Duration::from_secs(args.timeout))?.keep();
     let ids: Vec<String> = silent.iter().map(ToString::to_string).collect();
     out::line(format_args!("cluster '{}': started server {} again", cluster.name, ids.join(", ")))

@@ -213,8 +213,16 @@ fn publish(cluster: &ClusterFile, path: &Path) -> Result<()> {
     })
 }
 
+/// A server that does not answer.
+pub struct Silent {
+    /// Which.
+    pub id: ServerId,
+    /// What came of asking it.
+    pub why: String,
+}
+
 /// Which servers of `cluster` do not answer.
-pub fn silent(cluster: &ClusterFile) -> Result<Vec<ServerId>> {
+pub fn silent(cluster: &ClusterFile) -> Result<Vec<Silent>> {
     let mut silent = Vec::new();
     for member in &cluster.members {
         match probe::ping(cluster, member, PING_LIMIT) {
@@ -222,7 +230,7 @@ pub fn silent(cluster: &ClusterFile) -> Result<Vec<ServerId>> {
             Err(error) if probe::is_refusal(&error) => return Err(failed(error)),
             Err(error) => {
                 tracing::debug!(server = member.id.0, %error, "no answer");
-                silent.push(member.id);
+                silent.push(Silent { id: member.id, why: error.to_string() });
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Shared memory beside a Unix socket and TCP, and beside what a bare ring in shared memory gives, in one run between two processes:
 //!
 //! ```text
-//! cargo run --release -p fs-net --example transport_speed -- [ROUNDS] [SECONDS PER FIGURE]
+//! cargo run --release -p fs-net --example transport_speed -- [ROUNDS] [SECONDS PER FIGURE] [CASE, e.g. "Small, 16"]
 //! ```
 //! Client and server are processes with one thread each, as a lane of a client and a worker of a server are. The ways take turns; medians of
 //! the rounds. *64 B*: header only, there and back. *write*: the client copies 1 MiB from memory of its own to where it is sent from, the
@@ -76,15 +76,20 @@ fn main() {
         _ => {
             let number =
                 |at: usize, default: f64| args.get(at).and_then(|text| text.parse().ok()).unwrap_or(default);
-            compare(number(1, 5.0) as usize, Duration::from_secs_f64(number(2, 0.5)));
+            let case = args.get(3).map_or("", String::as_str);
+            compare(number(1, 5.0) as usize, Duration::from_secs_f64(number(2, 0.5)), case);
         }
     }
 }
 
-fn compare(rounds: usize, time: Duration) {
+fn compare(rounds: usize, time: Duration, case: &str) {
     let dir = PathBuf::from(format!("/dev/shm/hayate-transport-speed-{}", std::process::id()));
     std::fs::create_dir_all(&dir).expect("a directory");
     for (load, depth) in CASES {
+        let name = format!("{load:?}, {depth} in flight");
+        if !name.contains(case) {
+            continue;
+        }
         let mut figures = vec![Vec::new(); WAYS.len()];
         for _ in 0..rounds {
             for (way, of_way) in WAYS.iter().zip(&mut figures) {
@@ -94,12 +99,12 @@ fn compare(rounds: usize, time: Duration) {
                 });
             }
         }
-        print(load, depth, &figures);
+        print(load, &name, &figures);
     }
     std::fs::remove_dir_all(&dir).expect("removed");
 }
 
-fn print(load: Load, depth: usize, figures: &[Vec<Figure>]) {
+fn print(load: Load, name: &str, figures: &[Vec<Figure>]) {
     let median = |of_way: &[Figure], what: fn(&Figure) -> f64| {
         let mut values: Vec<f64> = of_way.iter().map(what).collect();
         values.sort_by(f64::total_cmp);
@@ -107,7 +112,7 @@ fn print(load: Load, depth: usize, figures: &[Vec<Figure>]) {
     };
     let ceiling = median(&figures[0], |figure| figure.per_second);
     println!(
-        "| {load:?}, {depth} in flight | {} | p50 us | CPU us each | calls each | of the bare ring |",
+        "| {name} | {} | p50 us | CPU us each | calls each | of the bare ring |",
         match load {
             Load::Small => "k/s",
             Load::Write | Load::Read => "MiB/s",

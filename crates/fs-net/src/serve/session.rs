@@ -1,7 +1,8 @@
 //! A served connection after its handshake.
 
+use super::waits::{Stall, Waits};
 use super::{Handled, Handler, MAX_RUNNING, MAX_UNSENT_BYTES, PeerInfo, Reply, idle};
-use crate::budget::{Account, BufferClass, Charge, Kept, Wait};
+use crate::budget::{Account, BufferClass, Charge, Kept};
 use crate::counters::OpenConnection;
 use crate::env::NetEnv;
 use crate::error::NetError;
@@ -14,21 +15,17 @@ use fs_proto::{Flags, Header, Status};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Duration;
-use tokio::time::{Sleep, sleep};
 
 /// Bytes of running requests' bodies in read buffers (not in the pool) from which on nothing more is read.
 const MAX_RUNNING_BYTES: usize = 8 << 20;
 /// Batches that a busy connection handles before other tasks of the thread have their turn.
 const ROUNDS: usize = 8;
+/// Requests of a batch after which their answers are shown to a peer that looks.
+const SHOWN_AT_ONCE: usize = 4;
 /// What a request that waits is counted with besides its body: the state of its operation.
 const REQUEST_BYTES: usize = 2 << 10;
-/// Differences in what waits to be sent that are not worth counting anew.
-const UNSENT_STEP_BYTES: usize = 4 << 10;
-
 /// One pointer: most connections are idle, and an empty `VecDeque` is four words.
 #[allow(clippy::box_collection)]
 type Frames = Box<VecDeque<Frame>>;
@@ -58,8 +55,8 @@ impl Accounts {
 /// What a connection's task and the tasks of its slow answers share.
 pub(super) struct Shared {
     queue: RefCell<SendQueue>,
-    running: Cell<usize>,
-    running_bytes: Cell<usize>,
+    running: Cell<u32>,
+    running_bytes: Cell<u32>,
     driver: Cell<Option<Waker>>,
     env: Rc<NetEnv>,
     class: BufferClass,
@@ -74,7 +71,7 @@ pub(super) struct Shared {
 struct Debt {
     shared: Rc<Shared>,
     request: Header,
-    bytes: usize,
+    bytes: u32,
     paid: bool,
     _charge: Charge,
 }
@@ -97,8 +94,8 @@ impl Shared {
     }
 
     fn is_full(&self) -> bool {
-        self.running.get() >= MAX_RUNNING
-            || self.running_bytes.get() >= MAX_RUNNING_BYTES
+        self.running.get() as usize >= MAX_RUNNING
+            || self.running_bytes.get() as usize >= MAX_RUNNING_BYTES
             || self.queue.borrow().pending() >= MAX_UNSENT_BYTES
     }
 
@@ -126,7 +123,8 @@ impl Shared {
         }
     }
 
-    fn charge(&self, bytes: usize) -> Charge {
+    /// Counts `bytes` among messages, on the peer's account.
+    pub fn charge(&self, bytes: usize) -> Charge {
         self.env.messages.charge(self.class, Some(&self.account), bytes)
     }
 
@@ -149,8 +147,9 @@ impl Shared {
 impl Debt {
     fn new(shared: &Rc<Shared>, request: Header, bytes: usize) -> Debt {
         shared.running.set(shared.running.get() + 1);
-        shared.running_bytes.set(shared.running_bytes.get() + bytes);
         let charge = shared.charge(REQUEST_BYTES + bytes);
+        let bytes = bytes as u32;
+        shared.running_bytes.set(shared.running_bytes.get() + bytes);
         Debt { shared: shared.clone(), request, bytes, paid: false, _charge: charge }
     }
 
@@ -178,26 +177,6 @@ impl Drop for Debt {
     }
 }
 
-/// When it is next looked whether a peer moves anything, and what it had moved when it was last.
-#[derive(Default)]
-pub(super) struct Stall(Option<Box<(Pin<Box<Sleep>>, u64)>>);
-
-impl Stall {
-    /// Whether the peer has moved nothing for too long: `moved` is what it has, in bytes of whichever direction it holds up.
-    pub fn is_over(&mut self, moved: u64, limit: Duration, cx: &mut Context<'_>) -> bool {
-        let stall = self.0.get_or_insert_with(|| Box::new((Box::pin(sleep(limit)), moved)));
-        let (timer, before) = &mut **stall;
-        while timer.as_mut().poll(cx).is_ready() {
-            if *before == moved {
-                return true;
-            }
-            *before = moved;
-            timer.set(sleep(limit));
-        }
-        false
-    }
-}
-
 pub(super) struct Session {
     transport: Box<dyn Transport>,
     handler: Rc<dyn Handler>,
@@ -205,20 +184,15 @@ pub(super) struct Session {
     shared: Rc<Shared>,
     /// Received, not yet given to the handler; absent while there is nothing to do.
     frames: Option<Frames>,
-    /// Waits for room for the next request.
-    turn: Option<Pin<Box<Wait>>>,
-    /// Room for the next request, waited for.
-    admitted: Option<Box<Charge>>,
-    /// For answers that the peer has not read.
-    unsent: Option<Box<Charge>>,
-    stall: Stall,
+    /// Absent while nothing is waited for.
+    waits: Option<Box<Waits>>,
     /// What it is counted with among connections.
     slot: Option<Kept>,
 }
 
-// An idle connection has these, a description, and the event loop's part: bench/limits.py measures the sum.
+// An idle connection has these and the event loop's part: tests/idle_bytes.rs measures the sum.
 const _: () = assert!(
-    size_of::<Session>() + size_of::<Shared>() + size_of::<PeerInfo>() + size_of::<FrameReader>() <= 352
+    size_of::<Session>() + size_of::<Shared>() + size_of::<PeerInfo>() + size_of::<FrameReader>() <= 296
 );
 
 // By what the connection knows anyway, not by guards: those have pointers of their own.
@@ -248,10 +222,7 @@ impl Session {
             peer,
             shared,
             frames: Some(Box::new(frames)),
-            turn: None,
-            admitted: None,
-            unsent: None,
-            stall: Stall::default(),
+            waits: None,
             slot: accounts.slot.map(Charge::keep),
         }
     }
@@ -272,6 +243,9 @@ impl Session {
         self.shared.at_work(cx);
         let mut frames = self.frames.take().or_else(|| SPARE.take()).unwrap_or_default();
         let outcome = self.poll_rounds(cx, &mut frames);
+        if self.waits.as_ref().is_some_and(|waits| waits.is_over()) {
+            self.waits = None;
+        }
         if frames.is_empty() {
             SPARE.set(Some(frames));
         } else {
@@ -285,16 +259,25 @@ impl Session {
 
     fn poll_rounds(&mut self, cx: &mut Context<'_>, frames: &mut VecDeque<Frame>) -> Poll<NetError> {
         for _ in 0..ROUNDS {
+            let mut handled = 0;
             while !self.shared.is_full() && !frames.is_empty() && self.is_admitted(cx) {
                 let Some(frame) = frames.pop_front() else { break };
                 if let Err(reason) = self.handle(frame, cx) {
+                    return Poll::Ready(reason);
+                }
+                handled += 1;
+                // A peer that looks goes on with the first answers while the others are made.
+                if handled % SHOWN_AT_ONCE == 0
+                    && !frames.is_empty()
+                    && let Err(reason) = self.transport.show(&mut self.shared.queue.borrow_mut())
+                {
                     return Poll::Ready(reason);
                 }
             }
             if let Poll::Ready(reason) = self.poll_send(cx) {
                 return Poll::Ready(reason);
             }
-            if self.shared.is_full() || self.turn.is_some() {
+            if self.shared.is_full() || self.waits.as_ref().is_some_and(|waits| waits.turn.is_some()) {
                 // The socket, the end of a running request, or its turn wakes this task.
                 return Poll::Pending;
             }
@@ -316,14 +299,19 @@ impl Session {
         let sent = self.transport.poll_send(cx, &mut self.shared.queue.borrow_mut());
         match sent {
             Poll::Ready(Err(reason)) => return Poll::Ready(reason),
-            Poll::Ready(Ok(())) => self.unsent = None,
+            Poll::Ready(Ok(())) => {
+                if let Some(waits) = &mut self.waits {
+                    waits.unsent = None;
+                }
+            }
             Poll::Pending => {
                 let (staged, moved) = {
                     let queue = self.shared.queue.borrow();
                     (queue.staged_bytes(), queue.sent_bytes())
                 };
-                self.count_unsent(staged);
-                if self.stall.is_over(moved, self.shared.env.stall, cx) {
+                let waits = self.waits.get_or_insert_default();
+                waits.count_unsent(staged, &self.shared);
+                if waits.stall.is_over(moved, self.shared.env.stall, cx) {
                     return Poll::Ready(NetError::TimedOut);
                 }
             }
@@ -331,53 +319,52 @@ impl Session {
         Poll::Pending
     }
 
-    fn count_unsent(&mut self, bytes: usize) {
-        let counted = self.unsent.as_ref().map_or(0, |charge| charge.bytes());
-        if bytes.abs_diff(counted) >= UNSENT_STEP_BYTES {
-            self.unsent = Some(Box::new(self.shared.charge(bytes)));
-        }
-    }
-
     /// Nothing whole has come: the peer may owe the rest of a message, but not for ever.
     fn poll_owed(&mut self, cx: &mut Context<'_>) -> Poll<NetError> {
         match self.transport.owed_since() {
-            Some(received) if self.stall.is_over(received, self.shared.env.stall, cx) => {
-                Poll::Ready(NetError::TimedOut)
-            }
-            Some(_) => Poll::Pending,
-            None => {
-                if self.shared.queue.borrow().is_empty() {
-                    self.stall = Stall::default();
+            Some(received) => {
+                let stall = &mut self.waits.get_or_insert_default().stall;
+                if stall.is_over(received, self.shared.env.stall, cx) {
+                    return Poll::Ready(NetError::TimedOut);
                 }
-                Poll::Pending
+            }
+            None => {
+                if let Some(waits) = &mut self.waits
+                    && self.shared.queue.borrow().is_empty()
+                {
+                    waits.stall = Stall::default();
+                }
             }
         }
+        Poll::Pending
     }
 
     /// Whether there is room for one more request of this peer. Servers are not asked to wait: there are few, and each is bounded.
     fn is_admitted(&mut self, cx: &mut Context<'_>) -> bool {
         let shared = &*self.shared;
-        if shared.class != BufferClass::ClientRequest || self.admitted.is_some() {
+        if shared.class != BufferClass::ClientRequest {
             return true;
         }
-        if self.turn.is_none()
-            && shared.env.messages.has_room(shared.class, Some(&shared.account), REQUEST_BYTES)
-        {
+        let (is_admitted, waits) =
+            self.waits.as_ref().map_or((false, false), |all| (all.admitted.is_some(), all.turn.is_some()));
+        let has_room = || shared.env.messages.has_room(shared.class, Some(&shared.account), REQUEST_BYTES);
+        if is_admitted || (!waits && has_room()) {
             return true;
         }
-        let turn = self.turn.get_or_insert_with(|| {
+        let waits = self.waits.get_or_insert_default();
+        let turn = waits.turn.get_or_insert_with(|| {
             Box::pin(shared.env.messages.get(shared.class, Some(&shared.account), REQUEST_BYTES))
         });
         let Poll::Ready(room) = turn.as_mut().poll(cx) else { return false };
-        self.turn = None;
-        self.admitted = Some(Box::new(room));
+        waits.turn = None;
+        waits.admitted = Some(room);
         true
     }
 
     fn handle(&mut self, frame: Frame, cx: &mut Context<'_>) -> Result<(), NetError> {
         let request = frame.header;
         // Given back when the request is answered, or counted by itself.
-        let _room = self.admitted.take();
+        let _room = self.waits.as_mut().and_then(|waits| waits.admitted.take());
         if request.flags.has(Flags::REPLY) {
             return Err(NetError::protocol("an answer where a request was expected"));
         }

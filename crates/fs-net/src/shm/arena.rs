@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The arena that this side fills.
 pub(crate) struct Arena {
@@ -108,12 +109,26 @@ impl Drop for Block {
 
 /// What this side has been lent and let go, to be told with the next message.
 #[derive(Debug, Default)]
-pub(super) struct Releases(Mutex<Vec<u32>>);
+pub(super) struct Releases {
+    list: Mutex<Vec<u32>>,
+    /// Whether there may be something in the list: most messages find nothing there.
+    any: AtomicBool,
+}
 
 impl Releases {
     /// Takes what was let go since the last time.
     pub fn drain_into(&self, out: &mut Vec<u32>) {
-        out.append(&mut self.0.lock());
+        if self.any.load(Ordering::Acquire) {
+            let mut list = self.list.lock();
+            self.any.store(false, Ordering::Relaxed);
+            out.append(&mut list);
+        }
+    }
+
+    fn add(&self, at: u32) {
+        let mut list = self.list.lock();
+        list.push(at);
+        self.any.store(true, Ordering::Release);
     }
 }
 
@@ -158,7 +173,7 @@ impl AsRef<[u8]> for Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        self.releases.0.lock().push(self.at);
+        self.releases.add(self.at);
     }
 }
 

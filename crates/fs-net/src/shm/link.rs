@@ -5,6 +5,7 @@
 //!   (`nobody_sleeps_through_a_message`, an exhaustive search over interleavings; `tests/shared.rs` with real processes).
 //!   Who goes to sleep writes its word and then looks at the ring; who put something publishes it and then looks at the word. A
 //!   sequentially consistent fence between the two steps of each makes one of them see the other's write.
+//! - What was shown to a peer without waking it is rung for with the next [`Link::publish`] (`what_was_shown_is_rung_for_in_the_end`).
 //! - A peer that is awake costs no system call: only a word that was 1 is rung for, by whoever sets it to 0
 //!   (`an_awake_peer_is_not_rung`).
 
@@ -30,6 +31,8 @@ pub(super) struct Link {
     rope: Rope,
     /// Our word may still say that we sleep.
     dozing: bool,
+    /// Whether the peer was shown something and has not been woken for it.
+    has_shown: bool,
     spin: Spin,
     /// Rings since the last time somebody asked.
     rings: u64,
@@ -52,7 +55,7 @@ impl Link {
         let out = Producer::new(region.clone(), side.outward());
         let inward = Consumer::new(region.clone(), side.inward());
         LINKS.set(LINKS.get() + 1);
-        Link { region, side, out, inward, ear, rope, dozing: false, spin, rings: 0 }
+        Link { region, side, out, inward, ear, rope, dozing: false, has_shown: false, spin, rings: 0 }
     }
 
     /// Appends what arrived to `taken`; returns how many bytes.
@@ -69,14 +72,21 @@ impl Link {
     }
 
     /// Puts bytes for which there is room; not seen by the peer before [`Link::publish`].
+    #[inline]
     pub fn put(&mut self, bytes: &[u8]) {
         self.out.put(bytes);
     }
 
+    /// Shows the peer what was put, but wakes it not before [`Link::publish`].
+    pub fn show(&mut self) {
+        self.has_shown |= self.out.publish();
+    }
+
     /// Shows the peer what was put, and wakes it if it sleeps.
     pub fn publish(&mut self) {
-        if self.out.publish() {
-            self.ring_if(Word::Asleep(self.side.peer()));
+        let has_shown = std::mem::take(&mut self.has_shown);
+        if (self.out.publish() || has_shown) && !self.ring_if(Word::Asleep(self.side.peer())) {
+            self.spin.peer_is_awake();
         }
     }
 
@@ -125,11 +135,14 @@ impl Link {
         std::mem::take(&mut self.rings)
     }
 
-    fn ring_if(&mut self, word: Word) {
-        if answer(self.region.word(word)) {
+    /// Rings if the peer waits for what this word says; whether it did.
+    fn ring_if(&mut self, word: Word) -> bool {
+        let waits = answer(self.region.word(word));
+        if waits {
             self.rope.ring();
             self.rings += 1;
         }
+        waits
     }
 }
 

@@ -9,7 +9,6 @@
 //! Decoding is total and works on a private copy (`transport`: `any_bytes_in_a_ring_are_survived`).
 
 use crate::error::NetError;
-use bytes::{Buf, Bytes, BytesMut};
 
 /// Length of a record's head.
 pub(super) const HEAD_BYTES: usize = 16;
@@ -22,12 +21,12 @@ pub(super) enum Kind {
     GivenBack = 3,
 }
 
-/// A record with its body.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Record {
+/// What the head of a record says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Head {
     pub kind: Kind,
+    pub body_bytes: usize,
     pub offset: u32,
-    pub body: Bytes,
 }
 
 /// The head of a record.
@@ -39,28 +38,24 @@ pub(super) fn head(kind: Kind, body_bytes: usize, offset: u32) -> [u8; HEAD_BYTE
     raw
 }
 
-/// Takes the next record off `taken`, which holds whole records.
-pub(super) fn next(taken: &mut BytesMut) -> Result<Option<Record>, NetError> {
-    if taken.is_empty() {
-        return Ok(None);
-    }
+/// Reads the head of the first of `records`, which are whole: its body comes after it.
+pub(super) fn first(records: &[u8]) -> Result<Head, NetError> {
     let bad = |what: &str| Err(NetError::protocol(what));
-    if taken.len() < HEAD_BYTES {
+    let Some((raw, rest)) = records.split_first_chunk::<HEAD_BYTES>() else {
         return bad("half a record in shared memory");
-    }
-    let number = taken.get_u32_le();
-    let (body_bytes, offset, zero) = (taken.get_u32_le() as usize, taken.get_u32_le(), taken.get_u32_le());
-    let kind = match number {
+    };
+    let word = |at: usize| u32::from_le_bytes([raw[at], raw[at + 1], raw[at + 2], raw[at + 3]]);
+    let kind = match word(0) {
         1 => Kind::Frame,
         2 => Kind::FrameByReference,
         3 => Kind::GivenBack,
         _ => return bad("an unknown record in shared memory"),
     };
-    if zero != 0 || body_bytes > taken.len() {
+    let body_bytes = word(4) as usize;
+    if word(12) != 0 || body_bytes > rest.len() {
         return bad("a damaged record in shared memory");
     }
-    let body = if body_bytes == 0 { Bytes::new() } else { taken.split_to(body_bytes).freeze() };
-    Ok(Some(Record { kind, offset, body }))
+    Ok(Head { kind, body_bytes, offset: word(8) })
 }
 
 #[cfg(test)]
@@ -75,23 +70,18 @@ mod tests {
 
     #[test]
     fn records_come_back_and_halves_are_refused() {
-        let mut ring = BytesMut::new();
-        ring.extend_from_slice(&head(Kind::Frame, 3, 0));
-        ring.extend_from_slice(b"abc");
-        ring.extend_from_slice(&head(Kind::GivenBack, 0, 8192));
-        let whole = ring.clone();
-        let first = next(&mut ring).expect("sound").expect("there");
-        assert_eq!((first.kind, &first.body[..]), (Kind::Frame, &b"abc"[..]));
-        let second = next(&mut ring).expect("sound").expect("there");
-        assert_eq!((second.kind, second.offset), (Kind::GivenBack, 8192));
-        assert_eq!(next(&mut ring).expect("sound"), None);
+        let whole = [&head(Kind::Frame, 3, 0)[..], b"abc", &head(Kind::GivenBack, 0, 8192)].concat();
+        let frame = Head { kind: Kind::Frame, body_bytes: 3, offset: 0 };
+        let given_back = Head { kind: Kind::GivenBack, body_bytes: 0, offset: 8192 };
+        assert_eq!(first(&whole).expect("sound"), frame);
+        assert_eq!(first(&whole[HEAD_BYTES + 3..]).expect("sound"), given_back);
         for cut in 1..HEAD_BYTES + 3 {
-            assert!(next(&mut whole.clone().split_to(cut)).is_err(), "{cut}");
+            assert!(first(&whole[..cut]).is_err(), "{cut}");
         }
         for (at, byte) in [(0, 4), (0, 0), (7, 1), (12, 1)] {
             let mut bad = whole.clone();
             bad[at] = byte;
-            assert!(next(&mut bad).is_err(), "{at}");
+            assert!(first(&bad).is_err(), "{at}");
         }
     }
 }

@@ -143,6 +143,7 @@ impl Region {
     }
 
     /// Where `len` bytes of a ring from `at` lie. They must not wrap.
+    #[inline]
     fn ring_ptr(&self, way: Way, at: usize, len: usize) -> NonNull<u8> {
         assert!(at <= RING_BYTES && len <= RING_BYTES - at, "within the ring");
         // SAFETY: by the assertion the place is within the mapping.
@@ -150,6 +151,7 @@ impl Region {
     }
 
     /// Puts bytes into a ring at `at`.
+    #[inline]
     pub fn ring_put(&self, way: Way, at: usize, bytes: &[u8]) {
         let to = self.ring_ptr(way, at, bytes.len());
         // SAFETY: `to` has room for all; `bytes` is not in the ring, because nobody here has a reference into rings.

@@ -60,12 +60,17 @@ impl Producer {
     }
 
     /// Puts bytes for which there is room. They are not seen before [`Producer::publish`].
+    #[inline]
     pub fn put(&mut self, bytes: &[u8]) {
         assert!(self.room() >= bytes.len(), "room was asked for");
         let at = self.tail as usize % RING_BYTES;
-        let (first, rest) = bytes.split_at(bytes.len().min(RING_BYTES - at));
-        self.region.ring_put(self.way, at, first);
-        self.region.ring_put(self.way, 0, rest);
+        if bytes.len() <= RING_BYTES - at {
+            self.region.ring_put(self.way, at, bytes);
+        } else {
+            let (first, rest) = bytes.split_at(RING_BYTES - at);
+            self.region.ring_put(self.way, at, first);
+            self.region.ring_put(self.way, 0, rest);
+        }
         self.tail = self.tail.wrapping_add(bytes.len() as u32);
     }
 

@@ -10,21 +10,22 @@
 //! - Whatever the peer writes into the memory, this side answers with frames or an error, never a panic or an access out of bounds
 //!   (`tests/shared.rs`, `any_bytes_in_a_ring_are_survived`).
 //! - While a pool buffer is waited for, nothing is taken from the ring.
+//! - A ring that is never empty does not keep what comes over the socket from being received (`a_busy_ring_does_not_starve_the_socket`).
 
 use super::arena::{Arena, Lent, Releases};
 use super::link::Link;
-use super::record::{self, HEAD_BYTES, Kind, Record};
+use super::record::{self, HEAD_BYTES, Head, Kind};
 use super::region::{RING_BYTES, Region};
 use super::side::Side;
 use crate::budget::{Account, BufferClass};
 use crate::counters::NetCounters;
 use crate::env::NetEnv;
 use crate::error::NetError;
-use crate::frame::{Frame, detached};
+use crate::frame::{COPIED_BYTES, Frame};
 use crate::pool::{PoolBuffer, TooLarge};
 use crate::send_queue::{Front, SendQueue};
 use crate::transport::{Credentials, Transport};
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use fs_proto::{HEADER_BYTES, Header, Op};
 use std::collections::VecDeque;
 use std::future::Future;
@@ -55,6 +56,9 @@ enum Step {
     TooLarge,
 }
 
+/// Batches from the ring after which the socket is looked at, too. Otherwise it is before this side sleeps.
+const UNHEARD_MAX: u32 = 16;
+
 /// A session over shared memory.
 pub(super) struct SharedTransport {
     socket: Box<dyn Transport>,
@@ -68,9 +72,10 @@ pub(super) struct SharedTransport {
     /// The peer's account.
     share: Option<Account>,
     in_place: InPlace,
-    /// Copied out of the ring, not yet made into frames.
+    /// Copied out of the ring; from `parsed` on not yet made into frames.
     taken: BytesMut,
-    waiting: Option<Waiting>,
+    parsed: usize,
+    waiting: Option<Box<Waiting>>,
     /// What goes over the socket.
     overflow: SendQueue,
     /// Let go, not yet told.
@@ -79,6 +84,8 @@ pub(super) struct SharedTransport {
     owed: i64,
     /// Whether frames were given out since the task last had nothing to do: who waits for them goes first.
     gave: bool,
+    /// Batches from the ring since the socket was looked at.
+    unheard: u32,
 }
 
 impl SharedTransport {
@@ -103,11 +110,13 @@ impl SharedTransport {
             share: None,
             in_place,
             taken: BytesMut::new(),
+            parsed: 0,
             waiting: None,
             overflow,
             due: Vec::new(),
             owed: 0,
             gave: false,
+            unheard: 0,
         }
     }
 
@@ -120,40 +129,47 @@ impl SharedTransport {
         loop {
             if let Some(waiting) = &mut self.waiting {
                 let buffer = ready!(waiting.buffer.as_mut().poll(cx))?;
-                frames.extend(self.waiting.take().map(|waiting| waiting.copied(buffer)));
+                if let Some(waiting) = self.waiting.take() {
+                    frames.push_back(copied(waiting.header, waiting.meta, &waiting.lent, buffer));
+                }
             }
-            match record::next(&mut self.taken)? {
-                None => return Poll::Ready(Ok(())),
-                Some(record) => self.accept(record, frames)?,
+            if self.parsed == self.taken.len() {
+                self.taken.clear();
+                self.parsed = 0;
+                return Poll::Ready(Ok(()));
             }
+            let head = record::first(&self.taken[self.parsed..])?;
+            self.accept(head, frames)?;
         }
     }
 
-    fn accept(&mut self, record: Record, frames: &mut VecDeque<Frame>) -> Result<(), NetError> {
-        if record.kind == Kind::GivenBack {
-            let known = record.body.is_empty() && self.arena.release(record.offset);
+    /// Makes a frame of the record that comes next, of which this is the head.
+    fn accept(&mut self, head: Head, frames: &mut VecDeque<Frame>) -> Result<(), NetError> {
+        let begin = self.parsed + HEAD_BYTES;
+        self.parsed = begin + head.body_bytes;
+        if head.kind == Kind::GivenBack {
+            let known = head.body_bytes == 0 && self.arena.release(head.offset);
             return if known {
                 Ok(())
             } else {
                 Err(NetError::protocol("something given back that was not lent"))
             };
         }
-        let body = record.body;
+        let body = &self.taken[begin..self.parsed];
         let raw = body.first_chunk::<HEADER_BYTES>().ok_or_else(|| NetError::protocol("half a header"))?;
         let header = Header::decode(raw).map_err(NetError::protocol)?;
-        let mut body = detached(body.slice(HEADER_BYTES..));
         let (meta_bytes, bulk_bytes) = (header.meta_bytes as usize, header.bulk_bytes as usize);
-        let inline_bytes = if record.kind == Kind::Frame { bulk_bytes } else { 0 };
-        if body.len() != meta_bytes + inline_bytes {
+        let inline_bytes = if head.kind == Kind::Frame { bulk_bytes } else { 0 };
+        if head.body_bytes - HEADER_BYTES != meta_bytes + inline_bytes {
             return Err(NetError::protocol("a message of another length than its header says"));
         }
-        let meta = body.split_to(meta_bytes);
-        if record.kind == Kind::Frame {
-            frames.push_back(Frame { header, meta, bulk: body });
+        let (meta, bulk) = self.parts(begin + HEADER_BYTES, meta_bytes);
+        if head.kind == Kind::Frame {
+            frames.push_back(Frame { header, meta, bulk });
             return Ok(());
         }
         let way = self.side.inward();
-        let lent = Lent::new(&self.region, way, record.offset, header.bulk_bytes, &self.releases)
+        let lent = Lent::new(&self.region, way, head.offset, header.bulk_bytes, &self.releases)
             .ok_or_else(|| NetError::protocol("data outside of the shared memory"))?;
         NetCounters::add(&self.env.counters.bytes_received, bulk_bytes as u64);
         if (self.in_place)(header.op) {
@@ -164,18 +180,34 @@ impl SharedTransport {
         Ok(())
     }
 
+    /// What lies between `begin` and what is parsed, cut after `meta_bytes`. What is small is copied, so that one that waits long does not keep
+    /// all that came with it.
+    fn parts(&mut self, begin: usize, meta_bytes: usize) -> (Bytes, Bytes) {
+        let mut meta = match self.parsed - begin {
+            0 => return (Bytes::new(), Bytes::new()),
+            1..=COPIED_BYTES => Bytes::copy_from_slice(&self.taken[begin..self.parsed]),
+            bytes => {
+                self.taken.advance(begin);
+                self.parsed = 0;
+                self.taken.split_to(bytes).freeze()
+            }
+        };
+        let bulk = meta.split_off(meta_bytes);
+        (meta, bulk)
+    }
+
     /// Takes a private copy of what was lent, now or when there is a buffer.
     fn copy(&mut self, header: Header, meta: Bytes, lent: Lent, frames: &mut VecDeque<Frame>) {
         NetCounters::add(&self.env.counters.copied_bytes, header.bulk_bytes.into());
         let (pool, class, len) = (self.env.pool.clone(), self.class, header.bulk_bytes as usize);
         let share = self.share.clone();
         let now = pool.try_get_for(class, share.as_ref(), len);
-        let buffer: BufferWait = Box::pin(async move { pool.get_for(class, share.as_ref(), len).await });
-        let waiting = Waiting { header, meta, lent, buffer };
-        match now {
-            Some(buffer) => frames.push_back(waiting.copied(buffer)),
-            None => self.waiting = Some(waiting),
+        if let Some(buffer) = now {
+            frames.push_back(copied(header, meta, &lent, buffer));
+            return;
         }
+        let buffer: BufferWait = Box::pin(async move { pool.get_for(class, share.as_ref(), len).await });
+        self.waiting = Some(Box::new(Waiting { header, meta, lent, buffer }));
     }
 
     /// Tells the peer what was let go, as far as there is room.
@@ -191,6 +223,15 @@ impl SharedTransport {
         Ok(())
     }
 
+    fn poll_socket(
+        &mut self,
+        cx: &mut Context<'_>,
+        frames: &mut VecDeque<Frame>,
+    ) -> Poll<Result<(), NetError>> {
+        self.unheard = 0;
+        self.socket.poll_receive(cx, frames)
+    }
+
     fn give(&mut self, frames: usize) -> Poll<Result<(), NetError>> {
         self.owed -= frames as i64;
         self.gave = self.side == Side::Client;
@@ -199,23 +240,27 @@ impl SharedTransport {
 
     /// Puts all that it can into the ring. Answers how many bytes of room are missing, if that is what ended it.
     fn fill(&mut self, queue: &mut SendQueue) -> Result<Option<usize>, NetError> {
-        while self.overflow.is_empty() {
-            let Some(front) = queue.front() else { break };
+        let mut put = 0;
+        let missing = loop {
+            if !self.overflow.is_empty() {
+                break None;
+            }
+            let Some(front) = queue.front() else { break None };
             let bytes = front.bytes();
-            self.owed += 1;
             match self.put(&front)? {
                 Step::Sent => {
-                    NetCounters::add(&self.env.counters.bytes_sent, bytes as u64);
+                    put += bytes;
                     queue.consume(bytes);
                 }
-                Step::NoRoom(missing) => {
-                    self.owed -= 1;
-                    return Ok(Some(missing));
-                }
+                Step::NoRoom(missing) => break Some(missing),
                 Step::TooLarge => queue.move_front(&mut self.overflow),
             }
+            self.owed += 1;
+        };
+        if put > 0 {
+            NetCounters::add(&self.env.counters.bytes_sent, put as u64);
         }
-        Ok(None)
+        Ok(missing)
     }
 
     fn put(&mut self, front: &Front<'_>) -> Result<Step, NetError> {
@@ -235,6 +280,10 @@ impl SharedTransport {
             },
         };
         self.link.put(&record::head(kind, body, offset));
+        if meta.is_empty() {
+            self.link.put(front.staged);
+            return Ok(Step::Sent);
+        }
         let (header, rest) = front.staged.split_at(HEADER_BYTES);
         self.link.put(header);
         self.link.put(meta);
@@ -254,11 +303,9 @@ impl SharedTransport {
     }
 }
 
-impl Waiting {
-    fn copied(self, mut buffer: PoolBuffer) -> Frame {
-        self.lent.copy_to(&mut buffer);
-        Frame { header: self.header, meta: self.meta, bulk: buffer.freeze() }
-    }
+fn copied(header: Header, meta: Bytes, lent: &Lent, mut buffer: PoolBuffer) -> Frame {
+    lent.copy_to(&mut buffer);
+    Frame { header, meta, bulk: buffer.freeze() }
 }
 
 impl Transport for SharedTransport {
@@ -273,19 +320,20 @@ impl Transport for SharedTransport {
             let new = frames.len() - before;
             if new > 0 {
                 NetCounters::add(&self.env.counters.messages_received, new as u64);
+                self.unheard += 1;
                 return self.give(new);
             }
             if parsed.is_pending() {
                 // A peer that dies meanwhile must be noticed: others may wait for what it holds.
                 return self.socket.poll_receive(cx, frames);
             }
+            if self.unheard >= UNHEARD_MAX && self.poll_socket(cx, frames)?.is_ready() {
+                return self.give(frames.len() - before);
+            }
             let taken = self.link.take(&mut self.taken)?;
             if taken > 0 {
                 NetCounters::add(&self.env.counters.bytes_received, taken as u64);
                 continue;
-            }
-            if self.socket.poll_receive(cx, frames)?.is_ready() {
-                return self.give(frames.len() - before);
             }
             if std::mem::take(&mut self.gave) {
                 // Not asleep: this task runs again when those have run that it has woken, and the peer need not ring for that.
@@ -293,9 +341,13 @@ impl Transport for SharedTransport {
                 return Poll::Pending;
             }
             let expects = self.side == Side::Server || self.owed > 0;
-            if !(expects && self.link.look()) {
-                ready!(self.link.poll_arrived(cx))?;
+            if expects && self.link.look() {
+                continue;
             }
+            if self.poll_socket(cx, frames)?.is_ready() {
+                return self.give(frames.len() - before);
+            }
+            ready!(self.link.poll_arrived(cx))?;
         }
     }
 
@@ -308,14 +360,25 @@ impl Transport for SharedTransport {
         loop {
             let missing = self.fill(queue)?;
             self.link.publish();
-            NetCounters::add(&self.env.counters.write_calls, self.link.take_rings());
-            ready!(self.socket.poll_send(cx, &mut self.overflow))?;
+            let rings = self.link.take_rings();
+            if rings > 0 {
+                NetCounters::add(&self.env.counters.write_calls, rings);
+            }
+            if !self.overflow.is_empty() {
+                ready!(self.socket.poll_send(cx, &mut self.overflow))?;
+            }
             match missing {
                 Some(bytes) => ready!(self.link.poll_room(cx, bytes))?,
                 None if queue.is_empty() => return Poll::Ready(Ok(())),
                 None => {}
             }
         }
+    }
+
+    fn show(&mut self, queue: &mut SendQueue) -> Result<(), NetError> {
+        self.fill(queue)?;
+        self.link.show();
+        Ok(())
     }
 
     fn trust(&mut self, class: BufferClass, share: Option<Account>) {
@@ -337,3 +400,6 @@ impl Transport for SharedTransport {
         format!("{}, shared memory", self.socket.describe())
     }
 }
+
+#[cfg(test)]
+mod tests;

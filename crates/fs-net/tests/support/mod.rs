@@ -209,9 +209,7 @@ pub fn over_all<F: Future<Output = ()>>(test: impl Fn(Address) -> F) {
     if is_emulated() {
         return over_rdma(&test);
     }
-    let dir = TempDir::new().expect("a directory");
-    run(test(Address::Unix(dir.path().join("s.sock"))));
-    run(test(Address::Tcp("127.0.0.1:0".into())));
+    over_each_socket(&test);
     over_shared_memory(&test);
 }
 
@@ -223,6 +221,13 @@ pub fn all_are_refused() {
 /// Fails if a connection is over RDMA and should not be, or should be and is not.
 pub fn check_way(connection: &Connection) {
     assert_eq!(connection.is_rdma(), RDMA.get(), "by another way than the test is about");
+}
+
+/// Runs a test over the kinds of socket.
+pub fn over_each_socket<F: Future<Output = ()>>(test: impl Fn(Address) -> F) {
+    let dir = TempDir::new().expect("a directory");
+    run(test(Address::Unix(dir.path().join("s.sock"))));
+    run(test(Address::Tcp("127.0.0.1:0".into())));
 }
 
 /// Runs a test over RDMA, where the environment names a device's address. Fails if TCP had to do for anybody.

@@ -1,6 +1,8 @@
 //! Files that many nodes read at the same time: servers keep pieces of their chunks for their own node, under leases of who holds the chunk, and
 //! pass them on to each other. `docs/decisions/0033-hot-files.md`. Answers about their names and inodes are lent, too: `docs/decisions/0038-hot-names.md`.
 
+use bytes::Bytes;
+
 use crate::ids::{ChunkIndex, InodeId, ServerId};
 use crate::op::request;
 use crate::wire::{wire_struct, wire_union};
@@ -89,7 +91,31 @@ wire_struct! {
     }
 }
 
+wire_struct! {
+    /// Is a file that many read whole on this node, as a file that the kernel could read by itself? Goes from a mount to the server of its own node, which makes
+    /// such a copy if it is worth it.
+    pub struct HotCopy {
+        /// File.
+        pub ino: InodeId,
+        /// Its size.
+        pub size: u64,
+    }
+}
+
+wire_union! {
+    /// Answer to [`HotCopy`].
+    pub enum HotCopied {
+        /// No, and it will not be soon.
+        No = 1 {},
+        /// It is being made.
+        Coming = 2 {},
+        /// It is this file's content at this moment. Copies have different numbers, also those of different runs of the server; the path may be gone when it is used.
+        Here = 3 { number: u64, path: Bytes },
+    }
+}
+
 request! {
+    HotCopy => HotCopy -> HotCopied;
     HotForget => HotForget -> ();
     HotAsk => HotAsk -> HotGrant;
     HotFetch => HotFetch -> Option<u32>;

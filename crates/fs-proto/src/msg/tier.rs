@@ -38,10 +38,14 @@ wire_struct! {
 }
 
 impl PartsOf {
-    /// No part: the file is about to be copied, and what is written to its chunks from now on may not be in the copy.
+    /// No part: the file is about to be copied, and what is written to its chunks from now on may not be in the copy. Busy while another copy is.
     pub const NONE: PartsOf = PartsOf { part_bytes: 1, first: u64::MAX, every: 1 };
     /// No part: the copy that was begun failed, and what had been written before is in no copy.
     pub const IN_VAIN: PartsOf = PartsOf { part_bytes: 1, first: u64::MAX, every: 2 };
+    /// No part: all of the file was read, and what was written before the copy began is in it.
+    pub const DONE: PartsOf = PartsOf { part_bytes: 1, first: u64::MAX, every: 3 };
+    /// No part: the copy that was begun goes on.
+    pub const STILL: PartsOf = PartsOf { part_bytes: 1, first: u64::MAX, every: 4 };
 }
 
 wire_struct! {
@@ -186,7 +190,7 @@ wire_struct! {
 wire_struct! {
     /// Whether waiting for room makes sense, as the asked server sees it.
     pub struct TierHoped {
-        /// Contents wait for the shared tier that can be evicted when they are there.
+        /// Contents wait for the shared tier that can be evicted when they are there, or came there a moment ago.
         pub waits: bool,
         /// The shared tier refused something lately because it has no space.
         pub is_full: bool,
@@ -204,6 +208,8 @@ wire_struct! {
         pub had: Option<EntryRecord>,
         /// Somebody asked for it: whatever its policy.
         pub forced: bool,
+        /// And also if it is open for writing, as it is then.
+        pub open: bool,
     }
 }
 

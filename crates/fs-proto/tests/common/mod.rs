@@ -338,11 +338,12 @@ structs! {
     HotFetch { ino, chunk, piece, generation }
     HotRecall { holder, ino }
     HotForget { keys }
+    HotCopy { ino, size }
     MayOverflow { ino }
     Kept { ino, chunk, place }
     KeptFor { chunks }
     FindLost { ino, made }
-    FlushNote { ino, name, had, forced }
+    FlushNote { ino, name, had, forced, open }
     VaultPut { key, value }
     VaultList { prefix, after }
     VaultPage { store, objects, end }
@@ -392,6 +393,11 @@ unions! {
         Here { generation, lease_ms, crc }
         From { generation, lease_ms, servers }
         Loose { crc }
+    }
+    HotCopied {
+        No {}
+        Coming {}
+        Here { number, path }
     }
     HotKey {
         Name { parent, hash }

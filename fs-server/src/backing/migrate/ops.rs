@@ -10,14 +10,15 @@ use fs_proto::record::Mutation;
 use fs_proto::{InodeId, Status};
 
 use super::{left, path_of, place, run};
-use crate::error::{OpError, OpResult};
+use crate::error::{OpError, OpResult, ServerError};
 use crate::flush::old;
 use crate::kv::Batch;
 use crate::namespace::locks::{LockKey, LockSet, Mode};
 use crate::namespace::{encode_record, keys};
 use crate::node::Node;
 use crate::tier::both::{self, Old};
-use crate::tier::posix::Posix;
+use crate::tier::late::Late;
+use crate::tier::posix::UNOPENED;
 use crate::worker::{Context, Worker};
 
 /// Name of the fact in the store: path, number, whether something moves from there yet.
@@ -26,7 +27,7 @@ const FACT: &str = "old tier";
 const NONE: OpError = OpError::new(Status::NotSupported, "this cluster has no shared tier to move to");
 const OTHER: OpError = OpError::new(
     Status::Busy,
-    "this cluster moved from another directory before; end it and start a new one on the same shared tier",
+    "this cluster moved from another directory or bucket before; end it and start a new one on the same shared tier",
 );
 const AWAY: OpError = OpError::new(Status::Invalid, both::ANOTHER);
 const LEFT: OpError = OpError::new(Status::Busy, "something has not moved from the old tier yet");
@@ -53,7 +54,14 @@ fn remember(node: &Node, known: &Known) -> OpResult<()> {
 
 /// Things move from there. Nothing is opened: what is not there yet after a restart may come.
 pub fn attach(node: &Arc<Node>, known: &Known) {
-    let tier = Arc::new(Posix::reading(&path_of(&known.path), &node.config));
+    let (path, config) = (path_of(&known.path), node.config.clone());
+    let tier = place::reading(&path, &config).unwrap_or_else(|why| {
+        tracing::warn!(reason = why, path = %path.display(), "what has not moved from the old tier cannot be read yet");
+        let open = move || {
+            place::reading(&path, &config).map_err(|reason| ServerError::Tier { path: path.clone(), reason })
+        };
+        Arc::new(Late::new(why, UNOPENED, Box::new(open)))
+    });
     node.flusher.set_old(Some(Old { tier, id: known.id }));
     node.errands.send(run);
 }

@@ -1,4 +1,4 @@
-//! Whether a directory can be an old tier: the checks before anything is changed.
+//! Whether a directory or a bucket can be an old tier: the checks before anything is changed.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
@@ -8,15 +8,62 @@ use std::sync::Arc;
 use crate::config::ServerConfig;
 use crate::tier::both::Old;
 use crate::tier::posix::Posix;
+use crate::tier::s3::S3;
 use crate::tier::s3::target::is_s3;
 use crate::tier::{Base, Tier};
 
+fn is_bucket(path: &Path) -> bool {
+    is_s3(&path.to_string_lossy())
+}
+
+/// An old tier, that is only read. Nothing of it is opened yet.
+pub fn reading(path: &Path, config: &ServerConfig) -> Result<Arc<dyn Tier>, String> {
+    if is_bucket(path) {
+        return Ok(Arc::new(S3::reading_from_env(path, config)?));
+    }
+    Ok(Arc::new(Posix::reading(path, config)))
+}
+
 /// Opens the old tier, or says what is wrong with it.
 pub fn open(path: &Path, config: &ServerConfig) -> Result<Old, String> {
+    if is_bucket(path) { bucket(path, config) } else { directory(path, config) }
+}
+
+fn bucket(path: &Path, config: &ServerConfig) -> Result<Old, String> {
     let shown = path.display();
-    if is_s3(&path.to_string_lossy()) {
-        return Err(format!("{shown} is a bucket; only a directory can be moved from (--from DIR)"));
+    let old = S3::old_target(path).map_err(|reason| format!("{shown}: {reason}"))?;
+    let new = config.tier.as_deref().filter(|tier| is_bucket(tier)).map(S3::target);
+    if let Some(new) = new.transpose().map_err(|error| error.to_string())? {
+        let tier = config.tier.as_deref().unwrap_or(Path::new("")).display();
+        match (old.is_within(&new), new.is_within(&old)) {
+            (false, false) => {}
+            (true, true) => {
+                return Err(format!("{shown} is the shared tier itself; --from must name another"));
+            }
+            (true, false) => {
+                return Err(format!(
+                    "{shown} lies inside the shared tier {tier}, where its files are already; --from must name a prefix outside"
+                ));
+            }
+            (false, true) => {
+                return Err(format!(
+                    "the shared tier {tier} lies inside {shown} and would move into itself; --from must name prefixes without it"
+                ));
+            }
+        }
     }
+    let unreadable = |reason: String| {
+        format!(
+            "{shown} cannot be read: {reason}; check the bucket, and in the servers' environment AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the same with HAYATE_OLD_ before them"
+        )
+    };
+    let tier = S3::reading_from_env(path, config).map_err(unreadable)?;
+    tier.check_readable().map_err(unreadable)?;
+    Ok(Old { tier: Arc::new(tier), id: old.number() })
+}
+
+fn directory(path: &Path, config: &ServerConfig) -> Result<Old, String> {
+    let shown = path.display();
     if !path.is_absolute() {
         return Err(format!(
             "{shown} is no absolute path; name the directory as it is on every server (--from DIR)"

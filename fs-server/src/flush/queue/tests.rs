@@ -213,14 +213,29 @@ fn what_needs_nothing_but_the_tier_is_ripe() {
     assert_eq!(queue.ripe_names(1).len(), 1);
     let taken = queue.take(9).into_iter().find(|taken| taken.item == name("a")).unwrap();
     assert_eq!(queue.ripe_names(1).len(), 1);
-    queue.postpone_as(&taken, Duration::ZERO, true);
-    assert!(queue.ripe_names(1).is_empty());
+    queue.postpone_as(&taken, Duration::ZERO, Put::Open);
+    assert!(queue.ripe_names(1)[0].2, "found open: whoever asks looks whether it is yet");
     let again = queue.take(1);
     queue.postpone(&again[0], Duration::ZERO);
     assert_eq!(queue.ripe_names(1).len(), 1);
     let again = queue.take(1);
     queue.park(&again[0], Duration::from_secs(1000));
     assert!(queue.ripe_names(1).is_empty());
+}
+
+#[test]
+fn what_is_refused_in_a_row_makes_no_hope() {
+    // Goal: a name that the tier refuses is ripe until it did so often enough; a failure of another kind, or a change, begins anew.
+    let dir = tempfile::tempdir().unwrap();
+    let queue = open(&dir, Duration::ZERO);
+    let attempt = |why| queue.postpone_as(&queue.take(1)[0], Duration::ZERO, why);
+    queue.note_now(&name("a")).unwrap();
+    assert!((1..REFUSALS).all(|_| !attempt(Put::Refused)));
+    assert!(!attempt(Put::Off) && queue.ripe_names(1).len() == 1);
+    assert!((1..REFUSALS).all(|_| !attempt(Put::Refused)) && queue.ripe_names(1).len() == 1);
+    assert!(attempt(Put::Refused) && queue.ripe_names(1).is_empty() && attempt(Put::Refused));
+    queue.note_now(&name("a")).unwrap();
+    assert_eq!(queue.ripe_names(1).len(), 1);
 }
 
 /// The same, as if it had been taken before anybody asked.

@@ -21,14 +21,15 @@
 //! # Invariants
 //! - What was not synced never keeps the store from opening after a loss of power (`tests/kv`,
 //!   `power_loss_leaves_what_was_synced_and_a_prefix`).
+//! - A store that is refused is left as it was, its journals to the byte (`a_refused_store_keeps_its_journal`).
 //! - What fjall replays is on the device, also if a sync of it had failed before (`the_device_has_what_is_synced_after_a_failed_sync`).
 
 use crate::kv::KvError;
-use crate::kv::fence::{LANES, Past};
+use crate::kv::fence::{Counts, LANES, Past};
 use crate::kv::guard::LaneRow;
+use crate::kv::renew::renew;
 use std::fs::File;
 use std::io::{BufReader, ErrorKind, Read};
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -37,49 +38,70 @@ const ITEM: u8 = 2;
 const END: u8 = 3;
 const CLEAR: u8 = 4;
 const TRAILER: &[u8; 4] = b"FJL\x03";
+/// How names of journals end.
+const JOURNAL: &str = "jnl";
+/// How the name of the last journal ends, as it was found, beside what was made of it.
+const FOUND: &str = "found";
 /// No record of ours is near this; a damaged length must not make us allocate gigabytes.
 const VALUE_BYTES_MAX: u32 = 64 << 20;
 /// Bytes that are read or written with one call.
 const PIECE_BYTES: usize = 256 << 10;
 
-/// Checks the journals in `dir`, cuts off what is torn, and brings the rest to the device.
+/// Checks the journals in `dir`, cuts off what is torn, and brings the rest to the device. What the journals alone can say of losses is compared
+/// with the fence before anything is cut; and the last journal is kept as it was found until [`accept`] or [`put_back`].
 pub(super) fn settle(dir: &Path, past: &Past) -> Result<(), KvError> {
-    let journals = list(dir).map_err(KvError::from_io)?;
+    put_back(dir)?;
+    let journals = list(dir, JOURNAL).map_err(KvError::from_io)?;
     let mut order = Order { last_seqno: None, lanes: [None; LANES] };
     let mut ends = Vec::with_capacity(journals.len());
     for (at, (_, path)) in journals.iter().enumerate() {
         let is_last = at + 1 == journals.len();
         ends.push(check_one(path, is_last.then_some(past), &mut order)?);
     }
-    // Only now: a store whose journals are refused is left as it was. (The fence is compared when fjall has opened it.)
+    past.compare(&order.counts())?;
+    // Only now: a store whose journals are refused is left as it was.
+    if let Some((_, last)) = journals.last() {
+        std::fs::hard_link(last, last.with_extension(FOUND)).map_err(KvError::from_io)?;
+    }
     for ((_, path), end) in journals.iter().zip(ends) {
         renew(path, end).map_err(KvError::from_io)?;
     }
+    sync_names(dir)
+}
+
+/// The store was compared with the fence: what was cut off was nothing that is due. On return no loss of power brings it back.
+pub(super) fn accept(dir: &Path) -> Result<(), KvError> {
+    for (_, found) in list(dir, FOUND).map_err(KvError::from_io)? {
+        std::fs::remove_file(found).map_err(KvError::from_io)?;
+    }
+    sync_names(dir)
+}
+
+/// The store was refused, or nobody came to compare it: its last journal is again as it was found.
+pub(super) fn put_back(dir: &Path) -> Result<(), KvError> {
+    for (_, found) in list(dir, FOUND).map_err(KvError::from_io)? {
+        let journal = found.with_extension(JOURNAL);
+        std::fs::rename(&found, &journal).map_err(KvError::from_io)?;
+        // Two names of one file stay as they are: the opening was killed before the copy.
+        match std::fs::remove_file(&found) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(KvError::from_io(error)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn sync_names(dir: &Path) -> Result<(), KvError> {
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(KvError::from_io)
 }
 
-/// Puts the first `end` bytes of a journal into a new file, which takes its place. If a sync of the old one has failed, the kernel shows
-/// its bytes and takes them for written, so that the next sync would be answered without them; writing them again in place
-/// does not help (decision 0044).
-fn renew(path: &Path, end: u64) -> std::io::Result<()> {
-    let next = path.with_extension("new");
-    let (from, to) = (File::open(path)?, File::create(&next)?);
-    let (mut buffer, mut at) = (vec![0; PIECE_BYTES], 0);
-    while at < end {
-        let piece = (end - at).min(PIECE_BYTES as u64) as usize;
-        from.read_exact_at(&mut buffer[..piece], at)?;
-        to.write_all_at(&buffer[..piece], at)?;
-        at += piece as u64;
-    }
-    to.sync_all()?;
-    std::fs::rename(next, path)
-}
-
-fn list(dir: &Path) -> std::io::Result<Vec<(u64, PathBuf)>> {
+/// Files named by numbers with this ending, ascending.
+fn list(dir: &Path, ending: &str) -> std::io::Result<Vec<(u64, PathBuf)>> {
     let mut journals = Vec::new();
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
-        let number = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".jnl")?.parse().ok());
+        let number = |name: &str| name.strip_suffix(ending)?.strip_suffix('.')?.parse().ok();
+        let number = path.file_name().and_then(|name| number(name.to_str()?));
         journals.extend(number.map(|number| (number, path)));
     }
     journals.sort_unstable();
@@ -122,6 +144,11 @@ struct Order {
 }
 
 impl Order {
+    /// How far each lane is, as far as the journals tell: of others the tables may have anything.
+    fn counts(&self) -> Counts {
+        self.lanes.map(|lane| lane.unwrap_or(u64::MAX))
+    }
+
     fn follow(&mut self, batch: &BatchHead) -> Result<(), &'static str> {
         if self.last_seqno.is_some_and(|last| batch.seqno <= last) {
             return Err("a sequence number does not ascend");

@@ -1,6 +1,6 @@
 //! Segment files through the page cache: plain positioned system calls.
 
-use super::{Disk, SegmentFile};
+use super::{Disk, Patch, Renewed, SegmentFile};
 use rustix::fs::{FallocateFlags, OFlags};
 use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
@@ -81,13 +81,15 @@ impl Disk for BufferedDisk {
         Ok(Arc::new(options().open(path_of(&self.dir, id))?))
     }
 
-    fn renew(&self, id: u32, bytes: u64) -> io::Result<Arc<dyn SegmentFile>> {
+    fn renew(&self, id: u32, bytes: u64, patches: &[Patch]) -> io::Result<Renewed> {
         let next = next_path_of(&self.dir, id);
         let made = options().create(true).truncate(true).open(&next)?;
-        let made: Arc<dyn SegmentFile> = Arc::new(made);
-        super::copy(&*self.open(id)?, &*made, bytes)?;
-        std::fs::rename(next, path_of(&self.dir, id))?;
-        Ok(made)
+        let file: Arc<dyn SegmentFile> = Arc::new(made);
+        let renewed = super::copy(&*self.open(id)?, &*file, bytes, patches)
+            .and_then(|lost| std::fs::rename(&next, path_of(&self.dir, id)).map(|()| lost));
+        // Half a copy would hold the space that another try needs. Should it stay, then that overwrites it.
+        let lost = renewed.inspect_err(|_| drop(std::fs::remove_file(&next)))?;
+        Ok(Renewed { file, lost })
     }
 
     fn remove(&self, id: u32) -> io::Result<()> {

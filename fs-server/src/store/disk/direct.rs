@@ -4,7 +4,7 @@
 //! buffer, and a write that does not cover its blocks reads them first: only repairs at an opening are like that.
 
 use super::buffered::{self, path_of};
-use super::{Disk, SegmentFile};
+use super::{Disk, Patch, Renewed, SegmentFile};
 use aligned_vec::{AVec, ConstAlign};
 use fs_proto::checksum::BLOCK_BYTES;
 use rustix::fs::OFlags;
@@ -132,13 +132,15 @@ impl Disk for DirectDisk {
         Ok(Arc::new(DirectFile(options().open(path_of(&self.dir, id))?)))
     }
 
-    fn renew(&self, id: u32, bytes: u64) -> io::Result<Arc<dyn SegmentFile>> {
+    fn renew(&self, id: u32, bytes: u64, patches: &[Patch]) -> io::Result<Renewed> {
         let next = buffered::next_path_of(&self.dir, id);
         let made = options().create(true).truncate(true).open(&next)?;
-        let made: Arc<dyn SegmentFile> = Arc::new(DirectFile(made));
-        super::copy(&*self.open(id)?, &*made, bytes)?;
-        std::fs::rename(next, path_of(&self.dir, id))?;
-        Ok(made)
+        let file: Arc<dyn SegmentFile> = Arc::new(DirectFile(made));
+        let renewed = super::copy(&*self.open(id)?, &*file, bytes, patches)
+            .and_then(|lost| std::fs::rename(&next, path_of(&self.dir, id)).map(|()| lost));
+        // Half a copy would hold the space that another try needs. Should it stay, then that overwrites it.
+        let lost = renewed.inspect_err(|_| drop(std::fs::remove_file(&next)))?;
+        Ok(Renewed { file, lost })
     }
 
     fn remove(&self, id: u32) -> io::Result<()> {

@@ -28,6 +28,8 @@ const ANSWER: Duration = Duration::from_secs(300);
 const ANSWER_MAX: u64 = 64 << 20;
 /// Connections that are kept.
 const IDLE: usize = 64;
+/// Codes of conditions that do not hold, in answers that began well.
+const FAILED_CONDITIONS: [&str; 2] = ["PreconditionFailed", "ConditionalRequestConflict"];
 /// Before the names of what a user stores with an object.
 const META: &str = "x-amz-meta-";
 
@@ -45,6 +47,36 @@ pub struct Head {
     pub tag: String,
     /// When the server took it, to the second.
     pub modified: TimeNs,
+}
+
+/// When an object is made or replaced: only while what is there is this. A server that knows no conditions ignores them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Only {
+    /// Whatever is there.
+    Always,
+    /// While nothing is.
+    IfNone,
+    /// While it is what has this tag.
+    IfTag(String),
+}
+
+impl Only {
+    /// While an object is what it was when it was looked at.
+    pub fn if_still(head: Option<&Head>) -> Self {
+        match head {
+            None => Only::IfNone,
+            Some(head) if head.tag.is_empty() => Only::Always,
+            Some(head) => Only::IfTag(head.tag.clone()),
+        }
+    }
+
+    fn headers(&self) -> Vec<(String, String)> {
+        match self {
+            Only::Always => Vec::new(),
+            Only::IfNone => vec![("if-none-match".to_owned(), "*".to_owned())],
+            Only::IfTag(tag) => vec![("if-match".to_owned(), tag.clone())],
+        }
+    }
 }
 
 /// Part of a listing.
@@ -137,6 +169,13 @@ impl Client {
         done("write", key, self.send("write", key, action, &headers_of(meta), body)?).map(drop)
     }
 
+    /// As [`Client::put`], under a condition; false if it does not hold.
+    pub fn put_if(&self, key: &str, meta: &Meta, body: &[u8], only: &Only) -> TierResult<bool> {
+        let action = PutObject::new(&self.bucket, self.keys(), key);
+        let headers = [headers_of(meta), only.headers()].concat();
+        Ok(if_done("write", key, only, self.send("write", key, action, &headers, body)?)?.is_some())
+    }
+
     /// Removes an object; one that is not there is no error.
     pub fn delete(&self, key: &str) -> TierResult<()> {
         let action = DeleteObject::new(&self.bucket, self.keys(), key);
@@ -211,8 +250,8 @@ impl Client {
         tag.map(str::to_owned).ok_or_else(|| failed("write", key, "the answer has no ETag"))
     }
 
-    /// Makes the object of all parts: whole under its key from now on.
-    pub fn complete(&self, key: &str, upload: &str, tags: &[String]) -> TierResult<()> {
+    /// Makes the object of all parts: whole under its key from now on. Under a condition; false if it does not hold.
+    pub fn complete(&self, key: &str, upload: &str, tags: &[String], only: &Only) -> TierResult<bool> {
         let action = CompleteMultipartUpload::new(
             &self.bucket,
             self.keys(),
@@ -221,11 +260,19 @@ impl Client {
             tags.iter().map(String::as_str),
         );
         let body = action.clone().body();
-        let answer = done("publish", key, self.send("publish", key, action, &[], body.as_bytes())?)?;
+        let mut answer = self.send("publish", key, action.clone(), &only.headers(), body.as_bytes())?;
+        // Some servers know conditions for whole objects only.
+        if answer.status().as_u16() == 501 && *only != Only::Always {
+            answer = self.send("publish", key, action, &[], body.as_bytes())?;
+        }
+        let Some(answer) = if_done("publish", key, only, answer)? else { return Ok(false) };
         let text = content("publish", key, answer)?;
+        if FAILED_CONDITIONS.iter().any(|code| code_of(&text).as_deref() == Some(code)) {
+            return Ok(false);
+        }
         refuse_error("publish", key, &text)?;
         CompleteMultipartUploadResponse::parse(&String::from_utf8_lossy(&text))
-            .map(drop)
+            .map(|_| true)
             .map_err(|error| failed("publish", key, &format!("the answer is unreadable: {error}")))
     }
 
@@ -322,6 +369,19 @@ fn found(doing: &str, key: &str, answer: Response<Body>) -> TierResult<Option<Re
         Ok(answer) => Ok(Some(answer)),
         Err(TierError::Missing(_)) => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+/// As [`done`]; None if a condition does not hold, or somebody changes the object at this moment.
+fn if_done(
+    doing: &str,
+    key: &str,
+    only: &Only,
+    answer: Response<Body>,
+) -> TierResult<Option<Response<Body>>> {
+    match answer.status().as_u16() {
+        409 | 412 if *only != Only::Always => Ok(None),
+        _ => done(doing, key, answer).map(Some),
     }
 }
 

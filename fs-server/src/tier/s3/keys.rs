@@ -20,6 +20,8 @@ use crate::tier::TierResult;
 const DIRECTORY: &str = ".hayate-directory";
 /// Has a directory's attributes.
 pub const ATTRIBUTES: &str = ".hayate-attributes";
+/// Begins the keys that tell of directories on their way.
+pub const MOVING: &str = ".hayate-moving-";
 /// Begins the names of the adapter's own objects.
 const OWN: &[u8] = b".hayate-";
 /// Longest key, in bytes.

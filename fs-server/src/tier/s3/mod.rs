@@ -7,6 +7,9 @@
 //! - A start gives up the uploads that this server had begun before (`tests/flush`, `a_start_gives_up_what_a_former_run_began`).
 //!
 //! - What is read of a file is of the object that was asked for, or nothing is (`tests/flush`, `what_is_read_of_a_bucket_is_of_one_object`).
+//! - What was put under a key while a publication was on its way there is not replaced by it, if the server knows conditions (`tests/flush`,
+//!   `a_publication_that_was_held_up_replaces_nothing_newer`).
+//! - One that is only read gets no request that changes anything (`tests/flush`, `an_old_bucket_is_only_read`).
 //!
 //! Deliberately absent: locks, retries.
 
@@ -18,8 +21,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use fs_proto::{FileKind, ServerId};
 use parking_lot::Mutex;
+use rusty_s3::Credentials;
 
-use self::client::{Client, failed};
+use self::client::{Client, Only, failed};
 use self::draft::{Draft, PartFile, Record, SMALL, SmallFile, What};
 use self::keys::{ATTRIBUTES, marker};
 use self::target::Target;
@@ -47,6 +51,11 @@ const THREADS: usize = 16;
 /// Largest object that is copied in one request.
 const COPY_MAX: u64 = 5 << 30;
 
+const CHANGED: &str = "somebody else changed it at this moment; it is tried again";
+
+/// Begins the names of variables that say of an old bucket what those without it say of the shared tier's.
+const OLD: &str = "HAYATE_OLD_";
+
 /// What is known of a bucket that cannot be used yet.
 pub const UNOPENED: Facts =
     Facts { left_over: true, is_remote: false, threads: THREADS, part_bytes: Some(PART) };
@@ -61,6 +70,10 @@ pub struct S3 {
     left_over: bool,
     told: AtomicBool,
     carrying: moves::Moves,
+    /// It is listed and read, and others may use it: nothing is noted there, and what lies under a path is what is there now.
+    is_read_only: bool,
+    /// The server holds to conditions on what is put.
+    knows_conditions: bool,
 }
 
 /// A directory: a beginning of keys.
@@ -70,6 +83,13 @@ pub(crate) struct S3Dir {
     id: u64,
     /// The root or a staging prefix: there without being made.
     is_base: bool,
+}
+
+impl S3Dir {
+    /// One that is only read.
+    fn of(path: String) -> Self {
+        S3Dir { id: reading::number_of_path(&path), path, is_base: false }
+    }
 }
 
 fn new_id() -> u64 {
@@ -92,7 +112,18 @@ impl S3 {
         target: Target,
         config: &ServerConfig,
     ) -> Result<Self, ServerError> {
-        let mut s3 = S3 {
+        let mut s3 = S3::unopened(client, target, config);
+        (s3.left_over, s3.knows_conditions) = s3.probe().map_err(|error| ServerError::Tier {
+            path: tier.to_owned(),
+            reason: format!(
+                "cannot be used: {error}; check the bucket, AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            ),
+        })?;
+        Ok(s3)
+    }
+
+    fn unopened(client: Client, target: Target, config: &ServerConfig) -> Self {
+        S3 {
             client: Arc::new(client),
             target,
             job: config.job.clone(),
@@ -101,14 +132,24 @@ impl S3 {
             left_over: false,
             told: AtomicBool::new(false),
             carrying: moves::Moves::default(),
-        };
-        s3.left_over = s3.probe().map_err(|error| ServerError::Tier {
-            path: tier.to_owned(),
-            reason: format!(
-                "cannot be used: {error}; check the bucket, AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-            ),
-        })?;
-        Ok(s3)
+            is_read_only: false,
+            knows_conditions: false,
+        }
+    }
+
+    /// One that is only listed and read. Nothing is asked of the server yet.
+    pub fn reading(client: Client, target: Target, config: &ServerConfig) -> Self {
+        S3 { is_read_only: true, ..S3::unopened(client, target, config) }
+    }
+
+    /// Whether it can be read as an old tier, whose directories must not be between two places.
+    pub fn check_readable(&self) -> Result<(), String> {
+        let listed = |prefix: String| self.client.list(&prefix, "", 1).map_err(|error| error.to_string());
+        listed(self.target.prefix.clone())?;
+        if listed(format!("{}{}", self.target.prefix, keys::MOVING))?.is_empty() {
+            return Ok(());
+        }
+        Err("a directory in it is half moved; start a cluster on it (hayate up --tier) and end it (hayate down --drain) first".to_owned())
     }
 
     /// The same with what the environment says.
@@ -119,22 +160,51 @@ impl S3 {
         S3::open(tier, client, target, config)
     }
 
+    /// As [`S3::reading`], of a bucket that may be on another server, with other keys: what the environment says of it begins with [`OLD`].
+    pub fn reading_from_env(tier: &Path, config: &ServerConfig) -> Result<Self, String> {
+        let target = S3::old_target(tier)?;
+        let own = |name: &str| std::env::var(format!("{OLD}{name}")).ok();
+        let client = Client::new(&target)?;
+        let client = match (own("AWS_ACCESS_KEY_ID"), own("AWS_SECRET_ACCESS_KEY")) {
+            (Some(key), Some(secret)) => client.with_credentials(match own("AWS_SESSION_TOKEN") {
+                Some(token) => Credentials::new_with_token(key, secret, token),
+                None => Credentials::new(key, secret),
+            }),
+            (None, None) => client,
+            _ => {
+                return Err(format!(
+                    "{OLD}AWS_ACCESS_KEY_ID and {OLD}AWS_SECRET_ACCESS_KEY belong together; set both or none of them for the servers"
+                ));
+            }
+        };
+        Ok(S3::reading(client, target, config))
+    }
+
+    /// The bucket that `tier` and what the environment says of an old one name.
+    pub fn old_target(tier: &Path) -> Result<Target, String> {
+        let env = |name: &str| std::env::var(format!("{OLD}{name}")).or_else(|_| std::env::var(name)).ok();
+        Target::parse(&tier.to_string_lossy(), env)
+    }
+
     /// The bucket that `tier` and the environment name.
     pub fn target(tier: &Path) -> Result<Target, ServerError> {
         Target::parse(&tier.to_string_lossy(), |name| std::env::var(name).ok())
             .map_err(|reason| ServerError::Tier { path: tier.to_owned(), reason })
     }
 
-    /// Returns whether something lies in staging that others take out.
-    fn probe(&self) -> TierResult<bool> {
+    /// Returns whether something lies in staging that others take out, and whether the server knows conditions.
+    fn probe(&self) -> TierResult<(bool, bool)> {
         let staging = self.staging(self.me);
         let probe = format!("{staging}{}probe", staged_prefix(self.me));
         // Some servers take an object without having its bucket.
         self.client.list(&staging, "", 1)?;
         self.client.put(&probe, &client::Meta::new(), b"")?;
+        let keeps_to =
+            |only: &Only| matches!(self.client.put_if(&probe, &client::Meta::new(), b"", only), Ok(false));
+        let knows_conditions = keeps_to(&Only::IfNone) && keeps_to(&Only::IfTag("\"none\"".to_owned()));
         self.client.delete(&probe)?;
         self.each(&format!("{staging}{}", staged_prefix(self.me)), |key| self.give_up(key).map(drop))?;
-        Ok(self.has_moves()? || !self.client.list(&staging, "", 1)?.is_empty())
+        Ok((self.has_moves()? || !self.client.list(&staging, "", 1)?.is_empty(), knows_conditions))
     }
 
     /// Does something with all keys that begin with `prefix`.
@@ -235,8 +305,16 @@ impl S3 {
     fn publish(&self, at: &str, draft: &Draft, to: &Place) -> TierResult<()> {
         self.precheck(dir_of(&to.dir)?)?;
         let (key, attributes) = (key_of(to)?, draft.attributes.as_ref());
+        // A request that is held up on its way must not replace what came after it.
+        let only = if self.knows_conditions {
+            Only::if_still(self.client.head(&key)?.as_ref())
+        } else {
+            Only::Always
+        };
+        let confirmed = |is_done| if is_done { Ok(()) } else { Err(failed("publish", &key, CHANGED)) };
         let put = |kind, rdev, body: &[u8]| {
-            self.client.put(&key, &self.stored(kind, draft.id, rdev, attributes), body)
+            let meta = self.stored(kind, draft.id, rdev, attributes);
+            self.client.put_if(&key, &meta, body, &only).and_then(confirmed)
         };
         match &draft.what {
             What::Small(data) => put(FileKind::File, 0, data)?,
@@ -251,7 +329,7 @@ impl S3 {
                 if parts.keys().copied().ne(1..=tags.len() as u16) {
                     return Err(failed("publish", &key, "a part is missing"));
                 }
-                self.client.complete(&key, &record.upload, &tags)?;
+                self.client.complete(&key, &record.upload, &tags, &only).and_then(confirmed)?;
                 self.client.delete(at)?;
             }
         }
@@ -305,6 +383,8 @@ impl Tier for S3 {
 
     fn base(&self, base: Base) -> TierResult<Dir> {
         let (path, id) = match base {
+            // One that is only read is known again by that.
+            Base::Root if self.is_read_only => (self.target.prefix.clone(), self.target.number()),
             Base::Root => (self.target.prefix.clone(), 1),
             Base::Staging(server) => (self.staging(server), 2),
         };
@@ -313,6 +393,10 @@ impl Tier for S3 {
 
     fn open_dir(&self, at: &Place) -> TierResult<Dir> {
         let path = format!("{}/", key_of(at)?);
+        if self.is_read_only {
+            // One that is not there is as one that is empty.
+            return Ok(Dir::new(reading::number_of_path(&path), S3Dir::of(path)));
+        }
         let Some(id) = self.directory_found(&path)? else {
             return Err(TierError::Missing(format!("{path:?} is no directory in the shared tier")));
         };

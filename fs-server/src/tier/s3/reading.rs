@@ -121,7 +121,12 @@ impl S3 {
 
     /// A directory: its attributes are ours, or s3fs-fuse's, or those that one would be made with now.
     fn directory(&self, name: &Bytes, path: &str) -> TierResult<(Listed, Note)> {
-        let (id, note) = match patiently(|| self.directory_id(path))? {
+        let marked = if self.is_read_only {
+            Some(number_of_path(path))
+        } else {
+            patiently(|| self.directory_id(path))?
+        };
+        let (id, note) = match marked {
             Some(id) => (id, Note::Ours),
             None => (patiently(|| self.mark(path))?, Note::Marked(path.to_owned())),
         };
@@ -169,7 +174,8 @@ enum Note {
     Marked(String),
 }
 
-fn number_of_path(path: &str) -> u64 {
+/// Of a directory that has no number of its own.
+pub(super) fn number_of_path(path: &str) -> u64 {
     xxh3_64(path.as_bytes()) | 1
 }
 

@@ -1,5 +1,7 @@
 //! Which bucket of which server: `s3://BUCKET/PREFIX`, and the environment that other S3 tools know.
 
+use xxhash_rust::xxh3::xxh3_64;
+
 /// A place in a bucket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
@@ -37,6 +39,24 @@ impl Target {
         let endpoint = endpoint.unwrap_or_else(|| format!("https://s3.{region}.amazonaws.com"));
         Ok(Target { bucket: bucket.to_owned(), prefix, endpoint, region, by_path })
     }
+
+    /// Stands for the place: servers that have the same number have the same place.
+    pub fn number(&self) -> u64 {
+        let Target { bucket, prefix, .. } = self;
+        xxh3_64(format!("{}\n{bucket}\n{prefix}", self.server()).as_bytes()) | 1
+    }
+
+    /// The endpoint, however it was written.
+    fn server(&self) -> String {
+        self.endpoint.trim_end_matches('/').to_ascii_lowercase()
+    }
+
+    /// Whether this place lies in another, or is the same.
+    pub fn is_within(&self, outer: &Target) -> bool {
+        self.server() == outer.server()
+            && self.bucket == outer.bucket
+            && self.prefix.starts_with(&outer.prefix)
+    }
 }
 
 #[cfg(test)]
@@ -52,6 +72,16 @@ mod tests {
         let own = |name: &str| (name == "AWS_ENDPOINT_URL").then(|| "http://ceph:7480".to_owned());
         let ceph = Target::parse("s3://data", own).unwrap();
         assert_eq!((&ceph.endpoint[..], &ceph.prefix[..], ceph.by_path), ("http://ceph:7480", "", true));
+        let place = |text: &str| Target::parse(text, own).unwrap();
+        assert!(place("s3://data/run7/a").is_within(&place("s3://data/run7")) && ceph.is_within(&ceph));
+        assert!(!place("s3://data/run77").is_within(&place("s3://data/run7")));
+        assert!(!place("s3://other/run7").is_within(&ceph) && !amazon.is_within(&ceph));
+        assert_eq!(place("s3://data/run7/").number(), place("s3://data/run7").number());
+        let shouted = Target::parse("s3://data/run7", |name| {
+            (name == "AWS_ENDPOINT_URL").then(|| "http://CEPH:7480/".to_owned())
+        });
+        assert_eq!(shouted.unwrap().number(), place("s3://data/run7").number());
+        assert_ne!(amazon.number(), place("s3://data/run7").number());
         for wrong in ["s3://", "s3:///x", "/lustre"] {
             assert!(Target::parse(wrong, none).is_err(), "{wrong}");
         }

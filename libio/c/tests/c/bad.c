@@ -6,6 +6,7 @@ static void nulls(int fs, int file) {
     hayate_stat_t stat;
     char room[8];
     FAILS(EFAULT, hayate_open(fs, NULL, O_RDONLY, 0));
+    FAILS(EFAULT, hayate_open_with(fs, NULL, O_RDONLY, 0, NULL));
     FAILS(EFAULT, hayate_pread(file, NULL, 1, 0));
     FAILS(EFAULT, hayate_pwrite(file, NULL, 1, 0));
     FAILS(EFAULT, hayate_append(file, NULL, 1));
@@ -95,6 +96,18 @@ static void values(int fs, int file) {
     FAILS(EINVAL, hayate_open(fs, "/file", O_ACCMODE, 0));
     FAILS(EINVAL, hayate_open(fs, "/file", O_RDONLY | O_DIRECTORY, 0));
     FAILS(EISDIR, hayate_open(fs, "/", O_RDONLY, 0));
+    hayate_open_options_t options = {4, NULL, 0};
+    FAILS(EINVAL, hayate_open_with(fs, "/new", O_RDWR | O_CREAT, 0600, &options));
+    CHECK(strstr(hayate_last_error(), "sizeof") != NULL);
+    const char *no_layouts[] = {"", "nowhere", "writer,chunk=3M", "writer,", "\xff"};
+    options.size = sizeof options;
+    for (size_t i = 0; i < sizeof no_layouts / sizeof *no_layouts; i++) {
+        options.layout = no_layouts[i];
+        FAILS(EINVAL, hayate_open_with(fs, "/new", O_RDWR | O_CREAT, 0600, &options));
+        CHECK(strstr(hayate_last_error(), "striped, local or writer") != NULL);
+    }
+    hayate_stat_t stat;
+    FAILS(ENOENT, hayate_stat(fs, "/new", &stat));
     FAILS(EFBIG, hayate_pwrite(file, room, 8, INT64_MAX - 4));
 }
 

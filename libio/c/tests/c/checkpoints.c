@@ -1,4 +1,6 @@
 /* Two ranks write a version each way, the other reads it; wrong calls fail and harm nothing. */
+#include <time.h>
+
 #include "check.h"
 
 #define BYTES (3u << 20)
@@ -161,6 +163,25 @@ static void bad_calls(int fs, int ckpt)
     FAILS(EFAULT, hayate_ckpt_latest(ckpt, "heat", 0, NULL));
 }
 
+/* A job that ends in 65 seconds: a checkpoint and a minute are just what is left. */
+static void deadline(void) {
+    double left = -1;
+    char end[32];
+    hayate_ckpt_advice_t advice = {.size = sizeof advice};
+    CHECK(unsetenv("SLURM_JOB_END_TIME") == 0);
+    GIVES(0, hayate_ckpt_time_left(&left));
+    CHECK(left == -1 && setenv("SLURM_JOB_END_TIME", "soon", 1) == 0);
+    GIVES(0, hayate_ckpt_time_left(&left));
+    snprintf(end, sizeof end, "%lld", (long long)time(NULL) + 65);
+    CHECK(setenv("SLURM_JOB_END_TIME", end, 1) == 0);
+    GIVES(1, hayate_ckpt_time_left(&left));
+    CHECK(left >= 0 && left <= 65);
+    GIVES(0, hayate_ckpt_advise(3600, 10, 1, left, 0, &advice));
+    CHECK(advice.stop == 1);
+    FAILS(EFAULT, hayate_ckpt_time_left(NULL));
+    CHECK(unsetenv("SLURM_JOB_END_TIME") == 0);
+}
+
 int main(int argc, char **argv)
 {
     CHECK(argc == 2);
@@ -227,6 +248,7 @@ int main(int argc, char **argv)
     GIVES(0, hayate_ckpt_advise(3600, 10, 1, -1, 0, &advice));
     CHECK(advice.checkpoint == 0 && advice.stop == 0 && advice.next_s > 200 && advice.next_s < 300);
     FAILS(EINVAL, hayate_ckpt_advise(-1, 10, 1, -1, 0, &advice));
+    deadline();
     char *gone = malloc(100000);
     CHECK(gone != NULL);
     GIVES(0, hayate_ckpt_protect(ckpt, "gone", gone, 100000, 0));

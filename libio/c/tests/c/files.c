@@ -48,6 +48,44 @@ static void files(void) {
     CHECK(look("/d/file").size == 0);
 }
 
+/* What an open file's layout is, which names the size of its chunks if that was asked for, and that size. */
+static void laid_out(const char *path, const char *layout, const char *found, uint64_t expected, uint32_t chunk_bytes) {
+    char text[64] = {0};
+    hayate_stat_t stat;
+    hayate_open_options_t options = {.size = sizeof options, .layout = layout, .expected_bytes = expected};
+    int file = hayate_open_with(fs, path, O_RDWR | O_CREAT, 0666, &options);
+    CHECK(file >= 0);
+    GIVES(0, hayate_fstat(file, &stat));
+    CHECK(stat.chunk_bytes == chunk_bytes);
+    CHECK(hayate_getxattr(fs, path, "user.hayate.layout", text, sizeof text) > 0);
+    CHECK(strcmp(text, found) == 0);
+    GIVES(0, hayate_close(file));
+}
+
+static void layouts(void) {
+    GIVES(0, hayate_mkdir(fs, "/d/layouts", 0777));
+    laid_out("/d/layouts/writer", "writer", "writer", 0, 1 << 20);
+    laid_out("/d/layouts/chunk", "striped,chunk=64K", "striped,chunk=64K", 0, 1 << 16);
+    laid_out("/d/layouts/usual", NULL, "striped", 0, 1 << 20);
+    /* The size of chunks follows what is expected, and not if it is said. */
+    hayate_open_options_t large = {.size = sizeof large, .expected_bytes = 1ULL << 40};
+    hayate_stat_t stat;
+    int file = hayate_open_with(fs, "/d/layouts/large", O_RDWR | O_CREAT, 0666, &large);
+    GIVES(0, hayate_fstat(file, &stat));
+    CHECK(stat.chunk_bytes > 1 << 20);
+    GIVES(0, hayate_close(file));
+    laid_out("/d/layouts/said", "writer,chunk=2M", "writer,chunk=2M", 1ULL << 40, 1 << 21);
+    /* A file that is there keeps its own; without options it is as hayate_open. */
+    laid_out("/d/layouts/writer", "striped,chunk=64K", "writer", 0, 1 << 20);
+    GIVES(0, hayate_close(hayate_open_with(fs, "/d/layouts/usual", O_RDONLY, 0, NULL)));
+    /* A program of an older release, which knows of the layout only. */
+    large.size = offsetof(hayate_open_options_t, expected_bytes);
+    file = hayate_open_with(fs, "/d/layouts/older", O_RDWR | O_CREAT, 0666, &large);
+    GIVES(0, hayate_fstat(file, &stat));
+    CHECK(stat.chunk_bytes == 1 << 20);
+    GIVES(0, hayate_close(file));
+}
+
 /* Larger than a chunk, and than what lies with an inode. */
 static void much(void) {
     size_t size = (3 << 20) + 77;
@@ -215,6 +253,7 @@ int main(int argc, char **argv) {
     CHECK(fs >= 0);
     GIVES(0, hayate_mkdir(fs, "/d", 0755));
     files();
+    layouts();
     much();
     whole();
     attributes();

@@ -42,7 +42,6 @@ static void childs_checkpoints(void) {
 static void child(int number) {
     char path[64], room[8];
     hayate_stat_t stat;
-    alarm(60);
     FAILS(ENOTCONN, hayate_stat(fs, "/", &stat));
     CHECK(strstr(hayate_last_error(), "forked") != NULL);
     FAILS(ENOTCONN, hayate_pread(file, room, 8, 0));

@@ -23,7 +23,6 @@ int main(int argc, char **argv) {
     GIVES(0, hayate_tier_flush(fs, "/waits/file"));
     CHECK(!is_durable(fs, "/waits/file")); /* It is being written. */
     GIVES(0, hayate_close(file));
-    alarm(100);
     while (!is_durable(fs, "/waits/file")) usleep(5000);
     GIVES(7, hayate_put(fs, "/waits/file", "changed", 7, 0600));
     CHECK(!is_durable(fs, "/waits/file"));

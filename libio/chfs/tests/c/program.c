@@ -178,7 +178,6 @@ static void in_child(const char *cluster) {
     CHECK(pid >= 0);
     if (pid == 0) {
         struct stat st;
-        alarm(60);
         CHECK(chfs_initialized() == 0);
         FAILS(ENOTCONN, chfs_stat("/f", &st));
         CHECK(chfs_init(cluster) == 0 && S_ISREG(look("/f").st_mode) && chfs_term() == 0);

@@ -5,13 +5,20 @@
 //!   now, or is gone (`tests/flush_path.rs`, `a_path_is_flushed_while_others_write`).
 //! - Nothing else is asked for: what waits for a policy elsewhere goes on waiting (the same test).
 //! - Names that are made meanwhile are asked for once each, so it ends though somebody makes and changes them without end.
+//! - It is given up when nothing of what was asked for gets on, whatever else does (what servers
+//!   say of a file that is being copied: `fs-server/tests/flush`, `how_far_a_large_file_is_can_be_seen`).
+//!
+//! Names are asked for by several threads; directories' attributes in the order of the walk, after all that is in them ([`crew`]).
 
-use crate::below::{self, Name, When};
+use super::crew;
+use crate::below::{Name, When};
 use crate::error::{CliError, Result, failed};
-use crate::{drain, interrupt, probe, progress};
+use crate::{interrupt, probe, progress};
 use fs_client::{Caller, Client, Error, InodeId};
 use indicatif::ProgressBar;
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Failures count only after this long: they are tried again with pauses.
@@ -42,20 +49,20 @@ pub fn ask(client: &Client, top: &Name, open: bool) -> Result<Asked> {
         client.flush_inode(above).map_err(failed)?;
         above = client.getattr(&caller, above).map_err(failed)?.parent;
     }
-    let mut asked = Asked::default();
-    below::each(client, top, &mut |name, when| {
+    let (names, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
+    crew::each(client, top, &|name, when| {
         if when == When::After {
             // After all that changes it; who waits asks again.
             return demand(client, name.attr.ino, b"", false).map(drop);
         }
-        asked.bytes += if name.attr.is_dir() { 0 } else { name.attr.size };
+        bytes.fetch_add(if name.attr.is_dir() { 0 } else { name.attr.size }, Ordering::Relaxed);
         if name.name.is_empty() || (!name.attr.is_dir() && is_durable(client, &caller, name.attr.ino)?) {
             return Ok(());
         }
-        asked.names += 1;
+        names.fetch_add(1, Ordering::Relaxed);
         demand(client, name.parent, &name.name, open).map(drop)
     })?;
-    Ok(asked)
+    Ok(Asked { names: names.into_inner(), bytes: bytes.into_inner() })
 }
 
 /// Asks for a name. Of one that is gone nothing is wanted.
@@ -76,60 +83,70 @@ fn is_durable(client: &Client, caller: &Caller, ino: InodeId) -> Result<bool> {
     Ok(state.is_none_or(|state| state == "yes"))
 }
 
-/// Waits until all of it is there; answers how many names. Fails with some of those that cannot get there, or when nothing moves for `stall`.
+/// Waits until all of it is there; answers how many names. Fails with some of those that cannot get there, or when nothing of it moves for `stall`.
 pub fn wait(client: &Client, top: &Name, stall: Duration, asked: &Asked) -> Result<u64> {
     let bar = progress::bytes("flushing to the shared tier", asked.bytes);
-    let mut waiting = Waiting {
+    let waiting = Waiting {
         client,
         caller: probe::caller(),
         stall,
         bar,
-        names: 0,
-        dirs: VecDeque::new(),
-        moved: Instant::now(),
-        copied_bytes: 0,
-        looked: Instant::now(),
-        is_failing: false,
-        failed: Vec::new(),
-        failures: 0,
+        names: AtomicU64::new(0),
+        dirs: Mutex::default(),
+        moved: Mutex::new(Instant::now()),
+        is_failing: AtomicBool::new(false),
+        failed: Mutex::default(),
+        failures: AtomicU64::new(0),
     };
-    let outcome = below::each(client, top, &mut |name, when| waiting.visit(name, when));
+    let outcome = crew::each(client, top, &|name, when| waiting.visit(name, when));
     let outcome = outcome.and_then(|()| waiting.attributes(0));
     waiting.bar.finish_and_clear();
     outcome?;
-    if waiting.failures == 0 { Ok(waiting.names) } else { Err(waiting.complaint(top)) }
+    match waiting.failures.load(Ordering::Relaxed) {
+        0 => Ok(waiting.names.load(Ordering::Relaxed)),
+        failures => Err(waiting.complaint(top, failures)),
+    }
 }
 
-/// The walk that waits for each name in turn.
+/// The walk that waits for each name.
 struct Waiting<'a> {
     client: &'a Client,
     caller: Caller,
     stall: Duration,
     bar: ProgressBar,
-    names: u64,
+    names: AtomicU64,
     /// Directories whose attributes were asked for, in order.
-    dirs: VecDeque<(InodeId, String)>,
-    /// When something got on, as far as it can be seen.
-    moved: Instant,
+    dirs: Mutex<VecDeque<(InodeId, String)>>,
+    /// When something of it got on.
+    moved: Mutex<Instant>,
+    /// The last name that was waited for could not get there.
+    is_failing: AtomicBool,
+    failed: Mutex<Vec<(String, String)>>,
+    failures: AtomicU64,
+}
+
+/// What is seen of a file while it is waited for.
+struct Watched {
+    ino: InodeId,
     copied_bytes: u64,
     looked: Instant,
-    /// The last name that was waited for could not get there.
-    is_failing: bool,
-    failed: Vec<(String, String)>,
-    failures: u64,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Waiting<'_> {
-    fn visit(&mut self, name: &Name, when: When) -> Result<()> {
+    fn visit(&self, name: &Name, when: When) -> Result<()> {
         let shown = name.path.display().to_string();
         if when == When::After {
             if !is_durable(self.client, &self.caller, name.attr.ino)? {
                 demand(self.client, name.attr.ino, b"", false)?;
-                self.dirs.push_back((name.attr.ino, shown));
+                locked(&self.dirs).push_back((name.attr.ino, shown));
             }
             return self.attributes(DIRS);
         }
-        self.names += 1;
+        self.names.fetch_add(1, Ordering::Relaxed);
         if name.name.is_empty() || is_durable(self.client, &self.caller, name.attr.ino)? {
             self.count(name);
             return Ok(());
@@ -144,12 +161,11 @@ impl Waiting<'_> {
     }
 
     /// Waits for a name. A server that was started again has forgotten who asked, which looks as if it were done: what is not there then is asked for once more.
-    fn bring(&mut self, name: &Name, shown: &str) -> Result<()> {
-        let failures = self.failures;
-        self.until_done(name.parent, &name.name, shown)?;
-        if self.failures == failures && !is_durable(self.client, &self.caller, name.attr.ino)? {
+    fn bring(&self, name: &Name, shown: &str) -> Result<()> {
+        let watched = (name.parent, &name.name[..], name.attr.ino);
+        if self.until_done(watched, shown)? && !is_durable(self.client, &self.caller, name.attr.ino)? {
             demand(self.client, name.parent, &name.name, true)?;
-            self.until_done(name.parent, &name.name, shown)?;
+            self.until_done(watched, shown)?;
         }
         Ok(())
     }
@@ -161,74 +177,94 @@ impl Waiting<'_> {
     }
 
     /// Waits for attributes of directories until at most `most` are under way.
-    fn attributes(&mut self, most: usize) -> Result<()> {
-        while self.dirs.len() > most
-            && let Some((dir, shown)) = self.dirs.pop_front()
-        {
-            self.until_done(dir, b"", &shown)?;
+    fn attributes(&self, most: usize) -> Result<()> {
+        loop {
+            let next = {
+                let mut dirs = locked(&self.dirs);
+                if dirs.len() > most { dirs.pop_front() } else { None }
+            };
+            let Some((dir, shown)) = next else { return Ok(()) };
+            self.until_done((dir, b"", dir), &shown)?;
         }
-        Ok(())
     }
 
     fn pending(&self, parent: InodeId, name: &[u8]) -> Result<Option<String>> {
         unless_gone(self.client.flush_name(parent, name, false, false))
     }
 
-    /// Waits until nothing that was asked for is left of a name, or it is given up.
-    fn until_done(&mut self, parent: InodeId, name: &[u8], shown: &str) -> Result<()> {
+    /// Waits until nothing that was asked for is left of a name, which stands for `ino`; false if it is given up.
+    fn until_done(&self, (parent, name, ino): (InodeId, &[u8], InodeId), shown: &str) -> Result<bool> {
         let (mut pause, mut failing) = (PAUSES.0, None);
+        let mut watched = Watched { ino, copied_bytes: 0, looked: Instant::now() };
         while let Some(reason) = self.pending(parent, name)? {
             interrupt::check()?;
             if reason.is_empty() {
                 failing = None;
             } else {
                 let since = *failing.get_or_insert_with(Instant::now);
-                if self.is_failing || since.elapsed() >= SURE {
+                if self.is_failing.load(Ordering::Relaxed) || since.elapsed() >= SURE {
                     self.give_up(shown, reason);
-                    return Ok(());
+                    return Ok(false);
                 }
             }
-            self.check_stall(shown)?;
+            self.check_stall(&mut watched, shown)?;
             std::thread::sleep(pause);
             pause = (pause * 2).min(PAUSES.1);
         }
-        (self.moved, self.is_failing) = (Instant::now(), false);
-        Ok(())
+        *locked(&self.moved) = Instant::now();
+        self.is_failing.store(false, Ordering::Relaxed);
+        Ok(true)
     }
 
-    fn give_up(&mut self, shown: &str, reason: String) {
-        self.failures += 1;
-        self.is_failing = true;
-        if self.failed.len() < SHOWN {
-            self.failed.push((shown.to_owned(), reason));
+    fn give_up(&self, shown: &str, reason: String) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        self.is_failing.store(true, Ordering::Relaxed);
+        let mut failed = locked(&self.failed);
+        if failed.len() < SHOWN {
+            failed.push((shown.to_owned(), reason));
         }
     }
 
     /// A large file moves long before it is there.
-    fn check_stall(&mut self, shown: &str) -> Result<()> {
-        if self.looked.elapsed() < LOOK_EVERY.min(self.stall) {
+    fn check_stall(&self, watched: &mut Watched, shown: &str) -> Result<()> {
+        if watched.looked.elapsed() < LOOK_EVERY.min(self.stall) {
             return Ok(());
         }
-        self.looked = Instant::now();
-        let copied_bytes = drain::look(self.client)?.copied_bytes;
-        if copied_bytes != self.copied_bytes {
-            (self.copied_bytes, self.moved) = (copied_bytes, Instant::now());
+        watched.looked = Instant::now();
+        let copied_bytes = self.copied_bytes(watched.ino)?;
+        let mut moved = locked(&self.moved);
+        if copied_bytes != watched.copied_bytes {
+            (watched.copied_bytes, *moved) = (copied_bytes, Instant::now());
         }
-        if self.moved.elapsed() < self.stall {
+        if moved.elapsed() < self.stall {
             return Ok(());
         }
         Err(CliError::Unsafe(format!("no progress for {} s: {shown} is NOT safe yet", self.stall.as_secs())))
     }
 
-    fn complaint(&self, top: &Name) -> CliError {
+    /// Bytes of a large file that servers have copied lately.
+    fn copied_bytes(&self, ino: InodeId) -> Result<u64> {
+        let mut bytes = 0;
+        for (server, _) in self.client.flush_status().map_err(failed)? {
+            // One that does not answer copies nothing, as far as can be seen.
+            let Ok(page) = self.client.server_status(server) else { continue };
+            let page: serde_json::Value = serde_json::from_str(&page).unwrap_or_default();
+            let copying = page["flush"]["copying"].as_array().into_iter().flatten();
+            let of_it = copying.filter(|file| file["ino"].as_u64() == Some(ino.0));
+            bytes += of_it.filter_map(|file| file["bytes"].as_u64()).sum::<u64>();
+        }
+        Ok(bytes)
+    }
+
+    fn complaint(&self, top: &Name, failures: u64) -> CliError {
+        let failed = locked(&self.failed);
         let mut lines = vec![format!(
-            "{} of {} names at and below {} are NOT safe in the shared tier",
-            self.failures,
-            self.names,
+            "{failures} of {} names at and below {} are NOT safe in the shared tier",
+            self.names.load(Ordering::Relaxed),
             top.path.display()
         )];
-        lines.extend(self.failed.iter().map(|(name, why)| format!("  {name}: {why}")));
-        let more = self.failures - self.failed.len() as u64;
+        lines.extend(failed.iter().map(|(name, why)| format!("  {name}: {why}")));
+        let more = failures - failed.len() as u64;
         if more > 0 {
             lines.push(format!("  and {more} more"));
         }

@@ -177,6 +177,25 @@ fn an_awake_peer_is_not_rung() {
     });
 }
 
+/// Goal: a peer that looks has at once what it is shown, and one that sleeps is woken for it, if not at once.
+#[test]
+fn what_was_shown_is_rung_for_in_the_end() {
+    run(async {
+        let (mut client, mut server) = links();
+        client.put(b"message");
+        assert_eq!(server.take(&mut BytesMut::new()).expect("honest"), 0);
+        client.show();
+        assert_eq!(server.take(&mut BytesMut::new()).expect("honest"), 7);
+        assert!(poll_fn(|cx| Poll::Ready(server.poll_arrived(cx).is_pending())).await);
+        client.put(b"message");
+        client.show();
+        assert_eq!(client.take_rings(), 0);
+        client.publish();
+        assert_eq!(client.take_rings(), 1);
+        assert!(poll_fn(|cx| server.poll_arrived(cx)).await.is_ok());
+    });
+}
+
 /// Goal: two sides that sleep whenever they can exchange everything. Method: rings filled to the brim by one thread and emptied by another,
 /// each with an event loop that sleeps in the kernel.
 #[test]
@@ -207,7 +226,9 @@ fn two_threads_that_sleep_miss_nothing() {
             // This link's event loop is the other thread's; waiting for room is tried in `tests/shared.rs`.
             std::thread::yield_now();
         }
-        filling.put(&vec![7; PIECE]);
+        filling.put(&vec![7; PIECE / 2]);
+        filling.show();
+        filling.put(&vec![7; PIECE - PIECE / 2]);
         filling.publish();
     }
     server.1.recv().expect("all arrived");
