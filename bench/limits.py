@@ -451,7 +451,7 @@ def parse_options():
     parser = bed.parser(__doc__)
     parser.add_argument("--load", type=Path, help="the example `limits` of hayate-tests (default: that beside the program)")
     parser.add_argument("--memory", default="512M", help="of each server")
-    parser.add_argument("--connections", type=int, default=20_000, help="most connections of one process: less than `ulimit -Hn`")
+    parser.add_argument("--connections", type=int, default=min(20_000, resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 500), help="most connections of one process: less than `ulimit -Hn`")
     parser.add_argument("--idle", type=int, default=16_000, help="connections of one client that asks nothing: less than `ulimit -Hn`")
     parser.add_argument("--idle-bytes", type=int, default=1024, help="what each of these may take")
     parser.add_argument("--client-bytes", type=int, default=32 << 20, help="what a client may take beyond its budget")

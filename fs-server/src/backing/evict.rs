@@ -223,14 +223,14 @@ async fn is_promised(worker: &Rc<Worker>) -> bool {
     }
 }
 
-/// Whether a server has something to flush that makes room, and none says that the tier is full. What lies here may be any server's to flush.
+/// Whether a server has something to flush that makes room, and none that has says that the tier is full. What lies here may be any server's to flush.
 async fn ask_all(worker: &Rc<Worker>) -> bool {
     let asked = worker.node.stores().into_iter().map(|server| async move {
         let answer = tokio::time::timeout(ANSWER_TIME, worker.ask(server, &TierHope {})).await;
         answer.ok()?.ok()
     });
     let answers: Vec<TierHoped> = join_all(asked).await.into_iter().flatten().collect();
-    answers.iter().any(|hoped| hoped.waits) && !answers.iter().any(|hoped| hoped.is_full)
+    answers.iter().any(|hoped| hoped.waits) && !answers.iter().any(|hoped| hoped.waits && hoped.is_full)
 }
 
 /// After a restart it is not known for a while who writes: clients renew what they have open three times a lease.

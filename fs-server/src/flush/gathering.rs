@@ -71,7 +71,7 @@ pub struct Begun {
 
 impl Begun {
     fn is_lost(&self) -> bool {
-        !super::outcome::mutant("2") && self.syncs.failed.load(Ordering::Acquire) != self.failed
+        self.syncs.failed.load(Ordering::Acquire) != self.failed
     }
 }
 
@@ -205,7 +205,7 @@ impl Gatherings {
         let claim = known.claims.copy(*ino).await;
         let mut running = self.running.lock();
         // As another may have come while this waited, or this one once more.
-        if !super::outcome::mutant("9") && renew(&mut running, request)? {
+        if renew(&mut running, request)? {
             return Ok(Vec::new());
         }
         // A director that was started again knows nothing of what it began before.
@@ -246,9 +246,7 @@ impl Gatherings {
     /// Ends the claims of directors that are gone at `now`; answers their files.
     fn expire(&self, known: Known<'_>, now: Instant) -> Vec<Slot> {
         let mut running = self.running.lock();
-        let gone = running.extract_if(|_, one| {
-            now.saturating_duration_since(one.told) >= if super::outcome::mutant("5") { LEASE } else { GONE }
-        });
+        let gone = running.extract_if(|_, one| now.saturating_duration_since(one.told) >= GONE);
         gone.map(|(_, one)| {
             known.dirty.note_write(one.ino);
             one.slot
@@ -324,7 +322,7 @@ impl Gatherings {
 
 /// The gathering that a share began with.
 fn of<'a>(running: &'a mut Running, staging: &Bytes, begun: &Begun) -> Option<&'a mut Gathering> {
-    running.get_mut(staging).filter(|one| super::outcome::mutant("11") || one.number == begun.number)
+    running.get_mut(staging).filter(|one| one.number == begun.number)
 }
 
 /// Whether the file is claimed for this copy already.

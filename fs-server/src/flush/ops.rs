@@ -157,10 +157,11 @@ pub async fn tier_hope(worker: &Rc<Worker>, _: &Context, _: TierHope) -> OpResul
     }
     let names = queue.ripe_names(HOPED_FOR);
     // What was published a moment ago may be evicted; who publishes it is not always who has its chunks. Of more than are looked at some take room, most likely.
-    let waits = worker.node.namespace.published().is_recent(evict::HOPE)
+    let is_recent = worker.node.namespace.published().is_recent(evict::HOPE);
+    let waits = is_recent
         || names.len() == HOPED_FOR
         || names.iter().any(|(dir, name, open)| takes_room(&worker.node, (*dir, name), *open));
-    Ok(TierHoped { waits, is_full: flusher.is_tier_full() })
+    Ok(TierHoped { waits, is_full: flusher.is_tier_full() && !is_recent })
 }
 
 /// Whether what a name stands for may have chunks, which can be evicted when they are in the shared tier. `open`: it was open for writing when it was tried

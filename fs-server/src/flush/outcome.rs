@@ -37,10 +37,6 @@ impl Stop {
     }
 }
 
-pub(crate) fn mutant(which: &str) -> bool {
-    std::env::var("HAYATE_MUTANT").is_ok_and(|own| own == which)
-}
-
 /// Result of a step of flushing.
 pub type FlushResult<T> = Result<T, Stop>;
 
@@ -49,7 +45,7 @@ impl From<OpError> for Stop {
     fn from(error: OpError) -> Self {
         match error.status {
             Status::NotFound => Stop::Wait("it was removed meanwhile"),
-            Status::TierRefused if !mutant("8") => Stop::Refused(error.message.into_owned()),
+            Status::TierRefused => Stop::Refused(error.message.into_owned()),
             _ => Stop::Failed(error.message.into_owned()),
         }
     }

@@ -187,9 +187,6 @@ impl Gathered<'_> {
     async fn renewed_at(&self, holder: ServerId) -> Infallible {
         loop {
             tokio::time::sleep(gathering::RENEW).await;
-            if super::outcome::mutant("17") {
-                continue;
-            }
             // Who is away says so when it is read.
             let _ = self.tell(&[holder], &PartsOf::STILL).await;
         }
