@@ -212,7 +212,7 @@ async fn serve(
 /// Empties the cache, and tells the client only then: whoever shares the lock meanwhile empties it, too. The opening is let go of before its
 /// process is answered, which may close it.
 fn refresh(notifier: &OnceLock<Notifier>, open: Arc<OpenFile>, version: u64) {
-    if forget(notifier, open.node) {
+    if forget(notifier, open.node()) {
         open.file.set_copied(version);
     }
 }

@@ -26,10 +26,10 @@ const OTHERS: u64 = u64::MAX - (1 << 32);
 const SETTLING: Duration = Duration::from_secs(5);
 /// Threads that are remembered to have been sent elsewhere.
 const SENT_MAX: usize = 1024;
+/// How long they are: the kernel comes again at once.
+pub(crate) const SECOND_ATTEMPT: Duration = Duration::from_secs(1);
 /// Files known by another number, from which on it is looked which of them need not be any more.
 const CURRENT_MANY: usize = 256;
-/// How long they are: the kernel comes again at once.
-const SECOND_ATTEMPT: Duration = Duration::from_secs(1);
 
 /// See the module. `B`: what the kernel knows a copy by.
 pub(crate) struct Passing<B> {
@@ -279,9 +279,6 @@ impl<B> State<B> {
         self.last += 1;
         self.others.insert(self.last, Other { ino: who.ino, known: 0, made: Instant::now() });
         self.current.insert(who.ino, self.last);
-        for node in old.into_iter().chain([who.node]) {
-            self.tidy(node);
-        }
     }
 
     /// Whether everybody who was sent to this number has opened it.
@@ -292,8 +289,7 @@ impl<B> State<B> {
     /// A file is known by its own number again when it is open by no other.
     fn settle(&mut self, ino: u64) {
         let Some(node) = self.current.get(&ino).copied() else { return };
-        let is_recent = self.others.get(&node).is_some_and(|other| other.made.elapsed() < SETTLING);
-        if !is_recent && !self.open.contains_key(&ino) && !self.open.contains_key(&node) {
+        if self.is_settled(node) && !self.open.contains_key(&ino) && !self.open.contains_key(&node) {
             self.current.remove(&ino);
             self.tidy(node);
         }
@@ -311,6 +307,13 @@ impl<B> State<B> {
         if other.known == 0 && !self.open.contains_key(&node) && self.current.get(&other.ino) != Some(&node) {
             self.others.remove(&node);
         }
+    }
+}
+
+impl<B> Seat<B> {
+    /// The kernel's number of the inode.
+    pub(crate) fn node(&self) -> u64 {
+        self.node
     }
 }
 
@@ -353,6 +356,11 @@ mod tests {
             Way::Through(seat) => seat,
             _ => panic!("through the process"),
         }
+    }
+
+    /// Whoever was sent to this number has opened it.
+    fn settled(table: &Table, node: u64) {
+        table.state.lock().others.get_mut(&node).expect("known").made -= SETTLING;
     }
 
     fn is_sent(table: &Table, node: u64, thread: u32, copy: Option<u64>) -> bool {
@@ -398,14 +406,14 @@ mod tests {
         let _old = past(&table, INO, 1);
         assert!(is_sent(&table, INO, 2, None));
         let other = table.tell(INO);
-        table.state.lock().others.get_mut(&other).expect("known").made -= SETTLING;
+        settled(&table, other);
         let _newer = past(&table, other, 2);
         // By a name that still leads to the old one, after the file has changed again.
         assert!(is_sent(&table, INO, 3, None));
         let third = table.tell(INO);
         assert!(third != INO && third != other, "it is open by the second copy");
         let _writer = through(&table, third);
-        table.state.lock().others.get_mut(&third).expect("known").made -= SETTLING;
+        settled(&table, third);
         assert!(is_sent(&table, INO, 4, None) && table.tell(INO) == third && !table.may_pass(third));
     }
 
@@ -427,7 +435,7 @@ mod tests {
         assert!(is_sent(&table, INO, 2, None));
         let other = table.tell(INO);
         let writer = through(&table, other);
-        table.state.lock().others.get_mut(&other).expect("known").made -= SETTLING;
+        settled(&table, other);
         drop(old);
         drop(writer);
         assert_eq!(table.tell(INO), INO, "nobody has it open: it is itself again");

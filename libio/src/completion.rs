@@ -19,6 +19,7 @@ use crate::copies::{self, Stores};
 use crate::error::{Error, Result};
 use crate::format::{self, Manifest, Seal, SealSum, Verdict};
 use crate::look::Look;
+use crate::prune::readable;
 use crate::register::is_silence;
 use crate::several::for_ranks;
 
@@ -127,12 +128,7 @@ impl Group {
 
     /// As the last rank, which may be doing it at this moment.
     fn vouch(&self, attempt: &Attempt) -> Result<()> {
-        for_ranks(attempt.record.nranks, |rank| {
-            let seal = self.disk.open_for_sync(&self.seal_path(attempt, rank))?;
-            self.disk.step("sync")?;
-            seal.sync()?;
-            Ok(seal.close()?)
-        })?;
+        for_ranks(attempt.record.nranks, |rank| self.disk.sync_file(&self.seal_path(attempt, rank)))?;
         tracing::info!(
             set = self.set,
             version = attempt.version,
@@ -215,12 +211,9 @@ pub(crate) fn complete_unseen(look: &Look, range: Range<u64>) -> Result<bool> {
     for (version, number) in newest.into_iter().rev() {
         let done = group
             .attempt(version, number)
-            .and_then(|attempt| attempt.map_or(Ok(false), |attempt| group.complete(&attempt)));
-        match done {
-            Ok(done) => completed |= done,
-            Err(Error::Corrupt { path, what }) => {
-                tracing::warn!(path, what, "a damaged record of a checkpoint is passed over");
-            }
+            .and_then(|attempt| attempt.map(|attempt| group.complete(&attempt)).transpose());
+        match readable(done) {
+            Ok(done) => completed |= done == Some(true),
             Err(e) => failure = failure.or(Some(e)),
         }
     }

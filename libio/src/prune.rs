@@ -254,7 +254,7 @@ fn leaving_order(name: &str) -> u8 {
 }
 
 /// What can be read; damage counts as nothing.
-fn readable<T>(result: Result<Option<T>>) -> Result<Option<T>> {
+pub(crate) fn readable<T>(result: Result<Option<T>>) -> Result<Option<T>> {
     match result {
         Err(Error::Corrupt { path, what }) => {
             tracing::warn!(path, what, "a damaged record of a checkpoint is passed over");

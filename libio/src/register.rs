@@ -226,13 +226,7 @@ impl Disk {
         let (from_name, to_name) = (from_name.as_bytes(), to_name.as_bytes());
         self.step("rename")?;
         match self.client.rename(&self.caller, from_dir, from_name, to_dir, to_name, true, false) {
-            Ok(()) => {
-                let file = self.open_for_sync(to)?;
-                self.step("sync")?;
-                file.sync()?;
-                file.close()?;
-                Ok(Moved::Done)
-            }
+            Ok(()) => self.sync_file(to).map(|()| Moved::Done),
             Err(e) if e.code() == Some(Status::Exists) => Ok(Moved::Taken),
             Err(e) if e.code() == Some(Status::NotFound) => Ok(Moved::Missing),
             Err(e) => Err(e.into()),
@@ -285,6 +279,14 @@ impl Disk {
     pub fn open_for_sync(&self, path: &str) -> Result<File> {
         let how = OpenOptions { read: true, write: true, ..OpenOptions::default() };
         Ok(self.client.open_path(path, &how)?)
+    }
+
+    /// Makes a file durable that somebody else wrote.
+    pub fn sync_file(&self, path: &str) -> Result<()> {
+        let file = self.open_for_sync(path)?;
+        self.step("sync")?;
+        file.sync()?;
+        Ok(file.close()?)
     }
 
     /// Makes an empty file; answers whether it is new.

@@ -110,6 +110,19 @@ impl Dies {
     }
 }
 
+/// Two ranks seal a version; the last one dies. Answers what the first waits by.
+fn last_dies(first: &Checkpoints, checkpoints: &Checkpoints, dies: Dies, version: u64) -> Pending {
+    let dying = checkpoints.clone().with_hook(dies.hook(checkpoints, version));
+    let [first, last] = [(first, 0), (&dying, 1)].map(|(checkpoints, rank)| {
+        let mut writer = checkpoints.begin(SET, version, rank, 2).expect("begin");
+        writer.write("x", &[1], u64::from(rank)).expect("write");
+        writer
+    });
+    let pending = first.seal(true).expect("seal");
+    last.seal(true).expect_err("it dies");
+    pending
+}
+
 /// The last rank dies when all have sealed. Whoever comes, by each of the calls, publishes.
 #[test]
 fn a_sealed_version_is_published_by_whoever_comes() {
@@ -120,14 +133,7 @@ fn a_sealed_version_is_published_by_whoever_comes() {
         if (*way, *dies) == ("test", Dies::AfterItsSeal) {
             continue; // It looks at the verdict only.
         }
-        let dying = checkpoints.clone().with_hook(dies.hook(&checkpoints, version));
-        let [first, last] = [(&checkpoints, 0), (&dying, 1)].map(|(checkpoints, rank)| {
-            let mut writer = checkpoints.begin(SET, version, rank, 2).expect("begin");
-            writer.write("x", &[1], u64::from(rank)).expect("write");
-            writer
-        });
-        let pending = first.seal(true).expect("seal");
-        last.seal(true).expect_err("it dies");
+        let pending = last_dies(&checkpoints, &checkpoints, *dies, version);
         let left = if *dies == Dies::AfterItsSeal { State::Open } else { State::Sealed };
         assert_eq!(checkpoints.state(SET, version).expect("state"), left, "{way}, {dies:?}");
         comes(&checkpoints, &pending, version, way);
@@ -151,14 +157,7 @@ fn completing_and_giving_up_at_once_has_one_outcome() {
             }
             Ok(())
         }));
-        let dying = checkpoints.clone().with_hook(Dies::AfterItsSeal.hook(&checkpoints, version));
-        let [first, last] = [(&unable, 0), (&dying, 1)].map(|(checkpoints, rank)| {
-            let mut writer = checkpoints.begin(SET, version, rank, 2).expect("begin");
-            writer.write("x", &[1], u64::from(rank)).expect("write");
-            writer
-        });
-        let pending = first.seal(true).expect("seal");
-        last.seal(true).expect_err("it dies");
+        let pending = last_dies(&unable, &checkpoints, Dies::AfterItsSeal, version);
         fails.store(true, Ordering::Relaxed);
         let (completing, gives_up) = std::thread::scope(|scope| {
             let completing =

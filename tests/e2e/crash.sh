@@ -11,7 +11,7 @@ begin crash
 M=$BOX/c/m
 TAR_FILES=3000
 # What a killed neighbour makes servers and mounts say. Not expected: damage found, refusals of the store, panics.
-expect_log 'WARN fs_server::flush(::[a-z]+)?: not in the shared tier yet; it is tried again .*reason="(cannot reach |the connection was closed|no answer )'
+expect_dead_neighbour
 expect_log 'WARN fs_server::store::recover'
 
 # Whether background process $1 still runs.

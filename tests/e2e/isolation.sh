@@ -69,5 +69,5 @@ if [ -n "$user_too" ]; then
     said=$(hn down --drain 2>&1) && grep -q 'nothing unsafe' <<<"$said" && [ -d "$BOX/shared/of-nobody" ] || fail "the drain of nobody: $said"
     [ "$(ls -A "$BOX/shared")" = of-nobody ] || fail "left in the shared directory: $(ls -A "$BOX/shared")"
 fi
-expect_log 'WARN fs_server::flush(::[a-z]+)?: not in the shared tier yet; it is tried again .*reason="(cannot reach |the connection was closed|no answer )'
+expect_dead_neighbour
 passed

@@ -8,7 +8,7 @@ need python3 cmp
 begin launcher
 SSHD=$(command -v sshd || ls /usr/sbin/sshd 2>/dev/null || true)
 MISSING=()
-expect_log 'WARN fs_server::flush(::[a-z]+)?: not in the shared tier yet; it is tried again .*reason="(cannot reach |the connection was closed|no answer )'
+expect_dead_neighbour
 
 # Any name of this machine that resolves will do.
 hosts() {

@@ -167,6 +167,11 @@ open_mpi_runs() {
 # expect_log PATTERN: an extended regular expression of ERROR and WARN lines that this test provokes.
 expect_log() { EXPECTED_LOG+=("$1"); }
 
+# expect_dead_neighbour: files that cannot be flushed yet because a server does not answer.
+expect_dead_neighbour() {
+    expect_log 'WARN fs_server::flush(::[a-z]+)?: not in the shared tier yet; it is tried again .*reason="(cannot reach |the connection was closed|no answer )'
+}
+
 check_logs() {
     local name bad pattern
     for name in "${CLUSTERS[@]}"; do [ -f "$BOX/$name/c.toml" ] && keep_logs "$name"; done

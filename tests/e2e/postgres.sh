@@ -10,7 +10,7 @@ begin postgres
 M=$BOX/c/m
 DATA=$M/pg
 RUN_S=$((6 * ${HAYATE_E2E_ROUNDS:-1}))
-expect_log 'WARN fs_server::flush(::[a-z]+)?: not in the shared tier yet; it is tried again .*reason="(cannot reach |the connection was closed|no answer )'
+expect_dead_neighbour
 expect_log 'WARN fs_server::store::recover'
 
 # PostgreSQL does not run as root.

@@ -359,7 +359,7 @@ fn calls_end_while_a_server_does_not_answer() {
         } else {
             sandbox.ok(&["up", "--restart"]);
         }
-        let client = Client::connect(ClientConfig::load(&sandbox.path("c.toml")).unwrap()).unwrap();
+        let client = sandbox.client();
         let after = Checkpoints::open(client, &root).unwrap().with_group("after");
         for call in Call::ALL {
             let (set, what) = (call.set(), format!("{root} {call:?}"));
@@ -455,10 +455,7 @@ fn the_harness_measures_the_library() {
             assert!(times[0] > 0.0 && times[0] <= times[1] && times[1] <= times[2], "{said}");
         }
         assert!(said.contains("recovery            : ") && said.contains(" 0 wrong words"), "{said}");
-        let left = Checkpoints::open(
-            Client::connect(ClientConfig::load(&sandbox.path("c.toml")).unwrap()).unwrap(),
-            "/bench",
-        );
+        let left = Checkpoints::open(sandbox.client(), "/bench");
         assert_eq!(left.unwrap().versions("bench").unwrap(), Vec::<u64>::new());
     }
     sandbox.ok(&["down", "--discard"]);

@@ -44,7 +44,7 @@ impl Watch {
         let thread = std::thread::spawn(move || {
             let mut most = 0;
             while !is_over.load(Ordering::Relaxed) {
-                most = most.max(anonymous(pid));
+                most = most.max(common::memory_of(pid, "RssAnon").unwrap_or(0));
                 std::thread::sleep(Duration::from_millis(5));
             }
             most
@@ -59,13 +59,6 @@ impl Watch {
         assert!(most > 1 << 20, "{what}: the process was not looked at");
         assert!(most <= MEMORY as u64 + BESIDES, "{what}: {most} bytes of a budget of {MEMORY}");
     }
-}
-
-/// Bytes, or 0 if the process has ended.
-fn anonymous(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
-    line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok()).unwrap_or(0) << 10
 }
 
 /// Not a test of its own: a client process that does one kind of work.
@@ -193,7 +186,7 @@ fn a_mount_keeps_to_its_memory() {
     let sandbox = Sandbox::new();
     fs::create_dir(sandbox.path("m")).unwrap();
     sandbox.up(&["--nodes", "2"]);
-    let client = Client::connect(ClientConfig::load(&sandbox.path("c.toml")).unwrap()).unwrap();
+    let client = sandbox.client();
     make_names(&client);
     sandbox.ok(&["mount", "--client-memory", &format!("{}M", MEMORY >> 20), "m"]);
     let mounts: Vec<_> =

@@ -182,8 +182,7 @@ fn moves(sandbox: &Sandbox, old: &Side, new: &Side) {
 #[test]
 fn a_bucket_moves_to_a_directory() {
     let server = S3Server::start();
-    let mut sandbox = Sandbox::new();
-    sandbox.variables = server.environment();
+    let sandbox = Sandbox::with(server.environment());
     let new = Side::Directory(sandbox.path("tier"));
     moves(&sandbox, &Side::Bucket(server), &new);
     let mode = |path: &str| fs::metadata(sandbox.path("tier").join(path)).unwrap().mode() & 0o7777;
@@ -195,8 +194,7 @@ fn a_bucket_moves_to_a_directory() {
 #[test]
 fn a_directory_moves_to_a_bucket() {
     let server = S3Server::start();
-    let mut sandbox = Sandbox::new();
-    sandbox.variables = server.environment();
+    let sandbox = Sandbox::with(server.environment());
     let old = Side::Directory(sandbox.path("old"));
     fs::create_dir(sandbox.path("old")).unwrap();
     moves(&sandbox, &old, &Side::Bucket(server));
@@ -205,21 +203,15 @@ fn a_directory_moves_to_a_bucket() {
 #[test]
 fn a_bucket_moves_to_a_bucket_of_another_server() {
     let (old, new) = (S3Server::start(), S3Server::start());
-    let mut sandbox = Sandbox::new();
-    sandbox.variables = old.environment();
-    let old = Side::Bucket(old);
+    let mut sandbox = Sandbox::with(old.environment());
+    let endpoint = old.environment().into_iter().find(|(name, _)| *name == "AWS_ENDPOINT_URL").unwrap().1;
+    let mut moved = new.environment();
+    moved.push(("HAYATE_OLD_AWS_ENDPOINT_URL", endpoint));
+    let (old, new) = (Side::Bucket(old), Side::Bucket(new));
     // The tree is made with the old one's environment.
-    let moved = {
-        let Side::Bucket(server) = &old else { unreachable!() };
-        let endpoint =
-            |of: &S3Server| of.environment().into_iter().find(|(name, _)| *name == "AWS_ENDPOINT_URL");
-        (endpoint(server).unwrap().1, new.environment())
-    };
     let files = fill(&sandbox, &old);
     let before = old.everything();
-    sandbox.variables = moved.1;
-    sandbox.variables.push(("HAYATE_OLD_AWS_ENDPOINT_URL", moved.0));
-    let new = Side::Bucket(new);
+    sandbox.variables = moved;
     sandbox.up(&["--nodes", "2", "--tier", &new.word()]);
     let account = account(begin(&sandbox, &old, &new));
     assert_eq!((account["copied_again"].as_u64(), account["gone"].as_u64()), (Some(0), Some(0)), "{account}");
@@ -233,8 +225,7 @@ fn a_bucket_moves_to_a_bucket_of_another_server() {
 fn a_copy_that_is_damaged_is_made_again() {
     // Method: everything is read, so that copies are made without the old bucket, which refuses everything meanwhile: nothing can be compared until a byte of one copy is another.
     let server = S3Server::start();
-    let mut sandbox = Sandbox::new();
-    sandbox.variables = server.environment();
+    let sandbox = Sandbox::with(server.environment());
     let (old, new) = (Side::Bucket(server), Side::Directory(sandbox.path("tier")));
     let files = fill(&sandbox, &old);
     sandbox.up(&["--nodes", "2", "--tier", &new.word(), "--flush-delay", "600000"]);
@@ -264,8 +255,7 @@ fn a_copy_that_is_damaged_is_made_again() {
 #[test]
 fn what_cannot_be_an_old_bucket_is_told() {
     let server = S3Server::start();
-    let mut sandbox = Sandbox::new();
-    sandbox.variables = server.environment();
+    let sandbox = Sandbox::with(server.environment());
     sandbox.up(&["--nodes", "2", "--tier", "s3://bucket/run"]);
     let refused = |from: &str, words: &[&str]| {
         sandbox.fails(2, &["migrate", "--from", from, "--to", "s3://bucket/run/"], words);

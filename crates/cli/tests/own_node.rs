@@ -5,7 +5,7 @@
 mod common;
 
 use common::{Sandbox, can_mount, pattern};
-use fs_client::{Client, ClientConfig, OpenOptions};
+use fs_client::OpenOptions;
 use serde_json::Value;
 use std::fs;
 
@@ -15,9 +15,7 @@ const BYTES: usize = 8 << 20;
 fn shared(sandbox: &Sandbox) -> (u64, u64) {
     let status: Value = serde_json::from_str(&sandbox.ok(&["status", "--json"])).unwrap();
     let sessions = status["servers"][0]["status"]["shared_memory"]["sessions"].as_u64().unwrap();
-    let text = fs::read_to_string(format!("/proc/{}/status", sandbox.server_pids()[0])).unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix("RssShmem:")).unwrap();
-    (sessions, line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10)
+    (sessions, common::memory_of(sandbox.server_pids()[0], "RssShmem").unwrap())
 }
 
 /// What [`shared`] says when nobody is there but who asks: he has a session, too.
@@ -67,7 +65,7 @@ fn a_client_on_its_servers_node_uses_shared_memory_by_itself() {
     sandbox.up(&[]);
     let content = pattern(BYTES);
     let before = idle(&sandbox);
-    let client = Client::connect(ClientConfig::load(&sandbox.path("c.toml")).unwrap()).unwrap();
+    let client = sandbox.client();
     let options = OpenOptions { read: true, ..OpenOptions::create_truncate() };
     let file = client.open_path("/file", &options).unwrap();
     file.write_at(&content, 0).unwrap();

@@ -14,9 +14,7 @@ use std::fs;
 use std::path::Path;
 
 fn sandbox(server: &S3Server) -> Sandbox {
-    let mut sandbox = Sandbox::new();
-    sandbox.variables = server.environment();
-    sandbox
+    Sandbox::with(server.environment())
 }
 
 /// Relative paths and contents of a directory's files.

@@ -26,9 +26,11 @@ pub struct NetCounters {
 }
 
 impl NetCounters {
-    /// Adds `n` to a counter of this set.
+    /// Adds `n` to a counter of this set; nothing costs nothing, as counters are shared by threads.
     pub fn add(counter: &AtomicU64, n: u64) {
-        counter.fetch_add(n, Ordering::Relaxed);
+        if n > 0 {
+            counter.fetch_add(n, Ordering::Relaxed);
+        }
     }
 
     /// Reads a counter of this set.

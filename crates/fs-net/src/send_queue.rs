@@ -178,13 +178,8 @@ impl SendQueue {
 
 impl Waiting {
     fn count(&mut self, counters: &NetCounters) {
-        let counted =
-            [(&counters.messages_sent, &mut self.frames), (&counters.copied_bytes, &mut self.copied)];
-        for (counter, new) in counted {
-            if *new > 0 {
-                NetCounters::add(counter, std::mem::take(new));
-            }
-        }
+        NetCounters::add(&counters.messages_sent, std::mem::take(&mut self.frames));
+        NetCounters::add(&counters.copied_bytes, std::mem::take(&mut self.copied));
     }
 
     fn push_part(&mut self, bytes: Bytes) -> usize {

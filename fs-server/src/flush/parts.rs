@@ -35,7 +35,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use super::gathering::Opened;
 use super::outcome::{FlushResult, Stop};
 use super::{content, gathering};
-use crate::error::OpResult;
+use crate::error::{OpError, OpResult};
 use crate::node::Node;
 use crate::ops::{inline, pointer};
 use crate::tier::{Destination, Make, Place, Staged, Stripes, Tier, TierError, TierFile};
@@ -378,20 +378,36 @@ impl Piece {
     }
 }
 
-/// Writes a piece, what fails of it several times.
-async fn put(node: &Arc<Node>, file: &Arc<dyn TierFile>, piece: Arc<Piece>) -> FlushResult<()> {
+/// Several times, as long as it fails in a way that may pass.
+async fn patiently<R, E>(
+    node: &Node,
+    may_pass: impl Fn(&E) -> bool,
+    mut attempt: impl AsyncFnMut() -> Result<R, E>,
+) -> FlushResult<R>
+where
+    Stop: From<E>,
+{
     let mut pauses = PIECE_PAUSES.iter();
     loop {
-        let (own, file, piece) = (Arc::clone(node), Arc::clone(file), Arc::clone(&piece));
-        match node.flusher.on_tier(move |_: &dyn Tier| piece.put(&own, file.as_ref())).await {
-            // Of the other failures none passes in a moment.
-            Err(error @ TierError::Failed(_)) => match pauses.next() {
+        match attempt().await {
+            Err(error) if may_pass(&error) => match pauses.next() {
                 Some(pause) if has_time(node, *pause).await => {}
                 _ => return Err(error.into()),
             },
             outcome => return Ok(outcome?),
         }
     }
+}
+
+/// Writes a piece, what fails of it several times.
+async fn put(node: &Arc<Node>, file: &Arc<dyn TierFile>, piece: Arc<Piece>) -> FlushResult<()> {
+    // Of the other failures none passes in a moment.
+    let may_pass = |error: &TierError| matches!(error, TierError::Failed(_));
+    let attempt = async || {
+        let (own, file, piece) = (Arc::clone(node), Arc::clone(file), Arc::clone(&piece));
+        node.flusher.on_tier(move |_: &dyn Tier| piece.put(&own, file.as_ref())).await
+    };
+    patiently(node, may_pass, attempt).await
 }
 
 /// All parts together take a quarter of the buffers, or there is one.
@@ -448,16 +464,8 @@ async fn patiently_fill(
     at: u64,
     out: &mut [u8],
 ) -> FlushResult<bool> {
-    let mut pauses = PIECE_PAUSES.iter();
-    loop {
-        match fill(worker, request, at, out).await {
-            Err(error) if error.status != Status::NotFound => match pauses.next() {
-                Some(pause) if has_time(&worker.node, *pause).await => {}
-                _ => return Err(error.into()),
-            },
-            outcome => return Ok(outcome?),
-        }
-    }
+    let may_pass = |error: &OpError| error.status != Status::NotFound;
+    patiently(&worker.node, may_pass, async || fill(worker, request, at, out).await).await
 }
 
 /// Fills a part of one chunk; false if there is nothing but a hole.

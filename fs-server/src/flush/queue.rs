@@ -522,12 +522,7 @@ impl FlushQueue {
         Ok(())
     }
 
-    /// Whether something noted the item since it was taken.
-    pub fn is_noted_since(&self, taken: &Taken) -> bool {
-        self.items.lock().is_noted_since(taken)
-    }
-
-    /// The same of several: whether each was.
+    /// Of each of these, whether something noted it since it was taken.
     pub fn are_noted_since<'a>(&self, taken: impl Iterator<Item = &'a Taken>) -> Vec<bool> {
         let items = self.items.lock();
         taken.map(|taken| items.is_noted_since(taken)).collect()

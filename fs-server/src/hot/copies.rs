@@ -230,9 +230,8 @@ impl Copies {
     /// For the status page.
     pub fn status_json(&self) -> serde_json::Value {
         let all = self.counts().into_iter().chain(self.gauges());
-        let name = |name: &str| name.trim_start_matches("hot_copies").trim_start_matches('_').to_owned();
-        all.map(|(long, _, value)| {
-            (if name(long).is_empty() { "kept".to_owned() } else { name(long) }, value.into())
+        all.map(|(name, _, value)| {
+            (name.strip_prefix("hot_copies_").unwrap_or("kept").to_owned(), value.into())
         })
         .collect::<serde_json::Map<_, _>>()
         .into()

@@ -64,11 +64,17 @@ pub fn begin<'a>(worker: &'a Worker, frame: &Frame) -> Begun<'a> {
     if !question::is_lendable(op) || !hot.is_enabled() {
         return Begun::On(None);
     }
+    put(worker, frame).map_or(Begun::Perhaps, |asked| Begun::On(Some(asked)))
+}
+
+/// A question that goes on as it came, or what it waits for: an equal one is under way.
+fn put<'a>(worker: &'a Worker, frame: &Frame) -> Result<Asked<'a>, watch::Receiver<()>> {
+    let hot = &worker.node.hot;
     let mark = hot.answers.mark();
     match hot.underway.put(hot.underway.print(frame), mark) {
-        Put::First(turn) => Begun::On(Some(Asked { mark, turn: Some(turn) })),
-        Put::Alone => Begun::On(Some(Asked { mark, turn: None })),
-        Put::Wait(_) => Begun::Perhaps,
+        Put::First(turn) => Ok(Asked { mark, turn: Some(turn) }),
+        Put::Alone => Ok(Asked { mark, turn: None }),
+        Put::Wait(over) => Err(over),
     }
 }
 
@@ -100,20 +106,18 @@ pub async fn answer<'a>(
                 Some(reply) => return Ok(reply),
                 None => break,
             },
-            Found::Cold => {
-                let mark = hot.answers.mark();
-                match hot.underway.put(hot.underway.print(frame), mark) {
-                    Put::First(turn) => asked = Some(Asked { mark, turn: Some(turn) }),
-                    Put::Alone => {}
-                    Put::Wait(over) => {
-                        hot.counters.answers_joined.fetch_add(1, Ordering::Relaxed);
-                        if is_over(over, until).await {
-                            continue;
-                        }
+            Found::Cold => match put(worker, frame) {
+                Ok(on) => {
+                    asked = Some(on);
+                    break;
+                }
+                Err(over) => {
+                    hot.counters.answers_joined.fetch_add(1, Ordering::Relaxed);
+                    if !is_over(over, until).await {
+                        break;
                     }
                 }
-                break;
-            }
+            },
         }
     }
     if let Some(ino) = question.opens() {

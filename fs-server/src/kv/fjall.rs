@@ -12,16 +12,15 @@ mod manifest;
 
 use super::fence::Past;
 use super::guard::Engine;
+use super::lock;
 use super::{Batch, Change, Kv, KvError, ScanVisitor};
 use bytes::Bytes;
 use fjall::config::PinningPolicy;
 use fjall::{AbstractTree as _, Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
 use parking_lot::Mutex;
 use std::error::Error as _;
-use std::fs::{File, TryLockError};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 /// The engine seals a memtable and goes on with the next; it halts writers when four are sealed.
 const MEMTABLES: u64 = 5;
@@ -137,25 +136,9 @@ pub(super) fn put_back(dir: &Path) {
     }
 }
 
-/// After a close fjall's own threads hold its lock a little longer.
-const LOCK_WAIT: Duration = Duration::from_secs(1);
-const LOCK_RETRY: Duration = Duration::from_millis(10);
-
 /// Compares what fjall does not, and brings the journals to the device. The lock is held meanwhile: a journal that is being written looks torn.
 fn check_files(dir: &Path) -> Result<(), KvError> {
-    let lock = match File::options().read(true).write(true).open(dir.join("lock")) {
-        Ok(lock) => lock,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(KvError::from_io(error)),
-    };
-    let give_up = Instant::now() + LOCK_WAIT;
-    while let Err(error) = lock.try_lock() {
-        match error {
-            TryLockError::WouldBlock if Instant::now() < give_up => std::thread::sleep(LOCK_RETRY),
-            TryLockError::WouldBlock => return Err(KvError::InUse(dir.to_owned())),
-            TryLockError::Error(error) => return Err(KvError::from_io(error)),
-        }
-    }
+    let Some(_lock) = lock::take(dir, "lock")? else { return Ok(()) };
     manifest::check(dir)?;
     journal::settle(dir, &Past::read(dir)?)
 }

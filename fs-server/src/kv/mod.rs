@@ -14,6 +14,7 @@ mod batch;
 mod fence;
 mod fjall;
 mod guard;
+mod lock;
 mod renew;
 mod sled;
 mod verify;

@@ -11,20 +11,18 @@
 
 use super::fence::Past;
 use super::guard::Engine;
+use super::lock;
 use super::renew::{is_half, renew};
 use super::{Batch, Change, Kv, KvError, ScanVisitor};
 use bytes::Bytes;
 use parking_lot::RwLock;
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// After a close sled's own threads hold its lock a little longer.
-const LOCK_WAIT: Duration = Duration::from_secs(1);
-const LOCK_RETRY: Duration = Duration::from_millis(20);
 /// sled's log. Locked while the store is open.
 const LOG: &str = "db";
 /// Where sled keeps values that are too large for its log.
@@ -48,13 +46,13 @@ impl SledKv {
         renew_files(dir, past.may_show_unwritten())?;
         past.note_opening()?;
         let config = sled::Config::new().path(dir).cache_capacity(cache_bytes).flush_every_ms(None);
-        let give_up = Instant::now() + LOCK_WAIT;
+        let give_up = Instant::now() + lock::WAIT;
         let database = loop {
             match config.open() {
                 Ok(database) => break database,
                 Err(e) if !is_locked(&e) => return Err(convert(e)),
                 Err(_) if Instant::now() > give_up => return Err(KvError::InUse(dir.to_owned())),
-                Err(_) => std::thread::sleep(LOCK_RETRY),
+                Err(_) => std::thread::sleep(lock::RETRY),
             }
         };
         Ok(SledKv {
@@ -108,7 +106,7 @@ impl SledKv {
 
 /// Removes what a kill has left of copies. Then, if they are in doubt, puts all that sled may read into new files (see `renew`).
 fn renew_files(dir: &Path, are_in_doubt: bool) -> Result<(), KvError> {
-    let Some(_lock) = lock(dir)? else { return Ok(()) };
+    let Some(_lock) = lock::take(dir, LOG)? else { return Ok(()) };
     remove_halves(dir).map_err(KvError::from_io)?;
     if are_in_doubt { renew_all(dir).map_err(KvError::from_io) } else { Ok(()) }
 }
@@ -150,25 +148,6 @@ fn files_in(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
         }
     }
     Ok(files)
-}
-
-/// The lock that sled takes. None if there is no store.
-fn lock(dir: &Path) -> Result<Option<File>, KvError> {
-    let file = match File::options().read(true).write(true).open(dir.join(LOG)) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        file => file.map_err(KvError::from_io)?,
-    };
-    let give_up = Instant::now() + LOCK_WAIT;
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(Some(file)),
-            Err(TryLockError::Error(error)) => return Err(KvError::from_io(error)),
-            Err(TryLockError::WouldBlock) if Instant::now() > give_up => {
-                return Err(KvError::InUse(dir.to_owned()));
-            }
-            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_RETRY),
-        }
-    }
 }
 
 impl Drop for SledKv {

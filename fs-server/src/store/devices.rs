@@ -60,7 +60,7 @@ pub fn open(dirs: &[PathBuf], kv: &Arc<dyn Kv>, options: &StoreOptions) -> Resul
     };
     let ordered = match_up(&found, &known)?;
     let share = ordered.len() as u64;
-    let open = |device: usize, dir: &Path| {
+    let open = |(device, dir): (usize, &Path)| {
         let options = StoreOptions {
             device: device as u8,
             index_bytes: options.index_bytes / share,
@@ -70,21 +70,22 @@ pub fn open(dirs: &[PathBuf], kv: &Arc<dyn Kv>, options: &StoreOptions) -> Resul
         super::engine::open(dir, Arc::clone(kv), options)
     };
     // Side by side: each reads the end of its own log.
-    let opened: Vec<_> = std::thread::scope(|scope| {
-        let open = &open;
-        let openings: Vec<_> = ordered
-            .into_iter()
-            .enumerate()
-            .map(|(device, dir)| scope.spawn(move || open(device, dir)))
-            .collect();
-        openings.into_iter().map(|opening| opening.join().unwrap_or_else(|_| Err(panicked()))).collect()
-    });
-    let stores = opened.into_iter().collect::<Result<_, _>>()?;
+    let stores = side_by_side(ordered.into_iter().enumerate(), open)?;
     Ok(Devices { stores, weights: known.iter().map(|k| k.weight).collect() })
 }
 
-fn panicked() -> StoreError {
-    StoreError::Io(std::io::Error::other("a thread of the chunk store panicked"))
+/// Does the same with each, side by side. All have ended when it returns.
+fn side_by_side<I: Send, T: Send>(
+    all: impl Iterator<Item = I>,
+    work: impl Fn(I) -> Result<T, StoreError> + Sync,
+) -> Result<Vec<T>, StoreError> {
+    let work = &work;
+    let panicked = |_| Err(StoreError::Io(std::io::Error::other("a thread of the chunk store panicked")));
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = all.map(|one| scope.spawn(move || work(one))).collect();
+        let outcomes: Vec<_> = threads.into_iter().map(|t| t.join().unwrap_or_else(panicked)).collect();
+        outcomes.into_iter().collect()
+    })
 }
 
 fn measure(found: &[(&Path, u64)]) -> Result<Vec<Known>, StoreError> {
@@ -257,12 +258,7 @@ impl ChunkStore for Devices {
             return one.sync();
         }
         // Side by side: each waits for its own device.
-        std::thread::scope(|scope| {
-            let syncs: Vec<_> = self.stores.iter().map(|store| scope.spawn(|| store.sync())).collect();
-            let outcomes: Vec<_> =
-                syncs.into_iter().map(|s| s.join().unwrap_or_else(|_| Err(panicked()))).collect();
-            outcomes.into_iter().collect()
-        })
+        side_by_side(self.stores.iter(), |store| store.sync()).map(drop)
     }
 
     fn stats(&self) -> StoreStats {

@@ -193,7 +193,8 @@ impl Gate {
         }
     }
 
-    fn pass(&self) {
+    /// Waits while it is shut.
+    pub fn pass(&self) {
         self.waiting.fetch_add(1, Ordering::AcqRel);
         while self.is_shut.load(Ordering::Acquire) {
             std::thread::sleep(Duration::from_millis(5));

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -21,7 +21,7 @@ use rustix::io::{self, Errno};
 
 use crate::client::{Client, ROOT};
 use crate::cluster::Cluster;
-use crate::fake::Fake;
+use crate::fake::{Fake, Gate};
 
 const MIB: u64 = 1 << 20;
 const STRIPE: u64 = 16 * MIB;
@@ -407,13 +407,10 @@ fn a_file_of_two_thousand_objects_is_opened_once_by_each_server() {
 fn a_file_that_is_gathered_is_claimed() {
     // Goal: while a file is gathered its holders refuse another copy of it, tell that to who asks, and no longer than that; and its director tells them that it goes on.
     // Method: writes that wait; requests as another server's, and one as the director's, which ends its claims.
-    let (is_shut, came) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(false)));
-    let gate = (Arc::clone(&is_shut), Arc::clone(&came));
+    let gate = Gate::shut();
+    let at_writes = Arc::clone(&gate);
     let lustre = Lustre::new(2, move |_| {
-        gate.1.store(true, Ordering::Release);
-        while gate.0.load(Ordering::Acquire) {
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        at_writes.pass();
         Ok(())
     });
     let mut cluster = Cluster::prepared_with(2, roomy);
@@ -421,11 +418,7 @@ fn a_file_that_is_gathered_is_claimed() {
     let client = Client::connect(&cluster.file);
     let size = 3 * STRIPE;
     let ino = client.write_file(ROOT, "large", &pattern(size, 7));
-    let began = Instant::now();
-    while !came.load(Ordering::Acquire) {
-        assert!(began.elapsed() < Duration::from_secs(60), "nothing is written");
-        std::thread::yield_now();
-    }
+    gate.await_somebody();
     let server = Client::connect_as(&cluster.file, Some(ServerId(1)));
     let ask_as = |director: ServerId, staging: &Bytes, parts: PartsOf| {
         let request = FlushChunks {
@@ -450,7 +443,7 @@ fn a_file_that_is_gathered_is_claimed() {
         std::thread::sleep(Duration::from_millis(50));
     }
     let _ = ask(PartsOf::IN_VAIN);
-    is_shut.store(false, Ordering::Release);
+    gate.open();
     cluster.check(&client);
     check_writes(&lustre.writes_to(&cluster, "large"), size, STRIPE, 2);
     assert_eq!(ask(PartsOf::NONE), [Ok(()), Ok(())]);
@@ -489,14 +482,10 @@ fn servers_that_end_in_the_middle_of_a_large_file_copy_it_after_their_start() {
 #[test]
 fn a_large_file_that_changes_while_it_is_copied_is_copied_again() {
     // Goal: what is published is one version. Method: the first copy stops at its writes until the file was written to and closed again.
-    let is_shut = Arc::new(AtomicBool::new(true));
-    let came = Arc::new(AtomicBool::new(false));
-    let gate = (Arc::clone(&is_shut), Arc::clone(&came));
+    let gate = Gate::shut();
+    let at_writes = Arc::clone(&gate);
     let lustre = Lustre::new(2, move |_| {
-        gate.1.store(true, Ordering::Release);
-        while gate.0.load(Ordering::Acquire) {
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        at_writes.pass();
         Ok(())
     });
     let mut cluster = Cluster::prepared_with(2, roomy);
@@ -504,17 +493,13 @@ fn a_large_file_that_changes_while_it_is_copied_is_copied_again() {
     let client = Client::connect(&cluster.file);
     let size = 3 * STRIPE;
     let ino = client.write_file(ROOT, "large", &pattern(size, 7));
-    let began = Instant::now();
-    while !came.load(Ordering::Acquire) {
-        assert!(began.elapsed() < Duration::from_secs(60), "nothing is written");
-        std::thread::yield_now();
-    }
+    gate.await_somebody();
     client.open_file(ROOT, "large");
     for at in [0, STRIPE, 2 * STRIPE + 5 * MIB] {
         client.write(ino, at, b"changed while it was copied");
     }
     client.close(ino, size);
-    is_shut.store(false, Ordering::Release);
+    gate.open();
     cluster.check(&client);
     check_writes(&lustre.writes_to(&cluster, "large"), size, STRIPE, 2);
     let files: BTreeSet<_> = lustre.writes.lock().iter().map(|write| write.file).collect();

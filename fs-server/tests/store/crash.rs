@@ -1,7 +1,7 @@
 //! What a crash may leave: files cut or torn behind what was synced.
 
 use crate::support::{
-    Change, Model, Rng, abandon, apply_all, copy_dir, copy_kv, fast_dir, open, open_with, options,
+    Change, Model, Rng, abandon, apply_all, copy_dir, fast_dir, open, open_with, options, put_segment,
     segment_files,
 };
 use fs_server::store::StoreOptions;
@@ -103,12 +103,7 @@ fn torn_tails_keep_every_whole_record() {
     let dir = fast_dir();
     copy_dir(source.path(), dir.path());
     for cut in tail[0].start..=whole.len() {
-        // What compaction has made of an earlier cut would say that all of this one is durable.
-        for file in segment_files(dir.path()) {
-            std::fs::remove_file(file).unwrap();
-        }
-        std::fs::write(dir.path().join(&name), &whole[..cut]).unwrap();
-        copy_kv(source.path(), dir.path());
+        put_segment(source.path(), dir.path(), &name, &whole[..cut]);
         let sure: Vec<_> = tail.iter().map(|r| r.end <= cut).collect();
         // With its data there and only the end missing, a record is found whole by its checksums. The same if all that
         // was cut off is zero, as behind the end of a file.

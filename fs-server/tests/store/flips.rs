@@ -2,8 +2,8 @@
 
 use crate::crash::{Span, records};
 use crate::support::{
-    Change, Model, abandon, apply_all, copy_dir, copy_kv, fast_dir, key, open, open_with, options, pattern,
-    piece, segment_files,
+    Change, Model, abandon, apply_all, copy_dir, fast_dir, key, open, open_with, options, pattern, piece,
+    put_segment, segment_files,
 };
 use fs_server::store::{ChunkKey, ChunkStore, IoMode, LogStore, StoreError, StoreOptions};
 use std::path::Path;
@@ -71,12 +71,7 @@ fn flip_everywhere(end: impl Fn(Arc<LogStore>)) -> u32 {
     for at in (0..judged_end).filter(|at| at % 512 < 80 || at % 512 >= 440 || at % 7 == 0) {
         let mut flipped = whole.clone();
         flipped[at] ^= 1 << (at % 8);
-        // Compaction may have left copies of what is flipped now.
-        for file in segment_files(dir.path()) {
-            std::fs::remove_file(file).unwrap();
-        }
-        std::fs::write(dir.path().join(&name), &flipped).unwrap();
-        copy_kv(source.path(), dir.path());
+        put_segment(source.path(), dir.path(), &name, &flipped);
         let boot_id = Some(1 + (at as u128 / 3) % 2);
         let store = open_with(dir.path(), StoreOptions { boot_id, ..options() }).unwrap();
         told += u32::from(reads_or_tells(&model, &*store, &format!("byte {at}")));
@@ -159,8 +154,7 @@ impl Killed {
     fn is_told(&self, dir: &Path, (at, bit): (usize, usize)) -> bool {
         let mut flipped = self.bytes.clone();
         flipped[at] ^= 1 << bit;
-        std::fs::write(dir.join(&self.segment), &flipped).unwrap();
-        copy_kv(self.dir.path(), dir);
+        put_segment(self.dir.path(), dir, &self.segment, &flipped);
         let boot_id = if at < self.tail { Some(1 + (at as u128 / 3) % 2) } else { Some(1) };
         let store = open_with(dir, StoreOptions { boot_id, ..self.options.clone() }).unwrap();
         let mut has_told = store.stats().crc_failures > 0;

@@ -231,6 +231,16 @@ pub fn copy_kv(from: &Path, to: &Path) {
     KVS.lock().unwrap().insert(to.to_owned(), copy);
 }
 
+/// Gives `to` one segment file with this content, and the key-value store that `from` has. What compaction has made of an earlier content
+/// goes: it would say that all of this one is durable.
+pub fn put_segment(from: &Path, to: &Path, name: &std::ffi::OsStr, bytes: &[u8]) {
+    for file in segment_files(to) {
+        std::fs::remove_file(file).unwrap();
+    }
+    std::fs::write(to.join(name), bytes).unwrap();
+    copy_kv(from, to);
+}
+
 /// The segment files of a store, ascending.
 pub fn segment_files(dir: &Path) -> Vec<std::path::PathBuf> {
     let entries = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path());

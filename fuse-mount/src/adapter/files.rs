@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use fs_client::{Attr, Bring, Caller, File, InodeId, LockFamily, LockRange, Status};
@@ -14,6 +14,7 @@ use super::past::{Opening, Served};
 use super::{Adapter, Backing, ContentStamp, Emptied, OpenFile};
 use crate::failure::Outcome;
 use crate::open_inodes::Present;
+use crate::passing::SECOND_ATTEMPT;
 use crate::translate::{
     Allocation, allocation, file_range, fopen_flags, held_back, is_direct, name_bytes, open_flags,
     without_privileges,
@@ -21,8 +22,6 @@ use crate::translate::{
 
 /// Bytes of one copy_file_range(2) at most: its caller waits, and cannot be interrupted, as long as this takes.
 const COPY_MAX: u64 = 128 << 20;
-/// The kernel comes again at once.
-const SECOND_ATTEMPT: Duration = Duration::from_secs(1);
 
 /// An opening, as the kernel is told about it.
 pub(super) struct Opened {
@@ -56,7 +55,7 @@ impl Adapter {
             }
             attr = file.known_attr();
         }
-        Ok(self.admit(file, present, &attr, flags, node, served))
+        Ok(self.admit(file, present, &attr, flags, served))
     }
 
     /// An inode without names is opened by a name in the kernel's cache that another node removed, or by /proc/self/fd of an open file, and
@@ -126,23 +125,15 @@ impl Adapter {
         let attr = file.known_attr();
         let (present, _) = self.inodes.enter(attr.ino.0);
         self.note_incapable(attr.ino);
-        let opened = self.admit(file, present, &attr, flags, attr.ino.0, self.newly_served(attr.ino));
+        let opened = self.admit(file, present, &attr, flags, self.newly_served(attr.ino));
         (attr, opened)
     }
 
     /// Enters an opened file into the table; decides about its cached pages. `attr`: as of the opening.
-    fn admit(
-        &self,
-        file: File,
-        present: Present,
-        attr: &Attr,
-        flags: i32,
-        node: u64,
-        served: Served,
-    ) -> Opened {
+    fn admit(&self, file: File, present: Present, attr: &Attr, flags: i32, served: Served) -> Opened {
         let Served { seat, copy, is_read_here } = served;
         let stamp = ContentStamp::of(attr);
-        let keep_cache = self.cached.lock().get(node) == Some(stamp);
+        let keep_cache = self.cached.lock().get(seat.node()) == Some(stamp);
         // Of what is read past the cache, nothing is known of the cache.
         let emptied = Emptied { for_content: stamp, known: AtomicBool::new(keep_cache || copy.is_some()) };
         let direct = copy.is_some() || is_direct(flags, self.direct_io);
@@ -153,7 +144,7 @@ impl Adapter {
         };
         let lockers = Mutex::default();
         let handle =
-            FileHandle(self.files.insert(OpenFile { file, node, direct, lockers, emptied, present, seat }));
+            FileHandle(self.files.insert(OpenFile { file, direct, lockers, emptied, present, seat }));
         Opened { handle, flags: answer, copy }
     }
 
@@ -161,7 +152,7 @@ impl Adapter {
     /// open this content may keep what is in it.
     fn note_emptied(&self, open: &OpenFile) {
         if !open.emptied.known.load(Ordering::Relaxed) && !open.emptied.known.swap(true, Ordering::Relaxed) {
-            self.cached.lock().put(open.node, open.emptied.for_content);
+            self.cached.lock().put(open.node(), open.emptied.for_content);
         }
     }
 

@@ -20,7 +20,7 @@ use fuser::{
 use super::dirs::Sink;
 use super::files::Opened;
 use super::locks::LockCall;
-use super::past::{self, Opening};
+use super::past::Opening;
 use super::{Adapter, GENERATION, caller, xattr_caller};
 use crate::capabilities::{self, Asked};
 use crate::failure::{Missing, attempt};
@@ -239,7 +239,7 @@ impl Filesystem for Adapter {
             node: ino.0,
             thread: req.pid(),
             flags: flags.0,
-            backing: &|file| past::backing(&reply, file),
+            backing: &|file| reply.open_backing(file),
         };
         match attempt("open", ino.0, Missing::Inode, || self.open_file(&caller(req), &opening)) {
             Ok(Opened { handle, flags, copy: None }) => reply.opened(handle, flags),

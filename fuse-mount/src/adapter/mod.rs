@@ -41,8 +41,6 @@ pub(crate) const GENERATION: fuser::Generation = fuser::Generation(0);
 pub(crate) struct OpenFile {
     /// The client's.
     pub(crate) file: File,
-    /// The kernel's number of its inode.
-    pub(crate) node: u64,
     /// Opened past the page cache.
     direct: bool,
     /// Who locked something through it.
@@ -55,6 +53,11 @@ pub(crate) struct OpenFile {
 }
 
 impl OpenFile {
+    /// The kernel's number of its inode.
+    pub(crate) fn node(&self) -> u64 {
+        self.seat.node()
+    }
+
     /// Notes that `owner` locks through this opening.
     fn note_owner(&self, family: LockFamily, owner: u64) {
         let mut lockers = self.lockers.lock();

@@ -1,7 +1,6 @@
 //! Openings that the kernel serves by itself, from a copy of the file that the node's server has: which, and how they go together with others.
 
 use std::fs::File;
-use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -130,9 +129,4 @@ fn open_copy(path: &Path, size: u64) -> std::io::Result<Option<File>> {
     let file = File::options().read(true).custom_flags(libc::O_NOFOLLOW).open(path)?;
     let meta = file.metadata()?;
     Ok((meta.is_file() && meta.len() == size).then_some(file))
-}
-
-/// Tells the kernel of a copy, by the answer to an opening.
-pub(super) fn backing(reply: &fuser::ReplyOpen, file: &File) -> std::io::Result<BackingId> {
-    reply.open_backing(file.as_fd())
 }

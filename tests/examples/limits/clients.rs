@@ -1,6 +1,6 @@
 //! Clients that open one file, read it, and stay connected: `FIRST` is the first of the servers that they go through.
 
-use super::{Outcome, apart, ask, connect, say, targets};
+use super::{Outcome, apart, ask, connect, none_lost, open_until, say, targets};
 use fs_client::{Client, ClientConfig, OpenOptions};
 use fs_net::{ClusterFile, Connection, NetEnv};
 use fs_proto::InodeId;
@@ -8,8 +8,6 @@ use fs_proto::msg::small::OpenRead;
 use std::rc::Rc;
 use std::time::Instant;
 
-/// Handshakes under way at once.
-const AT_ONCE: usize = 64;
 const CONTENT: &[u8] = b"what everybody reads";
 
 pub async fn run(cluster: &ClusterFile, (first, servers): (u16, u16), unix: bool) -> Outcome {
@@ -18,20 +16,14 @@ pub async fn run(cluster: &ClusterFile, (first, servers): (u16, u16), unix: bool
     let mut open: Vec<Connection> = Vec::new();
     for target in targets() {
         let began = Instant::now();
-        while open.len() < target {
-            let numbers = open.len()..target.min(open.len() + AT_ONCE);
-            let new = numbers.map(|number| {
-                let server = first + (number % usize::from(servers)) as u16;
-                one(cluster, (server, (u64::from(first) << 32) + number as u64 + 1), unix, ino, &env)
-            });
-            for connection in futures_util::future::join_all(new).await {
-                open.push(connection?);
-            }
-        }
+        open_until(&mut open, target, |number| {
+            let server = first + (number % usize::from(servers)) as u16;
+            one(cluster, (server, (u64::from(first) << 32) + number as u64 + 1), unix, ino, &env)
+        })
+        .await?;
         say(open.len(), began);
     }
-    let lost = open.iter().filter(|connection| connection.is_closed()).count();
-    if lost > 0 { Err(format!("{lost} connections were lost").into()) } else { Ok(()) }
+    none_lost(&open)
 }
 
 fn make(cluster: &ClusterFile) -> Outcome<InodeId> {

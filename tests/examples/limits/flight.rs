@@ -1,6 +1,6 @@
 //! Clients that each always have one request of 1 MiB in flight, for some seconds: as many as there shall be mebibytes.
 
-use super::{Outcome, apart, ask, connect, targets};
+use super::{Outcome, apart, ask, connect, open_until, targets};
 use bytes::Bytes;
 use fs_client::{Client, ClientConfig, OpenOptions};
 use fs_net::{ClusterFile, Connection, NetEnv};
@@ -14,8 +14,6 @@ use std::time::{Duration, Instant};
 const PIECE: usize = 1 << 20;
 /// Chunks of the file that all of them read or write.
 const CHUNKS: u64 = 16;
-/// Handshakes under way at once.
-const AT_ONCE: usize = 64;
 
 struct Flight {
     ino: InodeId,
@@ -33,13 +31,8 @@ pub async fn run(cluster: &ClusterFile, writes: bool, seconds: u64) -> Outcome {
     let flight = Flight { ino, writes, data, crc, time: Duration::from_secs(seconds) };
     let mut open: Vec<Connection> = Vec::new();
     for target in targets() {
-        while open.len() < target {
-            let numbers = open.len()..target.min(open.len() + AT_ONCE);
-            let new = numbers.map(|number| connect(cluster, 0, number as u64 + 1, number % 2 == 0, &env));
-            for connection in futures_util::future::join_all(new).await {
-                open.push(connection?);
-            }
-        }
+        let one = |number| connect(cluster, 0, number as u64 + 1, number % 2 == 0, &env);
+        open_until(&mut open, target, one).await?;
         let began = Instant::now();
         let each =
             open.iter().take(target).zip(1..).map(|(connection, client)| flight.one(connection, client));

@@ -25,6 +25,8 @@ use bytes::{Bytes, BytesMut};
 type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
 const LONG: Duration = Duration::from_secs(120);
+/// Handshakes under way at once.
+const AT_ONCE: usize = 64;
 
 fn main() -> Outcome {
     raise_descriptors();
@@ -49,6 +51,26 @@ fn main() -> Outcome {
 fn block(scenario: impl Future<Output = Outcome>) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     tokio::task::LocalSet::new().block_on(&runtime, scenario)
+}
+
+/// Makes connections until there are `target`; `one` is told the number of each.
+async fn open_until<F: Future<Output = Outcome<Connection>>>(
+    open: &mut Vec<Connection>,
+    target: usize,
+    one: impl Fn(usize) -> F,
+) -> Outcome {
+    while open.len() < target {
+        let numbers = open.len()..target.min(open.len() + AT_ONCE);
+        for connection in futures_util::future::join_all(numbers.map(&one)).await {
+            open.push(connection?);
+        }
+    }
+    Ok(())
+}
+
+fn none_lost(open: &[Connection]) -> Outcome {
+    let lost = open.iter().filter(|connection| connection.is_closed()).count();
+    if lost > 0 { Err(format!("{lost} connections were lost").into()) } else { Ok(()) }
 }
 
 /// A descriptor for each connection.

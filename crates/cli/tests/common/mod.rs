@@ -5,6 +5,7 @@
 pub mod skip;
 pub mod versions;
 
+use fs_client::{Client, ClientConfig};
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,13 @@ pub struct Sandbox {
     dir: tempfile::TempDir,
     /// More of the environment of everything that runs in it.
     pub variables: Vec<(&'static str, String)>,
+}
+
+/// Bytes that a process has of a kind of memory (RssAnon, RssShmem); none if it has ended.
+pub fn memory_of(pid: u32, kind: &str) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(kind)?.strip_prefix(':'))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? << 10)
 }
 
 /// What a command said.
@@ -41,6 +49,18 @@ impl Sandbox {
         };
         fs::create_dir(sandbox.path("tier")).unwrap();
         sandbox
+    }
+
+    /// A new one, with more of the environment.
+    pub fn with(variables: Vec<(&'static str, String)>) -> Sandbox {
+        let mut sandbox = Sandbox::new();
+        sandbox.variables = variables;
+        sandbox
+    }
+
+    /// A client of its cluster.
+    pub fn client(&self) -> Client {
+        Client::connect(ClientConfig::load(&self.path("c.toml")).unwrap()).unwrap()
     }
 
     /// A path in it.

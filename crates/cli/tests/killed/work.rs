@@ -28,7 +28,7 @@ pub fn is_child() -> bool {
 
 /// What all clients use.
 pub fn prepare(sandbox: &Sandbox) {
-    let client = Client::connect(ClientConfig::load(&sandbox.path("c.toml")).unwrap()).unwrap();
+    let client = sandbox.client();
     for dir in ["/own", "/many"] {
         client.mkdir_path(dir, 0o755).unwrap();
     }
@@ -159,7 +159,7 @@ fn names(client: &Client, round: u64) -> Result<(), Error> {
 
 /// One client after all: everything that they locked, wrote and named can be had, and what none of them wrote is unchanged.
 pub fn assert_usable(sandbox: &Sandbox) {
-    let client = Client::connect(ClientConfig::load(&sandbox.path("c.toml")).unwrap()).unwrap();
+    let client = sandbox.client();
     let file = open(&client, "/shared").unwrap();
     let whole = LockWish { range: LockRange::ALL, ..wish(1, 0) };
     assert!(matches!(file.try_lock(&whole).unwrap(), fs_client::Locked::Yes { .. }), "a lock of the dead");
@@ -174,7 +174,7 @@ pub fn assert_usable(sandbox: &Sandbox) {
 
 /// Writes, reads and opens by a client of this node, as often as it can; answers how often.
 pub fn rounds_until(sandbox: &Sandbox, over: &AtomicBool) -> usize {
-    let client = Client::connect(ClientConfig::load(&sandbox.path("c.toml")).unwrap()).unwrap();
+    let client = sandbox.client();
     let client = client.within(Duration::from_secs(10));
     let data = pattern(1 << 20);
     let mut rounds = 0;

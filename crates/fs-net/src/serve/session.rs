@@ -26,6 +26,7 @@ const ROUNDS: usize = 8;
 const SHOWN_AT_ONCE: usize = 4;
 /// What a request that waits is counted with besides its body: the state of its operation.
 const REQUEST_BYTES: usize = 2 << 10;
+
 /// One pointer: most connections are idle, and an empty `VecDeque` is four words.
 #[allow(clippy::box_collection)]
 type Frames = Box<VecDeque<Frame>>;

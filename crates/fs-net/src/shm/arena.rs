@@ -179,14 +179,12 @@ impl Drop for Lent {
 
 #[cfg(test)]
 mod tests {
-    use super::super::budget::ShareBudget;
     use super::super::region::ARENA_MIN;
     use super::*;
 
     #[test]
     fn what_was_lent_comes_back_once() {
-        let (_, grant) = ShareBudget::new(64 << 20).grant().expect("room");
-        let region = Arc::new(Region::create(ARENA_MIN, grant).expect("made").0);
+        let region = Region::small();
         let (arena, releases) = (Arena::new(region.clone(), Way::TO_SERVER), Arc::new(Releases::default()));
         let mut block = arena.take(10_000).expect("room");
         block.fill(7);

@@ -159,4 +159,4 @@ fn answer(word: &AtomicU32) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

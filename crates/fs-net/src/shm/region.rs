@@ -200,6 +200,15 @@ impl Drop for Region {
 }
 
 #[cfg(test)]
+impl Region {
+    /// One for tests.
+    pub fn small() -> std::sync::Arc<Region> {
+        let (_, grant) = super::budget::ShareBudget::new(64 << 20).grant().expect("room");
+        std::sync::Arc::new(Region::create(ARENA_MIN, grant).expect("made").0)
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::super::budget::ShareBudget;
     use super::*;

@@ -119,15 +119,8 @@ impl Consumer {
 
 #[cfg(test)]
 mod tests {
-    use super::super::budget::ShareBudget;
-    use super::super::region::ARENA_MIN;
     use super::*;
     use proptest::prelude::*;
-
-    fn region() -> Arc<Region> {
-        let (_, grant) = ShareBudget::new(64 << 20).grant().expect("room");
-        Arc::new(Region::create(ARENA_MIN, grant).expect("made").0)
-    }
 
     fn pattern(from: usize, len: usize) -> Vec<u8> {
         (from..from + len).map(|i| (i * 7 + i / 251) as u8).collect()
@@ -138,7 +131,7 @@ mod tests {
         /// Goal: a ring is a pipe. Method: puts and takes of random sizes in random order, past the ring's end many times.
         #[test]
         fn bytes_come_out_as_they_went_in(steps in prop::collection::vec((1..RING_BYTES, any::<bool>()), 1..100)) {
-            let region = region();
+            let region = Region::small();
             let mut producer = Producer::new(region.clone(), Way::TO_SERVER);
             let mut consumer = Consumer::new(region, Way::TO_SERVER);
             let (mut sent, mut out) = (0, BytesMut::new());
@@ -161,7 +154,7 @@ mod tests {
     #[test]
     fn bytes_come_out_as_they_went_in_between_threads() {
         const TOTAL: usize = 4 << 20;
-        let region = region();
+        let region = Region::small();
         let mut producer = Producer::new(region.clone(), Way::TO_CLIENT);
         let filler = std::thread::spawn(move || {
             let mut sent = 0;
@@ -190,7 +183,7 @@ mod tests {
 
     #[test]
     fn impossible_positions_are_errors() {
-        let region = region();
+        let region = Region::small();
         let mut consumer = Consumer::new(region.clone(), Way::TO_SERVER);
         region.word(Word::Tail(Way::TO_SERVER)).store(RING_BYTES as u32 + 1, Ordering::Relaxed);
         assert!(matches!(consumer.take(&mut BytesMut::new()), Err(NetError::Protocol(_))));

@@ -257,9 +257,7 @@ impl SharedTransport {
             }
             self.owed += 1;
         };
-        if put > 0 {
-            NetCounters::add(&self.env.counters.bytes_sent, put as u64);
-        }
+        NetCounters::add(&self.env.counters.bytes_sent, put as u64);
         Ok(missing)
     }
 
@@ -360,10 +358,7 @@ impl Transport for SharedTransport {
         loop {
             let missing = self.fill(queue)?;
             self.link.publish();
-            let rings = self.link.take_rings();
-            if rings > 0 {
-                NetCounters::add(&self.env.counters.write_calls, rings);
-            }
+            NetCounters::add(&self.env.counters.write_calls, self.link.take_rings());
             if !self.overflow.is_empty() {
                 ready!(self.socket.poll_send(cx, &mut self.overflow))?;
             }

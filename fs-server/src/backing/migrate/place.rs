@@ -32,25 +32,9 @@ pub fn open(path: &Path, config: &ServerConfig) -> Result<Old, String> {
 fn bucket(path: &Path, config: &ServerConfig) -> Result<Old, String> {
     let shown = path.display();
     let old = S3::old_target(path).map_err(|reason| format!("{shown}: {reason}"))?;
-    let new = config.tier.as_deref().filter(|tier| is_bucket(tier)).map(S3::target);
-    if let Some(new) = new.transpose().map_err(|error| error.to_string())? {
-        let tier = config.tier.as_deref().unwrap_or(Path::new("")).display();
-        match (old.is_within(&new), new.is_within(&old)) {
-            (false, false) => {}
-            (true, true) => {
-                return Err(format!("{shown} is the shared tier itself; --from must name another"));
-            }
-            (true, false) => {
-                return Err(format!(
-                    "{shown} lies inside the shared tier {tier}, where its files are already; --from must name a prefix outside"
-                ));
-            }
-            (false, true) => {
-                return Err(format!(
-                    "the shared tier {tier} lies inside {shown} and would move into itself; --from must name prefixes without it"
-                ));
-            }
-        }
+    if let Some(tier) = config.tier.as_deref().filter(|tier| is_bucket(tier)) {
+        let new = S3::target(tier).map_err(|error| error.to_string())?;
+        refuse_nested(path, tier, (old.is_within(&new), new.is_within(&old)), ("a prefix", "prefixes"))?;
     }
     let unreadable = |reason: String| {
         format!(
@@ -82,27 +66,32 @@ fn directory(path: &Path, config: &ServerConfig) -> Result<Old, String> {
     Ok(Old { tier: Arc::new(tier), id })
 }
 
+/// Refuses an old tier that is the shared one, lies in it or around it: a tree would move into itself. The last two say what is to be named instead.
+fn refuse_nested(
+    old: &Path,
+    tier: &Path,
+    (is_inside, is_around): (bool, bool),
+    (one, several): (&str, &str),
+) -> Result<(), String> {
+    let (shown, tier) = (old.display(), tier.display());
+    Err(match (is_inside, is_around) {
+        (false, false) => return Ok(()),
+        (true, true) => format!("{shown} is the shared tier itself; --from must name another"),
+        (true, false) => format!(
+            "{shown} lies inside the shared tier {tier}, where its files are already; --from must name {one} outside"
+        ),
+        (false, true) => format!(
+            "the shared tier {tier} lies inside {shown} and would move into itself; --from must name {several} without it"
+        ),
+    })
+}
+
 /// The old tier, the shared one and the stores must not lie in each other: a tree would move into itself.
 fn apart(path: &Path, config: &ServerConfig) -> Result<(), String> {
     let shown = path.display();
-    if let Some(tier) = config.tier.as_deref().filter(|tier| !is_s3(&tier.to_string_lossy())) {
-        let new = tier.display();
-        match (is_within(path, tier), is_within(tier, path)) {
-            (false, false) => {}
-            (true, true) => {
-                return Err(format!("{shown} is the shared tier itself; --from must name another"));
-            }
-            (true, false) => {
-                return Err(format!(
-                    "{shown} lies inside the shared tier {new}, where its files are already; --from must name a directory outside"
-                ));
-            }
-            (false, true) => {
-                return Err(format!(
-                    "the shared tier {new} lies inside {shown} and would move into itself; --from must name directories without it"
-                ));
-            }
-        }
+    if let Some(tier) = config.tier.as_deref().filter(|tier| !is_bucket(tier)) {
+        let nested = (is_within(path, tier), is_within(tier, path));
+        refuse_nested(path, tier, nested, ("a directory", "directories"))?;
     }
     for store in &config.stores {
         if is_within(path, store) || is_within(store, path) {

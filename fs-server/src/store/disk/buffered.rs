@@ -37,6 +37,23 @@ pub(in super::super) fn next_path_of(dir: &Path, id: u32) -> PathBuf {
     dir.join(format!("{id:08x}.new"))
 }
 
+/// Copies a segment's file into `file`, which was made under its next name, and puts that in its place.
+pub(in super::super) fn put_in_place(
+    dir: &Path,
+    id: u32,
+    from: &dyn SegmentFile,
+    file: Arc<dyn SegmentFile>,
+    bytes: u64,
+    patches: &[Patch],
+) -> io::Result<Renewed> {
+    let next = next_path_of(dir, id);
+    let renewed = super::copy(from, &*file, bytes, patches)
+        .and_then(|lost| std::fs::rename(&next, path_of(dir, id)).map(|()| lost));
+    // Half a copy would hold the space that another try needs. Should it stay, then that overwrites it.
+    let lost = renewed.inspect_err(|_| drop(std::fs::remove_file(&next)))?;
+    Ok(Renewed { file, lost })
+}
+
 /// Numbers of the segment files in `dir`, ascending.
 pub(in super::super) fn list(dir: &Path) -> io::Result<Vec<u32>> {
     let mut ids = Vec::new();
@@ -82,14 +99,8 @@ impl Disk for BufferedDisk {
     }
 
     fn renew(&self, id: u32, bytes: u64, patches: &[Patch]) -> io::Result<Renewed> {
-        let next = next_path_of(&self.dir, id);
-        let made = options().create(true).truncate(true).open(&next)?;
-        let file: Arc<dyn SegmentFile> = Arc::new(made);
-        let renewed = super::copy(&*self.open(id)?, &*file, bytes, patches)
-            .and_then(|lost| std::fs::rename(&next, path_of(&self.dir, id)).map(|()| lost));
-        // Half a copy would hold the space that another try needs. Should it stay, then that overwrites it.
-        let lost = renewed.inspect_err(|_| drop(std::fs::remove_file(&next)))?;
-        Ok(Renewed { file, lost })
+        let made = options().create(true).truncate(true).open(next_path_of(&self.dir, id))?;
+        put_in_place(&self.dir, id, &*self.open(id)?, Arc::new(made), bytes, patches)
     }
 
     fn remove(&self, id: u32) -> io::Result<()> {

@@ -133,14 +133,8 @@ impl Disk for DirectDisk {
     }
 
     fn renew(&self, id: u32, bytes: u64, patches: &[Patch]) -> io::Result<Renewed> {
-        let next = buffered::next_path_of(&self.dir, id);
-        let made = options().create(true).truncate(true).open(&next)?;
-        let file: Arc<dyn SegmentFile> = Arc::new(DirectFile(made));
-        let renewed = super::copy(&*self.open(id)?, &*file, bytes, patches)
-            .and_then(|lost| std::fs::rename(&next, path_of(&self.dir, id)).map(|()| lost));
-        // Half a copy would hold the space that another try needs. Should it stay, then that overwrites it.
-        let lost = renewed.inspect_err(|_| drop(std::fs::remove_file(&next)))?;
-        Ok(Renewed { file, lost })
+        let made = options().create(true).truncate(true).open(buffered::next_path_of(&self.dir, id))?;
+        buffered::put_in_place(&self.dir, id, &*self.open(id)?, Arc::new(DirectFile(made)), bytes, patches)
     }
 
     fn remove(&self, id: u32) -> io::Result<()> {

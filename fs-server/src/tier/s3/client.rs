@@ -267,7 +267,7 @@ impl Client {
         }
         let Some(answer) = if_done("publish", key, only, answer)? else { return Ok(false) };
         let text = content("publish", key, answer)?;
-        if FAILED_CONDITIONS.iter().any(|code| code_of(&text).as_deref() == Some(code)) {
+        if code_of(&text).is_some_and(|code| FAILED_CONDITIONS.contains(&code.as_str())) {
             return Ok(false);
         }
         refuse_error("publish", key, &text)?;

@@ -81,14 +81,14 @@ pub struct S3 {
 pub(crate) struct S3Dir {
     path: String,
     id: u64,
-    /// The root or a staging prefix: there without being made.
+    /// The root or a staging prefix, there without being made; or one of a tier that is only read. Whether it has moved is not looked for.
     is_base: bool,
 }
 
 impl S3Dir {
     /// One that is only read.
     fn of(path: String) -> Self {
-        S3Dir { id: reading::number_of_path(&path), path, is_base: false }
+        S3Dir { id: reading::number_of_path(&path), path, is_base: true }
     }
 }
 
@@ -395,7 +395,8 @@ impl Tier for S3 {
         let path = format!("{}/", key_of(at)?);
         if self.is_read_only {
             // One that is not there is as one that is empty.
-            return Ok(Dir::new(reading::number_of_path(&path), S3Dir::of(path)));
+            let dir = S3Dir::of(path);
+            return Ok(Dir::new(dir.id, dir));
         }
         let Some(id) = self.directory_found(&path)? else {
             return Err(TierError::Missing(format!("{path:?} is no directory in the shared tier")));

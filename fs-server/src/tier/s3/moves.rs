@@ -238,7 +238,7 @@ impl S3 {
 
     /// After a change of something in `dir`: fails if the change may have come too late for a move or removal of the directory.
     pub(super) fn confirm(&self, dir: &S3Dir) -> TierResult<()> {
-        if dir.is_base || self.is_read_only {
+        if dir.is_base {
             return Ok(());
         }
         self.refuse_while_moving(&dir.path)?;
@@ -262,11 +262,7 @@ impl S3 {
     /// Before a change of something in `dir`: fails if the directory is not the one at that place any more. So what is changed through an old
     /// handle does not meet what lies there now, but for a move within the request itself.
     pub(super) fn precheck(&self, dir: &S3Dir) -> TierResult<()> {
-        if dir.is_base || self.is_read_only || self.is_there(dir)? {
-            Ok(())
-        } else {
-            Err(TierError::Failed(MOVED.to_owned()))
-        }
+        if dir.is_base || self.is_there(dir)? { Ok(()) } else { Err(TierError::Failed(MOVED.to_owned())) }
     }
 
     fn is_there(&self, dir: &S3Dir) -> TierResult<bool> {

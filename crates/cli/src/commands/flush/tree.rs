@@ -245,9 +245,9 @@ impl Waiting<'_> {
     /// Bytes of a large file that servers have copied lately.
     fn copied_bytes(&self, ino: InodeId) -> Result<u64> {
         let mut bytes = 0;
-        for (server, _) in self.client.flush_status().map_err(failed)? {
-            // One that does not answer copies nothing, as far as can be seen.
-            let Ok(page) = self.client.server_status(server) else { continue };
+        for (server, account) in self.client.flush_status().map_err(failed)? {
+            // One that does not answer copies nothing, as far as can be seen; it is not waited for twice.
+            let Ok(page) = account.and_then(|_| self.client.server_status(server)) else { continue };
             let page: serde_json::Value = serde_json::from_str(&page).unwrap_or_default();
             let copying = page["flush"]["copying"].as_array().into_iter().flatten();
             let of_it = copying.filter(|file| file["ino"].as_u64() == Some(ino.0));

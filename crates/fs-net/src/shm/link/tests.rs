@@ -3,8 +3,7 @@
 //! accesses on both sides of them sequentially consistent, so interleavings are all there is); then the code itself.
 
 use super::super::bell::bell;
-use super::super::budget::ShareBudget;
-use super::super::region::{ARENA_MIN, RING_BYTES};
+use super::super::region::RING_BYTES;
 use super::*;
 use std::collections::HashSet;
 use std::future::poll_fn;
@@ -134,8 +133,11 @@ fn nobody_sleeps_through_a_message() {
 }
 
 fn links() -> (Link, Link) {
-    let (_, grant) = ShareBudget::new(64 << 20).grant().expect("room");
-    let region = Arc::new(Region::create(ARENA_MIN, grant).expect("made").0);
+    links_over(&Region::small())
+}
+
+/// A client's and a server's.
+pub(in crate::shm) fn links_over(region: &Arc<Region>) -> (Link, Link) {
     let (server_ear, client_rope) = bell(Side::Client).expect("a bell");
     let (client_ear, server_rope) = bell(Side::Server).expect("a bell");
     let link = |side, ear, rope| {

@@ -1,13 +1,9 @@
 //! The two ways of a session beside each other.
 
-use super::super::bell::{Ear, Rope, bell};
-use super::super::budget::ShareBudget;
-use super::super::region::ARENA_MIN;
-use super::super::spin::Spin;
+use super::super::link::tests::links_over;
 use super::*;
 use fs_proto::Partition;
 use std::task::Waker;
-use std::time::Duration;
 
 /// A socket with one frame, and another each time that it is looked at.
 struct Full;
@@ -44,16 +40,8 @@ impl Transport for Full {
 
 /// A server's end over that socket, and the client's link to it.
 fn ends() -> (SharedTransport, Link) {
-    let (_, grant) = ShareBudget::new(64 << 20).grant().expect("room");
-    let region = Arc::new(Region::create(ARENA_MIN, grant).expect("made").0);
-    let (server_ear, client_rope) = bell(Side::Client).expect("a bell");
-    let (client_ear, server_rope) = bell(Side::Server).expect("a bell");
-    let link = |side, ear, rope| {
-        let bells = (Ear::new(ear).expect("an ear"), Rope::new(rope).expect("a rope"));
-        Link::new(region.clone(), side, bells, Spin::new(Duration::ZERO))
-    };
-    let (ours, theirs) =
-        (link(Side::Server, server_ear, server_rope), link(Side::Client, client_ear, client_rope));
+    let region = Region::small();
+    let (theirs, ours) = links_over(&region);
     let arena = Arena::new(region.clone(), Side::Server.outward());
     let env = Rc::new(NetEnv::new(1 << 20));
     (SharedTransport::new(Box::new(Full), ours, arena, (region, Side::Server), |_| false, env), theirs)
