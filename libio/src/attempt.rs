@@ -368,7 +368,7 @@ impl Group {
     }
 
     /// Whether an attempt is marked as being removed.
-    pub fn is_marked(&self, attempt: &Attempt) -> Result<bool> {
+    fn is_marked(&self, attempt: &Attempt) -> Result<bool> {
         let mark = format!("{}/{}", self.paths.attempts, attempt.pruned_name());
         Ok(self.disk.read::<Pruned>(&mark)?.is_some())
     }
@@ -381,7 +381,8 @@ impl Group {
         }))
     }
 
-    fn is_leaving(&self, attempt: &Attempt) -> Result<bool> {
+    /// Whether an attempt is being removed, or was.
+    pub fn is_leaving(&self, attempt: &Attempt) -> Result<bool> {
         if self.is_marked(attempt)? {
             return Ok(true);
         }

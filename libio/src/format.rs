@@ -478,9 +478,17 @@ pub(crate) fn needed_name(version: u64, by: &str) -> String {
     format!("{version:020}.needed-{by}")
 }
 
-/// Which attempt needs another's files, by the mark's name.
+/// What stands behind the name of a document that is being written.
+const ASIDE: char = '~';
+
+/// The name under which a document is written before it gets `name`.
+pub(crate) fn aside_name(name: &str, id: &str) -> String {
+    format!("{name}{ASIDE}{id}")
+}
+
+/// Which attempt needs another's files, by the mark's name; none if that is a mark which is being written.
 pub(crate) fn parse_needed(name: &str) -> Option<&str> {
-    name.get(20..)?.strip_prefix(".needed-")
+    name.get(20..)?.strip_prefix(".needed-").filter(|by| !by.contains(ASIDE))
 }
 
 /// The version and attempt that a group record's name stands for.
@@ -578,6 +586,9 @@ mod tests {
             assert_eq!(parse_version(other.as_bytes()), None, "{other}");
         }
         assert_eq!(parse_attempt(attempt_full_name(7, 3, "ab").as_bytes()), None);
+        let mark = needed_name(5, &attempt_full_name(7, 3, "ab"));
+        assert_eq!(parse_needed(&mark), Some(&*attempt_full_name(7, 3, "ab")));
+        assert_eq!(parse_needed(&aside_name(&mark, "cd")), None);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::format::{self, BLOCK_BYTES, Manifest, Needed, Packed, PackedBlock, Se
 use crate::look::Look;
 use crate::options::Options;
 use crate::pack::{self, Packer, Packing, Tape};
+use crate::prune::readable;
 use crate::region::Region;
 use crate::register::Disk;
 use crate::snapshot::Snapshot;
@@ -50,13 +51,10 @@ impl Base {
         for version in versions {
             self.group.disk.place(dir, &format::needed_name(version, &by), &Needed {})?;
         }
-        let used = Attempt {
-            version: manifest.version,
-            number: manifest.attempt,
-            record: format::GroupRecord { group: String::new(), nranks: 0, id: manifest.id.clone() },
-        };
-        let leaving = self.group.is_marked(&used)?;
-        Ok((!leaving).then_some(self))
+        // A removal that is over took its own mark with it, and the record before that.
+        let used = readable(self.group.attempt(manifest.version, manifest.attempt))?;
+        let Some(used) = used.filter(|used| used.record.id == manifest.id) else { return Ok(None) };
+        Ok((!self.group.is_leaving(&used)?).then_some(self))
     }
 
     /// Whether no two parts of anything in it are at one host.

@@ -52,6 +52,9 @@ const POLICY: &[u8] = b"user.hayate.flush";
 const OVERFLOW: &[u8] = b"user.hayate.overflow";
 const DURABLE: &[u8] = b"user.hayate.durable";
 
+/// How often a document is written again that somebody removed before it had its name.
+const PUT_TRIES: u32 = 10;
+
 /// How long a server that does not answer is waited for, when that is known.
 const HASTE: Duration = Duration::from_secs(3);
 
@@ -144,41 +147,44 @@ impl Disk {
 
     /// Places `document` at `dir/name` unless something is there.
     pub fn place<D: Document>(&self, dir: &str, name: &str, document: &D) -> Result<Placed<D>> {
-        let (aside, file) = self.write_aside(dir, name, document)?;
-        let parent = self.client.resolve(dir)?.ino;
-        self.step("rename")?;
-        let placed =
-            self.client.rename(&self.caller, parent, aside.as_bytes(), parent, name.as_bytes(), true, false);
-        match placed {
-            Ok(()) => {
-                self.step("sync")?;
-                file.sync()?; // The new name too.
-                file.close()?;
-                Ok(Placed::Won)
-            }
-            Err(e) if e.code() == Some(Status::Exists) => {
-                file.close()?;
-                self.remove_file(&format!("{dir}/{aside}"))?;
-                self.lost(dir, name)
-            }
-            Err(e) => Err(e.into()),
-        }
+        if self.put(dir, name, document, true)? { Ok(Placed::Won) } else { self.lost(dir, name) }
     }
 
     /// Places `document` at `dir/name`, whatever is there.
     pub fn replace<D: Document>(&self, dir: &str, name: &str, document: &D) -> Result<()> {
-        let (aside, file) = self.write_aside(dir, name, document)?;
-        let parent = self.client.resolve(dir)?.ino;
-        self.step("rename")?;
-        self.client.rename(&self.caller, parent, aside.as_bytes(), parent, name.as_bytes(), false, false)?;
-        self.step("sync")?;
-        file.sync()?; // The new name too.
-        Ok(file.close()?)
+        self.put(dir, name, document, false).map(drop)
+    }
+
+    /// Places a document; answers whether it is there, which it is not if the name was taken.
+    fn put<D: Document>(&self, dir: &str, name: &str, document: &D, no_replace: bool) -> Result<bool> {
+        for tries_left in (0..PUT_TRIES).rev() {
+            let (aside, file) = self.write_aside(dir, name, document)?;
+            let parent = self.client.resolve(dir)?.ino;
+            self.step("rename")?;
+            let (from, to) = (aside.as_bytes(), name.as_bytes());
+            match self.client.rename(&self.caller, parent, from, parent, to, no_replace, false) {
+                Ok(()) => {
+                    self.step("sync")?;
+                    file.sync()?; // The new name too.
+                    file.close()?;
+                    return Ok(true);
+                }
+                Err(e) if e.code() == Some(Status::Exists) => {
+                    file.close()?;
+                    self.remove_file(&format!("{dir}/{aside}"))?;
+                    return Ok(false);
+                }
+                // Whoever removes a version removes all that has its number, this too.
+                Err(e) if e.code() == Some(Status::NotFound) && tries_left > 0 => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        unreachable!("the last try has an end of its own")
     }
 
     /// Makes a document durable under a name of its own; answers that, and the file.
     fn write_aside<D: Document>(&self, dir: &str, name: &str, document: &D) -> Result<(String, File)> {
-        let aside = format!("{name}~{}", unique_id());
+        let aside = format::aside_name(name, &unique_id());
         let file = self.create(&format!("{dir}/{aside}"))?;
         self.step("write")?;
         file.write_at(&format::encode(document), 0)?;

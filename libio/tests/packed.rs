@@ -1,6 +1,9 @@
 //! Goal: incremental and compressed versions are what was written, take less room, and are there as long as a version needs them. Method: versions that differ
 //! in few blocks, sizes of what is stored, pruning at every point and at the same time.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use fs_client::Client;
 use hayate_tests::{Cluster, ClusterOptions};
 use libio::{Checkpoints, Error, Options, Redundancy};
@@ -175,6 +178,46 @@ fn pruning_at_the_same_time_takes_nothing_away() {
     });
     let latest = checkpoints.latest(SET).expect("latest").expect("one");
     assert_is(&checkpoints, latest, &content(latest));
+}
+
+#[test]
+fn pruning_at_any_step_of_a_beginning_takes_nothing_away() {
+    // Goal: also marks that are being written are marks. Method: pruning before every change that a beginning makes; the version before needs an older one, which is invisible.
+    let (_cluster, _, checkpoints) = start();
+    for version in 1..=3 {
+        save(&checkpoints, version, &content(version), &incremental());
+    }
+    let (pruner, steps) = (checkpoints.clone(), Arc::new(AtomicUsize::new(0)));
+    let counted = steps.clone();
+    let pruned_at = checkpoints.clone().with_hook(Arc::new(move |_| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        pruner.prune(SET, 1).map(drop)
+    }));
+    save(&pruned_at, 4, &content(4), &incremental());
+    assert!(steps.load(Ordering::Relaxed) > 20);
+    assert_is(&checkpoints, 4, &content(4));
+}
+
+#[test]
+fn a_version_that_is_removed_while_another_begins_is_not_used() {
+    // Goal: removal at any step of a beginning, of the version that it would use. Method: removal before each change in turn.
+    let (_cluster, client, checkpoints) = start();
+    let mut reused = Vec::new();
+    for (at, base) in (1..30).zip((10..).step_by(10)) {
+        save(&checkpoints, base, &content(base), &incremental());
+        save(&checkpoints, base + 1, &content(base + 1), &incremental());
+        let (remover, step) = (checkpoints.clone(), AtomicUsize::new(0));
+        let removed_at = checkpoints.clone().with_hook(Arc::new(move |_| {
+            if step.fetch_add(1, Ordering::Relaxed) == at {
+                remover.remove(SET, base + 1)?;
+            }
+            Ok(())
+        }));
+        save(&removed_at, base + 2, &content(base + 2), &incremental());
+        assert_is(&checkpoints, base + 2, &content(base + 2));
+        reused.push(stored(&client, base + 2) < BYTES as u64);
+    }
+    assert!(reused.contains(&true) && reused.contains(&false), "{reused:?}");
 }
 
 #[test]

@@ -617,6 +617,12 @@ impl FlushQueue {
         self.items.lock().noted.contains_key(item)
     }
 
+    /// Whether the item was tried, or will be within this time.
+    pub fn is_tried_within(&self, item: &FlushItem, time: Duration) -> bool {
+        let until = Instant::now() + time;
+        self.items.lock().noted.get(item).is_some_and(|noted| noted.tried.is_some() || noted.due <= until)
+    }
+
     /// Whether the item waits, or is being flushed, for somebody who asked for it.
     pub fn is_asked_for(&self, item: &FlushItem) -> bool {
         self.items.lock().noted.get(item).is_some_and(|noted| noted.asked.is_some())

@@ -209,11 +209,11 @@ fn waits_for_flushing(node: &Node) -> bool {
     queue.len().0.saturating_sub(queue.parked()) >= AHEAD
 }
 
-/// Has something copied that its policy, or nobody, has copied.
+/// Has something copied, unless that is about to be done: its policy may say never, and a delay is for what is written again soon.
 async fn have_copied(worker: &Rc<Worker>, inode: &InodeRecord) -> OpResult<()> {
     let namespace = &worker.node.namespace;
     let item = FlushItem::Name(inode.attr.parent, inode.name.clone());
-    if namespace.queue().is_noted(&item) {
+    if namespace.queue().is_tried_within(&item, PAUSES.1) {
         let xattrs = namespace.xattrs(inode.attr.ino)?;
         if policy::of(worker, inode, &xattrs).await? == Policy::Close {
             return Ok(());

@@ -201,6 +201,22 @@ fn who_asked_hears_when_he_was_answered() {
 }
 
 #[test]
+fn what_is_tried_soon_is_known() {
+    // Goal: a delay is told from a turn that comes, or came.
+    let dir = tempfile::tempdir().unwrap();
+    let queue = open(&dir, Duration::from_secs(60));
+    let within = |secs| queue.is_tried_within(&name("a"), Duration::from_secs(secs));
+    assert!(!within(100));
+    queue.note_now(&name("a")).unwrap();
+    assert!(within(61) && !within(30));
+    queue.note_forced(&name("a"), false).unwrap();
+    assert!(within(0));
+    let taken = queue.take(1);
+    queue.postpone(&taken[0], Duration::from_secs(60));
+    assert!(within(0), "what failed has its own pauses");
+}
+
+#[test]
 fn what_needs_nothing_but_the_tier_is_ripe() {
     // Goal: names that wait for their policy or for a closing, directories, and inodes make no room.
     let dir = tempfile::tempdir().unwrap();
