@@ -18,7 +18,7 @@ use hyper_util::server::conn::auto::Builder;
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::s3_server::S3Server;
+use crate::s3_server::{S3Server, accept};
 
 type Answer = Response<Full<Bytes>>;
 type Meta = BTreeMap<String, String>;
@@ -64,7 +64,7 @@ pub fn start() -> (S3Server, Arc<Bucket>) {
 async fn serve(listener: std::net::TcpListener, bucket: Arc<Bucket>) {
     let listener = tokio::net::TcpListener::from_std(listener).unwrap();
     loop {
-        let (socket, _) = listener.accept().await.unwrap();
+        let socket = accept(&listener).await;
         let bucket = Arc::clone(&bucket);
         tokio::spawn(async move {
             let service = service_fn(move |request| {

@@ -140,7 +140,7 @@ async fn serve(
     let service = service.build().into_shared();
     let listener = tokio::net::TcpListener::from_std(listener).unwrap();
     loop {
-        let (socket, _) = listener.accept().await.unwrap();
+        let socket = accept(&listener).await;
         let (service, copies, is_away) = (service.clone(), Arc::clone(&copies), Arc::clone(&is_away));
         let service = service_fn(move |request: Request<Incoming>| {
             let is_copy = request.headers().contains_key("x-amz-copy-source");
@@ -161,6 +161,13 @@ async fn serve(
             let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), service).await;
         });
     }
+}
+
+/// The next client, whose answers are sent as they are written: of heads and bodies in two packets the second would wait 40 ms for the first to be acknowledged.
+pub async fn accept(listener: &tokio::net::TcpListener) -> tokio::net::TcpStream {
+    let (socket, _) = listener.accept().await.unwrap();
+    socket.set_nodelay(true).unwrap();
+    socket
 }
 
 impl Drop for S3Server {
