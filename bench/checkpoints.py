@@ -3,7 +3,7 @@
 
     cargo build --release -p hayate -p hayate-c && cargo build --release -p libio --examples && bench/checkpoints.py
     bench/checkpoints.py --mib 64 256 1024 4096 --update docs/performance.md
-    bench/checkpoints.py --only torch --python VENV/bin/python    with torch and numpy; up to 4 GiB: --mib-torch 64 256 1024 4096
+    bench/checkpoints.py --only torch --python VENV/bin/python    with torch and numpy (target/tools/venv-torch, by ./test torch); up to 4 GiB: --mib-torch 64 256 1024 4096
 
 Four servers (with `--durability device`: what is synced is on the device) and a shared tier, all on one machine and one device, and plain files on the same device.
 The ways take turns (A B C A B C ...); each figure is the median.
@@ -99,7 +99,8 @@ def burst(options):
 
 
 def torch(options):
-    if subprocess.run([options.python, "-c", "import torch, numpy"], capture_output=True, check=False).returncode != 0:
+    found = subprocess.run([options.python, "-c", "import numpy, torch; print(torch.__version__)"], capture_output=True, text=True, check=False)
+    if found.returncode != 0:
         return f"(left out: {options.python} has no torch; give --python)"
     rows = []
     for mib in options.mib_torch:
@@ -107,7 +108,8 @@ def torch(options):
             with Cluster(options) as cluster:
                 rows += torch_rows(options, cluster, mib, ranks)
             print("\n".join(" ".join(row) for row in rows[-2:]), file=sys.stderr)
-    return table(["MiB", "ranks", "writer", "save (s)", "async_save returns (s)", "and is done (s)"], rows)
+    made = table(["MiB", "ranks", "writer", "save (s)", "async_save returns (s)", "and is done (s)"], rows)
+    return f"Medians of {options.rounds} rounds, torch {found.stdout.strip()}:\n\n{made}"
 
 
 def torch_rows(options, cluster, mib, ranks):

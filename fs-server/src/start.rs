@@ -85,7 +85,8 @@ pub fn bind_with(config: ServerConfig, flusher: Flusher) -> Result<BoundServer, 
     let chunks = devices::open(&chunk_dirs, &kv, &options).map_err(|e| store_failure(&dir, e))?;
     let delay = Duration::from_millis(config.flush_delay_ms);
     let queue = Arc::new(FlushQueue::open(Arc::clone(&kv), flusher.has_tier(), delay)?);
-    let namespace = Namespace::open(kv, config.id, pools.inode_bytes, queue).map_err(namespace_failure)?;
+    let namespace = Namespace::open(kv, config.id, pools.inode_bytes, &pools.hot_files, queue)
+        .map_err(namespace_failure)?;
     namespace.count_inodes().map_err(namespace_failure)?;
     let replaced = replaced::since(&namespace, config.rejoins, node::now()).map_err(namespace_failure)?;
 

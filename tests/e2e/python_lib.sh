@@ -1,22 +1,48 @@
-# What python.sh and torch.sh share: an environment with what their tests need from PyPI (VENV, in the target folder), and the package, installed as a wheel beside it.
+# What python.sh and torch.sh share: environments with what their tests need from PyPI (VENV, in the target folder), and the package, installed as a wheel beside them.
 VENV=${VENV:-$ROOT/target/tools/venv}
 LIBRARY=$(dirname "$HAYATE")/libhayate.so
-[ -e "$LIBRARY" ] || fail "no $LIBRARY; build it (cargo build -p hayate-c)"
+need setpriv
 NEEDED=(pytest numpy fsspec h5py 'setuptools>=70.1' wheel)
 
-# The environment is shared by all runs, so it is changed by one at a time, which holds its lock until it calls `unlocked`.
+# child LIMIT COMMAND...: ends with this script, at once and however that ends.
+child() {
+    local limit=$1 code=0; shift
+    setpriv --pdeathsig KILL timeout -k 5 "$limit" setpriv --pdeathsig KILL "$@" &
+    CHILDREN+=($!)
+    wait $! || code=$?
+    unset 'CHILDREN[-1]'
+    return $code
+}
+
+# An environment is shared by all runs, so it is changed by one at a time, which holds its lock until it calls `unlocked`, or ends.
 LOCK_S=${LOCK_S:-400}
-environment() {
+locked() {
+    mkdir -p "${VENV%/*}"
     exec 9>"$VENV.lock"
-    flock -w "$LOCK_S" 9 || fail "another run has held $VENV.lock for $LOCK_S s: it is installing packages, or hangs (see: fuser $VENV.lock)"
-    [ -x "$VENV/bin/pip" ] || python3 -m venv "$VENV" >"$BOX/venv.out" 2>&1 || { rm -rf "$VENV"; skip "python3 makes no virtual environment: $(tail -1 "$BOX/venv.out")"; }
-    "$VENV/bin/python" -c 'import pytest, numpy, fsspec, h5py, wheel' 2>/dev/null \
-        || timeout 300 "$VENV/bin/pip" install -q "${NEEDED[@]}" >"$BOX/pip.out" 2>&1 || skip "pip cannot install ${NEEDED[*]}: $(tail -1 "$BOX/pip.out")"
+    child "$LOCK_S" flock 9
 }
 unlocked() { flock -u 9; }
 
+# pip_install LIMIT WORDS...: what it says is in pip.out.
+pip_install() {
+    local limit=$1; shift
+    child "$limit" "$VENV/bin/pip" install -q --no-cache-dir --retries 2 --timeout 30 "$@" >"$BOX/pip.out" 2>&1
+}
+
+environment() {
+    locked || fail "another run has held $VENV.lock for $LOCK_S s: it is installing packages, or hangs (see: fuser $VENV.lock)"
+    packages
+}
+
+packages() {
+    [ -x "$VENV/bin/pip" ] || child 300 python3 -m venv "$VENV" >"$BOX/venv.out" 2>&1 || { rm -rf "$VENV"; skip "python3 makes no virtual environment: $(tail -1 "$BOX/venv.out")"; }
+    "$VENV/bin/python" -c 'import pytest, numpy, fsspec, h5py, wheel' 2>/dev/null \
+        || pip_install 300 "${NEEDED[@]}" || skip "pip cannot install ${NEEDED[*]}: $(tail -1 "$BOX/pip.out")"
+}
+
 # Beside the environment, which another run may be using.
 install_wheel() {
+    [ -e "$LIBRARY" ] || fail "no $LIBRARY; build it (cargo build -p hayate-c)"
     cp -r "$ROOT/libio/python" "$BOX/package"
     rm -rf "$BOX/package/build"
     HAYATE_LIBRARY=$LIBRARY "$VENV/bin/pip" wheel -q --no-deps --no-build-isolation -w "$BOX/wheel" "$BOX/package" >"$BOX/wheel.out" 2>&1 \
@@ -28,7 +54,7 @@ install_wheel() {
 # tests LIMIT PATH...: tests of the package.
 tests() {
     local limit=$1; shift
-    (cd "$BOX" && timeout -k 5 "$limit" "$VENV/bin/python" -m pytest -q -rs -p no:cacheprovider "$@") >"$BOX/pytest.out" 2>&1 || fail "pytest:
+    (cd "$BOX" && timeout -k 5 "$limit" "$VENV/bin/python" -m pytest -q -rs -p no:cacheprovider -p no:logging "$@") >"$BOX/pytest.out" 2>&1 || fail "pytest:
 $(tail -60 "$BOX/pytest.out")"
     sed -n 's/^SKIPPED.*: /   left out: /p' "$BOX/pytest.out"
     note "$(tail -1 "$BOX/pytest.out")"

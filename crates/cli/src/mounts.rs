@@ -106,9 +106,11 @@ pub fn is_served(job: &str, dir: &Path) -> Result<bool> {
     Ok(list(job)?.iter().any(served))
 }
 
-/// The option of `hayate mount` that gives it its memory.
-pub fn memory_word(bytes: u64) -> String {
-    format!("--memory={bytes}")
+/// The options of `hayate mount` for a mount that a launch makes.
+pub fn words(memory_bytes: u64, passthrough: bool) -> Vec<String> {
+    let mut words = vec![format!("--memory={memory_bytes}")];
+    words.extend(passthrough.then(|| "--passthrough".to_owned()));
+    words
 }
 
 /// What the kernel's table has as the source of a cluster's mounts.

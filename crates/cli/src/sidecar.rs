@@ -33,6 +33,8 @@ pub struct Plan {
     pub id: ServerId,
     /// Memory of the mount.
     pub memory_bytes: u64,
+    /// The kernel reads copies of hot files by itself.
+    pub passthrough: bool,
     /// The server starts again: its host's mount, which outlives a server that fails, may be there.
     pub again: bool,
     /// The server itself, if the mount is to be a part of this process.
@@ -102,7 +104,7 @@ fn mount_when_serving(plan: &Plan, slot: Option<&OnceLock<Unmounter>>) -> Result
         if plan.again && mounts::is_served(&plan.cluster.job, &plan.mount)? {
             return Ok(None);
         }
-        let words = [mounts::memory_word(plan.memory_bytes)];
+        let words = mounts::words(plan.memory_bytes, plan.passthrough);
         mounts::mount_in_background(&plan.cluster_path, &plan.cluster.job, &plan.mount, &words)?;
         return Ok(None);
     };
@@ -126,6 +128,7 @@ fn mount_inside(plan: &Plan, server: &Arc<dyn ServerInside>) -> Result<Mounted> 
     // The kernel has checked what it lets through.
     config.checked = true;
     let mut options = MountOptions::new(&plan.mount);
+    options.passthrough = plan.passthrough;
     options.fs_name = mounts::source_name(&plan.cluster.name);
     fuse_mount::mount(Client::connect(config).map_err(failed)?, options).map_err(failed)
 }

@@ -105,6 +105,80 @@ fn dead_mount_is_cleared_by_mounting_again() {
     sandbox.assert_nothing_left();
 }
 
+/// Goal: `up --passthrough` reaches the mount that it makes. Method: the command line of the mount's process; what works in such a mount works with it or without, as the
+/// kernel and the user allow it (what it does to files that are hot: `tests/tests/passthrough.rs`).
+#[test]
+fn up_mounts_with_passthrough() {
+    let sandbox = with_mount_point();
+    sandbox.fails(2, &["up", "--passthrough"], &["--mount"]);
+    sandbox.fails(2, &["server", "--id", "0", "--passthrough"], &["--mount"]);
+    let up = ["--nodes", "2", "--mount", &sandbox.word("m"), "--passthrough"];
+    if !can_mount() {
+        sandbox.up_fails(1, &up, &["fuse"]);
+        return;
+    }
+    sandbox.up(&up);
+    let pid = mount_pid(&sandbox);
+    let line = sandbox.processes().into_iter().find(|(other, _)| *other == pid).unwrap().1;
+    assert!(line.contains(" --passthrough "), "{line}");
+    works_as_ever(&sandbox);
+    sandbox.ok(&["down", "--discard"]);
+    sandbox.assert_nothing_left();
+}
+
+/// The same of a mount that is part of its server, which has no command line of its own: by what the server's log says of it, also after the server was started again.
+#[test]
+fn up_mounts_inside_with_passthrough() {
+    let sandbox = with_mount_point();
+    if !can_mount() {
+        return;
+    }
+    sandbox.up(&["--mount", &sandbox.word("m"), "--mount-inside", "--passthrough"]);
+    works_as_ever(&sandbox);
+    tells_of_passthrough(&sandbox, 1);
+    sandbox.kill_server(0);
+    wait_until("the mount is dead", || fs::metadata(sandbox.path("m")).is_err());
+    sandbox.ok(&["up", "--restart"]);
+    wait_until("it is mounted again", || fs::read(sandbox.path("m/file")).is_ok());
+    tells_of_passthrough(&sandbox, 2);
+    sandbox.ok(&["down", "--discard"]);
+    // Without the word nothing is said of it.
+    sandbox.up(&["--mount", &sandbox.word("m"), "--mount-inside"]);
+    works_as_ever(&sandbox);
+    tells_of_passthrough(&sandbox, 0);
+    // A server that is started by hand says for itself how it mounts.
+    sandbox.kill_server(0);
+    wait_until("the mount is dead", || fs::metadata(sandbox.path("m")).is_err());
+    let by_hand = ["server", "--id", "0", "--mount", &sandbox.word("m"), "--passthrough"];
+    let output = fs::File::create(sandbox.path("server.log")).unwrap();
+    let mut command = sandbox.hayate(&["--log", "info"]);
+    let mut server = command.args(by_hand).stderr(output).spawn().unwrap();
+    wait_until("it is mounted again", || fs::read(sandbox.path("m/file")).is_ok());
+    let said = fs::read_to_string(sandbox.path("server.log")).unwrap();
+    assert!(said.contains("--passthrough"), "{said}");
+    sandbox.ok(&["down", "--discard"]);
+    server.wait().unwrap();
+    sandbox.assert_nothing_left();
+}
+
+/// Lines of the log of server 0 that tell that the mount passes files through, or why it does not.
+fn tells_of_passthrough(sandbox: &Sandbox, times: usize) {
+    let logs = sandbox.run_dirs().into_iter().map(|dir| dir.join("server-0.log"));
+    let text: String = logs.filter_map(|log| fs::read_to_string(log).ok()).collect();
+    assert_eq!(text.matches("--passthrough").count(), times, "{text}");
+}
+
+/// Writes, reads and changes a file.
+fn works_as_ever(sandbox: &Sandbox) {
+    let path = sandbox.path("m/file");
+    let mut content = pattern(3_000_000);
+    fs::write(&path, &content).unwrap();
+    assert!(fs::read(&path).unwrap() == content);
+    content.truncate(2_000_000);
+    fs::File::options().write(true).open(&path).unwrap().set_len(2_000_000).unwrap();
+    assert!(fs::read(&path).unwrap() == content);
+}
+
 /// A mount that is part of its server: no process of its own, goes with the server on SIGTERM, comes back with it, and is unmounted by `down`.
 #[test]
 fn a_mount_inside_its_server_comes_and_goes_with_it() {

@@ -12,6 +12,7 @@ use s3_server::S3Server;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 fn sandbox(server: &S3Server) -> Sandbox {
     Sandbox::with(server.environment())
@@ -103,6 +104,46 @@ fn a_bucket_that_cannot_be_used_is_refused_with_advice() {
     sandbox.up_fails(2, &["--nodes", "1", "--tier", "s3://"], &["s3://BUCKET/PREFIX"]);
     sandbox.variables.push(("AWS_SECRET_ACCESS_KEY", "wrong".to_owned()));
     sandbox.up_fails(1, &["--nodes", "1", "--tier", "s3://bucket/run"], &["SignatureDoesNotMatch"]);
+}
+
+#[test]
+fn commands_give_a_tier_that_hangs_up_in_time() {
+    // Goal: who waits for a tier that neither answers nor fails is told after `--stall`, by a message that says for how long nothing moved and what is not safe, and by status 3; nothing was
+    // stopped, and all is well when the tier answers again. Method: a bucket that takes requests and keeps its answers back; each command that waits.
+    let server = S3Server::start();
+    let sandbox = sandbox(&server);
+    sandbox.up(&["--nodes", "2", "--tier", "s3://bucket/run"]);
+    fs::write(sandbox.path("in"), pattern(300_000)).unwrap();
+    // Afterwards nobody has to look into the bucket before a name is made.
+    sandbox.ok(&["mkdir", "/before"]);
+    sandbox.ok(&["flush", "--wait"]);
+    server.hang(true);
+    sandbox.ok(&["cp", &sandbox.word("in"), "h:/file"]);
+    let began = Instant::now();
+    let stalled = "no progress for 1 s";
+    sandbox.fails(3, &["flush", "/file", "--wait", "--stall", "1"], &[stalled, "/file is NOT safe yet"]);
+    sandbox.fails(3, &["flush", "--wait", "--stall", "1"], &[stalled, "NOT safe", "nothing was stopped"]);
+    sandbox.fails(
+        3,
+        &["down", "--drain", "--stall", "1", "--report", &sandbox.word("report")],
+        &[stalled, "NOT safe", "nothing was stopped", "report"],
+    );
+    let report = fs::read_to_string(sandbox.path("report")).unwrap();
+    assert!(report.contains("\"/file\"") && report.lines().count() == 1, "{report}");
+    fs::create_dir(sandbox.path("old")).unwrap();
+    fs::write(sandbox.path("old/moves"), "from the old tier").unwrap();
+    let migrate = ["migrate", "--from", &sandbox.word("old"), "--to", "s3://bucket/run"];
+    let words = [stalled, "have not moved", "the servers go on trying"];
+    sandbox.fails(3, &[&migrate[..], &["--stall", "1"]].concat(), &words);
+    // Each gives up after a second, and not after the minute or two of before.
+    assert!(began.elapsed() < Duration::from_secs(40), "{:?}", began.elapsed());
+    server.hang(false);
+    sandbox.ok(&migrate);
+    sandbox.ok(&["down", "--drain"]);
+    let arrived = server.client().get("run/moves").unwrap().unwrap();
+    assert_eq!(arrived, b"from the old tier");
+    assert!(server.client().get("run/file").unwrap().unwrap() == pattern(300_000));
+    sandbox.assert_nothing_left();
 }
 
 #[test]

@@ -47,7 +47,7 @@ fn main() -> Result<(), Failure> {
     let only = arguments.next();
     for mode in MODES.into_iter().filter(|mode| only.as_ref().is_none_or(|only| only == mode.name())) {
         let figures = rounds(mode, &base, bytes, count)?;
-        print!("{}", table(mode.name(), &figures));
+        println!("{}", table(mode.name(), &figures));
     }
     Ok(())
 }

@@ -12,6 +12,10 @@ pub const STEPS: [(&str, &str); 5] = [
     ("4 KiB random reads", "k/s"),
 ];
 
+/// Of these, what strided writes are compared with besides: the same store's, or file's, writes in order.
+const SEQUENTIAL: usize = 0;
+const STRIDED: usize = 2;
+
 /// One measurement.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Sample {
@@ -76,5 +80,9 @@ pub fn table(name: &str, figures: &Figures) -> String {
             cpu_us(&figures.files) / per,
         );
     }
+    let share =
+        |rounds: &[Round]| median(rounds.iter().map(|r| r[STRIDED].rate / r[SEQUENTIAL].rate).collect());
+    let (store, file) = (share(&figures.store), share(&figures.files));
+    let _ = writeln!(out, "| strided writes next to 1 MiB writes | {store:.2} | {file:.2} | | | |");
     out
 }

@@ -2,9 +2,11 @@
 //!
 //! # Invariants
 //! - A file that is dirty is said to be so (`a_full_shard_takes_all_of_its_files_for_dirty`). One that is not may be said to be so, too: it stays in tier 1.
+//! - What a copy cleans that was given up for lost and ends well after all is what it would have cleaned (`a_copy_that_was_in_doubt_cleans_nothing_written_since`).
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
+use bytes::Bytes;
 use fs_proto::InodeId;
 use parking_lot::Mutex;
 
@@ -16,6 +18,8 @@ const SHARD_MAX: usize = 16 << 10;
 #[derive(Default)]
 struct Shard {
     inos: HashSet<InodeId>,
+    /// Files of which no more is known than that the copy under this name, which was begun here, was not heard of again.
+    doubtful: HashMap<InodeId, Bytes>,
     /// There were too many to know.
     blind: bool,
 }
@@ -48,13 +52,33 @@ impl Dirty {
 
     /// Chunks of the file are about to be copied, as they are now, or are gone.
     pub fn note_copy(&self, ino: InodeId) {
-        self.shard(ino).lock().inos.remove(&ino);
+        let mut shard = self.shard(ino).lock();
+        shard.inos.remove(&ino);
+        shard.doubtful.remove(&ino);
+    }
+
+    /// Nothing is heard of `copy`, before which [`Dirty::note_copy`] was called: what it had cleaned is dirty unless it ends well after all.
+    pub fn doubt(&self, ino: InodeId, copy: &Bytes) {
+        let mut shard = self.shard(ino).lock();
+        if shard.doubtful.len() < SHARD_MAX {
+            shard.doubtful.insert(ino, copy.clone());
+        } else {
+            shard.blind = true;
+        }
+    }
+
+    /// `copy` ended well.
+    pub fn settle(&self, ino: InodeId, copy: &Bytes) {
+        let mut shard = self.shard(ino).lock();
+        if shard.doubtful.get(&ino) == Some(copy) {
+            shard.doubtful.remove(&ino);
+        }
     }
 
     /// Whether the file may have been written to since.
     pub fn has(&self, ino: InodeId) -> bool {
         let shard = self.shard(ino).lock();
-        shard.blind || shard.inos.contains(&ino)
+        shard.blind || shard.inos.contains(&ino) || shard.doubtful.contains_key(&ino)
     }
 }
 
@@ -77,5 +101,30 @@ mod tests {
         dirty.note_write(here[3]);
         dirty.note_write(last);
         assert!(dirty.has(last) && dirty.has(here[SHARD_MAX + 1]) && !dirty.has(elsewhere));
+    }
+
+    #[test]
+    fn a_copy_that_was_in_doubt_cleans_nothing_written_since() {
+        // Goal: a file in doubt is dirty; the end of the copy that is in doubt cleans it, and of no other; what was written meanwhile, or is of a later copy, stays as it is.
+        const INO: InodeId = InodeId(7);
+        let (dirty, [first, second]) =
+            (Dirty::default(), [&b"f-1-aa-0"[..], b"f-2-bb-0"].map(Bytes::from_static));
+        dirty.doubt(INO, &first);
+        dirty.settle(INO, &second);
+        assert!(dirty.has(INO) && !dirty.has(InodeId(8)));
+        dirty.settle(INO, &first);
+        assert!(!dirty.has(INO));
+        dirty.doubt(INO, &first);
+        dirty.note_write(INO);
+        dirty.settle(INO, &first);
+        assert!(dirty.has(INO));
+        dirty.note_copy(INO);
+        assert!(!dirty.has(INO));
+        dirty.doubt(INO, &second);
+        dirty.note_copy(INO);
+        assert!(!dirty.has(INO));
+        dirty.doubt(INO, &second);
+        dirty.settle(INO, &first);
+        assert!(dirty.has(INO));
     }
 }

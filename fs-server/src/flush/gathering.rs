@@ -7,8 +7,10 @@
 //! # Invariants
 //! - Of a file one copy is gathered at a time, and no chunk of it is dropped meanwhile (`one_copy_of_a_file_is_gathered_at_a_time`; `tests/flush`:
 //!   `a_file_that_is_gathered_is_claimed`).
-//! - A claim whose director is silent for [`LEASE`] gives way to another copy, and keeps chunks for as long as it may yet end well; after [`GONE`] it ends as
-//!   one in vain: what had been written counts as in no copy (`the_claim_of_a_director_that_is_gone_ends`, `a_claim_that_lapsed_may_end_well`).
+//! - A claim whose director is silent for [`Patience::lease`] gives way to another copy, and keeps chunks for as long as it may yet end well; after
+//!   [`Patience::gone`] it ends, and what had been written counts as in no copy until the director is heard of again and ends it well after all
+//!   (`the_claim_of_a_director_that_is_gone_ends`, `a_claim_that_lapsed_may_end_well`; `tests/flush`: `a_director_that_hangs_leaves_nothing_dirty`).
+//! - A copy that is not counted by a holder, as another has taken its place there, is thrown away by its director (`a_copy_whose_place_was_taken_is_refused`).
 //! - After a failed sync each share that had begun before is written again: of pages that are lost the kernel tells one sync of a descriptor
 //!   (`a_failed_sync_is_every_shares`; `tests/flush`: `a_sync_that_fails_loses_all_shares`). What a share of a former claim wrote counts for no later one
 //!   (`what_was_written_for_a_former_claim_is_not_noted`).
@@ -35,17 +37,35 @@ use crate::error::{OpError, OpResult};
 use crate::tier::{Base, Place, Tier, TierError, TierFile, TierResult};
 use crate::worker::Worker;
 
-/// How often a director says that it goes on; after how long a silent one is in nobody's way; and after how long it counts as gone.
-pub const RENEW: Duration = Duration::from_secs(2);
-pub const LEASE: Duration = Duration::from_secs(12);
+/// How patient holders are with directors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// How often a director says that it goes on.
+    pub renew: Duration,
+    /// After how long a silent one is in nobody's way.
+    pub lease: Duration,
+    /// And after how long it counts as gone.
+    pub gone: Duration,
+}
+
+const RENEW: Duration = Duration::from_secs(2);
+const LEASE: Duration = Duration::from_secs(12);
 const GONE: Duration = Duration::from_secs(60);
 const _: () = assert!(RENEW.as_secs() < LEASE.as_secs() && LEASE.as_secs() < GONE.as_secs());
+
+impl Default for Patience {
+    fn default() -> Self {
+        Patience { renew: RENEW, lease: LEASE, gone: GONE }
+    }
+}
+
 /// Staged files that are open and not written.
 const OPEN_MAX: usize = 32;
 /// Shares that are written at once: each uses a file, and has some pieces in memory or waits for room.
 const SHARES_MAX: usize = 32;
 
 const ANOTHER: OpError = OpError::new(Status::Busy, "another copy of the file is gathered");
+const LOST: OpError = OpError::new(Status::Busy, "another copy of the file has taken the place of this one");
 
 /// A staged file, opened by the first who writes.
 type Slot = Arc<OnceCell<Arc<dyn TierFile>>>;
@@ -106,6 +126,8 @@ pub struct Gatherings {
     count: AtomicU64,
     is_watched: Mutex<bool>,
     shares: Semaphore,
+    /// How patient this server is, as director and as holder.
+    pub patience: Patience,
 }
 
 impl Default for Gatherings {
@@ -115,6 +137,7 @@ impl Default for Gatherings {
             count: AtomicU64::new(0),
             is_watched: Mutex::default(),
             shares: Semaphore::new(SHARES_MAX),
+            patience: Patience::default(),
         }
     }
 }
@@ -147,7 +170,7 @@ pub async fn step(worker: &Rc<Worker>, request: &FlushChunks, parts: &PartsOf) -
         close(worker, former).await;
         return Ok(());
     }
-    let file = gatherings.end(known, request, *parts == PartsOf::DONE);
+    let file = gatherings.end(known, request, *parts == PartsOf::DONE)?;
     close(worker, file).await;
     Ok(())
 }
@@ -177,7 +200,7 @@ fn watch(worker: &Rc<Worker>) {
     tokio::task::spawn_local(async move {
         let gatherings = &worker.node.flusher.shares().gatherings;
         loop {
-            tokio::time::sleep(RENEW).await;
+            tokio::time::sleep(gatherings.patience.renew).await;
             close(&worker, gatherings.expire(Known::from(&worker.node.backing), Instant::now())).await;
             let mut is_watched = gatherings.is_watched.lock();
             if gatherings.running.lock().is_empty() {
@@ -199,22 +222,20 @@ impl Gatherings {
     /// files of claims that made way.
     async fn claim(&self, known: Known<'_>, request: &FlushChunks, begins: bool) -> OpResult<Vec<Slot>> {
         let FlushChunks { ino, server, staging, .. } = request;
-        if renew(&mut self.running.lock(), request)? {
+        let lease = self.patience.lease;
+        if renew(&mut self.running.lock(), request, (begins, lease))? {
             return Ok(Vec::new());
         }
         let claim = known.claims.copy(*ino).await;
         let mut running = self.running.lock();
         // As another may have come while this waited, or this one once more.
-        if renew(&mut running, request)? {
+        if renew(&mut running, request, (begins, lease))? {
             return Ok(Vec::new());
         }
         // A director that was started again knows nothing of what it began before.
         let former: Vec<_> = running.extract_if(|_, one| one.ino == *ino).map(|(_, one)| one.slot).collect();
         if begins {
             known.dirty.note_copy(*ino);
-        } else if !former.is_empty() {
-            // It made clean what may be in no copy.
-            known.dirty.note_write(*ino);
         }
         let now = Instant::now();
         let gathering = Gathering {
@@ -232,23 +253,32 @@ impl Gatherings {
         Ok(former)
     }
 
-    /// Ends a claim; answers the file that is to be closed.
-    fn end(&self, known: Known<'_>, request: &FlushChunks, is_done: bool) -> Option<Slot> {
+    /// Ends a claim; answers the file that is to be closed. Fails for a copy that ended well and is not counted here: the director was silent, and another copy cleaned
+    /// since what may not be in this one.
+    fn end(&self, known: Known<'_>, request: &FlushChunks, is_done: bool) -> OpResult<Option<Slot>> {
+        let FlushChunks { ino, staging, .. } = request;
         let mut running = self.running.lock();
-        let ended = running.remove(&request.staging);
-        // Also if nothing is known of it: it may have been begun before a restart. But not for one that was refused because of another.
-        if !is_done && !running.values().any(|one| one.ino == request.ino) {
-            known.dirty.note_write(request.ino);
+        let ended = running.remove(staging);
+        let is_taken = running.values().any(|one| one.ino == *ino);
+        if is_done {
+            known.dirty.settle(*ino, staging);
+            // Of one that this server has forgotten in a restart nothing is dirty but what was written since.
+            if ended.is_none() && (is_taken || known.dirty.has(*ino)) {
+                return Err(LOST);
+            }
+        } else if !is_taken {
+            // Also if nothing is known of it: it may have been begun before a restart. But not for one that was refused because of another.
+            known.dirty.note_write(*ino);
         }
-        ended.map(|one| one.slot)
+        Ok(ended.map(|one| one.slot))
     }
 
     /// Ends the claims of directors that are gone at `now`; answers their files.
     fn expire(&self, known: Known<'_>, now: Instant) -> Vec<Slot> {
         let mut running = self.running.lock();
-        let gone = running.extract_if(|_, one| now.saturating_duration_since(one.told) >= GONE);
-        gone.map(|(_, one)| {
-            known.dirty.note_write(one.ino);
+        let gone = running.extract_if(|_, one| now.saturating_duration_since(one.told) >= self.patience.gone);
+        gone.map(|(staging, one)| {
+            known.dirty.doubt(one.ino, &staging);
             one.slot
         })
         .collect()
@@ -325,22 +355,22 @@ fn of<'a>(running: &'a mut Running, staging: &Bytes, begun: &Begun) -> Option<&'
     running.get_mut(staging).filter(|one| one.number == begun.number)
 }
 
-/// Whether the file is claimed for this copy already.
-fn renew(running: &mut Running, request: &FlushChunks) -> OpResult<bool> {
-    let now = Instant::now();
+/// Whether the file is claimed for this copy already. `how`: whether the copy begins, and after how long a claim gives way to it.
+fn renew(running: &mut Running, request: &FlushChunks, how: (bool, Duration)) -> OpResult<bool> {
     if let Some(known) = running.get_mut(&request.staging) {
-        known.told = now;
+        known.told = Instant::now();
         return Ok(true);
     }
-    if in_the_way(running, request, now) { Err(ANOTHER) } else { Ok(false) }
+    if in_the_way(running, request, how) { Err(ANOTHER) } else { Ok(false) }
 }
 
-fn in_the_way(running: &Running, request: &FlushChunks, now: Instant) -> bool {
+fn in_the_way(running: &Running, request: &FlushChunks, (begins, lease): (bool, Duration)) -> bool {
     let FlushChunks { ino, server, staging, .. } = request;
     running.iter().any(|(name, one)| {
         let is_former_run = one.server == *server && run_of(name) != run_of(staging);
-        let has_lapsed = now.saturating_duration_since(one.told) >= LEASE;
-        one.ino == *ino && name != staging && !is_former_run && !has_lapsed
+        // A copy that only goes on would clean nothing in its place.
+        let gives_way = begins && (is_former_run || one.told.elapsed() >= lease);
+        one.ino == *ino && name != staging && !gives_way
     })
 }
 
@@ -445,7 +475,7 @@ mod tests {
         assert!(claim(&all, known, &request(2, "f-2-bb-1", InodeId(8))).await);
         let restarted = request(1, "f-1-cc-0", INO);
         assert!(claim(&all, known, &restarted).await);
-        all.end(known, &restarted, true);
+        all.end(known, &restarted, true).unwrap();
         assert!(claim(&all, known, &second).await);
     }
 
@@ -468,16 +498,16 @@ mod tests {
             if writes {
                 dirty.note_write(INO);
             }
-            all.end(known, &first, is_done);
+            all.end(known, &first, is_done).unwrap();
             assert_eq!(dirty.has(INO), expected, "{is_done} {writes}");
             assert!(claims.try_dropping(INO).is_some());
         }
         // One that was refused leaves the other's alone.
         dirty.note_copy(INO);
         assert!(claim(&all, known, &first).await);
-        all.end(known, &request(2, "f-2-bb-0", INO), false);
+        all.end(known, &request(2, "f-2-bb-0", INO), false).unwrap();
         assert!(!dirty.has(INO));
-        all.end(known, &first, true);
+        all.end(known, &first, true).unwrap();
         // One that was forgotten, as in a restart, and goes on, does not make clean what was written meanwhile.
         dirty.note_write(INO);
         all.claim(known, &first, false).await.unwrap();
@@ -516,7 +546,7 @@ mod tests {
     #[tokio::test]
     async fn a_claim_that_lapsed_may_end_well() {
         // Goal: of a director that was silent, and is not gone, chunks are kept and what was written before stays clean; it goes on, also with what it has written, and ends as
-        // if nothing had been. Another copy may take its place, and cleans for itself; one that goes on does not.
+        // if nothing had been. One that counted as gone does, too, but for what is written again; and what was written meanwhile stays dirty.
         let (all, claims, dirty) = (Gatherings::default(), Arc::default(), Dirty::default());
         let known = Known { claims: &claims, dirty: &dirty };
         let (first, second) = (request(1, "f-1-aa-0", INO), request(2, "f-2-bb-0", INO));
@@ -533,21 +563,67 @@ mod tests {
                 assert!(all.is_written(&first.staging, &share(&all, &first.staging, &file), 3));
                 assert!(!claim(&all, known, &second).await);
             }
-            all.end(known, &first, is_done);
+            all.end(known, &first, is_done).unwrap();
             assert_eq!(dirty.has(INO), !is_done);
             assert!(claims.try_dropping(INO).is_some());
         }
-        for begins in [true, false] {
+        for (is_done, goes_on, writes) in [
+            (true, true, false),
+            (true, false, false),
+            (false, true, false),
+            (false, false, false),
+            (true, true, true),
+        ] {
+            dirty.note_write(INO);
             assert!(claim(&all, known, &first).await);
-            is_silent(&all, &first, LEASE);
-            assert_eq!(all.claim(known, &second, begins).await.unwrap().len(), 1);
-            assert_eq!(dirty.has(INO), !begins);
-            assert!(!claim(&all, known, &first).await);
-            all.end(known, &first, false);
-            assert_eq!(dirty.has(INO), !begins, "the other copy has it");
-            all.end(known, &second, true);
+            is_silent(&all, &first, GONE);
+            assert_eq!(all.expire(known, Instant::now()).len(), 1);
+            assert!(dirty.has(INO));
+            if goes_on {
+                all.claim(known, &first, false).await.unwrap();
+                assert!(dirty.has(INO) && claims.try_dropping(INO).is_none());
+            }
+            if writes {
+                dirty.note_write(INO);
+            }
+            all.end(known, &first, is_done).unwrap();
+            assert_eq!(dirty.has(INO), !is_done || writes, "{is_done} {goes_on} {writes}");
             assert!(claims.try_dropping(INO).is_some());
         }
+    }
+
+    #[tokio::test]
+    async fn a_copy_whose_place_was_taken_is_refused() {
+        // Goal: another copy may take the place of one whose director was silent, and cleans for itself. That one does not get its place again while it only goes on, and is
+        // told at its end if something may be dirty that is not in it: while the other is gathered, when that was in vain, or was not heard of again.
+        let (all, claims, dirty) = (Gatherings::default(), Arc::default(), Dirty::default());
+        let known = Known { claims: &claims, dirty: &dirty };
+        let (first, second) = (request(1, "f-1-aa-0", INO), request(2, "f-2-bb-0", INO));
+        let take_over = async || {
+            dirty.note_copy(INO);
+            assert!(claim(&all, known, &first).await);
+            is_silent(&all, &first, LEASE);
+            assert!(all.claim(known, &second, false).await.is_err());
+            dirty.note_write(INO);
+            assert_eq!(all.claim(known, &second, true).await.unwrap().len(), 1);
+            assert!(!dirty.has(INO) && all.claim(known, &first, false).await.is_err());
+        };
+        take_over().await;
+        assert!(all.end(known, &first, true).is_err());
+        all.end(known, &first, false).unwrap();
+        assert!(!dirty.has(INO), "the other copy has it");
+        all.end(known, &second, true).unwrap();
+        assert!(!dirty.has(INO) && claims.try_dropping(INO).is_some());
+        all.end(known, &first, true).unwrap();
+        take_over().await;
+        all.end(known, &second, false).unwrap();
+        assert!(all.end(known, &first, true).is_err());
+        take_over().await;
+        is_silent(&all, &second, GONE);
+        assert_eq!(all.expire(known, Instant::now()).len(), 1);
+        assert!(all.end(known, &first, true).is_err());
+        all.end(known, &second, true).unwrap();
+        assert!(!dirty.has(INO) && claims.try_dropping(INO).is_some());
     }
 
     #[tokio::test]

@@ -1,8 +1,8 @@
-//! Names of one directory that stand for small files, flushed together: one job on a thread of the tier makes all copies and shows them, and three
+//! Names of one directory that stand for small files and symbolic links, flushed together: one job on a thread of the tier makes all copies and shows them, and three
 //! changes of the store, whatever their number, write down what is intended and what came of it. `docs/decisions/0034-flush-of-small-files.md`.
 //!
-//! Only what needs nothing but a new copy goes this way: a file whose content lies with its inode, with one name, all of it at home here, closed, and not in
-//! the tier in this version. Everything else, and whatever meets something unusual, is given back to the queue and flushed by itself (`names`, `leaf`).
+//! Only what needs nothing but a new copy goes this way: a file whose content lies with its inode, or a symbolic link, with one name, all of it at home here, closed, and
+//! not in the tier in this version. Everything else, and whatever meets something unusual, is given back to the queue and flushed by itself (`names`, `leaf`).
 //!
 //! # Invariants
 //! - What holds of a name that is flushed by itself holds of each of a group: its record is there before anything is under the name, what is shown is whole and
@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use fs_proto::record::{InlineRecord, InodeRecord, TierLocation};
+use fs_proto::record::{EntryRecord, InodeRecord, TierLocation};
 use fs_proto::{FileKind, INLINE_MAX, InodeId};
 
 use super::attempt::{InFlight, postpone};
@@ -34,7 +34,8 @@ use crate::namespace::locks::{LockKey, LockSet, Mode};
 use crate::namespace::{encode_record, inline, keys};
 use crate::node::Node;
 use crate::tier::{
-    Destination, Dir, Place, Publication, Staged, Tier, TierError, TierFile, TierResult, is_staging_name,
+    Attributes, Destination, Dir, Make, Place, Publication, Staged, Tier, TierError, TierFile, TierResult,
+    is_staging_name,
 };
 use crate::worker::Worker;
 
@@ -54,7 +55,8 @@ struct Small {
     name: Bytes,
     inode: Arc<InodeRecord>,
     xattrs: Vec<(Bytes, Bytes)>,
-    content: InlineRecord,
+    /// A file's bytes; of a symbolic link its inode has all.
+    content: Bytes,
     /// The name's record says already that a copy of this inode may be there.
     is_known: bool,
 }
@@ -74,6 +76,7 @@ enum Fate {
 /// A copy that is in the tier.
 struct Shown {
     ino: InodeId,
+    kind: FileKind,
     bytes: u64,
     at: TierLocation,
 }
@@ -193,7 +196,7 @@ impl Job {
         while *next < self.taken.len() && bytes < ROOM {
             // Who looks at it alone will say what the matter is.
             if let Some(small) = self.look(*next).unwrap_or_default() {
-                bytes += small.content.data.len();
+                bytes += small.content.len();
                 some.push(small);
             }
             *next += 1;
@@ -236,9 +239,8 @@ impl Job {
         let section = remote::name_section(*parent, name);
         let entry =
             namespace.locks().try_with(&section, || namespace.entry(*parent, name)).transpose()?.flatten();
-        let Some(entry) =
-            entry.filter(|entry| entry.kind == FileKind::File && node.owns(entry.ino.partition()))
-        else {
+        let may_ride = |entry: &EntryRecord| matches!(entry.kind, FileKind::File | FileKind::Symlink);
+        let Some(entry) = entry.filter(|entry| may_ride(entry) && node.owns(entry.ino.partition())) else {
             return Ok(None);
         };
         let is_ours = remote::owner_of_own_name(node, *parent, name)? == node.id();
@@ -248,7 +250,7 @@ impl Job {
         let had: Option<TierEntry> = namespace.record(&keys::tier_entry(*parent, name))?;
         // What an earlier attempt may have left in a tier far away is looked for afterwards, and not here.
         let is_doubtful = node.flusher.is_remote() && (taken.attempts > 0 || had.is_some());
-        if is_doubtful || had.as_ref().is_some_and(|had| had.ino != entry.ino || had.kind != FileKind::File) {
+        if is_doubtful || had.as_ref().is_some_and(|had| had.ino != entry.ino || had.kind != entry.kind) {
             return Ok(None);
         }
         self.look_at_inode(index, name, entry.ino, had)
@@ -269,17 +271,23 @@ impl Job {
             else {
                 return Ok(None);
             };
-            Ok::<_, OpError>(Some((inode, namespace.inline(ino)?)))
+            let content = if inode.attr.inline { namespace.inline(ino)? } else { None };
+            Ok::<_, OpError>(Some((inode, content)))
         };
         let set = LockSet::of(&[(LockKey::Inode(ino), Mode::Shared)]);
         let Some((inode, content)) = namespace.locks().try_with(&set, read).transpose()?.flatten() else {
             return Ok(None);
         };
         let is_new = had.as_ref().is_none_or(|had| had.version < inode.attr.version);
-        if !is_new || self.is_forgetful || !self.node.opens.writers(ino).is_empty() {
+        let is_file = inode.attr.kind == FileKind::File;
+        if !is_new || (is_file && self.is_forgetful) || !self.node.opens.writers(ino).is_empty() {
             return Ok(None);
         }
-        let content = inline::checked(inline::whole(content, inode.attr.size)?)?;
+        let content = if is_file {
+            inline::checked(inline::whole(content, inode.attr.size)?)?.data
+        } else {
+            Bytes::new()
+        };
         Ok(Some(Small {
             index,
             name: name.clone(),
@@ -292,10 +300,13 @@ impl Job {
 
     fn is_small(&self, name: &Bytes, inode: &InodeRecord) -> bool {
         let attr = &inode.attr;
-        let is_plain = attr.kind == FileKind::File && attr.nlink == 1 && attr.inline;
+        let is_small = match attr.kind {
+            FileKind::File => attr.inline && attr.size <= u64::from(INLINE_MAX),
+            kind => kind == FileKind::Symlink,
+        };
         let is_copied = |at: &TierLocation| at.version >= attr.version || old::is_in(at);
-        is_plain
-            && attr.size <= u64::from(INLINE_MAX)
+        is_small
+            && attr.nlink == 1
             && (attr.parent, &inode.name) == (self.parent, name)
             && inode.backed.is_none()
             && !inode.tier.as_ref().is_some_and(is_copied)
@@ -305,13 +316,8 @@ impl Job {
     fn intend(&self, some: &[Small]) -> OpResult<()> {
         let mut batch = Batch::default();
         for small in some.iter().filter(|small| !small.is_known) {
-            let entry = TierEntry {
-                ino: small.inode.attr.ino,
-                kind: FileKind::File,
-                version: 0,
-                ctime: 0,
-                tier_ino: 0,
-            };
+            let attr = &small.inode.attr;
+            let entry = TierEntry::intended(&EntryRecord { ino: attr.ino, kind: attr.kind });
             batch.put(keys::tier_entry(self.parent, &small.name), encode_record(&entry));
         }
         if batch.is_empty() { Ok(()) } else { Ok(self.node.namespace.kv().commit(batch)?) }
@@ -324,7 +330,7 @@ impl Job {
         if let Ok(Some(made)) = shown {
             let (parent, version, ctime) = (self.parent, attr.version, attr.ctime);
             let at = TierLocation { parent, name: small.name, version, ctime, tier_ino: made.id };
-            return Fate::Shown(Shown { ino: attr.ino, bytes: attr.size, at });
+            return Fate::Shown(Shown { ino: attr.ino, kind: attr.kind, bytes: attr.size, at });
         }
         self.discard(tier, &staged);
         match shown {
@@ -337,8 +343,11 @@ impl Job {
 
     /// None if what was copied is not what the inode holds any more.
     fn publish(&self, tier: &dyn Tier, at: &Place, to: &Place, small: &Small) -> TierResult<Option<Staged>> {
-        let (node, data) = (&self.node, &small.content.data);
+        let (node, data) = (&self.node, &small.content);
         let attributes = content::attributes(&small.inode.attr, &small.xattrs);
+        if small.inode.attr.kind == FileKind::Symlink {
+            return self.publish_link(tier, (at, to), &small.inode, &attributes);
+        }
         let to = Destination { place: to.clone(), attributes };
         node.flusher.control().pace(node, data.len() as u64);
         let is_wanted = || self.is_unchanged(&small.inode);
@@ -346,6 +355,22 @@ impl Job {
         let (to, size) = (&to, small.inode.attr.size);
         let new = Publication { at, size, to, fill: &mut fill, is_wanted: &is_wanted };
         node.flusher.measured(Call::Whole, || tier.publish(new))
+    }
+
+    fn publish_link(
+        &self,
+        tier: &dyn Tier,
+        (at, to): (&Place, &Place),
+        inode: &InodeRecord,
+        attributes: &Attributes,
+    ) -> TierResult<Option<Staged>> {
+        let id = tier.make(at, &Make::Symlink { target: inode.target.clone() })?;
+        tier.set(at, id, attributes)?;
+        if !self.is_unchanged(inode) {
+            return Ok(None);
+        }
+        tier.rename(at, to)?;
+        Ok(Some(Staged { id, found: None }))
     }
 
     /// Whether what was copied is still what the inode holds, and nobody has it open for writing.
@@ -418,7 +443,7 @@ fn take_over(node: &Node, shown: &[(Taken, Shown)]) -> OpResult<()> {
     let (mut taken_over, mut done, mut again) = (TakenOver::default(), Vec::new(), Vec::new());
     for (taken, copy) in shown {
         let TierLocation { version, ctime, tier_ino, .. } = copy.at;
-        let entry = TierEntry { ino: copy.ino, kind: FileKind::File, version, ctime, tier_ino };
+        let entry = TierEntry { ino: copy.ino, kind: copy.kind, version, ctime, tier_ino };
         taken_over.batch.put(keys::tier_entry(copy.at.parent, &copy.at.name), encode_record(&entry));
         let inode = namespace.inode_in_section(copy.ino)?;
         let is_right = match &inode {

@@ -51,6 +51,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
+pub use self::gathering::Patience;
 pub use self::queue::FlushItem;
 pub use self::remote::path_of;
 
@@ -178,6 +179,12 @@ impl Flusher {
             doomed: Mutex::default(),
             run: rand::random(),
         }
+    }
+
+    /// The same, with another patience between servers that copy a file together.
+    pub fn with_patience(mut self, patience: Patience) -> Self {
+        self.shares.gatherings.patience = patience;
+        self
     }
 
     /// Whether another machine keeps what the tier has.

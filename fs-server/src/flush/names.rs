@@ -6,6 +6,7 @@
 //!   crash leaves in the tier is known (`tests/flush`, `a_restart_in_the_middle_finishes`).
 //! - A directory is removed from the tier only empty, and only after the namespace removed it; one that moved away is moved.
 //! - What appears under a name was whole before (`tests/flush`, `readers_of_the_tier_see_whole_files`).
+//! - A name whose directory is gone on both sides waits for nothing (`tests/flush`, `what_was_removed_untold_is_not_waited_for`).
 
 use std::rc::Rc;
 
@@ -19,7 +20,7 @@ use super::outcome::{FlushResult, Stop};
 use super::queue::Taken;
 use super::{WAIT_LIMIT, aside, dirs, leaf, remote};
 use crate::kv::Batch;
-use crate::namespace::{encode_record, keys};
+use crate::namespace::{DEPTH_MAX, encode_record, keys};
 use crate::tier::is_staging_name;
 use crate::tier::{Dir, Make, Place, TierError};
 use crate::worker::Worker;
@@ -168,7 +169,12 @@ async fn detach(job: &NameJob<'_>, had: &TierEntry) -> FlushResult<()> {
 
 /// Removes what is under the name; false if it was gone already, or its directory was.
 async fn remove(job: &NameJob<'_>, is_dir: bool) -> FlushResult<bool> {
-    let Some(dir) = dirs::handle(job.worker, job.parent).await? else { return Ok(false) };
+    let dir = match dirs::handle(job.worker, job.parent).await {
+        Ok(Some(dir)) => dir,
+        Ok(None) => return Ok(false),
+        Err(Stop::Wait(_)) if went_with_its_directory(job).await? => return Ok(false),
+        Err(stop) => return Err(stop),
+    };
     let place = Place::new(&dir, job.name);
     match job.worker.node.flusher.on_tier(move |tier| tier.remove(&place, is_dir)).await {
         Ok(()) => job.touch_parent().await.map(|()| true),
@@ -179,6 +185,33 @@ async fn remove(job: &NameJob<'_>, is_dir: bool) -> FlushResult<bool> {
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether the name's directory, which the namespace has no more, is gone from the tier, too, or one above it for which that holds. Its home may not know: a call that failed, or a server that
+/// ended, after it was removed. Not said at once: who moves a directory in the tier tells its home afterwards.
+async fn went_with_its_directory(job: &NameJob<'_>) -> FlushResult<bool> {
+    let worker = job.worker;
+    if job.taken.tried.elapsed() < WAIT_LIMIT {
+        return Ok(false);
+    }
+    let mut at = job.parent;
+    for _ in 0..DEPTH_MAX {
+        if remote::inode(worker, at).await?.inode.is_some() {
+            return Ok(false);
+        }
+        let Some(location) = remote::place(worker, at).await? else { return Ok(true) };
+        match dirs::handle(worker, location.parent).await {
+            Ok(None) => return Ok(true),
+            Ok(Some(above)) => {
+                let place = Place::new(&above, &location.name);
+                let found = worker.node.flusher.on_tier(move |tier| tier.look(&place)).await?;
+                return Ok(found.is_none_or(|found| found.id != location.tier_ino));
+            }
+            Err(Stop::Wait(_)) => at = location.parent,
+            Err(stop) => return Err(stop),
+        }
+    }
+    Ok(false)
 }
 
 async fn clear_directory(

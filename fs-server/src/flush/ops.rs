@@ -27,6 +27,7 @@ use crate::node::Node;
 use crate::ops::{directory_here, getattr};
 use crate::worker::{Context, Worker};
 
+const CHANGING: &str = "its directory is changing";
 const NONE: OpError = OpError::new(Status::NotSupported, "this cluster has no shared tier");
 /// Names of one page of a list.
 const LIST_PAGE: usize = 500;
@@ -119,10 +120,8 @@ pub(crate) async fn force(worker: &Rc<Worker>, ino: InodeId) -> OpResult<()> {
     let inode = worker.node.namespace.live_inode(ino).await?;
     for (parent, name) in worker.node.namespace.names_of(&inode)? {
         remote::note_name(worker, parent, &name, true).await.map_err(|stop| match stop {
-            Stop::Failed(reason) | Stop::Refused(reason) => OpError::because(Status::TierFailed, reason),
-            Stop::Wait(_) | Stop::Open | Stop::Later(_) | Stop::Never => {
-                OpError::new(Status::Busy, "its directory is changing")
-            }
+            Stop::Wait(_) => OpError::new(Status::Busy, CHANGING),
+            stop => stop.refusal(CHANGING),
         })?;
     }
     Ok(())

@@ -55,6 +55,8 @@ const PIECE_PAUSES: [Duration; 3] =
 const SHARE_PAUSES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(2)];
 /// The first holder refused the claim.
 const ANOTHER: Stop = Stop::Wait("another copy of it is being made");
+/// A holder does not count the copy.
+const LOST: Stop = Stop::Wait("this server was silent, and another copy of it was begun meanwhile");
 
 /// Stages a file. `how`: bytes of each part but the last, and the servers that hold chunks.
 pub async fn file(
@@ -66,7 +68,7 @@ pub async fn file(
 ) -> FlushResult<Staged> {
     let (node, size, (part_bytes, servers)) = (&worker.node, attr.size, how);
     if part_bytes > LARGEST_BUFFER as u64 {
-        return Err(Stop::Failed(format!(
+        return Err(Stop::Refused(format!(
             "a file of {size} bytes is too large for this tier: at most {} bytes fit",
             LARGEST_BUFFER as u64 * crate::tier::PARTS_MAX
         )));
@@ -151,9 +153,13 @@ async fn gathered(
         }
         Err(stop) => Err(stop),
     };
-    let end = if written.is_ok() { PartsOf::DONE } else { PartsOf::IN_VAIN };
-    // A holder that is away has forgotten, and evicts nothing for a while; one that hears nothing takes it for in vain after a while, and is not waited for.
-    let _ = tokio::time::timeout(gathering::LEASE, all.tell(holders, &end)).await;
+    let written = match written {
+        Ok(_) if !all.ended(&PartsOf::DONE).await => Err(LOST),
+        written => written,
+    };
+    if written.is_err() {
+        all.ended(&PartsOf::IN_VAIN).await;
+    }
     written
 }
 
@@ -177,6 +183,22 @@ impl Gathered<'_> {
         self.tell(others, &PartsOf::NONE).await.map(drop)
     }
 
+    /// Tells the holders how it ended; false if the copy counts for nothing with one of them. A holder that is away has forgotten, and evicts nothing for a while; one that
+    /// hears nothing takes it for in vain after a while, and is not waited for.
+    async fn ended(&self, end: &PartsOf) -> bool {
+        let (request, lease) = (self.request(end), self.patience().lease);
+        let told =
+            self.holders.iter().map(|holder| tokio::time::timeout(lease, self.worker.ask(*holder, &request)));
+        let is_lost = |answer: &OpResult<FlushedShare>| {
+            answer.as_ref().is_err_and(|error| error.status == Status::Busy)
+        };
+        !join_all(told).await.iter().flatten().any(is_lost)
+    }
+
+    fn patience(&self) -> gathering::Patience {
+        self.worker.node.flusher.shares().gatherings.patience
+    }
+
     /// Tells the holders, again and again, that it goes on; none of them waits for another.
     async fn renewed(&self) -> Infallible {
         join_all(self.holders.iter().map(|holder| self.renewed_at(*holder))).await;
@@ -186,7 +208,7 @@ impl Gathered<'_> {
 
     async fn renewed_at(&self, holder: ServerId) -> Infallible {
         loop {
-            tokio::time::sleep(gathering::RENEW).await;
+            tokio::time::sleep(self.patience().renew).await;
             // Who is away says so when it is read.
             let _ = self.tell(&[holder], &PartsOf::STILL).await;
         }

@@ -138,12 +138,11 @@ pub async fn serve(worker: Rc<Worker>) {
 
 async fn call_back(worker: Rc<Worker>, call: CallBack) {
     let request = HotForget { keys: call.keys.iter().map(|key| told(*key)).collect() };
-    let calls =
-        call.servers.iter().map(|(server, until)| from(&worker, &call.keys, &request, *server, *until));
+    let calls = call.servers.iter().map(|server| from(&worker, &call.keys, &request, *server, call.until));
     futures_util::future::join_all(calls).await;
 }
 
-/// Returns when the server has given back, or its lease is over.
+/// Returns when the server has given back, or all leases are over.
 fn from<'a>(
     worker: &'a Rc<Worker>,
     keys: &'a [LockKey],

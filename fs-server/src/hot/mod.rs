@@ -74,12 +74,18 @@ pub const PARENT_WAIT: Duration = Duration::from_millis(500);
 /// How long a server that did not answer is not asked again.
 pub const SHUN: Duration = Duration::from_secs(5);
 
-/// Parts of the memory that answers have, and what is known of leases of files, as divisors; pieces have the rest.
+/// Parts of the memory that answers have, and what is known of leases of files, and of names and inodes, as divisors; pieces have the rest.
 const ANSWERS_PART: u64 = 4;
 const GRANTS_PART: u64 = 16;
+const LOANS_PART: u64 = 16;
 
 const _: () = assert!(LEASE.as_millis() < LEASE_HELD.as_millis());
 const _: () = assert!(JOIN_BYTES <= HOT_PIECE_BYTES);
+
+/// The part of the pool that what is known of leases of names and inodes has.
+pub fn part_for_loans(hot_files: &Budget) -> Part {
+    Part::of(hot_files, hot_files.stats().size / LOANS_PART)
+}
 
 /// A piece of a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -157,17 +163,19 @@ pub struct Hot {
 }
 
 impl Hot {
-    /// That of a server with a namespace in `kv`, which keeps pieces and answers, and what it knows of its leases of files, in `memory`, each in its own part.
+    /// That of a server with a namespace in `kv`, which keeps pieces and answers, and what it knows of its leases of files, in `memory`, each in its own part. That of
+    /// leases of names and inodes is in the lock table ([`part_for_loans`]).
     pub fn open(kv: &dyn Kv, memory: Budget, enabled: bool) -> Self {
         let size = memory.stats().size;
-        let (for_answers, for_grants) = (size / ANSWERS_PART, size / GRANTS_PART);
+        let (for_answers, for_grants, for_loans) =
+            (size / ANSWERS_PART, size / GRANTS_PART, size / LOANS_PART);
         Hot {
             enabled,
             watch: Watch::default(),
             questions: Watch::default(),
             grants: Grants::open(kv, Part::of(&memory, for_grants)),
             answers: Answers::new(Part::of(&memory, for_answers)),
-            kept: Kept::new(Part::of(&memory, size - for_answers - for_grants)),
+            kept: Kept::new(Part::of(&memory, size - for_answers - for_grants - for_loans)),
             underway: Underway::default(),
             opened: Opened::default(),
             counters: HotCounters::default(),

@@ -5,23 +5,32 @@
 //!
 //! # Invariants
 //! - While a key is lent nobody changes what was lent of it: `apply.rs` asserts it (`a_change_waits_until_all_have_given_back`).
-//! - A key that was called back is not lent for [`COOLING`] (`what_was_called_back_cools`).
-//! - Who does not give back delays a change until its lease is over, and no longer (`a_lease_that_is_over_delays_nothing`).
+//! - A key that was called back is not lent for [`hot::COOLING`] (`what_was_called_back_cools`).
+//! - Who does not give back delays a change until the last lease of the key is over, and no longer (`a_lease_that_is_over_delays_nothing`).
+//! - What is lent is counted in a part of the pool `hot_files` before it is: without room nothing more is lent, and who asks gets the answer as if nothing
+//!   were hot (`without_room_nothing_more_is_lent`, `tests/lent_bytes.rs`). Not counted: places of fixed size by which changes look and wait, some 8 KiB.
 
-use std::cmp::Reverse;
-use std::collections::HashMap;
+mod loan;
+mod table;
+#[cfg(test)]
+mod tests;
+
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Instant;
 
+use fs_net::Budget;
 use fs_proto::ServerId;
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::futures::Notified;
+use tokio::sync::{Notify, mpsc};
 
+use self::loan::Tick;
+use self::table::Table;
 use super::locks::{LockKey, Mode};
-use crate::hot::{COOLING, LEASE_HELD};
+use crate::hot;
 
-/// Keys that are lent at once, at most.
-const KEYS_MAX: usize = 65_536;
+/// Places at which changes wait for what they called back; keys share them.
+const WAITING_PLACES: usize = 64;
 
 /// How much of an inode is lent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,93 +46,54 @@ pub struct CallBack {
     /// What was lent.
     pub keys: Vec<LockKey>,
     /// To whom.
-    pub servers: Vec<(ServerId, Instant)>,
-}
-
-#[derive(Clone, Copy)]
-struct Lease {
-    server: ServerId,
-    until: Instant,
-    /// Until when it is of [`Extent::Whole`].
-    whole: Option<Instant>,
-}
-
-impl Lease {
-    /// Whether it is in the way of who has the key in this mode.
-    fn forbids(&self, mode: Mode, now: Instant) -> bool {
-        match mode {
-            Mode::Shared => false,
-            Mode::Touch => self.whole.is_some_and(|until| until > now),
-            Mode::Alter | Mode::Exclusive => self.until > now,
-        }
-    }
-}
-
-#[derive(Default)]
-struct Loan {
-    leases: Vec<Lease>,
-    /// Becomes true when all have given back; there from when it is called back.
-    ended: Option<watch::Sender<bool>>,
-}
-
-impl Loan {
-    fn until(&self) -> Option<Instant> {
-        self.leases.iter().map(|lease| lease.until).max()
-    }
-
-    /// Keeps the leases that are not over.
-    fn tidy(&mut self, now: Instant) {
-        self.leases.retain(|lease| lease.until > now);
-    }
-
-    fn forbids(&self, mode: Mode, now: Instant) -> bool {
-        self.leases.iter().any(|lease| lease.forbids(mode, now))
-    }
+    pub servers: Vec<ServerId>,
+    /// The end of the last lease.
+    pub until: Instant,
 }
 
 /// What a change has to wait for.
-pub(super) struct Outstanding {
-    given_back: Option<watch::Receiver<bool>>,
+pub(super) struct Outstanding<'a> {
+    given_back: Option<Notified<'a>>,
     until: Instant,
 }
 
-impl Outstanding {
-    /// Returns when all of it was given back, or its time is over.
+impl Outstanding<'_> {
+    /// Returns when it is worth looking again: all was given back (or something else of this place), or its time is over.
     pub async fn over(self) {
-        let until = self.until.into();
+        let ended = tokio::time::sleep_until(self.until.into());
         match self.given_back {
-            // A sender that is gone means the same as a message, and so does the end of the lease: look again.
-            Some(mut ended) => drop(tokio::time::timeout_at(until, ended.wait_for(|ended| *ended)).await),
-            None => tokio::time::sleep_until(until).await,
+            Some(given_back) => tokio::select! { () = given_back => {} () = ended => {} },
+            None => ended.await,
         }
     }
 }
 
 /// All loans of a server.
 pub struct Loans {
-    state: Mutex<State>,
+    table: Mutex<Table>,
+    /// What ticks are counted from.
+    since: Instant,
     /// Keys that are lent, by stripe: who finds none need not look further.
     by_stripe: Vec<AtomicU32>,
     keys: AtomicUsize,
+    /// Where changes wait until all have given back.
+    waiting: Vec<Notify>,
     inherited: Mutex<Option<Instant>>,
     has_inherited: AtomicUsize,
     calls: mpsc::UnboundedSender<CallBack>,
     receiver: Mutex<Option<mpsc::UnboundedReceiver<CallBack>>>,
 }
 
-#[derive(Default)]
-struct State {
-    loans: HashMap<LockKey, Loan>,
-    cooling: HashMap<LockKey, Instant>,
-}
-
 impl Loans {
-    pub(super) fn new(stripes: usize) -> Self {
+    /// None yet. They are counted in their part of the pool `hot_files`.
+    pub(super) fn new(stripes: usize, hot_files: &Budget) -> Self {
         let (calls, receiver) = mpsc::unbounded_channel();
         Loans {
-            state: Mutex::default(),
+            table: Mutex::new(Table::new(hot::part_for_loans(hot_files))),
+            since: Instant::now(),
             by_stripe: std::iter::repeat_with(AtomicU32::default).take(stripes).collect(),
             keys: AtomicUsize::new(0),
+            waiting: std::iter::repeat_with(Notify::default).take(WAITING_PLACES).collect(),
             inherited: Mutex::new(None),
             has_inherited: AtomicUsize::new(0),
             calls,
@@ -164,7 +134,11 @@ impl Loans {
         *inherited
     }
 
-    /// Lends a key; the caller has its stripe, and nobody holds it in a way that forbids it. False: not now.
+    fn tick(&self, now: Instant) -> Tick {
+        Tick::of(now, self.since)
+    }
+
+    /// Lends a key; the caller has its stripe, and nobody holds it in a way that forbids it. False: not now, or there is no memory to remember it.
     pub(super) fn lend(
         &self,
         stripe: usize,
@@ -173,26 +147,23 @@ impl Loans {
         server: ServerId,
         now: Instant,
     ) -> bool {
-        let mut state = self.state.lock();
-        if state.cooling.get(&key).is_some_and(|until| *until > now) {
-            return false;
-        }
-        if !state.loans.contains_key(&key) {
-            if state.loans.len() >= KEYS_MAX {
+        let tick = self.tick(now);
+        let mut table = self.table.lock();
+        let mut is_new = true;
+        if let Some(loan) = table.get(key) {
+            if loan.is_cooling() && !loan.is_on(tick) {
+                table.remove(key);
+            } else if loan.is_open() {
+                is_new = false;
+            } else {
                 return false;
             }
-            state.loans.insert(key, Loan::default());
+        }
+        let Some(loan) = table.place(key, server, tick) else { return false };
+        loan.lend(server, extent, tick);
+        if is_new {
             self.by_stripe[stripe].fetch_add(1, Ordering::SeqCst);
             self.keys.fetch_add(1, Ordering::Relaxed);
-        }
-        let Some(loan) = state.loans.get_mut(&key).filter(|loan| loan.ended.is_none()) else { return false };
-        // Servers that do not come back would stay as long as others do.
-        loan.tidy(now);
-        let until = now + LEASE_HELD;
-        let whole = (extent == Extent::Whole).then_some(until);
-        match loan.leases.iter_mut().find(|lease| lease.server == server) {
-            Some(lease) => (lease.until, lease.whole) = (until, whole.or(lease.whole)),
-            None => loan.leases.push(Lease { server, until, whole }),
         }
         true
     }
@@ -202,14 +173,14 @@ impl Loans {
         if self.by_stripe[stripe].load(Ordering::SeqCst) == 0 {
             return false;
         }
-        let state = self.state.lock();
-        let is_out = |loan: &Loan| loan.ended.is_none() && loan.until().is_some_and(|until| until > now);
-        state.loans.get(&key).is_some_and(is_out)
+        let tick = self.tick(now);
+        self.table.lock().get(key).is_some_and(|loan| loan.is_open() && loan.is_on(tick))
     }
 
     /// Whether nothing is in the way of who changes `key`, having it in this mode; for assertions.
     pub(super) fn bears(&self, key: LockKey, mode: Mode, now: Instant) -> bool {
-        !self.state.lock().loans.get(&key).is_some_and(|loan| loan.forbids(mode, now))
+        let tick = self.tick(now);
+        !self.table.lock().get(key).is_some_and(|loan| loan.forbids(mode, tick))
     }
 
     /// What has to be over before somebody gets the keys, whose stripes the caller has. All of them are called back at once.
@@ -217,7 +188,7 @@ impl Loans {
         &self,
         keys: &[(LockKey, Mode)],
         of: fn(LockKey) -> usize,
-    ) -> Option<Outstanding> {
+    ) -> Option<Outstanding<'_>> {
         let inherited = self.inherited_until();
         if let Some(until) = inherited.filter(|_| keys.iter().any(|(_, mode)| *mode != Mode::Shared)) {
             return Some(Outstanding { given_back: None, until });
@@ -226,189 +197,79 @@ impl Loans {
         if keys.iter().all(|(key, mode)| *mode == Mode::Shared || !is_suspect(*key)) {
             return None;
         }
+        let mut table = self.table.lock();
         let now = Instant::now();
-        let mut state = self.state.lock();
+        let tick = self.tick(now);
         let mut first = None;
-        let mut call = CallBack { keys: Vec::new(), servers: Vec::new() };
+        let mut call = CallBack { keys: Vec::new(), servers: Vec::new(), until: now };
         for &(key, mode) in keys {
-            let Some(loan) = state.loans.get_mut(&key).filter(|loan| loan.forbids(mode, now)) else {
-                continue;
-            };
-            loan.tidy(now);
-            let Some(until) = loan.until() else { continue };
-            let is_new = loan.ended.is_none();
-            let ended = loan.ended.get_or_insert_with(|| watch::Sender::new(false));
-            let given_back = Some(ended.subscribe());
-            if is_new {
+            let Some(loan) = table.get_mut(key).filter(|loan| loan.forbids(mode, tick)) else { continue };
+            let until = loan.until(tick, now);
+            if loan.call_back() {
+                loan.turn(tick);
                 call.keys.push(key);
-                call.servers.extend(loan.leases.iter().map(|lease| (lease.server, lease.until)));
+                call.servers.extend(loan.servers());
+                call.until = call.until.max(until);
             }
-            first.get_or_insert(Outstanding { given_back, until });
+            // Before the lock is let go: what is given back from here on is noticed.
+            let given_back = || Some(self.waiting_place(of(key)).notified());
+            first.get_or_insert_with(|| Outstanding { given_back: given_back(), until });
         }
-        drop(state);
+        drop(table);
         if !call.keys.is_empty() {
-            call.servers.sort_unstable_by_key(|(server, until)| (*server, Reverse(*until)));
-            call.servers.dedup_by_key(|(server, _)| *server);
+            call.servers.sort_unstable();
+            call.servers.dedup();
             // Without anybody who calls back the lease ends by itself.
             let _ = self.calls.send(call);
         }
         first
     }
 
+    fn waiting_place(&self, stripe: usize) -> &Notify {
+        &self.waiting[stripe % WAITING_PLACES]
+    }
+
     /// A server has given these back.
     pub fn returned(&self, keys: &[LockKey], server: ServerId, of: fn(LockKey) -> usize) {
-        let now = Instant::now();
-        let mut state = self.state.lock();
-        for key in keys {
+        let tick = self.tick(Instant::now());
+        let mut table = self.table.lock();
+        for &key in keys {
             // Only what was called back cannot have been lent again meanwhile.
-            let Some(loan) = state.loans.get_mut(key).filter(|loan| loan.ended.is_some()) else { continue };
-            loan.leases.retain(|lease| lease.server != server);
-            if loan.leases.is_empty() {
-                self.end(&mut state, of(*key), *key, now);
+            let called_back = table.get_mut(key).filter(|loan| !loan.is_open() && !loan.is_cooling());
+            if called_back.is_some_and(|loan| loan.give_back(server)) {
+                table.cool(key, tick);
+                self.ended(of(key), true);
             }
         }
     }
 
-    fn end(&self, state: &mut State, stripe: usize, key: LockKey, now: Instant) {
-        let Some(loan) = state.loans.remove(&key) else { return };
+    /// A key is not lent any more.
+    fn ended(&self, stripe: usize, was_called_back: bool) {
         self.by_stripe[stripe].fetch_sub(1, Ordering::SeqCst);
         self.keys.fetch_sub(1, Ordering::Relaxed);
-        if let Some(ended) = loan.ended {
-            state.cooling.insert(key, now + COOLING);
-            ended.send_replace(true);
+        if was_called_back {
+            self.waiting_place(stripe).notify_waiters();
         }
     }
 
     /// Forgets what is over.
     pub(super) fn tidy(&self, of: fn(LockKey) -> usize, now: Instant) {
-        let mut state = self.state.lock();
-        state.cooling.retain(|_, until| *until > now);
-        for loan in state.loans.values_mut() {
-            loan.tidy(now);
-            loan.leases.shrink_to(2 * loan.leases.len());
-        }
-        let is_over = |loan: &Loan| loan.leases.is_empty();
-        let over: Vec<LockKey> =
-            state.loans.iter().filter(|(_, loan)| is_over(loan)).map(|(key, _)| *key).collect();
-        for key in over {
-            self.end(&mut state, of(key), key, now);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    //! Goal: what the module promises, by the lock table that it is a part of. Method: one after the other, with moments that are made up where they matter.
-    use super::*;
-    use crate::namespace::locks::{LockSet, LockTable};
-    use fs_proto::InodeId;
-    use std::future::Future;
-    use std::pin::pin;
-    use std::sync::Arc;
-    use std::task::{Context, Poll, Waker};
-
-    const INO: LockKey = LockKey::Inode(InodeId(5));
-    const ONE: ServerId = ServerId(1);
-    const OTHER: ServerId = ServerId(2);
-
-    fn is_pending<F: Future>(future: std::pin::Pin<&mut F>) -> bool {
-        matches!(future.poll(&mut Context::from_waker(Waker::noop())), Poll::Pending)
-    }
-
-    fn set(mode: Mode) -> LockSet {
-        LockSet::of(&[(INO, mode)])
-    }
-
-    /// Waiting needs a clock.
-    fn within_a_runtime(test: impl FnOnce()) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let _entered = runtime.enter();
-        test();
-    }
-
-    #[test]
-    fn a_change_waits_until_all_have_given_back() {
-        within_a_runtime(|| {
-            let (table, now) = (LockTable::default(), Instant::now());
-            let mut calls = table.loans().calls().expect("the first who asks");
-            assert!(table.lend(INO, Extent::Whole, ONE, now) && table.lend(INO, Extent::Access, OTHER, now));
-            assert!(table.is_lent(INO, now) && !table.may_change(&set(Mode::Touch)));
-            let shared = set(Mode::Shared);
-            assert!(!is_pending(pin!(table.with(&shared, || ()))), "reading changes nothing");
-            let alter = set(Mode::Alter);
-            let mut change = pin!(table.with(&alter, || 7));
-            assert!(is_pending(change.as_mut()) && table.try_with(&alter, || ()).is_none());
-            let call = calls.try_recv().expect("it is called back");
-            assert_eq!(call.keys, [INO]);
-            assert_eq!(call.servers.iter().map(|(server, _)| *server).collect::<Vec<_>>(), [ONE, OTHER]);
-            assert!(calls.try_recv().is_err(), "once for all who wait");
-            assert!(!table.lend(INO, Extent::Access, ServerId(3), now), "not while it is called back");
-            table.returned(&[INO], ONE);
-            assert!(is_pending(change.as_mut()));
-            table.returned(&[INO], OTHER);
-            assert!(!is_pending(change) && table.loans().is_empty() && table.may_change(&alter));
+        let tick = self.tick(now);
+        self.table.lock().retain(|key, loan| {
+            if loan.is_cooling() {
+                return loan.is_on(tick);
+            }
+            // Servers that do not come back would stay as long as others do.
+            loan.turn(tick);
+            if loan.is_on(tick) && !loan.is_empty() {
+                return true;
+            }
+            let was_called_back = !loan.is_open();
+            if was_called_back {
+                loan.cool(tick);
+            }
+            self.ended(of(key), was_called_back);
+            was_called_back
         });
-    }
-
-    #[test]
-    fn who_may_enter_is_lent_while_names_come_and_go() {
-        let (table, now) = (LockTable::default(), Instant::now());
-        assert!(table.lend(INO, Extent::Access, ONE, now));
-        assert!(table.try_with(&set(Mode::Touch), || ()).is_some());
-        assert!(table.try_with(&set(Mode::Exclusive), || ()).is_none());
-    }
-
-    #[test]
-    fn what_was_called_back_cools() {
-        let (table, now) = (LockTable::default(), Instant::now());
-        assert!(table.lend(INO, Extent::Whole, ONE, now));
-        assert!(table.try_with(&set(Mode::Exclusive), || ()).is_none());
-        table.returned(&[INO], ONE);
-        assert!(!table.lend(INO, Extent::Whole, ONE, now));
-        assert!(table.lend(INO, Extent::Whole, ONE, now + COOLING * 2));
-    }
-
-    #[test]
-    fn a_lease_that_is_over_delays_nothing() {
-        let (table, now) = (LockTable::default(), Instant::now());
-        let before = now.checked_sub(LEASE_HELD * 2).expect("the machine runs for longer");
-        assert!(table.lend(INO, Extent::Whole, ONE, before) && !table.is_lent(INO, now));
-        assert!(table.try_with(&set(Mode::Exclusive), || ()).is_some());
-        table.tidy_loans(now);
-        assert!(table.loans().is_empty());
-        table.loans().inherit(now + LEASE_HELD);
-        assert!(table.try_with(&set(Mode::Shared), || ()).is_some());
-        assert!(table.try_with(&set(Mode::Touch), || ()).is_none(), "what was lent before is not known");
-        table.loans().inherit(now);
-        assert!(table.try_with(&set(Mode::Touch), || ()).is_some());
-    }
-
-    /// Goal: what is lent takes memory for servers that have it, not for all that ever had. Method: many servers, each after the lease of the one before.
-    #[test]
-    fn leases_that_are_over_are_not_kept() {
-        let (table, now) = (LockTable::default(), Instant::now());
-        let leases = || table.loans().state.lock().loans.get(&INO).map_or(0, |loan| loan.leases.len());
-        for turn in 0..100_u16 {
-            let then = now + LEASE_HELD * u32::from(turn);
-            assert!(table.lend(INO, Extent::Whole, ServerId(turn), then) && leases() == 1, "{turn}");
-        }
-        let last = now + LEASE_HELD * 99;
-        assert!(table.lend(INO, Extent::Access, ONE, last + LEASE_HELD / 2) && leases() == 2);
-        table.tidy_loans(last + LEASE_HELD);
-        assert_eq!(leases(), 1, "one of two is over");
-        table.tidy_loans(last + LEASE_HELD * 2);
-        assert!(table.loans().is_empty());
-    }
-
-    #[test]
-    fn nothing_is_lent_that_a_transaction_holds() {
-        let (table, now) = (Arc::new(LockTable::default()), Instant::now());
-        let mut held = pin!(table.hold(set(Mode::Touch)));
-        let Poll::Ready(held) = held.as_mut().poll(&mut Context::from_waker(Waker::noop())) else {
-            panic!("free")
-        };
-        assert!(!table.lend(INO, Extent::Whole, ONE, now) && table.lend(INO, Extent::Access, ONE, now));
-        drop(held);
-        assert!(table.lend(INO, Extent::Whole, ONE, now));
     }
 }

@@ -14,6 +14,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use fs_net::Budget;
 use fs_proto::{InodeId, ServerId};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
@@ -122,9 +123,10 @@ pub struct LockTable {
     loans: Loans,
 }
 
+#[cfg(test)]
 impl Default for LockTable {
     fn default() -> Self {
-        LockTable { stripes: (0..STRIPES).map(|_| Mutex::default()).collect(), loans: Loans::new(STRIPES) }
+        LockTable::new(&Budget::new(32 << 20))
     }
 }
 
@@ -150,24 +152,24 @@ impl Section<'_> {
     }
 
     /// What is in the way of having all keys of the set: None when they can be had.
-    fn refusal(&mut self, set: &LockSet, loans: &Loans) -> Option<Refusal> {
+    fn refusal<'a>(&mut self, set: &LockSet, loans: &'a Loans) -> Option<Refusal<'a>> {
         for &(key, mode) in &set.0 {
             if let Some(held) = self.stripe(key).get_mut(&key).filter(|held| held.refuses(mode)) {
                 return Some(Refusal::Held(held.wait()));
             }
         }
-        loans.outstanding(&set.0, stripe_of).map(Refusal::Lent)
+        loans.outstanding(&set.0, stripe_of).map(|outstanding| Refusal::Lent(Box::new(outstanding)))
     }
 }
 
 /// Why keys cannot be had now.
-enum Refusal {
+enum Refusal<'a> {
     /// Fires when the first of them that is held is given back.
     Held(oneshot::Receiver<()>),
-    Lent(Outstanding),
+    Lent(Box<Outstanding<'a>>),
 }
 
-impl Refusal {
+impl Refusal<'_> {
     /// Returns when it is worth looking again.
     async fn over(self) {
         match self {
@@ -180,6 +182,12 @@ impl Refusal {
 }
 
 impl LockTable {
+    /// Nothing locked; what is lent is counted in the pool `hot_files`.
+    pub fn new(hot_files: &Budget) -> Self {
+        let stripes = (0..STRIPES).map(|_| Mutex::default()).collect();
+        LockTable { stripes, loans: Loans::new(STRIPES, hot_files) }
+    }
+
     fn section(&self, set: &LockSet) -> Section<'_> {
         let mut indexes: Vec<usize> = set.0.iter().map(|&(key, _)| stripe_of(key)).collect();
         indexes.sort_unstable();
@@ -261,7 +269,7 @@ impl LockTable {
         &self.loans
     }
 
-    /// Lends a key to a server. False: not now, because it is being changed or was not long ago.
+    /// Lends a key to a server. False: not now, because it is being changed or was not long ago, or there is no memory to remember it.
     pub fn lend(&self, key: LockKey, extent: Extent, server: ServerId, now: Instant) -> bool {
         let index = stripe_of(key);
         let stripe = self.stripes[index].lock();

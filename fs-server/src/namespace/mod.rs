@@ -26,6 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use bytes::{BufMut, Bytes, BytesMut};
+use fs_net::Budget;
 use fs_proto::placement::name_hash;
 use fs_proto::record::{
     Backing, EntryRecord, InodeRecord, RECORD_VERSION, RequestResult, SHARD_ACL, ShardRecord,
@@ -176,12 +177,18 @@ impl Namespace {
         self.inodes.len() as u64 * CACHED_INODE_BYTES
     }
 
-    /// Opens the namespace of server `me` in `kv`; `cache_bytes` bounds the inode cache.
-    pub fn open(kv: Arc<dyn Kv>, me: ServerId, cache_bytes: u64, queue: Arc<FlushQueue>) -> OpResult<Self> {
+    /// Opens the namespace of server `me` in `kv`; `cache_bytes` bounds the inode cache. What is lent of it is counted in `hot_files`.
+    pub fn open(
+        kv: Arc<dyn Kv>,
+        me: ServerId,
+        cache_bytes: u64,
+        hot_files: &Budget,
+        queue: Arc<FlushQueue>,
+    ) -> OpResult<Self> {
         Ok(Namespace {
             allocator: Allocator::open(Arc::clone(&kv), me)?,
             published: Published::open(kv.as_ref())?,
-            locks: Arc::default(),
+            locks: Arc::new(LockTable::new(hot_files)),
             inodes: cache((cache_bytes / CACHED_INODE_BYTES).max(64) as usize),
             kv,
             queue,
@@ -499,7 +506,8 @@ pub(crate) mod tests {
     pub fn fresh(dir: &tempfile::TempDir) -> (Arc<dyn Kv>, Namespace) {
         let kv = kv::open(KvKind::Fjall, &dir.path().join("kv"), 8 << 20).unwrap();
         let queue = Arc::new(FlushQueue::open(Arc::clone(&kv), false, Duration::ZERO).unwrap());
-        let namespace = Namespace::open(Arc::clone(&kv), ServerId(0), 1 << 20, queue).unwrap();
+        let pool = Budget::new(1 << 20);
+        let namespace = Namespace::open(Arc::clone(&kv), ServerId(0), 1 << 20, &pool, queue).unwrap();
         (kv, namespace)
     }
 

@@ -22,8 +22,8 @@ use fs_proto::checksum::BLOCK_BYTES;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
-/// Data of a group, at most: fewer, larger requests gain nothing beyond.
-pub(super) const GROUP_BYTES: usize = 448 << 10;
+/// Data of a group, at most. Below, a call and the small folios at the ends of each group cost more; with headers it is one MiB, and so are its buffers.
+pub(super) const GROUP_BYTES: usize = 992 << 10;
 /// Records of a group, at most: each takes three of the 1,024 parts that the kernel takes.
 pub(super) const GROUP_RECORDS: usize = 128;
 

@@ -10,7 +10,7 @@ use fs_net::{ClusterFile, MemberEntry, Secret, host_name};
 use fs_proto::ServerId;
 use fs_proto::msg::admin::{Shutdown, ShutdownMode};
 use fs_proto::msg::tier::{FlushAccount, FlushNow, FlushStatus};
-use fs_server::flush::Flusher;
+use fs_server::flush::{Flusher, Patience};
 use fs_server::tier::Tier;
 use fs_server::tier::posix::Posix;
 use fs_server::{ServerConfig, ServerError, bind_with};
@@ -37,6 +37,8 @@ pub struct Cluster {
     servers: u16,
     /// Changes each server's configuration.
     adjust: fn(&mut ServerConfig),
+    /// Of servers that copy a file together.
+    pub patience: Patience,
     /// The tier, if it is not a directory.
     pub s3: Option<S3Server>,
     /// Times of reading are compared.
@@ -122,6 +124,7 @@ impl Cluster {
             wide_threshold,
             servers,
             adjust: |_| {},
+            patience: Patience::default(),
             s3: None,
             atimes: true,
             has_run: false,
@@ -170,7 +173,8 @@ impl Cluster {
         self.file.members.clear();
         for id in (0..self.servers).map(ServerId) {
             let config = self.config(id);
-            let server = bind_with(config.clone(), Flusher::on(tier(&config))).unwrap();
+            let flusher = Flusher::on(tier(&config)).with_patience(self.patience);
+            let server = bind_with(config.clone(), flusher).unwrap();
             self.file.members.push(MemberEntry {
                 id,
                 host: host_name(),

@@ -33,6 +33,8 @@ pub struct Fake<T> {
     pub synced: Arc<AtomicU64>,
     /// Before each sync of a file.
     pub on_sync: Arc<dyn Fn() -> TierResult<()> + Send + Sync>,
+    /// Before its facts are told, which is the one thing that is asked on threads which must not block.
+    pub on_facts: Box<dyn Fn() + Send + Sync>,
 }
 
 /// A file of it.
@@ -71,6 +73,7 @@ impl<T: Tier> Fake<T> {
             is_remote: false,
             synced: Arc::default(),
             on_sync: Arc::new(|| Ok(())),
+            on_facts: Box::new(|| ()),
         }
     }
 
@@ -89,6 +92,7 @@ impl<T: Tier> Fake<T> {
 
 impl<T: Tier> Tier for Fake<T> {
     fn facts(&self) -> Facts {
+        (self.on_facts)();
         let facts = self.inner.facts();
         Facts { is_remote: facts.is_remote || self.is_remote, ..facts }
     }

@@ -166,6 +166,38 @@ fn a_restart_in_the_middle_finishes() {
     }
 }
 
+#[test]
+fn what_was_removed_untold_is_not_waited_for() {
+    // Goal: a tree that is gone from the tier, of which no server was told that it is, is done with. Method: every removal takes effect and fails; then a restart.
+    let mut cluster = Cluster::start(3);
+    let client = Client::connect(&cluster.file);
+    let outer = client.mkdir(ROOT, "outer");
+    let inner = client.mkdir(outer, "inner");
+    for name in ["one", "other"] {
+        client.write_file(inner, name, b"small");
+    }
+    cluster.drain(&client);
+    drop(client);
+    cluster.restart(&|tier| -> Arc<dyn Tier> {
+        let fails = |call: &'static str, _: &[u8]| if call == "remove" { Err(full()) } else { Ok(()) };
+        Arc::new(Fake { after: Box::new(fails), ..Fake::before(tier, |_, _| Ok(())) })
+    });
+    let client = Client::connect(&cluster.file);
+    ["one", "other"].iter().for_each(|name| client.unlink(inner, name));
+    client.rmdir(outer, "inner");
+    client.rmdir(ROOT, "outer");
+    for id in 0..3 {
+        client.ask_server(ServerId(id), &FlushNow { everything: true }).unwrap();
+    }
+    let outer = cluster.tier().join("outer");
+    cluster.wait(&client, "the end of the tree in the tier", |_| !outer.exists());
+    drop(client);
+    cluster.restart(&plain);
+    let client = Client::connect(&cluster.file);
+    cluster.drain(&client);
+    cluster.compare(&client);
+}
+
 fn counted(accounts: &[FlushAccount]) -> (u64, u64) {
     accounts.iter().fold((0, 0), |sum, account| (sum.0 + account.files, sum.1 + account.bytes))
 }

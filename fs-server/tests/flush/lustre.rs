@@ -4,14 +4,15 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use fs_proto::msg::tier::{FlushChunks, PartsOf};
+use fs_proto::msg::tier::{EvictNow, FlushChunks, PartsOf};
 use fs_proto::{Layout, ServerId, Status};
 use fs_server::ServerConfig;
+use fs_server::flush::Patience;
 use fs_server::tier::posix::Posix;
 use fs_server::tier::posix::lustre::{Calls, Kernel, LUSTRE};
 use fs_server::tier::{Tier, TierError, staged_prefix, staging_name};
@@ -21,6 +22,7 @@ use rustix::io::{self, Errno};
 
 use crate::client::{Client, ROOT};
 use crate::cluster::Cluster;
+use crate::evicting::figure;
 use crate::fake::{Fake, Gate};
 
 const MIB: u64 = 1 << 20;
@@ -448,6 +450,80 @@ fn a_file_that_is_gathered_is_claimed() {
     check_writes(&lustre.writes_to(&cluster, "large"), size, STRIPE, 2);
     assert_eq!(ask(PartsOf::NONE), [Ok(()), Ok(())]);
     let _ = ask(PartsOf::DONE);
+}
+
+/// Until something happens that another thread does.
+fn await_that(what: &str, happened: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !happened() {
+        assert!(began.elapsed() < Duration::from_secs(60), "{what} does not happen");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_director_that_hangs_leaves_nothing_dirty() {
+    // Goal: when a director hangs for so long that a holder gives its copy up, while that does its share, and then goes on, the file is in the tier as it is, was copied once, and all of
+    // it may leave the stores: none of them takes it for dirty. Method: short patience; the director's thread stops where it asks for the tier's facts, from when the other has begun to
+    // write until that has no claim any more.
+    let (gate, director) = (Gate::shut(), Arc::new(OnceLock::new()));
+    gate.open();
+    let (door, directs, has_begun) = (Arc::clone(&gate), Arc::clone(&director), AtomicBool::new(false));
+    let lustre = Lustre::new(2, move |write| {
+        if directs.get() == Some(&write.server) {
+            // Else it might be through before the other has begun.
+            await_that("the other's write", || has_begun.load(Ordering::Acquire));
+        } else if !has_begun.load(Ordering::Acquire) {
+            door.close();
+            has_begun.store(true, Ordering::Release);
+        }
+        Ok(())
+    });
+    let mut cluster = Cluster::prepared_with(2, roomy);
+    let [renew, lease, gone] = [100, 300, 600].map(Duration::from_millis);
+    cluster.patience = Patience { renew, lease, gone };
+    cluster.launch_on(&|config: &ServerConfig| {
+        let mount = Mount { server: config.id, lustre: Arc::clone(&lustre) };
+        let tier = Posix::open_with(config.tier.as_ref()?, config, Arc::new(mount)).unwrap();
+        let (me, directs) = (config.id, Arc::clone(&director));
+        let fake = Fake::before(tier, move |what, name| {
+            if what == "make" && name.starts_with(b"f-") {
+                directs.get_or_init(|| me);
+            }
+            Ok(())
+        });
+        let (gate, directs) = (Arc::clone(&gate), Arc::clone(&director));
+        let on_facts = move || {
+            if directs.get() == Some(&me) {
+                gate.pass();
+            }
+        };
+        Some(Arc::new(Fake { on_facts: Box::new(on_facts), ..fake }) as Arc<dyn Tier>)
+    });
+    let client = Client::connect(&cluster.file);
+    let size = 8 * STRIPE;
+    let ino = client.write_file(ROOT, "large", &pattern(size, 7));
+    gate.await_somebody();
+    let of_other = |write: &&Write| director.get() != Some(&write.server);
+    await_that("the other's share", || lustre.writes.lock().iter().filter(of_other).count() == 4);
+    // Somebody who says that he goes on gets a claim where nobody has one, and changes nothing by it.
+    let server = Client::connect_as(&cluster.file, Some(ServerId(1)));
+    let (layout, staging) = (Layout::default(), Bytes::from_static(b"f-9-aa-0"));
+    let request =
+        FlushChunks { ino, server: ServerId(9), staging, layout, size, parts: Some(PartsOf::STILL) };
+    let other = ServerId(u16::from(director.get() == Some(&ServerId(0))));
+    await_that("the end of the claim", || server.ask_server(other, &request).is_ok());
+    server.ask_server(other, &FlushChunks { parts: Some(PartsOf::DONE), ..request }).unwrap();
+    gate.open();
+    let accounts = cluster.check(&client);
+    assert_eq!(accounts.iter().map(|account| account.failures).sum::<u64>(), 0, "{accounts:?}");
+    let writes = lustre.writes_to(&cluster, "large");
+    check_writes(&writes, size, STRIPE, 2);
+    assert_eq!(lustre.writes.lock().len(), writes.len(), "it was copied once");
+    for home in [0, 1].map(ServerId) {
+        server.ask_server(home, &EvictNow { bytes: size, server: ServerId(0) }).unwrap();
+    }
+    assert_eq!(figure(&client, "evicted_bytes"), size, "a holder keeps what it has of {ino:?}");
 }
 
 #[test]

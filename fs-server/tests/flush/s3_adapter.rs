@@ -7,7 +7,7 @@ use fs_net::Secret;
 use fs_proto::{FileKind, ServerId};
 use fs_server::ServerConfig;
 use fs_server::tier::s3::S3;
-use fs_server::tier::{Attributes, Base, Destination, Dir, Make, Place, Tier, TierError};
+use fs_server::tier::{Attributes, Base, Destination, Dir, Make, Place, Tier, TierError, TierResult};
 
 use crate::s3_memory::{self, Fate};
 use crate::s3_server::S3Server;
@@ -349,5 +349,87 @@ fn a_publication_that_was_held_up_replaces_nothing_newer() {
         bucket.unhook();
         tier.rename(&at, &to).unwrap();
         assert!(bucket.get("f").unwrap() == content, "{size} {is_new}");
+    }
+}
+
+/// Makes a file in a bucket, by one request or in parts.
+fn try_put(tier: &S3, to: &Place, size: u64) -> TierResult<()> {
+    let at = staged(tier, "f-3-try");
+    let id = tier.make(&at, &file(size, to))?;
+    let (open, part) = (tier.open_file(&at)?, tier.facts().part_bytes(size).unwrap());
+    let content = vec![5; size as usize];
+    for (index, data) in content.chunks(part as usize).enumerate() {
+        open.write_at(index as u64 * part, data)?;
+    }
+    tier.collect(&at, &[open.receipt()])?;
+    tier.set(&at, id, &attributes(0o640))?;
+    tier.rename(&at, to)
+}
+
+/// Put by one request, and in parts.
+const SIZES: [u64; 2] = [100, 9 * MIB];
+
+#[test]
+fn what_a_bucket_refuses_of_one_object_is_refused() {
+    // Goal: what a bucket does not take of one key is a refusal that tells the key and why, whichever request about it is answered so; others go on, and nothing is left of finding out.
+    // Method: each kind of request denied by itself; codes that are the object's fault, and such that may be anything's. (An answer to HEAD has none.)
+    let codes =
+        [(403, "AccessDenied"), (400, "InvalidArgument"), (400, "KeyTooLongError"), (400, "EntityTooLarge")];
+    let [small, large] = SIZES;
+    let requests = [("PUT", small), ("HEAD", small), ("POST", large), ("PUT", large), ("HEAD", large)];
+    for ((status, code), (denied, size)) in codes.into_iter().flat_map(|code| requests.map(|one| (code, one)))
+    {
+        let (server, bucket) = s3_memory::start();
+        let tier = server.tier(&config(ME));
+        bucket.hook(move |method, key| {
+            if key == "run/f" && method.as_str() == denied {
+                Fate::Denied(status, code)
+            } else {
+                Fate::Served
+            }
+        });
+        let [to, other] = ["f", "other"].map(|text| Place::new(&root(&tier), &name(text)));
+        let error = try_put(&tier, &to, size).unwrap_err();
+        let TierError::Refused(text) = &error else { panic!("{code} {denied} {size}: {error:?}") };
+        assert!(text.contains("run/f") && text.contains(&status.to_string()), "{text}");
+        assert!(text.contains(code) || denied == "HEAD", "{text}");
+        try_put(&tier, &other, size).unwrap();
+        assert_eq!(server.keys(), ["other"]);
+    }
+}
+
+#[test]
+fn what_a_bucket_refuses_of_all_is_a_failure() {
+    // Goal: bad credentials, a bucket that may only be read, and one that is gone are failures that may pass, and so is what is cut off on its way, or comes when the server has too much
+    // to do; a quota that is used up is no space.
+    let (full, failed) = (
+        "QuotaExceeded",
+        [
+            (403, "AccessDenied"),
+            (403, "InvalidAccessKeyId"),
+            (404, "NoSuchBucket"),
+            (400, "ExpiredToken"),
+            (400, "RequestTimeout"),
+            (503, "SlowDown"),
+        ],
+    );
+    for ((status, code), size) in
+        failed.into_iter().chain([(403, full)]).flat_map(|code| SIZES.map(|size| (code, size)))
+    {
+        let (server, bucket) = s3_memory::start();
+        let tier = server.tier(&config(ME));
+        bucket.hook(move |method, _| {
+            if matches!(method.as_str(), "PUT" | "POST") { Fate::Denied(status, code) } else { Fate::Served }
+        });
+        let to = Place::new(&root(&tier), &name("f"));
+        let error = try_put(&tier, &to, size).unwrap_err();
+        let is_right = match &error {
+            TierError::Full(text) => code == full && text.contains(code),
+            TierError::Failed(text) => code != full && text.contains(code),
+            _ => false,
+        };
+        assert!(is_right, "{size}: {error:?}");
+        bucket.unhook();
+        try_put(&tier, &to, size).unwrap();
     }
 }

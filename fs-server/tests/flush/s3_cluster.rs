@@ -1,9 +1,12 @@
 //! Flushing to an object store: the bucket equals the namespace, through changes, moves and restarts.
 
-use fs_proto::FileKind;
+use fs_proto::msg::tier::TierHope;
+use fs_proto::{FileKind, ServerId};
 
 use crate::client::{Client, ROOT};
 use crate::cluster::{Cluster, plain};
+use crate::s3_memory::{self, Fate};
+use crate::s3_reading::prepared;
 
 fn pattern(len: usize, seed: u8) -> Vec<u8> {
     (0..len).map(|i| (i as u32).wrapping_mul(2_654_435_761).to_le_bytes()[3] ^ seed).collect()
@@ -123,4 +126,50 @@ fn a_restart_finishes_what_was_begun_in_a_bucket() {
     assert!(
         !server.keys().iter().any(|key| key.contains(".hayate-staging") || key.contains(".hayate-moving"))
     );
+}
+
+#[test]
+fn what_a_bucket_refuses_is_named_and_all_else_goes_on() {
+    // Goal: objects that the bucket does not take are told by name and with the reason, one server's as another's, and keep up nobody's hope for room; everything else arrives. What can be
+    // mended arrives then. Method: a key and the parts of another that are denied, and one that is too long.
+    let (server, bucket) = s3_memory::start();
+    bucket.hook(|method, key| match (method.as_str(), key) {
+        ("PUT" | "POST", "run/denied") => Fate::Denied(403, "AccessDenied"),
+        ("PUT", "run/parts") => Fate::Denied(400, "InvalidArgument"),
+        _ => Fate::Served,
+    });
+    let mut cluster = prepared(server, |_| {});
+    cluster.launch(&plain);
+    let client = Client::connect(&cluster.file);
+    client.write_file(ROOT, "denied", &pattern(100_000, 1));
+    client.write_file(ROOT, "parts", &pattern(17 << 20, 2));
+    let deep = (0..4).fold(ROOT, |dir, _| client.mkdir(dir, &"d".repeat(240)));
+    let long = "l".repeat(200);
+    client.write_file(deep, &long, b"its key has more than 1,024 bytes");
+    for file in 0..20 {
+        client.write_file(ROOT, &format!("f{file}"), &pattern(50_000, file));
+    }
+    let accounts = cluster.wait(&client, "a refusal again and again", |accounts| {
+        let told = accounts.iter().flat_map(|account| &account.unsafe_names);
+        told.filter(|(_, why)| why.contains("makes no room")).count() == 3
+    });
+    assert!(
+        (0..20).all(|file| bucket.get(&format!("f{file}")).is_some_and(|data| data == pattern(50_000, file)))
+    );
+    let told: Vec<_> = accounts.iter().flat_map(|account| &account.unsafe_names).collect();
+    for (end, reason) in
+        [("/denied", "403 Forbidden AccessDenied"), ("/parts", "InvalidArgument"), (&long[..], "1,024")]
+    {
+        let is_it =
+            |(name, why): &&(bytes::Bytes, String)| name.ends_with(end.as_bytes()) && why.contains(reason);
+        assert_eq!(told.iter().copied().filter(is_it).count(), 1, "{end}: {told:?}");
+    }
+    let server = Client::connect_as(&cluster.file, Some(ServerId(1)));
+    cluster.wait(&client, "the end of hope", |_| {
+        [0, 1].map(|id| server.ask_server(ServerId(id), &TierHope {}).unwrap().waits) == [false; 2]
+    });
+    bucket.unhook();
+    client.unlink(deep, &long);
+    cluster.drain(&client);
+    cluster.compare(&client);
 }

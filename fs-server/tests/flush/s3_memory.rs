@@ -31,6 +31,8 @@ pub enum Fate {
     After(Duration),
     /// The server says that it is overloaded.
     Refused,
+    /// It answers with this status and code.
+    Denied(u16, &'static str),
 }
 
 #[derive(Clone)]
@@ -161,6 +163,10 @@ impl Bucket {
             Fate::Served => {}
             Fate::After(time) => tokio::time::sleep(time).await,
             Fate::Refused => return refused(StatusCode::SERVICE_UNAVAILABLE, "SlowDown"),
+            Fate::Denied(status, _) if head.method == Method::HEAD => {
+                return empty(StatusCode::from_u16(status).unwrap());
+            }
+            Fate::Denied(status, code) => return refused(StatusCode::from_u16(status).unwrap(), code),
         }
         let pairs = head.uri.query().unwrap_or_default().split('&');
         let pairs = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")));

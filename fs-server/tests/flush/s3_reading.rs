@@ -24,7 +24,7 @@ use crate::s3_server::S3Server;
 const CHUNK: usize = 1 << 20;
 
 /// A cluster on a bucket, not started yet.
-fn prepared(server: S3Server, adjust: fn(&mut ServerConfig)) -> Cluster {
+pub fn prepared(server: S3Server, adjust: fn(&mut ServerConfig)) -> Cluster {
     let mut cluster = Cluster::prepared_with(2, adjust);
     cluster.s3 = Some(server);
     cluster

@@ -18,7 +18,7 @@ use rusty_s3::Credentials;
 use s3s::Body;
 use s3s::auth::SimpleAuth;
 use s3s::service::S3ServiceBuilder;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 const KEY: &str = "a-key";
 const SECRET: &str = "a-secret";
@@ -31,6 +31,7 @@ pub struct S3Server {
     /// Copies that are made yet; all after them are refused.
     copies: Arc<AtomicI64>,
     is_away: Arc<AtomicBool>,
+    hangs: watch::Sender<bool>,
     end: Option<oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -43,9 +44,11 @@ impl S3Server {
         let root = dir.path().to_owned();
         let copies = Arc::new(AtomicI64::new(i64::MAX));
         let is_away = Arc::new(AtomicBool::new(false));
-        let (left, away) = (Arc::clone(&copies), Arc::clone(&is_away));
-        let mut server = S3Server::serving(dir, move |listener| serve(listener, root, left, away));
-        (server.copies, server.is_away) = (copies, is_away);
+        let hangs = watch::Sender::default();
+        let faults =
+            Faults { copies: Arc::clone(&copies), is_away: Arc::clone(&is_away), hangs: hangs.subscribe() };
+        let mut server = S3Server::serving(dir, move |listener| serve(listener, root, faults));
+        (server.copies, server.is_away, server.hangs) = (copies, is_away, hangs);
         server
     }
 
@@ -67,8 +70,8 @@ impl S3Server {
                 }
             });
         });
-        let (copies, is_away) = Default::default();
-        S3Server { dir, address, copies, is_away, end: Some(end), thread: Some(thread) }
+        let (copies, is_away, hangs) = Default::default();
+        S3Server { dir, address, copies, is_away, hangs, end: Some(end), thread: Some(thread) }
     }
 
     /// Copies of objects fail after the next `count`, on one that [`S3Server::start`] made.
@@ -79,6 +82,11 @@ impl S3Server {
     /// From now on everything is refused, or nothing, on one that [`S3Server::start`] made.
     pub fn go_away(&self, is_away: bool) {
         self.is_away.store(is_away, Ordering::SeqCst);
+    }
+
+    /// From now on requests are taken and nothing is answered, or everything is, on one that [`S3Server::start`] made.
+    pub fn hang(&self, hangs: bool) {
+        self.hangs.send_replace(hangs);
     }
 
     fn target(&self) -> Target {
@@ -129,25 +137,31 @@ impl S3Server {
     }
 }
 
-async fn serve(
-    listener: std::net::TcpListener,
-    root: PathBuf,
+/// What a test may do to a server.
+#[derive(Clone)]
+struct Faults {
     copies: Arc<AtomicI64>,
     is_away: Arc<AtomicBool>,
-) {
+    hangs: watch::Receiver<bool>,
+}
+
+async fn serve(listener: std::net::TcpListener, root: PathBuf, faults: Faults) {
     let mut service = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root).unwrap());
     service.set_auth(SimpleAuth::from_single(KEY, SECRET));
     let service = service.build().into_shared();
     let listener = tokio::net::TcpListener::from_std(listener).unwrap();
     loop {
         let socket = accept(&listener).await;
-        let (service, copies, is_away) = (service.clone(), Arc::clone(&copies), Arc::clone(&is_away));
+        let (service, faults) = (service.clone(), faults.clone());
         let service = service_fn(move |request: Request<Incoming>| {
             let is_copy = request.headers().contains_key("x-amz-copy-source");
-            let is_refused =
-                is_copy && copies.fetch_sub(1, Ordering::SeqCst) <= 0 || is_away.load(Ordering::SeqCst);
+            let is_refused = is_copy && faults.copies.fetch_sub(1, Ordering::SeqCst) <= 0
+                || faults.is_away.load(Ordering::SeqCst);
             let answer = (!is_refused).then(|| service.call(request));
+            let mut hangs = faults.hangs.clone();
             async move {
+                // The test has ended, if this fails.
+                let _ = hangs.wait_for(|hangs| !hangs).await;
                 let Some(answer) = answer else {
                     let mut refused = Response::new(Body::empty());
                     *refused.status_mut() = StatusCode::SERVICE_UNAVAILABLE;

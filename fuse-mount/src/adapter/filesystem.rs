@@ -121,6 +121,7 @@ impl Filesystem for Adapter {
         let asked = Asked { writeback: self.writeback, passthrough: self.passthrough };
         if capabilities::negotiate(config, asked) {
             self.passing.enable();
+            tracing::info!("--passthrough: the kernel reads copies of files that many nodes read by itself");
         } else if self.passthrough {
             tracing::warn!(
                 "--passthrough has no effect: this kernel does not offer it; Linux 6.9 or later does"

@@ -1,23 +1,32 @@
 """Goal: torch's distributed checkpoints appear whole or not at all, and come back as they were. Method: dcp.save, async_save and load of all kinds of tensors;
-failures of a rank; two ranks that become one; the example, killed again and again."""
+failures of a rank; two ranks that become one; the example, killed again and again.
 
+Most processes begin as forks of one that has torch imported, which takes longer than what they do; with HAYATE_TEST_LONG each is an interpreter of its own, and ranks are torchrun's."""
+
+import multiprocessing
 import os
+import runpy
 import signal
 import subprocess
 import sys
 import threading
 import time
+import uuid
 from pathlib import Path
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="torch is not installed (from PyPI it is gigabytes; ./test --long installs it)")
+torch = pytest.importorskip("torch", reason="torch is not installed (tests/e2e/torch.sh installs it)")
 
 import torch.distributed.checkpoint as dcp  # noqa: E402
 
 from hayate.dcp import HayateReader, HayateWriter, latest, prune, versions  # noqa: E402
 
 EXAMPLE = Path(os.environ.get("HAYATE_EXAMPLES", Path(__file__).parents[2] / "examples")) / "torch_training.py"
+LONG = "HAYATE_TEST_LONG" in os.environ
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload([
+    "torch", "torch.distributed.checkpoint.state_dict", "torch.distributed.device_mesh", "torch.distributed.tensor", "torch.optim", "hayate.dcp"])
 
 
 @pytest.fixture
@@ -71,10 +80,11 @@ def test_numbers(checkpoints):
     back = some_state(0.0)
     dcp.load(back, storage_reader=HayateReader(checkpoints))
     assert same(back, some_state(3.0))
-    assert prune(checkpoints, keep=2) == 1
-    deadline = time.monotonic() + 60
-    while versions(checkpoints) != [1, 2]:  # Tier 2 follows.
+    deadline, removed = time.monotonic() + 60, 0
+    while versions(checkpoints) != [1, 2]:  # Version 0 stays while it is the newest durable one; tier 2 follows.
+        removed += prune(checkpoints, keep=2)
         assert time.monotonic() < deadline, versions(checkpoints)
+    assert removed == 1
     dcp.load(back, storage_reader=HayateReader(checkpoints), checkpoint_id="1")
     assert same(back, some_state(2.0))
     with pytest.raises(ValueError, match="number"):
@@ -153,7 +163,50 @@ def test_many_small_tensors_are_read_together(checkpoints):
     assert same(state, back)
 
 
+def as_program(words, environment, output, errors):
+    """In a fork: what the interpreter does with a program."""
+    os.dup2(output.fileno(), 1)
+    with open(errors, "w") as file:
+        os.dup2(file.fileno(), 2)
+    os.environ.update(environment)
+    sys.argv = words
+    runpy.run_path(words[0], run_name="__main__")
+
+
+class Program:
+    """A running program: lines of its output, and its end within 100 s."""
+
+    def __init__(self, tmp_path, *words, forked=not LONG, **environment):
+        self.errors = tmp_path / f"errors-{uuid.uuid4().hex}"
+        if forked:
+            output, into = FORKS.Pipe(duplex=False)
+            self.process = FORKS.Process(target=as_program, args=(list(words), environment, into, self.errors))
+            self.process.start()
+            into.close()
+            self.output = os.fdopen(os.dup(output.fileno()))
+        else:
+            with open(self.errors, "w") as errors:
+                self.process = subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, stderr=errors, text=True, env=os.environ | environment)
+            self.output = self.process.stdout
+        self.watchdog = threading.Timer(100, self.process.kill)
+        self.watchdog.daemon = True
+        self.watchdog.start()
+
+    def ended(self, code=0):
+        """Waits until it has ended by itself, or been killed."""
+        self.output.read()
+        if isinstance(self.process, subprocess.Popen):
+            found = self.process.wait()
+        else:
+            self.process.join()
+            found = self.process.exitcode
+        self.watchdog.cancel()
+        self.output.close()
+        assert found == code, f"exit code {found}: {self.errors.read_text()[-3000:]}"
+
+
 RANKS = """
+import os
 import sys
 import torch
 import torch.distributed as dist
@@ -170,7 +223,8 @@ class FailingWriter(HayateWriter):
         return super()._item(*arguments)
 
 
-dist.init_process_group("gloo")
+# Torchrun says where ranks meet; forks are given a file.
+dist.init_process_group("gloo", init_method=os.environ.get("MEETING", "env://"), rank=int(os.environ["RANK"]), world_size=int(os.environ["WORLD_SIZE"]))
 mesh = init_device_mesh("cpu", (dist.get_world_size(),))
 full = torch.arange(8 * 6, dtype=torch.float32).reshape(8, 6)
 state = {"sharded": distribute_tensor(torch.zeros(8, 6) if sys.argv[1] == "load" else full, mesh, [Shard(int(sys.argv[3]))])}
@@ -191,11 +245,19 @@ dist.destroy_process_group()
 
 
 def run_ranks(tmp_path, count, *arguments):
-    program = tmp_path / "ranks.py"
-    program.write_text(RANKS)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", str(program), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-3000:]
+    path = tmp_path / "ranks.py"
+    path.write_text(RANKS)
+    if LONG:
+        programs = [Program(tmp_path, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", str(path), *arguments)]
+    else:
+        meeting = f"file://{tmp_path}/{uuid.uuid4().hex}"
+        programs = [Program(tmp_path, str(path), *arguments, RANK=str(rank), WORLD_SIZE=str(count), MEETING=meeting) for rank in range(count)]
+    try:
+        for program in programs:
+            program.ended()
+    finally:  # Who waits for one that failed.
+        for program in programs:
+            program.process.kill()
 
 
 def test_ranks_may_be_other_in_number(checkpoints, tmp_path):
@@ -217,33 +279,27 @@ def test_one_rank_of_two_fails(checkpoints, tmp_path):
     assert torch.equal(back["sharded"], torch.arange(48.0).reshape(8, 6))
 
 
-def train(checkpoints, steps, kill_at=None):
+def train(tmp_path, checkpoints, steps, kill_at=None, **how):
     """Runs the example; kills it when it says that it saved so many. Answers its lines."""
-    program = subprocess.Popen(
-        [sys.executable, str(EXAMPLE), "--set", checkpoints, "--steps", str(steps), "--every", "5"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    watchdog = threading.Timer(100, program.kill)
-    watchdog.start()
+    program = Program(tmp_path, str(EXAMPLE), "--set", checkpoints, "--steps", str(steps), "--every", "5", **how)
     lines, saved = [], 0
-    for line in program.stdout:
+    for line in program.output:
         lines.append(line.strip())
         saved += line.startswith("saved")
         if kill_at is not None and saved == kill_at:
-            program.send_signal(signal.SIGKILL)
+            os.kill(program.process.pid, signal.SIGKILL)
             break
-    errors = program.stderr.read()
-    code = program.wait()
-    watchdog.cancel()
-    assert code == (0 if kill_at is None else -signal.SIGKILL), errors[-3000:]
+    program.ended(0 if kill_at is None else -signal.SIGKILL)
     return lines
 
 
-def test_the_example_is_killed_and_goes_on(place):
-    straight = train(f"{place}/straight", 100)[-1]
+def test_the_example_is_killed_and_goes_on(place, tmp_path):
+    """Started as users do when it is killed first, and when it comes to its end."""
+    straight = train(tmp_path, f"{place}/straight", 100)[-1]
     assert straight.startswith("done: ")
     for kill_at in (1, 2, 4):
-        train(f"{place}/killed", 100, kill_at)
+        train(tmp_path, f"{place}/killed", 100, kill_at, forked=not LONG and kill_at > 1)
         assert latest(f"{place}/killed") is not None
-    lines = train(f"{place}/killed", 100)
+    lines = train(tmp_path, f"{place}/killed", 100, forked=False)
     assert lines[0].startswith("goes on from step ") and lines[-1] == straight
     assert len(versions(f"{place}/killed")) <= 4

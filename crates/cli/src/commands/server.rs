@@ -33,12 +33,21 @@ pub struct ServerArgs {
     /// Mount the file system here as a part of this process: fewer steps for what the server can answer itself, but the mount ends with it
     #[arg(long, value_name = "DIR")]
     mount: Option<PathBuf>,
+    /// Let the kernel read files that many nodes read from a copy on this node, by itself, as `hayate mount --passthrough` does
+    #[arg(long, requires = "mount")]
+    passthrough: bool,
     /// Leave the terminal's session
     #[arg(long, hide = true)]
     detach: bool,
     /// Job id, so that the process is recognised
     #[arg(long, hide = true)]
     job: Option<String>,
+}
+
+/// The mount of this host: asked for by this command itself, or else by the launch.
+struct HostMount {
+    dir: PathBuf,
+    passthrough: bool,
 }
 
 /// Runs the server until it is told to end.
@@ -51,7 +60,8 @@ pub fn run(global: &Global, args: &ServerArgs) -> Result<()> {
     let id = number(&args.id)?;
     // Told to end while it waits for others, it removes what it has made. Later the server itself listens to signals.
     interrupt::watch()?;
-    let mount = args.mount.as_deref().map(mounts::canonical).transpose()?;
+    let dir = args.mount.as_deref().map(mounts::canonical).transpose()?;
+    let mount = dir.map(|dir| HostMount { dir, passthrough: args.passthrough });
     match &args.launch {
         Some(dir) => join(dir, id, mount),
         None => restart(global, id, mount),
@@ -69,7 +79,7 @@ fn number(word: &str) -> Result<u16> {
 }
 
 /// First start: bind, announce, wait for the others, serve. An error is left for `up` to show.
-fn join(dir: &Path, id: u16, mount: Option<PathBuf>) -> Result<()> {
+fn join(dir: &Path, id: u16, mount: Option<HostMount>) -> Result<()> {
     let outcome = join_and_serve(dir, id, mount);
     if let Err(error) = &outcome {
         leave_word(dir, id, error);
@@ -87,7 +97,7 @@ fn leave_word(dir: &Path, id: u16, error: &CliError) {
     }
 }
 
-fn join_and_serve(dir: &Path, id: u16, mount: Option<PathBuf>) -> Result<()> {
+fn join_and_serve(dir: &Path, id: u16, mount: Option<HostMount>) -> Result<()> {
     let spec = LaunchSpec::load(dir)?;
     if id >= spec.servers {
         return Err(CliError::Usage(format!("--id {id}: this launch has {} servers", spec.servers)));
@@ -123,16 +133,21 @@ fn serve(
     cluster: ClusterFile,
     (cluster_path, again): (&Path, bool),
     id: u16,
-    mount: Option<PathBuf>,
+    own: Option<HostMount>,
 ) -> Result<()> {
-    let inside = spec.mount_inside || mount.is_some();
+    let inside = spec.mount_inside || own.is_some();
     let by_server = spec.launcher.is_some() || (inside && id == 0);
-    let Some(mount) = mount.or_else(|| spec.mount.clone().filter(|_| by_server)) else {
+    let of_launch = || {
+        let dir = spec.mount.clone().filter(|_| by_server)?;
+        Some(HostMount { dir, passthrough: spec.passthrough })
+    };
+    let Some(mount) = own.or_else(of_launch) else {
         return bound.serve(cluster).map_err(failed);
     };
     let sidecar = Sidecar::start(Plan {
         launch: spec.rendezvous.clone(),
-        mount,
+        mount: mount.dir,
+        passthrough: mount.passthrough,
         cluster: cluster.clone(),
         cluster_path: cluster_path.to_owned(),
         id: ServerId(id),
@@ -171,7 +186,7 @@ fn wait_for_cluster(dir: &Path) -> Result<ClusterFile> {
 }
 
 /// Later start: the same store, the same addresses.
-fn restart(global: &Global, id: u16, mount: Option<PathBuf>) -> Result<()> {
+fn restart(global: &Global, id: u16, mount: Option<HostMount>) -> Result<()> {
     let path = global.cluster_path()?;
     let cluster = global.load_cluster()?;
     let member = cluster
@@ -198,7 +213,7 @@ fn serve_again(
     path: &Path,
     cluster: ClusterFile,
     member: &MemberEntry,
-    mount: Option<PathBuf>,
+    mount: Option<HostMount>,
 ) -> Result<()> {
     if let Some(missing) = member.stores.iter().find(|store| !store.is_dir()) {
         return Err(CliError::Failed(format!(

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Arguments of `hayate up`.
+#[allow(clippy::struct_excessive_bools)] // Independent switches of a command line.
 #[derive(Debug, Clone, Args)]
 #[command(
     after_help = "Without --hostfile all servers run on this machine. With it, one runs on every host, and this program, \
@@ -45,6 +46,9 @@ pub struct UpArgs {
     /// Let the server of each host be its mount, too: faster, but the mount dies with the server and its memory is beside the server's
     #[arg(long, requires = "mount")]
     pub mount_inside: bool,
+    /// Let the kernel read files that many nodes read from a copy on their node, by itself: `hayate mount --passthrough`, on every host
+    #[arg(long, requires = "mount")]
+    pub passthrough: bool,
     /// Memory budget of each server
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = size::parse)]
     pub memory: u64,
@@ -110,7 +114,7 @@ pub struct UpArgs {
     #[arg(long)]
     pub no_metrics: bool,
     /// Start the servers of an existing cluster file that do not run
-    #[arg(long, conflicts_with_all = ["hostfile", "nodes", "stores", "tier", "mount"])]
+    #[arg(long, conflicts_with_all = ["hostfile", "nodes", "stores", "tier", "mount", "passthrough"])]
     pub restart: bool,
     /// Seconds until servers must have started
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
@@ -158,12 +162,8 @@ fn bring_up(spec: &LaunchSpec, path: &Path, args: &UpArgs) -> Result<ClusterFile
         match spec.launcher {
             None if spec.mount_inside => wait_for_mounts(spec, 1, limit)?,
             None => {
-                mounts::mount_in_background(
-                    path,
-                    &cluster.job,
-                    mount,
-                    &[mounts::memory_word(spec.client_memory_bytes)],
-                )?;
+                let words = mounts::words(spec.client_memory_bytes, spec.passthrough);
+                mounts::mount_in_background(path, &cluster.job, mount, &words)?;
             }
             Some(_) => wait_for_mounts(spec, spec.servers, limit)?,
         }
@@ -248,6 +248,7 @@ pub fn spec(global: &Global, args: &UpArgs) -> Result<LaunchSpec> {
         gateways: args.gateways,
         client_memory_bytes: args.client_memory,
         mount_inside: args.mount_inside,
+        passthrough: args.passthrough,
         mount: args.mount.as_deref().map(mounts::canonical).transpose()?,
         options: ServerOptions {
             memory_bytes: args.memory,

@@ -42,6 +42,9 @@ pub struct LaunchSpec {
     pub mount: Option<PathBuf>,
     /// Whether the mount is a part of a server.
     pub mount_inside: bool,
+    /// Whether the kernel reads copies of hot files by itself.
+    #[serde(default)]
+    pub passthrough: bool,
     /// How many of the servers, the last ones, keep no data.
     pub gateways: u16,
     /// Memory budget of a mount in bytes.
@@ -157,6 +160,7 @@ mod tests {
             tier: Some("/lustre/x".into()),
             mount: None,
             mount_inside: false,
+            passthrough: true,
             gateways: 1,
             client_memory_bytes: 1 << 28,
             options: ServerOptions {
@@ -187,6 +191,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         sample().store(dir.path()).unwrap();
         assert_eq!(LaunchSpec::load(dir.path()).unwrap(), sample());
+    }
+
+    #[test]
+    fn file_of_an_earlier_build_has_mounts_without_passthrough() {
+        let dir = tempfile::tempdir().unwrap();
+        sample().store(dir.path()).unwrap();
+        let path = dir.path().join(FILE);
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.replace("passthrough = true\n", "")).unwrap();
+        assert_eq!(LaunchSpec::load(dir.path()).unwrap(), LaunchSpec { passthrough: false, ..sample() });
     }
 
     #[test]

@@ -179,6 +179,10 @@ async fn turn(worker: &Rc<Worker>, ino: InodeId) -> OpResult<bool> {
             }
             listing::list(worker, ino).await?;
         }
+        if ino != InodeId::ROOT {
+            // What is in it waits for it.
+            have_copied(worker, &inode).await?;
+        }
         return forget(worker, ino).await;
     }
     let Some(at) = inode.tier.clone() else { return forget(worker, ino).await };

@@ -28,7 +28,11 @@ thread_local! {
 }
 
 /// Aligned memory, used again by its thread.
-pub(in super::super) struct Aligned(Memory);
+pub(in super::super) struct Aligned {
+    /// All of it was written to before: no use has to fill it.
+    memory: Memory,
+    bytes: usize,
+}
 
 impl Aligned {
     /// `bytes` of memory with any content; a multiple of [`ALIGN`].
@@ -36,32 +40,33 @@ impl Aligned {
         let bytes = bytes.next_multiple_of(BLOCK_BYTES);
         let found = SPARE.with_borrow_mut(|spare| {
             // The latest that is large enough, but not so large that others would miss it.
-            let fits = |memory: &Memory| (bytes..=4 * bytes).contains(&memory.capacity());
+            let fits = |memory: &Memory| (bytes..=4 * bytes).contains(&memory.len());
             spare.iter().rposition(fits).map(|at| spare.remove(at))
         });
-        let mut memory = found.unwrap_or_else(|| AVec::with_capacity(0, bytes.next_power_of_two()));
-        if memory.len() < bytes {
-            memory.resize(bytes, 0);
-        }
-        memory.truncate(bytes);
-        Aligned(memory)
+        let memory = found.unwrap_or_else(|| {
+            let room = bytes.next_power_of_two();
+            let mut memory = AVec::with_capacity(0, room);
+            memory.resize(room, 0);
+            memory
+        });
+        Aligned { memory, bytes }
     }
 }
 
 impl Drop for Aligned {
     fn drop(&mut self) {
-        let memory = std::mem::replace(&mut self.0, AVec::new(0));
-        if memory.capacity() > SPARE_BYTES {
+        let memory = std::mem::replace(&mut self.memory, AVec::new(0));
+        if memory.len() > SPARE_BYTES {
             return;
         }
         // A thread that ends has no spare list any more.
         let _ = SPARE.try_with(|spare| {
             let mut spare = spare.borrow_mut();
-            let mut held: usize = spare.iter().map(AVec::capacity).sum();
+            let mut held: usize = spare.iter().map(AVec::len).sum();
             // What was not used for longest goes: else buffers of a size that nobody asks for any more would keep all others from being kept,
             // and each of those would be made of new pages.
-            while held + memory.capacity() > SPARE_BYTES {
-                held -= spare.remove(0).capacity();
+            while held + memory.len() > SPARE_BYTES {
+                held -= spare.remove(0).len();
             }
             spare.push(memory);
         });
@@ -71,13 +76,13 @@ impl Drop for Aligned {
 impl std::ops::Deref for Aligned {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        &self.0
+        &self.memory[..self.bytes]
     }
 }
 
 impl std::ops::DerefMut for Aligned {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.0
+        &mut self.memory[..self.bytes]
     }
 }
 

@@ -1,12 +1,17 @@
 //! Requests to an S3 server: signed by rusty-s3, sent by ureq on the calling thread.
 //!
 //! A body is not hashed for the signature: it goes over TLS, or within the site. Deliberately absent: retries (the flusher's, and those of who fetches).
+//!
+//! # Invariants
+//! - What the server refuses is this object's fault only if its answer says so, or if it takes another object at that time (`tests/flush`,
+//!   `what_a_bucket_refuses_of_one_object_is_refused`, `what_a_bucket_refuses_of_all_is_a_failure`).
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fs_proto::TimeNs;
+use parking_lot::Mutex;
 
 use rusty_s3::actions::{
     AbortMultipartUpload, CompleteMultipartUpload, CompleteMultipartUploadResponse, CreateMultipartUpload,
@@ -16,6 +21,7 @@ use rusty_s3::{Bucket, Credentials, Method, S3Action, UrlStyle};
 use ureq::http::{Request, Response};
 use ureq::{Agent, Body};
 
+use super::fault::{Fault, fault_of};
 use super::target::Target;
 use crate::tier::{TierError, TierResult};
 
@@ -28,6 +34,8 @@ const ANSWER: Duration = Duration::from_secs(300);
 const ANSWER_MAX: u64 = 64 << 20;
 /// Connections that are kept.
 const IDLE: usize = 64;
+/// How long it holds that the bucket takes other objects, or does not.
+const TRIED_LASTS: Duration = Duration::from_secs(1);
 /// Codes of conditions that do not hold, in answers that began well.
 const FAILED_CONDITIONS: [&str; 2] = ["PreconditionFailed", "ConditionalRequestConflict"];
 /// Before the names of what a user stores with an object.
@@ -95,6 +103,10 @@ pub struct Client {
     bucket: Bucket,
     credentials: Option<Credentials>,
     agent: Agent,
+    /// The key of an object that may be made and removed at any time; None: nothing may.
+    probe: Option<String>,
+    /// When that was tried last, and whether it was taken.
+    tried: Mutex<Option<(Instant, bool)>>,
 }
 
 impl Client {
@@ -114,7 +126,13 @@ impl Client {
             .max_idle_connections(IDLE)
             .max_idle_connections_per_host(IDLE)
             .build();
-        Ok(Client { bucket, credentials: Credentials::from_env(), agent: config.into() })
+        let (credentials, agent) = (Credentials::from_env(), config.into());
+        Ok(Client { bucket, credentials, agent, probe: None, tried: Mutex::default() })
+    }
+
+    /// With a key at which an object may be made and removed to see whether the bucket takes any.
+    pub fn with_probe(self, key: String) -> Self {
+        Client { probe: Some(key), ..self }
     }
 
     /// Uses these credentials instead of the environment's.
@@ -129,7 +147,7 @@ impl Client {
     /// What the server has under a key; None if nothing.
     pub fn head(&self, key: &str) -> TierResult<Option<Head>> {
         let answer = self.send("look at", key, HeadObject::new(&self.bucket, self.keys(), key), &[], &[])?;
-        Ok(found("look at", key, answer)?.map(|answer| head_of(&answer)))
+        Ok(self.found("look at", key, answer)?.map(|answer| head_of(&answer)))
     }
 
     /// Fills `out` from byte `offset` of an object, if `is_wanted` says so of what it is; false if not, or if there is none, or it is shorter.
@@ -146,7 +164,7 @@ impl Client {
         if answer.status().as_u16() == 416 {
             return Ok(false);
         }
-        let Some(answer) = found("read", key, answer)? else { return Ok(false) };
+        let Some(answer) = self.found("read", key, answer)? else { return Ok(false) };
         if answer.status().as_u16() != 206 {
             return Err(failed("read", key, "the server does not give parts of objects"));
         }
@@ -160,26 +178,26 @@ impl Client {
     /// The content of a small object; None if there is none.
     pub fn get(&self, key: &str) -> TierResult<Option<Vec<u8>>> {
         let answer = self.send("read", key, GetObject::new(&self.bucket, self.keys(), key), &[], &[])?;
-        found("read", key, answer)?.map(|answer| content("read", key, answer)).transpose()
+        self.found("read", key, answer)?.map(|answer| content("read", key, answer)).transpose()
     }
 
     /// Makes an object, or replaces it.
     pub fn put(&self, key: &str, meta: &Meta, body: &[u8]) -> TierResult<()> {
         let action = PutObject::new(&self.bucket, self.keys(), key);
-        done("write", key, self.send("write", key, action, &headers_of(meta), body)?).map(drop)
+        self.done("write", key, self.send("write", key, action, &headers_of(meta), body)?).map(drop)
     }
 
     /// As [`Client::put`], under a condition; false if it does not hold.
     pub fn put_if(&self, key: &str, meta: &Meta, body: &[u8], only: &Only) -> TierResult<bool> {
         let action = PutObject::new(&self.bucket, self.keys(), key);
         let headers = [headers_of(meta), only.headers()].concat();
-        Ok(if_done("write", key, only, self.send("write", key, action, &headers, body)?)?.is_some())
+        Ok(self.if_done("write", key, only, self.send("write", key, action, &headers, body)?)?.is_some())
     }
 
     /// Removes an object; one that is not there is no error.
     pub fn delete(&self, key: &str) -> TierResult<()> {
         let action = DeleteObject::new(&self.bucket, self.keys(), key);
-        found("remove", key, self.send("remove", key, action, &[], &[])?).map(drop)
+        self.found("remove", key, self.send("remove", key, action, &[], &[])?).map(drop)
     }
 
     /// Copies an object within the bucket, with what is stored with it, or with `meta` instead; the server does it. At most 5 GiB.
@@ -191,9 +209,9 @@ impl Client {
             headers.push(("x-amz-metadata-directive".to_owned(), "REPLACE".to_owned()));
         }
         let action = PutObject::new(&self.bucket, self.keys(), to);
-        let answer = done("copy", to, self.send("copy", to, action, &headers, &[])?)?;
+        let answer = self.done("copy", to, self.send("copy", to, action, &headers, &[])?)?;
         // A copy that takes long answers that all is well before it fails.
-        refuse_error("copy", to, &content("copy", to, answer)?)
+        self.refuse_error("copy", to, &content("copy", to, answer)?)
     }
 
     /// Up to `most` keys that begin with `prefix` and come after `after`, in order, with their sizes.
@@ -220,7 +238,7 @@ impl Client {
         action.with_max_keys(most);
         // Keys as they are: servers that are asked to escape them do that in several ways, or only say so.
         action.query_mut().remove("encoding-type");
-        let answer = done("list", prefix, self.send("list", prefix, action, &[], &[])?)?;
+        let answer = self.done("list", prefix, self.send("list", prefix, action, &[], &[])?)?;
         let text = String::from_utf8_lossy(&content("list", prefix, answer)?).into_owned();
         let page = ListObjectsV2::parse_response(&text)
             .map_err(|error| failed("list", prefix, &format!("the answer is unreadable: {error}")))?;
@@ -235,7 +253,7 @@ impl Client {
     /// Begins an object that is written in parts; returns the upload's name.
     pub fn create_upload(&self, key: &str, meta: &Meta) -> TierResult<String> {
         let action = CreateMultipartUpload::new(&self.bucket, self.keys(), key);
-        let answer = done("begin", key, self.send("begin", key, action, &headers_of(meta), &[])?)?;
+        let answer = self.done("begin", key, self.send("begin", key, action, &headers_of(meta), &[])?)?;
         let text = String::from_utf8_lossy(&content("begin", key, answer)?).into_owned();
         CreateMultipartUpload::parse_response(&text)
             .map(|created| created.upload_id().to_owned())
@@ -245,7 +263,7 @@ impl Client {
     /// Writes part `number`, from 1; returns its tag.
     pub fn put_part(&self, key: &str, upload: &str, number: u16, body: &[u8]) -> TierResult<String> {
         let action = UploadPart::new(&self.bucket, self.keys(), key, number, upload);
-        let answer = done("write", key, self.send("write", key, action, &[], body)?)?;
+        let answer = self.done("write", key, self.send("write", key, action, &[], body)?)?;
         let tag = answer.headers().get("etag").and_then(|tag| tag.to_str().ok());
         tag.map(str::to_owned).ok_or_else(|| failed("write", key, "the answer has no ETag"))
     }
@@ -265,12 +283,12 @@ impl Client {
         if answer.status().as_u16() == 501 && *only != Only::Always {
             answer = self.send("publish", key, action, &[], body.as_bytes())?;
         }
-        let Some(answer) = if_done("publish", key, only, answer)? else { return Ok(false) };
+        let Some(answer) = self.if_done("publish", key, only, answer)? else { return Ok(false) };
         let text = content("publish", key, answer)?;
         if code_of(&text).is_some_and(|code| FAILED_CONDITIONS.contains(&code.as_str())) {
             return Ok(false);
         }
-        refuse_error("publish", key, &text)?;
+        self.refuse_error("publish", key, &text)?;
         CompleteMultipartUploadResponse::parse(&String::from_utf8_lossy(&text))
             .map(|_| true)
             .map_err(|error| failed("publish", key, &format!("the answer is unreadable: {error}")))
@@ -279,7 +297,79 @@ impl Client {
     /// Gives up an upload; one that is not there is no error.
     pub fn abort(&self, key: &str, upload: &str) -> TierResult<()> {
         let action = AbortMultipartUpload::new(&self.bucket, self.keys(), key, upload);
-        found("give up", key, self.send("give up", key, action, &[], &[])?).map(drop)
+        self.found("give up", key, self.send("give up", key, action, &[], &[])?).map(drop)
+    }
+
+    /// The answer, if the request succeeded.
+    fn done(&self, doing: &str, key: &str, answer: Response<Body>) -> TierResult<Response<Body>> {
+        let status = answer.status();
+        if status.is_success() {
+            return Ok(answer);
+        }
+        let text = content(doing, key, answer).unwrap_or_default();
+        let code = code_of(&text).unwrap_or_default();
+        Err(self.error(status.as_u16(), &code, format!("{}: {status} {code}", cannot(doing, key))))
+    }
+
+    /// As [`Client::done`]; None if there is no such object.
+    fn found(&self, doing: &str, key: &str, answer: Response<Body>) -> TierResult<Option<Response<Body>>> {
+        match self.done(doing, key, answer) {
+            Ok(answer) => Ok(Some(answer)),
+            Err(TierError::Missing(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// As [`Client::done`]; None if a condition does not hold, or somebody changes the object at this moment.
+    fn if_done(
+        &self,
+        doing: &str,
+        key: &str,
+        only: &Only,
+        answer: Response<Body>,
+    ) -> TierResult<Option<Response<Body>>> {
+        match answer.status().as_u16() {
+            409 | 412 if *only != Only::Always => Ok(None),
+            _ => self.done(doing, key, answer).map(Some),
+        }
+    }
+
+    /// Fails if an answer that began well tells of an error after all.
+    fn refuse_error(&self, doing: &str, key: &str, text: &[u8]) -> TierResult<()> {
+        if !String::from_utf8_lossy(text).contains("<Error>") {
+            return Ok(());
+        }
+        let code = code_of(text).unwrap_or_default();
+        Err(self.error(200, &code, format!("{}: {code}", cannot(doing, key))))
+    }
+
+    fn error(&self, status: u16, code: &str, text: String) -> TierError {
+        match fault_of(status, code) {
+            Fault::Absent => TierError::Missing(text),
+            Fault::Space => TierError::Full(text),
+            Fault::Object => TierError::Refused(text),
+            Fault::Unclear if self.takes_others() => TierError::Refused(text),
+            Fault::Unclear | Fault::Server => TierError::Failed(text),
+        }
+    }
+
+    /// Whether the bucket takes another object now: bad credentials, and a bucket that may only be read, refuse all of them.
+    fn takes_others(&self) -> bool {
+        let Some(key) = &self.probe else { return false };
+        if let Some((when, is_taken)) = *self.tried.lock()
+            && when.elapsed() < TRIED_LASTS
+        {
+            return is_taken;
+        }
+        let is_done =
+            |answer: TierResult<Response<Body>>| answer.is_ok_and(|answer| answer.status().is_success());
+        let is_taken =
+            is_done(self.send("write", key, PutObject::new(&self.bucket, self.keys(), key), &[], &[]));
+        if is_taken {
+            let _ = self.send("remove", key, DeleteObject::new(&self.bucket, self.keys(), key), &[], &[]);
+        }
+        *self.tried.lock() = Some((Instant::now(), is_taken));
+        is_taken
     }
 
     fn send<'a, A: S3Action<'a>>(
@@ -336,58 +426,19 @@ fn headers_of(meta: &Meta) -> Vec<(String, String)> {
     meta.iter().map(|(name, value)| (format!("{META}{name}"), value.clone())).collect()
 }
 
-/// The error of a request about `key`: `doing` is a verb.
+/// What could not be done with `key`: `doing` is a verb.
+pub fn cannot(doing: &str, key: &str) -> String {
+    format!("cannot {doing} {key:?} in the shared tier")
+}
+
+/// The error of a request about `key`.
 pub fn failed(doing: &str, key: &str, reason: &str) -> TierError {
-    TierError::Failed(format!("cannot {doing} {key:?} in the shared tier: {reason}"))
+    TierError::Failed(format!("{}: {reason}", cannot(doing, key)))
 }
 
 fn content(doing: &str, key: &str, mut answer: Response<Body>) -> TierResult<Vec<u8>> {
     let body = answer.body_mut().with_config().limit(ANSWER_MAX).read_to_vec();
     body.map_err(|error| failed(doing, key, &error.to_string()))
-}
-
-/// The answer, if the request succeeded.
-fn done(doing: &str, key: &str, answer: Response<Body>) -> TierResult<Response<Body>> {
-    let status = answer.status();
-    if status.is_success() {
-        return Ok(answer);
-    }
-    let text = content(doing, key, answer).unwrap_or_default();
-    let code = code_of(&text).unwrap_or_default();
-    let text = format!("cannot {doing} {key:?} in the shared tier: {status} {code}");
-    Err(match status.as_u16() {
-        404 => TierError::Missing(text),
-        // Insufficient Storage.
-        507 => TierError::Full(text),
-        _ => TierError::Failed(text),
-    })
-}
-
-/// As [`done`]; None if there is no such object.
-fn found(doing: &str, key: &str, answer: Response<Body>) -> TierResult<Option<Response<Body>>> {
-    match done(doing, key, answer) {
-        Ok(answer) => Ok(Some(answer)),
-        Err(TierError::Missing(_)) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// As [`done`]; None if a condition does not hold, or somebody changes the object at this moment.
-fn if_done(
-    doing: &str,
-    key: &str,
-    only: &Only,
-    answer: Response<Body>,
-) -> TierResult<Option<Response<Body>>> {
-    match answer.status().as_u16() {
-        409 | 412 if *only != Only::Always => Ok(None),
-        _ => done(doing, key, answer).map(Some),
-    }
-}
-
-fn refuse_error(doing: &str, key: &str, text: &[u8]) -> TierResult<()> {
-    let is_error = String::from_utf8_lossy(text).contains("<Error>");
-    if is_error { Err(failed(doing, key, &code_of(text).unwrap_or_default())) } else { Ok(()) }
 }
 
 /// The code in an error's document.

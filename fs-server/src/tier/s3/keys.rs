@@ -13,8 +13,8 @@
 
 use bytes::Bytes;
 
-use super::client::failed;
-use crate::tier::TierResult;
+use super::client::cannot;
+use crate::tier::{TierError, TierResult};
 
 /// Makes a directory of a prefix.
 const DIRECTORY: &str = ".hayate-directory";
@@ -36,7 +36,8 @@ pub fn marker(path: &str) -> String {
 pub fn key(dir: &str, name: &[u8]) -> TierResult<String> {
     let key = format!("{dir}{}", encode(name));
     if key.len() > KEY_MAX {
-        return Err(failed("name", &key, "S3 keys have at most 1,024 bytes; shorten the path"));
+        let reason = "S3 keys have at most 1,024 bytes; shorten the path";
+        return Err(TierError::Refused(format!("{}: {reason}", cannot("name", &key))));
     }
     Ok(key)
 }
@@ -132,7 +133,7 @@ mod tests {
         for other in ["", "..", "x!41", ".hayate-directory", "!2Fx", "x\ny"] {
             assert_eq!(super::name(other), None, "{other:?}");
         }
-        assert!(key("", &[b'x'; 1025]).is_err());
+        assert!(matches!(key("", &[b'x'; 1025]), Err(TierError::Refused(_))));
         assert_eq!(percent(b"a b/\xfc"), "a%20b/%FC");
     }
 }

@@ -36,6 +36,7 @@ use crate::error::ServerError;
 
 pub mod client;
 mod draft;
+mod fault;
 mod keys;
 mod meta;
 mod moves;
@@ -100,8 +101,21 @@ fn dir_of(dir: &Dir) -> TierResult<&S3Dir> {
     dir.handle().ok_or_else(|| TierError::Failed("a directory handle of another adapter".to_owned()))
 }
 
+/// Beginning of the keys of what a server stages.
+fn staging_in(target: &Target, job: &str, server: ServerId) -> String {
+    format!("{}{}/", target.prefix, staging_name(job, server))
+}
+
 fn key_of(at: &Place) -> TierResult<String> {
     keys::key(&dir_of(&at.dir)?.path, &at.name)
+}
+
+/// The same of what may be there: nothing is under a key that is too long.
+fn key_there(at: &Place) -> TierResult<String> {
+    key_of(at).map_err(|error| match error {
+        TierError::Refused(text) => TierError::Missing(text),
+        error => error,
+    })
 }
 
 impl S3 {
@@ -112,8 +126,10 @@ impl S3 {
         target: Target,
         config: &ServerConfig,
     ) -> Result<Self, ServerError> {
-        let mut s3 = S3::unopened(client, target, config);
-        (s3.left_over, s3.knows_conditions) = s3.probe().map_err(|error| ServerError::Tier {
+        let probe =
+            format!("{}{}probe", staging_in(&target, &config.job, config.id), staged_prefix(config.id));
+        let mut s3 = S3::unopened(client.with_probe(probe.clone()), target, config);
+        (s3.left_over, s3.knows_conditions) = s3.probe(&probe).map_err(|error| ServerError::Tier {
             path: tier.to_owned(),
             reason: format!(
                 "cannot be used: {error}; check the bucket, AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
@@ -193,16 +209,15 @@ impl S3 {
     }
 
     /// Returns whether something lies in staging that others take out, and whether the server knows conditions.
-    fn probe(&self) -> TierResult<(bool, bool)> {
+    fn probe(&self, probe: &str) -> TierResult<(bool, bool)> {
         let staging = self.staging(self.me);
-        let probe = format!("{staging}{}probe", staged_prefix(self.me));
         // Some servers take an object without having its bucket.
         self.client.list(&staging, "", 1)?;
-        self.client.put(&probe, &client::Meta::new(), b"")?;
+        self.client.put(probe, &client::Meta::new(), b"")?;
         let keeps_to =
-            |only: &Only| matches!(self.client.put_if(&probe, &client::Meta::new(), b"", only), Ok(false));
+            |only: &Only| matches!(self.client.put_if(probe, &client::Meta::new(), b"", only), Ok(false));
         let knows_conditions = keeps_to(&Only::IfNone) && keeps_to(&Only::IfTag("\"none\"".to_owned()));
-        self.client.delete(&probe)?;
+        self.client.delete(probe)?;
         self.each(&format!("{staging}{}", staged_prefix(self.me)), |key| self.give_up(key).map(drop))?;
         Ok((self.has_moves()? || !self.client.list(&staging, "", 1)?.is_empty(), knows_conditions))
     }
@@ -219,7 +234,7 @@ impl S3 {
     }
 
     fn staging(&self, server: ServerId) -> String {
-        format!("{}{}/", self.target.prefix, staging_name(&self.job, server))
+        staging_in(&self.target, &self.job, server)
     }
 
     /// Gives up the upload that is written down under `at`, if one is, and was not published just before a crash.
@@ -347,7 +362,7 @@ impl S3 {
     }
 
     fn remove_directory(&self, at: &Place) -> TierResult<()> {
-        let dir = format!("{}/", key_of(at)?);
+        let dir = format!("{}/", key_there(at)?);
         let own = [format!("{dir}{ATTRIBUTES}"), marker(&dir)];
         let below = self.client.list(&dir, "", 4)?;
         if below.iter().any(|(key, _)| *key != dir && !own.contains(key)) {
@@ -392,7 +407,7 @@ impl Tier for S3 {
     }
 
     fn open_dir(&self, at: &Place) -> TierResult<Dir> {
-        let path = format!("{}/", key_of(at)?);
+        let path = format!("{}/", key_there(at)?);
         if self.is_read_only {
             // One that is not there is as one that is empty.
             let dir = S3Dir::of(path);
@@ -405,7 +420,10 @@ impl Tier for S3 {
     }
 
     fn look(&self, at: &Place) -> TierResult<Option<Found>> {
-        let key = key_of(at)?;
+        let key = match key_there(at) {
+            Err(TierError::Missing(_)) => return Ok(None),
+            key => key?,
+        };
         if let Some(draft) = self.draft(&key) {
             return Ok(Some(Found { id: draft.id, is_dir: false, size: draft.size(), mtime: 0 }));
         }
@@ -508,14 +526,17 @@ impl Tier for S3 {
     }
 
     fn undo_move(&self, to: &Place) -> TierResult<()> {
-        self.undo_moves_to(&format!("{}/", key_of(to)?))
+        match key_there(to) {
+            Err(TierError::Missing(_)) => Ok(()),
+            key => self.undo_moves_to(&format!("{}/", key?)),
+        }
     }
 
     fn remove(&self, at: &Place, is_dir: bool) -> TierResult<()> {
         if is_dir {
             return self.remove_directory(at);
         }
-        let (key, dir) = (key_of(at)?, dir_of(&at.dir)?);
+        let (key, dir) = (key_there(at)?, dir_of(&at.dir)?);
         let draft = self.drafts.lock().remove(&key);
         let is_staging = dir.path == self.staging(self.me);
         if !is_staging {
