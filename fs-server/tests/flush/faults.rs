@@ -183,7 +183,9 @@ fn what_was_removed_untold_is_not_waited_for() {
         Arc::new(Fake { after: Box::new(fails), ..Fake::before(tier, |_, _| Ok(())) })
     });
     let client = Client::connect(&cluster.file);
-    ["one", "other"].iter().for_each(|name| client.unlink(inner, name));
+    for name in ["one", "other"] {
+        client.unlink(inner, name);
+    }
     client.rmdir(outer, "inner");
     client.rmdir(ROOT, "outer");
     for id in 0..3 {
