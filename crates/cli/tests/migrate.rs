@@ -256,12 +256,14 @@ fn what_cannot_be_read_is_told_and_the_rest_moves() {
     fs::create_dir_all(old.join("d")).unwrap();
     fs::write(old.join("d/good"), pattern(100_000)).unwrap();
     fs::write(old.join("d/bad"), pattern(100_000)).unwrap();
-    sandbox.up(&["--nodes", "2", "--tier", &sandbox.word("tier"), "--flush-delay", "600000"]);
+    sandbox.up(&["--nodes", "2", "--tier", &sandbox.word("tier")]);
+    sandbox.hold_copies();
     let child = begin(&sandbox);
     wait_until("the old tree in the cluster", || sandbox.run(&["ls", "/d"]).out.contains("bad"));
     fs::remove_file(old.join("d/bad")).unwrap();
     kill(child.id(), rustix::process::Signal::KILL);
     end(child);
+    sandbox.let_copy();
     sandbox.ok(&["flush"]);
     let words = ["migrate", "--from", &sandbox.word("old"), "--to", &sandbox.word("tier"), "--stall", "5"];
     let message = sandbox.fails(

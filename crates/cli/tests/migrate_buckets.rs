@@ -228,12 +228,14 @@ fn a_copy_that_is_damaged_is_made_again() {
     let sandbox = Sandbox::with(server.environment());
     let (old, new) = (Side::Bucket(server), Side::Directory(sandbox.path("tier")));
     let files = fill(&sandbox, &old);
-    sandbox.up(&["--nodes", "2", "--tier", &new.word(), "--flush-delay", "600000"]);
+    sandbox.up(&["--nodes", "2", "--tier", &new.word()]);
+    sandbox.hold_copies();
     let child = begin(&sandbox, &old, &new);
     wait_until("the old tree in the cluster", || sandbox.run(&["ls", "/"]).out.contains("deep"));
     sandbox.ok(&["cp", "-r", "h:/", &sandbox.word("out")]);
     let Side::Bucket(server) = &old else { unreachable!() };
     server.go_away(true);
+    sandbox.let_copy();
     sandbox.ok(&["flush", "--wait"]);
     assert!(new.files() == files);
     let damaged = sandbox.path("tier/deep/large");

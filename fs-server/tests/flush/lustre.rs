@@ -24,6 +24,7 @@ use crate::client::{Client, ROOT};
 use crate::cluster::Cluster;
 use crate::evicting::figure;
 use crate::fake::{Fake, Gate};
+use crate::policies::until;
 
 const MIB: u64 = 1 << 20;
 const STRIPE: u64 = 16 * MIB;
@@ -452,15 +453,6 @@ fn a_file_that_is_gathered_is_claimed() {
     let _ = ask(PartsOf::DONE);
 }
 
-/// Until something happens that another thread does.
-fn await_that(what: &str, happened: impl Fn() -> bool) {
-    let began = Instant::now();
-    while !happened() {
-        assert!(began.elapsed() < Duration::from_secs(60), "{what} does not happen");
-        std::thread::yield_now();
-    }
-}
-
 #[test]
 fn a_director_that_hangs_leaves_nothing_dirty() {
     // Goal: when a director hangs for so long that a holder gives its copy up, while that does its share, and then goes on, the file is in the tier as it is, was copied once, and all of
@@ -472,7 +464,7 @@ fn a_director_that_hangs_leaves_nothing_dirty() {
     let lustre = Lustre::new(2, move |write| {
         if directs.get() == Some(&write.server) {
             // Else it might be through before the other has begun.
-            await_that("the other's write", || has_begun.load(Ordering::Acquire));
+            until("the other's write", || has_begun.load(Ordering::Acquire));
         } else if !has_begun.load(Ordering::Acquire) {
             door.close();
             has_begun.store(true, Ordering::Release);
@@ -505,14 +497,14 @@ fn a_director_that_hangs_leaves_nothing_dirty() {
     let ino = client.write_file(ROOT, "large", &pattern(size, 7));
     gate.await_somebody();
     let of_other = |write: &&Write| director.get() != Some(&write.server);
-    await_that("the other's share", || lustre.writes.lock().iter().filter(of_other).count() == 4);
+    until("the other's share", || lustre.writes.lock().iter().filter(of_other).count() == 4);
     // Somebody who says that he goes on gets a claim where nobody has one, and changes nothing by it.
     let server = Client::connect_as(&cluster.file, Some(ServerId(1)));
     let (layout, staging) = (Layout::default(), Bytes::from_static(b"f-9-aa-0"));
     let request =
         FlushChunks { ino, server: ServerId(9), staging, layout, size, parts: Some(PartsOf::STILL) };
     let other = ServerId(u16::from(director.get() == Some(&ServerId(0))));
-    await_that("the end of the claim", || server.ask_server(other, &request).is_ok());
+    until("the end of the claim", || server.ask_server(other, &request).is_ok());
     server.ask_server(other, &FlushChunks { parts: Some(PartsOf::DONE), ..request }).unwrap();
     gate.open();
     let accounts = cluster.check(&client);

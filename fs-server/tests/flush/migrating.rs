@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use fs_proto::msg::tier::{AttachOld, FlushNow, MigrateStatus, Migrated};
 use fs_proto::{ChunkIndex, InodeId, ServerId, Status};
+use fs_server::tier::posix::Posix;
 use fs_server::tier::{Tier, TierError};
 
 use crate::client::{Client, ROOT};
@@ -111,6 +112,14 @@ fn started(servers: u16, wrap: Wrap<'_>) -> (Cluster, Client, Tree) {
     (cluster, client, before)
 }
 
+/// A tier that nothing comes to: not even what is read of the old one for that.
+fn takes_nothing(tier: Posix) -> Arc<dyn Tier> {
+    Arc::new(Fake::before(tier, |call, _| match call {
+        "make" | "rename" | "collect" => Err(TierError::Failed("not now".into())),
+        _ => Ok(()),
+    }))
+}
+
 fn without_atimes(mut tree: Tree) -> Tree {
     forget_atimes(&mut tree);
     tree
@@ -119,15 +128,10 @@ fn without_atimes(mut tree: Tree) -> Tree {
 #[test]
 fn everything_is_there_before_anything_is_copied() {
     // Method: a tier that takes nothing.
-    let mut cluster = Cluster::prepared_with(3, |_| ());
+    let mut cluster = Cluster::prepared(3);
     std::fs::create_dir(old(&cluster)).unwrap();
     let files = make_tree(&old(&cluster));
-    cluster.launch(&|tier| -> Arc<dyn Tier> {
-        Arc::new(Fake::before(tier, |call, _| match call {
-            "make" | "rename" | "collect" => Err(TierError::Failed("not now".into())),
-            _ => Ok(()),
-        }))
-    });
+    cluster.launch(&takes_nothing);
     let client = Client::connect(&cluster.file);
     assert!(client.list(ROOT).is_empty());
     attach(&cluster, &client);
@@ -428,12 +432,8 @@ fn what_cannot_be_an_old_tier_is_refused() {
 
 #[test]
 fn an_old_tier_that_is_away_is_an_error_and_no_empty_tree() {
-    // Method: nothing is flushed; a restart while an empty directory is under the old tier's path, as of a file system that is not mounted.
-    let mut cluster = Cluster::prepared_with(2, |config| config.flush_delay_ms = 3_600_000);
-    std::fs::create_dir(old(&cluster)).unwrap();
-    make_tree(&old(&cluster));
-    cluster.launch(&plain);
-    let client = Client::connect(&cluster.file);
+    // Method: nothing is copied; a restart while an empty directory is under the old tier's path, as of a file system that is not mounted.
+    let (mut cluster, client, _) = started(2, &takes_nothing);
     attach(&cluster, &client);
     let (a, top) = (find(&client, "a").unwrap(), find(&client, "top").unwrap());
     drop(client);

@@ -6,6 +6,8 @@ pub mod skip;
 pub mod versions;
 
 use fs_client::{Client, ClientConfig};
+use fs_net::{ClusterFile, MemberEntry};
+use fs_server::tier::staging_name;
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -61,6 +63,22 @@ impl Sandbox {
     /// A client of its cluster.
     pub fn client(&self) -> Client {
         Client::connect(ClientConfig::load(&self.path("c.toml")).unwrap()).unwrap()
+    }
+
+    /// Nothing is copied to the tier's directory until [`Sandbox::let_copy`]: a file is where each server stages.
+    pub fn hold_copies(&self) {
+        self.staging().iter().for_each(|path| fs::write(path, "").unwrap());
+    }
+
+    /// Ends [`Sandbox::hold_copies`].
+    pub fn let_copy(&self) {
+        self.staging().iter().for_each(|path| fs::remove_file(path).unwrap());
+    }
+
+    fn staging(&self) -> Vec<PathBuf> {
+        let cluster = ClusterFile::load(&self.path("c.toml")).unwrap();
+        let name = |member: &MemberEntry| staging_name(&cluster.job, member.id);
+        cluster.members.iter().map(|member| self.path("tier").join(name(member))).collect()
     }
 
     /// A path in it.
