@@ -55,7 +55,7 @@ impl Attempt {
     }
 
     pub fn pruned_name(&self) -> String {
-        format!("{}.pruned", self.full_name())
+        format::pruned_name(&self.full_name())
     }
 
     /// Of the manifest before it is published.
@@ -367,9 +367,9 @@ impl Group {
         copies::forget(&self.disk, &self.keys, &attempt.full_name())
     }
 
-    /// Whether an attempt is marked as being removed.
-    fn is_marked(&self, attempt: &Attempt) -> Result<bool> {
-        let mark = format!("{}/{}", self.paths.attempts, attempt.pruned_name());
+    /// Whether the attempt of this full name is marked as being removed.
+    pub fn is_marked(&self, full_name: &str) -> Result<bool> {
+        let mark = format!("{}/{}", self.paths.attempts, format::pruned_name(full_name));
         Ok(self.disk.read::<Pruned>(&mark)?.is_some())
     }
 
@@ -382,8 +382,8 @@ impl Group {
     }
 
     /// Whether an attempt is being removed, or was.
-    pub fn is_leaving(&self, attempt: &Attempt) -> Result<bool> {
-        if self.is_marked(attempt)? {
+    fn is_leaving(&self, attempt: &Attempt) -> Result<bool> {
+        if self.is_marked(&attempt.full_name())? {
             return Ok(true);
         }
         Ok(self.attempt(attempt.version, attempt.number)?.as_ref() != Some(attempt))

@@ -460,6 +460,11 @@ pub(crate) fn attempt_full_name(version: u64, attempt: u32, id: &str) -> String 
     format!("{version:020}.{attempt:06}-{id}")
 }
 
+/// The mark that an attempt is being removed.
+pub(crate) fn pruned_name(full_name: &str) -> String {
+    format!("{full_name}.pruned")
+}
+
 /// The version that a name in `versions/` stands for.
 pub(crate) fn parse_version(name: &[u8]) -> Option<u64> {
     let name = std::str::from_utf8(name).ok()?;

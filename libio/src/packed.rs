@@ -51,10 +51,14 @@ impl Base {
         for version in versions {
             self.group.disk.place(dir, &format::needed_name(version, &by), &Needed {})?;
         }
+        let (version, number) = (manifest.version, manifest.attempt);
+        let used = format::attempt_full_name(version, number, &manifest.id);
+        if self.group.is_marked(&used)? {
+            return Ok(None);
+        }
         // A removal that is over took its own mark with it, and the record before that.
-        let used = readable(self.group.attempt(manifest.version, manifest.attempt))?;
-        let Some(used) = used.filter(|used| used.record.id == manifest.id) else { return Ok(None) };
-        Ok((!self.group.is_leaving(&used)?).then_some(self))
+        let record = readable(self.group.attempt(version, number))?;
+        Ok(record.filter(|there| there.record.id == manifest.id).map(|_| self))
     }
 
     /// Whether no two parts of anything in it are at one host.

@@ -157,7 +157,9 @@ impl Disk {
 
     /// Places a document; answers whether it is there, which it is not if the name was taken.
     fn put<D: Document>(&self, dir: &str, name: &str, document: &D, no_replace: bool) -> Result<bool> {
-        for tries_left in (0..PUT_TRIES).rev() {
+        let mut tries_left = PUT_TRIES;
+        loop {
+            tries_left -= 1;
             let (aside, file) = self.write_aside(dir, name, document)?;
             let parent = self.client.resolve(dir)?.ino;
             self.step("rename")?;
@@ -179,7 +181,6 @@ impl Disk {
                 Err(e) => return Err(e.into()),
             }
         }
-        unreachable!("the last try has an end of its own")
     }
 
     /// Makes a document durable under a name of its own; answers that, and the file.

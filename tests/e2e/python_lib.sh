@@ -15,7 +15,7 @@ child() {
 }
 
 # An environment is shared by all runs, so it is changed by one at a time, which holds its lock until it calls `unlocked`, or ends.
-LOCK_S=${LOCK_S:-400}
+LOCK_S=400
 locked() {
     mkdir -p "${VENV%/*}"
     exec 9>"$VENV.lock"

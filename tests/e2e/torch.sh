@@ -12,12 +12,11 @@ need python3 flock
 [ "${HAYATE_TEST_TORCH:-}" != no ] || skip "left out by HAYATE_TEST_TORCH=no"
 [ "${1:-}" != --install ] || HAYATE=$(type -P true)
 begin torch
-VENV=${VENV:-$ROOT/target/tools/venv}-torch
 # Both within what ./test gives a script.
 INSTALL_S=270 TESTS_S=240
 [ -z "${HAYATE_TEST_LONG:-}${1:-}" ] || INSTALL_S=1500 TESTS_S=900
-LOCK_S=$INSTALL_S
 . "$E2E/python_lib.sh"
+VENV+=-torch LOCK_S=$INSTALL_S
 
 TORCH=2.15.0
 GIB=4 WHOLE_GIB=12
@@ -93,21 +92,26 @@ whole() {
     imported || fail "torch is installed, but not imported: $(tail -1 "$BOX/import.err")"
 }
 
+is_here() {
+    note "$(du -sh "$VENV" | cut -f 1)"
+    echo "$TORCH $1" >"$COMPLETE"
+}
+
 install_torch() {
     ! is_complete || return 0
     if [ "${HAYATE_TEST_TORCH:-}" != whole ] && lean; then
-        echo "$TORCH lean" >"$COMPLETE"
+        is_here lean
         return
     fi
     [ ! -s "$BOX/import.err" ] || note "torch with a stand-in for CUDA is not imported, so all of it comes: $(tail -1 "$BOX/import.err")"
     whole
-    echo "$TORCH whole" >"$COMPLETE"
+    is_here whole
 }
 
 locked || skip "torch is not installed: another run has held $VENV.lock for $LOCK_S s (what ./test has done beside its other tests is told in $VENV.log)"
 timed "torch" install_torch
 unlocked
-note "torch $(cat "$COMPLETE"), $(du -sh "$VENV" | cut -f 1)"
+note "torch $(cat "$COMPLETE")"
 [ "${1:-}" != --install ] || exit 0
 timed "wheel" install_wheel
 

@@ -136,8 +136,7 @@ fn up_mounts_inside_with_passthrough() {
     sandbox.up(&["--mount", &sandbox.word("m"), "--mount-inside", "--passthrough"]);
     works_as_ever(&sandbox);
     tells_of_passthrough(&sandbox, 1);
-    sandbox.kill_server(0);
-    wait_until("the mount is dead", || fs::metadata(sandbox.path("m")).is_err());
+    kill_with_its_mount(&sandbox);
     sandbox.ok(&["up", "--restart"]);
     wait_until("it is mounted again", || fs::read(sandbox.path("m/file")).is_ok());
     tells_of_passthrough(&sandbox, 2);
@@ -147,8 +146,7 @@ fn up_mounts_inside_with_passthrough() {
     works_as_ever(&sandbox);
     tells_of_passthrough(&sandbox, 0);
     // A server that is started by hand says for itself how it mounts.
-    sandbox.kill_server(0);
-    wait_until("the mount is dead", || fs::metadata(sandbox.path("m")).is_err());
+    kill_with_its_mount(&sandbox);
     let by_hand = ["server", "--id", "0", "--mount", &sandbox.word("m"), "--passthrough"];
     let output = fs::File::create(sandbox.path("server.log")).unwrap();
     let mut command = sandbox.hayate(&["--log", "info"]);
@@ -159,6 +157,12 @@ fn up_mounts_inside_with_passthrough() {
     sandbox.ok(&["down", "--discard"]);
     server.wait().unwrap();
     sandbox.assert_nothing_left();
+}
+
+/// Kills server 0, which the mount is a part of.
+fn kill_with_its_mount(sandbox: &Sandbox) {
+    sandbox.kill_server(0);
+    wait_until("the mount is dead", || fs::metadata(sandbox.path("m")).is_err());
 }
 
 /// Lines of the log of server 0 that tell that the mount passes files through, or why it does not.

@@ -119,12 +119,15 @@ async fn other(
         kind => Make::Special { kind, rdev: inode.attr.rdev },
     };
     let (place, attributes) = (place.clone(), attributes(&inode.attr, &view.xattrs));
-    let make = move |tier: &dyn Tier| {
-        let id = tier.make(&place, &what)?;
-        tier.set(&place, id, &attributes)?;
-        Ok(Staged { id, found: None })
-    };
+    let make = move |tier: &dyn Tier| make_other(tier, &place, &what, &attributes);
     Ok(worker.node.flusher.on_tier(make).await?)
+}
+
+/// Stages what is no file.
+pub fn make_other(tier: &dyn Tier, at: &Place, what: &Make, attributes: &Attributes) -> TierResult<Staged> {
+    let id = tier.make(at, what)?;
+    tier.set(at, id, attributes)?;
+    Ok(Staged { id, found: None })
 }
 
 async fn file(worker: &Rc<Worker>, attr: &Attr, place: &Place, to: Destination) -> FlushResult<Staged> {

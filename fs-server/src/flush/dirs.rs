@@ -121,27 +121,47 @@ pub async fn handle(worker: &Rc<Worker>, dir: InodeId) -> FlushResult<Option<Dir
 /// of what was removed from outside stay open, and everything fails through them, so each is found anew; but not those of directories that the namespace
 /// has no more, which could not be.
 pub async fn doubt(worker: &Rc<Worker>, dir: InodeId) -> FlushResult<()> {
-    let (mut at, mut above) = (dir, Vec::new());
-    while at != InodeId::ROOT && at != old::PARENT && aside::server(at).is_none() && above.len() < DEPTH_MAX {
-        let Some(inode) = remote::inode(worker, at).await?.inode else { return Ok(()) };
-        let Some(location) = inode.tier else { return Ok(()) };
-        let parent = location.parent;
-        above.push((at, location));
-        at = parent;
+    let above = places(worker, dir).await?;
+    for (dir, _) in &above {
+        if remote::inode(worker, *dir).await?.inode.is_none() {
+            return Ok(());
+        }
     }
     for (dir, _) in &above {
         worker.node.flusher.dirs().forget(*dir);
     }
-    for (dir, location) in above.into_iter().rev() {
-        match handle(worker, dir).await {
+    match lost(worker, dir).await?.pop() {
+        Some((_, at)) => remote::note_name(worker, at.parent, &at.name, false).await,
+        None => Ok(()),
+    }
+}
+
+/// The directories from this one up to the one that is not where it was published; none if all above are.
+pub async fn lost(worker: &Rc<Worker>, dir: InodeId) -> FlushResult<Vec<(InodeId, TierLocation)>> {
+    let mut above = places(worker, dir).await?;
+    for at in (0..above.len()).rev() {
+        match handle(worker, above[at].0).await {
             Ok(_) => {}
             Err(Stop::Wait(_)) => {
-                return remote::note_name(worker, location.parent, &location.name, false).await;
+                above.truncate(at + 1);
+                return Ok(above);
             }
             Err(stop) => return Err(stop),
         }
     }
-    Ok(())
+    Ok(Vec::new())
+}
+
+/// A directory and those above it, with their places in the tier as their homes know them, as far as there are any.
+async fn places(worker: &Rc<Worker>, dir: InodeId) -> FlushResult<Vec<(InodeId, TierLocation)>> {
+    let (mut at, mut above) = (dir, Vec::new());
+    while at != InodeId::ROOT && at != old::PARENT && aside::server(at).is_none() && above.len() < DEPTH_MAX {
+        let Some(location) = remote::place(worker, at).await? else { break };
+        let parent = location.parent;
+        above.push((at, location));
+        at = parent;
+    }
+    Ok(above)
 }
 
 async fn open(worker: &Rc<Worker>, parent: &Dir, location: TierLocation) -> FlushResult<Dir> {

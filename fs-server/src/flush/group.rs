@@ -364,13 +364,13 @@ impl Job {
         inode: &InodeRecord,
         attributes: &Attributes,
     ) -> TierResult<Option<Staged>> {
-        let id = tier.make(at, &Make::Symlink { target: inode.target.clone() })?;
-        tier.set(at, id, attributes)?;
+        let staged =
+            content::make_other(tier, at, &Make::Symlink { target: inode.target.clone() }, attributes)?;
         if !self.is_unchanged(inode) {
             return Ok(None);
         }
         tier.rename(at, to)?;
-        Ok(Some(Staged { id, found: None }))
+        Ok(Some(staged))
     }
 
     /// Whether what was copied is still what the inode holds, and nobody has it open for writing.

@@ -20,7 +20,7 @@ use super::outcome::{FlushResult, Stop};
 use super::queue::Taken;
 use super::{WAIT_LIMIT, aside, dirs, leaf, remote};
 use crate::kv::Batch;
-use crate::namespace::{DEPTH_MAX, encode_record, keys};
+use crate::namespace::{encode_record, keys};
 use crate::tier::is_staging_name;
 use crate::tier::{Dir, Make, Place, TierError};
 use crate::worker::Worker;
@@ -169,12 +169,7 @@ async fn detach(job: &NameJob<'_>, had: &TierEntry) -> FlushResult<()> {
 
 /// Removes what is under the name; false if it was gone already, or its directory was.
 async fn remove(job: &NameJob<'_>, is_dir: bool) -> FlushResult<bool> {
-    let dir = match dirs::handle(job.worker, job.parent).await {
-        Ok(Some(dir)) => dir,
-        Ok(None) => return Ok(false),
-        Err(Stop::Wait(_)) if went_with_its_directory(job).await? => return Ok(false),
-        Err(stop) => return Err(stop),
-    };
+    let Some(dir) = dir_to_clear(job).await? else { return Ok(false) };
     let place = Place::new(&dir, job.name);
     match job.worker.node.flusher.on_tier(move |tier| tier.remove(&place, is_dir)).await {
         Ok(()) => job.touch_parent().await.map(|()| true),
@@ -187,31 +182,27 @@ async fn remove(job: &NameJob<'_>, is_dir: bool) -> FlushResult<bool> {
     }
 }
 
+/// The name's directory, as far as something has to be taken away there; None if that is gone.
+async fn dir_to_clear(job: &NameJob<'_>) -> FlushResult<Option<Dir>> {
+    match dirs::handle(job.worker, job.parent).await {
+        Err(Stop::Wait(_)) if went_with_its_directory(job).await? => Ok(None),
+        found => found,
+    }
+}
+
 /// Whether the name's directory, which the namespace has no more, is gone from the tier, too, or one above it for which that holds. Its home may not know: a call that failed, or a server that
 /// ended, after it was removed. Not said at once: who moves a directory in the tier tells its home afterwards.
 async fn went_with_its_directory(job: &NameJob<'_>) -> FlushResult<bool> {
-    let worker = job.worker;
     if job.taken.tried.elapsed() < WAIT_LIMIT {
         return Ok(false);
     }
-    let mut at = job.parent;
-    for _ in 0..DEPTH_MAX {
-        if remote::inode(worker, at).await?.inode.is_some() {
+    let lost = dirs::lost(job.worker, job.parent).await?;
+    for (dir, _) in &lost {
+        if remote::inode(job.worker, *dir).await?.inode.is_some() {
             return Ok(false);
         }
-        let Some(location) = remote::place(worker, at).await? else { return Ok(true) };
-        match dirs::handle(worker, location.parent).await {
-            Ok(None) => return Ok(true),
-            Ok(Some(above)) => {
-                let place = Place::new(&above, &location.name);
-                let found = worker.node.flusher.on_tier(move |tier| tier.look(&place)).await?;
-                return Ok(found.is_none_or(|found| found.id != location.tier_ino));
-            }
-            Err(Stop::Wait(_)) => at = location.parent,
-            Err(stop) => return Err(stop),
-        }
     }
-    Ok(false)
+    Ok(!lost.is_empty())
 }
 
 async fn clear_directory(
@@ -249,7 +240,7 @@ async fn clear_directory(
 /// Something was begun under the name with a directory that lies elsewhere as far as its home knows: if it was moved here and that was
 /// not told, tells it; else what is here is an empty one that was made in vain.
 async fn untold(job: &NameJob<'_>, had: &TierEntry, location: TierLocation) -> FlushResult<()> {
-    let Some(dir) = dirs::handle(job.worker, job.parent).await? else { return Ok(()) };
+    let Some(dir) = dir_to_clear(job).await? else { return Ok(()) };
     let place = Place::new(&dir, job.name);
     let found = job.worker.node.flusher.on_tier(move |tier| {
         tier.undo_move(&place)?;

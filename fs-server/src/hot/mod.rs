@@ -84,7 +84,11 @@ const _: () = assert!(JOIN_BYTES <= HOT_PIECE_BYTES);
 
 /// The part of the pool that what is known of leases of names and inodes has.
 pub fn part_for_loans(hot_files: &Budget) -> Part {
-    Part::of(hot_files, hot_files.stats().size / LOANS_PART)
+    Part::of(hot_files, bytes_for_loans(hot_files))
+}
+
+fn bytes_for_loans(hot_files: &Budget) -> u64 {
+    hot_files.stats().size / LOANS_PART
 }
 
 /// A piece of a chunk.
@@ -167,8 +171,8 @@ impl Hot {
     /// leases of names and inodes is in the lock table ([`part_for_loans`]).
     pub fn open(kv: &dyn Kv, memory: Budget, enabled: bool) -> Self {
         let size = memory.stats().size;
-        let (for_answers, for_grants, for_loans) =
-            (size / ANSWERS_PART, size / GRANTS_PART, size / LOANS_PART);
+        let (for_answers, for_grants) = (size / ANSWERS_PART, size / GRANTS_PART);
+        let for_loans = bytes_for_loans(&memory);
         Hot {
             enabled,
             watch: Watch::default(),

@@ -211,9 +211,11 @@ impl Loans {
                 call.servers.extend(loan.servers());
                 call.until = call.until.max(until);
             }
-            // Before the lock is let go: what is given back from here on is noticed.
-            let given_back = || Some(self.waiting_place(of(key)).notified());
-            first.get_or_insert_with(|| Outstanding { given_back: given_back(), until });
+            first.get_or_insert_with(|| {
+                // Before the lock is let go: what is given back from here on is noticed.
+                let given_back = Some(self.waiting_place(of(key)).notified());
+                Outstanding { given_back, until }
+            });
         }
         drop(table);
         if !call.keys.is_empty() {

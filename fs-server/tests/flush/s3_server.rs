@@ -28,10 +28,7 @@ const BUCKET: &str = "bucket";
 pub struct S3Server {
     dir: tempfile::TempDir,
     address: SocketAddr,
-    /// Copies that are made yet; all after them are refused.
-    copies: Arc<AtomicI64>,
-    is_away: Arc<AtomicBool>,
-    hangs: watch::Sender<bool>,
+    faults: Faults,
     end: Option<oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -42,13 +39,11 @@ impl S3Server {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join(BUCKET)).unwrap();
         let root = dir.path().to_owned();
-        let copies = Arc::new(AtomicI64::new(i64::MAX));
-        let is_away = Arc::new(AtomicBool::new(false));
-        let hangs = watch::Sender::default();
-        let faults =
-            Faults { copies: Arc::clone(&copies), is_away: Arc::clone(&is_away), hangs: hangs.subscribe() };
-        let mut server = S3Server::serving(dir, move |listener| serve(listener, root, faults));
-        (server.copies, server.is_away, server.hangs) = (copies, is_away, hangs);
+        let faults = Faults::default();
+        faults.copies.store(i64::MAX, Ordering::SeqCst);
+        let obeyed = faults.clone();
+        let mut server = S3Server::serving(dir, move |listener| serve(listener, root, obeyed));
+        server.faults = faults;
         server
     }
 
@@ -70,23 +65,22 @@ impl S3Server {
                 }
             });
         });
-        let (copies, is_away, hangs) = Default::default();
-        S3Server { dir, address, copies, is_away, hangs, end: Some(end), thread: Some(thread) }
+        S3Server { dir, address, faults: Faults::default(), end: Some(end), thread: Some(thread) }
     }
 
     /// Copies of objects fail after the next `count`, on one that [`S3Server::start`] made.
     pub fn allow_copies(&self, count: i64) {
-        self.copies.store(count, Ordering::SeqCst);
+        self.faults.copies.store(count, Ordering::SeqCst);
     }
 
     /// From now on everything is refused, or nothing, on one that [`S3Server::start`] made.
     pub fn go_away(&self, is_away: bool) {
-        self.is_away.store(is_away, Ordering::SeqCst);
+        self.faults.is_away.store(is_away, Ordering::SeqCst);
     }
 
     /// From now on requests are taken and nothing is answered, or everything is, on one that [`S3Server::start`] made.
     pub fn hang(&self, hangs: bool) {
-        self.hangs.send_replace(hangs);
+        self.faults.hangs.send_replace(hangs);
     }
 
     fn target(&self) -> Target {
@@ -138,11 +132,12 @@ impl S3Server {
 }
 
 /// What a test may do to a server.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 struct Faults {
+    /// Copies that are made yet; all after them are refused.
     copies: Arc<AtomicI64>,
     is_away: Arc<AtomicBool>,
-    hangs: watch::Receiver<bool>,
+    hangs: Arc<watch::Sender<bool>>,
 }
 
 async fn serve(listener: std::net::TcpListener, root: PathBuf, faults: Faults) {
@@ -158,7 +153,7 @@ async fn serve(listener: std::net::TcpListener, root: PathBuf, faults: Faults) {
             let is_refused = is_copy && faults.copies.fetch_sub(1, Ordering::SeqCst) <= 0
                 || faults.is_away.load(Ordering::SeqCst);
             let answer = (!is_refused).then(|| service.call(request));
-            let mut hangs = faults.hangs.clone();
+            let mut hangs = faults.hangs.subscribe();
             async move {
                 // The test has ended, if this fails.
                 let _ = hangs.wait_for(|hangs| !hangs).await;

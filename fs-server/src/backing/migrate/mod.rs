@@ -179,9 +179,10 @@ async fn turn(worker: &Rc<Worker>, ino: InodeId) -> OpResult<bool> {
             }
             listing::list(worker, ino).await?;
         }
-        if ino != InodeId::ROOT {
+        let now = namespace.inode(ino)?.filter(|now| ino != InodeId::ROOT && now.tier.is_none());
+        if let Some(unpublished) = now {
             // What is in it waits for it.
-            have_copied(worker, &inode).await?;
+            have_copied(worker, &unpublished).await?;
         }
         return forget(worker, ino).await;
     }
@@ -217,6 +218,10 @@ fn waits_for_flushing(node: &Node) -> bool {
 async fn have_copied(worker: &Rc<Worker>, inode: &InodeRecord) -> OpResult<()> {
     let namespace = &worker.node.namespace;
     let item = FlushItem::Name(inode.attr.parent, inode.name.clone());
+    if namespace.queue().is_asked_for(&item) {
+        // It has pauses of its own, which another asking would end.
+        return Ok(());
+    }
     if namespace.queue().is_tried_within(&item, PAUSES.1) {
         let xattrs = namespace.xattrs(inode.attr.ino)?;
         if policy::of(worker, inode, &xattrs).await? == Policy::Close {

@@ -131,20 +131,12 @@ impl Loan {
 
     /// Bytes of the heap that a new one takes, or one that [`Loan::widen`] has made room in.
     pub fn heap_bytes_for(server: ServerId) -> usize {
-        match pairs_for(server) {
-            1 => 0,
-            count => heap(size_of::<Pairs>()) + heap(count * size_of::<Pair>()),
-        }
+        heap_of(pairs_for(server))
     }
 
     /// Bytes of the heap that it takes.
     pub fn heap_bytes(&self) -> usize {
-        match &self.0 {
-            Form::Few { .. } => 0,
-            Form::Many { pairs, .. } => {
-                heap(size_of::<Pairs>()) + heap(pairs.0.capacity() * size_of::<Pair>())
-            }
-        }
+        heap_of(self.pairs().len())
     }
 
     /// Whether a server has a place in it.
@@ -296,6 +288,11 @@ impl Loan {
         let times = Times { until: now.plus(COOLING_TICKS), whole: now, turned: now };
         self.0 = Form::Few { phase: Phase::Cooling, times, pair: Pair::default() };
     }
+}
+
+/// Bytes of the heap that so many pairs take: they have just as much room.
+const fn heap_of(pairs: usize) -> usize {
+    if pairs == 1 { 0 } else { heap(size_of::<Pairs>()) + heap(pairs * size_of::<Pair>()) }
 }
 
 /// Pairs of sets in which a server has a place: few sizes, as servers come in any order.

@@ -149,7 +149,7 @@ impl Table {
     /// Bytes of the pool that are in use for it.
     #[cfg(test)]
     pub fn counted(&self) -> usize {
-        self.memory.steps.len() * STEP_BYTES
+        self.memory.part.stats().used as usize
     }
 
     /// Keys of which there is a loan.

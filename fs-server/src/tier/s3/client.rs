@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use fs_proto::TimeNs;
@@ -103,8 +104,8 @@ pub struct Client {
     bucket: Bucket,
     credentials: Option<Credentials>,
     agent: Agent,
-    /// The key of an object that may be made and removed at any time; None: nothing may.
-    probe: Option<String>,
+    /// The key of an object that may be made and removed at any time; none: nothing may.
+    probe: OnceLock<String>,
     /// When that was tried last, and whether it was taken.
     tried: Mutex<Option<(Instant, bool)>>,
 }
@@ -127,12 +128,12 @@ impl Client {
             .max_idle_connections_per_host(IDLE)
             .build();
         let (credentials, agent) = (Credentials::from_env(), config.into());
-        Ok(Client { bucket, credentials, agent, probe: None, tried: Mutex::default() })
+        Ok(Client { bucket, credentials, agent, probe: OnceLock::new(), tried: Mutex::default() })
     }
 
-    /// With a key at which an object may be made and removed to see whether the bucket takes any.
-    pub fn with_probe(self, key: String) -> Self {
-        Client { probe: Some(key), ..self }
+    /// At this key an object may be made and removed to see whether the bucket takes any.
+    pub fn may_probe_at(&self, key: String) {
+        self.probe.get_or_init(|| key);
     }
 
     /// Uses these credentials instead of the environment's.
@@ -355,8 +356,10 @@ impl Client {
 
     /// Whether the bucket takes another object now: bad credentials, and a bucket that may only be read, refuse all of them.
     fn takes_others(&self) -> bool {
-        let Some(key) = &self.probe else { return false };
-        if let Some((when, is_taken)) = *self.tried.lock()
+        let Some(key) = self.probe.get() else { return false };
+        // Held meanwhile: who is refused at the same moment takes this one's outcome.
+        let mut tried = self.tried.lock();
+        if let Some((when, is_taken)) = *tried
             && when.elapsed() < TRIED_LASTS
         {
             return is_taken;
@@ -368,7 +371,7 @@ impl Client {
         if is_taken {
             let _ = self.send("remove", key, DeleteObject::new(&self.bucket, self.keys(), key), &[], &[]);
         }
-        *self.tried.lock() = Some((Instant::now(), is_taken));
+        *tried = Some((Instant::now(), is_taken));
         is_taken
     }
 

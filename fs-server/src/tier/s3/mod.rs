@@ -101,11 +101,6 @@ fn dir_of(dir: &Dir) -> TierResult<&S3Dir> {
     dir.handle().ok_or_else(|| TierError::Failed("a directory handle of another adapter".to_owned()))
 }
 
-/// Beginning of the keys of what a server stages.
-fn staging_in(target: &Target, job: &str, server: ServerId) -> String {
-    format!("{}{}/", target.prefix, staging_name(job, server))
-}
-
 fn key_of(at: &Place) -> TierResult<String> {
     keys::key(&dir_of(&at.dir)?.path, &at.name)
 }
@@ -126,10 +121,8 @@ impl S3 {
         target: Target,
         config: &ServerConfig,
     ) -> Result<Self, ServerError> {
-        let probe =
-            format!("{}{}probe", staging_in(&target, &config.job, config.id), staged_prefix(config.id));
-        let mut s3 = S3::unopened(client.with_probe(probe.clone()), target, config);
-        (s3.left_over, s3.knows_conditions) = s3.probe(&probe).map_err(|error| ServerError::Tier {
+        let mut s3 = S3::unopened(client, target, config);
+        (s3.left_over, s3.knows_conditions) = s3.probe().map_err(|error| ServerError::Tier {
             path: tier.to_owned(),
             reason: format!(
                 "cannot be used: {error}; check the bucket, AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
@@ -209,15 +202,17 @@ impl S3 {
     }
 
     /// Returns whether something lies in staging that others take out, and whether the server knows conditions.
-    fn probe(&self, probe: &str) -> TierResult<(bool, bool)> {
+    fn probe(&self) -> TierResult<(bool, bool)> {
         let staging = self.staging(self.me);
+        let probe = format!("{staging}{}probe", staged_prefix(self.me));
         // Some servers take an object without having its bucket.
         self.client.list(&staging, "", 1)?;
-        self.client.put(probe, &client::Meta::new(), b"")?;
+        self.client.put(&probe, &client::Meta::new(), b"")?;
         let keeps_to =
-            |only: &Only| matches!(self.client.put_if(probe, &client::Meta::new(), b"", only), Ok(false));
+            |only: &Only| matches!(self.client.put_if(&probe, &client::Meta::new(), b"", only), Ok(false));
         let knows_conditions = keeps_to(&Only::IfNone) && keeps_to(&Only::IfTag("\"none\"".to_owned()));
-        self.client.delete(probe)?;
+        self.client.delete(&probe)?;
+        self.client.may_probe_at(probe);
         self.each(&format!("{staging}{}", staged_prefix(self.me)), |key| self.give_up(key).map(drop))?;
         Ok((self.has_moves()? || !self.client.list(&staging, "", 1)?.is_empty(), knows_conditions))
     }
@@ -234,7 +229,7 @@ impl S3 {
     }
 
     fn staging(&self, server: ServerId) -> String {
-        staging_in(&self.target, &self.job, server)
+        format!("{}{}/", self.target.prefix, staging_name(&self.job, server))
     }
 
     /// Gives up the upload that is written down under `at`, if one is, and was not published just before a crash.
