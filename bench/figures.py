@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Regenerates every figure and plot of docs/performance.md.
+"""Regenerates every figure and plot of docs/performance.md, and the scale model's answer in docs/benchmarks.md.
 
     cargo build --release && cargo build --release --workspace --examples && bench/figures.py     all parts: about an hour and a half, on a machine with nothing else to do
     bench/figures.py --list                                                           the parts, and what each is
@@ -7,7 +7,8 @@
     bench/figures.py --quick                                                          smallest sizes, to see that it works: minutes
 
 Tables between marks in docs/performance.md are replaced; what programs print besides goes into docs/figures/PART.txt, where the tables that the document
-shows in part can be compared; plots go into docs/figures/*.svg, and all of them on one page, docs/figures/bench.html. With --document and --figures others are written.
+shows in part can be compared; plots go into docs/figures/*.svg, and all of them on one page, docs/figures/bench.html. With --document, --benchmarks and --figures others are
+written. Part `scale` also measures the costs of the scale model anew and keeps them where the program takes them from when it is built; part `requirement` asks by those.
 """
 
 import argparse
@@ -20,15 +21,15 @@ import time
 from pathlib import Path
 
 import bed
-from bed import ROOT, Cluster, commit
+from bed import CALIBRATION, ROOT, Cluster, commit
 
 
-def script(name, *words, quick=()):
-    """One of the scripts beside this one, which replaces its tables itself."""
+def script(name, *words, quick=(), of="document"):
+    """One of the scripts beside this one, which replaces its tables itself, in one of the documents."""
 
     def command(o):
         more = [word(o) if callable(word) else word for word in (("--quick", *quick) if o.quick else words)]
-        return [sys.executable, ROOT / f"bench/{name}.py", *more, "--hayate", o.hayate, "--update", o.document]
+        return [sys.executable, ROOT / f"bench/{name}.py", *more, "--hayate", o.hayate, "--update", getattr(o, of)]
 
     return command
 
@@ -40,7 +41,7 @@ def cargo(*words):
 
 def example(package, name, *words, quick=None):
     def command(o):
-        more = [str(o.box) if word == "DIR" else word for word in (quick if o.quick and quick is not None else words)]
+        more = [str(o.box) if word == "DIR" else word for word in (quick if o.quick and quick else words)]
         built = o.hayate.parent / "examples" / name
         # What is built already need not be looked at again, in a directory that others may be building in.
         return [built, *more] if built.is_file() else cargo("run", "--release", "-q", "-p", package, "--example", name, "--", *more)(o)
@@ -48,8 +49,9 @@ def example(package, name, *words, quick=None):
     return command
 
 
-def test(package, name, *words):
-    return cargo("test", "-q", "-p", package, "--test", name, *words, "--", "--nocapture", "--test-threads", "1")
+def test(name, *words):
+    """A test of costs. Of all packages, as others build them: fewer would be other features of what they stand on, all compiled again."""
+    return cargo("test", "-q", "--workspace", "--test", name, *words, "--", "--nocapture", "--test-threads", "1")
 
 
 DIRTY = ("--svg", lambda o: o.figures / "dirty.svg")
@@ -57,16 +59,16 @@ DIRTY = ("--svg", lambda o: o.figures / "dirty.svg")
 PARTS = {
     "flush": ("flush next to cp", script("flush")),
     "dirty": ("dirty bytes and the age of the oldest under constant writing, with their plot", script("dirty", "--seconds", "36", *DIRTY, quick=DIRTY)),
-    "messages": ("messages, system calls and copies of each operation", test("hayate-tests", "cost")),
-    "mount": ("what the mount asks for each operation", test("hayate-tests", "mount_cost")),
+    "messages": ("messages, system calls and copies of each operation", test("cost")),
+    "mount": ("what the mount asks for each operation", test("mount_cost")),
     "hot": ("a file that all nodes read", script("hot", "--readers", "16", "--rounds", "3")),
     "hot-small": ("a small file and its name, of which all nodes ask", script("hot", "--small", "4096", "--rounds", "5", quick=("--small", "4096"))),
-    "layouts": ("bytes between nodes by layout", test("hayate-tests", "layouts", "bytes")),
-    "small": ("small files, with the inode or in chunks, one server", example("hayate-tests", "small_speed")),
-    "small-four": ("the same, four servers", example("hayate-tests", "small_speed", "4", "3000", "3", "4096", "16384")),
-    "inline": ("content in the key-value store", example("fs-server", "inline_speed")),
-    "growth": ("growth of the chunk store", example("fs-server", "store_scale", "DIR")),
-    "store": ("the chunk store beside the device", example("fs-server", "store_speed", "DIR")),
+    "layouts": ("bytes between nodes by layout", test("layouts", "bytes")),
+    "small": ("small files, with the inode or in chunks, one server", example("hayate-tests", "small_speed", quick=["1", "200", "1", "4096"])),
+    "small-four": ("the same, four servers", example("hayate-tests", "small_speed", "4", "3000", "3", "4096", "16384", quick=["4", "200", "1", "4096"])),
+    "inline": ("content in the key-value store", example("fs-server", "inline_speed", "DIR", quick=["DIR", "500", "4096"])),
+    "growth": ("growth of the chunk store", example("fs-server", "store_scale", "DIR", quick=["DIR", "4", "0"])),
+    "store": ("the chunk store beside the device", example("fs-server", "store_speed", "DIR", quick=["DIR", "16", "1"])),
     "transport": ("shared memory, Unix socket, TCP", example("fs-net", "transport_speed", "5", "0.4", quick=["1", "0.02"])),
     "awake": ("next to the bare file system", script("perf", "--of", "9")),
     "inside": ("the mount as a part of its server", script("perf", "--nodes", "1", "--inside", "--files", "2000", "--mib", "256", "--of", "6", "--mark", "inside", quick=["--nodes", "1", "--inside", "--mark", "inside"])),
@@ -74,9 +76,9 @@ PARTS = {
     "limits": ("connections, open files, a memory cap", script("limits", "--long")),
     "startup": ("start-up of a short process, in C and in Python", script("startup")),
     "fio": ("the harness beside fio", script("fio_compare")),
-    "scale": ("the scale model and its error", script("scale")),
+    "scale": ("the costs of the scale model, and its error", script("scale", "--calibrate", CALIBRATION)),
     "checkpoints": ("checkpoints beside plain files, torch's writer, and a program that computes", script("checkpoints")),
-    "requirement": ("the scale model's answer to the requirement", lambda o: [o.hayate, "bench", "scale", *(["--nodes", "64", "--simulated", "8"] if o.quick else [])]),
+    "requirement": ("the scale model's answer to the requirement", script("requirement", "--calibration", CALIBRATION, of="benchmarks")),
 }
 # Tables that programs print, of parts whose programs know nothing of documents: mark, what is printed before it (none: anything), and how its heading begins
 # (none: all tables, one below the other).
@@ -105,7 +107,7 @@ BY_HAND = {
     "| 32 MiB written, read and compared,": "printed by tests/e2e/rdma.sh in an emulated guest, which takes an hour to make",
     "| ranks | MiB a rank | way | blocking (s) | committed (s) | durable (s) | committed, plain files = 1 |": "4 GiB at a time, once: more than the part checkpoints writes",
 }
-# Parts that build or take minutes whatever the sizes, which a short run of all leaves out.
+# Parts that build or take minutes whatever the sizes, which a short run of all leaves out; tests/e2e/figures.sh has them in the long tier.
 LONG = ["messages", "mount", "layouts", "small", "small-four", "inline", "growth", "store"]
 
 
@@ -146,11 +148,10 @@ def put_printed(name, options):
     return good
 
 
-def unmarked(document):
+def unmarked(documents):
     """What is wrong with the tables outside of marks: those with figures that BY_HAND does not name, and names of none."""
-    lines = document.read_text().splitlines()
     inside, outside = False, []
-    for line in lines:
+    for line in "\n\n".join(document.read_text() for document in documents).splitlines():
         if re.match(r"<!-- (end of )?perf ", line):
             inside = not line.startswith("<!-- end of")
         outside.append("" if inside else line)
@@ -236,23 +237,29 @@ def main():
     parser = bed.parser(__doc__)
     parser.add_argument("--only", nargs="+", metavar="PART", choices=[*PARTS, "plots"], help="these parts")
     parser.add_argument("--list", action="store_true")
+    parser.add_argument("--long", action="store_true", help="the parts that --quick leaves out")
     parser.add_argument("--document", type=Path, default=bed.DOCUMENT, help="the document with the tables")
+    parser.add_argument("--benchmarks", type=Path, default=bed.BENCHMARKS, help="the document with the scale model's answer")
     parser.add_argument("--figures", type=Path, default=ROOT / "docs/figures", help="where plots and logs go")
     parser.add_argument("--marks", action="store_true", help="the marks of tables that this script takes from what a part prints")
-    parser.add_argument("--unmarked", action="store_true", help="name the tables of the document that nothing makes again, unless it is told why")
+    parser.add_argument("--unmarked", action="store_true", help="name the tables of the documents that nothing makes again, unless it is told why")
     if "--marks" in sys.argv:
         print("\n".join(f"{part}\t{mark}" for part, all_of in PRINTED.items() for mark, _, _ in all_of))
         return
     if "--unmarked" in sys.argv:
         parser.set_defaults(hayate=Path(sys.executable))
-        wrong = unmarked(bed.parse(parser).document)
+        options = bed.parse(parser)
+        wrong = unmarked([options.document, options.benchmarks])
         print("\n".join(wrong), end="\n" if wrong else "")
         sys.exit(1 if wrong else 0)
+    if "--long" in sys.argv:
+        print("\n".join(LONG))
+        return
     if "--list" in sys.argv:
         print("\n".join(f"{name:12} {what}" for name, (what, _) in PARTS.items()) + "\nplots        bandwidth, durations, balance as SVG")
         return
     options = bed.parse(parser)
-    options.document, options.figures = options.document.resolve(), options.figures.resolve()
+    options.document, options.benchmarks, options.figures = (path.resolve() for path in (options.document, options.benchmarks, options.figures))
     options.figures.mkdir(exist_ok=True)
     options.box = Path(tempfile.mkdtemp(prefix="hayate-figures-", dir=options.dir))
     every = [name for name in [*PARTS, "plots"] if not (options.quick and name in LONG)]

@@ -72,11 +72,12 @@ def main():
     options = bed.parse(parser, mib=4, random_mib=1, rounds=1)
     box = tempfile.mkdtemp(prefix="hayate-fio-", dir=options.dir)
     try:
+        where = bed.machine(box)
         rows, wrong = compare(options, box)
     finally:
         shutil.rmtree(box)
     text = table(["MiB/s, " + ("cached" if options.cached else "direct"), "fio", "hayate bench", "ratio (median)"], rows)
-    bed.update(options, "fio cached" if options.cached else "fio", text)
+    bed.update(options, "fio cached" if options.cached else "fio", f"{where}\n\n{text}")
     if wrong and not options.cached and not options.quick:
         sys.exit(f"more than {TOLERANCE:.0%} apart: {'; '.join(wrong)}")
 

@@ -54,6 +54,7 @@ def read(cluster, options):
 
 def measure(options, layout, words):
     with Cluster(options, "hot") as cluster:
+        options.machine = bed.machine(cluster.dir)
         cluster.up(options.nodes, "--memory", options.memory, *words)
         write(cluster, layout, options.size * MIB)
         before = cluster.status()
@@ -79,6 +80,7 @@ QUESTIONS = ["lookup", "getattr", "open", "openread", "readinline"]
 
 def measure_small(options, words):
     with Cluster(options, "hot") as cluster:
+        options.machine = bed.machine(cluster.dir)
         cluster.up(options.nodes, "--memory", options.memory, *words)
         write(cluster, "striped", options.small)
         before = cluster.status()
@@ -132,7 +134,8 @@ def main():
     options = bed.parse(parse, rounds=1, nodes=3, readers=2, size=4, memory="256M", layouts="local")
     options.reader = options.reader or bed.example(options, "readers")
     if options.small:
-        bed.update(options, "hot small", compare_small(options))
+        text = compare_small(options)
+        bed.update(options, "hot small", f"{options.machine}\n\n{text}")
         return
     lines, failed = [], False
     for layout in options.layouts.split(","):
@@ -143,7 +146,7 @@ def main():
                           f"{middle['holder messages']:.0f}", f"{middle['messages']:.0f}", f"{middle['seconds']:.1f}", f"{middle['cpu']:.1f}"])
     head = ["layout", "readers a node", "", "MiB sent to other nodes, busiest server", "by all servers", "messages sent by server 0", "by all", "seconds",
             "CPU s of the servers"]
-    bed.update(options, "hot", table(head, lines))
+    bed.update(options, "hot", f"{options.machine}\n\n{table(head, lines)}")
     sys.exit("the holder sent a piece too often" if failed else 0)
 
 

@@ -27,6 +27,8 @@ import bed
 from bed import MIB, Cluster, memory_of, run, spread, table
 
 FAILED = []
+# Of the last cluster, for the line above a table.
+MACHINE = {}
 
 
 def check(holds, what):
@@ -38,6 +40,7 @@ def check(holds, what):
 @contextmanager
 def cluster(options, *args, **more):
     with Cluster(options, "limits") as made:
+        MACHINE.update(where=bed.machine(made.dir))
         yield made.up(*args, "--memory", options.memory, **more)
 
 
@@ -472,8 +475,8 @@ def main():
     for name, scenario in SCENARIOS.items():
         if (options.only or name) != name or (name in LONG and not options.long):
             continue
-        text = f"{scenario.__doc__}\n\n{scenario(options)}"
-        bed.update(options, f"limits {name}", text)
+        text = scenario(options)
+        bed.update(options, f"limits {name}", f"{scenario.__doc__}\n\n{MACHINE['where']}\n\n{text}")
     if FAILED:
         sys.exit("beyond their bounds: " + "; ".join(FAILED))
 

@@ -2,7 +2,7 @@
 """Measures the costs that the scale model stands on, and compares the model with real runs at 1 to 8 servers.
 
     cargo build --release && bench/scale.py --update docs/performance.md         a quarter of an hour and 5 GB, on a machine with nothing else to do
-    bench/scale.py --calibrate bench/src/scale/calibration.json                  and keep the costs: the program has them built in
+    bench/scale.py --calibrate bench/src/scale/calibration.json                  and keep the costs: the program has them built in, so build it again
 
 Of opens two things are compared: the rate of plain ones, as of writes and creates, and which part of the opens of one file by all nodes its home answers (decision 0038).
 `cargo build --release -p fs-client --example readers` first.
@@ -320,6 +320,8 @@ def main():
         costs = {key: round(value, 1) if isinstance(value, float) else value for key, value in calibrate(runs).items()}
         if options.calibrate:
             options.calibrate.write_text(json.dumps(costs, indent=2) + "\n")
+            if options.calibrate.resolve() == bed.CALIBRATION:
+                print("the costs are built into the program: build it again (cargo build --release)", file=sys.stderr)
         compared = validate(runs, costs)
     with bed.Awake() as awake:
         drained_too = drains(options, costs, awake)

@@ -1,6 +1,6 @@
 //! The table of costs: CPU time of clients and servers, messages, balance, and how long operations took.
 //!
-//! CPU time of clients is of the tasks themselves; that of a mount's process is in neither column. Servers' messages include those
+//! CPU time of clients is of the tasks themselves; that of a FUSE mount's process has lines of its own. Servers' messages include those
 //! among themselves.
 
 use std::io::{self, Write};
@@ -14,7 +14,7 @@ fn gib(bytes: u64) -> Option<f64> {
     (bytes > 0).then(|| bytes as f64 / (1_u64 << 30) as f64)
 }
 
-/// Writes a line for each result: clients first, then the servers where they were watched, then durations.
+/// Writes a line for each result: clients first, then a mount's process and the servers where they were watched, then durations.
 ///
 /// # Errors
 /// Of writing.
@@ -26,6 +26,14 @@ pub fn table<'a>(
     writeln!(out, "{}", header("clients' cost"))?;
     for (name, result) in &results {
         writeln!(out, "{}", row(name, result))?;
+    }
+    let mounts: Vec<(&str, &PhaseResult, f64)> =
+        results.iter().filter_map(|(name, result)| Some((*name, *result, result.mount_cpu_s?))).collect();
+    if !mounts.is_empty() {
+        writeln!(out, "{}", header("mount's cost"))?;
+    }
+    for (name, result, cpu_s) in mounts {
+        writeln!(out, "{}", mount_row(name, result, cpu_s))?;
     }
     let watched: Vec<(&str, &PhaseResult, &ServersUse)> = results
         .iter()
@@ -75,6 +83,19 @@ fn row(name: &str, result: &PhaseResult) -> String {
     )
 }
 
+fn mount_row(name: &str, result: &PhaseResult, cpu_s: f64) -> String {
+    let per_op = (result.operations > 0).then(|| cpu_s * 1e6 / result.operations as f64);
+    let per_gib = gib(result.bytes).map(|gib| cpu_s / gib);
+    format!(
+        "{name:<20} {:>4} {cpu_s:>8.3} {:>10} {:>10} {:>12} {:>6}",
+        result.repetition,
+        optional(per_op, 1),
+        optional(per_gib, 3),
+        "-",
+        "-"
+    )
+}
+
 fn server_row(name: &str, result: &PhaseResult, used: &ServersUse) -> String {
     let per_op = |amount: f64| (result.operations > 0).then(|| amount / result.operations as f64);
     format!(
@@ -118,6 +139,39 @@ pub fn json(result: &PhaseResult) -> serde_json::Map<String, Value> {
         ("hayateLatency", json!(result.meter.latency)),
         ("hayateSteps", json!(result.meter.steps)),
         ("hayateServers", json!(servers)),
+        ("hayateMountCpuSeconds", json!(result.mount_cpu_s)),
     ];
     entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: a mount's process has its lines between clients and servers, for the phases in which it was seen; nothing is said of a mount that is not there.
+    #[test]
+    fn a_mount_has_lines_of_its_own() {
+        let text = |mount_cpu_s| {
+            let servers = Some(ServersUse::default());
+            let seen = PhaseResult {
+                mount_cpu_s,
+                operations: 1000,
+                bytes: 1 << 29,
+                servers,
+                ..PhaseResult::default()
+            };
+            let mut text = Vec::new();
+            table(&mut text, [("write", &seen), ("read", &PhaseResult::default())].into_iter())
+                .expect("a table");
+            (String::from_utf8(text).expect("text"), json(&seen)["hayateMountCpuSeconds"].as_f64())
+        };
+        let (with, seconds) = text(Some(0.25));
+        let lines: Vec<&str> = with.lines().collect();
+        assert_eq!(lines.len(), 7, "{with}");
+        assert!(lines[3].starts_with("mount's cost  ") && lines[5].starts_with("servers' cost  "), "{with}");
+        let words: Vec<&str> = lines[4].split_whitespace().collect();
+        assert_eq!((words, seconds), (vec!["write", "0", "0.250", "250.0", "0.500", "-", "-"], Some(0.25)));
+        let (without, seconds) = text(None);
+        assert!(!without.contains("mount") && seconds.is_none(), "{without}");
+    }
 }

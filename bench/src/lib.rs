@@ -15,7 +15,7 @@
 //! | [`tasks`] | the processes (or threads, or ranks of mpirun) that do the work, their barriers and their reports |
 //! | [`session`] | started tasks, what they measure, who watches the servers |
 //! | [`phase`], [`results`] | what one task reports of one phase, and what that gives for all |
-//! | [`servers`] | what the servers did meanwhile |
+//! | [`servers`], [`mount`] | what the servers, and a mount's process, did meanwhile |
 //! | [`configuration`], [`notes`] | how servers and clients are configured; who may have answered without the storage |
 //! | [`seat`] | servers that stand for nodes |
 //! | [`cost`], [`metrics`] | the table of costs, and figures that can be compared |
@@ -57,6 +57,7 @@ pub mod ior;
 pub mod machine;
 pub mod mdtest;
 pub mod metrics;
+pub mod mount;
 pub mod notes;
 pub mod pattern;
 pub mod permute;

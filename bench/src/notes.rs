@@ -6,6 +6,7 @@
 use crate::backend::Storage;
 use crate::configuration::{Configuration, ServersSetup};
 use crate::machine::Machine;
+use crate::mount::Mount;
 use crate::size::human;
 
 /// What was read.
@@ -82,6 +83,27 @@ pub fn of_names(storage: Storage, how: Option<&str>) -> Vec<String> {
     let servers = remote
         .then(|| "stats and reads may be answered from the servers' memory: of small files, too".to_owned());
     node.into_iter().chain(servers).collect()
+}
+
+/// Whose CPU time is missing to a FUSE mount's, or is there twice.
+pub fn of_mount(mount: Option<&Mount>, servers_watched: bool, hosts: u32) -> Vec<String> {
+    let mut all = Vec::new();
+    match mount.filter(|mount| mount.is_found()) {
+        None => all.push("CPU time of the mount's process is in no table: it was not found".to_owned()),
+        Some(_) if hosts > 1 => {
+            all.push(
+                "CPU time of the mount is that of this host's process; other hosts have their own".to_owned(),
+            );
+        }
+        Some(mount) if mount.is_by_server() && servers_watched => {
+            all.push("the mount is served by a server: its CPU time is in the servers' cost, too".to_owned());
+        }
+        Some(_) => {}
+    }
+    if !servers_watched {
+        all.push("CPU time of servers behind the mount is not counted (--servers)".to_owned());
+    }
+    all
 }
 
 /// What was synced may not be where its reader thinks.
@@ -195,6 +217,13 @@ mod tests {
         assert_eq!(of_names(Storage::Local, Some("they share it")).len(), 1);
         assert_eq!(of_names(Storage::Fuse, Some("they share it")).len(), 2);
         assert!(of_names(Storage::Servers, None)[0].contains("servers' memory"));
+    }
+
+    #[test]
+    fn cpu_time_that_is_missing_to_a_mount_is_named() {
+        let not_found = of_mount(None, false, 1);
+        assert!(not_found[0].contains("not found") && not_found[1].contains("--servers"), "{not_found:?}");
+        assert_eq!(of_mount(None, true, 1).len(), 1);
     }
 
     #[test]

@@ -54,6 +54,8 @@ pub struct PhaseResult {
     pub phase: Phase,
     /// Repetition, from 0.
     pub repetition: u32,
+    /// When it began, in seconds since 1970.
+    pub began: u64,
     /// Bytes moved by all tasks.
     pub bytes: u64,
     /// Transfers of all tasks.
@@ -84,6 +86,8 @@ pub struct PhaseResult {
     pub ranks: Vec<RankTimes>,
     /// What the servers did meanwhile, where they are asked.
     pub servers: Option<ServersUse>,
+    /// CPU time of the process that serves the mount of the path, on the coordinator's host, where there is one.
+    pub mount_cpu_s: Option<f64>,
 }
 
 fn seconds(from: impl Iterator<Item = u64>, to: impl Iterator<Item = u64>) -> f64 {
@@ -165,6 +169,8 @@ impl PhaseResult {
             meter: meter(records, first),
             ranks: records.iter().map(|r| rank_times(r, first)).collect(),
             servers: None,
+            mount_cpu_s: None,
+            began: 0,
         }
     }
 

@@ -24,11 +24,6 @@ pub fn tasks_per_node(tasks: u32, servers: usize) -> u32 {
     tasks.div_ceil(u32::try_from(servers.max(1)).unwrap_or(u32::MAX)).max(1)
 }
 
-/// Nodes that have a task.
-pub fn nodes(tasks: u32, servers: usize) -> u32 {
-    tasks.div_ceil(tasks_per_node(tasks, servers)).max(1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -43,7 +38,6 @@ mod tests {
         assert_eq!(seats(8, 4), [0, 0, 1, 1, 2, 2, 3, 3]);
         assert_eq!(seats(3, 4), [0, 1, 2]);
         assert_eq!(seats(5, 2), [0, 0, 0, 1, 1]);
-        assert_eq!((nodes(8, 4), nodes(3, 4), nodes(5, 2), nodes(1, 9)), (4, 3, 2, 1));
         for (tasks, servers) in [(8, 2), (8, 4), (12, 3)] {
             let (all, step) = (seats(tasks, servers), tasks_per_node(tasks, servers) as usize);
             assert!(

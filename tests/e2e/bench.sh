@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Goal: the harness runs under each launcher that is here by the ranks' variables, with the native client, verified, and tells what servers did; IO500, checkpoints and a data set
 # run on a cluster from end to end; published scripts that read IOR's, mdtest's and IO500's output read ours; each output says how the servers are configured, as they say it themselves;
-# servers can stand for nodes.
+# servers can stand for nodes; ranks on several hosts meet, and shift to the next one, however they were dealt to them; what a mount's process costs is told.
 # Method: the real mpirun of every MPI (MPICH, Open MPI) and the real srun of a Slurm of one node, three ranks each, on four servers. Parsers from PyPI, and the rules of others (`parsers.py`).
+# Hosts are UTS namespaces with names of their own; one that was booted by itself is one whose boot has another number, too.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/slurm_lib.sh"
 need python3
@@ -129,6 +130,99 @@ PY
 h c bench mdtest -a HAYATE -np 8 --spread -n 10 -F -N 1 -d /spread/md >spread.txt || fail "mdtest --spread: $(cat spread.txt)"
 grep -q 'with 8 total task(s) on 4 node(s)' spread.txt && grep -q '^Nodemap: 11000000$' spread.txt && grep -q '^Shifting ranks by 2 for each phase.$' spread.txt ||
     fail "mdtest does not tell of the nodes: $(cat spread.txt)"
+
+# on_hosts "HOST..." WORDS...: ranks of a benchmark, one on each of these hosts, as a launcher would start them there; a name with * is of a host with a boot of its own, which finds
+# rank 0 by the name of its host. What rank 0 says is in hosts.txt, and its exit status is the result.
+on_hosts() {
+    local hosts=() rank pids=() code=0
+    read -ra hosts <<<"$1"; shift
+    rm -f hosts.txt hosts.err
+    for rank in "${!hosts[@]}"; do
+        # Rank 0 is as the launcher's own host is: what it says is read here.
+        PMI_RANK=$rank PMI_SIZE=${#hosts[@]} HAYATE_BENCH_RENDEZVOUS=$BOX/meet timeout -k 5 "${WITHIN:-120}" unshare --uts --mount sh -c '
+            echo "${1%\*}" >/proc/sys/kernel/hostname
+            mount --bind "$0/known-hosts" /etc/hosts
+            [ "$1" = "${1%\*}" ] || mount --bind "$0/other-boot" /proc/sys/kernel/random/boot_id
+            shift; exec "$@"' "$BOX" "${hosts[rank]}" "$HAYATE" bench "$@" >"hosts-$rank.txt" 2>"hosts-$rank.err" &
+        pids+=($!)
+    done
+    for rank in "${!hosts[@]}"; do
+        if [ "$rank" = 0 ]; then wait "${pids[0]}" || code=$?; else wait "${pids[rank]}" || true; fi
+    done
+    cat hosts-0.txt hosts-0.err >hosts.txt
+    # Who is ended by a signal leaves it.
+    [ ! -e "$BOX/meet" ] || [ "$code" = 124 ] || fail "a rendezvous file is left"
+    return "$code"
+}
+
+# shown TEXT: rank 0 said this line.
+shown() { grep -qxF "$1" hosts.txt || fail "on $hosts no line '$1': $(cat hosts.txt)"; }
+
+# by_hosts "HOST..." MAP STEP PER-NODE READER: what four ranks on two hosts do: who reads the file of rank 3 with -C is a step before it.
+by_hosts() {
+    local hosts=$1 map=$2 step=$3 each=$4 reader=$5 ior
+    ior="ior -F -t 64k -b 256k -o $BOX/hosts/f -C"
+    rm -rf "$BOX/hosts"
+    mkdir "$BOX/hosts"
+    # shellcheck disable=SC2086
+    on_hosts "$hosts" $ior -w -W -r -R -k -G 7 || fail "ior on $hosts: $(cat hosts.txt)"
+    shown "nodes               : 2"
+    shown "tasks               : 4"
+    shown "clients per node    : $each"
+    shown "wrong words         : 0"
+    ! grep -q 'may come from the page cache' hosts.txt || fail "what another host wrote does not come from the cache of this: $(cat hosts.txt)"
+    # Clocks of two hosts are one: a phase takes as long as it took.
+    awk '$1 == "read" && $11 == 0 { seen = 1; if ($10 > 30) exit 1 } END { exit !seen }' hosts.txt || fail "times on $hosts: $(cat hosts.txt)"
+    rm "$BOX/hosts/f.00000003"
+    # shellcheck disable=SC2086
+    if on_hosts "$hosts" $ior -r -k -G 7; then fail "a file that is not there was read: $(cat hosts.txt)"; fi
+    grep -q "task $reader failed: cannot open .*f.00000003" hosts.txt || fail "on $hosts another task than $reader read what task 3 wrote: $(cat hosts.txt)"
+    on_hosts "$hosts" mdtest -n 20 -F -u -N 1 -w 100 -e 100 -X -d "$BOX/hosts/md" || fail "mdtest on $hosts: $(cat hosts.txt)"
+    grep -q 'was launched with 4 total task(s) on 2 node(s)$' hosts.txt || fail "mdtest on $hosts: $(cat hosts.txt)"
+    shown "Nodemap: $map"
+    shown "Shifting ranks by $step for each phase."
+    note "four ranks on $hosts: -C and -N shift by $step"
+}
+
+hosts() {
+    is_root || { MISSING+=("this user is not root, who names hosts: several hosts"); return 0; }
+    unshare --uts --mount true 2>/dev/null || { MISSING+=("there are no namespaces of host names: several hosts"); return 0; }
+    sed 's/^./f/' /proc/sys/kernel/random/boot_id >other-boot
+    cmp -s other-boot /proc/sys/kernel/random/boot_id && sed 's/^./e/' /proc/sys/kernel/random/boot_id >other-boot
+    printf '127.0.0.1 localhost alpha beta\n' >known-hosts
+    by_hosts "alpha alpha beta beta" 1100 2 2 1
+    by_hosts "alpha beta alpha beta" 1010 1 2 2
+    by_hosts "alpha alpha alpha beta" 1110 3 3 0
+    by_hosts "alpha alpha beta* beta*" 1100 2 2 1
+    # By the name of the host, and only so: one that nobody knows is not found.
+    printf '127.0.0.1 localhost beta\n' >known-hosts
+    local code=0
+    WITHIN=4 on_hosts "alpha beta*" ior -t 64k -b 256k -o "$BOX/hosts/g" || code=$?
+    [ $code = 124 ] || fail "rank 1 found a host that it cannot know: $(cat hosts.txt)"
+}
+hosts
+
+# What a mount's process costs is told beside what clients and servers do, here by POSIX on a mount; without --servers, that theirs is missing.
+on_a_mount() {
+    { : <>/dev/fuse; } 2>/dev/null || { MISSING+=("/dev/fuse cannot be opened by this user: the cost of a mount"); return 0; }
+    is_root || command -v fusermount3 >/dev/null || { MISSING+=("fusermount3 is not installed: the cost of a mount"); return 0; }
+    local words=(bench ior -a POSIX -np 2 -F -e -t 64k -b 8m -o "$BOX/c/m/f" -O "summaryFormat=JSON,summaryFile=mount.json")
+    mount_on c "$BOX/c/m"
+    h c "${words[@]}" --servers >mount.txt || fail "ior on a mount: $(cat mount.txt)"
+    awk '/^clients. cost / { at = 1 } /^mount.s cost / { at += at == 1 } /^servers. cost / { at += at == 2 } at == 2 && $1 == "write" && $3 > 0 { found = 1 } END { exit !(found && at == 3) }' mount.txt ||
+        fail "no cost of the mount between clients and servers: $(cat mount.txt)"
+    python3 - <<'PY' || fail "the JSON does not tell of the mount: $(cat mount.txt)"
+import json
+of = lambda name: json.load(open(name))["tests"][0]["Results"][0]["hayateMountCpuSeconds"]
+assert 0 < of("mount.json") < 60 and of("spread.json") is None, (of("mount.json"), of("spread.json"))
+PY
+    ! grep -q '^note: CPU time' mount.txt || fail "all was found, and a note says otherwise: $(cat mount.txt)"
+    h c "${words[@]}" >mount.txt || fail "ior on a mount: $(cat mount.txt)"
+    grep -q '^note: CPU time of servers behind the mount is not counted (--servers)$' mount.txt || fail "nobody says that servers are not counted: $(cat mount.txt)"
+    note "on a mount: $(grep -A 1 "^mount's cost" mount.txt | tail -1)"
+    h c umount "$BOX/c/m" >/dev/null
+}
+on_a_mount
 
 # mdtest's other ways with the native client: mknod, shared files, task 0 for all, renames; whatever was made is removed again.
 for way in "-F -k" "-S -w 100 -e 100 -X" "-c -w 100 -e 100 -X --verify-write" "-D -C -T -U -r -l 3"; do

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::ThreadId;
 use std::time::Duration;
 
 use super::{Attributes, Backend, Capacity, IoFailure, IoResult, Listed, OpenFile, OpenHow, Storage};
@@ -10,7 +11,7 @@ use crate::clock::{now_ns, skipped};
 /// What was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
-    /// `open`, `write`, `read`, `sync`, `close`, `unlink`.
+    /// `open`, `write`, `read`, `sync`, `close`, `unlink`, `sync_host`.
     pub what: &'static str,
     /// Of which open file, from 1; 0: of a name.
     pub handle: usize,
@@ -22,7 +23,7 @@ pub struct Call {
 struct State {
     calls: Vec<Call>,
     files: HashMap<String, Vec<u8>>,
-    opened: Vec<OpenHow>,
+    opened: Vec<(String, OpenHow, ThreadId)>,
     resident_bytes: u64,
 }
 
@@ -89,7 +90,22 @@ impl Fake {
 
     /// How files were opened, by handle from 1.
     pub fn opened(&self) -> Vec<OpenHow> {
-        self.state().opened.clone()
+        self.state().opened.iter().map(|(_, how, _)| *how).collect()
+    }
+
+    /// What each task opened, in its order, by the first thing it opened.
+    pub fn opened_by_tasks(&self) -> Vec<Vec<String>> {
+        let state = self.state();
+        let mut tasks: Vec<(ThreadId, Vec<String>)> = Vec::new();
+        for (path, _, thread) in &state.opened {
+            match tasks.iter_mut().find(|(of, _)| of == thread) {
+                Some((_, paths)) => paths.push(path.clone()),
+                None => tasks.push((*thread, vec![path.clone()])),
+            }
+        }
+        let mut all: Vec<Vec<String>> = tasks.into_iter().map(|(_, paths)| paths).collect();
+        all.sort();
+        all
     }
 
     /// The most memory that this process had at a write.
@@ -136,7 +152,7 @@ impl Backend for Fake {
             } else if !state.files.contains_key(path) {
                 return Err(missing(path));
             }
-            state.opened.push(how);
+            state.opened.push((path.to_owned(), how, std::thread::current().id()));
             state.opened.len()
         };
         self.note("open", handle);
@@ -183,6 +199,12 @@ impl Backend for Fake {
 
     fn storage(&self, _path: &str) -> Storage {
         Storage::Local
+    }
+
+    fn sync_host(&self) -> IoResult<()> {
+        skipped::wait(self.sync_takes);
+        self.note("sync_host", 0);
+        Ok(())
     }
 }
 

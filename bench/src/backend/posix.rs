@@ -34,7 +34,7 @@ fn failure(action: &'static str, path: &str, error: &io::Error) -> IoFailure {
 }
 
 /// The path, or the directory that it will be in.
-fn there(path: &str) -> &Path {
+pub(crate) fn there(path: &str) -> &Path {
     let there = Path::new(path).ancestors().find(|p| !p.as_os_str().is_empty() && p.exists());
     there.unwrap_or(Path::new("."))
 }

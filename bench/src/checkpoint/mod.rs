@@ -80,7 +80,8 @@ pub fn run(setup: &CheckpointSetup, session: &mut Session, out: &mut dyn Write) 
     let spec = &setup.spec;
     let configuration = session.configuration(&spec.directory, [spec.tasks]);
     header(out, setup, &configuration)?;
-    let notes = notes_of(spec, &configuration, session);
+    let mut notes = notes_of(spec, &configuration, session);
+    notes.extend(session.watch_mount(&spec.directory));
     let mut outcome = CheckpointOutcome { results: Vec::new(), fault_s: None, configuration, notes };
     step(&CheckpointSpec { restore: false, ..spec.clone() }, session, &mut outcome)?;
     for version in 0..spec.versions {
@@ -101,7 +102,7 @@ pub fn run(setup: &CheckpointSetup, session: &mut Session, out: &mut dyn Write) 
 
 fn step(spec: &CheckpointSpec, session: &mut Session, outcome: &mut CheckpointOutcome) -> Result<()> {
     let tasks = session.tasks();
-    session.run(&Job::Checkpoint(Box::new(spec.clone())), tasks, &mut |result| {
+    session.run(&Job::Checkpoint(Box::new(spec.clone())), tasks, &mut |result: PhaseResult| {
         outcome.results.push(result);
         Ok(())
     })

@@ -60,7 +60,8 @@ pub fn run(setup: &DatasetSetup, session: &mut Session, out: &mut dyn Write) -> 
     )?;
     writeln!(out, "epoch    samples/s      MiB/s    AU mean(%)     AU min(%)     time(s)")?;
     let mut results = Vec::new();
-    session.run(&Job::Dataset(Box::new(spec.clone())), spec.tasks, &mut |result| {
+    let of_mount = session.watch_mount(&spec.directory);
+    session.run(&Job::Dataset(Box::new(spec.clone())), spec.tasks, &mut |result: PhaseResult| {
         if result.phase == Phase::Epoch {
             row(out, &result)?;
         }
@@ -76,7 +77,8 @@ pub fn run(setup: &DatasetSetup, session: &mut Session, out: &mut dyn Write) -> 
     for wrong in results.iter().filter_map(|r| r.first_error.as_ref()) {
         writeln!(out, "WARNING: Incorrect data on read: {wrong}")?;
     }
-    let notes = notes_of(spec, &configuration, session);
+    let mut notes = notes_of(spec, &configuration, session);
+    notes.extend(of_mount);
     notes::write(out, &notes)?;
     if let Some(path) = &setup.json {
         write_file(path, false, |file| {

@@ -49,6 +49,7 @@ pub fn run(spec: &Io500Spec, command_line: &str, session: &mut Session, out: &mu
     })?;
     let data = format!("{}/{stamp}", spec.data_dir.trim_end_matches('/'));
     let report = Report::new(spec, session.tasks(), session.configuration(&data, [session.tasks()]));
+    let of_mount = session.watch_mount(&data);
     let mut run = Run { spec, results, data, newer_ns: 0, report, errors: 0 };
     run.report.begin(out, command_line, &run.results, &run.data)?;
     run.prepare(session)?;
@@ -58,6 +59,7 @@ pub fn run(spec: &Io500Spec, command_line: &str, session: &mut Session, out: &mu
     }
     remove_tree(session.connection().backend().as_ref(), &run.data)?;
     run.report.notes = run.notes(session);
+    run.report.notes.extend(of_mount);
     run.report.finish(out, run.errors)?;
     run.report.write_files(&run.results, spec, session)?;
     Ok(run.errors)
@@ -165,7 +167,7 @@ impl Run<'_> {
         };
         let mut results = Vec::new();
         let tasks = session.tasks();
-        session.run(&Job::Find(Box::new(spec)), tasks, &mut |result| {
+        session.run(&Job::Find(Box::new(spec)), tasks, &mut |result: PhaseResult| {
             results.push(result);
             Ok(())
         })?;

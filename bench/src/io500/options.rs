@@ -94,8 +94,12 @@ impl Io500Spec {
                 all.push(format!("{name} is {have}, less than {official}"));
             }
         }
-        if self.api == Api::Null {
-            all.push("nothing is stored".to_owned());
+        match self.api {
+            Api::Null => all.push("nothing is stored".to_owned()),
+            Api::Hayate => all.push(
+                "no sync at the end of mdtest writes (-Y): the native client has no such call".to_owned(),
+            ),
+            Api::Posix | Api::Libio => {}
         }
         all
     }

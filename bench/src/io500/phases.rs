@@ -1,6 +1,7 @@
 //! The phases of IO500 in their order, and which IOR, mdtest or find each is.
 
 use super::options::Io500Spec;
+use crate::backend::Api;
 use crate::ior::plan::Test;
 use crate::ior::spec::{IorSpec, Reorder};
 use crate::mdtest::Setup;
@@ -85,7 +86,7 @@ pub const PHASES: &[Step] = &[
     step("ior-rnd4K-easy-read", Group::Unscored, false, Phase::Read, Work::Ior(random_read)),
 ];
 
-fn ior(api: crate::backend::Api, file: String, tasks: u32, seed: u64) -> IorSpec {
+fn ior(api: Api, file: String, tasks: u32, seed: u64) -> IorSpec {
     IorSpec {
         tasks,
         reorder: Reorder::Constant { offset: 1 },
@@ -144,11 +145,12 @@ fn random_read(spec: &Io500Spec, data: &str, tasks: u32) -> Test {
         random_offset: true,
         reorder: Reorder::Constant { offset: 2 },
         deadline_s: spec.stonewall_s,
+        wear_out: true,
         ..easy(spec, data, tasks)
     })
 }
 
-fn mdtest(api: crate::backend::Api, directory: String, tasks: u32, items: u64, seed: u64) -> MdtestSpec {
+fn mdtest(api: Api, directory: String, tasks: u32, items: u64, seed: u64) -> MdtestSpec {
     MdtestSpec {
         tasks,
         stride: 1,
@@ -171,12 +173,18 @@ fn md_hard(spec: &Io500Spec, data: &str, tasks: u32) -> MdtestSpec {
     MdtestSpec { time_unique: true, write_bytes: HARD_FILE_BYTES, read_bytes: HARD_FILE_BYTES, ..base }
 }
 
+/// With a sync at the end of the phase, where there is such a call (`Io500Spec::faults` tells where not).
+fn md_writing(of: &Io500Spec, spec: MdtestSpec) -> Setup {
+    let sync_host = spec.api == Api::Posix;
+    Setup::new(MdtestSpec { create: true, deadline_s: of.stonewall_s, sync_host, ..spec })
+}
+
 fn md_easy_write(spec: &Io500Spec, data: &str, tasks: u32) -> Setup {
-    Setup::new(MdtestSpec { create: true, deadline_s: spec.stonewall_s, ..md_easy(spec, data, tasks) })
+    md_writing(spec, md_easy(spec, data, tasks))
 }
 
 fn md_hard_write(spec: &Io500Spec, data: &str, tasks: u32) -> Setup {
-    Setup::new(MdtestSpec { create: true, deadline_s: spec.stonewall_s, ..md_hard(spec, data, tasks) })
+    md_writing(spec, md_hard(spec, data, tasks))
 }
 
 fn md_easy_stat(spec: &Io500Spec, data: &str, tasks: u32) -> Setup {
@@ -210,7 +218,7 @@ impl Step {
         let way = match (spec.write, spec.check_read) {
             (true, _) => format!(" -w -D {} -O stoneWallingWearOut=1", spec.deadline_s),
             (false, true) => " -r -R".to_owned(),
-            (false, false) => format!(" -r -z -D {}", spec.deadline_s),
+            (false, false) => format!(" -r -z -D {} -O stoneWallingWearOut=1", spec.deadline_s),
         };
         let Reorder::Constant { offset } = spec.reorder else { return String::new() };
         let shape = if spec.file_per_process { " -F" } else { "" };
@@ -230,6 +238,7 @@ impl Step {
         let kind =
             if spec.unique_dir { "-u -L".to_owned() } else { format!("-t -w {0} -e {0}", spec.write_bytes) };
         let way = match (spec.create, spec.stat, spec.read) {
+            (true, ..) if spec.sync_host => format!("-C -Y -W {}", spec.deadline_s),
             (true, ..) => format!("-C -W {}", spec.deadline_s),
             (_, true, _) => "-T".to_owned(),
             (_, _, true) => "-E -X".to_owned(),

@@ -82,11 +82,7 @@ fn phases_and_sizes_are_those_of_io500() {
             "{name}"
         );
         let walled = name.ends_with("write") || name.contains("rnd4K");
-        assert_eq!(
-            (ior.deadline_s, ior.wear_out),
-            (if walled { 300 } else { 0 }, name.ends_with("write")),
-            "{name}"
-        );
+        assert_eq!((ior.deadline_s, ior.wear_out), (if walled { 300 } else { 0 }, walled), "{name}");
         assert!(ior.keep && ior.fsync && ior.write == name.ends_with("write"), "{name}");
     }
     assert!(ior("ior-rnd4K-easy-read").random_offset);
@@ -102,6 +98,39 @@ fn phases_and_sizes_are_those_of_io500() {
         assert_eq!((md.write_bytes, md.read_bytes, md.unique_dir), (bytes, bytes, own_dir), "{name}");
         assert_eq!((md.stride, md.deadline_s), (1, if name.ends_with("write") { 300 } else { 0 }), "{name}");
     }
+}
+
+/// The command that does the same as a phase, with POSIX and with the native client.
+fn commands(name: &str) -> [String; 2] {
+    [Api::Posix, Api::Hayate].map(|api| {
+        let spec = Io500Spec { api, stonewall_s: 300, ..spec(&tempfile::tempdir().expect("it")) };
+        let step = PHASES.iter().find(|step| step.name == name).expect("a phase");
+        match step.work {
+            Work::Ior(of) => step.command(&of(&spec, "/data", 4).spec),
+            Work::Mdtest(of) => step.mdtest_command(&of(&spec, "/data", 4).spec),
+            _ => panic!("{name} is no command"),
+        }
+    })
+}
+
+/// Goal: the writes of mdtest end with a sync (`-Y` of `phase_mdtest_*_write.c`), no other phase does, and the command that is shown has it. The native client
+/// cannot: such a run is marked, and its command does not promise what it would refuse. Random reads go on to where the fastest was, as in IO500.
+#[test]
+fn writes_of_mdtest_are_synced_or_marked() {
+    for step in PHASES {
+        let Work::Mdtest(of) = step.work else { continue };
+        for (api, has) in [(Api::Posix, true), (Api::Hayate, false), (Api::Null, false)] {
+            let spec = Io500Spec { api, ..spec(&tempfile::tempdir().expect("it")) };
+            let synced = of(&spec, "/data", 4).spec.sync_host;
+            assert_eq!(synced, has && step.name.ends_with("write"), "{} by {api}", step.name);
+        }
+        let [posix, native] = commands(step.name);
+        let shown = posix.split(' ').any(|word| word == "-Y");
+        assert_eq!(shown, step.name.ends_with("write"), "{posix}");
+        assert!(!native.contains("-Y"), "{native}");
+    }
+    let [random, _] = commands("ior-rnd4K-easy-read");
+    assert!(random.contains(" -z -D 300 -O stoneWallingWearOut=1"), "{random}");
 }
 
 /// The whole, with everything that IO500 leaves behind; nothing of the data is left.
@@ -142,6 +171,7 @@ fn a_short_run_has_all_phases_and_is_marked() {
     assert!(details.contains(&format!("total-files     = {files}\n")), "{details}");
     assert!(file("ior-hard-write.txt").contains("xfersize            : 47008 bytes"));
     assert!(file("mdtest-hard-read.txt").contains("File read"));
+    assert_eq!(details.matches(" -C -Y -W 1 ").count(), 2, "{details}");
     assert!(
         file("ior-easy-read.csv").lines().count() == 3 && file("config.ini").contains("stonewall-time  = 1")
     );
@@ -215,6 +245,8 @@ fn every_reduction_is_a_fault() {
         ["--easy-files", "9"],
         ["--hard-files", "999999"],
         ["-a", "NULL"],
+        // Its client has no sync of everything.
+        ["-a", "HAYATE"],
     ] {
         assert_eq!(faults(&["io500", option[0], option[1]]).len(), 1, "{option:?}");
     }

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use super::TestOutcome;
-use super::plan::{Output, Test};
-use super::spec::IorSpec;
+use super::plan::{Output, Plan, Test};
+use super::spec::{IorSpec, Reorder};
 use super::tests::{attempt_on, small};
 use crate::backend::Connection;
 use crate::backend::fake::{Fake, resident_bytes};
 use crate::phase::Phase;
+use crate::session::Session;
+use crate::tasks::launch::Launch;
 
 const FILE: &str = "/f";
 const MINUTE: Duration = Duration::from_secs(60);
@@ -159,7 +161,9 @@ fn verbose_runs_say_more() {
     let machine = |text: &str| text.lines().nth(3).expect("a line").ends_with(&kernel);
     let said = [
         "Participating tasks : 4\n",
+        "Commencing write performance test: ",
         "Verifying contents of the file(s) just written.\n",
+        "Commencing read performance test: ",
         "verbose             : ",
     ];
     let quiet = text(0);
@@ -167,4 +171,86 @@ fn verbose_runs_say_more() {
     let once = text(1);
     assert!(said.iter().all(|line| once.contains(line)) && !machine(&once), "{once}");
     assert!(machine(&text(2)));
+    // A published run of IOR 4.0 (-v -W -w -r -R): what begins is said before its row, some dates end with an empty line.
+    let lines: Vec<&str> =
+        once.lines().skip_while(|line| !line.starts_with("------")).skip(1).take(8).collect();
+    let starts = [
+        "Commencing write performance test: ",
+        "write ",
+        "Verifying contents",
+        "",
+        "",
+        "Commencing read ",
+        "",
+        "read ",
+    ];
+    assert!(lines.iter().zip(starts).all(|(line, start)| line.starts_with(start)), "{lines:?}");
+    let weekday = |date: &str| ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"].contains(&&date[..3]);
+    assert!(
+        lines[4].is_empty() && lines[6].is_empty() && weekday(lines[3]) && weekday(&lines[0][35..]),
+        "{lines:?}"
+    );
+}
+
+/// Goal: a phase is announced before it has done anything. Method: what was written to when the line came.
+#[test]
+fn phases_are_announced_before_they_begin() {
+    struct Said {
+        fake: Fake,
+        writes: Vec<usize>,
+    }
+    impl std::io::Write for Said {
+        fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+            if text.starts_with(b"Commencing") {
+                self.writes.push(self.fake.count("write"));
+            }
+            Ok(text.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let fake = Fake::default();
+    let connection = Connection::Fake(fake.clone());
+    let output = Output { verbose: 1, ..Output::default() };
+    let plan = Plan { tests: vec![Test::new(small(FILE))], output };
+    let mut session = Session::start(4, &Launch::Threads, &connection, None).expect("threads");
+    let mut said = Said { fake, writes: Vec::new() };
+    super::run(&plan, &mut session, &mut said).expect("a run");
+    assert_eq!(said.writes, [0, 48]);
+}
+
+/// `-o A@B`: tasks with files of their own take A and B by turns, and all that was made is removed; one shared file is A's.
+#[test]
+fn several_test_files_are_taken_by_turns() {
+    let several = |file_per_process| {
+        let fake = Fake::default();
+        let outcome = run_on(&fake, IorSpec { file_per_process, ..small("/a/f@/b/g") });
+        assert_eq!(outcome.errors, 0);
+        let opened = fake.opened_by_tasks().concat();
+        assert!(opened.iter().all(|path| fake.size(path).is_none()), "{opened:?}");
+        std::collections::BTreeSet::from_iter(opened)
+    };
+    let own = ["/a/f.00000000", "/a/f.00000002", "/b/g.00000001", "/b/g.00000003"];
+    assert!(several(true).iter().eq(own));
+    assert!(several(false).iter().eq(["/a/f"]));
+}
+
+/// `-W` with `-C` is of the file of two tasks further, whatever `-Q` is, and with `-Z` of the own one; the read has its own order.
+#[test]
+fn written_files_are_checked_in_an_order_of_their_own() {
+    let opened = |reorder| {
+        let fake = Fake::default();
+        let spec = IorSpec { reorder, file_per_process: true, check_write: true, ..small(FILE) };
+        assert_eq!(run_on(&fake, spec).errors, 0);
+        fake.opened_by_tasks()
+    };
+    let files = |order: [u32; 3]| order.map(|task| format!("{FILE}.{task:08}")).to_vec();
+    let constant = opened(Reorder::Constant { offset: 1 });
+    assert_eq!(constant, [[0, 2, 1], [1, 3, 2], [2, 0, 3], [3, 1, 0]].map(files));
+    let random = opened(Reorder::Random { seed: 3, offset: 1 });
+    assert!(
+        random.iter().all(|task| task.len() == 3 && task[0] == task[1] && task[1] != task[2]),
+        "{random:?}"
+    );
 }

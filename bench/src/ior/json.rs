@@ -70,6 +70,9 @@ fn metrics(outcome: &IorOutcome) -> Vec<Metric> {
                 |r: &PhaseResult| Some(r.servers.as_ref()?.cpu_s() * 1e6 / r.operations.max(1) as f64);
             let servers = of_phase(&test.results, phase).filter_map(of_servers).collect();
             all.push(Metric::lower(label("CPU of servers"), "us/op", servers));
+            let of_mount = |r: &PhaseResult| Some(r.mount_cpu_s? * 1e6 / r.operations.max(1) as f64);
+            let mount = of_phase(&test.results, phase).filter_map(of_mount).collect();
+            all.push(Metric::lower(label("CPU of the mount"), "us/op", mount));
         }
     }
     all.retain(|metric| !metric.values.is_empty());

@@ -17,6 +17,8 @@
 //! - `-z` deals the transfers of a shared file evenly to the tasks, and works together with `-R` and `-W`.
 //! - After a deadline (`-D`) without stoneWallingWearOut, reads stop where the slowest writer stopped.
 //! - `-Z` reads every task's data once; IOR may read some twice and some not.
+//! - `-C` on one node moves by tasks; IOR moves by all tasks of the node, so that each reads its own.
+//! - `-v` tells when phases begin, as IOR 4.0 does; 4.1 does from `-vvv` on.
 //! - Options after `-f` are defaults of the script too; in IOR they do not count.
 //! - Content is random and names its place unless `-l` says otherwise.
 
@@ -46,7 +48,7 @@ use crate::error::{BenchError, Result};
 use crate::machine::Machine;
 use crate::phase::Phase;
 use crate::results::PhaseResult;
-use crate::session::Session;
+use crate::session::{Session, Sink};
 use crate::tasks::Job;
 use plan::{Format, Output, Plan, Test};
 use report::TextReport;
@@ -70,6 +72,10 @@ pub struct TestOutcome {
     pub nodes: u32,
     /// Hosts that the tasks were on.
     pub hosts: u32,
+    /// Why the file that says how far an earlier write came could not be read, if it should have been.
+    pub status_unread: Option<String>,
+    /// What is to be known of the CPU time of a mount.
+    pub of_mount: Vec<String>,
 }
 
 /// Facts of a run that the reports show.
@@ -119,8 +125,8 @@ pub fn run(plan: &Plan, session: &mut Session, out: &mut dyn Write) -> Result<Io
         write_file(path, false, |file| writeln!(file, "{}", csv::RANK_HEADER))?;
     }
     shown.text(|out, text| text.begin(out, began, &machine))?;
-    let path = plan.tests.first().map_or("", |test| test.spec.test_file.as_str());
-    let configuration = session.configuration(path, plan.tests.iter().map(|test| test.spec.tasks));
+    let path = plan.tests.first().map_or(String::new(), |test| test.spec.file_of(0, 0).1);
+    let configuration = session.configuration(&path, plan.tests.iter().map(|test| test.spec.tasks));
     let tests = plan.tests.iter().map(|test| run_test(test, session, &mut shown)).collect::<Result<_>>()?;
     let facts = RunFacts {
         began,
@@ -137,31 +143,30 @@ pub fn run(plan: &Plan, session: &mut Session, out: &mut dyn Write) -> Result<Io
 }
 
 fn run_test(test: &Test, session: &mut Session, shown: &mut Shown<'_>) -> Result<TestOutcome> {
-    let nodes = session.nodes(test.spec.tasks);
+    let placement = session.placement(test.spec.tasks);
     let mut test = test.clone();
-    test.spec.tasks_per_node = test.spec.tasks.div_ceil(nodes);
+    (test.spec.tasks_per_node, test.spec.node_step) = (placement.tasks_per_node(), placement.step());
     test.spec.hog_bytes = test.spec.hog_bytes.max(test.hog_per_node / u64::from(test.spec.tasks_per_node));
-    if !test.spec.write
-        && let Some(path) = &test.status_file
-    {
-        test.spec.wear_out_iterations = read_status(path)?;
-    }
+    let status_unread = recall(&mut test)?;
+    let (_, path) = test.spec.file_of(0, 0);
+    let of_mount = session.watch_mount(&path);
     let backend = session.connection().backend();
-    let capacity = backend.capacity(&test.spec.test_file)?;
-    let (storage, hosts) = (backend.storage(&test.spec.test_file), session.hosts(test.spec.tasks));
-    let began = clock::unix_seconds();
-    let mut outcome =
-        TestOutcome { test, results: Vec::new(), errors: 0, began, capacity, storage, nodes, hosts };
+    let mut outcome = TestOutcome {
+        results: Vec::new(),
+        errors: 0,
+        began: clock::unix_seconds(),
+        capacity: backend.capacity(&path)?,
+        storage: backend.storage(&path),
+        nodes: placement.nodes,
+        hosts: session.hosts(test.spec.tasks),
+        status_unread,
+        of_mount,
+        test,
+    };
     shown.text(|out, text| text.header(out, &outcome))?;
     let job = Job::Ior(Box::new(outcome.test.spec.clone()));
     let tasks = outcome.test.spec.tasks;
-    session.run(&job, tasks, &mut |result| {
-        outcome.errors += result.errors;
-        shown.text(|out, text| text.row(out, &outcome.test, &result))?;
-        shown.ranks(&result)?;
-        outcome.results.push(result);
-        Ok(())
-    })?;
+    session.run(&job, tasks, &mut Phases { shown, outcome: &mut outcome })?;
     if let Some(path) = outcome.test.status_file.as_ref().filter(|_| outcome.test.spec.write) {
         let done = outcome.results.iter().filter(|r| r.phase == Phase::Write).filter_map(|r| r.stonewall);
         let most =
@@ -172,10 +177,42 @@ fn run_test(test: &Test, session: &mut Session, shown: &mut Shown<'_>) -> Result
     Ok(outcome)
 }
 
-fn read_status(path: &str) -> Result<u64> {
+/// The phases of a test, shown while they pass.
+struct Phases<'a, 'b> {
+    shown: &'a mut Shown<'b>,
+    outcome: &'a mut TestOutcome,
+}
+
+impl Sink for Phases<'_, '_> {
+    fn begins(&mut self, phase: Phase, now: u64) -> Result<()> {
+        self.shown.text(|out, text| text.phase_begins(out, phase, now))
+    }
+
+    fn ended(&mut self, result: PhaseResult) -> Result<()> {
+        let outcome = &mut *self.outcome;
+        outcome.errors += result.errors;
+        self.shown.text(|out, text| text.row(out, &outcome.test, &result))?;
+        self.shown.ranks(&result)?;
+        outcome.results.push(result);
+        Ok(())
+    }
+}
+
+/// Gives a test that only reads what a write phase noted of how far it came. Why it could not: as in IOR this ends a run only with `--warningAsErrors`.
+fn recall(test: &mut Test) -> Result<Option<String>> {
+    let Some(path) = test.status_file.as_ref().filter(|_| !test.spec.write) else { return Ok(None) };
+    match read_status(path) {
+        Ok(transfers) => test.spec.wear_out_iterations = transfers,
+        Err(why) if test.warnings_are_errors => return Err(BenchError::Options(why)),
+        Err(why) => return Ok(Some(why)),
+    }
+    Ok(None)
+}
+
+fn read_status(path: &str) -> std::result::Result<u64, String> {
     let text = std::fs::read_to_string(path)
-        .map_err(|error| BenchError::Options(format!("cannot read stonewall status {path}: {error}")))?;
-    text.trim().parse().map_err(|_| BenchError::Options(format!("{path} holds no number of transfers")))
+        .map_err(|error| format!("cannot read stonewall status {path}: {error}"))?;
+    text.trim().parse().map_err(|_| format!("stonewall status {path} holds no number of transfers"))
 }
 
 /// Writes a file, or adds to it, with its name in the error.

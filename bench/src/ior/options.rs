@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use clap::{ArgAction, Args};
 
 use super::plan::{Format, Output, Plan, Test};
-use super::spec::{IorSpec, OFFSET_SEED, Reorder};
+use super::spec::{FILES_DELIMITER, IorSpec, OFFSET_SEED, Reorder};
 use super::{directives, script};
 use crate::clock;
 use crate::common::{Common, Foreign, NumTasks};
@@ -87,7 +87,7 @@ pub struct IorArgs {
     /// memoryPerNode: memory to take away from the page cache (2g, 75%)
     #[arg(short = 'M', value_name = "SIZE", value_parser = machine::memory_share)]
     pub hog_per_node: Option<u64>,
-    /// testFile
+    /// testFile; of several (A@B) tasks with -F take one by turns
     #[arg(short = 'o', value_name = "FILE", default_value = "testFile")]
     pub test_file: String,
     /// Directives: summaryFile=PATH, summaryFormat=JSON|CSV|default (with a file the text is printed too),
@@ -278,7 +278,7 @@ impl IorArgs {
             hog_bytes: self.more.hog_per_task,
             offset_seed: self.random_offset_seed.cast_unsigned(),
             operations_csv: self.more.operations_csv.clone(),
-            ..IorSpec::new(self.common.api, self.common.rooted(&self.test_file))
+            ..IorSpec::new(self.common.api, self.rooted())
         };
         if self.warnings_are_errors && self.collective {
             let what = "no API here has collective I/O (-c), so it would be ignored (--warningAsErrors)";
@@ -291,6 +291,12 @@ impl IorArgs {
         }
         spec.validate()?;
         Ok(IorSpec { seeds: self.seeds(), ..spec })
+    }
+
+    /// The names of the test files as the interface has them.
+    fn rooted(&self) -> String {
+        let names = self.test_file.split(FILES_DELIMITER).map(|name| self.common.rooted(name));
+        names.collect::<Vec<_>>().join(&FILES_DELIMITER.to_string())
     }
 
     fn reorder(&self) -> Result<Reorder> {

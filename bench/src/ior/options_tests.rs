@@ -52,6 +52,8 @@ fn a_published_command_line_is_understood() {
     assert_eq!(spec.seeds.len(), 10);
     let spec = parse("ior -a hayate -o f -Z -X -3 -Q 2 -G 17 -R").spec(4).expect("valid");
     assert_eq!((spec.test_file.as_str(), spec.seeds), ("/f", vec![17]));
+    let several = parse("ior -a hayate -o f@/g@d/h -F -w").spec(4).expect("valid");
+    assert_eq!(several.test_file, "/f@/g@/d/h");
     assert_eq!(spec.reorder, Reorder::Random { seed: -3, offset: 2 });
 }
 
@@ -65,6 +67,8 @@ fn contradictions_are_refused() {
     assert!(Program::try_parse_from(["ior", "-t", "1q"]).is_err());
     assert!(Program::try_parse_from(["ior", "-a", "TAPE"]).is_err());
     refused("ior -u", "-F");
+    refused("ior -F -u -o a@b", "-o A@B");
+    refused("ior -F -a hayate -o a@", "-o");
 }
 
 /// Formats and files of results; directives by their long names; what they contradict.

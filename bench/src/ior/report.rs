@@ -48,7 +48,10 @@ impl<'a> TextReport<'a> {
         self.begin(out, outcome.facts.began, &outcome.facts.machine)?;
         for test in &outcome.tests {
             self.header(out, test)?;
-            test.results.iter().try_for_each(|result| self.row(out, &test.test, result))?;
+            for result in &test.results {
+                self.phase_begins(out, result.phase, result.began)?;
+                self.row(out, &test.test, result)?;
+            }
             self.maxima(out, test)?;
         }
         self.footer(out, outcome)
@@ -90,19 +93,36 @@ impl<'a> TextReport<'a> {
             out,
             "------    ---------  ----       ----------  ---------- ---------  --------   --------   --------   \
              --------   ----"
-        )
+        )?;
+        match test.status_unread {
+            Some(_) => {
+                writeln!(out, "WARNING: Could not read back the stonewalling status from the file!")
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// What `-v` says before a phase. As IOR has them, some of these dates end with an empty line.
+    pub(super) fn phase_begins(&self, out: &mut dyn Write, phase: Phase, now: u64) -> io::Result<()> {
+        if self.output.verbose == 0 {
+            return Ok(());
+        }
+        let now = ctime(now);
+        match phase {
+            Phase::Write => writeln!(out, "Commencing write performance test: {now}"),
+            Phase::CheckWrite => {
+                writeln!(out, "Verifying contents of the file(s) just written.\n{now}\n")
+            }
+            Phase::Read => writeln!(out, "Commencing read performance test: {now}\n"),
+            _ => Ok(()),
+        }
     }
 
     /// The line of one phase in the results table.
     pub(super) fn row(&self, out: &mut dyn Write, test: &Test, result: &PhaseResult) -> io::Result<()> {
         stonewall(out, result)?;
         let columns: Vec<String> = match result.phase {
-            Phase::CheckWrite => {
-                if self.output.verbose > 0 {
-                    writeln!(out, "Verifying contents of the file(s) just written.")?;
-                }
-                return wrong_content(out, "write", result);
-            }
+            Phase::CheckWrite => return wrong_content(out, "write", result),
             Phase::Write | Phase::Read => columns(&test.spec, result).map(table_number).into(),
             _ => (0..8).map(|_| "-".to_owned()).chain([table_number(result.total_s)]).collect(),
         };

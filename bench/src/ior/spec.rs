@@ -43,7 +43,7 @@ pub enum Reorder {
 pub struct IorSpec {
     /// Interface under test.
     pub api: Api,
-    /// Test file, or what file-per-process names start with.
+    /// Test file, or what file-per-process names start with; of several (`A@B`) tasks with files of their own take one by turns, and all else is of the first.
     pub test_file: String,
     /// How many tasks.
     pub tasks: u32,
@@ -107,8 +107,10 @@ pub struct IorSpec {
     pub outlier_s: u64,
     /// Bytes of memory that each task takes away from caches.
     pub hog_bytes: u64,
-    /// Tasks on one node: what `-C` and `-Z` shift by, if there is more than one node.
+    /// Tasks on one node: what `-Z` shifts by at least, if there is more than one node.
     pub tasks_per_node: u32,
+    /// How many tasks further the next node is, which `-C` shifts by.
+    pub node_step: u32,
     /// Seed of the content in each repetition.
     pub seeds: Vec<u64>,
     /// Seed of random offsets.
@@ -116,6 +118,9 @@ pub struct IorSpec {
     /// What the names of the files of single transfers begin with; empty: none.
     pub operations_csv: String,
 }
+
+/// Between the names of several test files.
+pub const FILES_DELIMITER: char = '@';
 
 /// Seed of random offsets, unless another is asked for.
 pub const OFFSET_SEED: u64 = 0x000f_f5e7;
@@ -167,6 +172,7 @@ impl IorSpec {
             outlier_s: 0,
             hog_bytes: 0,
             tasks_per_node: 1,
+            node_step: 1,
             seeds: vec![1],
             offset_seed: OFFSET_SEED,
             operations_csv: String::new(),
@@ -200,8 +206,11 @@ impl IorSpec {
         if self.wear_out && self.deadline_s == 0 && self.wear_out_iterations == 0 {
             return wrong("stoneWallingWearOut needs a deadline (-D)");
         }
-        if self.test_file.is_empty() || self.test_file.ends_with('/') {
-            return wrong("the test file (-o) must name a file");
+        if self.names().any(|name| name.is_empty() || name.ends_with('/')) {
+            return wrong("the test file (-o) must name a file; of several (A@B), each must");
+        }
+        if self.unique_dir && self.names().count() > 1 {
+            return wrong("several test files (-o A@B) and unique directories (-u) do not go together");
         }
         Ok(())
     }
@@ -225,25 +234,32 @@ impl IorSpec {
         self.seeds[repetition as usize % self.seeds.len()]
     }
 
-    /// By how many tasks readers are shifted at least.
-    fn shift(&self, offset: u32) -> u64 {
-        let nodes = self.tasks.div_ceil(self.tasks_per_node.max(1));
-        let unit = if nodes > 1 { self.tasks_per_node } else { 1 };
-        u64::from(offset) * u64::from(unit) % u64::from(self.tasks)
+    /// The task that is so many nodes further.
+    fn further(&self, rank: u32, nodes: u32) -> u32 {
+        let shift = u64::from(nodes) * u64::from(self.node_step);
+        ((u64::from(rank) + shift) % u64::from(self.tasks)) as u32
     }
 
     /// The task whose data `rank` reads in a repetition.
     pub fn reads_of(&self, rank: u32, repetition: u32) -> u32 {
         match self.reorder {
             Reorder::None => rank,
-            Reorder::Constant { offset } => {
-                ((u64::from(rank) + self.shift(offset)) % u64::from(self.tasks)) as u32
-            }
+            Reorder::Constant { offset } => self.further(rank, offset),
             Reorder::Random { seed, offset } => {
                 let each = if seed < 0 { u64::from(repetition) + 1 } else { 0 };
                 let order = Permutation::new(u64::from(self.tasks), mix(seed as u64 ^ mix(each)));
-                self.distant_order(&order, self.shift(offset))[rank as usize]
+                let unit = if self.tasks > self.tasks_per_node { self.tasks_per_node } else { 1 };
+                let distance = u64::from(offset) * u64::from(unit) % u64::from(self.tasks);
+                self.distant_order(&order, distance)[rank as usize]
             }
+        }
+    }
+
+    /// The task whose data `rank` compares after the write phase (`-W`): as in IOR of two nodes further with `-C`, whatever `-Q` says, else its own.
+    pub fn checks_of(&self, rank: u32) -> u32 {
+        match self.reorder {
+            Reorder::Constant { .. } => self.further(rank, 2),
+            Reorder::None | Reorder::Random { .. } => rank,
         }
     }
 
@@ -275,15 +291,22 @@ impl IorSpec {
         (dir, if self.multi_file { format!("{path}.{repetition}") } else { path })
     }
 
+    /// The names of `-o`.
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.test_file.split(FILES_DELIMITER)
+    }
+
     fn plain_file_of(&self, owner: u32) -> (Option<String>, String) {
+        let mine = if self.file_per_process { owner as usize % self.names().count() } else { 0 };
+        let file = self.names().nth(mine).unwrap_or_default();
         if !self.file_per_process {
-            return (None, self.test_file.clone());
+            return (None, file.to_owned());
         }
         if !self.unique_dir {
-            return (None, format!("{}.{owner:08}", self.test_file));
+            return (None, format!("{file}.{owner:08}"));
         }
-        let (parent, name) = self.test_file.rsplit_once('/').map_or(("", &*self.test_file), |(p, n)| (p, n));
-        let slash = if self.test_file.contains('/') { "/" } else { "" };
+        let (parent, name) = file.rsplit_once('/').unwrap_or(("", file));
+        let slash = if file.contains('/') { "/" } else { "" };
         let dir = format!("{parent}{slash}{owner}");
         let path = format!("{dir}/{name}.{owner:08}");
         (Some(dir), path)
@@ -373,7 +396,25 @@ mod tests {
         }
         let constant = IorSpec { reorder: Reorder::Constant { offset: 1 }, ..spec() };
         assert_eq!(constant.reads_of(3, 0), 0);
-        assert_eq!(IorSpec { tasks_per_node: 2, ..constant }.reads_of(3, 0), 1, "the next node's");
+        let nodes = IorSpec { tasks_per_node: 2, node_step: 2, ..constant.clone() };
+        assert_eq!(nodes.reads_of(3, 0), 1, "the next node's");
+        let in_turn = IorSpec { tasks_per_node: 2, node_step: 1, ..constant };
+        assert_eq!(in_turn.reads_of(3, 0), 0, "tasks dealt in turn: the next task's");
+    }
+
+    /// `-W` is of two nodes further with `-C`, whatever `-Q`, and of the task itself with `-Z`: nodes 0 0 1 1 2 2 3 3, and one node.
+    #[test]
+    fn what_was_written_is_checked_two_nodes_further() {
+        let order = |reorder, node_step| {
+            let spec = IorSpec { reorder, node_step, tasks: 8, ..spec() };
+            (0..8).map(|rank| spec.checks_of(rank)).collect::<Vec<_>>()
+        };
+        for offset in [1, 3] {
+            assert_eq!(order(Reorder::Constant { offset }, 2), [4, 5, 6, 7, 0, 1, 2, 3]);
+            assert_eq!(order(Reorder::Constant { offset }, 1), [2, 3, 4, 5, 6, 7, 0, 1]);
+            assert_eq!(order(Reorder::Random { seed: 5, offset }, 2), [0, 1, 2, 3, 4, 5, 6, 7]);
+        }
+        assert_eq!(order(Reorder::None, 2), [0, 1, 2, 3, 4, 5, 6, 7]);
     }
 
     #[test]
@@ -386,6 +427,11 @@ mod tests {
         assert_eq!(unique.file_of(2, 0), (Some("dir/2".to_owned()), "dir/2/f.00000002".to_owned()));
         let top = IorSpec { test_file: "/f".to_owned(), ..unique };
         assert_eq!(top.file_of(2, 0), (Some("/2".to_owned()), "/2/f.00000002".to_owned()));
+        let several = IorSpec { test_file: "a/f@b/g@c/h".to_owned(), ..spec() };
+        assert_eq!(several.file_of(2, 0), (None, "a/f".to_owned()), "one file is of the first");
+        let own = IorSpec { file_per_process: true, multi_file: true, ..several };
+        let names = [0, 1, 2, 3].map(|owner| own.file_of(owner, 1).1);
+        assert_eq!(names, ["a/f.00000000.1", "b/g.00000001.1", "c/h.00000002.1", "a/f.00000003.1"]);
     }
 
     #[test]
@@ -401,6 +447,10 @@ mod tests {
         refused(IorSpec { unique_dir: true, ..spec() }, "-F");
         refused(IorSpec { segments: u64::MAX, ..spec() }, "2^64");
         refused(IorSpec { direct: true, ..spec() }, "-B");
-        refused(IorSpec { test_file: "dir/".to_owned(), ..spec() }, "-o");
+        for name in ["", "dir/", "a@", "a@b/", "@b"] {
+            refused(IorSpec { test_file: name.to_owned(), ..spec() }, "-o");
+        }
+        let own = IorSpec { file_per_process: true, unique_dir: true, ..spec() };
+        refused(IorSpec { test_file: "a@b".to_owned(), ..own }, "-u");
     }
 }

@@ -108,7 +108,11 @@ impl IorTask<'_, '_> {
     fn transfer_phase(&mut self, phase: Phase, repetition: u32) -> Result<()> {
         let (spec, backend, rank) = (self.spec, self.backend, self.link.rank());
         let writing = phase == Phase::Write;
-        let owner = if writing { rank } else { spec.reads_of(rank, repetition) };
+        let owner = match phase {
+            Phase::Write => rank,
+            Phase::CheckWrite => spec.checks_of(rank),
+            _ => spec.reads_of(rank, repetition),
+        };
         let (_, path) = spec.file_of(owner, repetition);
         let pattern = Pattern::packed(spec.packet, spec.seed(repetition), spec.file_number(owner));
         let how = OpenHow {

@@ -372,6 +372,31 @@ fn deadlines_end_phases() {
     assert_eq!((outcome.results[0].operations, outcome.errors), (written, 0), "all of it, and it is right");
 }
 
+/// Goal: who reads without the file that says how far the writes came is warned, in IOR's words, and reads everything; `--warningAsErrors` ends the run. Method: files that
+/// are not there, or hold no number.
+#[test]
+fn a_missing_status_is_a_warning() {
+    let (dir, file) = temporary();
+    let write = IorSpec { read: false, check_read: false, keep: true, ..small(&file) };
+    run_quietly(&write);
+    let path = |name: &str| Some(dir.path().join(name).to_string_lossy().into_owned());
+    fs::write(dir.path().join("words"), "none").expect("a file");
+    let read = Test::new(IorSpec { write: false, check_read: true, ..write });
+    for (name, why) in [("none", "cannot read stonewall status"), ("words", "holds no number")] {
+        let test = Test { status_file: path(name), ..read.clone() };
+        let (outcome, text) = attempt(vec![test.clone()], &Output::default());
+        let outcome = outcome.expect("a run").tests.remove(0);
+        assert_eq!((outcome.results[0].bytes, outcome.errors), (288_000, 0), "everything");
+        assert!(
+            text.contains("\nWARNING: Could not read back the stonewalling status from the file!\nread "),
+            "{text}"
+        );
+        assert!(text.contains("note: ") && text.contains(why), "{text}");
+        let (ended, _) = attempt(vec![Test { warnings_are_errors: true, ..test }], &Output::default());
+        assert!(matches!(&ended, Err(BenchError::Options(what)) if what.contains(why)), "{ended:?}");
+    }
+}
+
 /// Goal: with `--spread` the text says of every test of a script which server its tasks are clients of. Method: tests of four and of two tasks, over two servers.
 #[test]
 fn tests_of_a_script_are_spread_each_over_all_servers() {

@@ -8,6 +8,9 @@ use crate::notes::{self, Reads};
 pub fn warnings(test: &TestOutcome, facts: &RunFacts) -> Vec<String> {
     let spec = &test.test.spec;
     let mut all = caches(test, facts);
+    if let Some(why) = &test.status_unread {
+        all.push(format!("{why}: reads are of everything that a test without a deadline would have written"));
+    }
     if test.test.collective {
         all.push(format!("collective I/O (-c) does not exist for {}: transfers were independent", spec.api));
     }
@@ -17,6 +20,7 @@ pub fn warnings(test: &TestOutcome, facts: &RunFacts) -> Vec<String> {
     if spec.write && (spec.fsync || spec.fsync_per_write) {
         all.extend(notes::of_durability(&facts.configuration));
     }
+    all.extend_from_slice(&test.of_mount);
     all.extend(notes::of_run(facts.tasks_are, &facts.machine));
     all
 }

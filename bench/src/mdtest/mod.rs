@@ -117,6 +117,8 @@ pub struct MdtestOutcome {
     pub storage: Storage,
     /// How what was measured is configured.
     pub configuration: Configuration,
+    /// What is to be known of the CPU time of a mount.
+    pub of_mount: Vec<String>,
 }
 
 /// Runs a test and writes its report.
@@ -125,8 +127,8 @@ pub struct MdtestOutcome {
 /// What ended the run (see [`BenchError`]); wrong content is counted in the outcome.
 pub fn run(setup: &Setup, session: &mut Session, out: &mut dyn Write) -> Result<MdtestOutcome> {
     let mut setup = setup.clone();
-    let nodes = session.nodes(setup.spec.tasks);
-    setup.spec.tasks_per_node = setup.spec.tasks.div_ceil(nodes);
+    let placement = session.placement(setup.spec.tasks);
+    setup.spec.node_step = placement.step();
     if !setup.spec.create
         && let Some(path) = &setup.status_file
     {
@@ -136,17 +138,18 @@ pub fn run(setup: &Setup, session: &mut Session, out: &mut dyn Write) -> Result<
     if let Some(path) = &setup.rank_csv {
         write_file(path, false, ranks::header)?;
     }
+    let of_mount = session.watch_mount(spec.directory(0));
     let backend = session.connection().backend();
     let (capacity, storage) = (backend.capacity(spec.directory(0))?, backend.storage(spec.directory(0)));
     let configuration = session.configuration(spec.directory(0), setup.counts.iter().copied());
-    report::header(out, &setup, nodes, &session.node_map(spec.tasks), capacity)?;
+    report::header(out, &setup, &placement, capacity)?;
     out.flush()?;
     let mut results = Vec::new();
     for count in &setup.counts {
         let begin = results.len();
         let spec = MdtestSpec { tasks: *count, ..spec.clone() };
         report::begins(out, &setup, &spec)?;
-        session.run(&Job::Mdtest(Box::new(spec.clone())), *count, &mut |result| {
+        session.run(&Job::Mdtest(Box::new(spec.clone())), *count, &mut |result: PhaseResult| {
             report::done(out, &setup, &result)?;
             results.push(result);
             Ok(())
@@ -166,6 +169,7 @@ pub fn run(setup: &Setup, session: &mut Session, out: &mut dyn Write) -> Result<
         servers: session.servers(),
         storage,
         configuration,
+        of_mount,
     };
     if let Some(path) = setup.status_file.as_ref().filter(|_| spec.create) {
         write_file(path, false, |file| writeln!(file, "{}", created(spec, &outcome)))?;

@@ -16,6 +16,7 @@ use crate::metrics::Metric;
 use crate::notes;
 use crate::phase::Phase;
 use crate::results::{PhaseResult, of_phase};
+use crate::tasks::placement::Placement;
 
 /// Phases in the order of the table, with mdtest's names.
 pub const ROWS: [(Phase, &str); 10] = [
@@ -50,28 +51,27 @@ pub fn rows(spec: &MdtestSpec) -> impl Iterator<Item = (Phase, &'static str)> {
 pub(super) fn header(
     out: &mut dyn Write,
     setup: &Setup,
-    nodes: u32,
-    node_map: &str,
+    placement: &Placement,
     capacity: Capacity,
 ) -> io::Result<()> {
     let spec = &setup.spec;
     writeln!(out, "-- started at {} --\n", american_date(unix_seconds()))?;
     writeln!(
         out,
-        "mdtest-4.0.0+hayate-bench-{} was launched with {} total task(s) on {nodes} node(s)",
+        "mdtest-4.0.0+hayate-bench-{} was launched with {} total task(s) on {} node(s)",
         env!("CARGO_PKG_VERSION"),
-        spec.tasks
+        spec.tasks,
+        placement.nodes
     )?;
     writeln!(out, "Command line used: {}", setup.command_line)?;
     if spec.read && spec.files && spec.read_bytes == 0 {
         writeln!(out, "WARNING: Read bytes is 0, thus, a read test will actually just open/close")?;
     }
-    writeln!(out, "Nodemap: {node_map}")?;
+    writeln!(out, "Nodemap: {}", placement.map())?;
     writeln!(out, "{:<20}: {}", "Path", spec.directories.join("@"))?;
     writeln!(out, "{:<20}: {}", "FS", file_system(capacity))?;
     if spec.stride > 0 {
-        let unit = if nodes > 1 { spec.tasks_per_node } else { 1 };
-        writeln!(out, "Shifting ranks by {} for each phase.", spec.stride * unit)?;
+        writeln!(out, "Shifting ranks by {} for each phase.", spec.stride * spec.node_step)?;
     }
     if spec.random {
         let seed = if spec.random_seed > 0 { spec.random_seed } else { spec.seed };
@@ -159,6 +159,7 @@ pub(super) fn notes_of(spec: &MdtestSpec, outcome: &MdtestOutcome) -> Vec<String
     if spec.sync {
         all.extend(notes::of_durability(&outcome.configuration));
     }
+    all.extend_from_slice(&outcome.of_mount);
     all.extend(notes::of_run(outcome.tasks_are, &outcome.machine));
     all
 }

@@ -93,8 +93,8 @@ pub struct MdtestSpec {
     pub after_phase: String,
     /// What the names of the files of single operations begin with (`--savePerOpDataCSV`); empty: none.
     pub operations_csv: String,
-    /// Tasks on one node: what `-N` shifts by, if there is more than one node.
-    pub tasks_per_node: u32,
+    /// How many tasks further the next node is, which `-N` shifts by.
+    pub node_step: u32,
     /// Seed of the content and of the random order.
     pub seed: u64,
 }
@@ -140,7 +140,7 @@ impl MdtestSpec {
             before_phase: String::new(),
             after_phase: String::new(),
             operations_csv: String::new(),
-            tasks_per_node: 1,
+            node_step: 1,
             seed: 1,
         }
     }
@@ -208,9 +208,7 @@ impl MdtestSpec {
 
     /// The task whose items `rank` works on in the `step`th phase after creation.
     pub fn owner(&self, rank: u32, step: u32) -> u32 {
-        let nodes = self.tasks.div_ceil(self.tasks_per_node.max(1));
-        let unit = if nodes > 1 { self.tasks_per_node } else { 1 };
-        let shift = u64::from(self.stride) * u64::from(unit) * u64::from(step);
+        let shift = u64::from(self.stride) * u64::from(self.node_step) * u64::from(step);
         ((u64::from(rank) + shift) % u64::from(self.tasks)) as u32
     }
 
@@ -276,7 +274,7 @@ mod tests {
         let strided = MdtestSpec { stride: 1, ..spec };
         assert_eq!((strided.owner(2, 1), strided.owner(2, 2)), (0, 1));
         assert_eq!(
-            MdtestSpec { tasks: 4, tasks_per_node: 2, ..strided.clone() }.owner(1, 1),
+            MdtestSpec { tasks: 4, node_step: 2, ..strided.clone() }.owner(1, 1),
             3,
             "the next node's"
         );

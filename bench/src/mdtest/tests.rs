@@ -1,9 +1,11 @@
 //! Goal: a metadata run does, checks and reports its phases as mdtest does. Method: small runs on a directory, tasks as threads.
 
 use std::fs;
+use std::time::Duration;
 
 use super::spec::MdtestSpec;
 use super::{MdtestOutcome, Setup, Show, run};
+use crate::backend::fake::Fake;
 use crate::backend::{Api, Connection, Storage};
 use crate::error::{BenchError, Result};
 use crate::pattern::Packet;
@@ -16,8 +18,11 @@ fn setup(spec: &MdtestSpec) -> Setup {
 }
 
 fn attempt(setup: &Setup) -> (Result<MdtestOutcome>, String) {
-    let connection = if setup.spec.api == Api::Null { Connection::Null } else { Connection::Posix };
-    let mut session = Session::start(setup.spec.tasks, &Launch::Threads, &connection, None).expect("threads");
+    attempt_on(if setup.spec.api == Api::Null { &Connection::Null } else { &Connection::Posix }, setup)
+}
+
+fn attempt_on(connection: &Connection, setup: &Setup) -> (Result<MdtestOutcome>, String) {
+    let mut session = Session::start(setup.spec.tasks, &Launch::Threads, connection, None).expect("threads");
     let mut text = Vec::new();
     let outcome = setup.spec.validate().and_then(|()| run(setup, &mut session, &mut text));
     (outcome, String::from_utf8(text).expect("text"))
@@ -268,6 +273,26 @@ fn tasks_can_have_several_directories() {
     let removes = MdtestSpec { create: false, stat: false, read: false, remove: true, ..two };
     attempt(&setup(&removes)).0.expect("removes");
     assert_eq!(directories.iter().map(|path| fs::read_dir(path).expect("it").count()).sum::<usize>(), 0);
+}
+
+/// Goal: `-Y` syncs once for each task and phase on items, at its end and within its time. Method: a file system on which a sync takes long, by the tasks'
+/// clocks.
+#[test]
+fn a_phase_ends_with_a_sync_if_asked() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let takes = Duration::from_secs(100);
+    for (sync_host, count) in [(false, 0), (true, 3 * 2)] {
+        let fake = Fake::with(|fake| fake.sync_takes = takes);
+        let only = MdtestSpec { sync_host, stat: false, remove: false, ..spec(&dir) };
+        let outcome = attempt_on(&Connection::Fake(fake.clone()), &setup(&only)).0.expect("a run");
+        assert_eq!(fake.count("sync_host"), count);
+        let items = outcome.results.iter().filter(|r| r.operations == 60);
+        let timed: Vec<bool> = items.map(|r| r.total_s >= takes.as_secs_f64()).collect();
+        assert_eq!(timed, [sync_host; 2], "it is timed");
+        let calls = fake.calls();
+        let first = calls.iter().position(|call| call.what == "sync_host").unwrap_or(calls.len());
+        assert!(calls[..first].iter().filter(|call| call.what == "close").count() >= 20, "{calls:?}");
+    }
 }
 
 /// What `--verify-write` compares is what the file system gives back: the null backend gives nothing, and is found out.

@@ -3,7 +3,7 @@
 //! # Invariants
 //! - A crew that failed once does nothing more: its tasks are in unknown places (`Crew::run` says so).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::BufReader;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
@@ -11,6 +11,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
 use super::launch::{Launch, Started};
+use super::placement::Placement;
 use super::{Agreed, FromTask, Job, ToTask, receive, send};
 use crate::backend::Connection;
 use crate::clock;
@@ -28,8 +29,12 @@ pub trait Observer {
     fn ready(&mut self) {}
 
     /// All tasks are about to begin a phase, and wait until this returns.
-    fn begins(&mut self, repetition: u32, phase: Phase) {
+    ///
+    /// # Errors
+    /// End the run.
+    fn begins(&mut self, repetition: u32, phase: Phase) -> Result<()> {
         let _ = (repetition, phase);
+        Ok(())
     }
 
     /// All tasks reported one phase: their records in order of rank.
@@ -132,18 +137,11 @@ impl Crew {
         self.tasks.len() as u32
     }
 
-    /// On how many hosts the first `tasks` are; known after a job began, at least 1.
-    pub fn nodes(&self, tasks: u32) -> u32 {
-        let hosts: BTreeSet<&String> =
-            self.tasks.iter().take(tasks as usize).filter_map(|task| task.host.as_ref()).collect();
-        (hosts.len() as u32).max(1)
-    }
-
-    /// A digit for each of the first `tasks` tasks: 1 if it is on the host of task 0.
-    pub fn node_map(&self, tasks: u32) -> String {
-        let first = self.tasks.first().map(|task| &task.host);
-        let same = |task: &Task| if Some(&task.host) == first { '1' } else { '0' };
-        self.tasks.iter().take(tasks as usize).map(same).collect()
+    /// On which hosts the first `tasks` are; known after [`Crew::greet`].
+    pub fn placement(&self, tasks: u32) -> Placement {
+        let hosts: Vec<&Option<String>> =
+            self.tasks.iter().take(tasks as usize).map(|task| &task.host).collect();
+        Placement::of(&hosts)
     }
 
     /// Has the first `tasks` tasks do `job`.
@@ -191,7 +189,7 @@ impl Crew {
             Some(FromTask::Hello { host, .. }) => task.host = Some(host),
             Some(FromTask::Time) => drop(send(&mut task.socket, &ToTask::Time { ns: clock::now_ns() })),
             Some(FromTask::Barrier { errors, value, begins }) => {
-                self.arrive(progress, errors, value, begins, observer);
+                self.arrive(progress, errors, value, begins, observer)?;
             }
             Some(FromTask::Phase(record)) => progress.collect(rank, record, observer)?,
             Some(FromTask::Failed(why)) => return Err(BenchError::Task { rank, why }),
@@ -216,7 +214,7 @@ impl Crew {
         value: u64,
         begins: Option<(u32, Phase)>,
         observer: &mut dyn Observer,
-    ) {
+    ) -> Result<()> {
         progress.waiting += 1;
         progress.errors += errors;
         let agreed = progress.agreed.get_or_insert(Agreed { min: value, max: value, sum: 0 });
@@ -226,14 +224,14 @@ impl Crew {
             sum: agreed.sum.saturating_add(value),
         };
         if progress.waiting < progress.tasks {
-            return;
+            return Ok(());
         }
         if !self.met {
             self.met = true;
             observer.ready();
         }
         if let Some((repetition, phase)) = begins {
-            observer.begins(repetition, phase);
+            observer.begins(repetition, phase)?;
         }
         let go = ToTask::Go { errors: progress.errors, agreed: progress.agreed.take().unwrap_or_default() };
         (progress.waiting, progress.errors) = (0, 0);
@@ -241,6 +239,7 @@ impl Crew {
             // A task that died meanwhile shows as a closed socket.
             drop(send(&mut task.socket, &go));
         }
+        Ok(())
     }
 
     fn died(&mut self, rank: u32) -> BenchError {
@@ -397,7 +396,7 @@ mod tests {
         crew.run(&null(4), 4, &mut observer).expect("all");
         crew.run(&null(2), 2, &mut observer).expect("two of them");
         assert_eq!(observer.phases.iter().map(Vec::len).collect::<Vec<_>>(), [4, 4, 4, 2, 2, 2]);
-        assert_eq!(crew.nodes(4), 1);
+        assert_eq!((crew.placement(4).nodes, crew.placement(2).map()), (1, "11".to_owned()));
         let absent = IorSpec { api: Api::Posix, test_file: "/nonexistent/f".to_owned(), ..spec() };
         let outcome = crew.run(&Job::Ior(Box::new(absent)), 4, &mut observer);
         assert!(matches!(outcome, Err(BenchError::Task { .. })), "{outcome:?}");
@@ -410,8 +409,9 @@ mod tests {
     fn barriers_agree_on_values() {
         struct Announced(Vec<(u32, Phase)>);
         impl Observer for Announced {
-            fn begins(&mut self, repetition: u32, phase: Phase) {
+            fn begins(&mut self, repetition: u32, phase: Phase) -> Result<()> {
                 self.0.push((repetition, phase));
+                Ok(())
             }
             fn phase(&mut self, records: Vec<PhaseRecord>) -> Result<()> {
                 assert_eq!(self.0.last(), Some(&(records[0].repetition, records[0].phase)));

@@ -27,6 +27,7 @@
 pub mod coordinator;
 pub mod launch;
 pub mod link;
+pub mod placement;
 pub mod ranks;
 
 use std::io::{BufRead, Write};
