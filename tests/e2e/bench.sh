@@ -107,6 +107,7 @@ fi
 h c bench io500 -a HAYATE -np 2 --stonewall 1 --easy-block 64m --hard-segments 300 --easy-files 500 --hard-files 300 -d /io500 --resultdir "$BOX/results" \
     >io500.txt || fail "io500: $(tail -5 io500.txt)"
 [ "$(grep -c '^\[RESULT\]' io500.txt)" = 12 ] || fail "not twelve results: $(cat io500.txt)"
+grep -q '^ERROR INVALID no sync at the end of mdtest writes' io500.txt || fail "nobody says that writes of mdtest were not synced: $(cat io500.txt)"
 grep -q '^\[SCORE \] Bandwidth .*\[INVALID\]$' io500.txt || fail "no score, or not marked: $(cat io500.txt)"
 [ -z "$(h c ls h:/io500)" ] || fail "data is left"
 configured io500.txt
