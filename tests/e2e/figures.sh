@@ -113,9 +113,13 @@ if [ -n "${HAYATE_TEST_LONG:-}" ]; then
     # By a program that is optimised, as it is measured.
     if command -v fio >/dev/null && command -v cargo >/dev/null; then
         (cd "$ROOT" && cargo build -q --release) || fail "the program cannot be built with optimisation"
-        timed "beside fio" timeout -k 10 900 python3 "$ROOT/bench/fio_compare.py" --hayate "${CARGO_TARGET_DIR:-$ROOT/target}/release/hayate" >"$BOX/said" 2>&1 ||
-            fail "the harness and fio differ: $(cat "$BOX/said")"
-        note "$(grep '^| write' "$BOX/said")"
+        code=0
+        timeout -k 10 900 python3 "$ROOT/bench/fio_compare.py" --hayate "${CARGO_TARGET_DIR:-$ROOT/target}/release/hayate" >"$BOX/said" 2>&1 || code=$?
+        case $code in
+            0) note "beside fio: $(grep '^| write' "$BOX/said")" ;;
+            "$SKIPPED") MISSING+=("other programs were busy: the bound of the harness beside fio") ;;
+            *) fail "the harness and fio differ: $(cat "$BOX/said")" ;;
+        esac
     fi
     for plot in bandwidth-against-{transfer-size,processes,servers} how-long-operations-took each-server throughput-over-time; do
         grep -q '<svg' "$BOX/figures/$plot.svg" || fail "no plot $plot"
