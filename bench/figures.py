@@ -54,6 +54,12 @@ def test(name, *words):
     return cargo("test", "-q", "--workspace", "--test", name, *words, "--", "--nocapture", "--test-threads", "1")
 
 
+def rdma(o):
+    """The end-to-end test of RDMA, of which only what fills the table."""
+    steps = "STEPS=compare,change_device,compare_iwarp,table"
+    return ["env", f"HAYATE={o.hayate}", "PARTS=one_guest", steps, ROOT / "tests/e2e/rdma.sh"]
+
+
 DIRTY = ("--svg", lambda o: o.figures / "dirty.svg")
 # Part: what it is, and its command.
 PARTS = {
@@ -78,6 +84,7 @@ PARTS = {
     "fio": ("the harness beside fio", script("fio_compare")),
     "scale": ("the costs of the scale model, and its error", script("scale", "--calibrate", CALIBRATION)),
     "checkpoints": ("checkpoints beside plain files, torch's writer, and a program that computes", script("checkpoints")),
+    "rdma": ("RDMA beside TCP in an emulated guest (as root)", rdma),
     "requirement": ("the scale model's answer to the requirement", script("requirement", "--calibration", CALIBRATION, of="benchmarks")),
 }
 # Tables that programs print, of parts whose programs know nothing of documents: mark, what is printed before it (none: anything), and how its heading begins
@@ -95,6 +102,7 @@ PRINTED = {
     "growth": [("growth", None, "| step |"), ("growth space", None, "| random overwrites of |")],
     "store": [("store", None, None)],
     "transport": [("transport", None, None)],
+    "rdma": [("rdma", None, "| 32 MiB written, read and compared,")],
 }
 # Tables with figures outside of marks: how the heading begins, and why no part makes them again.
 BY_HAND = {
@@ -104,11 +112,10 @@ BY_HAND = {
     "| operation through the mount |": "counts in words; the test mount_cost bounds each of them",
     "| operation | client: messages | bytes | between servers: messages |": "rows of `messages gateway`, side by side with what they mean; the test cost bounds each of them",
     "| buffered | before: MiB/s |": "what a change did: the program of before is not there any more",
-    "| 32 MiB written, read and compared,": "printed by tests/e2e/rdma.sh in an emulated guest, which takes an hour to make",
     "| ranks | MiB a rank | way | blocking (s) | committed (s) | durable (s) | committed, plain files = 1 |": "4 GiB at a time, once: more than the part checkpoints writes",
 }
 # Parts that build or take minutes whatever the sizes, which a short run of all leaves out; tests/e2e/figures.sh has them in the long tier.
-LONG = ["messages", "mount", "layouts", "small", "small-four", "inline", "growth", "store"]
+LONG = ["messages", "mount", "layouts", "small", "small-four", "inline", "growth", "store", "rdma"]
 
 
 def tables(lines):

@@ -9,6 +9,7 @@
 use super::Rdma;
 use super::device::{device_of, devices};
 use super::hub::{Events, Hub};
+use super::kind::Kind;
 use super::line::{CREDITS, DEPTH, Line};
 use super::sys::{self, Api, CmEvent, CmId, ConnParam, EventChannel, Qp, QpAttr, QpInitAttr, api};
 use std::cell::RefCell;
@@ -41,13 +42,12 @@ const RESOLVE_MS: i32 = 1000;
 const RETRIES: u8 = 4;
 /// Time-out for acknowledgements: 4.096 microseconds times two to this power, 67 ms.
 const ACK_TIMEOUT: u8 = 14;
-/// Retries when the peer has no receive buffer: without end, because a peer that is alive posts some, and one that is not times out.
+/// Retries when the peer has no receive buffer: without end, because a peer that is alive posts some, and one that is not times out. (iWARP has no such
+/// thing: `kind`.)
 const RNR_RETRIES: u8 = 7;
 /// Pause before such a retry, by the code of the specification: 0.64 ms. (rdma_cm leaves the longest, 655 ms.)
 const RNR_TIMER: u8 = 12;
 const MIN_RNR_TIMER: i32 = 1 << 15;
-/// Reads that a queue pair may have with its peer at once.
-const READS_AT_ONCE: u8 = 16;
 /// What is wished to be sent without a look into memory, where the device can.
 const INLINE_BYTES: u32 = 220;
 /// Connections that wait for being accepted.
@@ -186,7 +186,7 @@ impl Cm {
         check(unsafe { (self.api.rdma_resolve_route)(pair.id, RESOLVE_MS) })?;
         pair.step(ROUTE_RESOLVED).await?;
         pair.make()?;
-        let mut wish = parameters(Some(token));
+        let mut wish = parameters(Some(token), pair.reads());
         // SAFETY: as above; the token lives through the call.
         check(unsafe { (self.api.rdma_connect)(pair.id, &raw mut wish) })?;
         pair.step(ESTABLISHED).await?;
@@ -210,6 +210,12 @@ impl Cm {
         hubs.retain(|hub| hub.strong_count() > 0);
         hubs.push(Rc::downgrade(&hub));
         Ok(hub)
+    }
+
+    /// This thread's parts of devices, as many as are in use.
+    #[cfg(test)]
+    pub fn hubs(&self) -> Vec<Rc<Hub>> {
+        self.hubs.borrow().iter().filter_map(Weak::upgrade).collect()
     }
 
     /// Takes all events that there are.
@@ -238,7 +244,7 @@ impl Cm {
         match event.kind {
             DISCONNECTED => line.fail("the peer has closed"),
             DEVICE_REMOVAL => line.fail("the device is gone"),
-            ESTABLISHED => line.is_up.set(true),
+            ESTABLISHED if !line.speaks_second.get() => line.is_up.set(true),
             ADDR_CHANGE | TIMEWAIT_EXIT => return,
             _ => {}
         }
@@ -360,7 +366,7 @@ impl Pair {
             recv_cq: hub.cq,
             srq: hub.srq,
             max_send_wr: DEPTH,
-            max_recv_wr: 0,
+            max_recv_wr: hub.receives_of_each() as u32,
             max_send_sge: 1,
             max_recv_sge: 1,
             max_inline_data: INLINE_BYTES,
@@ -377,9 +383,18 @@ impl Pair {
         }
         // SAFETY: made above.
         let (qp, qp_num) = unsafe { ((*self.id).qp, (*(*self.id).qp).qp_num) };
-        hub.join(qp_num, self.line.clone());
-        self.made = Some(Made { hub, qp, qp_num, inline: wish.max_inline_data as usize });
-        self.set_ack_timeout()
+        let made = Made { hub: hub.clone(), qp, qp_num, inline: wish.max_inline_data as usize };
+        self.made = Some(made);
+        hub.join((qp, qp_num), self.line.clone())?;
+        match hub.device.kind {
+            Kind::InfiniBand => self.set_ack_timeout(),
+            Kind::Iwarp => Ok(()),
+        }
+    }
+
+    /// Reads that the device answers at once, and that it asks for at once.
+    fn reads(&self) -> (u8, u8) {
+        self.made.as_ref().map_or((1, 1), |made| made.hub.device.reads)
     }
 
     fn set_ack_timeout(&self) -> io::Result<()> {
@@ -392,7 +407,10 @@ impl Pair {
     }
 
     fn accept(&self) -> io::Result<()> {
-        let mut wish = parameters(None);
+        let is_iwarp = self.made.as_ref().is_some_and(|made| made.hub.device.kind == Kind::Iwarp);
+        self.line.speaks_second.set(is_iwarp);
+        // As many as the other side wishes for, if the device can: rdma_cm compares them.
+        let mut wish = parameters(None, (sys::MAX_READS, sys::MAX_READS));
         // SAFETY: the identifier lives as long as the pair.
         check(unsafe { (self.cm.api.rdma_accept)(self.id, &raw mut wish) })?;
         self.settle();
@@ -401,7 +419,9 @@ impl Pair {
 
     /// What rdma_cm does not set, and what not every kind of device has.
     fn settle(&self) {
-        let Some(made) = &self.made else { return };
+        let Some(made) = self.made.as_ref().filter(|made| made.hub.device.kind == Kind::InfiniBand) else {
+            return;
+        };
         let mut wish = QpAttr::with_min_rnr_timer(RNR_TIMER);
         // SAFETY: the queue pair lives as long as the pair.
         let status = unsafe { (self.cm.api.ibv_modify_qp)(made.qp, &raw mut wish, MIN_RNR_TIMER) };
@@ -440,13 +460,13 @@ impl Drop for Pair {
     }
 }
 
-/// The token must live until these were used.
-fn parameters(token: Option<&Token>) -> ConnParam {
+/// The token must live until these were used. `reads`: how many the device is to answer at once, and to ask for.
+fn parameters(token: Option<&Token>, reads: (u8, u8)) -> ConnParam {
     ConnParam {
         private_data: token.map_or(null(), |token| token.as_ptr().cast()),
         private_data_len: token.map_or(0, |token| token.len() as u8),
-        responder_resources: READS_AT_ONCE,
-        initiator_depth: READS_AT_ONCE,
+        responder_resources: reads.0,
+        initiator_depth: reads.1,
         flow_control: 1,
         retry_count: RETRIES,
         rnr_retry_count: RNR_RETRIES,

@@ -2,7 +2,8 @@
 
 use super::counters::PortUse;
 use super::interfaces;
-use super::sys::{self, Api, Context, Opaque, api};
+use super::kind::{Kind, Purpose, reads_at_once};
+use super::sys::{self, Api, Context, DeviceAttr, Opaque, api};
 use std::ffi::{CStr, c_int};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,6 +22,10 @@ pub struct Device {
     pub name: String,
     /// Its place among the devices of this process.
     pub index: usize,
+    /// What it speaks.
+    pub(super) kind: Kind,
+    /// Reads that a connection answers at once, and that it asks for at once.
+    pub(super) reads: (u8, u8),
     pub(super) api: &'static Api,
     pub(super) context: *mut Context,
     pub(super) pd: *mut Opaque,
@@ -70,20 +75,30 @@ fn open_all() -> Result<Vec<Device>, String> {
         }
     }
     if found.is_empty() {
-        return Err("there is no RDMA device that this user may open".to_owned());
+        return Err(
+            "there is no RDMA device that this user may open, of InfiniBand, RoCE or iWARP".to_owned()
+        );
     }
     Ok(found)
 }
 
 fn open(api: &'static Api, context: *mut Context, index: usize) -> Option<Device> {
+    // SAFETY: an open context, and its device.
+    let kind = Kind::of(unsafe { (*(*context).device).transport_type })?;
     // SAFETY: an open context; its device's name is a string that lives as long.
     let (pd, name) = unsafe {
         let name = CStr::from_ptr((api.ibv_get_device_name)((*context).device));
         ((api.ibv_alloc_pd)(context), name.to_string_lossy().into_owned())
     };
+    let mut can = DeviceAttr::unknown();
+    // SAFETY: an open context; what is written to is as large as the library's structure.
+    if unsafe { (api.ibv_query_device)(context, &raw mut can) } != 0 {
+        tracing::debug!(name, "the device does not say what it can do");
+    }
+    let reads = (reads_at_once(can.max_qp_rd_atom), reads_at_once(can.max_qp_init_rd_atom));
     let last = interfaces::ports(&name).last().map_or(1, |(number, _)| (*number).max(1));
     let ports = (1..=last).map(|_| PortUse::default()).collect();
-    (!pd.is_null()).then_some(Device { name, index, api, context, pd, ports })
+    (!pd.is_null()).then_some(Device { name, index, kind, reads, api, context, pd, ports })
 }
 
 impl Device {
@@ -93,12 +108,16 @@ impl Device {
         &self.ports[at]
     }
 
-    /// Registers memory for sending, receiving, and being read by peers.
+    /// Registers memory.
     ///
     /// # Safety
     /// The memory stays until the registration is dropped, and nobody uses what is being received into it.
-    pub(super) unsafe fn register(&'static self, at: usize, len: usize) -> std::io::Result<Registration> {
-        let access = sys::ACCESS_LOCAL_WRITE | sys::ACCESS_REMOTE_READ;
+    pub(super) unsafe fn register(
+        &'static self,
+        (at, len): (usize, usize),
+        purpose: Purpose,
+    ) -> std::io::Result<Registration> {
+        let access = self.kind.access(purpose);
         // SAFETY: by this function's contract.
         let mr = unsafe { (self.api.ibv_reg_mr)(self.pd, at as *mut _, len, access) };
         if mr.is_null() {
@@ -106,7 +125,7 @@ impl Device {
         }
         REGISTERED_BYTES.fetch_add(len as u64, Ordering::Relaxed);
         REGISTRATIONS.fetch_add(1, Ordering::Relaxed);
-        Ok(Registration { device: self, mr, len })
+        Ok(Registration { device: self, mr, len, access })
     }
 }
 
@@ -115,6 +134,7 @@ pub(super) struct Registration {
     device: &'static Device,
     mr: *mut sys::Mr,
     len: usize,
+    access: c_int,
 }
 
 // SAFETY: may be used and ended by any thread.
@@ -132,8 +152,9 @@ pub(super) struct Keys {
 }
 
 impl Registration {
-    pub fn device(&self) -> usize {
-        self.device.index
+    /// Whether it is with this device, and does for this purpose.
+    pub fn is_for(&self, device: &Device, purpose: Purpose) -> bool {
+        self.device.index == device.index && self.access == device.kind.access(purpose)
     }
 
     pub fn keys(&self) -> Keys {

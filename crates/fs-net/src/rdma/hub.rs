@@ -1,84 +1,55 @@
 //! What the connections of one thread share on one device: completion queue, receive buffers, send buffers.
 //!
+//! Receive buffers are in a shared queue, or, with iWARP, given to connections when these begin: so many connections as that is enough for there may be.
+//!
 //! # Invariants
 //! - A receive buffer is copied out and posted again when its completion is seen, so a connection whose messages nobody takes holds none of
-//!   them, and there are as many for a thousand peers as for one.
+//!   them, and there are as many for a thousand peers as for one (with iWARP as many for all together).
+//! - A receive buffer is posted again whatever became of its message (`hostile`: `messages_that_do_not_fit_cost_no_buffer`).
 //! - The completion queue has room for all that can be under way: receives, sends and reads are each counted.
 //! - The queue is armed whenever the hub's task sleeps: it arms first and looks then, so a completion is seen by the look or wakes it.
 //! - Buffers of a queue pair that is gone are given back after the device was told to forget it, and after the queue was emptied of it.
 
-use super::device::{Device, Registration};
+use super::device::Device;
+use super::kind::{IWARP_RECEIVES, Kind};
 use super::line::Line;
 use super::record::MESSAGE_BYTES;
+use super::slots::Slots;
 use super::sys::{self, CompChannel, Cq, Qp, RecvWr, SendWr, Sge, Srq, SrqInitAttr, Wc};
 use bytes::Bytes;
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ffi::{CStr, c_int};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::ptr::{NonNull, null_mut};
+use std::ptr::null_mut;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::task::AbortHandle;
 
-/// Receive buffers of a thread and device.
-const RECEIVES: usize = 256;
-/// Send buffers.
+/// Send buffers of a thread and device.
 const SENDS: usize = 128;
 /// Reads under way at once.
 const READS: u32 = 512;
-const COMPLETIONS: c_int = RECEIVES as c_int + SENDS as c_int + READS as c_int;
 /// Completions taken at once.
 const BATCH: usize = 32;
 /// Marks reads among a connection's requests to the device.
 const READ: u64 = 1 << 32;
+/// Marks receive buffers: of what failed the device tells nothing else.
+const RECEIVE: u64 = 1 << 33;
+
+/// Why there are no more connections over iWARP.
+const NO_RECEIVES: &str = "as many connections over iWARP as one thread has receive buffers for";
 
 /// Memory that a hub registers.
-pub(super) const HUB_BYTES: usize = (RECEIVES + SENDS) * MESSAGE_BYTES;
-
-/// Registered message buffers, one after the other.
-struct Slots {
-    registration: Option<Registration>,
-    base: NonNull<u8>,
-    layout: Layout,
+pub(super) fn hub_bytes(kind: Kind) -> usize {
+    (kind.receives() + SENDS) * MESSAGE_BYTES
 }
 
-impl Slots {
-    fn new(device: &'static Device, count: usize) -> io::Result<Slots> {
-        let layout =
-            Layout::from_size_align(count * MESSAGE_BYTES, 4096).map_err(|_| io::ErrorKind::InvalidInput)?;
-        // SAFETY: the layout is not empty.
-        let base = unsafe { alloc_zeroed(layout) };
-        let base = NonNull::new(base).unwrap_or_else(|| handle_alloc_error(layout));
-        let mut slots = Slots { registration: None, base, layout };
-        // SAFETY: the memory stays until the registration is dropped (`Drop`).
-        slots.registration = Some(unsafe { device.register(base.as_ptr() as usize, layout.size()) }?);
-        Ok(slots)
-    }
-
-    fn at(&self, slot: u32) -> NonNull<u8> {
-        let from = slot as usize * MESSAGE_BYTES;
-        assert!(from < self.layout.size());
-        // SAFETY: within the allocation.
-        unsafe { self.base.add(from) }
-    }
-
-    fn sge(&self, slot: u32, len: usize) -> Sge {
-        let lkey = self.registration.as_ref().map_or(0, |registration| registration.keys().local);
-        Sge { addr: self.at(slot).as_ptr() as u64, length: len as u32, lkey }
-    }
-}
-
-impl Drop for Slots {
-    fn drop(&mut self) {
-        self.registration = None;
-        // SAFETY: allocated with this layout; the device knows it no more.
-        unsafe { dealloc(self.base.as_ptr(), self.layout) };
-    }
+fn completions(kind: Kind) -> c_int {
+    kind.receives() as c_int + SENDS as c_int + READS as c_int
 }
 
 struct Fd(RawFd);
@@ -89,18 +60,30 @@ impl AsRawFd for Fd {
     }
 }
 
+/// A connection.
+#[derive(Clone)]
+struct Member {
+    line: Rc<Line>,
+    qp: *mut Qp,
+}
+
 /// The part of a device that a thread uses.
 pub(super) struct Hub {
     pub device: &'static Device,
     events: Option<AsyncFd<Fd>>,
     channel: *mut CompChannel,
     pub cq: *mut Cq,
+    /// None with iWARP.
     pub srq: *mut Srq,
     receive: Option<Slots>,
     send: Option<Slots>,
     free: RefCell<Vec<u32>>,
+    /// Receive buffers that no connection has, with iWARP.
+    spare: RefCell<Vec<u32>>,
+    /// Receive buffers that the device has.
+    posted: Cell<usize>,
     reads: Cell<u32>,
-    lines: RefCell<HashMap<u32, Rc<Line>>>,
+    lines: RefCell<HashMap<u32, Member>>,
     /// Who waits for a send buffer or for room for a read.
     starved: RefCell<Vec<Waker>>,
     task: RefCell<Option<AbortHandle>>,
@@ -118,6 +101,8 @@ impl Hub {
             receive: None,
             send: None,
             free: RefCell::new((0..SENDS as u32).collect()),
+            spare: RefCell::default(),
+            posted: Cell::new(0),
             reads: Cell::new(0),
             lines: RefCell::default(),
             starved: RefCell::default(),
@@ -140,24 +125,51 @@ impl Hub {
         unsafe {
             self.channel = (api.ibv_create_comp_channel)(self.device.context);
             made(!self.channel.is_null())?;
-            self.cq = (api.ibv_create_cq)(self.device.context, COMPLETIONS, null_mut(), self.channel, 0);
+            let most = completions(self.device.kind);
+            self.cq = (api.ibv_create_cq)(self.device.context, most, null_mut(), self.channel, 0);
             made(!self.cq.is_null())?;
-            let mut wish =
-                SrqInitAttr { srq_context: null_mut(), max_wr: RECEIVES as u32, max_sge: 1, srq_limit: 0 };
-            self.srq = (api.ibv_create_srq)(self.device.pd, &raw mut wish);
-            made(!self.srq.is_null())?;
         }
         // SAFETY: made above.
         let fd = unsafe { (*self.channel).fd };
         self.events = Some(watched(fd)?);
         self.send = Some(Slots::new(self.device, SENDS)?);
-        self.receive = Some(Slots::new(self.device, RECEIVES)?);
-        (0..RECEIVES as u32).try_for_each(|slot| self.post_receive(slot))
+        let receives = self.device.kind.receives() as u32;
+        self.receive = Some(Slots::new(self.device, receives as usize)?);
+        match self.device.kind {
+            Kind::InfiniBand => self.share_receives(receives),
+            Kind::Iwarp => {
+                self.spare = RefCell::new((0..receives).collect());
+                Ok(())
+            }
+        }
     }
 
-    /// Lets a connection's completions come to it.
-    pub fn join(&self, qp_num: u32, line: Rc<Line>) {
-        self.lines.borrow_mut().insert(qp_num, line);
+    /// Makes the shared queue of receive buffers.
+    fn share_receives(&mut self, receives: u32) -> io::Result<()> {
+        let mut wish = SrqInitAttr { srq_context: null_mut(), max_wr: receives, max_sge: 1, srq_limit: 0 };
+        // SAFETY: the domain is there for good.
+        self.srq = unsafe { (self.device.api.ibv_create_srq)(self.device.pd, &raw mut wish) };
+        if self.srq.is_null() {
+            return Err(io::Error::last_os_error());
+        }
+        (0..receives).try_for_each(|slot| self.post_receive(slot, null_mut()))
+    }
+
+    /// Receive buffers that a queue pair of this hub has for itself.
+    pub fn receives_of_each(&self) -> usize {
+        if self.srq.is_null() { IWARP_RECEIVES } else { 0 }
+    }
+
+    /// Lets a connection's completions come to it, and gives it the receive buffers that it has for itself.
+    pub fn join(&self, (qp, qp_num): (*mut Qp, u32), line: Rc<Line>) -> io::Result<()> {
+        self.lines.borrow_mut().insert(qp_num, Member { line: line.clone(), qp });
+        for _ in 0..self.receives_of_each() {
+            let spare = self.spare.borrow_mut().pop();
+            let slot = spare.ok_or_else(|| io::Error::other(NO_RECEIVES))?;
+            line.receives.borrow_mut().push(slot);
+            self.post_receive(slot, qp)?;
+        }
+        Ok(())
     }
 
     /// Ends what `join` began.
@@ -173,6 +185,7 @@ impl Hub {
     /// What a connection had under way comes back: its queue pair is gone, and its completions are drained.
     pub fn reclaim(&self, line: &Line) {
         self.free.borrow_mut().append(&mut line.slots.borrow_mut());
+        self.spare.borrow_mut().append(&mut line.receives.borrow_mut());
         self.reads.set(self.reads.get() - line.reads.replace(0));
         self.wake_starved();
     }
@@ -210,19 +223,12 @@ impl Hub {
     }
 
     fn complete(&self, completion: &Wc) {
-        let line = self.lines.borrow().get(&completion.qp_num).cloned();
+        let member = self.lines.borrow().get(&completion.qp_num).cloned();
         let failure = (completion.status != sys::WC_SUCCESS).then(|| self.why(completion.status));
-        if completion.status == sys::WC_SUCCESS && completion.opcode & sys::WC_RECV != 0 {
-            let slot = completion.wr_id as u32;
-            if let Some(line) = line {
-                line.arrive(self.received(slot, completion.byte_len as usize));
-            }
-            if let Err(error) = self.post_receive(slot) {
-                tracing::error!(%error, device = self.device.name, "a receive buffer is lost");
-            }
-            return;
+        if completion.wr_id & RECEIVE != 0 {
+            return self.has_received(completion, member, failure);
         }
-        let Some(line) = line else { return };
+        let Some(Member { line, .. }) = member else { return };
         if completion.wr_id & READ == 0 {
             if line.give_back_slot(completion.wr_id as u32) {
                 self.free.borrow_mut().push(completion.wr_id as u32);
@@ -239,6 +245,28 @@ impl Hub {
         self.wake_starved();
     }
 
+    /// A receive buffer is done with. It is posted again, but not to a queue pair that has failed: that gives it back when it ends.
+    fn has_received(&self, completion: &Wc, member: Option<Member>, failure: Option<String>) {
+        let (slot, is_failed) = (completion.wr_id as u32, failure.is_some());
+        self.posted.set(self.posted.get().saturating_sub(1));
+        let qp = member.as_ref().map(|member| member.qp);
+        match (member, failure) {
+            (Some(Member { line, .. }), Some(why)) => line.fail(&why),
+            (Some(Member { line, .. }), None) => {
+                line.arrive(self.received(slot, completion.byte_len as usize));
+            }
+            (None, _) => {}
+        }
+        let posted = match qp {
+            _ if !self.srq.is_null() => self.post_receive(slot, null_mut()),
+            Some(qp) if !is_failed => self.post_receive(slot, qp),
+            _ => Ok(()),
+        };
+        if let Err(error) = posted {
+            tracing::error!(%error, device = self.device.name, "a receive buffer is lost");
+        }
+    }
+
     fn why(&self, status: u32) -> String {
         // SAFETY: the function has a string for every number.
         unsafe { CStr::from_ptr((self.device.api.ibv_wc_status_str)(status)) }.to_string_lossy().into_owned()
@@ -251,19 +279,45 @@ impl Hub {
         Bytes::copy_from_slice(unsafe { std::slice::from_raw_parts(from.as_ptr(), len.min(MESSAGE_BYTES)) })
     }
 
-    fn post_receive(&self, slot: u32) -> io::Result<()> {
+    /// Posts a receive buffer to the shared queue, or where there is none to that of a queue pair.
+    fn post_receive(&self, slot: u32, qp: *mut Qp) -> io::Result<()> {
         let Some(receive) = &self.receive else { return Ok(()) };
         let mut place = receive.sge(slot, MESSAGE_BYTES);
-        let mut wish = RecvWr { wr_id: slot.into(), next: null_mut(), sg_list: &raw mut place, num_sge: 1 };
+        let wr_id = RECEIVE | u64::from(slot);
+        let mut wish = RecvWr { wr_id, next: null_mut(), sg_list: &raw mut place, num_sge: 1 };
         let mut bad = null_mut();
-        // SAFETY: the queue lives as long as the hub, and the buffer longer; the request is copied.
+        // SAFETY: the queue lives as long as the hub, the queue pair until it has left; the buffer lives longer; the request is copied.
         let status = unsafe {
-            let Some(post) = (*self.device.context).ops.post_srq_recv else {
-                return Err(io::ErrorKind::Unsupported.into());
-            };
-            post(self.srq, &raw mut wish, &raw mut bad)
+            let ops = &(*self.device.context).ops;
+            match (ops.post_srq_recv, ops.post_recv) {
+                (Some(post), _) if !self.srq.is_null() => post(self.srq, &raw mut wish, &raw mut bad),
+                (_, Some(post)) if self.srq.is_null() => post(qp, &raw mut wish, &raw mut bad),
+                _ => return Err(io::ErrorKind::Unsupported.into()),
+            }
         };
-        posted(status)
+        posted(status)?;
+        self.posted.set(self.posted.get() + 1);
+        Ok(())
+    }
+
+    /// Receive buffers that are there for messages that come, of connections that are and with iWARP those that may be.
+    #[cfg(test)]
+    pub fn receives_left(&self) -> usize {
+        if self.srq.is_null() { self.spare.borrow().len() } else { self.posted.get() }
+    }
+
+    /// Takes receive buffers away from connections to come, until this many are left. What it took.
+    #[cfg(test)]
+    pub fn hold_receives(&self, left: usize) -> Vec<u32> {
+        let mut spare = self.spare.borrow_mut();
+        let left = left.min(spare.len());
+        spare.split_off(left)
+    }
+
+    /// Gives them back.
+    #[cfg(test)]
+    pub fn release_receives(&self, mut held: Vec<u32>) {
+        self.spare.borrow_mut().append(&mut held);
     }
 
     /// Whether one more read may be under way. If not, `cx` is woken when it may.
@@ -279,16 +333,26 @@ impl Hub {
     ///
     /// # Safety
     /// `into` stays, and nobody else uses it, until then or until the queue pair is gone.
-    pub unsafe fn read(
+    pub unsafe fn read(&self, to: (*mut Qp, &Line), id: u32, into: Sge, far: (u64, u32)) -> io::Result<()> {
+        // SAFETY: as this function's.
+        unsafe { self.reach(sys::WR_RDMA_READ, to, id, into, far) }
+    }
+
+    /// Has the device do something with memory here and a peer's.
+    ///
+    /// # Safety
+    /// As of `read`.
+    pub unsafe fn reach(
         &self,
+        opcode: u32,
         (qp, line): (*mut Qp, &Line),
         id: u32,
-        into: Sge,
+        here: Sge,
         (address, key): (u64, u32),
     ) -> io::Result<()> {
-        let mut wish = request(sys::WR_RDMA_READ, READ | u64::from(id));
+        let mut wish = request(opcode, READ | u64::from(id));
         (wish.remote_addr, wish.rkey) = (address, key);
-        self.post(qp, wish, into)?;
+        self.post(qp, wish, here)?;
         self.reads.set(self.reads.get() + 1);
         line.reads.set(line.reads.get() + 1);
         Ok(())

@@ -14,6 +14,9 @@ use std::ptr::null_mut;
 use std::time::{Duration, Instant};
 
 const CLASS: &str = "/sys/class/infiniband";
+const NET: &str = "/sys/class/net";
+/// Of Ethernet.
+const HARDWARE_BYTES: usize = 6;
 /// How long it is remembered which interfaces a port has.
 const REMEMBERED: Duration = Duration::from_secs(60);
 /// Longer than names of interfaces are.
@@ -77,15 +80,35 @@ fn interfaces_of(port: &Path) -> BTreeSet<String> {
     names
 }
 
-/// RoCE and iWARP name interfaces with the GIDs, InfiniBand has them below the device.
+/// RoCE names interfaces with the GIDs, iWARP does with newer kernels (6.6); its only GID is its interfaces' hardware address. InfiniBand has them below the
+/// device.
 fn look_up(port: &Path) -> BTreeSet<String> {
     let mut names = names_in(&port.join("gid_attrs/ndevs")).unwrap_or_default();
+    if fs::read_to_string(port.join("../../node_type")).is_ok_and(|kind| kind.contains("RNIC")) {
+        let gid = fs::read_to_string(port.join("gids/0")).unwrap_or_default();
+        names.extend(interfaces_with(&gid, Path::new(NET)));
+    }
     if names.is_empty() {
         let device = port.join("../../device/net");
         let below = fs::read_dir(device).into_iter().flatten().flatten();
         names.extend(below.filter_map(|entry| entry.file_name().into_string().ok()));
     }
     names
+}
+
+/// Interfaces whose hardware address is the beginning of a GID, as the system writes these: `02:42:ac:11:00:02`, `0242:ac11:0002:0000:0000:0000:0000:0000`.
+fn interfaces_with(gid: &str, net: &Path) -> BTreeSet<String> {
+    let digits = |text: &str| text.chars().filter(char::is_ascii_hexdigit).collect::<String>();
+    let wanted = digits(gid);
+    let has_it = |folder: &Path| {
+        let address = digits(&fs::read_to_string(folder.join("address")).unwrap_or_default());
+        address.len() == 2 * HARDWARE_BYTES && wanted.starts_with(&address)
+    };
+    let entries = fs::read_dir(net).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| has_it(&entry.path()))
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect()
 }
 
 /// What the files of a folder say, each a name. Those of empty places of a table cannot be read.
@@ -167,6 +190,25 @@ mod tests {
         fs::remove_dir_all(&folder).expect("removed");
         assert_eq!(interfaces_of(port.path()), names);
         assert!(look_up(port.path()).is_empty());
+    }
+
+    #[test]
+    fn interfaces_of_iwarp_are_those_with_its_hardware_address() {
+        let net = tempfile::TempDir::new().expect("a folder");
+        for (name, address) in [
+            ("eth0", "02:42:ac:11:00:02\n"),
+            ("eth0.7", "02:42:ac:11:00:02\n"),
+            ("eth1", "02:42:ac:11:00:03\n"),
+            ("lo", "00:00:00:00:00:00\n"),
+            ("tun0", "\n"),
+        ] {
+            fs::create_dir(net.path().join(name)).expect("made");
+            fs::write(net.path().join(name).join("address"), address).expect("written");
+        }
+        let gid = "0242:ac11:0002:0000:0000:0000:0000:0000\n";
+        let names = BTreeSet::from(["eth0".to_owned(), "eth0.7".to_owned()]);
+        assert_eq!(interfaces_with(gid, net.path()), names);
+        assert!(interfaces_with("", net.path()).is_empty());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::task::{Context, Waker};
 
-/// Messages with frames that may be under way in one direction.
+/// Messages with frames that may be under way in one direction; with iWARP fewer (`kind`).
 pub(super) const CREDITS: u32 = 16;
 /// Bytes of messages that may wait here, each with what it takes besides. Besides what takes credits a peer sends only what gives back: at most a
 /// message for each part that it was lent, and there are 2,048 of these.
@@ -34,6 +34,10 @@ pub(super) struct Line {
     pub pulled: RefCell<Vec<u32>>,
     /// Send buffers under way.
     pub slots: RefCell<Vec<u32>>,
+    /// Receive buffers that it has for itself.
+    pub receives: RefCell<Vec<u32>>,
+    /// With iWARP who accepts sends nothing before something has come.
+    pub speaks_second: Cell<bool>,
     /// Reads under way.
     pub reads: Cell<u32>,
     broken: RefCell<Option<String>>,

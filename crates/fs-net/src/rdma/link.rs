@@ -1,8 +1,10 @@
 //! A connection's two directions over its queue pair.
 //!
 //! # Invariants
-//! - A message with frames takes a credit, which comes back when the receiver has made frames of all of it: so no more than [`CREDITS`] such
-//!   messages wait for a peer that takes nothing (`tests/rdma.rs`, `a_peer_that_takes_nothing_holds_little`).
+//! - A message with frames takes a credit, which comes back when the receiver has made frames of all of it: so no more than
+//!   [`Kind::credits`] such messages wait for a peer that takes nothing (`tests/rdma.rs`, `a_peer_that_takes_nothing_holds_little`).
+//! - With iWARP a message without frames gives a credit back: so no more of these are under way than there are credits
+//!   (`tests/rdma.rs`, `many_small_parts_are_given_back`). While parts are read a credit is kept for giving them back.
 //! - What is lent stays until the peer gives it back or the queue pair is gone, and is at most [`LENT_MAX`] and one part.
 //! - While a pool buffer is waited for, no further frame is given out. Credits, and what was given back, count as soon as they come: who waits
 //!   for them to send may not be taking frames (`tests/rdma.rs`, `answers_flow_while_nothing_is_taken`).
@@ -13,7 +15,7 @@ use super::Rdma;
 use super::cm::Pair;
 use super::counters::OpenRdma;
 use super::hub::Hub;
-use super::line::CREDITS;
+use super::kind::{Kind, Purpose};
 use super::memory;
 use super::record::{self, HEAD_BYTES, MESSAGE_BYTES, Place, RECORD_BYTES, Record, Writer};
 use super::sys::{Qp, Sge};
@@ -39,6 +41,8 @@ use std::task::{Context, Poll};
 const LENT_MAX: usize = 16 << 20;
 /// Things to give back from which on they are, even if there is nothing else to send.
 const DUE_MANY: usize = 8;
+/// Things that fit into one message.
+const DUE_PER_MESSAGE: usize = (MESSAGE_BYTES - HEAD_BYTES) / RECORD_BYTES;
 /// Largest piece of a read. Devices have limits of their own, of 8 MiB and more.
 const PIECE_BYTES: usize = 4 << 20;
 
@@ -78,6 +82,7 @@ pub(super) struct Link {
     lent: HashMap<u32, Bytes>,
     lent_bytes: usize,
     next_id: u32,
+    kind: Kind,
     /// Messages with frames that may be sent.
     credits: u32,
     /// Credits to give back.
@@ -105,13 +110,15 @@ impl Link {
     pub fn new(pair: Pair, env: &Rc<NetEnv>) -> Link {
         let rdma = env.rdma.clone();
         let port = pair.parts().map(|(hub, ..)| hub.device.port(pair.port().into()));
+        let kind = pair.parts().map_or(Kind::InfiniBand, |(hub, ..)| hub.device.kind);
         Link {
             pair,
             pulls: Vec::new(),
             lent: HashMap::new(),
             lent_bytes: 0,
             next_id: 0,
-            credits: CREDITS,
+            kind,
+            credits: kind.credits(),
             owed_credits: 0,
             peer_used: 0,
             inbox: VecDeque::new(),
@@ -220,7 +227,7 @@ impl Link {
         while let Some(mut message) = self.pair.line.take_message() {
             self.note_message(message.len() as u64);
             let back = record::credits(&mut message)?;
-            if back > CREDITS - self.credits {
+            if back > self.kind.credits() - self.credits {
                 return Err(NetError::protocol("more credits than there are"));
             }
             self.credits += back;
@@ -247,7 +254,7 @@ impl Link {
     fn end_message(&mut self) -> Result<(), NetError> {
         self.inbox.push_back(Item::End);
         self.peer_used += 1;
-        if self.peer_used > CREDITS {
+        if self.peer_used > self.kind.credits() {
             return Err(NetError::protocol("more messages than credits"));
         }
         Ok(())
@@ -290,13 +297,13 @@ impl Link {
         };
         let (hub, ..) = self.parts()?;
         // Memory that is none of the device's, or cannot be now, is no reason to end anything: a buffer of the pool does.
-        let keys = memory::find(&buffer, hub.device).ok().flatten();
+        let keys = memory::find(&buffer, hub.device, Purpose::ReadInto).ok().flatten();
         Ok(keys.map(|keys| (buffer, keys.local)))
     }
 
     fn pull(&mut self, far: Far, buffer: PoolBuffer) -> Result<(), NetError> {
         let (hub, ..) = self.parts()?;
-        let key = match memory::find(&buffer, hub.device) {
+        let key = match memory::find(&buffer, hub.device, Purpose::ReadInto) {
             Ok(Some(keys)) => keys.local,
             Ok(None) => return Err(self.ended("a buffer that the device does not know")),
             Err(error) => {
@@ -371,7 +378,9 @@ impl Link {
     /// Nothing is left to do: gives back what no message will carry soon. Whether something came while looking.
     pub fn rest(&mut self, cx: &Context<'_>, is_client: bool) -> Result<bool, NetError> {
         let is_answer_near = self.unanswered > 0 && self.due.len() < DUE_MANY;
-        if self.owed_credits >= CREDITS / 2 || !(self.due.is_empty() || is_answer_near) {
+        let credits = self.returnable();
+        let may_give_back = self.kind == Kind::InfiniBand || credits > 0;
+        if credits >= self.kind.credits() / 2 || (may_give_back && !self.due.is_empty() && !is_answer_near) {
             self.send_message(cx, None)?;
         }
         let (hub, ..) = self.parts()?;
@@ -414,6 +423,14 @@ impl Link {
         Ok(Poll::Ready(()))
     }
 
+    /// Credits that the next message gives back. With iWARP one is kept while something will have to be given back that this message cannot: by
+    /// then no other may be owed, and what gives back needs one.
+    fn returnable(&self) -> u32 {
+        let is_read = self.waiting.is_some() || self.pulls.iter().any(Option::is_some);
+        let is_kept = self.kind == Kind::Iwarp && (is_read || self.due.len() > DUE_PER_MESSAGE);
+        self.owed_credits.saturating_sub(is_kept.into())
+    }
+
     /// One message. False: there is no buffer for it, and `cx` is woken when there is.
     fn send_message(
         &mut self,
@@ -425,7 +442,8 @@ impl Link {
             return Ok(false);
         }
         let Some(mut slot) = hub.take_slot(cx) else { return Ok(false) };
-        let credits = std::mem::take(&mut self.owed_credits);
+        let credits = self.returnable();
+        self.owed_credits -= credits;
         self.peer_used -= credits;
         let mut writer = Writer::new(slot.bytes(), credits);
         while writer.has_room(0) {
@@ -488,7 +506,7 @@ impl Link {
     }
 
     fn lend_in_place(&mut self, hub: &Hub, bulk: &Bytes) -> Option<Place> {
-        let keys = memory::find(bulk, hub.device)
+        let keys = memory::find(bulk, hub.device, Purpose::Lent)
             .inspect_err(|error| self.rdma.cannot_register(&memory::why_not(error)))
             .ok()??;
         let id = self.next_id;

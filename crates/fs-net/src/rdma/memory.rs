@@ -4,11 +4,12 @@
 //! freed, however often the pool gives it out.
 //!
 //! # Invariants
-//! - Memory is registered once per device, and not freed while it is (`a_range_is_found_by_its_bytes_until_it_goes`; the guard is dropped
+//! - Memory is registered once per device (with iWARP once for each purpose), and not freed while it is (`a_range_is_found_by_its_bytes_until_it_goes`; the guard is dropped
 //!   before the memory).
 //! - Without RDMA nothing is tracked: a switch that is read, and no lock.
 
 use super::device::{Device, Keys, Registration};
+use super::kind::Purpose;
 use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
 use std::io;
@@ -54,15 +55,15 @@ impl Drop for Tracked {
 }
 
 /// How a device names the memory that `bytes` lie in. `Ok(None)`: it is none that is tracked.
-pub(super) fn find(bytes: &[u8], device: &'static Device) -> io::Result<Option<Keys>> {
+pub(super) fn find(bytes: &[u8], device: &'static Device, purpose: Purpose) -> io::Result<Option<Keys>> {
     let Some(range) = range_of(bytes) else { return Ok(None) };
     let mut registrations = range.registrations.lock();
-    if let Some(known) = registrations.iter().find(|known| known.device() == device.index) {
+    if let Some(known) = registrations.iter().find(|known| known.is_for(device, purpose)) {
         return Ok(Some(known.keys()));
     }
     // SAFETY: the range's memory stays until `Tracked` is dropped, which ends the registration first; who sends or receives keeps the
     // bytes until the device is done with them.
-    let registration = unsafe { device.register(range.at, range.len) }?;
+    let registration = unsafe { device.register((range.at, range.len), purpose) }?;
     let keys = registration.keys();
     registrations.push(registration);
     Ok(Some(keys))

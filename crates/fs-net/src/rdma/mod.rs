@@ -7,16 +7,18 @@
 //! | [`link`](mod@link) | sending, receiving, reading what peers lend |
 //! | [`record`] | what a message is |
 //! | [`line`](mod@line) | a connection as its thread's queues see it |
-//! | [`hub`] | the queues and buffers of a thread and device |
+//! | [`hub`] | the queues of a thread and device |
+//! | [`slots`] | their buffers |
 //! | [`cm`] | connecting, by rdma_cm |
 //! | [`memory`] | which memory devices know |
 //! | [`device`] | devices of this process |
+//! | [`kind`] | what differs between kinds of devices |
 //! | [`interfaces`] | which addresses devices have |
 //! | [`trust`](mod@trust) | with which peers it works, and when it is tried again |
 //! | [`counters`] | what went over RDMA |
 //! | [`sys`] | the libraries, loaded at run time |
 //!
-//! Unsafe code is in `sys`, `device`, `memory` (a line), `hub`, `cm`, `interfaces` and `transport` (a line).
+//! Unsafe code is in `sys`, `device`, `memory` (a line), `hub`, `slots`, `cm`, `interfaces` and `transport` (a line).
 
 mod cm;
 mod counters;
@@ -25,6 +27,7 @@ mod device;
 mod hostile;
 mod hub;
 mod interfaces;
+mod kind;
 mod limit;
 mod line;
 mod link;
@@ -33,6 +36,7 @@ mod record;
 #[cfg(test)]
 mod returns;
 mod session;
+mod slots;
 mod sys;
 mod transport;
 mod trust;
@@ -42,6 +46,7 @@ pub(crate) use session::{Way, ask, grant};
 
 use counters::Counters;
 use device::Device;
+use kind::Kind;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -90,8 +95,10 @@ impl fmt::Display for RdmaChoice {
 #[derive(Debug, Default)]
 pub struct Rdma {
     choice: RdmaChoice,
-    /// Bytes that may come to be registered.
+    /// Bytes of memory that may come to be registered with a device.
     bytes: usize,
+    /// Threads that have connections.
+    threads: usize,
     opened: OnceLock<Result<Vec<&'static Device>, String>>,
     trust: Trust,
     counters: Counters,
@@ -106,8 +113,7 @@ impl fmt::Debug for Device {
 impl Rdma {
     /// RDMA by `choice`, in a process that may have `bytes` of buffers and shared memory, and `threads` that have connections.
     pub fn new(choice: RdmaChoice, bytes: u64, threads: usize) -> Rdma {
-        let bytes = bytes as usize + threads * hub::HUB_BYTES;
-        Rdma { choice, bytes, ..Rdma::default() }
+        Rdma { choice, bytes: bytes as usize, threads, ..Rdma::default() }
     }
 
     /// Opens the devices, if that was not done. The error says why there is no RDMA, and what to do.
@@ -153,7 +159,9 @@ impl Rdma {
         if chosen.is_empty() {
             return Err(format!("there is no RDMA device {}", self.choice));
         }
-        limit::check(self.bytes)?;
+        // The system counts each registration.
+        let with = |kind: Kind| self.bytes * kind.registrations() + self.threads * hub::hub_bytes(kind);
+        limit::check(chosen.iter().map(|device| with(device.kind)).sum())?;
         memory::enable();
         Ok(chosen)
     }

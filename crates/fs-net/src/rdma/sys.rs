@@ -29,13 +29,44 @@ pub struct ContextOps {
     pub post_srq_recv: Option<unsafe extern "C" fn(*mut Srq, *mut RecvWr, *mut *mut RecvWr) -> c_int>,
     _later: [Ptr; 4],
     pub post_send: Option<unsafe extern "C" fn(*mut Qp, *mut SendWr, *mut *mut SendWr) -> c_int>,
-    _rest: [Ptr; 6],
+    pub post_recv: Option<unsafe extern "C" fn(*mut Qp, *mut RecvWr, *mut *mut RecvWr) -> c_int>,
+    _rest: [Ptr; 5],
+}
+
+/// The beginning of a device.
+#[repr(C)]
+pub struct DeviceHead {
+    _ops: [Ptr; 2],
+    _node_type: c_int,
+    pub transport_type: c_int,
+}
+
+/// What a device can do, of which a little is looked at here.
+#[repr(C, align(8))]
+pub struct DeviceAttr {
+    _before: [u8; 144],
+    pub max_qp_rd_atom: c_int,
+    _between: [c_int; 2],
+    pub max_qp_init_rd_atom: c_int,
+    _after: [u8; 72],
+}
+
+impl DeviceAttr {
+    pub fn unknown() -> DeviceAttr {
+        DeviceAttr {
+            _before: [0; 144],
+            max_qp_rd_atom: 0,
+            _between: [0; 2],
+            max_qp_init_rd_atom: 0,
+            _after: [0; 72],
+        }
+    }
 }
 
 /// The beginning of a device's context.
 #[repr(C)]
 pub struct Context {
-    pub device: *mut Opaque,
+    pub device: *mut DeviceHead,
     pub ops: ContextOps,
 }
 
@@ -205,7 +236,10 @@ pub struct CmEvent {
 const _: () = assert!(size_of::<ContextOps>() == 256 && offset_of!(Context, ops) == 8);
 const _: () = assert!(offset_of!(ContextOps, poll_cq) == 88 && offset_of!(ContextOps, req_notify_cq) == 96);
 const _: () = assert!(offset_of!(ContextOps, post_srq_recv) == 160);
-const _: () = assert!(offset_of!(ContextOps, post_send) == 200);
+const _: () = assert!(offset_of!(ContextOps, post_send) == 200 && offset_of!(ContextOps, post_recv) == 208);
+const _: () = assert!(offset_of!(DeviceHead, transport_type) == 20 && size_of::<DeviceAttr>() == 232);
+const _: () = assert!(offset_of!(DeviceAttr, max_qp_rd_atom) == 144);
+const _: () = assert!(offset_of!(DeviceAttr, max_qp_init_rd_atom) == 156);
 const _: () = assert!(offset_of!(Qp, qp_num) == 52 && offset_of!(CompChannel, fd) == 8);
 const _: () = assert!(offset_of!(Mr, lkey) == 36 && size_of::<Mr>() == 48);
 const _: () = assert!(size_of::<SendWr>() == 128 && offset_of!(SendWr, remote_addr) == 40);
@@ -216,14 +250,21 @@ const _: () = assert!(offset_of!(CmId, qp) == 24 && offset_of!(CmId, port_num) =
 const _: () = assert!(size_of::<ConnParam>() == 24 && offset_of!(CmEvent, conn) == 24);
 
 pub const WC_SUCCESS: u32 = 0;
-pub const WC_RECV: u32 = 1 << 7;
+#[cfg(test)]
+pub const WR_RDMA_WRITE: u32 = 0;
 pub const WR_SEND: u32 = 2;
 pub const WR_RDMA_READ: u32 = 4;
 pub const SEND_SIGNALED: u32 = 2;
 pub const SEND_INLINE: u32 = 8;
 pub const QPT_RC: u32 = 2;
 pub const ACCESS_LOCAL_WRITE: c_int = 1;
+pub const ACCESS_REMOTE_WRITE: c_int = 2;
 pub const ACCESS_REMOTE_READ: c_int = 4;
+/// What a device speaks: InfiniBand, over its own network or RoCE.
+pub const TRANSPORT_IB: c_int = 0;
+pub const TRANSPORT_IWARP: c_int = 1;
+/// As many reads at once as both sides can, where a connection is accepted.
+pub const MAX_READS: u8 = 0xFF;
 pub const PS_TCP: c_int = 0x0106;
 /// Level and name of the option that sets the time-out for acknowledgements: 4.096 microseconds times two to its power.
 pub const OPTION_ID: c_int = 0;
@@ -264,7 +305,8 @@ library! {
     ibverbs fn ibv_create_srq(*mut Opaque, *mut SrqInitAttr) -> *mut Srq;
     ibverbs fn ibv_destroy_srq(*mut Srq) -> c_int;
     ibverbs fn ibv_modify_qp(*mut Qp, *mut QpAttr, c_int) -> c_int;
-    ibverbs fn ibv_get_device_name(*mut Opaque) -> *const c_char;
+    ibverbs fn ibv_get_device_name(*mut DeviceHead) -> *const c_char;
+    ibverbs fn ibv_query_device(*mut Context, *mut DeviceAttr) -> c_int;
     ibverbs fn ibv_wc_status_str(u32) -> *const c_char;
     rdmacm fn rdma_get_devices(*mut c_int) -> *mut *mut Context;
     rdmacm fn rdma_create_event_channel() -> *mut EventChannel;

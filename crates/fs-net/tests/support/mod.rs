@@ -31,12 +31,13 @@ pub const LONG: Duration = Duration::from_secs(20);
 pub const JOB: &str = "job 1";
 
 /// Answers `Ping` at once with what it was sent; `Lookup` when the test opens its gate; `Open` by panicking while it is awaited;
-/// `Release` with more than a message may hold; `Getattr` by a future that is ready at once.
+/// `Release` with more than a message may hold; `Getattr` by a future that is ready at once; `Setattr` when the test lets go of its whole thread.
 #[derive(Default)]
 pub struct Echo {
     pub gates: RefCell<Vec<oneshot::Sender<()>>>,
     pub peers: RefCell<Vec<Rc<PeerInfo>>>,
     pub handled: Cell<usize>,
+    pub hold: RefCell<Option<std::sync::mpsc::Receiver<()>>>,
 }
 
 impl Handler for Echo {
@@ -57,6 +58,11 @@ impl Handler for Echo {
                 panic!("on purpose: a handler fails");
             })),
             Op::Getattr => Handled::Later(Box::pin(async move { Reply::ok(&header, meta, bulk) })),
+            Op::Setattr => {
+                let hold = self.hold.take().expect("the test has what this waits for");
+                hold.recv().expect("the test lets go");
+                Handled::Now(Reply::ok(&header, meta, bulk))
+            }
             Op::Release => Handled::Now(Reply::ok(&header, Bytes::new(), Bytes::from(vec![0; 17 << 20]))),
             _ => {
                 if self.peers.borrow().is_empty() {
@@ -202,6 +208,13 @@ pub fn run_within(limit: Duration, test: impl Future<Output = ()>) {
 /// Whether this runs in a guest where all is emulated: tests do less of what only takes time.
 pub fn is_emulated() -> bool {
     std::env::var_os(RDMA_ADDRESS).is_some()
+}
+
+/// Whether the guest's device is one of iWARP.
+pub fn is_iwarp() -> bool {
+    let devices = std::fs::read_dir("/sys/class/infiniband").into_iter().flatten().flatten();
+    let mut kinds = devices.flat_map(|device| std::fs::read_to_string(device.path().join("node_type")));
+    kinds.any(|kind| kind.contains("RNIC"))
 }
 
 /// Runs a test over every kind of address. In the guest that has a device only over RDMA: the others are tried where it is faster.
