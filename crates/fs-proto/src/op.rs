@@ -199,8 +199,6 @@ wire_enum! {
         FlushName = 125,
         /// Will something that you have to flush make room?
         TierHope = 126,
-        /// What clients of my node have open of what lives on you.
-        NodeOpens = 127,
     }
 }
 
@@ -238,7 +236,6 @@ impl Op {
                 | Op::KeptFor
                 | Op::FindLost
                 | Op::TierHope
-                | Op::NodeOpens
         )
     }
 
