@@ -11,6 +11,7 @@ import mmap
 import os
 import platform
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -184,6 +185,12 @@ def busy_us():
     fields = [int(n) for n in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
     user, nice, system, _idle, _wait, irq, soft, _steal = fields
     return (user + nice + system + irq + soft) * 1e6 / TICKS
+
+
+def own_us():
+    """CPU time of this script, and of what it started and has ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used) * 1e6
 
 
 SPINNER = """

@@ -9,7 +9,6 @@ program is; with --cached the page cache, which shows just that.
 """
 
 import json
-import resource
 import shutil
 import statistics
 import sys
@@ -27,8 +26,7 @@ BUSY = 0.3
 
 def others_us():
     """CPU time of everything but this script and what it started and has ended."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return bed.busy_us() - sum(each.ru_utime + each.ru_stime for each in used) * 1e6
+    return bed.busy_us() - bed.own_us()
 
 
 def fio(options, box, what, mib):

@@ -15,7 +15,6 @@ Regimes (a sleeping CPU of a virtual machine costs 50 to 80 us to wake, so every
 
 import os
 import re
-import resource
 import shutil
 import statistics
 import subprocess
@@ -90,11 +89,10 @@ class Bed:
         self.dir = Path(tempfile.mkdtemp(prefix="hayate-perf-", dir=options.dir))
         # A build that ends meanwhile must not change what is measured.
         options.hayate = self.hayate = shutil.copy2(options.hayate, self.dir / "hayate")
-        self.clusters, self.targets, self.awake = [], [], None
+        self.clusters, self.targets, self.awake = [], [], bed.Awake()
 
     def start(self):
         if self.options.regime == "awake":
-            self.awake = bed.Awake()
             self.awake.start()
         if self.options.regime == "pinned":
             os.sched_setaffinity(0, {0})
@@ -123,8 +121,7 @@ class Bed:
         """Takes everything down that this run started, whatever has happened before."""
         for cluster in self.clusters:
             cluster.down()
-        if self.awake:
-            self.awake.stop()
+        self.awake.stop()
         bed.remove(self.dir)
 
     def measure(self, target, args, parse):
@@ -148,10 +145,9 @@ class Bed:
 
     def own_cpu_us(self):
         """CPU time of this program and all that it started."""
-        pids = [p.pid for p in (self.awake.spinners if self.awake else [])] + [c.process.pid for c in self.clusters if c.process]
+        pids = [p.pid for p in self.awake.spinners] + [c.process.pid for c in self.clusters if c.process]
         pids += [pid for c in self.clusters for pid in c.pids]
-        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-        return sum(map(cpu_us, pids)) + sum(u.ru_utime + u.ru_stime for u in used) * 1e6
+        return sum(map(cpu_us, pids)) + bed.own_us()
 
 
 def cost_row(text, row):

@@ -22,7 +22,6 @@ them. So the model is asked twice, with the costs of the calibration, and with t
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -46,8 +45,7 @@ FILES = 16
 
 def own_us(awake, pids):
     """CPU time of this script, of what it started and has ended, of servers, and of the processes that keep CPUs awake."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(map(bed.cpu_us, [process.pid for process in awake.spinners] + pids)) + sum(u.ru_utime + u.ru_stime for u in used) * 1e6
+    return sum(map(bed.cpu_us, [process.pid for process in awake.spinners] + pids)) + bed.own_us()
 
 
 class Others:
