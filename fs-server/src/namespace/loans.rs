@@ -116,6 +116,11 @@ impl Loans {
         self.len() == 0
     }
 
+    /// Whether anything is lent, or may be by a run before this one.
+    pub fn are_any(&self) -> bool {
+        !self.is_empty() || self.inherited_until().is_some()
+    }
+
     /// A run before this one may have lent anything; until then nothing changes.
     pub fn inherit(&self, until: Instant) {
         *self.inherited.lock() = Some(until);

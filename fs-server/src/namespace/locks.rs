@@ -10,8 +10,10 @@
 //!   ([`crate::transaction`]): no deadlock.
 //! - Whoever holds a key exclusively is alone (`exclusive_excludes_and_wakes`); shared holders only exclude exclusive ones.
 //! - Nobody gets a key to change it while it is lent to other servers (`loans.rs`).
+//! - A reader waits for what is held, and not for local changes: what these commit it finds or does not, wholly (`readers_do_not_wait_for_local_changes`).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use fs_net::Budget;
@@ -113,13 +115,20 @@ impl Held {
     }
 }
 
-type Stripe = Map<LockKey, Held>;
+type Keys = Map<LockKey, Held>;
+
+#[derive(Default)]
+struct Stripe {
+    keys: Mutex<Keys>,
+    /// Keys that are held: readers who find none need not have the mutex, which somebody may have for the time of a commit.
+    held: AtomicUsize,
+}
 
 const STRIPES: usize = 1024;
 
 /// All locks of a server.
 pub struct LockTable {
-    stripes: Vec<Mutex<Stripe>>,
+    stripes: Vec<Stripe>,
     loans: Loans,
 }
 
@@ -140,11 +149,11 @@ fn stripe_of(key: LockKey) -> usize {
 
 /// The stripes of one set, locked in ascending order.
 struct Section<'a> {
-    guards: Vec<(usize, MutexGuard<'a, Stripe>)>,
+    guards: Vec<(usize, MutexGuard<'a, Keys>)>,
 }
 
 impl Section<'_> {
-    fn stripe(&mut self, key: LockKey) -> &mut Stripe {
+    fn keys(&mut self, key: LockKey) -> &mut Keys {
         let index = stripe_of(key);
         let (_, guard) =
             self.guards.iter_mut().find(|(at, _)| *at == index).expect("stripe of the set is locked");
@@ -154,7 +163,7 @@ impl Section<'_> {
     /// What is in the way of having all keys of the set: None when they can be had.
     fn refusal<'a>(&mut self, set: &LockSet, loans: &'a Loans) -> Option<Refusal<'a>> {
         for &(key, mode) in &set.0 {
-            if let Some(held) = self.stripe(key).get_mut(&key).filter(|held| held.refuses(mode)) {
+            if let Some(held) = self.keys(key).get_mut(&key).filter(|held| held.refuses(mode)) {
                 return Some(Refusal::Held(held.wait()));
             }
         }
@@ -184,7 +193,7 @@ impl Refusal<'_> {
 impl LockTable {
     /// Nothing locked; what is lent is counted in the pool `hot_files`.
     pub fn new(hot_files: &Budget) -> Self {
-        let stripes = (0..STRIPES).map(|_| Mutex::default()).collect();
+        let stripes = (0..STRIPES).map(|_| Stripe::default()).collect();
         LockTable { stripes, loans: Loans::new(STRIPES, hot_files) }
     }
 
@@ -192,7 +201,9 @@ impl LockTable {
         let mut indexes: Vec<usize> = set.0.iter().map(|&(key, _)| stripe_of(key)).collect();
         indexes.sort_unstable();
         indexes.dedup();
-        Section { guards: indexes.into_iter().map(|index| (index, self.stripes[index].lock())).collect() }
+        Section {
+            guards: indexes.into_iter().map(|index| (index, self.stripes[index].keys.lock())).collect(),
+        }
     }
 
     /// Runs `body` alone on the keys of `set`, once no transaction holds one of them against it.
@@ -232,10 +243,11 @@ impl LockTable {
     }
 
     async fn wait_while(&self, key: LockKey, busy: impl Fn(&Held) -> bool) {
-        loop {
+        let stripe = &self.stripes[stripe_of(key)];
+        while stripe.held.load(Ordering::Acquire) > 0 {
             let woken = {
-                let mut stripe = self.stripes[stripe_of(key)].lock();
-                match stripe.get_mut(&key).filter(|held| busy(held)) {
+                let mut keys = stripe.keys.lock();
+                match keys.get_mut(&key).filter(|held| busy(held)) {
                     None => return,
                     Some(held) => held.wait(),
                 }
@@ -252,8 +264,9 @@ impl LockTable {
                 match section.refusal(&set, &self.loans) {
                     None => {
                         for &(key, mode) in &set.0 {
-                            section.stripe(key).entry(key).or_default().take(mode);
+                            section.keys(key).entry(key).or_default().take(mode);
                         }
+                        self.count(&section);
                         drop(section);
                         return HoldGuard { table: Arc::clone(self), set };
                     }
@@ -272,9 +285,9 @@ impl LockTable {
     /// Lends a key to a server. False: not now, because it is being changed or was not long ago, or there is no memory to remember it.
     pub fn lend(&self, key: LockKey, extent: Extent, server: ServerId, now: Instant) -> bool {
         let index = stripe_of(key);
-        let stripe = self.stripes[index].lock();
+        let keys = self.stripes[index].keys.lock();
         let is_busy = |held: &Held| held.exclusive || held.touching > 0 && extent == Extent::Whole;
-        !stripe.get(&key).is_some_and(is_busy) && self.loans.lend(index, key, extent, server, now)
+        !keys.get(&key).is_some_and(is_busy) && self.loans.lend(index, key, extent, server, now)
     }
 
     /// Whether a key is lent to anybody.
@@ -307,19 +320,30 @@ impl LockTable {
     }
 
     fn give_back(&self, set: &LockSet) {
-        let mut section = self.section(set);
+        let (mut section, mut woken) = (self.section(set), Vec::new());
         for &(key, mode) in &set.0 {
-            let stripe = section.stripe(key);
-            let Some(held) = stripe.get_mut(&key) else { continue };
+            let keys = section.keys(key);
+            let Some(held) = keys.get_mut(&key) else { continue };
             held.give_back(mode);
             let waiters = std::mem::take(&mut held.waiters);
             if held.is_free() {
-                stripe.remove(&key);
+                keys.remove(&key);
             }
-            for waiter in waiters {
-                // A waiter that gave up needs no waking.
-                let _ = waiter.send(());
-            }
+            woken.extend(waiters);
+        }
+        // Before they are woken: they look there first.
+        self.count(&section);
+        drop(section);
+        for waiter in woken {
+            // A waiter that gave up needs no waking.
+            let _ = waiter.send(());
+        }
+    }
+
+    /// Notes how many keys are held in the stripes of a section.
+    fn count(&self, section: &Section<'_>) {
+        for (index, keys) in &section.guards {
+            self.stripes[*index].held.store(keys.len(), Ordering::Release);
         }
     }
 }
@@ -381,7 +405,22 @@ mod tests {
         assert_eq!(table.try_with(&shared, || 7), None);
         drop(held);
         assert_eq!(table.try_with(&shared, || 7), Some(7));
-        assert!(table.stripes.iter().all(|stripe| stripe.lock().is_empty()));
+        assert!(
+            table
+                .stripes
+                .iter()
+                .all(|stripe| stripe.keys.lock().is_empty() && stripe.held.load(Ordering::Relaxed) == 0)
+        );
+    }
+
+    #[test]
+    fn readers_do_not_wait_for_local_changes() {
+        let table = LockTable::default();
+        let key = LockKey::Inode(InodeId(5));
+        let read = || {
+            poll_once(pin!(table.readable(key))).is_ready() && poll_once(pin!(table.settled(key))).is_ready()
+        };
+        assert_eq!(table.try_with(&one(Mode::Exclusive), read), Some(true));
     }
 
     #[test]
@@ -395,7 +434,12 @@ mod tests {
         assert!(poll_once(alone.as_mut()).is_pending());
         drop(second);
         assert!(poll_once(alone).is_ready());
-        assert!(table.stripes.iter().all(|stripe| stripe.lock().is_empty()));
+        assert!(
+            table
+                .stripes
+                .iter()
+                .all(|stripe| stripe.keys.lock().is_empty() && stripe.held.load(Ordering::Relaxed) == 0)
+        );
     }
 
     #[test]

@@ -35,11 +35,16 @@ pub async fn create(worker: &Rc<Worker>, context: &Context, request: Create) -> 
     let named = !request.name.is_empty();
     let view = directory_here(node, request.parent, &request.name).await?;
     let hash = name_hash(request.parent, &request.name);
+    let has_room = node.space.check_names().is_ok();
     // What is there already is opened also where nothing new can be made; and changes nothing, so what is lent of it stays lent.
-    if named && let Some(entry) = node.namespace.settled_entry(request.parent, &request.name).await? {
+    let looks_first = !has_room || node.namespace.locks().loans().are_any();
+    if named
+        && looks_first
+        && let Some(entry) = node.namespace.settled_entry(request.parent, &request.name).await?
+    {
         return found(worker, context, &request, &view, &entry).await;
     }
-    if node.space.check_names().is_err() {
+    if !has_room {
         room::admit_name(worker).await?;
     }
     if let Some(mode) = &request.open {
