@@ -5,7 +5,8 @@
 //!
 //! # Invariants
 //! - While a giving back is under way nobody opens the inode here: the home never sees the two in the wrong order
-//!   (`opening_waits_for_a_giving_back`).
+//!   (`opening_waits_for_a_giving_back`). A creation does not know before which file it opens: if anything was given back meanwhile it announces the opening once more
+//!   ([`OpenTable::given_back_since`]; `racing_clients_of_a_node_lose_nothing` in `tests/tests/node_opens/`).
 //! - What an inode promises: see `open_inode`.
 //!
 //! Locks: the table's, then an inode's; both for a few loads and stores only. Publishing and cutting an inode exclude each other
@@ -87,6 +88,8 @@ pub(crate) struct OpenTable {
     idle: Mutex<Vec<Arc<OpenInode>>>,
     /// Dropped where nobody could wait for the closing.
     deferred: Mutex<Vec<Handle>>,
+    /// Givings back that began, and that ended.
+    given_back: Mutex<(u64, u64)>,
     /// Contents that came with openings.
     pub contents: Contents,
 }
@@ -99,6 +102,7 @@ impl OpenTable {
             inodes: Mutex::default(),
             idle: Mutex::default(),
             deferred: Mutex::default(),
+            given_back: Mutex::default(),
             contents: Contents::new(bytes / KEPT_SHARE),
         }
     }
@@ -152,9 +156,14 @@ impl OpenTable {
 
     /// Counts a handle out. See [`Left`] for what is to follow.
     pub fn leave(&self, inode: &Arc<OpenInode>, writes: bool) -> Left {
+        // Counted before it begins: see [`OpenTable::given_back_since`].
+        self.given_back.lock().0 += 1;
         let left = inode.leave(writes);
         if left == Left::Clean {
             self.idle.lock().push(inode.clone());
+        }
+        if left != Left::Dirty {
+            self.given_back.lock().0 -= 1;
         }
         left
     }
@@ -168,8 +177,12 @@ impl OpenTable {
     /// at once.
     pub fn take_idle(&self) -> Vec<Arc<OpenInode>> {
         let idle = std::mem::take(&mut *self.idle.lock());
+        self.given_back.lock().0 += idle.len() as u64;
+        let all = idle.len();
         let (known, unknown): (Vec<_>, Vec<_>) =
             idle.into_iter().filter(|inode| inode.begin_leaving()).partition(|inode| inode.is_announced());
+        // Those that were opened again stay.
+        self.given_back.lock().0 -= (all - known.len() - unknown.len()) as u64;
         for inode in unknown {
             self.gone(&inode);
         }
@@ -180,6 +193,17 @@ impl OpenTable {
     pub fn gone(&self, inode: &Arc<OpenInode>) {
         self.inodes.lock().remove(&inode.ino);
         inode.gone.notify_waiters();
+        self.given_back.lock().1 += 1;
+    }
+
+    /// To be asked before a request that opens a file of which it is not known yet which it is.
+    pub fn givings_back(&self) -> (u64, u64) {
+        *self.given_back.lock()
+    }
+
+    /// Whether anything was being given back then, or has been since: of the file that was opened, perhaps, and its home may have heard of it in this order.
+    pub fn given_back_since(&self, (began, ended): (u64, u64)) -> bool {
+        began != ended || self.given_back.lock().0 != began
     }
 
     /// Leaves a closing to the housekeeper.

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use fs_net::{RdmaChoice, Secret};
 use fs_proto::ServerId;
+use fs_proto::msg::inode::LEASE_MS;
 
 pub use crate::kv::KvKind;
 pub use crate::store::IoMode;
@@ -89,6 +90,9 @@ pub struct ServerConfig {
     pub hot_files: bool,
     /// How long a client may be silent before what it locked is given to others, in milliseconds.
     pub lock_lease_ms: u32,
+    /// How long a client or node may be silent before what it has open counts as closed, in milliseconds. Clients renew three times in [`LEASE_MS`], so less is
+    /// for tests.
+    pub open_lease_ms: u32,
     /// RDMA devices for connections to and from other nodes.
     pub rdma: RdmaChoice,
     /// Commit that the program was built from: figures of a server belong to it.
@@ -130,6 +134,7 @@ impl ServerConfig {
             inline_bytes: INLINE_DEFAULT,
             hot_files: true,
             lock_lease_ms: LOCK_LEASE_DEFAULT_MS,
+            open_lease_ms: LEASE_MS,
             rdma: RdmaChoice::Auto,
             commit: "unknown",
         }

@@ -164,7 +164,7 @@ async fn run_plain(worker: &Rc<Worker>, context: &Context, body: Reader) -> OpRe
     }
 }
 
-/// What servers need of each other for the tiers and for hot files.
+/// What servers need of each other for the tiers, for hot files, and for open ones.
 async fn run_tiers(worker: &Rc<Worker>, context: &Context, body: Reader) -> OpResult<Bytes> {
     let unknown = |op: Op| {
         OpError::because(Status::NotSupported, format!("operation {} is not for servers", op.name()))
@@ -197,6 +197,7 @@ async fn run_tiers(worker: &Rc<Worker>, context: &Context, body: Reader) -> OpRe
         DetachFile => crate::backing::ops::detach_file,
         AttachOld => crate::backing::migrate::ops::attach_old,
         MergeOld => crate::backing::migrate::ops::merge_old,
+        NodeOpens => ops::node_opens::node_opens,
         MigrateStatus => crate::backing::migrate::ops::migrate_status,
     }
 }
@@ -249,6 +250,10 @@ pub fn note_write(worker: &Rc<Worker>, frame: &Frame) {
         _ => WriteChunk::get(&mut body).map(|write| (write.ino, write.since, write.file_end)),
     });
     if let Ok((ino, since, file_end)) = reach {
-        worker.node.sizes.note(ino, header.client, since, file_end);
+        let node = &worker.node;
+        node.sizes.note(ino, header.client, since, file_end);
+        if node.opened.is_forgetful() && !node.owns(ino.partition()) {
+            node.opened.found_writing(ino, header.client, since);
+        }
     }
 }

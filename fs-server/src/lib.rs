@@ -26,6 +26,7 @@ pub mod metrics;
 mod metrics_page;
 pub mod namespace;
 pub mod node;
+mod opened;
 mod opens;
 mod ops;
 mod overflow;

@@ -199,6 +199,8 @@ pub fn status_json(node: &Node) -> String {
         "copied_bytes": net(&node.net.copied_bytes),
         "connections": net(&node.net.connections),
         "open_inodes": node.opens.len(),
+        "open_holders": node.opens.holders(),
+        "node_opens": node.opened.len(),
         "locks_held": node.locks.counts().0,
         "locks_waiting": node.locks.counts().1,
         "device_syncs": node.group_sync.count(),

@@ -284,7 +284,13 @@ fn gauges(node: &Node) -> Vec<(&'static str, &'static str, u64)> {
     let mut all = vec![
         ("connections", "Open connections", node.net.connections.load(Ordering::Relaxed)),
         ("inodes", "Inodes that live here", node.namespace.inode_count()),
-        ("open_inodes", "Inodes that clients have open", node.opens.len() as u64),
+        ("open_inodes", "Inodes of this server that are open", node.opens.len() as u64),
+        ("open_holders", "Clients and nodes that have them open", node.opens.holders() as u64),
+        (
+            "node_opens",
+            "Inodes of other servers that clients of this node have open, each client counted",
+            node.opened.len() as u64,
+        ),
         ("locks_held", "Locks of files that clients hold", locks_held as u64),
         ("locks_waiting", "Requests that wait for a lock", locks_waiting as u64),
         ("chunk_live_bytes", "Bytes of chunks that are live", store.live_bytes),

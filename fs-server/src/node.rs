@@ -22,6 +22,7 @@ use crate::hot::copies::Copies;
 use crate::locks::LockTable;
 use crate::metrics::OpCounters;
 use crate::namespace::Namespace;
+use crate::opened::Opened;
 use crate::opens::OpenTable;
 use crate::overflow::Overflow;
 use crate::pointers::Pointers;
@@ -41,8 +42,10 @@ pub struct Node {
     pub namespace: Namespace,
     /// Chunks.
     pub store: Arc<Devices>,
-    /// What clients have open.
+    /// What clients have open of what lives here.
     pub opens: OpenTable,
+    /// What clients of this node have open of what lives elsewhere.
+    pub opened: Opened,
     /// Where chunks in layout `writer` are.
     pub pointers: Pointers,
     /// Objects outside of the namespace.
@@ -122,10 +125,12 @@ impl Node {
     /// A node that does not know its cluster yet.
     pub fn new(parts: NodeParts) -> Self {
         let lease = Duration::from_millis(u64::from(parts.config.lock_lease_ms));
+        let open_lease = Duration::from_millis(u64::from(parts.config.open_lease_ms));
         let hot = Hot::open(&**parts.namespace.kv(), parts.pools.hot_files.clone(), parts.config.hot_files);
         if let Some(until) = hot.grants.inherited_until() {
             parts.namespace.locks().loans().inherit(until);
         }
+        let is_restart = parts.namespace.allocator().is_restart() || parts.replaced.is_some();
         Node {
             errands: Errands::default(),
             space: Space::of(parts.config.stores.first().map_or(Path::new("."), PathBuf::as_path))
@@ -134,10 +139,17 @@ impl Node {
             overflow: Overflow::open(&**parts.namespace.kv()),
             hot,
             copies: Copies::open(parts.config.stores.first().map_or(Path::new("."), PathBuf::as_path)),
-            config: parts.config,
             namespace: parts.namespace,
             store: parts.store,
-            opens: OpenTable::new(parts.pools.open_files.clone()),
+            opens: OpenTable::new(parts.pools.open_files.clone(), open_lease),
+            opened: Opened::new(
+                parts.config.id,
+                session(),
+                parts.pools.open_files.clone(),
+                open_lease,
+                is_restart,
+            ),
+            config: parts.config,
             pointers: Pointers::default(),
             vault: Vault::default(),
             sizes: PendingSizes::default(),

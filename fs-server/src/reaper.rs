@@ -10,7 +10,6 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use fs_proto::msg::chunk::DropChunks;
-use fs_proto::msg::inode::LEASE_MS;
 use fs_proto::record::Mutation;
 use fs_proto::{Attr, ChunkIndex, FileKind, InodeId, Placement, ServerId};
 
@@ -29,7 +28,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub async fn run(worker: Rc<Worker>) {
     let node = &worker.node;
     let restarted = node.namespace.allocator().is_restart();
-    let grace = Instant::now() + Duration::from_millis(u64::from(LEASE_MS));
+    let grace = Instant::now() + node.opened.lease();
     match node.namespace.keys_of_kind(b'o', usize::MAX) {
         Ok(keys) => node.namespace.note_orphans(keys.iter().filter_map(|key| keys::split_inode(key))),
         Err(error) => {

@@ -23,7 +23,7 @@ use crate::metrics_page::MetricsPage;
 use crate::node::Node;
 use crate::transaction::recovery;
 use crate::worker::Worker;
-use crate::{backing, errands, flush, hot, ops, overflow, reaper};
+use crate::{backing, errands, flush, hot, opened, ops, overflow, reaper};
 
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// Time from one look for unused connections to other servers to the next.
@@ -216,6 +216,7 @@ async fn keep_house(
     tokio::task::spawn_local(reaper::run(Rc::clone(&worker)));
     tokio::task::spawn_local(backing::evict::run(Rc::clone(&worker)));
     tokio::task::spawn_local(hot::lender::serve(Rc::clone(&worker)));
+    tokio::task::spawn_local(opened::upkeep::serve(Rc::clone(&worker)));
     tokio::task::spawn_local(overflow::keeper::keep_house(Rc::clone(&worker)));
     tokio::task::spawn_local(tidy(Rc::clone(&worker)));
     tokio::select! {

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use fs_net::{BufferClass, Frame, Handled, Handler, Lending, NetEnv, PeerInfo, Peers, PoolBuffer, Reply};
 use fs_proto::msg::Caller;
+use fs_proto::msg::node::ForNode;
 use fs_proto::msg::session::Role;
 use fs_proto::record::{Mutation, RequestResult};
 use fs_proto::wire::Reader;
@@ -29,6 +30,9 @@ use crate::error::{OpError, OpResult};
 use crate::hot;
 use crate::hot::gateway::Begun;
 use crate::node::Node;
+use crate::opened;
+use crate::opens::{NodeStamp, Opener};
+use crate::ops::getattr::Asker;
 
 /// How long a server waits for another's answer before it tells its client to try again, in milliseconds.
 const ASK_MS: u32 = 20_000;
@@ -53,6 +57,12 @@ pub struct Arrival {
     pub lending: Lending,
     /// The server of the asker's node: the one that it came through, or this one. None if the asker has none, or one without a store.
     pub near: Option<ServerId>,
+    /// The other server that a client's request came through.
+    pub through: Option<ServerId>,
+    /// It opens or closes for that server's node.
+    pub for_node: Option<NodeStamp>,
+    /// What it closes is open there yet, for reading.
+    pub reads_yet: bool,
 }
 
 /// What a request brings along besides its body.
@@ -80,6 +90,17 @@ impl Context {
     /// Whether the kernel has checked permissions already.
     pub fn is_checked(&self) -> bool {
         self.header.flags.has(Flags::CHECKED) || self.caller.is_root()
+    }
+
+    /// Who is to count as having open what the request opens.
+    pub fn opener(&self) -> Opener {
+        self.arrival.for_node.map_or(Opener::Client(self.client()), Opener::Node)
+    }
+
+    /// Who asks for a size.
+    pub fn asker(&self) -> Asker {
+        let sole_of = self.arrival.through.filter(|_| self.header.flags.has(Flags::SOLE));
+        Asker { client: self.client(), sole_of }
     }
 
     /// The client that asked first.
@@ -202,7 +223,8 @@ impl Worker {
     /// Refuses what this peer may not ask; forces its own name on a request from a user without trust.
     fn admit(&self, peer: &PeerInfo, header: &Header, caller: &Caller) -> OpResult<()> {
         let Role::Client { id } = peer.role else { return Ok(()) };
-        if header.op.is_internal() || header.hops != 0 {
+        let of_servers = header.flags.has(Flags::FOR_NODE) || header.flags.has(Flags::SOLE);
+        if header.op.is_internal() || header.hops != 0 || of_servers {
             return Err(OpError::new(Status::NotPermitted, "only servers may ask this"));
         }
         if header.client != id {
@@ -238,8 +260,31 @@ impl Worker {
         }
     }
 
+    /// How a request came here; takes off what the server that it came through has added.
+    fn arrival(&self, peer: &PeerInfo, frame: &mut Frame) -> OpResult<Arrival> {
+        let mut arrival =
+            Arrival { lending: peer.lending.clone(), near: self.near_peer(peer), ..Arrival::default() };
+        let Role::Server { id: server } = peer.role else { return Ok(arrival) };
+        if frame.header.client.0 != 0 {
+            arrival.through = Some(server);
+        }
+        if frame.header.flags.has(Flags::FOR_NODE) {
+            let Some(len) = frame.meta.len().checked_sub(ForNode::BYTES) else {
+                return Err(OpError::new(
+                    Status::Invalid,
+                    "a request for a node does not say when it was sent",
+                ));
+            };
+            let ForNode { session, stamp, reads } = ForNode::from_bytes(frame.meta.split_off(len))?;
+            frame.header.meta_bytes = len as u32;
+            arrival.for_node = Some(NodeStamp { server, session, stamp });
+            arrival.reads_yet = reads;
+        }
+        Ok(arrival)
+    }
+
     /// Takes a request to where it belongs: here, or one server further.
-    async fn route(self: Rc<Self>, peer: Rc<PeerInfo>, frame: Frame) -> Reply {
+    async fn route(self: Rc<Self>, peer: Rc<PeerInfo>, mut frame: Frame) -> Reply {
         let header = frame.header;
         let admitted =
             peek_caller(&frame.meta).map_err(OpError::from).and_then(|c| self.admit(&peer, &header, &c));
@@ -259,8 +304,11 @@ impl Worker {
             {
                 return Reply::ok(&header, Bytes::new(), Bytes::new());
             }
+            let arrival = match self.arrival(&peer, &mut frame) {
+                Ok(arrival) => arrival,
+                Err(error) => return refusal(&header, &error),
+            };
             let lent = hot::lender::lend(&self, &peer, &frame);
-            let arrival = Arrival { lending: peer.lending.clone(), near: self.near_peer(&peer) };
             let mut reply = Rc::clone(&self).execute(frame, arrival).await;
             if let Some(lent) = lent {
                 lent.tell(&self, &mut reply);
@@ -282,6 +330,11 @@ impl Worker {
         {
             return reply;
         }
+        if matches!(header.op, Op::Release | Op::Renew)
+            && let Some(reply) = Box::pin(opened::passing::told(&self, &frame, to)).await
+        {
+            return reply;
+        }
         let asked = match hot::gateway::begin(&self, &frame) {
             Begun::On(asked) => asked,
             Begun::Perhaps => match Box::pin(hot::gateway::answer(&self, &frame, to)).await {
@@ -289,16 +342,26 @@ impl Worker {
                 Err(asked) => asked,
             },
         };
-        frame.header.hops = 1;
-        let meta = frame.meta.clone();
+        let outgoing = if opened::passing::sets_layout(&frame) {
+            Box::pin(opened::passing::alone(&self, &frame)).await
+        } else {
+            opened::passing::begin(&self, &frame)
+        };
+        let onward = Header { hops: 1, flags: outgoing.flags, ..header };
+        let (meta, passing) = (outgoing.meta.clone(), outgoing.answered());
         let bulk = std::mem::take(&mut frame.bulk);
         // What may be kept for others does not land where this client can write.
         let lending = if asked.is_some() { Lending::default() } else { peer.lending.clone() };
-        match self.peers.call_into(to, frame.header, meta, bulk, &lending).await {
+        match self.peers.call_into(to, onward, meta, bulk, &lending).await {
             Ok(answer) if hot::reader::is_redirection(&answer.header) => {
                 Box::pin(hot::reader::redirected(&self, &peer, &frame, to)).await
             }
             Ok(mut answer) => {
+                if !passing.is_nothing()
+                    && let Err(error) = Box::pin(passing.take(&self, &answer)).await
+                {
+                    return refusal(&header, &error);
+                }
                 hot::gateway::passing(&self, &frame, asked, &mut answer);
                 Reply {
                     header: Header { tag: header.tag, ..answer.header },

@@ -46,7 +46,12 @@ impl Flags {
     /// In an answer from server to server: the asker may give the same answer to others for [`crate::msg::hot::HOT_ANSWER_MS`] from when it
     /// asked, unless it is told to forget it (`Op::HotForget`).
     pub const LENT: Flags = Flags(1 << 4);
-    const KNOWN: u16 = 0b1_1111;
+    /// In a client's request that its node's server sends on: the file is open for the node, not for the client. The body is followed by a
+    /// [`crate::msg::node::ForNode`].
+    pub const FOR_NODE: Flags = Flags(1 << 5);
+    /// In a client's request about an inode that its node's server sends on: no other client of that server writes the inode.
+    pub const SOLE: Flags = Flags(1 << 6);
+    const KNOWN: u16 = 0b111_1111;
 
     /// Whether all bits of `other` are set.
     pub fn has(self, other: Flags) -> bool {

@@ -199,6 +199,8 @@ wire_enum! {
         FlushName = 125,
         /// Will something that you have to flush make room?
         TierHope = 126,
+        /// What clients of my node have open of what lives on you.
+        NodeOpens = 127,
     }
 }
 
@@ -236,6 +238,7 @@ impl Op {
                 | Op::KeptFor
                 | Op::FindLost
                 | Op::TierHope
+                | Op::NodeOpens
         )
     }
 

@@ -12,8 +12,8 @@ use common::{Arbitrary, Entropy};
 use fs_proto::checksum::crc;
 use fs_proto::ids::{ChunkIndex, ClientId, InodeId, Partition, ServerId};
 use fs_proto::msg::{
-    Caller, admin::*, chunk::*, hot::*, inode::*, lock::*, name::*, overflow::*, scrub::*, session::*,
-    small::*, tier::*, transaction::*, vault::*,
+    Caller, admin::*, chunk::*, hot::*, inode::*, lock::*, name::*, node::*, overflow::*, scrub::*,
+    session::*, small::*, tier::*, transaction::*, vault::*,
 };
 use fs_proto::op::Request;
 use fs_proto::placement::{MapEvent, Member};
@@ -77,7 +77,7 @@ fn operations() -> Vec<(Op, [Kind; 2])> {
         Prepare Decide Outcome TreeLock GetShard
         FlushChunks TierPath TierState FlushStatus FlushNow FlushWait FlushInode FlushList FlushName TierHope
         FindSource FetchChunk EvictChunks EvictNow DetachFile FetchShare AttachOld MergeOld MigrateStatus FlushNote TierPlace TierForget
-        HotAsk HotFetch HotRecall HotForget HotCopy MayOverflow KeptFor FindLost
+        HotAsk HotFetch HotRecall HotForget HotCopy MayOverflow KeptFor FindLost NodeOpens
         ServerStatus Shutdown Scrub CopyChunk VaultPut VaultList VaultDrop
     }
 }
@@ -106,6 +106,7 @@ fn kinds() -> Vec<Kind> {
         OpenMode,
         SetTime,
         OpenInode,
+        ForNode,
         DirEntry,
         ShutdownMode,
         Verdict,
@@ -235,7 +236,7 @@ fn header(entropy: &mut Entropy) -> Header {
     Header {
         op: Arbitrary::arbitrary(entropy),
         tag: Arbitrary::arbitrary(entropy),
-        flags: Flags(u16::from(entropy.byte() % 32)),
+        flags: Flags(u16::from(entropy.byte() % 128)),
         hops: Arbitrary::arbitrary(entropy),
         epoch: Arbitrary::arbitrary(entropy),
         client: Arbitrary::arbitrary(entropy),

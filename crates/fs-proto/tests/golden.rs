@@ -9,8 +9,8 @@ use fs_proto::header::HeaderError;
 use fs_proto::ids::{ChunkIndex, ClientId, InodeId, Partition, ServerId};
 use fs_proto::lock::{HeldLock, LockFamily, LockKind, LockOwner, LockRange};
 use fs_proto::msg::{
-    Caller, admin::*, chunk::*, hot::*, inode::*, lock::*, name::*, overflow::*, scrub::*, session::*,
-    small::*, tier::*, transaction::*, vault::*,
+    Caller, admin::*, chunk::*, hot::*, inode::*, lock::*, name::*, node::*, overflow::*, scrub::*,
+    session::*, small::*, tier::*, transaction::*, vault::*,
 };
 use fs_proto::placement::{
     MapEvent, Member, chunk_partition, directory_partition, entry_cookie, entry_partition, name_hash,
@@ -267,6 +267,28 @@ fn messages_of_hot_files_never_change() {
         .is(HotCopied::No {}, "01")
         .is(HotCopied::Coming {}, "02")
         .is(HotCopied::Here { number: 5, path: Bytes::from_static(b"/a") }, "030500000000000000020000002f61")
+        .done();
+}
+
+#[test]
+fn messages_of_a_nodes_openings_never_change() {
+    let open = vec![OpenInode { ino: FILE, mode: OpenMode::Read {} }];
+    Golden::default()
+        .is(ForNode { session: 9, stamp: 10, reads: true }, "09000000000000000a0000000000000001")
+        .is(
+            NodeOpens {
+                server: ServerId(3),
+                session: 9,
+                stamp: 10,
+                settled: 8,
+                open,
+                read: vec![FILE],
+                closed: vec![DIR],
+                lost: vec![],
+            },
+            "030009000000000000000a000000000000000800000000000000010000000700000000003412010100000007000000000034120100000002000000\
+             0000cdab00000000",
+        )
         .done();
 }
 
@@ -558,6 +580,7 @@ const OPERATIONS: &[(u16, &str)] = &[
     (124, "FindLost"),
     (125, "FlushName"),
     (126, "TierHope"),
+    (127, "NodeOpens"),
 ];
 
 #[test]

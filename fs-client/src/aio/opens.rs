@@ -218,6 +218,7 @@ impl Core {
         what: &Create,
         flags: OpenFlags,
     ) -> Result<Look<(Handle, bool)>> {
+        let before = self.shared.opens.givings_back();
         let created = self.send_create(who, what).await?;
         let regular = check_regular(created.kind);
         let Some(attr) = created.attr else {
@@ -231,7 +232,13 @@ impl Core {
         let handle = self.counted_as_open(who, &attr, created.fresh, flags).await?;
         let opened = match regular {
             Ok(()) if created.fresh => Ok(()),
-            // It was there, and its home has opened it.
+            // It was there, and its home has opened it; unless what was given back meanwhile was this file, and the home heard of that later.
+            Ok(()) if self.shared.opens.given_back_since(before) => {
+                match self.announce(who, &handle, Bring::Nothing).await {
+                    Ok(attr) => self.take_over(&handle, &attr).await,
+                    Err(e) => Err(e),
+                }
+            }
             Ok(()) => self.take_over(&handle, &attr).await,
             Err(e) => Err(e),
         };

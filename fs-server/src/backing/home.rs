@@ -9,7 +9,6 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use fs_proto::msg::inode::LEASE_MS;
 use fs_proto::msg::tier::{DetachFile, EvictChunks, FetchShare, TierSource};
 use fs_proto::record::{Backing, InodeRecord, Mutation, TierLocation};
 use fs_proto::{ChunkIndex, FileKind, InodeId, Status};
@@ -238,7 +237,7 @@ pub async fn detach(worker: &Rc<Worker>, request: DetachFile) -> OpResult<()> {
     } else {
         let Some(source) = source_of(&inode) else { return Ok(()) };
         // After a restart those who have it open are known within a lease.
-        let lease = Duration::from_millis(u64::from(LEASE_MS));
+        let lease = node.opened.lease();
         let is_known = !node.namespace.allocator().is_restart() || node.started.elapsed() > lease;
         if inode.attr.nlink == 0 && is_known && !node.opens.is_open(ino) {
             return Ok(());

@@ -6,11 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fs_net::{Frame, NetError, Reply};
-use fs_proto::msg::Caller;
 use fs_proto::msg::hot::HotForget;
-use fs_proto::msg::inode::{Open, Release, Renew};
-use fs_proto::wire::Reader;
-use fs_proto::{Flags, Header, InodeId, Op, ServerId, Wire};
+use fs_proto::{Flags, Header, ServerId};
 use tokio::sync::watch;
 
 use super::LEASE;
@@ -19,6 +16,7 @@ use super::question::{self, Question, Said};
 use super::underway::{Put, Turn};
 use crate::error::{OpError, OpResult};
 use crate::namespace::locks::LockKey;
+use crate::opened;
 use crate::worker::{Context, Worker, refusal};
 
 /// How often somebody looks whether what it waited for has come, before it asks by itself.
@@ -56,9 +54,7 @@ impl Asked<'_> {
 /// Looks what becomes of a client's request to another server. Most go there, at once.
 pub fn begin<'a>(worker: &'a Worker, frame: &Frame) -> Begun<'a> {
     let (hot, op) = (&worker.node.hot, frame.header.op);
-    let may_be_told =
-        !hot.opened.is_empty() && matches!(op, Op::Release | Op::Renew | Op::Open | Op::OpenRead);
-    if may_be_told || !hot.answers.is_empty() && question::is_lendable(op) {
+    if !hot.answers.is_empty() && question::is_lendable(op) {
         return Begun::Perhaps;
     }
     if !question::is_lendable(op) || !hot.is_enabled() {
@@ -85,9 +81,6 @@ pub async fn answer<'a>(
     home: ServerId,
 ) -> Result<Reply, Option<Asked<'a>>> {
     let hot = &worker.node.hot;
-    if let Some(reply) = closing(worker, frame) {
-        return Ok(reply);
-    }
     let question = Question::of(frame).ok_or(None)?;
     let (key, until) = (question.key(), patience(&frame.header));
     let mut asked = None;
@@ -120,9 +113,6 @@ pub async fn answer<'a>(
             },
         }
     }
-    if let Some(ino) = question.opens() {
-        told(worker, &frame.header, ino);
-    }
     Err(Some(asked.unwrap_or_else(|| Asked { mark: hot.answers.mark(), turn: None })))
 }
 
@@ -141,7 +131,7 @@ fn kept(worker: &Worker, frame: &Frame, question: &Question, said: &Said) -> Opt
     let hot = &worker.node.hot;
     let reply = question.reply(&frame.header, said)?;
     if let Some(ino) = question.opens()
-        && !hot.opened.note(frame.header.client, ino)
+        && !worker.node.opened.note(ino, frame.header.client)
     {
         return None;
     }
@@ -159,14 +149,18 @@ async fn ask_for_all(
     asking: Asking<'_>,
 ) -> Option<Reply> {
     let hot = &worker.node.hot;
-    let header = Header { op: question.op, hops: 1, ..frame.header };
-    if let Some(ino) = question.opens() {
-        told(worker, &header, ino);
-    }
-    let answer = match worker.peers.call(home, header, question.body(), Bytes::new()).await {
+    let header = Header { op: question.op, ..frame.header };
+    let common = Frame { header, meta: question.body(), bulk: Bytes::new() };
+    let outgoing = opened::passing::begin(worker, &common);
+    let header = Header { hops: 1, flags: outgoing.flags, ..header };
+    let (meta, passing) = (outgoing.meta.clone(), outgoing.answered());
+    let answer = match worker.peers.call(home, header, meta, Bytes::new()).await {
         Ok(answer) => answer,
         Err(error) => return Some(refusal(&frame.header, &OpError::from(error))),
     };
+    if let Err(error) = passing.take(worker, &answer).await {
+        return Some(refusal(&frame.header, &error));
+    }
     let is_lent = answer.header.flags.has(Flags::LENT);
     let said = Said { status: answer.header.status, meta: answer.meta, bulk: answer.bulk };
     match question.keys(&said).filter(|_| is_lent) {
@@ -174,14 +168,6 @@ async fn ask_for_all(
         None => hot.answers.cold(key),
     }
     question.reply(&frame.header, &said)
-}
-
-/// The home gets to know that the client has an inode open.
-fn told(worker: &Worker, header: &Header, ino: InodeId) {
-    let opened = &worker.node.hot.opened;
-    if !opened.is_empty() {
-        opened.told(header.client, [ino]);
-    }
 }
 
 /// Takes note of the answer to a request that was sent on, and makes it one for a client.
@@ -206,31 +192,6 @@ fn keep(worker: &Worker, frame: &Frame, mark: Mark, answer: &Frame) {
     } else if let Some(keys) = question.keys(&said) {
         answers.keep(&question.key(), mark, Some(&said), keys);
     }
-}
-
-/// Answers a closing of which no home need know; takes note of what homes are told of who has what open.
-fn closing(worker: &Worker, frame: &Frame) -> Option<Reply> {
-    let opened = &worker.node.hot.opened;
-    let header = &frame.header;
-    if !matches!(header.op, Op::Release | Op::Renew | Op::Open) {
-        return None;
-    }
-    let mut body = Reader::new(frame.meta.clone());
-    Caller::get(&mut body).ok()?;
-    match header.op {
-        Op::Release => {
-            let release = Release::get(&mut body).ok()?;
-            return opened
-                .close(header.client, &release.inos)
-                .then(|| Reply::ok(header, Bytes::new(), Bytes::new()));
-        }
-        Op::Renew => {
-            let renew = Renew::get(&mut body).ok()?;
-            opened.told(header.client, renew.open.iter().map(|open| open.ino));
-        }
-        _ => opened.told(header.client, [Open::get(&mut body).ok()?.ino]),
-    }
-    None
 }
 
 /// Forgets what a home calls back.

@@ -12,12 +12,14 @@ use fs_proto::msg::session::Role;
 use fs_proto::placement::name_hash;
 use fs_proto::{Flags, InodeId, ServerId, Status, TimeNs};
 
+use super::COOLING;
 use super::question::{Question, Subject, told};
-use super::{COOLING, opened};
 use crate::namespace::DirView;
 use crate::namespace::loans::{CallBack, Extent};
 use crate::namespace::locks::LockKey;
 use crate::node::Node;
+use crate::opened;
+use crate::opens::Opener;
 use crate::ops;
 use crate::worker::Worker;
 
@@ -113,8 +115,9 @@ impl Lent {
         if status == Status::Ok
             && let Some(ino) = self.opens
         {
-            // For those of its clients whom it answers itself.
-            node.opens.open(ino, opened::client_of(self.server), &OpenMode::Read {}, 0);
+            // For those of its clients whom it answers itself: it tells of them later.
+            let borrower = Opener::Client(opened::borrower_of(self.server));
+            node.opens.open(ino, borrower, &OpenMode::Read {}, 0);
         }
         node.hot.counters.answers_lent.fetch_add(1, Ordering::Relaxed);
         reply.header.flags = reply.header.flags.with(Flags::LENT);

@@ -25,7 +25,6 @@ pub mod grants;
 pub mod holder;
 pub mod kept;
 pub mod lender;
-pub mod opened;
 pub mod part;
 pub mod question;
 pub mod reader;
@@ -44,7 +43,6 @@ use fs_proto::{ChunkIndex, InodeId};
 use self::answers::Answers;
 use self::grants::Grants;
 use self::kept::Kept;
-use self::opened::Opened;
 use self::part::Part;
 use self::underway::Underway;
 use self::watch::Watch;
@@ -160,8 +158,6 @@ pub struct Hot {
     pub answers: Answers,
     /// Questions that are on their way to their homes.
     pub underway: Underway,
-    /// What clients have open without their homes knowing.
-    pub opened: Opened,
     /// Figures.
     pub counters: HotCounters,
 }
@@ -181,7 +177,6 @@ impl Hot {
             answers: Answers::new(Part::of(&memory, for_answers)),
             kept: Kept::new(Part::of(&memory, size - for_answers - for_grants - for_loans)),
             underway: Underway::default(),
-            opened: Opened::default(),
             counters: HotCounters::default(),
         }
     }
@@ -190,7 +185,6 @@ impl Hot {
     pub fn tidy(&self, namespace: &Namespace, now: Instant) -> OpResult<()> {
         self.kept.tidy(now);
         self.answers.tidy(now);
-        self.opened.tidy(now);
         let locks = namespace.locks();
         locks.tidy_loans(now);
         self.grants.tidy(&**namespace.kv(), now, || locks.loans().is_empty())
@@ -243,7 +237,7 @@ impl Hot {
     }
 
     /// Names, what they say, and figures of now.
-    pub fn gauges(&self) -> [(&'static str, &'static str, u64); 4] {
+    pub fn gauges(&self) -> [(&'static str, &'static str, u64); 3] {
         [
             (
                 "hot_files_lent",
@@ -252,11 +246,6 @@ impl Hot {
             ),
             ("hot_pieces_kept", "Pieces of hot files kept here", self.kept.len() as u64),
             ("hot_answers_kept", "Answers about names and inodes kept here", self.answers.len() as u64),
-            (
-                "hot_opened",
-                "Files open at clients of this node of which their homes do not know",
-                self.opened.len() as u64,
-            ),
         ]
     }
 

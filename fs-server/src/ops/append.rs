@@ -108,7 +108,7 @@ async fn to_chunks(
     spill::to_chunks(worker, ino, Outgrown::by(context, 0)).await?;
     // Counts what others wrote and did not publish. The asker has published.
     let inode = node.namespace.live_inode(ino).await?;
-    getattr::settled(worker, inode, Some(context.client()), false).await?;
+    getattr::settled(worker, inode, Some(context.asker()), false).await?;
     let set = LockSet::of(&[(LockKey::Inode(ino), Mode::Exclusive)]);
     let hold = node.namespace.locks().hold(set).await;
     let inode = node.namespace.inode_in_section(ino)?.ok_or(OpError::not_found())?;

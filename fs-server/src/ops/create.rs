@@ -110,7 +110,7 @@ async fn there(
 
 fn note_open(worker: &Worker, context: &Context, request: &Create, ino: InodeId, version: u64) {
     if let Some(mode) = &request.open {
-        worker.node.opens.open(ino, context.client(), mode, version);
+        worker.node.opens.open(ino, context.opener(), mode, version);
     }
 }
 

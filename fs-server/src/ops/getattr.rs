@@ -12,12 +12,33 @@ use fs_proto::{Attr, ClientId, FileKind, InodeId, ServerId, Status};
 use super::ask_all;
 use crate::error::{OpError, OpResult};
 use crate::namespace::locks::{LockKey, LockSet, Mode};
-use crate::opens::Writer;
+use crate::opens::{Who, Writer};
 use crate::worker::{Context, Worker};
+
+/// No write is of so late a version.
+pub const NEVER: u64 = u64::MAX;
+
+/// Who asks for a size. How far it wrote itself it knows.
+#[derive(Debug, Clone, Copy)]
+pub struct Asker {
+    /// Which client.
+    pub client: ClientId,
+    /// The server of its node, if no other of that server's clients writes the inode.
+    pub sole_of: Option<ServerId>,
+}
+
+impl Asker {
+    fn knows(&self, writer: &Writer) -> bool {
+        match writer.who {
+            Who::Client(client) => client == self.client,
+            Who::Node { server, .. } => Some(server) == self.sole_of,
+        }
+    }
+}
 
 /// Attributes of one inode.
 pub async fn getattr(worker: &Rc<Worker>, context: &Context, request: Getattr) -> OpResult<Attr> {
-    home_attributes(worker, request.ino, Some(context.client())).await
+    home_attributes(worker, request.ino, Some(context.asker())).await
 }
 
 /// Attributes of many inodes that live here.
@@ -28,13 +49,13 @@ pub async fn getattr_many(
 ) -> OpResult<Vec<Option<Attr>>> {
     let mut found = Vec::with_capacity(request.inos.len());
     for ino in request.inos {
-        found.push(listed(worker, ino, context.client()).await?);
+        found.push(listed(worker, ino, context.asker()).await?);
     }
     Ok(found)
 }
 
 /// Attributes for a listing: None when the inode has gone meanwhile.
-pub async fn listed(worker: &Rc<Worker>, ino: InodeId, asker: ClientId) -> OpResult<Option<Attr>> {
+pub async fn listed(worker: &Rc<Worker>, ino: InodeId, asker: Asker) -> OpResult<Option<Attr>> {
     match home_attributes(worker, ino, Some(asker)).await {
         Ok(attr) => Ok(Some(attr)),
         Err(error) if error.status == Status::NotFound => Ok(None),
@@ -83,7 +104,7 @@ pub fn of_name<T>(answer: OpResult<T>) -> OpResult<T> {
 }
 
 /// Attributes of an inode that lives here.
-pub async fn home_attributes(worker: &Rc<Worker>, ino: InodeId, asker: Option<ClientId>) -> OpResult<Attr> {
+pub async fn home_attributes(worker: &Rc<Worker>, ino: InodeId, asker: Option<Asker>) -> OpResult<Attr> {
     let inode = worker.node.namespace.live_inode(ino).await?;
     match inode.attr.kind {
         FileKind::Directory if inode.attr.wide => merged(worker, &inode).await,
@@ -111,7 +132,7 @@ async fn merged(worker: &Rc<Worker>, inode: &InodeRecord) -> OpResult<Attr> {
 pub async fn settled(
     worker: &Rc<Worker>,
     inode: Arc<InodeRecord>,
-    asker: Option<ClientId>,
+    asker: Option<Asker>,
     forget: bool,
 ) -> OpResult<Arc<InodeRecord>> {
     let ino = inode.attr.ino;
@@ -120,19 +141,25 @@ pub async fn settled(
         return Ok(inode);
     }
     let mut writers = worker.node.opens.writers(ino);
-    writers.retain(|writer| Some(writer.client) != asker);
+    writers.retain(|writer| !asker.is_some_and(|asker| asker.knows(writer)));
     if writers.is_empty() {
         return Ok(inode);
     }
-    let end = poll(worker, ino, &writers, forget).await?;
+    let end = poll(worker, ino, &writers, asker, forget).await?;
     if end <= inode.attr.size {
         return Ok(inode);
     }
     grow(worker, ino, end).await
 }
 
-/// How far the writes of `writers` reached that are not published.
-pub async fn poll(worker: &Rc<Worker>, ino: InodeId, writers: &[Writer], forget: bool) -> OpResult<u64> {
+/// How far the writes of `writers`, but not those of `asker`, reached that are not published.
+pub async fn poll(
+    worker: &Rc<Worker>,
+    ino: InodeId,
+    writers: &[Writer],
+    asker: Option<Asker>,
+    forget: bool,
+) -> OpResult<u64> {
     let node = &worker.node;
     let mut via: Vec<ServerId> = writers.iter().filter_map(|writer| writer.via).collect();
     if writers.iter().any(|writer| writer.via.is_none()) {
@@ -140,7 +167,9 @@ pub async fn poll(worker: &Rc<Worker>, ino: InodeId, writers: &[Writer], forget:
     }
     via.sort_unstable();
     via.dedup();
-    let writers = writers.iter().map(|writer| (writer.client, writer.version)).collect();
+    // Who asks is listed for itself, so that its node's server does not count for it.
+    let asker = asker.map(|asker| (asker.client, NEVER));
+    let writers = writers.iter().map(|writer| (writer.client(), writer.version)).chain(asker).collect();
     let ends = ask_all(worker, &via, &PollSize { ino, writers, forget }).await?;
     Ok(ends.into_iter().max().unwrap_or(0))
 }

@@ -55,7 +55,7 @@ pub async fn write(
     } else {
         spill::to_chunks(worker, request.ino, Outgrown::by(context, 0)).await?;
     }
-    let attr = getattr::home_attributes(worker, request.ino, Some(context.client())).await?;
+    let attr = getattr::home_attributes(worker, request.ino, Some(context.asker())).await?;
     Ok(InlineWritten { attr, written: false, limit })
 }
 
@@ -87,7 +87,7 @@ pub async fn punch(worker: &Rc<Worker>, context: &Context, request: PunchInline)
     let written = punched.is_some();
     let attr = match punched {
         Some(attr) => attr,
-        None => getattr::home_attributes(worker, request.ino, Some(context.client())).await?,
+        None => getattr::home_attributes(worker, request.ino, Some(context.asker())).await?,
     };
     Ok(InlineWritten { attr, written, limit })
 }
@@ -172,7 +172,7 @@ pub async fn snapshot_while(
 pub async fn read(worker: &Rc<Worker>, context: &Context, request: ReadInline) -> OpResult<Answer> {
     let (inode, content) = snapshot(&worker.node, request.ino).await?;
     let Some(content) = content else {
-        let attr = getattr::home_attributes(worker, request.ino, Some(context.client())).await?;
+        let attr = getattr::home_attributes(worker, request.ino, Some(context.asker())).await?;
         return Ok((InlineRead { attr, crc: 0 }.to_bytes(), Bytes::new()));
     };
     let len = content.data.len();

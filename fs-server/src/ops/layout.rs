@@ -57,7 +57,7 @@ pub fn possible(worker: &Worker, wish: &LayoutWish) -> OpResult<()> {
 /// Changes it.
 pub async fn set(worker: &Rc<Worker>, context: &Context, request: SetLayout) -> OpResult<Attr> {
     change(worker, context, request.ino, &request.wish).await?;
-    getattr::home_attributes(worker, request.ino, Some(context.client())).await
+    getattr::home_attributes(worker, request.ino, Some(context.asker())).await
 }
 
 /// As [`set`], and the request is remembered if it is one to be remembered.
@@ -110,7 +110,8 @@ fn next(worker: &Worker, context: &Context, attr: &Attr, wish: &LayoutWish) -> O
 /// Whether the file is empty and always was, so far as to where its bytes would be. Of one that is born in chunks (`--inline 0`) somebody else
 /// who has it open may remember the layout.
 fn never_had_chunks(worker: &Worker, context: &Context, attr: &Attr) -> bool {
-    let elsewhere = || worker.node.opens.is_open_elsewhere(attr.ino, context.client());
+    let elsewhere =
+        || worker.node.opens.is_open_elsewhere(attr.ino, context.client(), context.arrival.for_node);
     attr.size == 0 && (attr.inline || (attr.version == 1 && !elsewhere()))
 }
 

@@ -37,7 +37,7 @@ pub async fn set(worker: &Rc<Worker>, context: &Context, request: LockSet) -> Op
     }
     after_grace(node)?;
     let outcome = match decide(worker, client, &request).await {
-        Verdict::Granted => granted(worker, client, &request).await?,
+        Verdict::Granted => granted(worker, context, &request).await?,
         Verdict::Conflict(holder) => LockOutcome::Conflict { holder },
         Verdict::Waiting => LockOutcome::Waiting {},
         Verdict::Cancelled => LockOutcome::Cancelled {},
@@ -115,11 +115,11 @@ impl Drop for Parked {
     }
 }
 
-async fn granted(worker: &Rc<Worker>, client: ClientId, request: &LockSet) -> OpResult<LockOutcome> {
-    match getattr::home_attributes(worker, request.ino, Some(client)).await {
+async fn granted(worker: &Rc<Worker>, context: &Context, request: &LockSet) -> OpResult<LockOutcome> {
+    match getattr::home_attributes(worker, request.ino, Some(context.asker())).await {
         Ok(attr) => Ok(LockOutcome::Granted { attr }),
         Err(error) => {
-            worker.node.locks.take_back(client, request);
+            worker.node.locks.take_back(context.client(), request);
             Err(error)
         }
     }

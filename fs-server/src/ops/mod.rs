@@ -16,6 +16,7 @@ pub mod link;
 pub mod lock;
 pub mod lookup;
 pub mod mkdir;
+pub mod node_opens;
 pub mod open;
 pub mod pointer;
 pub mod publish;

@@ -2,14 +2,17 @@
 
 use std::rc::Rc;
 
-use fs_proto::Attr;
 use fs_proto::msg::inode::{PollSize, Publish};
 use fs_proto::record::{InodeRecord, Mutation};
+use fs_proto::{Attr, ClientId};
 
+use super::getattr::NEVER;
 use super::spill::Outgrown;
 use super::{getattr, spill};
 use crate::error::{OpError, OpResult};
 use crate::namespace::locks::{LockKey, LockSet, Mode};
+use crate::opened;
+use crate::opens::Who;
 use crate::worker::{Context, Worker};
 
 /// Set-user-id and set-group-id bits: a write by somebody without privilege takes them off.
@@ -31,6 +34,9 @@ pub async fn publish(worker: &Rc<Worker>, context: &Context, request: Publish) -
     }
     if request.close {
         node.opens.release(request.ino, context.client());
+        if let Some(stamp) = context.arrival.for_node {
+            node.opens.end(request.ino, stamp, context.arrival.reads_yet);
+        }
         node.flusher.control().admit(node).await;
     }
     if request.sync && node.syncs_device() {
@@ -50,9 +56,17 @@ async fn true_end(
     if inode.cut_version <= request.since {
         return Ok(request.end);
     }
+    let client = context.client();
     let mut writers = worker.node.opens.writers(request.ino);
-    writers.retain(|writer| writer.client == context.client());
-    getattr::poll(worker, request.ino, &writers, false).await
+    writers.retain_mut(|writer| match writer.who {
+        Who::Client(own) => own == client,
+        Who::Node { server, .. } => {
+            // Of those of its node only this one counts, from the version on that the node's server knows.
+            writer.who = Who::Client(client);
+            Some(server) == context.arrival.through
+        }
+    });
+    getattr::poll(worker, request.ino, &writers, None, false).await
 }
 
 async fn take_over(worker: &Rc<Worker>, context: &Context, request: &Publish, end: u64) -> OpResult<Attr> {
@@ -87,5 +101,38 @@ pub fn set_id_bits(mode: u32) -> u32 {
 /// How far unpublished writes reached that came to this server.
 #[allow(clippy::unused_async)] // One signature for all operations.
 pub async fn poll_size(worker: &Rc<Worker>, _: &Context, request: PollSize) -> OpResult<u64> {
-    Ok(worker.node.sizes.poll(request.ino, &request.writers, request.forget))
+    let node = &worker.node;
+    let known = node.opened.writers(request.ino);
+    let writers = expanded(&known, &request.writers, opened::client_of(node.id()));
+    Ok(node.sizes.poll(request.ino, &writers, request.forget))
+}
+
+/// The asked writers, with all `known` ones in place of this server, `own`; and from the versions on that are known here, where they are.
+fn expanded(known: &[(ClientId, u64)], asked: &[(ClientId, u64)], own: ClientId) -> Vec<(ClientId, u64)> {
+    let since = |&(client, version): &(ClientId, u64)| {
+        let here = known.iter().find(|(known, _)| *known == client && version != NEVER);
+        (client, here.map_or(version, |(_, began)| *began))
+    };
+    let mut writers: Vec<_> = asked.iter().filter(|(client, _)| *client != own).map(since).collect();
+    if writers.len() < asked.len() {
+        let listed = |client: &ClientId| asked.iter().any(|(asked, _)| asked == client);
+        writers.extend(known.iter().filter(|(client, _)| !listed(client)).copied());
+    }
+    writers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_counts_for_those_who_are_not_listed() {
+        let (own, one, other) = (ClientId(100), ClientId(1), ClientId(2));
+        let known = [(one, 4), (other, 9)];
+        assert_eq!(expanded(&known, &[(own, 3)], own), known);
+        assert_eq!(expanded(&known, &[(own, 3), (one, NEVER)], own), [(one, NEVER), (other, 9)]);
+        assert_eq!(expanded(&known, &[(other, 3)], own), [(other, 9)]);
+        assert_eq!(expanded(&known, &[(ClientId(5), 3)], own), [(ClientId(5), 3)]);
+        assert_eq!(expanded(&[], &[(own, 3), (one, 2)], own), [(one, 2)]);
+    }
 }

@@ -53,7 +53,7 @@ pub async fn readdir(worker: &Rc<Worker>, context: &Context, request: Readdir) -
     let mut entries = Vec::with_capacity(found.len());
     for (cookie, name, entry) in found {
         let local = request.plus && node.owns(entry.ino.partition());
-        let attr = if local { getattr::listed(worker, entry.ino, context.client()).await? } else { None };
+        let attr = if local { getattr::listed(worker, entry.ino, context.asker()).await? } else { None };
         entries.push(DirEntry { cookie, ino: entry.ino, kind: entry.kind, name, attr });
     }
     Ok(DirPage { entries, end, wide })

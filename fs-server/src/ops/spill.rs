@@ -31,7 +31,7 @@ const FIRST: ChunkIndex = ChunkIndex(0);
 /// A client is about to write beyond what lies with an inode.
 pub async fn spill(worker: &Rc<Worker>, context: &Context, request: Spill) -> OpResult<Attr> {
     to_chunks(worker, request.ino, Outgrown::by(context, 0)).await?;
-    getattr::home_attributes(worker, request.ino, Some(context.client())).await
+    getattr::home_attributes(worker, request.ino, Some(context.asker())).await
 }
 
 /// Why a file leaves its inode, for its chunks.

@@ -197,7 +197,7 @@ wire_struct! {
     pub struct PollSize {
         /// Which.
         pub ino: InodeId,
-        /// Whose writes count, and from which version on.
+        /// Whose writes count, and from which version on. A server counts for those of its clients that write and are not listed themselves.
         pub writers: Vec<(ClientId, u64)>,
         /// Forget them, too (the file was cut).
         pub forget: bool,

@@ -9,6 +9,7 @@ pub mod hot;
 pub mod inode;
 pub mod lock;
 pub mod name;
+pub mod node;
 pub mod overflow;
 pub mod scrub;
 pub mod session;

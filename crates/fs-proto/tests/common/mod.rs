@@ -7,8 +7,8 @@ use fs_proto::attr::*;
 use fs_proto::ids::*;
 use fs_proto::lock::{HeldLock, LockFamily, LockKind, LockOwner, LockRange};
 use fs_proto::msg::{
-    Caller, admin::*, chunk::*, hot::*, inode::*, lock::*, name::*, overflow::*, scrub::*, session::*,
-    small::*, tier::*, transaction::*, vault::*,
+    Caller, admin::*, chunk::*, hot::*, inode::*, lock::*, name::*, node::*, overflow::*, scrub::*,
+    session::*, small::*, tier::*, transaction::*, vault::*,
 };
 use fs_proto::placement::{MapEvent, Member};
 use fs_proto::record::*;
@@ -248,6 +248,8 @@ structs! {
     Renew { open }
     Publish { ino, end, mtime, sync, close, since }
     PollSize { ino, forget, writers }
+    ForNode { session, stamp, reads }
+    NodeOpens { server, session, stamp, settled, open, read, closed, lost }
     Space { total_bytes, free_bytes, inodes, device }
     Statfs { server }
 

@@ -1,0 +1,151 @@
+//! Goal: what is open stays so for as long as its clients say so, and not for ever, whichever server is restarted. Method: leases of five seconds; clients of which the test
+//! decides when they say what.
+
+use super::raw::{READS, Raw, WRITES};
+use super::*;
+use fs_proto::InodeId;
+use fs_proto::placement::PartitionMap;
+
+const LEASE_MS: u32 = 5_000;
+const LEASE: Duration = Duration::from_millis(LEASE_MS as u64);
+
+fn short_leases() -> Cluster {
+    configured(|config| config.open_lease_ms = LEASE_MS)
+}
+
+fn home_of(cluster: &Cluster, ino: InodeId) -> ServerId {
+    let map: PartitionMap = cluster.file().map().expect("a map");
+    map.owner(ino.partition())
+}
+
+/// For two leases.
+fn for_long(mut act: impl FnMut()) {
+    let end = Instant::now() + LEASE * 2;
+    while Instant::now() < end {
+        act();
+        std::thread::sleep(Duration::from_millis(300));
+    }
+}
+
+fn a_file(cluster: &Cluster, asker: &Client) -> (InodeId, ServerId) {
+    put(asker, "/f", &full(100_000, 1));
+    let ino = asker.stat("/f").expect("stat").ino;
+    until("the maker has closed it", || at_homes(asker, "open_holders") == 0);
+    (ino, home_of(cluster, ino))
+}
+
+#[test]
+fn the_server_of_a_node_renews_for_its_clients() {
+    let cluster = short_leases();
+    let asker = outside(&cluster);
+    let (ino, home) = a_file(&cluster, &asker);
+    let (one, other) = (Raw::on_node(&cluster, 1), Raw::on_node(&cluster, 2));
+    one.open(ino, READS);
+    other.open(ino, WRITES);
+    asker.remove_file("/f").expect("unlink");
+    for_long(|| {
+        one.renew(home, ino, READS);
+        assert_eq!(at_homes(&asker, "open_holders"), 1);
+        assert!(one.getattr(ino).is_ok());
+    });
+    assert_eq!(known(&asker), 1, "the other was not heard of for a lease");
+    one.release(home, ino);
+    until("it is removed", || one.getattr(ino).is_err());
+    nothing_stays(&asker);
+}
+
+#[test]
+fn clients_that_die_are_forgotten() {
+    let options = ClusterOptions { servers: 3, gateways: 1, tier: true, ..ClusterOptions::default() };
+    let cluster = Cluster::configured(options, |config| config.open_lease_ms = LEASE_MS);
+    let asker = outside(&cluster);
+    let (ino, home) = a_file(&cluster, &asker);
+    let (one, other) = (Raw::on_node(&cluster, 1), Raw::on_node(&cluster, 2));
+    let version = one.open(ino, WRITES).version;
+    other.open(ino, WRITES);
+    until("what a vanished client wrote counts as a new version", || {
+        other.renew(home, ino, WRITES);
+        other.getattr(ino).expect("attributes").version > version
+    });
+    assert_eq!((known(&asker), at_homes(&asker, "open_holders")), (1, 1));
+    drop(other);
+    nothing_stays(&asker);
+}
+
+#[test]
+fn a_restarted_home_learns_what_is_open() {
+    let mut cluster = short_leases();
+    let asker = outside(&cluster);
+    let (ino, home) = a_file(&cluster, &asker);
+    let (one, other) = (Raw::on_node(&cluster, 1), Raw::on_node(&cluster, 2));
+    one.open(ino, READS);
+    other.open(ino, WRITES);
+    cluster.restart(home.0);
+    let asker = outside(&cluster);
+    asker.remove_file("/f").expect("unlink");
+    for_long(|| {
+        one.renew(home, ino, READS);
+        other.renew(home, ino, WRITES);
+    });
+    assert!(one.getattr(ino).is_ok());
+    assert_eq!(at_homes(&asker, "open_holders"), 1);
+    one.release(home, ino);
+    for_long(|| other.renew(home, ino, WRITES));
+    assert!(other.getattr(ino).is_ok());
+    other.release(home, ino);
+    until("it is removed", || one.getattr(ino).is_err());
+    nothing_stays(&asker);
+}
+
+#[test]
+fn a_restarted_gateway_learns_what_is_open() {
+    let mut cluster = short_leases();
+    let asker = outside(&cluster);
+    let (ino, home) = a_file(&cluster, &asker);
+    let (one, other) = (Raw::on_node(&cluster, 1), Raw::on_node(&cluster, 2));
+    one.open(ino, READS);
+    other.open(ino, WRITES);
+    cluster.restart(GATEWAY);
+    let third = Raw::on_node(&cluster, 3);
+    third.open(ino, READS);
+    asker.remove_file("/f").expect("unlink");
+    third.release(home, ino);
+    for_a_while(|| {
+        assert!(third.getattr(ino).is_ok(), "who opened and closed since knows nothing of the others");
+    });
+    let (one, other) = (Raw::on_node(&cluster, 1), Raw::on_node(&cluster, 2));
+    for_long(|| {
+        assert!(one.getattr(ino).is_ok());
+        one.renew(home, ino, READS);
+        other.renew(home, ino, WRITES);
+    });
+    assert_eq!(known(&asker), 1, "the reader counts for the node");
+    assert_eq!(at_homes(&asker, "open_holders"), 2, "the writer for itself");
+    one.release(home, ino);
+    for_long(|| other.renew(home, ino, WRITES));
+    assert!(other.getattr(ino).is_ok());
+    other.release(home, ino);
+    until("it is removed", || one.getattr(ino).is_err());
+    nothing_stays(&asker);
+}
+
+/// Goal: what is written through a gateway that was just restarted is seen, although its clients have not said yet that they have the file open.
+#[test]
+fn what_is_written_through_a_restarted_gateway_is_seen() {
+    let mut cluster = cluster();
+    let (asker, first, second) = (outside(&cluster), on_node(&cluster), on_node(&cluster));
+    put(&asker, "/f", &full(100_000, 1));
+    let (one, other) = (writing(&first, "/f"), writing(&second, "/f"));
+    one.write_at(b"one", 1_000_000).expect("write");
+    one.flush().expect("publish");
+    cluster.restart(GATEWAY);
+    other.write_at(b"other", 2_000_000).expect("write");
+    assert_eq!(asker.stat("/f").expect("stat").size, 2_000_005);
+    assert_eq!(one.attr().expect("attr").size, 2_000_005);
+    one.write_at(b"one", 3_000_000).expect("write");
+    assert_eq!(asker.stat("/f").expect("stat").size, 3_000_003);
+    assert_eq!(other.attr().expect("attr").size, 3_000_003);
+    asker.remove_file("/f").expect("unlink");
+    one.close().expect("close");
+    for_a_while(|| assert_eq!(other.read_bytes_at(5, 2_000_000).expect("read"), "other"));
+}
