@@ -8,8 +8,10 @@
 //! - A client or node that is not heard of for a lease has nothing open (`leases_end`).
 //! - The table keeps to its pool, and forgets nobody for it (`a_full_pool_keeps_readers_roughly_and_lets_writers_wait`).
 //! - What a node says of its end changes nothing of what it said later, in whatever order both arrive (`an_end_that_comes_late_ends_nothing_newer`).
+//! - A client that closes what it alone of a node wrote has done so whichever server or run of it hears of that (`who_wrote_alone_ends_it_by_another_way`).
 //! - After a restart of the server the table is empty until clients and nodes renew: orphans wait for one lease before they go.
 
+use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
 use fs_net::{Budget, BufferClass, Charge};
@@ -50,16 +52,39 @@ pub struct NodeStamp {
 pub enum Opener {
     /// A client, for itself.
     Client(ClientId),
-    /// A client, for all of its node.
-    Node(NodeStamp),
+    /// A client, for all of its node; None: the node's server says that some of its clients do.
+    Node(NodeStamp, Option<ClientId>),
 }
 
 impl Opener {
     fn who(self) -> Who {
         match self {
             Opener::Client(client) => Who::Client(client),
-            Opener::Node(node) => node.who(),
+            Opener::Node(node, _) => node.who(),
         }
+    }
+
+    fn client(self) -> Option<ClientId> {
+        match self {
+            Opener::Client(client) => Some(client),
+            Opener::Node(_, client) => client,
+        }
+    }
+}
+
+/// Whose closing something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Closer {
+    /// The client.
+    pub client: ClientId,
+    /// The server that it came through, and of its run if that knows: what it says of that run's files goes by stamps.
+    pub through: Option<(ServerId, Option<u64>)>,
+}
+
+impl Closer {
+    /// Whether what ends of these for the client is not said by stamps.
+    fn ends(&self, server: ServerId, session: u64) -> bool {
+        self.through.is_none_or(|(through, run)| through != server || run.is_some_and(|run| run > session))
     }
 }
 
@@ -92,13 +117,39 @@ impl Writer {
 
 struct Holder {
     who: Who,
-    writes: Option<(Option<ServerId>, u64)>,
+    writes: Option<Writes>,
     /// When its lease is over; milliseconds of the table.
     until: u64,
     /// Of a node: the stamp of its last opening.
     opened: u64,
     /// When it was last opened for writing: milliseconds of the table, or of a node the stamp.
     written: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Writes {
+    via: Option<ServerId>,
+    /// Version of the inode when it began.
+    since: u64,
+    /// The number of the one client that does; None: several may.
+    alone: Option<NonZeroU64>,
+}
+
+impl Writes {
+    fn new(opener: Opener, via: Option<ServerId>, since: u64) -> Writes {
+        Writes { via, since, alone: opener.client().and_then(|client| NonZeroU64::new(client.0)) }
+    }
+
+    fn are_only_of(&self, client: ClientId) -> bool {
+        self.alone.is_some_and(|alone| alone.get() == client.0)
+    }
+
+    /// The opener writes, too. A renewal keeps the version of the beginning: writes since then count.
+    fn joined(self, opener: Opener, via: Option<ServerId>) -> Writes {
+        // A node's server that says that some write says nothing new of who.
+        let stays = opener.client().is_none_or(|client| self.are_only_of(client));
+        Writes { via, since: self.since, alone: self.alone.filter(|_| stays) }
+    }
 }
 
 /// All inodes of this server that are open somewhere.
@@ -208,9 +259,18 @@ impl OpenTable {
         }
     }
 
-    /// The client has the inode open no longer.
-    pub fn release(&self, ino: InodeId, client: ClientId) {
-        self.retain(ino, |holder| holder.who != Who::Client(client));
+    /// The client has the inode open no longer. What counts for a node that only it wrote for ends, too, if that node's server cannot say so: it was restarted, or the client
+    /// has come another way since.
+    pub fn release(&self, ino: InodeId, closer: Closer) {
+        self.retain(ino, |holder| {
+            let Who::Node { server, session } = holder.who else {
+                return holder.who != Who::Client(closer.client);
+            };
+            if closer.ends(server, session) {
+                holder.writes.take_if(|writes| writes.are_only_of(closer.client));
+            }
+            true
+        });
     }
 
     /// The node has it open no longer, or (`reads`) for reading only: but for what it opened after it said so.
@@ -249,8 +309,8 @@ impl OpenTable {
         let holders = table.open.get(&ino).map(Vec::as_slice).unwrap_or_default();
         let live = holders.iter().filter(|holder| holder.until > now);
         live.filter_map(|holder| {
-            let (via, version) = holder.writes?;
-            Some(Writer { who: holder.who, via, version })
+            let writes = holder.writes?;
+            Some(Writer { who: holder.who, via: writes.via, version: writes.since })
         })
         .collect()
     }
@@ -327,12 +387,12 @@ impl Table {
         mode: &OpenMode,
         version: u64,
     ) -> Option<&mut Holder> {
-        let writes = mode.writes().then(|| (mode.via(), version));
+        let writes = mode.writes().then(|| Writes::new(opener, mode.via(), version));
         let now = self.moment(Instant::now());
         let until = now + self.lease_ms;
         let (opened, mark) = match opener {
             Opener::Client(_) => (0, now),
-            Opener::Node(node) => (node.stamp, node.stamp),
+            Opener::Node(node, _) => (node.stamp, node.stamp),
         };
         let written = if writes.is_some() { mark } else { 0 };
         let Some(at) = self.place(ino, opener.who()) else {
@@ -346,6 +406,10 @@ impl Table {
             }
             self.pages.used += 1;
             let holders = self.open.entry(ino).or_default();
+            if holders.is_empty() {
+                // Most files are open at one.
+                holders.reserve_exact(1);
+            }
             holders.push(Holder { who: opener.who(), writes, until, opened, written });
             return holders.last_mut();
         };
@@ -353,9 +417,8 @@ impl Table {
         holder.until = until;
         holder.opened = holder.opened.max(opened);
         holder.written = holder.written.max(written);
-        // A renewal keeps the version of the beginning: writes since then count.
         holder.writes = match (holder.writes, writes) {
-            (Some((_, began)), Some((via, _))) => Some((via, began)),
+            (Some(began), Some(new)) => Some(began.joined(opener, new.via)),
             (have, None) => have,
             (None, new) => new,
         };
@@ -405,6 +468,11 @@ mod tests {
         Opener::Client(ClientId(id))
     }
 
+    fn closer(id: u64, through: Option<(u16, Option<u64>)>) -> Closer {
+        let through = through.map(|(server, run)| (ServerId(server), run));
+        Closer { client: ClientId(id), through }
+    }
+
     #[test]
     fn leases_end() {
         let table = OpenTable::new(Budget::new(1 << 20), LEASE);
@@ -439,7 +507,7 @@ mod tests {
         let mut waits = pin!(table.admit(&write));
         assert_eq!(waits.as_mut().poll(&mut cx), Poll::Pending);
         for ino in 1..=10_000 {
-            table.release(InodeId(ino), ClientId(1));
+            table.release(InodeId(ino), closer(1, None));
         }
         assert_eq!(waits.as_mut().poll(&mut cx), Poll::Ready(()));
         table.open(InodeId(7), client(2), &write, 3);
@@ -462,7 +530,7 @@ mod tests {
             table.is_open_elsewhere(INO, ClientId(1), None)
                 && !table.is_open_elsewhere(INO, ClientId(2), None)
         );
-        table.release(INO, ClientId(2));
+        table.release(INO, closer(2, None));
         assert!(!table.is_open(INO));
     }
 
@@ -474,7 +542,7 @@ mod tests {
     fn an_end_that_comes_late_ends_nothing_newer() {
         let table = OpenTable::new(Budget::new(1 << 20), LEASE);
         let write = OpenMode::Write { via: Some(ServerId(3)) };
-        let open = |mode: &OpenMode, stamp| table.open(INO, Opener::Node(node(stamp)), mode, 4);
+        let open = |mode: &OpenMode, stamp| table.open(INO, Opener::Node(node(stamp), None), mode, 4);
         open(&write, 101);
         open(&READ, 103);
         assert_eq!(table.holders(), 1, "one for all of the node");
@@ -497,13 +565,49 @@ mod tests {
     fn who_is_alone_on_its_node_is_so_until_another_opens() {
         let table = OpenTable::new(Budget::new(1 << 20), LEASE);
         let me = ClientId(1);
-        table.open(INO, Opener::Node(node(101)), &READ, 1);
+        table.open(INO, Opener::Node(node(101), None), &READ, 1);
         assert!(table.is_open_elsewhere(INO, me, None));
         assert!(!table.is_open_elsewhere(INO, me, Some(node(102))));
-        table.open(INO, Opener::Node(node(103)), &READ, 1);
+        table.open(INO, Opener::Node(node(103), None), &READ, 1);
         assert!(table.is_open_elsewhere(INO, me, Some(node(102))));
         assert!(!table.is_open_elsewhere(INO, me, Some(node(104))));
         table.open(INO, client(2), &READ, 1);
         assert!(table.is_open_elsewhere(INO, me, Some(node(104))));
+    }
+
+    /// Goal: a file counts as written no longer than it is, when the server of its writer's node was restarted in between. Method: the ways by which a closing comes, of who
+    /// wrote alone and of others.
+    #[test]
+    fn who_wrote_alone_ends_it_by_another_way() {
+        let table = OpenTable::new(Budget::new(1 << 20), LEASE);
+        let write = OpenMode::Write { via: Some(ServerId(3)) };
+        let open = |stamp, client: Option<u64>| {
+            table.open(INO, Opener::Node(node(stamp), client.map(ClientId)), &write, 4);
+        };
+        let is_written_after = |closer| {
+            table.release(INO, closer);
+            !table.writers(INO).is_empty()
+        };
+        open(101, Some(1));
+        open(102, Some(1));
+        open(103, None);
+        for (server, run) in [(3, Some(100)), (3, None), (3, Some(99))] {
+            assert!(is_written_after(closer(1, Some((server, run)))), "this run tells it by a stamp");
+        }
+        assert!(is_written_after(closer(2, None)), "who does not write ends nothing");
+        for through in [None, Some((3, Some(200))), Some((4, None)), Some((4, Some(1)))] {
+            open(104, Some(1));
+            assert!(!is_written_after(closer(1, through)), "{through:?}");
+            assert!(table.is_open(INO), "who reads is not known");
+        }
+        open(105, Some(1));
+        open(106, Some(2));
+        assert!(
+            is_written_after(closer(1, None)) && is_written_after(closer(2, None)),
+            "one of two may write"
+        );
+        table.end(INO, node(107), true);
+        open(108, None);
+        assert!(is_written_after(closer(1, None)), "somebody of the node writes");
     }
 }

@@ -31,7 +31,7 @@ use crate::hot;
 use crate::hot::gateway::Begun;
 use crate::node::Node;
 use crate::opened;
-use crate::opens::{NodeStamp, Opener};
+use crate::opens::{Closer, NodeStamp, Opener};
 use crate::ops::getattr::Asker;
 
 /// How long a server waits for another's answer before it tells its client to try again, in milliseconds.
@@ -94,7 +94,14 @@ impl Context {
 
     /// Who is to count as having open what the request opens.
     pub fn opener(&self) -> Opener {
-        self.arrival.for_node.map_or(Opener::Client(self.client()), Opener::Node)
+        let client = self.client();
+        self.arrival.for_node.map_or(Opener::Client(client), |node| Opener::Node(node, Some(client)))
+    }
+
+    /// Whose closing the request is.
+    pub fn closer(&self) -> Closer {
+        let run = self.arrival.for_node.map(|node| node.session);
+        Closer { client: self.client(), through: self.arrival.through.map(|server| (server, run)) }
     }
 
     /// Who asks for a size.

@@ -29,6 +29,9 @@ use crate::worker::{Worker, refusal};
 /// How long the setting of a layout waits for creations that may open the file.
 const CREATIONS_WAIT: Duration = Duration::from_secs(1);
 
+/// Stamp of a closing that ends nothing of this run of the server, which the home hears of for what clients opened by the last one.
+const NO_END: u64 = 0;
+
 /// A request as it goes on.
 pub struct Outgoing {
     /// Of its header.
@@ -106,8 +109,13 @@ fn plain(frame: &Frame) -> Outgoing {
 fn for_node(worker: &Worker, frame: &Frame, stamp: u64, reads: bool, passing: Passing) -> Outgoing {
     let mut meta = BytesMut::with_capacity(frame.meta.len() + ForNode::BYTES);
     meta.extend_from_slice(&frame.meta);
+    let (flags, meta) = with_stamp(worker, frame, meta, stamp, reads);
+    Outgoing { flags, meta, passing }
+}
+
+fn with_stamp(worker: &Worker, frame: &Frame, mut meta: BytesMut, stamp: u64, reads: bool) -> (Flags, Bytes) {
     ForNode { session: worker.node.opened.session(), stamp, reads }.put(&mut meta);
-    Outgoing { flags: frame.header.flags.with(Flags::FOR_NODE), meta: meta.freeze(), passing }
+    (frame.header.flags.with(Flags::FOR_NODE), meta.freeze())
 }
 
 /// Takes note of a client's request, and says how it goes on.
@@ -183,12 +191,14 @@ fn creating(worker: &Worker, frame: &Frame, mode: &OpenMode) -> Option<Outgoing>
 
 fn closing(worker: &Worker, frame: &Frame, ino: InodeId) -> Option<Outgoing> {
     let client = frame.header.client;
-    let closing = worker.node.opened.begin_closing(ino, client)?;
-    let passing = Passing::Closing { ino, client, closing };
-    Some(match closing.end {
-        Some(end) => for_node(worker, frame, end.stamp, end.reads, passing),
-        None => Outgoing { passing, ..plain(frame) },
-    })
+    let opened = &worker.node.opened;
+    let closing = opened.begin_closing(ino, client);
+    let passing = closing.map_or(Passing::Plain, |closing| Passing::Closing { ino, client, closing });
+    match closing.and_then(|closing| closing.end) {
+        Some(end) => Some(for_node(worker, frame, end.stamp, end.reads, passing)),
+        None if opened.is_forgetful() => Some(for_node(worker, frame, NO_END, false, passing)),
+        None => closing.map(|_| Outgoing { passing, ..plain(frame) }),
+    }
 }
 
 /// Whether a request sets the layout of a file, or of a directory.
@@ -295,13 +305,13 @@ async fn created(worker: &Rc<Worker>, mut creating: Creating, is_ok: bool, answe
 pub async fn told(worker: &Rc<Worker>, frame: &Frame, to: ServerId) -> Option<Reply> {
     let (opened, header) = (&worker.node.opened, &frame.header);
     match header.op {
-        Op::Release if !opened.is_empty() => {
+        Op::Release if !opened.is_empty() || opened.is_forgetful() => {
             let inos = decode::<Release>(&frame.meta)?.inos;
             let all = inos.len();
             let (unknown, news) = opened.close(header.client, &inos);
             tell(worker, news).await;
             let inos = if opened.may_have_passed() { inos } else { unknown };
-            if inos.len() == all {
+            if inos.len() == all && !opened.is_forgetful() {
                 return None;
             }
             let left = inos.len();
@@ -333,8 +343,13 @@ async fn pass_on<R: Request>(worker: &Worker, frame: &Frame, to: ServerId, part:
     let mut meta = BytesMut::new();
     caller.put(&mut meta);
     part.put(&mut meta);
-    let header = Header { hops: 1, ..frame.header };
-    match worker.peers.call(to, header, meta.freeze(), Bytes::new()).await {
+    let (flags, meta) = if worker.node.opened.is_forgetful() {
+        with_stamp(worker, frame, meta, NO_END, false)
+    } else {
+        (frame.header.flags, meta.freeze())
+    };
+    let header = Header { hops: 1, flags, ..frame.header };
+    match worker.peers.call(to, header, meta, Bytes::new()).await {
         Ok(answer) => Reply {
             header: Header { tag: frame.header.tag, ..answer.header },
             meta: answer.meta,

@@ -84,15 +84,26 @@ struct Client {
     written: u64,
     /// It has the file open, whatever is under way.
     is_open: bool,
+    /// From which version on it was seen to write without having the file open here: homes know it by the last run of the server, or itself.
+    found: Option<u64>,
 }
 
 impl Client {
+    /// Whether homes have to know that somebody of the node has the file open because of it.
+    fn counts(&self) -> bool {
+        self.is_open || self.opening > 0
+    }
+
     fn may_write(&self) -> bool {
         self.writes.is_some() || self.opening_to_write > 0
     }
 }
 
 impl File {
+    fn is_open(&self) -> bool {
+        self.clients.iter().any(Client::counts)
+    }
+
     fn may_be_written(&self) -> bool {
         self.clients.iter().any(Client::may_write)
     }
@@ -266,10 +277,11 @@ impl Opened {
                 known.is_open = true;
                 known.until = now + lease;
                 if writes {
-                    known.writes.get_or_insert(version);
+                    let since = known.found.take().unwrap_or(version);
+                    known.writes.get_or_insert(since);
                 }
             }
-            let is_over = !known.is_open && known.opening == 0;
+            let is_over = !known.counts() && known.found.is_none();
             if is_over {
                 table.remove(ino, client);
                 table.drop_if_closed(ino);
@@ -362,6 +374,9 @@ impl Opened {
                 };
                 let wrote = known.writes.take().is_some();
                 known.is_open = false;
+                if known.found.take().is_some() {
+                    unknown.push(*ino);
+                }
                 if known.opening == 0 {
                     table.remove(*ino, client);
                 }
@@ -378,7 +393,8 @@ impl Opened {
             let file = table.files.get(&ino)?;
             let known = file.clients.iter().find(|known| known.id == client)?;
             let (seen, told) = (known.stamp, file.told);
-            let mut others = file.clients.iter().filter(|other| other.id != client).peekable();
+            let is_other = |other: &&Client| other.id != client && other.counts();
+            let mut others = file.clients.iter().filter(is_other).peekable();
             let reads = others.peek().is_some();
             let is_end = known.opening == 0 && !others.any(Client::may_write);
             // Of readers some stay: nothing ends.
@@ -399,12 +415,12 @@ impl Opened {
                 return;
             };
             let wrote = known.writes.take().is_some();
-            known.is_open = false;
+            (known.is_open, known.found) = (false, None);
             if known.opening == 0 {
                 table.remove(ino, client);
             }
             if let (Some(end), Some(file)) = (closing.end, table.files.get_mut(&ino)) {
-                if file.told < end.stamp && file.clients.is_empty() && !end.reads {
+                if file.told < end.stamp && !file.is_open() && !end.reads {
                     file.told = 0;
                 }
                 if file.told_writing < end.stamp && !file.may_be_written() {
@@ -424,8 +440,9 @@ impl Opened {
             let (now, stamp, lease) = (table.now(), table.next(), table.lease_ms);
             for record in open {
                 let (ino, writes) = (record.ino, record.mode.writes());
-                if let Some(known) = table.find(ino, client) {
+                if let Some(known) = table.find(ino, client).filter(|known| known.counts()) {
                     known.until = now + lease;
+                    known.found.take_if(|_| !writes);
                     let is_over = now >= known.written + overtaken(lease) && known.opening_to_write == 0;
                     if writes && !known.may_write() {
                         pass_on.push(record);
@@ -435,6 +452,7 @@ impl Opened {
                 } else if !writes && let Some(known) = table.client(ino, client, &self.pool, self.most_pages)
                 {
                     (known.is_open, known.stamp, known.until) = (true, stamp, now + lease);
+                    known.found = None;
                     table.tell(ino, stamp, false);
                     news.open.push(record);
                 } else {
@@ -447,17 +465,15 @@ impl Opened {
         Renewed { pass_on, news }
     }
 
-    /// A client has written a file, of version `since`: so it has it open, by the last run of the server.
+    /// A client has written a file, of version `since`: it may have it open by the last run of the server. Homes know that from others, but have to ask here how far it wrote.
     pub fn found_writing(&self, ino: InodeId, client: ClientId, since: u64) {
         self.with(|table| {
-            let (now, stamp, lease) = (table.now(), table.next(), table.lease_ms);
-            if table.find(ino, client).is_some_and(|known| known.writes.is_some()) {
-                return;
-            }
+            let until = table.now() + table.lease_ms;
             let Some(known) = table.client(ino, client, &self.pool, self.most_pages) else { return };
-            (known.is_open, known.until, known.written) = (true, now + lease, now);
-            known.stamp = known.stamp.max(stamp);
-            known.writes = Some(since);
+            if known.writes.is_none() {
+                known.found.get_or_insert(since);
+                known.until = known.until.max(until);
+            }
         });
     }
 
@@ -465,7 +481,7 @@ impl Opened {
     pub fn writers(&self, ino: InodeId) -> Vec<(ClientId, u64)> {
         let table = self.table.lock();
         let Some(file) = table.files.get(&ino) else { return Vec::new() };
-        file.clients.iter().filter_map(|known| Some((known.id, known.writes?))).collect()
+        file.clients.iter().filter_map(|known| Some((known.id, known.writes.or(known.found)?))).collect()
     }
 
     /// Whether no other client may write the file.
@@ -488,7 +504,7 @@ impl Opened {
         self.with(|table| {
             let (stamp, settled) = (table.next(), table.settled());
             let mut open = Vec::with_capacity(table.files.len());
-            for (ino, file) in &mut table.files {
+            for (ino, file) in table.files.iter_mut().filter(|(_, file)| file.is_open()) {
                 let writes = file.may_be_written();
                 file.told = stamp;
                 if writes {
@@ -505,7 +521,7 @@ impl Opened {
         let mut news = self.nothing();
         self.with(|table| {
             for (ino, wrote) in open {
-                match table.files.get(ino) {
+                match table.files.get(ino).filter(|file| file.is_open()) {
                     None => news.closed.push(*ino),
                     Some(file) if *wrote && file.told_writing <= stamp && !file.may_be_written() => {
                         news.read.push(*ino);
@@ -538,7 +554,7 @@ impl Opened {
             unheard.sort_unstable();
             unheard.dedup();
             for ino in unheard {
-                match table.files.get(&ino) {
+                match table.files.get(&ino).filter(|file| file.is_open()) {
                     None => news.closed.push(ino),
                     Some(file) if file.told_writing != 0 && !file.may_be_written() => news.read.push(ino),
                     Some(_) => {}
@@ -626,6 +642,7 @@ impl Table {
                 until: 0,
                 written: 0,
                 is_open: false,
+                found: None,
             });
         }
         self.find(ino, client)
@@ -657,12 +674,13 @@ impl Table {
 
     /// A client has closed the file, or (`wrote`) writes it no longer: adds what ended so for the node.
     fn end(&mut self, ino: InodeId, wrote: bool, news: &mut NodeOpens) {
-        let Some(file) = self.files.get(&ino) else { return };
-        if file.clients.is_empty() {
+        let Some(file) = self.files.get_mut(&ino) else { return };
+        if !file.is_open() {
             if file.told != 0 {
                 news.closed.push(ino);
             }
-            self.files.remove(&ino);
+            (file.told, file.told_writing) = (0, 0);
+            self.drop_if_closed(ino);
         } else if wrote && file.told_writing != 0 && !file.may_be_written() {
             news.read.push(ino);
         }

@@ -223,3 +223,26 @@ fn a_full_table_takes_nobody() {
     table.found_writing(INO, OTHER, 6);
     assert_eq!((table.writers(INO), table.len()), (vec![(OTHER, 6)], 2));
 }
+
+/// Goal: a client that was seen to write is asked for, and homes hear nothing of it from here: it may have closed the file by another way.
+#[test]
+fn who_was_seen_to_write_is_not_told() {
+    let table = table();
+    table.found_writing(INO, ONE, 6);
+    table.found_writing(INO, ONE, 8);
+    assert_eq!(table.writers(INO), [(ONE, 6)]);
+    assert!(table.round().open.is_empty());
+    let writes = vec![write(INO)];
+    let renewed = table.renew(ONE, writes.clone());
+    assert_eq!((renewed.pass_on, is_empty(&renewed.news)), (writes, true), "its home has to know it");
+    open(&table, OTHER, None);
+    assert_eq!(table.round().open, [(INO, false)]);
+    let (unknown, news) = table.close(OTHER, &[INO]);
+    assert_eq!((unknown, news.closed), (vec![], vec![INO]));
+    assert_eq!(table.writers(INO), [(ONE, 6)]);
+    let (unknown, news) = table.close(ONE, &[INO]);
+    assert_eq!((unknown, is_empty(&news), table.len()), (vec![INO], true, 0));
+    table.found_writing(INO, ONE, 6);
+    let news = table.expire(Instant::now() + LEASE * 2);
+    assert!(is_empty(&news) && table.is_empty(), "homes forget it themselves");
+}

@@ -46,7 +46,7 @@ async fn still_open(worker: &Rc<Worker>, open: &OpenInode, stamp: NodeStamp) -> 
         Err(error) => return Err(error),
     };
     let was_open = node.opens.is_open(open.ino);
-    let renew = || node.opens.open(open.ino, Opener::Node(stamp), &open.mode, inode.attr.version);
+    let renew = || node.opens.open(open.ino, Opener::Node(stamp, None), &open.mode, inode.attr.version);
     if open.mode.writes() {
         // After a restart it may be news.
         register_writer(node, open.ino, renew).await;

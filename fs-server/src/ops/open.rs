@@ -90,7 +90,7 @@ pub async fn open_read(worker: &Rc<Worker>, context: &Context, request: OpenRead
 #[allow(clippy::unused_async)] // One signature for all operations.
 pub async fn release(worker: &Rc<Worker>, context: &Context, request: Release) -> OpResult<()> {
     for ino in request.inos {
-        worker.node.opens.release(ino, context.client());
+        worker.node.opens.release(ino, context.closer());
     }
     Ok(())
 }

@@ -33,7 +33,7 @@ pub async fn publish(worker: &Rc<Worker>, context: &Context, request: Publish) -
         node.flusher.control().note_written(attr.size);
     }
     if request.close {
-        node.opens.release(request.ino, context.client());
+        node.opens.release(request.ino, context.closer());
         if let Some(stamp) = context.arrival.for_node {
             node.opens.end(request.ino, stamp, context.arrival.reads_yet);
         }

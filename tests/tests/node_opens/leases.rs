@@ -149,3 +149,30 @@ fn what_is_written_through_a_restarted_gateway_is_seen() {
     one.close().expect("close");
     for_a_while(|| assert_eq!(other.read_bytes_at(5, 2_000_000).expect("read"), "other"));
 }
+
+/// Goal: what a client closes that the gateway's last run had open for it counts as closed at once, and not when the lease of that run is over: it would not be flushed before.
+/// Method: files of which some are written after the restart, and some only closed; what is in the shared tier sooner than after a lease.
+#[test]
+fn what_is_closed_after_a_restart_of_the_gateway_is_flushed() {
+    let options = ClusterOptions { servers: 3, gateways: 1, tier: true, ..ClusterOptions::default() };
+    let mut cluster = Cluster::configured(options, |_| ());
+    let (asker, client) = (outside(&cluster), on_node(&cluster));
+    let paths: Vec<String> = (0..5).map(|number| format!("/f-{number}")).collect();
+    put(&asker, &paths[4], &full(100_000, 1));
+    let files: Vec<File> = paths.iter().map(|path| open(&client, path)).collect();
+    for file in &files[..2] {
+        file.write_at(&full(100_000, 2), 0).expect("write");
+    }
+    cluster.restart(GATEWAY);
+    for file in files.iter().step_by(2) {
+        file.write_at(&full(100_000, 3), 100_000).expect("write");
+    }
+    for file in files {
+        file.close().expect("close");
+    }
+    until("all is in the shared tier", || {
+        let is_durable =
+            |path: &String| asker.getxattr_path(path, b"user.hayate.durable").expect("attribute") == "yes";
+        paths.iter().all(|path| is_durable(path))
+    });
+}
