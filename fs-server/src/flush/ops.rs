@@ -228,16 +228,21 @@ pub async fn flush_note(worker: &Rc<Worker>, _: &Context, request: FlushNote) ->
     require_tier(worker)?;
     let namespace = &worker.node.namespace;
     let Some(name) = request.name else { return Ok(namespace.queue().note_touched(request.ino)?) };
+    let queue = namespace.queue();
+    let key = keys::tier_entry(request.ino, &name);
+    let item = FlushItem::Name(request.ino, name);
     if let Some(had) = request.had {
-        let key = keys::tier_entry(request.ino, &name);
-        if namespace.kv().get(&key)?.is_none() {
+        let take_over = || {
             let mut batch = Batch::default();
-            batch.put(key, encode_record(&TierEntry::intended(&had)));
-            namespace.kv().commit(batch)?;
+            if namespace.kv().get(&key)?.is_none() {
+                batch.put(key, encode_record(&TierEntry::intended(&had)));
+            }
+            namespace.kv().commit(batch)
+        };
+        if !queue.while_idle(&item, take_over)? {
+            return Err(OpError::new(Status::Busy, "the name is being flushed"));
         }
     }
-    let item = FlushItem::Name(request.ino, name);
-    let queue = namespace.queue();
     Ok(if request.forced { queue.note_forced(&item, request.open) } else { queue.note_now(&item) }?)
 }
 

@@ -6,6 +6,8 @@
 //! - An item that is not being flushed is exactly once in the order, under when it is due, or ready (`items_come_in_the_order_they_are_due`).
 //! - Of what is due the oldest is taken first: what was noted first, not what came due first (`the_oldest_of_what_is_due_goes_first`). Before everything else
 //!   go names of directories, for which the names in them wait (`names_of_directories_go_before_all_else`).
+//! - What another server tells of an item is not written down while it is being flushed: that flush does not know of it, and would undo it
+//!   (`what_is_told_of_an_item_waits_for_its_flush`).
 //! - Notes made without end do not put an item off without end (`steady_changes_do_not_starve`).
 //! - Names that are taken together are of one directory, and none of them was given back to be flushed alone (`names_of_a_directory_come_together`).
 //!
@@ -402,6 +404,19 @@ impl FlushQueue {
         let mut batch = Batch::default();
         self.note(&mut batch, item, true, false);
         self.kv.commit(batch)
+    }
+
+    /// Does `act`, unless the item is being flushed: then false. Nobody begins to flush it meanwhile.
+    pub fn while_idle(
+        &self,
+        item: &FlushItem,
+        act: impl FnOnce() -> Result<(), KvError>,
+    ) -> Result<bool, KvError> {
+        let items = self.items.lock();
+        if items.noted.get(item).is_some_and(|noted| noted.busy) {
+            return Ok(false);
+        }
+        act().map(|()| true)
     }
 
     /// Notes an item that somebody asked for, whatever its policy: due at once. `open`: also if it is open for writing.

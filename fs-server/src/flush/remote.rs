@@ -125,9 +125,14 @@ pub async fn hand(worker: &Rc<Worker>, owner: ServerId, note: FlushNote) -> Flus
     if owner != node.id() {
         // Before and after: the other server's account may be asked at any time between.
         node.flusher.account().note_handed();
-        worker.ask(owner, &note).await?;
+        let answer = worker.ask(owner, &note).await;
         node.flusher.account().note_handed();
-        return Ok(());
+        return match answer {
+            Err(error) if error.status == Status::Busy => {
+                Err(Stop::Wait("the server that owns its name now is flushing it"))
+            }
+            outcome => Ok(outcome?),
+        };
     }
     match note.name {
         Some(name) if note.forced => {

@@ -286,3 +286,26 @@ fn a_touched_directory_is_written_once() {
     drop(queue);
     assert_eq!(open(&dir, Duration::ZERO).len(), (0, 1));
 }
+
+#[test]
+fn what_is_told_of_an_item_waits_for_its_flush() {
+    let dir = tempfile::tempdir().unwrap();
+    let queue = open(&dir, Duration::ZERO);
+    let tell = || {
+        let mut told = false;
+        let is_idle = queue.while_idle(&name("a"), || {
+            told = true;
+            Ok(())
+        });
+        assert_eq!(is_idle.unwrap(), told);
+        told
+    };
+    assert!(tell());
+    queue.note_now(&name("a")).unwrap();
+    assert!(tell());
+    let taken = queue.take(9);
+    queue.note_now(&name("a")).unwrap();
+    assert!(!tell());
+    queue.done(&taken[0], Batch::default()).unwrap();
+    assert!(tell(), "noted again, and not begun yet");
+}
