@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use fs_proto::record::{EntryRecord, InodeRecord, TierLocation};
+use fs_proto::record::{EntryRecord, InlineRecord, InodeRecord, TierLocation};
 use fs_proto::{FileKind, INLINE_MAX, InodeId};
 
 use super::attempt::{InFlight, postpone};
@@ -29,6 +29,7 @@ use super::queue::{FlushItem, Taken};
 use super::window::Call;
 use super::{WAIT_LIMIT, content, dirs, old, remote};
 use crate::error::{OpError, OpResult};
+use crate::hash::Map;
 use crate::kv::Batch;
 use crate::namespace::locks::{LockKey, LockSet, Mode};
 use crate::namespace::{encode_record, inline, keys};
@@ -43,10 +44,32 @@ use crate::worker::Worker;
 const ROOM: usize = 256 << 10;
 /// Extended attributes that are read for a group together, also those of other files between; with more, each file's are read by themselves.
 const XATTRS: usize = 1_024;
+/// Contents of other files that are read with those of a group, as they lie between; with more, each is read by itself.
+const STRANGERS: usize = 32;
 /// Names of one group: at least and at most.
 pub const SIZES: (usize, usize) = (2, 64);
 /// A job that took so long ends, and leaves the rest to others: else a tier that falters would have as many calls to answer for as long as groups last.
 const TURN: Duration = Duration::from_millis(20);
+
+/// A name of the group, and what it stands for.
+struct Found {
+    /// Its place in the group.
+    index: usize,
+    name: Bytes,
+    inode: Arc<InodeRecord>,
+    /// The name's record says already that a copy of this inode may be there.
+    is_known: bool,
+}
+
+impl Found {
+    /// Bytes of its content that lie with the inode.
+    fn content_bytes(&self) -> usize {
+        if self.inode.attr.inline { self.inode.attr.size as usize } else { 0 }
+    }
+}
+
+/// Contents of a group's files by inode; None: they are too far from each other to be read together.
+type Contents = Option<Map<InodeId, InlineRecord>>;
 
 /// A name of the group whose file is to be copied.
 struct Small {
@@ -192,19 +215,29 @@ impl Job {
 
     /// Looks at names from `next` on until their contents have [`ROOM`] bytes.
     fn read(&self, next: &mut usize) -> Vec<Small> {
-        let (mut some, mut bytes) = (Vec::new(), 0);
+        let (mut found, mut bytes) = (Vec::new(), 0);
         while *next < self.taken.len() && bytes < ROOM {
             // Who looks at it alone will say what the matter is.
-            if let Some(small) = self.look(*next).unwrap_or_default() {
-                bytes += small.content.len();
-                some.push(small);
+            if let Some(one) = self.find(*next).unwrap_or_default() {
+                bytes += one.content_bytes();
+                found.push(one);
             }
             *next += 1;
         }
+        let Ok(mut contents) = self.contents_of(&found) else { return Vec::new() };
+        let look = |one| self.look(one, &mut contents).unwrap_or_default();
+        let mut some: Vec<Small> = found.into_iter().filter_map(look).collect();
         if self.add_xattrs(&mut some).is_err() {
             some.clear();
         }
         some
+    }
+
+    /// Contents of all at once, as [`Self::add_xattrs`] does with those. Read after the inodes, and taken for theirs only if those are as they were afterwards.
+    fn contents_of(&self, found: &[Found]) -> OpResult<Contents> {
+        let inos = || found.iter().filter(|one| one.content_bytes() > 0).map(|one| one.inode.attr.ino);
+        let (Some(first), Some(last)) = (inos().min(), inos().max()) else { return Ok(None) };
+        self.node.namespace.inline_between((first, last), STRANGERS + found.len())
     }
 
     /// Extended attributes of all at once: their inodes have numbers near each other, mostly. Read after the inodes: what changes between is noted, with another
@@ -231,71 +264,64 @@ impl Job {
         Ok(())
     }
 
-    /// A name of the group; None if it is nothing for one.
-    fn look(&self, index: usize) -> OpResult<Option<Small>> {
+    /// A name of the group and its inode, as it was a moment ago; None if it is nothing for one.
+    fn find(&self, index: usize) -> OpResult<Option<Found>> {
         let (node, taken) = (&self.node, &self.taken[index]);
         let namespace = &node.namespace;
         let FlushItem::Name(parent, name) = &taken.item else { return Ok(None) };
-        let section = remote::name_section(*parent, name);
-        let entry =
-            namespace.locks().try_with(&section, || namespace.entry(*parent, name)).transpose()?.flatten();
-        let may_ride = |entry: &EntryRecord| matches!(entry.kind, FileKind::File | FileKind::Symlink);
-        let Some(entry) = entry.filter(|entry| may_ride(entry) && node.owns(entry.ino.partition())) else {
-            return Ok(None);
-        };
-        let is_ours = remote::owner_of_own_name(node, *parent, name)? == node.id();
-        if !is_ours || (*parent == InodeId::ROOT && is_staging_name(name, &node.config.job)) {
+        if *parent == InodeId::ROOT && is_staging_name(name, &node.config.job) {
             return Ok(None);
         }
+        let ino = match taken.ino {
+            Some(ino) => Some(ino),
+            None => namespace.entry(*parent, name)?.map(|entry| entry.ino),
+        };
+        let Some(ino) = ino.filter(|ino| node.owns(ino.partition())) else { return Ok(None) };
+        let Some(inode) = namespace.inode(ino)?.filter(|inode| self.is_small(name, inode)) else {
+            return Ok(None);
+        };
         let had: Option<TierEntry> = namespace.record(&keys::tier_entry(*parent, name))?;
         // What an earlier attempt may have left in a tier far away is looked for afterwards, and not here.
         let is_doubtful = node.flusher.is_remote() && (taken.attempts > 0 || had.is_some());
-        if is_doubtful || had.as_ref().is_some_and(|had| had.ino != entry.ino || had.kind != entry.kind) {
-            return Ok(None);
-        }
-        self.look_at_inode(index, name, entry.ino, had)
+        let is_other = |had: &TierEntry| {
+            had.ino != ino || had.kind != inode.attr.kind || had.version >= inode.attr.version
+        };
+        let is_nothing = is_doubtful || had.as_ref().is_some_and(is_other);
+        Ok((!is_nothing).then(|| Found { index, name: name.clone(), inode, is_known: had.is_some() }))
     }
 
-    fn look_at_inode(
-        &self,
-        index: usize,
-        name: &Bytes,
-        ino: InodeId,
-        had: Option<TierEntry>,
-    ) -> OpResult<Option<Small>> {
-        let namespace = &self.node.namespace;
-        // Has the inode in the cache, which a section does not.
-        namespace.inode(ino)?;
+    /// The same as it is now, with its content; None if it has become another.
+    fn look(&self, found: Found, contents: &mut Contents) -> OpResult<Option<Small>> {
+        let Found { index, name, inode: before, is_known } = found;
+        let (namespace, attr) = (&self.node.namespace, &before.attr);
+        let mut section = remote::name_section(self.parent, &name);
+        section.add(LockKey::Inode(attr.ino), Mode::Shared);
         let read = || {
-            let Some(inode) = namespace.inode_in_section(ino)?.filter(|inode| self.is_small(name, inode))
+            let is_ours = remote::owner_of_own_name(&self.node, self.parent, &name)? == self.node.id();
+            // An inode that says so has this name, and no other.
+            let is_same =
+                |now: &Arc<InodeRecord>| now.attr.version == attr.version && self.is_small(&name, now);
+            let Some(now) = namespace.inode_in_section(attr.ino)?.filter(|now| is_ours && is_same(now))
             else {
                 return Ok(None);
             };
-            let content = if inode.attr.inline { namespace.inline(ino)? } else { None };
-            Ok::<_, OpError>(Some((inode, content)))
+            let content = match contents {
+                _ if !attr.inline => None,
+                Some(contents) => contents.remove(&attr.ino),
+                None => namespace.inline(attr.ino)?,
+            };
+            Ok::<_, OpError>(Some((now, content)))
         };
-        let set = LockSet::of(&[(LockKey::Inode(ino), Mode::Shared)]);
-        let Some((inode, content)) = namespace.locks().try_with(&set, read).transpose()?.flatten() else {
+        let Some((inode, content)) = namespace.locks().try_with(&section, read).transpose()?.flatten() else {
             return Ok(None);
         };
-        let is_new = had.as_ref().is_none_or(|had| had.version < inode.attr.version);
-        let is_file = inode.attr.kind == FileKind::File;
-        if !is_new || (is_file && self.is_forgetful) || !self.node.opens.writers(ino).is_empty() {
+        let is_file = attr.kind == FileKind::File;
+        if (is_file && self.is_forgetful) || !self.node.opens.writers(attr.ino).is_empty() {
             return Ok(None);
         }
-        let content = if is_file {
-            inline::checked(inline::whole(content, inode.attr.size)?)?.data
-        } else {
-            Bytes::new()
-        };
-        Ok(Some(Small {
-            index,
-            name: name.clone(),
-            inode,
-            xattrs: Vec::new(),
-            content,
-            is_known: had.is_some(),
-        }))
+        let content =
+            if is_file { inline::checked(inline::whole(content, attr.size)?)?.data } else { Bytes::new() };
+        Ok(Some(Small { index, name, inode, xattrs: Vec::new(), content, is_known }))
     }
 
     fn is_small(&self, name: &Bytes, inode: &InodeRecord) -> bool {

@@ -118,7 +118,7 @@ async fn queue_again(node: &Node, dir: InodeId) -> OpResult<bool> {
     let commit = || {
         let mut batch = Batch::default();
         for (parent, name) in &found {
-            namespace.queue().note_name(&mut batch, *parent, name);
+            namespace.queue().note_name(&mut batch, *parent, name, None);
             batch.delete(keys::kept_back(dir, *parent, name));
         }
         namespace.kv().commit(batch)

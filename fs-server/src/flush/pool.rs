@@ -9,6 +9,7 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -56,6 +57,8 @@ struct State {
 
 struct Shared {
     state: Mutex<State>,
+    /// Whether jobs wait: who is asked after each call does not take the mutex.
+    is_full: AtomicBool,
     changed: Condvar,
     window: Window,
 }
@@ -68,7 +71,8 @@ pub struct Pool {
 impl Pool {
     /// A pool in which as many jobs run as `window` says.
     pub fn new(window: Window) -> Self {
-        let shared = Shared { state: Mutex::default(), changed: Condvar::new(), window };
+        let state = Mutex::default();
+        let shared = Shared { state, is_full: AtomicBool::new(false), changed: Condvar::new(), window };
         Pool { shared: Arc::new(shared) }
     }
 
@@ -79,7 +83,7 @@ impl Pool {
 
     /// Whether jobs wait for others to end.
     pub fn is_full(&self) -> bool {
-        !self.shared.state.lock().jobs.is_empty()
+        self.shared.is_full.load(Ordering::Relaxed)
     }
 
     /// Runs `job` on a thread of the pool. Once it has begun it runs to its end even if the future is dropped.
@@ -105,6 +109,7 @@ impl Pool {
             state.loose = 2 * state.jobs.len();
         }
         state.jobs.push_back(job);
+        self.shared.is_full.store(true, Ordering::Relaxed);
         if state.threads < self.shared.window.size() && state.running + state.jobs.len() > state.threads {
             let shared = Arc::clone(&self.shared);
             let spawned =
@@ -157,6 +162,7 @@ fn work(shared: &Shared) {
         let job = if may_run { state.jobs.pop_front() } else { None };
         if let Some(job) = job {
             state.running += 1;
+            shared.is_full.store(!state.jobs.is_empty(), Ordering::Relaxed);
             drop(state);
             // The caller hears of a panic because its channel closes; the panic's own message is printed by the runtime.
             let _ = catch_unwind(AssertUnwindSafe(|| job.run()));

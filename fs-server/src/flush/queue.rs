@@ -89,6 +89,8 @@ struct Noted {
     asked: Option<Asked>,
     /// Not with others: see [`FlushQueue::give_back`].
     alone: bool,
+    /// What the name stood for when it was noted, as far as that was said.
+    ino: Option<InodeId>,
     attempts: u32,
     /// Attempts in a row that the tier refused.
     refusals: u32,
@@ -172,6 +174,7 @@ impl Items {
             open: false,
             asked: None,
             alone: false,
+            ino: None,
             attempts: 0,
             refusals: 0,
         };
@@ -202,9 +205,9 @@ impl Items {
             self.ages.insert((noted.first, noted.serial), item.clone());
         }
         let tried = *noted.tried.get_or_insert_with(Instant::now);
-        let (attempts, asked, generation) = (noted.attempts, noted.asked, noted.generation);
+        let (attempts, asked, generation, ino) = (noted.attempts, noted.asked, noted.generation, noted.ino);
         let (forced, open) = (asked.is_some(), asked.is_some_and(|asked| asked.open));
-        Some(Taken { item, attempts, tried, forced, open, generation })
+        Some(Taken { item, ino, attempts, tried, forced, open, generation })
     }
 
     /// The oldest item that is ready and, if it is a name, up to `most` - 1 names of the same directory that are nearly as old.
@@ -280,6 +283,8 @@ impl Items {
 pub struct Taken {
     /// What to flush.
     pub item: FlushItem,
+    /// What the name stood for when it was noted, which saves a look; to be compared with what the inode says.
+    pub ino: Option<InodeId>,
     /// How often it was tried before.
     pub attempts: u32,
     /// When it was tried first.
@@ -356,27 +361,29 @@ impl FlushQueue {
     /// As [`FlushQueue::note_name`], of a name that stands for a directory from now on.
     pub fn note_directory(&self, batch: &mut Batch, parent: InodeId, name: &Bytes) {
         if self.enabled {
-            self.note(batch, &FlushItem::Name(parent, name.clone()), true, true);
+            let set = |noted: &mut Noted| noted.leads = true;
+            self.note(batch, &FlushItem::Name(parent, name.clone()), true, set);
         }
     }
 
-    /// Notes that a name changed, in the batch that changes it.
-    pub fn note_name(&self, batch: &mut Batch, parent: InodeId, name: &Bytes) {
+    /// Notes that a name changed, in the batch that changes it. `ino`: what it stands for from now on, if anything.
+    pub fn note_name(&self, batch: &mut Batch, parent: InodeId, name: &Bytes, ino: Option<InodeId>) {
         if self.enabled {
-            self.note(batch, &FlushItem::Name(parent, name.clone()), true, false);
+            let set = |noted: &mut Noted| noted.ino = ino;
+            self.note(batch, &FlushItem::Name(parent, name.clone()), true, set);
         }
     }
 
     /// Notes that an inode changed, in the batch that changes it.
     pub fn note_inode(&self, batch: &mut Batch, ino: InodeId) {
         if self.enabled {
-            self.note(batch, &FlushItem::Inode(ino), true, false);
+            self.note(batch, &FlushItem::Inode(ino), true, |_| ());
         }
     }
 
     /// `put_again`: whoever noted it before may not have committed yet, as a name is noted under its own lock or its inode's, and a directory also under
-    /// none, after one of its entries was flushed. `leads`: others wait for this name.
-    fn note(&self, batch: &mut Batch, item: &FlushItem, put_again: bool, leads: bool) {
+    /// none, after one of its entries was flushed. `set`: what is known of it besides.
+    fn note(&self, batch: &mut Batch, item: &FlushItem, put_again: bool, set: impl FnOnce(&mut Noted)) {
         let mut items = self.items.lock();
         let delay = match item {
             FlushItem::Inode(_) if items.hurry && items.has_names() => HURRIED_INODE.min(self.delay),
@@ -387,9 +394,9 @@ impl FlushQueue {
         if items.note(item, delay) || put_again {
             batch.put(item.key(), encode_record(&()));
         }
-        if leads && let Some(noted) = items.noted.get_mut(item) {
-            // Not among what is ready: a note puts it back into the order.
-            noted.leads = true;
+        // Not among what is ready, for which it matters who leads: a note puts it back into the order.
+        if let Some(noted) = items.noted.get_mut(item) {
+            set(noted);
         }
         let hurry = items.hurry;
         drop(items);
@@ -402,7 +409,7 @@ impl FlushQueue {
     /// Notes what another server told about, or what this one found out itself.
     pub fn note_now(&self, item: &FlushItem) -> Result<(), KvError> {
         let mut batch = Batch::default();
-        self.note(&mut batch, item, true, false);
+        self.note(&mut batch, item, true, |_| ());
         self.kv.commit(batch)
     }
 
@@ -440,7 +447,7 @@ impl FlushQueue {
     /// Notes that the copy of a directory was changed by flushing one of its entries. No write if it is noted already.
     pub fn note_touched(&self, dir: InodeId) -> Result<(), KvError> {
         let mut batch = Batch::default();
-        self.note(&mut batch, &FlushItem::Inode(dir), false, false);
+        self.note(&mut batch, &FlushItem::Inode(dir), false, |_| ());
         if batch.is_empty() { Ok(()) } else { self.kv.commit(batch) }
     }
 

@@ -108,7 +108,7 @@ impl Staging<'_> {
             Mutation::ReleaseEntry { parent, name } => {
                 self.batch.delete(keys::entry(*parent, name));
                 // What is known of the name in the shared tier goes to its new owner, too.
-                self.namespace.queue.note_name(&mut self.batch, *parent, name);
+                self.namespace.queue.note_name(&mut self.batch, *parent, name, None);
             }
             Mutation::PutInode { inode } => self.put_inode(inode)?,
             Mutation::AdjustInode { ino, nlink_delta, ctime, linked, unlinked } => {
@@ -179,13 +179,13 @@ impl Staging<'_> {
         if entry.kind == FileKind::Directory {
             self.namespace.queue.note_directory(&mut self.batch, parent, name);
         } else {
-            self.namespace.queue.note_name(&mut self.batch, parent, name);
+            self.namespace.queue.note_name(&mut self.batch, parent, name, Some(entry.ino));
         }
     }
 
     fn delete_entry(&mut self, parent: InodeId, name: &Bytes) {
         self.batch.delete(keys::entry(parent, name));
-        self.namespace.queue.note_name(&mut self.batch, parent, name);
+        self.namespace.queue.note_name(&mut self.batch, parent, name, None);
     }
 
     fn put_inode(&mut self, inode: &InodeRecord) -> OpResult<()> {
@@ -229,7 +229,7 @@ impl Staging<'_> {
         };
         let born_here = plain && parent.partition() == ino.partition() && self.is_narrow_here(parent)?;
         if born_here {
-            self.namespace.queue.note_name(&mut self.batch, parent, &name);
+            self.namespace.queue.note_name(&mut self.batch, parent, &name, Some(ino));
         } else {
             self.namespace.queue.note_inode(&mut self.batch, ino);
         }

@@ -6,15 +6,16 @@
 //! - A content is not longer than its file; what it lacks is zeros.
 //! - A content whose checksum does not match is an error, never data (`damaged_content_is_an_error`).
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use fs_proto::checksum::crc;
 use fs_proto::record::{InlineRecord, RECORD_VERSION};
 use fs_proto::{InodeId, Status, Wire};
 
-use super::{Namespace, keys};
+use super::{Namespace, decode_record, keys};
 use crate::error::{OpError, OpResult};
+use crate::hash::Map;
 
 /// A content of `data`.
 pub fn content(data: Bytes) -> InlineRecord {
@@ -94,6 +95,28 @@ impl Namespace {
     /// The content of a small file, for code inside a lock section; None if nothing was written.
     pub fn inline(&self, ino: InodeId) -> OpResult<Option<InlineRecord>> {
         self.record(&keys::inline(ino))
+    }
+
+    /// Those of all inodes from `first` to `last`; None if they are more than `limit`.
+    pub fn inline_between(
+        &self,
+        (first, last): (InodeId, InodeId),
+        limit: usize,
+    ) -> OpResult<Option<Map<InodeId, InlineRecord>>> {
+        let (mut found, mut failure, mut is_more) = (Map::default(), None, false);
+        let ((from, _), (_, to)) = (keys::range_of(b'f', first), keys::range_of(b'f', last));
+        self.kv.scan(&from, &to, &mut |key, value| {
+            is_more = found.len() == limit;
+            let Some(ino) = keys::split_inode(key).filter(|_| !is_more) else {
+                return ControlFlow::Break(());
+            };
+            match decode_record(Bytes::copy_from_slice(value)) {
+                Ok(record) => drop(found.insert(ino, record)),
+                Err(error) => failure = Some(error),
+            }
+            if failure.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        failure.map_or(Ok((!is_more).then_some(found)), Err)
     }
 }
 
