@@ -117,7 +117,8 @@ install_packages || skip "apt-get cannot install qemu (see its log)"
 { flock 9; "$VM/fetch-kernel.sh" && "$VM/mkinitrd.sh" "$RDMAVM/initrd.cpio"; } 9>"$RDMAVM/lock" >"$BOX/logs/kernel.log" 2>&1 ||
     skip "no kernel for the guest: $(tail -1 "$BOX/logs/kernel.log")"
 # Debian's kernel comes without soft-iWARP. Where it cannot be built the rest is tried, and it is said.
-{ flock 9; "$VM/build-siw.sh"; } 9>"$RDMAVM/lock" >"$BOX/logs/siw.log" 2>&1 || {
+[[ ${PARTS:-one_guest} != *one_guest* || ( -n ${STEPS:-} && $STEPS != *change_device* ) ]] ||
+    { flock 9; "$VM/build-siw.sh"; } 9>"$RDMAVM/lock" >"$BOX/logs/siw.log" 2>&1 || {
     note "no soft-iWARP for the guest, so iWARP is not tried: $(tail -1 "$BOX/logs/siw.log")"
     STEPS=${STEPS:-protocol,without_libraries,too_little_locked,compare,faults,table}
 }
