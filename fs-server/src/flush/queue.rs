@@ -8,7 +8,7 @@
 //!   go names of directories, for which the names in them wait (`names_of_directories_go_before_all_else`).
 //! - What another server tells of an item is not written down while it is being flushed: that flush does not know of it, and would undo it
 //!   (`what_is_told_of_an_item_waits_for_its_flush`).
-//! - Notes made without end do not put an item off without end (`steady_changes_do_not_starve`).
+//! - Notes made without end do not put an item off without end (`steady_changes_do_not_starve`), and what somebody asked for not at all (`what_is_asked_for_is_not_put_off_by_changes`).
 //! - Names that are taken together are of one directory, and none of them was given back to be flushed alone (`names_of_a_directory_come_together`).
 //!
 //! A note is made inside the lock section of what it notes, and the change is committed there: who takes an item and then reads
@@ -154,6 +154,8 @@ impl Items {
             // Perhaps it was closed: the next attempt finds out.
             (noted.generation, noted.open, noted.refusals) = (generation, false, 0);
             let due = (now + delay).min(noted.first + delay * LONGEST_DELAYS);
+            // Who asked for it waits for no delay of others' changes.
+            let due = if noted.asked.is_some() && !noted.busy { due.min(noted.due) } else { due };
             if std::mem::take(&mut noted.parked) {
                 self.parked -= 1;
                 self.ages.insert((noted.first, noted.serial), item.clone());
@@ -241,7 +243,7 @@ impl Items {
         let Some(noted) = self.noted.get_mut(item) else { return };
         // Who asked before this attempt has got what he asked for: what comes later waits its turn.
         noted.asked = noted.asked.filter(|asked| asked.generation > taken.generation);
-        let due = noted.due;
+        let due = if noted.asked.is_some() { noted.due.min(Instant::now()) } else { noted.due };
         self.ages.remove(&(noted.first, noted.serial));
         (noted.busy, noted.alone, noted.attempts, noted.first) = (false, false, 0, Instant::now());
         (noted.tried, noted.open, noted.refusals) = (None, false, 0);

@@ -309,3 +309,24 @@ fn what_is_told_of_an_item_waits_for_its_flush() {
     queue.done(&taken[0], Batch::default()).unwrap();
     assert!(tell(), "noted again, and not begun yet");
 }
+
+#[test]
+fn what_is_asked_for_is_not_put_off_by_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let queue = open(&dir, Duration::from_secs(1000));
+    queue.note_touched(DIR).unwrap();
+    assert!(queue.take(9).is_empty());
+    queue.note_forced(&FlushItem::Inode(DIR), false).unwrap();
+    queue.note_touched(DIR).unwrap();
+    let taken = queue.take(9);
+    assert!(taken.len() == 1 && taken[0].forced);
+    queue.note_touched(DIR).unwrap();
+    queue.done(&taken[0], Batch::default()).unwrap();
+    assert!(queue.take(9).is_empty(), "nobody asked for what came later");
+    queue.note_forced(&FlushItem::Inode(DIR), false).unwrap();
+    let taken = queue.take(9);
+    queue.note_forced(&FlushItem::Inode(DIR), false).unwrap();
+    queue.note_touched(DIR).unwrap();
+    queue.done(&taken[0], Batch::default()).unwrap();
+    assert_eq!(queue.take(9).len(), 1, "asked for again while it was flushed");
+}
