@@ -173,6 +173,6 @@ fn what_is_closed_after_a_restart_of_the_gateway_is_flushed() {
     until("all is in the shared tier", || {
         let is_durable =
             |path: &String| asker.getxattr_path(path, b"user.hayate.durable").expect("attribute") == "yes";
-        paths.iter().all(|path| is_durable(path))
+        paths.iter().all(is_durable)
     });
 }
