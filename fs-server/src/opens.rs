@@ -146,8 +146,8 @@ impl Writes {
 
     /// The opener writes, too. A renewal keeps the version of the beginning: writes since then count.
     fn joined(self, opener: Opener, via: Option<ServerId>) -> Writes {
-        // A node's server that says that some write says nothing new of who.
-        let stays = opener.client().is_none_or(|client| self.are_only_of(client));
+        // A node's server that says that some write does not say who: there may be others whose openings this home did not hear.
+        let stays = opener.client().is_some_and(|client| self.are_only_of(client));
         Writes { via, since: self.since, alone: self.alone.filter(|_| stays) }
     }
 }
@@ -590,7 +590,6 @@ mod tests {
         };
         open(101, Some(1));
         open(102, Some(1));
-        open(103, None);
         for (server, run) in [(3, Some(100)), (3, None), (3, Some(99))] {
             assert!(is_written_after(closer(1, Some((server, run)))), "this run tells it by a stamp");
         }
@@ -607,7 +606,8 @@ mod tests {
             "one of two may write"
         );
         table.end(INO, node(107), true);
-        open(108, None);
+        open(108, Some(1));
+        open(109, None);
         assert!(is_written_after(closer(1, None)), "somebody of the node writes");
     }
 }

@@ -89,13 +89,13 @@ pub async fn entry_now(node: &Node, parent: InodeId, name: &Bytes) -> OpResult<O
 }
 
 /// The server that owns a name which this server once owned. Asked after the entry was looked at: a name that has gone because its
-/// directory widened is then known to be another server's.
+/// directory widened is then known to be another server's. For code in a section of the directory, too.
 pub fn owner_of_own_name(node: &Node, parent: InodeId, name: &Bytes) -> OpResult<ServerId> {
     let spread = entry_partition(parent, name_hash(parent, name), true);
     if !node.owns(parent.partition()) {
         return Ok(node.owner(spread));
     }
-    let wide = node.namespace.inode(parent)?.is_some_and(|inode| inode.attr.wide);
+    let wide = node.namespace.inode_in_section(parent)?.is_some_and(|inode| inode.attr.wide);
     Ok(if wide { node.owner(spread) } else { node.id() })
 }
 

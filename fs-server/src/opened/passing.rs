@@ -287,7 +287,8 @@ async fn created(worker: &Rc<Worker>, mut creating: Creating, is_ok: bool, answe
     let Some((ino, _)) = opened else { return Ok(()) };
     creating.is_over = true;
     let opened_files = &worker.node.opened;
-    let news = opened_files.end_creation(began, client, opened, again);
+    let (news, was_open) = opened_files.end_creation(began, client, opened, again);
+    let stamp = news.stamp;
     if is_empty(&news) {
         return Ok(());
     }
@@ -296,8 +297,10 @@ async fn created(worker: &Rc<Worker>, mut creating: Creating, is_ok: bool, answe
         return Ok(());
     }
     // It was removed in between, or nobody can say.
-    let (_, news) = opened_files.close(client, &[ino]);
-    tell(worker, news).await;
+    if !was_open {
+        let news = opened_files.take_back(ino, client, stamp);
+        tell(worker, news).await;
+    }
     Err(OpError::new(Status::Retry, "the file was closed and removed while it was being opened"))
 }
 

@@ -318,15 +318,15 @@ impl Opened {
     }
 
     /// The creation that began at `began` is over. `opened`: which file the client has open by it, and of which version if it writes. Answers what the home has
-    /// to be told before the client may count on it; `again`: in any case.
+    /// to be told before the client may count on it; `again`: in any case. And whether the client had the file open before, or was opening it.
     pub fn end_creation(
         &self,
         began: u64,
         client: ClientId,
         opened: Option<(InodeId, Option<u64>)>,
         again: bool,
-    ) -> NodeOpens {
-        let mut news = self.nothing();
+    ) -> (NodeOpens, bool) {
+        let (mut news, mut was_open) = (self.nothing(), false);
         self.with(|table| {
             table.pages.used -= 1;
             table.creating.remove(&began);
@@ -335,6 +335,7 @@ impl Opened {
                 let stamp = if is_undone { table.next() } else { began };
                 let (now, lease) = (table.now(), table.lease_ms);
                 if let Some(known) = table.client(ino, client, &self.pool, usize::MAX) {
+                    was_open = known.counts();
                     (known.is_open, known.until) = (true, now + lease);
                     known.stamp = known.stamp.max(stamp);
                     if let Some(version) = version {
@@ -349,6 +350,18 @@ impl Opened {
                 }
             }
             table.forget_ended();
+        });
+        (news, was_open)
+    }
+
+    /// A creation opened the file in vain, as of `stamp`: it is closed, but for what the client has opened since.
+    pub fn take_back(&self, ino: InodeId, client: ClientId, stamp: u64) -> NodeOpens {
+        let mut news = self.nothing();
+        self.with(|table| {
+            if table.find(ino, client).is_some_and(|known| known.stamp == stamp) {
+                table.shut(ino, client, &mut news);
+            }
+            table.sign(&mut news);
         });
         news
     }
@@ -368,19 +381,9 @@ impl Opened {
         let (mut unknown, mut news) = (Vec::new(), self.nothing());
         self.with(|table| {
             for ino in inos {
-                let Some(known) = table.find(*ino, client) else {
-                    unknown.push(*ino);
-                    continue;
-                };
-                let wrote = known.writes.take().is_some();
-                known.is_open = false;
-                if known.found.take().is_some() {
+                if !table.shut(*ino, client, &mut news) {
                     unknown.push(*ino);
                 }
-                if known.opening == 0 {
-                    table.remove(*ino, client);
-                }
-                table.end(*ino, wrote, &mut news);
             }
             table.sign(&mut news);
         });
@@ -440,8 +443,11 @@ impl Opened {
             let (now, stamp, lease) = (table.now(), table.next(), table.lease_ms);
             for record in open {
                 let (ino, writes) = (record.ino, record.mode.writes());
-                if let Some(known) = table.find(ino, client).filter(|known| known.counts()) {
+                let mut known = table.find(ino, client);
+                if let Some(known) = &mut known {
                     known.until = now + lease;
+                }
+                if let Some(known) = known.filter(|known| known.counts()) {
                     known.found.take_if(|_| !writes);
                     let is_over = now >= known.written + overtaken(lease) && known.opening_to_write == 0;
                     if writes && !known.may_write() {
@@ -670,6 +676,18 @@ impl Table {
                 file.told_writing = file.told_writing.max(stamp);
             }
         }
+    }
+
+    /// A client closes the file; false: its home has to hear that from itself.
+    fn shut(&mut self, ino: InodeId, client: ClientId, news: &mut NodeOpens) -> bool {
+        let Some(known) = self.find(ino, client) else { return false };
+        let (wrote, found) = (known.writes.take().is_some(), known.found.take().is_some());
+        known.is_open = false;
+        if known.opening == 0 {
+            self.remove(ino, client);
+        }
+        self.end(ino, wrote, news);
+        !found
     }
 
     /// A client has closed the file, or (`wrote`) writes it no longer: adds what ended so for the node.

@@ -119,13 +119,13 @@ fn a_creation_takes_back_what_was_told_meanwhile() {
     let began = table.begin_creation().expect("room");
     open(&table, OTHER, None);
     let ended = table.close(OTHER, &[INO]).1;
-    let news = table.end_creation(began, ONE, Some((INO, Some(5))), false);
+    let (news, _) = table.end_creation(began, ONE, Some((INO, Some(5))), false);
     assert!(news.open == [write(INO)] && news.stamp > ended.stamp);
     assert_eq!(table.writers(INO), [(ONE, 5)]);
     let began = table.begin_creation().expect("room");
-    assert!(is_empty(&table.end_creation(began, OTHER, Some((INO, None)), false)));
+    assert!(is_empty(&table.end_creation(began, OTHER, Some((INO, None)), false).0));
     let began = table.begin_creation().expect("room");
-    assert!(!is_empty(&table.end_creation(began, OTHER, Some((INO, None)), true)));
+    assert!(!is_empty(&table.end_creation(began, OTHER, Some((INO, None)), true).0));
     let began = table.begin_creation().expect("room");
     assert!(table.is_creating_since(began + 1) && !table.is_creating_since(began));
     table.end_creation(began, OTHER, None, false);
@@ -142,7 +142,7 @@ fn a_creation_during_many_ends_is_told_again() {
         table.settle(InodeId(100 + ino), ONE, false, Some(0));
         assert_eq!(table.close(ONE, &[InodeId(100 + ino)]).1.closed.len(), 1);
     }
-    assert!(!is_empty(&table.end_creation(began, ONE, Some((INO, None)), false)));
+    assert!(!is_empty(&table.end_creation(began, ONE, Some((INO, None)), false).0));
     assert!(table.table.lock().ended.is_empty());
 }
 
@@ -245,4 +245,24 @@ fn who_was_seen_to_write_is_not_told() {
     table.found_writing(INO, ONE, 6);
     let news = table.expire(Instant::now() + LEASE * 2);
     assert!(is_empty(&news) && table.is_empty(), "homes forget it themselves");
+}
+
+/// Goal: a creation in vain takes back itself, and no other opening of the same client.
+#[test]
+fn what_a_client_has_open_otherwise_stays_when_a_creation_is_taken_back() {
+    let table = table();
+    let create = || {
+        let began = table.begin_creation().expect("room");
+        table.end_creation(began, ONE, Some((INO, None)), true)
+    };
+    let (news, was_open) = create();
+    assert!(!was_open);
+    assert_eq!(table.take_back(INO, ONE, news.stamp).closed, [INO]);
+    assert!(table.is_empty());
+    let (news, _) = create();
+    table.begin(INO, ONE, true).expect("room");
+    assert!(is_empty(&table.take_back(INO, ONE, news.stamp)), "opened since");
+    table.settle(INO, ONE, true, Some(4));
+    assert!(create().1, "open before");
+    assert_eq!(table.writers(INO), [(ONE, 4)]);
 }

@@ -12,7 +12,7 @@ use super::{getattr, spill};
 use crate::error::{OpError, OpResult};
 use crate::namespace::locks::{LockKey, LockSet, Mode};
 use crate::opened;
-use crate::opens::Who;
+use crate::opens::{Who, Writer};
 use crate::worker::{Context, Worker};
 
 /// Set-user-id and set-group-id bits: a write by somebody without privilege takes them off.
@@ -58,14 +58,17 @@ async fn true_end(
     }
     let client = context.client();
     let mut writers = worker.node.opens.writers(request.ino);
-    writers.retain_mut(|writer| match writer.who {
+    let is_way = |writer: &Writer| match writer.who {
         Who::Client(own) => own == client,
-        Who::Node { server, .. } => {
-            // Of those of its node only this one counts, from the version on that the node's server knows.
-            writer.who = Who::Client(client);
-            Some(server) == context.arrival.through
-        }
-    });
+        Who::Node { server, .. } => Some(server) == context.arrival.through,
+    };
+    // If it has come another way than before, it may have written by any.
+    let has_way = writers.iter().any(is_way);
+    writers.retain(|writer| is_way(writer) || (!has_way && matches!(writer.who, Who::Node { .. })));
+    for writer in &mut writers {
+        // Of those of its node only this one counts, from the version on that the node's server knows.
+        writer.who = Who::Client(client);
+    }
     getattr::poll(worker, request.ino, &writers, None, false).await
 }
 
