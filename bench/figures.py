@@ -107,7 +107,7 @@ PRINTED = {
 # Tables with figures outside of marks: how the heading begins, and why no part makes them again.
 BY_HAND = {
     "| 40,000 files in two bursts |": "what a change did (decision 0036): the program of before is not there any more",
-    "| burst | flush, to the end of the command |": "the last run of the part flush, whose marked table is of before and has other columns; it becomes one with the next run",
+    "| burst | flush, to the end of the command |": "a run of the part flush on another machine, whose `cp` took twice as long",
     "| 64 KiB | 128 KiB |": "a program in C that only writes, once, to find why a write was slow",
     "| operation through the mount |": "counts in words; the test mount_cost bounds each of them",
     "| operation | client: messages | bytes | between servers: messages |": "rows of `messages gateway`, side by side with what they mean; the test cost bounds each of them",
