@@ -378,6 +378,12 @@ mod tests {
         future.poll(&mut Context::from_waker(Waker::noop()))
     }
 
+    fn assert_nothing_held(table: &LockTable) {
+        for stripe in &table.stripes {
+            assert!(stripe.keys.lock().is_empty() && stripe.held.load(Ordering::Relaxed) == 0);
+        }
+    }
+
     fn one(mode: Mode) -> LockSet {
         LockSet::of(&[(LockKey::Inode(InodeId(5)), mode)])
     }
@@ -405,12 +411,7 @@ mod tests {
         assert_eq!(table.try_with(&shared, || 7), None);
         drop(held);
         assert_eq!(table.try_with(&shared, || 7), Some(7));
-        assert!(
-            table
-                .stripes
-                .iter()
-                .all(|stripe| stripe.keys.lock().is_empty() && stripe.held.load(Ordering::Relaxed) == 0)
-        );
+        assert_nothing_held(&table);
     }
 
     #[test]
@@ -434,12 +435,7 @@ mod tests {
         assert!(poll_once(alone.as_mut()).is_pending());
         drop(second);
         assert!(poll_once(alone).is_ready());
-        assert!(
-            table
-                .stripes
-                .iter()
-                .all(|stripe| stripe.keys.lock().is_empty() && stripe.held.load(Ordering::Relaxed) == 0)
-        );
+        assert_nothing_held(&table);
     }
 
     #[test]

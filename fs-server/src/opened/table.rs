@@ -84,7 +84,7 @@ struct Client {
     written: u64,
     /// It has the file open, whatever is under way.
     is_open: bool,
-    /// From which version on it was seen to write without having the file open here: homes know it by the last run of the server, or itself.
+    /// From which version on it was seen to write without having opened the file here to write: homes know it by the last run of the server, or itself.
     found: Option<u64>,
 }
 
@@ -97,6 +97,14 @@ impl Client {
     fn may_write(&self) -> bool {
         self.writes.is_some() || self.opening_to_write > 0
     }
+}
+
+/// What a client was that closed a file.
+struct Left {
+    /// It wrote it, having opened it here.
+    wrote: bool,
+    /// It was seen to write it.
+    was_found: bool,
 }
 
 impl File {
@@ -414,14 +422,10 @@ impl Opened {
     pub fn end_closing(&self, ino: InodeId, client: ClientId, closing: Closing) -> NodeOpens {
         let mut news = self.nothing();
         self.with(|table| {
-            let Some(known) = table.find(ino, client).filter(|known| known.stamp == closing.seen) else {
+            if table.find(ino, client).is_none_or(|known| known.stamp != closing.seen) {
                 return;
-            };
-            let wrote = known.writes.take().is_some();
-            (known.is_open, known.found) = (false, None);
-            if known.opening == 0 {
-                table.remove(ino, client);
             }
+            let Some(left) = table.leave(ino, client) else { return };
             if let (Some(end), Some(file)) = (closing.end, table.files.get_mut(&ino)) {
                 if file.told < end.stamp && !file.is_open() && !end.reads {
                     file.told = 0;
@@ -430,7 +434,7 @@ impl Opened {
                     file.told_writing = 0;
                 }
             }
-            table.end(ino, wrote, &mut news);
+            table.end(ino, left.wrote, &mut news);
             table.sign(&mut news);
         });
         news
@@ -680,14 +684,20 @@ impl Table {
 
     /// A client closes the file; false: its home has to hear that from itself.
     fn shut(&mut self, ino: InodeId, client: ClientId, news: &mut NodeOpens) -> bool {
-        let Some(known) = self.find(ino, client) else { return false };
-        let (wrote, found) = (known.writes.take().is_some(), known.found.take().is_some());
+        let Some(left) = self.leave(ino, client) else { return false };
+        self.end(ino, left.wrote, news);
+        !left.was_found
+    }
+
+    /// A client has the file open no longer, but by what is under way. None: nothing is known of it.
+    fn leave(&mut self, ino: InodeId, client: ClientId) -> Option<Left> {
+        let known = self.find(ino, client)?;
+        let left = Left { wrote: known.writes.take().is_some(), was_found: known.found.take().is_some() };
         known.is_open = false;
         if known.opening == 0 {
             self.remove(ino, client);
         }
-        self.end(ino, wrote, news);
-        !found
+        Some(left)
     }
 
     /// A client has closed the file, or (`wrote`) writes it no longer: adds what ended so for the node.
