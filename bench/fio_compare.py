@@ -4,7 +4,8 @@
     cargo build --release && bench/fio_compare.py --dir /mnt/disk          ends with status 1 if a rate differs by more than 10 %, or 77 if it does while other programs were busy
 
 Both take turns, in turned order every second round; compared are the rates within a round, and of these ratios the median counts. Both use pread and pwrite
-of one block at a time, each block once, with other content in every block, and sync at the end of writing. Direct I/O, so that the device is measured and not how fast each
+of one block at a time, each block once, with all bytes of it made anew, and sync at the end of writing (fio by a pattern of offsets: what it does by itself changes some bytes of the
+block before, and the device takes the others faster than what a CPU has just made). Direct I/O, so that the device is measured and not how fast each
 program is; with --cached the page cache, which shows just that.
 """
 
@@ -36,7 +37,7 @@ def fio(options, box, what, mib):
     args = ["fio", "--name=same", f"--filename={box}/fio", f"--rw={rw}", f"--bs={block}", f"--size={mib}m", "--ioengine=psync", f"--direct={int(not options.cached)}"]
     args += ["--output-format=json", "--invalidate=0", "--allow_file_create=1", "--fallocate=none", "--thread"]
     if what == "write":
-        args += ["--end_fsync=1", "--unlink=0", "--overwrite=0"]
+        args += ["--end_fsync=1", "--unlink=0", "--overwrite=0", "--verify=pattern", "--verify_pattern=%o", "--do_verify=0", "--verify_state_save=0"]
         Path(f"{box}/fio").unlink(missing_ok=True)
     job = json.loads(run(args))["jobs"][0]
     side = job["write" if what == "write" else "read"]
