@@ -9,8 +9,10 @@
 //! - The table keeps to its pool, and forgets nobody for it (`a_full_pool_keeps_readers_roughly_and_lets_writers_wait`).
 //! - What a node says of its end changes nothing of what it said later, in whatever order both arrive (`an_end_that_comes_late_ends_nothing_newer`).
 //! - A client that closes what it alone of a node wrote has done so whichever server or run of it hears of that (`who_wrote_alone_ends_it_by_another_way`).
+//! - What is being removed, as it has no name and was open nowhere, is opened by nobody (`who_opens_what_is_being_removed_finds_it_doomed`).
 //! - After a restart of the server the table is empty until clients and nodes renew: orphans wait for one lease before they go.
 
+use std::collections::HashSet;
 use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
@@ -162,6 +164,8 @@ struct Table {
     since: Instant,
     lease_ms: u64,
     open: Map<InodeId, Vec<Holder>>,
+    /// Without a name, and being removed: few at a time.
+    doomed: HashSet<InodeId>,
     pages: Pages,
     rough: Rough,
 }
@@ -227,6 +231,7 @@ impl OpenTable {
             since: Instant::now(),
             lease_ms: lease.as_millis() as u64,
             open: Map::default(),
+            doomed: HashSet::new(),
             pages: Pages::default(),
             rough,
         };
@@ -317,10 +322,30 @@ impl OpenTable {
 
     /// Whether anybody has the inode open.
     pub fn is_open(&self, ino: InodeId) -> bool {
-        let table = self.table.lock();
-        let now = table.moment(Instant::now());
-        let is_open = |holders: &Vec<Holder>| holders.iter().any(|holder| holder.until > now);
-        table.open.get(&ino).is_some_and(is_open) || table.may_be_open(ino, now)
+        self.table.lock().is_open(ino)
+    }
+
+    /// Whether an inode without a name may be removed, as nobody has it open. Whoever opens it from now on finds it doomed.
+    pub fn doom(&self, ino: InodeId) -> bool {
+        let mut table = self.table.lock();
+        let is_doomed = table.doomed.contains(&ino) || !table.is_open(ino);
+        if is_doomed {
+            table.doomed.insert(ino);
+        }
+        is_doomed
+    }
+
+    /// Whether it is being removed. Asked after it was opened.
+    pub fn is_doomed(&self, ino: InodeId) -> bool {
+        self.table.lock().doomed.contains(&ino)
+    }
+
+    /// These are removed, or have got a name again.
+    pub fn forget_doomed(&self, inos: &[InodeId]) {
+        let mut table = self.table.lock();
+        for ino in inos {
+            table.doomed.remove(ino);
+        }
     }
 
     /// Whether anybody but `client` has the inode open. `alone`: when its node's server said that no other client of the node has.
@@ -445,6 +470,12 @@ impl Table {
         self.rough.until[at] = self.rough.until[at].max((until / 1000) as u32 + 1);
     }
 
+    fn is_open(&self, ino: InodeId) -> bool {
+        let now = self.moment(Instant::now());
+        let is_open = |holders: &Vec<Holder>| holders.iter().any(|holder| holder.until > now);
+        self.open.get(&ino).is_some_and(is_open) || self.may_be_open(ino, now)
+    }
+
     fn may_be_open(&self, ino: InodeId, now: u64) -> bool {
         u64::from(self.rough.until[self.rough.place(ino)]) > now / 1000
     }
@@ -517,6 +548,20 @@ mod tests {
         assert!(free(&table) < 5_000, "rough entries last for a lease");
         let guard = table.table.lock();
         assert!(!guard.may_be_open(InodeId(9_999), guard.moment(Instant::now() + LEASE * 2)));
+    }
+
+    #[test]
+    fn who_opens_what_is_being_removed_finds_it_doomed() {
+        let table = OpenTable::new(Budget::new(1 << 20), LEASE);
+        table.open(INO, client(1), &READ, 1);
+        assert!(!table.doom(INO) && !table.is_doomed(INO), "somebody has it open");
+        table.release(INO, closer(1, None));
+        assert!(table.doom(INO));
+        table.open(INO, client(2), &READ, 1);
+        assert!(table.is_doomed(INO), "it came too late");
+        assert!(table.doom(INO), "and the next attempt to remove it does not wait for that");
+        table.forget_doomed(&[INO]);
+        assert!(!table.is_doomed(INO));
     }
 
     #[test]

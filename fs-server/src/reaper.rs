@@ -44,15 +44,18 @@ pub async fn run(worker: Rc<Worker>) {
                 () = node.stopped() => return,
             }
         }
-        let (open, free): (Vec<_>, Vec<_>) = orphans.into_iter().partition(|ino| node.opens.is_open(*ino));
+        let (free, open): (Vec<_>, Vec<_>) = orphans.into_iter().partition(|ino| node.opens.doom(*ino));
         let still_open = !open.is_empty() && free.is_empty();
         node.namespace.note_orphans(open);
         if let Err(error) = reap(&worker, &free).await {
             tracing::debug!(message = %error.message, "orphans wait for a server that is away");
             node.namespace.note_orphans(free);
             tokio::time::sleep(PAUSE * 10).await;
-        } else if still_open {
-            tokio::time::sleep(PAUSE).await;
+        } else {
+            node.opens.forget_doomed(&free);
+            if still_open {
+                tokio::time::sleep(PAUSE).await;
+            }
         }
         if node.is_stopping() {
             return;

@@ -29,7 +29,7 @@ begin_tier2() {
     begin "$1"
     # Killed neighbours, and a tier that is away.
     expect_log 'WARN fs_server::flush(::[a-z]+)?: not in the shared tier yet; it is tried again'
-    expect_log 'WARN fs_server::flush(::[a-z]+)?: what staging needed cannot be removed from the shared tier yet'
+    expect_log 'WARN fs_server::flush(::[a-z]+)?: what staging needed is not tidied up in the shared tier yet'
     expect_log 'WARN fs_server::store::recover'
     expect_log 'WARN fs_server::flush(::[a-z]+)?: the shared tier cannot be used yet'
     VOLUME=$BOX/volume

@@ -113,7 +113,10 @@ pub async fn tidy(worker: &Rc<Worker>) -> Option<Duration> {
         Err(Stop::Failed(error) | Stop::Refused(error)) => {
             let name = || Bytes::from_static(b"(the flusher's own files in the shared tier)");
             if account.note_failure(&what, name, &error) {
-                tracing::warn!(%error, "what staging needed cannot be removed from the shared tier yet; it is tried again");
+                tracing::warn!(
+                    reason = error,
+                    "what staging needed is not tidied up in the shared tier yet; it is tried again"
+                );
             }
             FAILURE_PAUSES
         }

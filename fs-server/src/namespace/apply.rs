@@ -386,13 +386,14 @@ impl Staging<'_> {
         self.namespace.kv.commit(self.batch)?;
         self.namespace.moving.fetch_add(self.moving, Ordering::AcqRel);
         self.namespace.adjust_inode_count(self.born);
-        self.namespace.note_orphans(self.orphans);
         for (ino, inode) in self.inodes {
             match inode {
                 Some(inode) => self.namespace.inodes.insert(ino, Arc::new(inode)),
                 None => drop(self.namespace.inodes.remove(&ino)),
             }
         }
+        // Last: who opens one until here reads that it has a name, and is seen by the reaper.
+        self.namespace.note_orphans(self.orphans);
         Ok(())
     }
 }

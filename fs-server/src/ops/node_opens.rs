@@ -12,7 +12,7 @@ use crate::flush;
 use crate::opens::{NodeStamp, Opener};
 use crate::worker::{Context, Worker};
 
-/// Takes it over; answers which of what is open does not exist, or may be on its way to be removed.
+/// Takes it over; answers which of what is open does not exist, or is being removed.
 pub async fn node_opens(worker: &Rc<Worker>, _: &Context, request: NodeOpens) -> OpResult<Vec<InodeId>> {
     let node = NodeStamp { server: request.server, session: request.session, stamp: request.stamp };
     let mut gone = Vec::new();
@@ -37,7 +37,7 @@ pub async fn node_opens(worker: &Rc<Worker>, _: &Context, request: NodeOpens) ->
     Ok(gone)
 }
 
-/// Notes that the inode is open; false if it does not exist, or has no name and was not known to be open: then it may be about to be removed.
+/// Notes that the inode is open; false if it does not exist, or is being removed.
 async fn still_open(worker: &Rc<Worker>, open: &OpenInode, stamp: NodeStamp) -> OpResult<bool> {
     let node = &worker.node;
     let inode = match node.namespace.live_inode(open.ino).await {
@@ -45,7 +45,6 @@ async fn still_open(worker: &Rc<Worker>, open: &OpenInode, stamp: NodeStamp) -> 
         Err(error) if error.status == Status::NotFound => return Ok(false),
         Err(error) => return Err(error),
     };
-    let was_open = node.opens.is_open(open.ino);
     let renew = || node.opens.open(open.ino, Opener::Node(stamp, None), &open.mode, inode.attr.version);
     if open.mode.writes() {
         // After a restart it may be news.
@@ -53,5 +52,5 @@ async fn still_open(worker: &Rc<Worker>, open: &OpenInode, stamp: NodeStamp) -> 
     } else {
         renew();
     }
-    Ok(links_left(node, open.ino, was_open).is_ok())
+    Ok(links_left(node, open.ino).is_ok())
 }

@@ -41,24 +41,20 @@ pub async fn open(worker: &Rc<Worker>, context: &Context, request: Open) -> OpRe
     }
     let inode = getattr::settled(worker, inode, Some(context.asker()), false).await?;
     let inode = if writes { inode } else { node.namespace.note_reading(inode, node.now()) };
-    let was_open = node.opens.is_open(request.ino);
     let register = || node.opens.open(request.ino, context.opener(), &request.mode, inode.attr.version);
     if writes {
         register_writer(node, request.ino, register).await;
     } else {
         register();
     }
-    let nlink = links_left(node, request.ino, was_open)?;
+    let nlink = links_left(node, request.ino)?;
     Ok(Attr { nlink, ..inode.attr.clone() })
 }
 
-/// Links of an inode that is open since a moment ago. What loses its last one from now on stays; what had lost it before, and was open nowhere, may be on its way to be
-/// removed, which nobody can stop.
-pub fn links_left(node: &Node, ino: InodeId, was_open: bool) -> OpResult<u32> {
+/// Links of an inode that is open since a moment ago: what loses its last one from now on stays. Not found if it has none, and is being removed.
+pub fn links_left(node: &Node, ino: InodeId) -> OpResult<u32> {
     let nlink = node.namespace.inode(ino)?.ok_or(OpError::not_found())?.attr.nlink;
-    // After a restart those who have it open are known within a lease, and nothing is removed before that.
-    let knows_all = !node.namespace.allocator().is_restart() || node.started.elapsed() > node.opened.lease();
-    if nlink == 0 && !was_open && knows_all { Err(OpError::not_found()) } else { Ok(nlink) }
+    if nlink == 0 && node.opens.is_doomed(ino) { Err(OpError::not_found()) } else { Ok(nlink) }
 }
 
 /// Who is about to evict the file holds it, and looks who writes after that. Servers that answer for it do not know of writers: it is called back from them.
