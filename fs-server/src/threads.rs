@@ -14,9 +14,9 @@ use fs_net::{
     close_idle_connections, serve_connection,
 };
 use fs_proto::msg::session::Role;
+use tokio::runtime::LocalOptions;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::task::LocalSet;
 
 use crate::error::ServerError;
 use crate::metrics_page::MetricsPage;
@@ -54,7 +54,7 @@ pub fn run(
     }
     threads.push(spawn(node, "flusher", flush::run)?);
     threads.push(spawn(node, "errands", errands::serve)?);
-    let outcome = on_local_runtime(node, async |worker| {
+    let outcome = on_local_runtime(node, async move |worker| {
         let outcome = keep_house(worker, acceptors, senders, metrics).await;
         if tokio::task::spawn_blocking(before_end).await.is_err() {
             tracing::error!("what was to be done before the end panicked");
@@ -70,7 +70,7 @@ pub fn run(
     outcome
 }
 
-fn spawn<F: Future<Output = ()>>(
+fn spawn<F: Future<Output = ()> + 'static>(
     node: &Arc<Node>,
     name: &str,
     body: impl FnOnce(Rc<Worker>) -> F + Send + 'static,
@@ -89,20 +89,27 @@ fn spawn<F: Future<Output = ()>>(
 }
 
 /// Runs `body` with a worker of its own on this thread.
-fn on_local_runtime<R, F: Future<Output = R>>(
+fn on_local_runtime<R: 'static, F: Future<Output = R> + 'static>(
     node: &Arc<Node>,
     body: impl FnOnce(Rc<Worker>) -> F,
 ) -> Result<R, ServerError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|source| ServerError::System { what: "start a runtime", source })?;
-    let local = LocalSet::new();
-    Ok(local.block_on(&runtime, async {
+    let failed = |source| ServerError::System { what: "start a runtime", source };
+    // Not a `LocalSet` on a runtime: whatever woke a task of that would wake the whole set, by a write to the poller and a poll in vain.
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+    let runtime = runtime.map_err(failed)?;
+    let all = {
+        let _entered = runtime.enter();
         let worker = new_worker(node);
-        tokio::task::spawn_local(close_unused(Rc::clone(&worker)));
-        body(worker).await
-    }))
+        runtime.spawn_local(close_unused(Rc::clone(&worker)));
+        // A task, for the same reason.
+        runtime.spawn_local(body(worker))
+    };
+    // Nobody cancels it: it ended by itself, or panicked.
+    runtime.block_on(all).map_err(|ended| match ended.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(cancelled) => failed(std::io::Error::other(cancelled)),
+    })
 }
 
 /// Of this thread's connections to other servers, those that were not used from one look to the next are closed.

@@ -9,10 +9,13 @@ use fs_proto::ids::{ChunkIndex, InodeId};
 use fs_server::kv::{self, KvKind};
 use fs_server::store::{self, BlockSums, ChunkKey, ChunkStore, ChunkWrite, IoMode, LogStore, StoreOptions};
 use rustix::fs::Advice;
+use std::cell::RefCell;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
+use tokio::runtime::LocalRuntime;
 
 const CHUNK_BYTES: usize = 1 << 20;
 /// The transfer size of the IO500 benchmark's hard case.
@@ -117,12 +120,8 @@ pub fn of_store(kind: Kind, dir: &Path, bytes: usize) -> Result<Round, Failure> 
     let io = if kind == Kind::Direct { IoMode::Direct } else { IoMode::Buffered };
     let store = store::open(&dir.join("chunks"), kv, StoreOptions { io, ..StoreOptions::default() })?;
     let data: Vec<u8> = (0..CHUNK_BYTES).map(|i| (i * 31 + i / 251) as u8).collect();
-    let worker = Worker {
-        store: store.clone(),
-        runtime: tokio::runtime::Builder::new_current_thread().enable_all().build()?,
-        pool: BufferPool::new(64 << 20),
-        data,
-    };
+    let worker =
+        Worker { store: store.clone(), runtime: LocalRuntime::new()?, pool: BufferPool::new(64 << 20), data };
     let out = if kind == Kind::Direct {
         round(&mut DirectStore(worker), dir, kind, bytes)?
     } else {
@@ -195,40 +194,40 @@ fn forget(file: &File) -> Result<(), Failure> {
 /// Requests as a worker thread of a server has them: several under way.
 struct Worker {
     store: Arc<LogStore>,
-    runtime: tokio::runtime::Runtime,
+    runtime: LocalRuntime,
     pool: BufferPool,
     data: Vec<u8>,
 }
 
 impl Worker {
-    /// Runs a task for each transfer, several at once.
+    /// Carries out the transfers, each by whichever of several tasks is done with the one before, as clients that have one request under way each.
     fn run<F>(
         &mut self,
         at: &mut dyn Iterator<Item = u64>,
         len: usize,
-        start: impl Fn(ChunkKey, u32, std::ops::Range<usize>) -> F,
+        start: impl Fn(ChunkKey, u32, std::ops::Range<usize>) -> F + 'static,
         file: usize,
     ) -> Result<(), Failure>
     where
         F: Future<Output = Result<(), String>> + 'static,
     {
-        let local = tokio::task::LocalSet::new();
-        let work = async {
-            let mut tasks = tokio::task::JoinSet::new();
-            for offset in at {
-                for (chunk, begin, part) in parts(offset, len) {
-                    if tasks.len() >= depth(len) {
-                        tasks.join_next().await.transpose()?.transpose()?;
+        let pieces: Vec<_> = at.flat_map(|offset| parts(offset, len)).collect();
+        let shared = Rc::new((RefCell::new(pieces.into_iter()), start));
+        let tasks: Vec<_> = (0..depth(len))
+            .map(|_| {
+                let shared = Rc::clone(&shared);
+                self.runtime.spawn_local(async move {
+                    let (pieces, start) = &*shared;
+                    loop {
+                        let Some((chunk, begin, part)) = pieces.borrow_mut().next() else {
+                            return Ok::<(), String>(());
+                        };
+                        start(ChunkKey { ino: ino(file), chunk }, begin, part).await?;
                     }
-                    tasks.spawn_local(start(ChunkKey { ino: ino(file), chunk }, begin, part));
-                }
-            }
-            while let Some(done) = tasks.join_next().await {
-                done??;
-            }
-            Ok::<(), Failure>(())
-        };
-        local.block_on(&self.runtime, work)
+                })
+            })
+            .collect();
+        tasks.into_iter().try_for_each(|task| Ok::<_, Failure>(self.runtime.block_on(task)??))
     }
 
     fn write(&mut self, file: usize, at: &mut dyn Iterator<Item = u64>, len: usize) -> Result<(), Failure> {
