@@ -185,7 +185,7 @@ impl Drop for Answer<'_> {
 }
 
 impl Connection {
-    /// Connects and proves who we are, within `timeout`. Must be called inside a `LocalSet`, where the connection then lives.
+    /// Connects and proves who we are, within `timeout`. Must be called on a runtime with local tasks, where the connection then lives.
     pub async fn connect(
         address: &Address,
         who: &Identity,

@@ -1,6 +1,6 @@
 //! How servers, clients and tools of Hayate reach each other: addresses, the cluster file, handshakes, connections, buffers.
 //!
-//! Everything that touches a connection lives on one `current_thread` runtime inside a `LocalSet` and is not `Send`: a request
+//! Everything that touches a connection lives on one `current_thread` runtime, as its local tasks, and is not `Send`: a request
 //! never changes threads. What threads share is the [`BufferPool`], the [`NetCounters`] and the [`Acceptor`], which hands
 //! sockets to the threads.
 //!

@@ -129,7 +129,7 @@ pub struct ServerIdentity {
 }
 
 /// Serves a connection: handshake, then requests until the peer closes it or violates the protocol (logged once). Must be called
-/// inside a `LocalSet`, which also runs the answers that take longer.
+/// on a runtime with local tasks, which also runs the answers that take longer.
 pub fn serve_connection(
     accepted: impl Into<Accepted>,
     handler: Rc<dyn Handler>,

@@ -42,7 +42,7 @@ pub struct ChunkData {
 
 impl LogStore {
     /// As [`ChunkStore::write`](super::ChunkStore::write), of data whose sums are known; without blocking the thread in
-    /// direct mode. Small writes that come at the same time are written together. Needs a `LocalSet`.
+    /// direct mode. Small writes that come at the same time are written together. Needs a runtime with local tasks.
     pub async fn write_bytes(&self, write: ChunkWrite) -> Result<(), StoreError> {
         engine::check_range(write.offset, write.data.len())?;
         if write.data.is_empty() {
@@ -72,7 +72,7 @@ impl LogStore {
     }
 
     /// Up to `len` bytes at `offset` of a chunk, fewer if it ends before, in a buffer of at least that length; without
-    /// blocking the thread in direct mode. Needs a `LocalSet` there.
+    /// blocking the thread in direct mode. Needs a runtime with local tasks there.
     pub async fn read_buffer(
         &self,
         key: ChunkKey,

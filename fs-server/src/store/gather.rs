@@ -49,7 +49,7 @@ thread_local! {
     static GATHERS: RefCell<Vec<(Weak<Core>, Rc<Gather>)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Writes a piece together with what comes at the same time. Needs a `LocalSet`.
+/// Writes a piece together with what comes at the same time. Needs a runtime with local tasks.
 pub(super) async fn write(core: &Arc<Core>, write: ChunkWrite) -> Result<(), StoreError> {
     let gather = Gather::here(core);
     let (done, outcome) = oneshot::channel();

@@ -45,7 +45,7 @@ pub struct ChunkWrite {
 pub(super) type Outcomes = Vec<Result<(), StoreError>>;
 
 /// Writes as many of `writes` as have room in one segment, but at least the first. Returns how these ended. In direct mode
-/// it waits without holding up the thread, and needs a `LocalSet`.
+/// it waits without holding up the thread, and needs a runtime with local tasks.
 pub(super) async fn write(core: &Core, writes: &[ChunkWrite]) -> Outcomes {
     let tickets = match reserve(core, writes) {
         Ok(tickets) => tickets,
