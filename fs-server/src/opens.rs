@@ -164,7 +164,7 @@ struct Table {
     since: Instant,
     lease_ms: u64,
     open: Map<InodeId, Vec<Holder>>,
-    /// Without a name, and being removed: few at a time.
+    /// Without a name, and being removed.
     doomed: HashSet<InodeId>,
     pages: Pages,
     rough: Rough,
@@ -341,7 +341,7 @@ impl OpenTable {
     }
 
     /// These are removed, or have got a name again.
-    pub fn forget_doomed(&self, inos: &[InodeId]) {
+    pub fn forget_doomed<'a>(&self, inos: impl Iterator<Item = &'a InodeId>) {
         let mut table = self.table.lock();
         for ino in inos {
             table.doomed.remove(ino);
@@ -560,7 +560,7 @@ mod tests {
         table.open(INO, client(2), &READ, 1);
         assert!(table.is_doomed(INO), "it came too late");
         assert!(table.doom(INO), "and the next attempt to remove it does not wait for that");
-        table.forget_doomed(&[INO]);
+        table.forget_doomed([INO].iter());
         assert!(!table.is_doomed(INO));
     }
 

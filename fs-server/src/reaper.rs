@@ -2,10 +2,12 @@
 //!
 //! # Invariants
 //! - An orphan's record stays until all its chunks are gone, so that a crash leaves nothing behind that is not known.
+//! - What is about to be removed was open nowhere, and is opened by nobody from then on (`opens`, [`OpenTable::doom`](crate::opens::OpenTable::doom)).
+//! - A server that is away keeps only those from being removed that have chunks there.
 //! - After a restart orphans wait for one lease, those of before and those of since: clients that have them open renew within it
 //!   (`tests/tests/peers.rs`, `a_file_that_is_unlinked_after_a_restart_stays_while_it_is_open`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -47,15 +49,19 @@ pub async fn run(worker: Rc<Worker>) {
         let (free, open): (Vec<_>, Vec<_>) = orphans.into_iter().partition(|ino| node.opens.doom(*ino));
         let still_open = !open.is_empty() && free.is_empty();
         node.namespace.note_orphans(open);
-        if let Err(error) = reap(&worker, &free).await {
-            tracing::debug!(message = %error.message, "orphans wait for a server that is away");
-            node.namespace.note_orphans(free);
-            tokio::time::sleep(PAUSE * 10).await;
-        } else {
-            node.opens.forget_doomed(&free);
-            if still_open {
-                tokio::time::sleep(PAUSE).await;
-            }
+        let left = reap(&worker, &free).await.unwrap_or_else(|error| {
+            tracing::debug!(message = %error.message, "orphans cannot be removed yet");
+            free.iter().copied().collect()
+        });
+        node.opens.forget_doomed(free.iter().filter(|ino| !left.contains(*ino)));
+        let pause = match (left.is_empty(), still_open) {
+            (false, _) => PAUSE * 10,
+            (true, true) => PAUSE,
+            (true, false) => Duration::ZERO,
+        };
+        node.namespace.note_orphans(left);
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
         }
         if node.is_stopping() {
             return;
@@ -63,7 +69,8 @@ pub async fn run(worker: Rc<Worker>) {
     }
 }
 
-async fn reap(worker: &Rc<Worker>, orphans: &[InodeId]) -> OpResult<()> {
+/// Returns those that are left, as they have chunks on a server that is away.
+async fn reap(worker: &Rc<Worker>, orphans: &[InodeId]) -> OpResult<HashSet<InodeId>> {
     let node = &worker.node;
     let mut chunks: BTreeMap<ServerId, Vec<InodeId>> = BTreeMap::new();
     let mut gone = Vec::with_capacity(orphans.len());
@@ -77,15 +84,20 @@ async fn reap(worker: &Rc<Worker>, orphans: &[InodeId]) -> OpResult<()> {
         }
         gone.push(*ino);
     }
+    let mut left = HashSet::new();
     for (server, inos) in chunks {
-        worker.ask(server, &DropChunks { inos }).await?;
+        let request = DropChunks { inos };
+        if let Err(error) = worker.ask(server, &request).await {
+            tracing::debug!(?server, message = %error.message, "orphans wait for a server that is away");
+            left.extend(request.inos);
+        }
     }
-    for ino in gone {
+    for ino in gone.into_iter().filter(|ino| !left.contains(ino)) {
         let set = LockSet::of(&[(LockKey::Inode(ino), Mode::Exclusive)]);
         let both = [Mutation::DelInode { ino }, Mutation::DelOrphan { ino }];
         node.namespace.locks().with(&set, || node.namespace.commit(&both)).await?;
     }
-    Ok(())
+    Ok(left)
 }
 
 fn chunk_holders(worker: &Rc<Worker>, attr: &Attr) -> OpResult<Vec<ServerId>> {
