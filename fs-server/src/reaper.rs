@@ -54,14 +54,11 @@ pub async fn run(worker: Rc<Worker>) {
             free.iter().copied().collect()
         });
         node.opens.forget_doomed(free.iter().filter(|ino| !left.contains(*ino)));
-        let pause = match (left.is_empty(), still_open) {
-            (false, _) => PAUSE * 10,
-            (true, true) => PAUSE,
-            (true, false) => Duration::ZERO,
-        };
-        node.namespace.note_orphans(left);
-        if !pause.is_zero() {
-            tokio::time::sleep(pause).await;
+        if !left.is_empty() {
+            node.namespace.note_orphans(left);
+            tokio::time::sleep(PAUSE * 10).await;
+        } else if still_open {
+            tokio::time::sleep(PAUSE).await;
         }
         if node.is_stopping() {
             return;

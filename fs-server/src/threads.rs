@@ -91,22 +91,22 @@ fn spawn<F: Future<Output = ()> + 'static>(
 /// Runs `body` with a worker of its own on this thread.
 fn on_local_runtime<R: 'static, F: Future<Output = R> + 'static>(
     node: &Arc<Node>,
-    body: impl FnOnce(Rc<Worker>) -> F,
+    body: impl FnOnce(Rc<Worker>) -> F + 'static,
 ) -> Result<R, ServerError> {
     let failed = |source| ServerError::System { what: "start a runtime", source };
     // Not a `LocalSet` on a runtime: whatever woke a task of that would wake the whole set, by a write to the poller and a poll in vain.
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
     let runtime = runtime.map_err(failed)?;
-    let all = {
-        let _entered = runtime.enter();
-        let worker = new_worker(node);
-        runtime.spawn_local(close_unused(Rc::clone(&worker)));
-        // A task, for the same reason.
-        runtime.spawn_local(body(worker))
-    };
+    let node = Arc::clone(node);
+    // A task, for the same reason.
+    let task = runtime.spawn_local(async move {
+        let worker = new_worker(&node);
+        tokio::task::spawn_local(close_unused(Rc::clone(&worker)));
+        body(worker).await
+    });
     // Nobody cancels it: it ended by itself, or panicked.
-    runtime.block_on(all).map_err(|ended| match ended.try_into_panic() {
+    runtime.block_on(task).map_err(|ended| match ended.try_into_panic() {
         Ok(panic) => std::panic::resume_unwind(panic),
         Err(cancelled) => failed(std::io::Error::other(cancelled)),
     })

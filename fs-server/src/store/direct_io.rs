@@ -21,7 +21,6 @@ use bytes::Bytes;
 use fs_net::PoolBuffer;
 use futures_util::future::join;
 use futures_util::stream::{self, StreamExt};
-use smallvec::smallvec;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -294,8 +293,7 @@ async fn table_of(
     let source = core.source(&**file, extent);
     let want = source.front_bytes();
     let (begin, bytes) = blocks(position.byte(), want);
-    let (got, mut parts) =
-        ring::read(Arc::clone(file), smallvec![Part::Own(Aligned::new(bytes))], begin).await;
+    let (got, mut parts) = ring::read(Arc::clone(file), vec![Part::Own(Aligned::new(bytes))], begin).await;
     let got = got.map_err(|error| core.unread(key, extent, error.into()))?;
     let Some(part) = parts.pop() else { return Err(lost()) };
     let from = (position.byte() - begin) as usize;

@@ -12,14 +12,13 @@
 
 use super::compact;
 use super::disk::direct::{Aligned, DirectFile, is_aligned};
-use super::disk::ring::{self, Part, Parts};
+use super::disk::ring::{self, Part};
 use super::engine::{Core, data_request};
 use super::format::BlockSums;
 use super::log::Ticket;
 use super::{ChunkKey, StoreError};
 use bytes::Bytes;
 use fs_proto::checksum::BLOCK_BYTES;
-use smallvec::smallvec;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
@@ -123,7 +122,7 @@ async fn write_direct(
     let at = tickets[0].header.at.byte();
     let parts = match (tickets, writes) {
         ([ticket], [write, ..]) if lies_on_blocks(ticket, &write.data) => in_place(ticket, write),
-        _ => smallvec![Part::Own(together(tickets, writes))],
+        _ => vec![Part::Own(together(tickets, writes))],
     };
     ring::write(file, parts, at).await
 }
@@ -133,7 +132,7 @@ fn lies_on_blocks(ticket: &Ticket, data: &Bytes) -> bool {
     front_bytes.is_multiple_of(BLOCK_BYTES) && is_aligned(data) && data.len() >= BLOCK_BYTES
 }
 
-fn in_place(ticket: &Ticket, write: &ChunkWrite) -> Parts {
+fn in_place(ticket: &Ticket, write: &ChunkWrite) -> Vec<Part> {
     let shape = ticket.header.shape();
     let (whole, rest) = write.data.split_at(write.data.len() / BLOCK_BYTES * BLOCK_BYTES);
     let record_bytes = (shape.total_bytes() as usize).next_multiple_of(BLOCK_BYTES);
@@ -141,7 +140,7 @@ fn in_place(ticket: &Ticket, write: &ChunkWrite) -> Parts {
     let mut back = Aligned::new(record_bytes - front.len() - whole.len());
     back[..rest.len()].copy_from_slice(rest);
     ticket.frame_into(write.sums.table(), &mut front, &mut back[rest.len()..]);
-    smallvec![Part::Own(front), Part::Shared(write.data.slice(..whole.len())), Part::Own(back)]
+    vec![Part::Own(front), Part::Shared(write.data.slice(..whole.len())), Part::Own(back)]
 }
 
 /// The records one behind the other, up to the end of a block.

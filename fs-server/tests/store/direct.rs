@@ -12,7 +12,7 @@ use std::fmt::Write as _;
 use std::future::Future;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use tokio::task::LocalSet;
+use tokio::runtime::LocalRuntime;
 use tracing::field::{Field, Visit};
 use tracing::span;
 use tracing::{Event, Level, Metadata, Subscriber};
@@ -34,8 +34,7 @@ fn open(dir: &Path) -> Option<Arc<LogStore>> {
 }
 
 fn on_a_worker<F: Future<Output = ()>>(body: F) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    LocalSet::new().block_on(&runtime, body);
+    LocalRuntime::new().unwrap().block_on(body);
 }
 
 /// Changes that are under way at once on one worker, and done when this returns; none may touch what another does.

@@ -17,7 +17,6 @@ use fs_net::PoolBuffer;
 use io_uring::{IoUring, opcode, squeue, types};
 use rustix::event::EventfdFlags;
 use slab::Slab;
-use smallvec::SmallVec;
 use std::cell::RefCell;
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -62,9 +61,6 @@ impl Part {
     }
 }
 
-/// Memory of an operation, piece by piece: one mostly, three of a record that is written from where its data is.
-pub(in super::super) type Parts = SmallVec<[Part; 1]>;
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Direction {
     Read,
@@ -74,51 +70,24 @@ enum Direction {
 /// An operation: everything that the kernel refers to meanwhile.
 struct Work {
     file: Arc<DirectFile>,
-    parts: Parts,
-    /// Where they are. Boxed if there are several: the kernel looks at it then, while what holds it moves.
-    iovecs: Iovecs,
+    parts: Vec<Part>,
+    iovecs: Vec<libc::iovec>,
     at: u64,
     direction: Direction,
 }
 
-enum Iovecs {
-    One(libc::iovec),
-    Several(Box<[libc::iovec]>),
-}
-
-impl Iovecs {
-    fn bytes(&self) -> usize {
-        match self {
-            Iovecs::One(one) => one.iov_len,
-            Iovecs::Several(all) => all.iter().map(|part| part.iov_len).sum(),
-        }
-    }
-}
-
 impl Work {
-    fn new(file: Arc<DirectFile>, mut parts: Parts, at: u64, direction: Direction) -> Self {
-        let iovecs = match &mut parts[..] {
-            [one] => Iovecs::One(one.iovec()),
-            several => Iovecs::Several(several.iter_mut().map(Part::iovec).collect()),
-        };
+    fn new(file: Arc<DirectFile>, mut parts: Vec<Part>, at: u64, direction: Direction) -> Self {
+        let iovecs = parts.iter_mut().map(Part::iovec).collect();
         Work { file, parts, iovecs, at, direction }
     }
 
     fn entry(&self) -> squeue::Entry {
         let fd = types::Fd(self.file.0.as_raw_fd());
-        match (self.direction, &self.iovecs) {
-            (Direction::Read, Iovecs::One(part)) => {
-                opcode::Read::new(fd, part.iov_base.cast(), part.iov_len as u32).offset(self.at).build()
-            }
-            (Direction::Write, Iovecs::One(part)) => {
-                opcode::Write::new(fd, part.iov_base.cast(), part.iov_len as u32).offset(self.at).build()
-            }
-            (Direction::Read, Iovecs::Several(parts)) => {
-                opcode::Readv::new(fd, parts.as_ptr(), parts.len() as u32).offset(self.at).build()
-            }
-            (Direction::Write, Iovecs::Several(parts)) => {
-                opcode::Writev::new(fd, parts.as_ptr(), parts.len() as u32).offset(self.at).build()
-            }
+        let (iovecs, count) = (self.iovecs.as_ptr(), self.iovecs.len() as u32);
+        match self.direction {
+            Direction::Read => opcode::Readv::new(fd, iovecs, count).offset(self.at).build(),
+            Direction::Write => opcode::Writev::new(fd, iovecs, count).offset(self.at).build(),
         }
     }
 
@@ -128,7 +97,7 @@ impl Work {
             return Err(io::Error::from_raw_os_error(-result));
         }
         let moved = result as usize;
-        let wanted = self.iovecs.bytes();
+        let wanted: usize = self.iovecs.iter().map(|v| v.iov_len).sum();
         if self.direction == Direction::Write && moved < wanted {
             let all: Vec<u8> = self.parts.iter().flat_map(|part| part.bytes().iter().copied()).collect();
             self.file.write_at(&mut [IoSlice::new(&all[moved..])], self.at + moved as u64)?;
@@ -284,7 +253,7 @@ struct InFlight {
 }
 
 impl Future for InFlight {
-    type Output = (io::Result<usize>, Parts);
+    type Output = (io::Result<usize>, Vec<Part>);
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let ring = Rc::clone(&self.ring);
@@ -315,7 +284,7 @@ impl Drop for InFlight {
 }
 
 /// Writes `parts`, aligned and as long as blocks together, at `at`. Waits without holding up the thread.
-pub(in super::super) async fn write(file: Arc<DirectFile>, parts: Parts, at: u64) -> io::Result<()> {
+pub(in super::super) async fn write(file: Arc<DirectFile>, parts: Vec<Part>, at: u64) -> io::Result<()> {
     let ring = Ring::here()?;
     let (written, _) = ring.start(Work::new(file, parts, at, Direction::Write))?.await;
     written.map(drop)
@@ -325,12 +294,12 @@ pub(in super::super) async fn write(file: Arc<DirectFile>, parts: Parts, at: u64
 /// there were.
 pub(in super::super) async fn read(
     file: Arc<DirectFile>,
-    parts: Parts,
+    parts: Vec<Part>,
     at: u64,
-) -> (io::Result<usize>, Parts) {
+) -> (io::Result<usize>, Vec<Part>) {
     match Ring::here().and_then(|ring| ring.start(Work::new(file, parts, at, Direction::Read))) {
         Ok(operation) => operation.await,
-        Err(error) => (Err(error), Parts::new()),
+        Err(error) => (Err(error), Vec::new()),
     }
 }
 

@@ -3,8 +3,7 @@
 use super::super::Disk;
 use super::super::direct::DirectDisk;
 use super::*;
-use smallvec::smallvec;
-use tokio::task::LocalSet;
+use tokio::runtime::LocalRuntime;
 
 /// Runs `body` on a runtime as workers have one, with a direct file of 1 MiB; says so where there is no direct I/O.
 fn on_a_file<F: Future<Output = ()>>(body: impl FnOnce(Arc<DirectFile>) -> F) {
@@ -15,8 +14,7 @@ fn on_a_file<F: Future<Output = ()>>(body: impl FnOnce(Arc<DirectFile>) -> F) {
     };
     let file = disk.create(1).unwrap();
     file.reserve(1 << 20).unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    LocalSet::new().block_on(&runtime, body(file.direct().unwrap()));
+    LocalRuntime::new().unwrap().block_on(body(file.direct().unwrap()));
 }
 
 fn block(byte: u8) -> Part {
@@ -31,13 +29,13 @@ fn many_operations_at_once_end_each_with_its_own() {
     on_a_file(|file| async move {
         let blocks = 2 * u64::from(ENTRIES) + 10;
         let writes = (0..blocks)
-            .map(|n| tokio::task::spawn_local(write(file.clone(), smallvec![block(n as u8)], n * 4096)));
+            .map(|n| tokio::task::spawn_local(write(file.clone(), vec![block(n as u8)], n * 4096)));
         for written in writes.collect::<Vec<_>>() {
             written.await.unwrap().unwrap();
         }
         let reads = (0..blocks).map(|n| {
             let file = file.clone();
-            tokio::task::spawn_local(async move { (n, read(file, smallvec![block(0)], n * 4096).await) })
+            tokio::task::spawn_local(async move { (n, read(file, vec![block(0)], n * 4096).await) })
         });
         for done in reads.collect::<Vec<_>>() {
             let (n, (got, parts)) = done.await.unwrap();
@@ -54,21 +52,20 @@ fn who_stops_waiting_leaves_nothing_behind() {
     on_a_file(|file| async move {
         let ring = Ring::here().unwrap();
         for n in 0..200_u64 {
-            let begun =
-                ring.start(Work::new(file.clone(), smallvec![block(7)], n % 50 * 4096, Direction::Write));
+            let begun = ring.start(Work::new(file.clone(), vec![block(7)], n % 50 * 4096, Direction::Write));
             if n % 2 == 0 {
                 tokio::task::yield_now().await;
             }
             drop(begun.unwrap());
         }
         // One that is waited for, behind them all.
-        write(file.clone(), smallvec![block(9)], 60 * 4096).await.unwrap();
+        write(file.clone(), vec![block(9)], 60 * 4096).await.unwrap();
         let limit = std::time::Instant::now() + std::time::Duration::from_secs(10);
         while !ring.slots.borrow().is_empty() {
             assert!(std::time::Instant::now() < limit, "{} slots stay", ring.slots.borrow().len());
             tokio::task::yield_now().await;
         }
-        let (got, parts) = read(file, smallvec![block(0)], 49 * 4096).await;
+        let (got, parts) = read(file, vec![block(0)], 49 * 4096).await;
         assert_eq!((got.unwrap(), parts[0].bytes()[0]), (4096, 7));
     });
 }
@@ -80,9 +77,7 @@ fn a_runtime_that_ends_waits_for_the_kernel() {
         on_a_file(|file| async move {
             let ring = Ring::here().unwrap();
             let begun: Vec<_> = (0..64)
-                .map(|n| {
-                    ring.start(Work::new(file.clone(), smallvec![block(round)], n * 4096, Direction::Write))
-                })
+                .map(|n| ring.start(Work::new(file.clone(), vec![block(round)], n * 4096, Direction::Write)))
                 .collect();
             tokio::task::yield_now().await;
             drop(begun);
@@ -96,7 +91,7 @@ fn failures_come_back_as_errors() {
     on_a_file(|file| async move {
         let path = format!("/proc/self/fd/{}", file.0.as_raw_fd());
         let reading = Arc::new(DirectFile(std::fs::File::open(path).unwrap()));
-        let refused = write(reading, smallvec![block(1)], 0).await;
+        let refused = write(reading, vec![block(1)], 0).await;
         assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::EBADF));
         assert!(Ring::here().unwrap().slots.borrow().is_empty());
     });
