@@ -3,7 +3,7 @@
 //! # Invariants
 //! - An orphan's record stays until all its chunks are gone, so that a crash leaves nothing behind that is not known.
 //! - What is about to be removed was open nowhere, and is opened by nobody from then on (`opens`, [`OpenTable::doom`](crate::opens::OpenTable::doom)).
-//! - A server that is away keeps only those from being removed that have chunks there.
+//! - A server that is away keeps only those from being removed that have chunks there (`tests/tests/peers.rs`, `what_needs_no_server_that_is_away_is_removed`).
 //! - After a restart orphans wait for one lease, those of before and those of since: clients that have them open renew within it
 //!   (`tests/tests/peers.rs`, `a_file_that_is_unlinked_after_a_restart_stays_while_it_is_open`).
 

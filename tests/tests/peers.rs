@@ -2,9 +2,10 @@
 //! Method: the finding's own scenario on a four-server cluster in this process.
 
 use fs_client::{Client, OpenFlags, OpenOptions, Result};
-use fs_proto::InodeId;
 use fs_proto::msg::Caller;
-use hayate_tests::Cluster;
+use fs_proto::placement::chunk_partition;
+use fs_proto::{ChunkIndex, InodeId, ServerId};
+use hayate_tests::{Cluster, status, until};
 
 fn put(client: &Client, path: &str, content: &[u8]) {
     let file = client.open_path(path, &OpenOptions::create_truncate()).expect("create");
@@ -233,4 +234,32 @@ fn a_file_that_is_unlinked_after_a_restart_stays_while_it_is_open() {
             assert_eq!(file.attr().unwrap().size as usize, size);
         }
     }
+}
+
+/// Goal: a server that is away keeps only those files from being removed that have chunks there. Method: two files live at the root's home; one of them has
+/// a chunk at the other server, which is stopped.
+#[test]
+fn what_needs_no_server_that_is_away_is_removed() {
+    let mut cluster = Cluster::start(2);
+    let map = cluster.file().map().unwrap();
+    let home = map.owner(InodeId::ROOT.partition());
+    let away = ServerId(1 - home.0);
+    let client = cluster.client();
+    let inodes = || status(&client, home)["inodes"].as_u64().unwrap();
+    let before = inodes();
+    let large = client.open_path("/large", &OpenOptions::create_truncate()).unwrap();
+    let attr = large.attr().unwrap();
+    let is_there = |chunk: &u64| map.owner(chunk_partition(attr.ino, ChunkIndex(*chunk))) == away;
+    let chunk = (0..1_000).find(is_there).unwrap();
+    large.write_at(&[7; 100_000], chunk * attr.layout.chunk_bytes()).unwrap();
+    large.close().unwrap();
+    put(&client, "/small", b"small");
+    assert_eq!(inodes(), before + 2);
+    cluster.stop(away.0);
+    for path in ["/large", "/small"] {
+        client.remove_file(path).unwrap();
+    }
+    until("the small file is removed", || inodes() == before + 1);
+    cluster.restart(away.0);
+    until("so is the large one", || inodes() == before);
 }
