@@ -251,7 +251,7 @@ fn what_needs_no_server_that_is_away_is_removed() {
     let attr = large.attr().unwrap();
     let is_there = |chunk: &u64| map.owner(chunk_partition(attr.ino, ChunkIndex(*chunk))) == away;
     let chunk = (0..1_000).find(is_there).unwrap();
-    large.write_at(&[7; 100_000], chunk * attr.layout.chunk_bytes()).unwrap();
+    large.write_at(&vec![7; 100_000], chunk * attr.layout.chunk_bytes()).unwrap();
     large.close().unwrap();
     put(&client, "/small", b"small");
     assert_eq!(inodes(), before + 2);
