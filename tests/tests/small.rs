@@ -361,7 +361,7 @@ fn apart(cluster: &Cluster, client: &Client, away: ServerId) -> (String, InodeId
 
 /// What a server holds of a file's first chunk.
 fn chunk(cluster: &Cluster, ino: InodeId, server: ServerId) -> Bytes {
-    let request = ReadChunk { ino, chunk: ChunkIndex(0), offset: 0, len: 65536 };
+    let request = ReadChunk { ino, chunk: ChunkIndex(0), offset: 0, len: 65536, compared: false };
     send(cluster, server, chunk_partition(ino, ChunkIndex(0)), &request, Bytes::new()).unwrap()
 }
 

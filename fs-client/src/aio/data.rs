@@ -225,13 +225,14 @@ impl Core {
         Ok(whole.freeze())
     }
 
-    /// The bytes of a piece, fewer than its length if the chunk ends earlier. Damage on the way is read once more.
+    /// The bytes of a piece, fewer than its length if the chunk ends earlier. Damage is read once more, and compared by the server, which knows whether it is its own.
     async fn read_piece(&self, handle: &Handle, piece: Piece) -> Result<Bytes> {
         let ino = handle.ino();
-        let request = ReadChunk { ino, chunk: piece.chunk, offset: piece.offset, len: piece.len };
         let Some(target) = self.found(handle, piece.chunk).await? else { return Ok(Bytes::new()) };
         let mut last = ServerId::default();
-        for _ in 0..2 {
+        for compared in [false, true] {
+            let request =
+                ReadChunk { ino, chunk: piece.chunk, offset: piece.offset, len: piece.len, compared };
             let answer = self.exchange(&handle.who, target, &request, Bytes::new(), self.patience()).await?;
             if answer.bulk.len() > piece.len as usize {
                 return Err(Error::Protocol {

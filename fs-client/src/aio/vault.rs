@@ -74,14 +74,18 @@ impl Core {
 
     async fn read_spot_piece(&self, spot: Spot, piece: Piece) -> Result<Bytes> {
         let (ino, chunk, offset, len) = (spot.ino, piece.chunk, piece.offset, piece.len);
-        let (target, request) = (Target::Server(spot.server), ReadChunk { ino, chunk, offset, len });
-        let answer = self
-            .exchange(&self.caller, target, &request, Bytes::new(), self.patience_once(ANSWER_TIME))
-            .await?;
-        if answer.bulk.len() > len as usize || crc(&answer.bulk) != answer.body.crc {
-            return Err(Error::Corrupt { ino, offset: u64::from(offset), server: answer.server });
+        // What does not match is read once more, compared by the server: it counts what it has lost.
+        for compared in [false, true] {
+            let request = ReadChunk { ino, chunk, offset, len, compared };
+            let patience = self.patience_once(ANSWER_TIME);
+            let answer = self
+                .exchange(&self.caller, Target::Server(spot.server), &request, Bytes::new(), patience)
+                .await?;
+            if answer.bulk.len() <= len as usize && crc(&answer.bulk) == answer.body.crc {
+                return Ok(answer.bulk);
+            }
         }
-        Ok(answer.bulk)
+        Err(Error::Corrupt { ino, offset: u64::from(offset), server: spot.server })
     }
 
     /// See [`crate::Client::write_spots`].

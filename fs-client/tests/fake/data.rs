@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use fs_client::{Caller, Client, Error, File, InodeId, OpenFlags};
 use fs_proto::Op;
+use fs_proto::msg::chunk::ReadChunk;
 use fs_proto::msg::inode::Publish;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -152,7 +153,15 @@ fn damage_on_the_way_is_read_again_once() {
     let file = open(&client, "a");
     file.write_at(b"precious", 0).unwrap();
     cluster.control.fail(Op::ReadChunk, &[Fault::FlipBit]);
+    cluster.control.take_seen();
     assert_eq!(file.read_bytes_at(8, 0).unwrap(), "precious");
+    // The second time the server compares, too: it knows what it has lost.
+    let seen = cluster.control.take_seen().into_iter();
+    let reads = seen.filter(|seen| seen.header.op == Op::ReadChunk);
+    assert_eq!(
+        reads.map(|seen| request::<ReadChunk>(&seen.meta).compared).collect::<Vec<_>>(),
+        [false, true]
+    );
     cluster.control.fail(Op::ReadChunk, &[Fault::FlipBit, Fault::FlipBit]);
     let error = file.read_bytes_at(8, 0).unwrap_err();
     assert!(matches!(error, Error::Corrupt { offset: 0, .. }), "{error:?}");

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use fs_net::BufferPool;
 use fs_proto::ids::{ChunkIndex, InodeId};
 use fs_server::kv::{self, KvKind};
-use fs_server::store::{self, BlockSums, ChunkKey, ChunkStore, ChunkWrite, IoMode, LogStore, StoreOptions};
+use fs_server::store::{
+    self, BlockSums, ChunkKey, ChunkStore, ChunkWrite, Compare, IoMode, LogStore, StoreOptions,
+};
 use rustix::fs::Advice;
 use std::cell::RefCell;
 use std::fs::File;
@@ -126,7 +128,7 @@ pub fn of_store(kind: Kind, dir: &Path, bytes: usize) -> Result<Round, Failure> 
         round(&mut DirectStore(worker), dir, kind, bytes)?
     } else {
         let chunks = dir.join("chunks");
-        let mut store = BufferedStore { worker, out: vec![0; CHUNK_BYTES], kind, dir: chunks };
+        let mut store = BufferedStore { worker, kind, dir: chunks };
         round(&mut store, dir, kind, bytes)?
     };
     store.remove(&[InodeId(1), InodeId(2)])?;
@@ -154,7 +156,6 @@ fn ino(file: usize) -> InodeId {
 
 struct BufferedStore {
     worker: Worker,
-    out: Vec<u8>,
     kind: Kind,
     dir: std::path::PathBuf,
 }
@@ -165,14 +166,7 @@ impl Target for BufferedStore {
     }
 
     fn read(&mut self, file: usize, at: &mut dyn Iterator<Item = u64>, len: usize) -> Result<(), Failure> {
-        for offset in at {
-            for (chunk, begin, part) in parts(offset, len) {
-                let want = part.len();
-                let key = ChunkKey { ino: ino(file), chunk };
-                assert_eq!(self.worker.store.read(key, begin, &mut self.out[part])?, want, "short read");
-            }
-        }
-        Ok(())
+        self.worker.read(file, at, len)
     }
 
     fn settle(&mut self) -> Result<(), Failure> {
@@ -245,6 +239,21 @@ impl Worker {
         };
         self.run(at, len, start, file)
     }
+
+    /// As for a client, which compares what it gets.
+    fn read(&mut self, file: usize, at: &mut dyn Iterator<Item = u64>, len: usize) -> Result<(), Failure> {
+        let (store, pool) = (self.store.clone(), self.pool.clone());
+        let start = move |key, begin, part: std::ops::Range<usize>| {
+            let (store, pool) = (store.clone(), pool.clone());
+            async move {
+                let buffer = pool.get(part.len()).await.map_err(|e| e.to_string())?;
+                let read = store.read_buffer(key, begin, part.len(), buffer, Compare::ByReader).await;
+                let got = read.map_err(|e| e.to_string())?.data.len();
+                if got == part.len() { Ok(()) } else { Err("short read".to_owned()) }
+            }
+        };
+        self.run(at, len, start, file)
+    }
 }
 
 struct DirectStore(Worker);
@@ -255,17 +264,7 @@ impl Target for DirectStore {
     }
 
     fn read(&mut self, file: usize, at: &mut dyn Iterator<Item = u64>, len: usize) -> Result<(), Failure> {
-        let (store, pool) = (self.0.store.clone(), self.0.pool.clone());
-        let start = move |key, begin, part: std::ops::Range<usize>| {
-            let (store, pool) = (store.clone(), pool.clone());
-            async move {
-                let buffer = pool.get(part.len()).await.map_err(|e| e.to_string())?;
-                let read = store.read_buffer(key, begin, part.len(), buffer).await;
-                let got = read.map_err(|e| e.to_string())?.data.len();
-                if got == part.len() { Ok(()) } else { Err("short read".to_owned()) }
-            }
-        };
-        self.0.run(at, len, start, file)
+        self.0.read(file, at, len)
     }
 
     fn settle(&mut self) -> Result<(), Failure> {

@@ -32,7 +32,7 @@ use crate::node::Node;
 use crate::ops::inline;
 use crate::ops::setattr::holders;
 use crate::overflow::{self, access};
-use crate::store::{ChunkKey, ChunkStore};
+use crate::store::{ChunkKey, ChunkStore, Compare};
 use crate::tier::{
     Attributes, Base, Destination, Make, Place, Staged, Tier, TierError, TierFile, TierResult,
 };
@@ -560,7 +560,7 @@ async fn copy_kept(
             let mut offset = range.start;
             while offset < end {
                 let want = (end - offset).min(PIECE as u32) as usize;
-                let read = access::read_there(worker, record, offset, want).await?;
+                let read = access::read_there(worker, record, offset, want, Compare::Here).await?;
                 inline::check(&read.data, read.crc)?;
                 if read.data.is_empty() {
                     break;

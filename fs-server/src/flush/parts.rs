@@ -27,7 +27,7 @@ use bytes::Bytes;
 use fs_net::{BufferClass, LARGEST_BUFFER, PoolBuffer};
 use fs_proto::msg::chunk::ReadChunk;
 use fs_proto::msg::tier::{FlushChunks, FlushedShare, PartsOf};
-use fs_proto::{Attr, ChunkIndex, ServerId, Status};
+use fs_proto::{Attr, ChunkIndex, InodeId, ServerId, Status};
 use futures_util::future::{join_all, try_join_all};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -498,13 +498,28 @@ async fn fill(worker: &Rc<Worker>, request: &FlushChunks, at: u64, out: &mut [u8
         out.fill(0);
         return Ok(false);
     };
-    let (answer, data) =
-        worker.fetch(holder, &ReadChunk { ino, chunk, offset, len: out.len() as u32 }).await?;
-    inline::check(&data, answer.crc)?;
+    let data = read(worker, holder, (ino, chunk), (offset, out.len() as u32)).await?;
     let (have, hole) = out.split_at_mut(data.len().min(out.len()));
     have.copy_from_slice(&data[..have.len()]);
     hole.fill(0);
     Ok(!have.is_empty())
+}
+
+/// Bytes of a chunk, compared with the checksum that they were stored with: by this server, and then by their holder, who can tell what the matter is.
+async fn read(
+    worker: &Rc<Worker>,
+    holder: ServerId,
+    (ino, chunk): (InodeId, ChunkIndex),
+    (offset, len): (u32, u32),
+) -> OpResult<Bytes> {
+    let ask = |compared| ReadChunk { ino, chunk, offset, len, compared };
+    let (answer, data) = worker.fetch(holder, &ask(false)).await?;
+    if inline::check(&data, answer.crc).is_ok() {
+        return Ok(data);
+    }
+    let (answer, data) = worker.fetch(holder, &ask(true)).await?;
+    inline::check(&data, answer.crc)?;
+    Ok(data)
 }
 
 #[cfg(test)]

@@ -74,7 +74,9 @@ pub async fn ask(worker: &Rc<Worker>, context: &Context, request: HotAsk) -> OpR
 
 /// Checksum and bytes of a piece.
 async fn piece(worker: &Rc<Worker>, context: &Context, key: PieceKey) -> OpResult<(u32, Bytes)> {
-    let read = ReadChunk { ino: key.ino, chunk: key.chunk, offset: key.offset(), len: HOT_PIECE_BYTES };
+    let (ino, chunk, offset) = (key.ino, key.chunk, key.offset());
+    // By the holder: those that it is lent to have nobody to ask for the reason if it is damaged.
+    let read = ReadChunk { ino, chunk, offset, len: HOT_PIECE_BYTES, compared: true };
     let (meta, data) = ops::chunk::read(worker, context, read).await?;
     Ok((ChunkRead::from_bytes(meta)?.crc, data))
 }

@@ -19,7 +19,7 @@ use crate::error::{OpError, OpResult};
 use crate::hot;
 use crate::hot::grants::Change;
 use crate::overflow::{self, access};
-use crate::store::{BlockSums, ChunkData, ChunkKey, ChunkStore, ChunkWrite};
+use crate::store::{BlockSums, ChunkData, ChunkKey, ChunkStore, ChunkWrite, Compare};
 use crate::worker::{Context, Worker};
 
 /// Writes a piece of a chunk, after checking that it arrived as it was sent.
@@ -100,7 +100,8 @@ pub async fn read(worker: &Rc<Worker>, context: &Context, request: ReadChunk) ->
         Ensured::Fetched => fetch::ahead(worker, key),
         Ensured::Here | Ensured::Fill(_) => {}
     }
-    let ChunkData { data, crc } = access::read(worker, key, request.offset, len, buffer).await?;
+    let compare = if request.compared { Compare::Here } else { Compare::ByReader };
+    let ChunkData { data, crc } = access::read(worker, key, request.offset, len, buffer, compare).await?;
     worker.node.counters.note_read(data.len());
     Ok((ChunkRead { crc }.to_bytes(), data))
 }

@@ -23,7 +23,7 @@ use crate::backing::claims::Use;
 use crate::backing::fetch::{self, Want};
 use crate::error::{OpError, OpResult};
 use crate::overflow::access;
-use crate::store::ChunkKey;
+use crate::store::{ChunkKey, Compare};
 use crate::worker::{Context, Worker};
 
 /// Holes of fewer bytes are copied as zeros: a message more costs more than these.
@@ -104,7 +104,7 @@ async fn move_data(
     let buffer = pool.get(len).await.map_err(|error| OpError::because(Status::Invalid, error.to_string()))?;
     let read = {
         let _used = at_hand(worker, from).await?;
-        access::read(worker, from, data.start, len, buffer).await?
+        access::read(worker, from, data.start, len, buffer, Compare::Here).await?
     };
     worker.node.counters.note_read(read.data.len());
     let (bytes, sum) = if read.data.len() == len { (read.data, read.crc) } else { padded(&read.data, len) };

@@ -16,7 +16,7 @@ use super::moving::{self, Outcome};
 use super::{STORE_KNOWN, forget_from, has_begun, kept, list};
 use crate::backing::claims::Use;
 use crate::error::{OpError, OpResult};
-use crate::store::{ChunkData, ChunkKey, ChunkStore, ChunkWrite, StoreError};
+use crate::store::{ChunkData, ChunkKey, ChunkStore, ChunkWrite, Compare, StoreError};
 use crate::worker::Worker;
 
 /// Chunk of a keeper's object that has the bytes.
@@ -79,18 +79,19 @@ pub async fn read(
     offset: u32,
     len: usize,
     buffer: PoolBuffer,
+    compare: Compare,
 ) -> OpResult<ChunkData> {
     if let Some(record) = find(worker, key).await? {
         drop(buffer);
-        return read_there(worker, &record, offset, len).await;
+        return read_there(worker, &record, offset, len, compare).await;
     }
-    let data = worker.node.store.read_buffer(key, offset, len, buffer).await?;
+    let data = worker.node.store.read_buffer(key, offset, len, buffer, compare).await?;
     match kept(&worker.node, key)? {
         None => Ok(data),
         // It went while it was read. Nothing is held while this waits for memory at the keeper, who may wait for some here.
         Some(record) => {
             drop(data);
-            read_there(worker, &record, offset, len).await
+            read_there(worker, &record, offset, len, compare).await
         }
     }
 }
@@ -101,9 +102,11 @@ pub async fn read_there(
     record: &OverflowRecord,
     offset: u32,
     len: usize,
+    compare: Compare,
 ) -> OpResult<ChunkData> {
     check_store(worker, record).await?;
-    let read = ReadChunk { ino: record.place, chunk: AT, offset, len: len as u32 };
+    let compared = compare == Compare::Here;
+    let read = ReadChunk { ino: record.place, chunk: AT, offset, len: len as u32, compared };
     worker.node.overflow.passed_on.fetch_add(1, Ordering::Relaxed);
     let (answer, data) = worker.fetch(record.keeper, &read).await?;
     Ok(ChunkData { data, crc: answer.crc })

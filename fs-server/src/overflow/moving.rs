@@ -23,7 +23,7 @@ use crate::kv::Batch;
 use crate::namespace::{encode_record, keys};
 use crate::node::Node;
 use crate::ops::copy;
-use crate::store::{ChunkKey, ChunkStore, ChunkWrite};
+use crate::store::{ChunkKey, ChunkStore, ChunkWrite, Compare};
 use crate::worker::Worker;
 
 /// How long it is believed who has room.
@@ -193,7 +193,7 @@ async fn give(
             let len = (run.end - start).min(PIECE) as usize;
             let buffer = node.pools.fetches.get_for(BufferClass::PeerRequest, None, len).await;
             let buffer = buffer.map_err(|error| OpError::because(Status::Invalid, error.to_string()))?;
-            let read = node.store.read_buffer(key, start, len, buffer).await?;
+            let read = node.store.read_buffer(key, start, len, buffer, Compare::Here).await?;
             if !read.data.is_empty() {
                 access::send(worker, record, start, read.crc, read.data).await?;
             }

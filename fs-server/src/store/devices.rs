@@ -11,7 +11,7 @@
 use super::disk::buffered;
 use super::engine::LogStore;
 use super::scrub::ScrubPage;
-use super::{ChunkData, ChunkKey, ChunkStore, ChunkWrite, StoreError, StoreOptions, StoreStats};
+use super::{ChunkData, ChunkKey, ChunkStore, ChunkWrite, Compare, StoreError, StoreOptions, StoreStats};
 use crate::kv::{Batch, Kv, KvError};
 use fs_net::PoolBuffer;
 use fs_proto::ids::{ChunkIndex, InodeId};
@@ -172,8 +172,9 @@ impl Devices {
         offset: u32,
         len: usize,
         buffer: PoolBuffer,
+        compare: Compare,
     ) -> Result<ChunkData, StoreError> {
-        self.of(key).read_buffer(key, offset, len, buffer).await
+        self.of(key).read_buffer(key, offset, len, buffer, compare).await
     }
 
     /// As [`LogStore::scrub`], on one device.

@@ -4,7 +4,7 @@
 //! # Invariants
 //! - A write goes on to its end when nobody waits for it any more: its place in the log counts as under way until the
 //!   device is done with it (`tests/store`, `an_abandoned_write_is_whole_or_absent`).
-//! - As everywhere, nothing that did not match its CRC is returned (`tests/store`, `damage_is_told_in_direct_mode`).
+//! - As everywhere, nothing that did not match its CRC is returned to who does not compare it (`tests/store`, `damage_is_told_in_direct_mode`).
 //! - The CRC that comes with data is of exactly that data (`tests/store`, `sums_are_those_of_what_was_read`).
 
 use super::crc_cache;
@@ -15,7 +15,7 @@ use super::extent::Extent;
 use super::format::{BlockSpan, HEADER_BYTES, Position};
 use super::gather;
 use super::group::{self, ChunkWrite};
-use super::reader::{self, Source};
+use super::reader::{self, Compare, Source};
 use super::{ChunkKey, StoreError};
 use bytes::Bytes;
 use fs_net::PoolBuffer;
@@ -71,17 +71,18 @@ impl LogStore {
     }
 
     /// Up to `len` bytes at `offset` of a chunk, fewer if it ends before, in a buffer of at least that length; without
-    /// blocking the thread in direct mode. Needs a runtime with local tasks there.
+    /// blocking the thread in direct mode. Needs a runtime with local tasks there. With it comes its CRC: of what it was written as, if the caller compares.
     pub async fn read_buffer(
         &self,
         key: ChunkKey,
         offset: u32,
         len: usize,
         mut buffer: PoolBuffer,
+        compare: Compare,
     ) -> Result<ChunkData, StoreError> {
         let core = self.core();
         if !core.is_direct {
-            let (got, crc) = core.read(key, offset, &mut buffer[..len])?;
+            let (got, crc) = core.read(key, offset, &mut buffer[..len], compare)?;
             return Ok(ChunkData { data: first(buffer, got), crc });
         }
         let Some((range, pieces)) = read_range(core, key, offset, len)? else {
@@ -94,11 +95,11 @@ impl LogStore {
             let plan = Plan::of(core, extent);
             if plan.blocks().1 <= buffer.whole().len() {
                 let part = Part::Pool(buffer, plan.blocks().1);
-                let (part, found, crc) = read_verified(core, key, &file, plan, part).await?;
+                let (part, found, crc) = read_planned(core, key, &file, plan, part, compare).await?;
                 return Ok(ChunkData { data: part_of(part, found), crc });
             }
         }
-        let crc = read_parts(core, key, offset, &pieces, &mut buffer[..range.len()]).await?;
+        let crc = read_parts(core, key, offset, &pieces, &mut buffer[..range.len()], compare).await?;
         Ok(ChunkData { data: first(buffer, range.len()), crc })
     }
 }
@@ -133,15 +134,16 @@ async fn read_parts(
     offset: u32,
     pieces: &engine::Pieces,
     out: &mut [u8],
+    compare: Compare,
 ) -> Result<u32, StoreError> {
     let reads = pieces.iter().map(|(extent, file)| async move {
         match Arc::clone(file).direct() {
             Some(file) => {
                 let plan = Plan::of(core, extent);
                 let part = Part::Own(Aligned::new(plan.blocks().1));
-                read_verified(core, key, &file, plan, part).await
+                read_planned(core, key, &file, plan, part, compare).await
             }
-            None => read_blocking(core, key, &**file, extent),
+            None => read_blocking(core, key, (extent, &**file), compare),
         }
     });
     let mut reads = stream::iter(reads).buffered(PARTS);
@@ -163,23 +165,24 @@ async fn read_parts(
 fn read_blocking(
     core: &Core,
     key: ChunkKey,
-    file: &dyn super::disk::SegmentFile,
-    extent: &Extent,
-) -> Result<Verified, StoreError> {
+    (extent, file): (&Extent, &dyn super::disk::SegmentFile),
+    compare: Compare,
+) -> Result<Found, StoreError> {
     let len = (extent.end - extent.start) as usize;
     let mut memory = Aligned::new(len);
-    let sum = core.read_extent(key, file, extent, &mut memory[..len])?;
+    let sum = core.read_extent(key, (extent, file), &mut memory[..len], compare)?;
     Ok((Part::Own(memory), 0..len, sum))
 }
 
 /// Carries out a plan with memory for its blocks. Returns the memory, where in it the wanted bytes are, and their CRC.
-async fn read_verified(
+async fn read_planned(
     core: &Core,
     key: ChunkKey,
     file: &Arc<DirectFile>,
     plan: Plan,
     main: Part,
-) -> Result<Verified, StoreError> {
+    compare: Compare,
+) -> Result<Found, StoreError> {
     let extent = &plan.extent;
     let front = plan.front_bytes();
     let parts = (front > 0).then(|| Part::Own(Aligned::new(front))).into_iter().chain([main]).collect();
@@ -198,14 +201,14 @@ async fn read_verified(
         Some(table) => table,
         None => table_of(core, key, file, extent).await?,
     };
-    match plan.verify(&table, main.bytes(), got) {
+    match plan.verify(&table, main.bytes(), got, compare) {
         Some((found, sum)) => Ok((main, found, sum)),
         None => Err(core.corrupt(key, extent)),
     }
 }
 
 /// Memory, where in it the wanted bytes are, and their CRC.
-type Verified = (Part, Range<usize>, u32);
+type Found = (Part, Range<usize>, u32);
 
 /// Where the block CRCs for a read come from.
 enum TableFrom {
@@ -267,14 +270,20 @@ impl Plan {
     }
 
     /// Where the wanted bytes are in the main memory, of which `got` were read, and their CRC, if they match.
-    fn verify(&self, table: &[u8], memory: &[u8], got: usize) -> Option<(Range<usize>, u32)> {
+    fn verify(
+        &self,
+        table: &[u8],
+        memory: &[u8],
+        got: usize,
+        compare: Compare,
+    ) -> Option<(Range<usize>, u32)> {
         let at = (self.wanted_at - self.blocks().0) as usize;
         let wanted =
             at + self.span.head..at + self.span.head + (self.extent.end - self.extent.start) as usize;
         let all = memory.get(..got)?.get(at..wanted.end + self.span.tail)?;
         let (head, rest) = all.split_at(self.span.head);
         let (middle, tail) = rest.split_at(wanted.len());
-        let sum = reader::verify(self.extent.place.shape, &self.span, table, [head, middle, tail])?;
+        let sum = reader::verify(self.extent.place.shape, &self.span, table, [head, middle, tail], compare)?;
         Some((wanted, sum))
     }
 }

@@ -10,7 +10,7 @@ use super::format::{self, BlockSums, Kind, MAX_CHUNK_BYTES, MAX_REMOVED, STORE_F
 use super::index::Index;
 use super::log::{Limits, Log, Purpose, Request, Ticket};
 use super::merge;
-use super::reader::{Fault, Source};
+use super::reader::{Compare, Fault, Source};
 use super::recover;
 use super::rows::Keys;
 use super::save::Saver;
@@ -195,16 +195,16 @@ impl Core {
         Source { file, place: extent.place, store_id: self.log.limits.store_id }
     }
 
-    /// Reads an extent's part into `out`, verified. Returns its CRC.
+    /// Reads an extent's part into `out`. Returns its CRC.
     pub fn read_extent(
         &self,
         key: ChunkKey,
-        file: &dyn SegmentFile,
-        extent: &Extent,
+        (extent, file): (&Extent, &dyn SegmentFile),
         out: &mut [u8],
+        compare: Compare,
     ) -> Result<u32, StoreError> {
         self.source(file, extent)
-            .read(&self.cache, extent.start, out)
+            .read(&self.cache, extent.start, out, compare)
             .map_err(|fault| self.unread(key, extent, fault))
     }
 
@@ -217,13 +217,19 @@ impl Core {
     }
 
     /// As [`ChunkStore::read`], with the CRC of what was read.
-    pub fn read(&self, key: ChunkKey, offset: u32, out: &mut [u8]) -> Result<(usize, u32), StoreError> {
+    pub fn read(
+        &self,
+        key: ChunkKey,
+        offset: u32,
+        out: &mut [u8],
+        compare: Compare,
+    ) -> Result<(usize, u32), StoreError> {
         let Some((range, pieces)) = read_range(self, key, offset, out.len())? else { return Ok((0, 0)) };
         let mut made = Made::new(&mut out[..range.len()]);
         for (extent, file) in &pieces {
             made.skip_to((extent.start - offset) as usize);
             made.fill((extent.end - extent.start) as usize, |part| {
-                self.read_extent(key, &**file, extent, part)
+                self.read_extent(key, (extent, &**file), part, compare)
             })?;
         }
         made.skip_to(range.len());
@@ -456,7 +462,7 @@ impl ChunkStore for LogStore {
     }
 
     fn read(&self, key: ChunkKey, offset: u32, out: &mut [u8]) -> Result<usize, StoreError> {
-        self.core.read(key, offset, out).map(|(got, _)| got)
+        self.core.read(key, offset, out, Compare::Here).map(|(got, _)| got)
     }
 
     fn truncate(&self, ino: InodeId, chunk: ChunkIndex, keep_bytes: u32) -> Result<(), StoreError> {

@@ -13,6 +13,7 @@ use super::extent::{self, Extent};
 use super::format::{BlockSums, Kind};
 use super::index::Index;
 use super::log::{Purpose, Request};
+use super::reader::Compare;
 use super::{ChunkKey, StoreError};
 use fs_proto::checksum::crc;
 use std::io;
@@ -55,7 +56,7 @@ pub(super) fn copy(core: &Core, what: &Copy) -> Result<bool, StoreError> {
     let mut data = vec![0; (last.end - first.start) as usize];
     for (source, file) in what.sources.iter().zip(files) {
         let part = &mut data[(source.start - first.start) as usize..(source.end - first.start) as usize];
-        core.read_extent(what.key, &*file, source, part)?;
+        core.read_extent(what.key, (source, &*file), part, Compare::Here)?;
     }
     let sums = BlockSums::of(first.start, &data);
     let request = what.request(sums.table(), &data);

@@ -48,6 +48,7 @@ pub use direct_io::ChunkData;
 pub use engine::{LogStore, open, open_on};
 pub use format::BlockSums;
 pub use group::ChunkWrite;
+pub use reader::Compare;
 pub use scrub::ScrubPage;
 
 use crate::kv::KvError;

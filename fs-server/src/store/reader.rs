@@ -1,7 +1,8 @@
 //! Verified reads of records.
 //!
 //! # Invariants
-//! - Nothing that did not match its CRC is left in the caller's buffer (`tests/store`, `flipped_bits_are_never_returned`).
+//! - Nothing that did not match its CRC is left in the caller's buffer (`tests/store`, `flipped_bits_are_never_returned`), unless the caller compares: then what comes
+//!   with it is the CRC of what was written (`tests/store`, `who_compares_itself_is_told_what_was_written`).
 
 use super::crc_cache::CrcCache;
 use super::disk::{self, Lost, SegmentFile};
@@ -13,6 +14,15 @@ use std::sync::Arc;
 
 /// Most that is read before it is verified: stays in the second level of a CPU's cache.
 const PIECE_BYTES: usize = 256 << 10;
+
+/// Who compares what is read with its CRCs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compare {
+    /// The store. It returns nothing that does not match.
+    Here,
+    /// Who reads, by the CRC that is returned. Only blocks that are read in part are compared here, as that CRC is known of no part.
+    ByReader,
+}
 
 /// Why a record cannot be read.
 #[derive(Debug)]
@@ -44,7 +54,7 @@ impl<'a> Source<'a> {
 
 impl Source<'_> {
     /// Fills `out` with the record's bytes from `start` of the chunk. Returns their CRC.
-    pub fn read(&self, cache: &CrcCache, start: u32, out: &mut [u8]) -> Result<u32, Fault> {
+    pub fn read(&self, cache: &CrcCache, start: u32, out: &mut [u8], compare: Compare) -> Result<u32, Fault> {
         let position = self.place.position();
         let table = if let Some(table) = cache.get(&position) {
             table
@@ -53,14 +63,14 @@ impl Source<'_> {
             cache.insert(position, table.clone());
             table
         };
-        self.read_blocks(&table, start, out).inspect_err(|_| out.fill(0))
+        self.read_blocks(&table, start, out, compare).inspect_err(|_| out.fill(0))
     }
 
     /// All data of a record whose header is known, read and verified without the cache.
     pub fn read_whole(&self) -> Result<Vec<u8>, Fault> {
         let table = self.load_table()?;
         let mut data = vec![0; self.place.shape.data_bytes as usize];
-        self.read_blocks(&table, self.place.shape.offset, &mut data)?;
+        self.read_blocks(&table, self.place.shape.offset, &mut data, Compare::Here)?;
         Ok(data)
     }
 
@@ -108,41 +118,57 @@ impl Source<'_> {
 
     /// Reads the blocks that cover the range: those that lie wholly in it in pieces that are verified while the CPU's
     /// cache has them, the others through a block of their own.
-    fn read_blocks(&self, table: &[u8], start: u32, out: &mut [u8]) -> Result<u32, Fault> {
+    fn read_blocks(&self, table: &[u8], start: u32, out: &mut [u8], compare: Compare) -> Result<u32, Fault> {
         let span = BlockSpan::covering(self.place.shape, start, out.len());
         if span.head > 0 || span.tail > 0 {
-            return self.read_ragged(table, &span, out);
+            return self.read_ragged(table, &span, out, compare);
+        }
+        if compare == Compare::ByReader {
+            return self.read_whole_blocks(table, start, out, 0, compare);
         }
         let (mut start, mut rest, mut sum) = (start, out, 0);
         while !rest.is_empty() {
             // Every piece but the last ends with a block, wherever the record begins.
             let len = rest.len().min(PIECE_BYTES - start as usize % BLOCK_BYTES);
             let (piece, behind) = rest.split_at_mut(len);
-            sum = self.read_whole_blocks(table, start, piece, sum)?;
+            sum = self.read_whole_blocks(table, start, piece, sum, compare)?;
             (start, rest) = (start + len as u32, behind);
         }
         Ok(sum)
     }
 
     /// Returns the CRC of what `sum` is of and these blocks together.
-    fn read_whole_blocks(&self, table: &[u8], start: u32, out: &mut [u8], sum: u32) -> Result<u32, Fault> {
+    fn read_whole_blocks(
+        &self,
+        table: &[u8],
+        start: u32,
+        out: &mut [u8],
+        sum: u32,
+        compare: Compare,
+    ) -> Result<u32, Fault> {
         let shape = self.place.shape;
         let got = self.file.read_at(&mut [IoSliceMut::new(out)], shape.byte_of(start))?;
         let (mut at, mut sum) = (0, sum);
         for block in shape.block_of(start)..=shape.block_of(start + out.len() as u32 - 1) {
             let end = at + shape.block_range(block).len();
-            let own = if got < end { return Err(Fault::Corrupt) } else { crc(&out[at..end]) };
-            if table[4 * block..4 * block + 4] != own.to_le_bytes() {
+            let known = known_sum(table, block);
+            if got < end || (compare == Compare::Here && crc(&out[at..end]) != known) {
                 return Err(Fault::Corrupt);
             }
-            sum = combine(sum, own, (end - at) as u64);
+            sum = combine(sum, known, (end - at) as u64);
             at = end;
         }
         Ok(sum)
     }
 
     /// With one call, the ends that are not wanted aside.
-    fn read_ragged(&self, table: &[u8], span: &BlockSpan, out: &mut [u8]) -> Result<u32, Fault> {
+    fn read_ragged(
+        &self,
+        table: &[u8],
+        span: &BlockSpan,
+        out: &mut [u8],
+        compare: Compare,
+    ) -> Result<u32, Fault> {
         let shape = self.place.shape;
         let (mut head, mut tail) = ([0; BLOCK_BYTES], [0; BLOCK_BYTES]);
         let (head, tail) = (&mut head[..span.head], &mut tail[..span.tail]);
@@ -151,25 +177,41 @@ impl Source<'_> {
         if self.file.read_at(&mut parts, shape.byte_of(span.start))? < want {
             return Err(Fault::Corrupt);
         }
-        verify(shape, span, table, [head, out, tail]).ok_or(Fault::Corrupt)
+        verify(shape, span, table, [head, out, tail], compare).ok_or(Fault::Corrupt)
     }
 }
 
-/// The CRC of the second of `parts`, which laid end to end are the blocks of `span`, if all blocks match theirs.
-pub(super) fn verify(shape: Shape, span: &BlockSpan, table: &[u8], parts: [&[u8]; 3]) -> Option<u32> {
+/// The CRC that a block was written with.
+fn known_sum(table: &[u8], block: usize) -> u32 {
+    u32::from_le_bytes([table[4 * block], table[4 * block + 1], table[4 * block + 2], table[4 * block + 3]])
+}
+
+/// The CRC of the second of `parts`, which laid end to end are the blocks of `span`, if all blocks match theirs that are to be compared here.
+pub(super) fn verify(
+    shape: Shape,
+    span: &BlockSpan,
+    table: &[u8],
+    parts: [&[u8]; 3],
+    compare: Compare,
+) -> Option<u32> {
     let mut sum = 0;
     for block in span.blocks.clone() {
         let range = shape.block_range(block);
         let (from, to) = ((range.start - span.start) as usize, (range.end - span.start) as usize);
         let [head, middle, tail] = within(parts, from, to);
+        let (is_whole, known) = (head.is_empty() && tail.is_empty(), known_sum(table, block));
+        if is_whole && compare == Compare::ByReader {
+            sum = combine(sum, known, middle.len() as u64);
+            continue;
+        }
         let own = crc(middle);
-        let whole = if head.is_empty() && tail.is_empty() {
+        let whole = if is_whole {
             own
         } else {
             let begin = combine(crc(head), own, middle.len() as u64);
             combine(begin, crc(tail), tail.len() as u64)
         };
-        if table[4 * block..4 * block + 4] != whole.to_le_bytes() {
+        if whole != known {
             return None;
         }
         sum = combine(sum, own, middle.len() as u64);

@@ -6,7 +6,7 @@
 use super::disk;
 use super::engine::Core;
 use super::extent::Extent;
-use super::{ChunkKey, StoreError};
+use super::{ChunkKey, Compare, StoreError};
 use std::io::IoSlice;
 
 /// Chunks that are listed at once.
@@ -108,7 +108,8 @@ fn check_extent(
             return Err(StoreError::Refused);
         }
         let len = (extent.end - start).min(PIECE_BYTES) as usize;
-        match core.read_extent(key, &*file, &extent.clip(start, start + len as u32), &mut piece[..len]) {
+        let part = extent.clip(start, start + len as u32);
+        match core.read_extent(key, (&part, &*file), &mut piece[..len], Compare::Here) {
             Ok(_) => {}
             Err(StoreError::Corrupt { .. }) => return Ok(!is_live()?),
             Err(other) => return Err(other),

@@ -259,7 +259,8 @@ impl Client {
         let mut data = vec![0; attr.size as usize];
         for (index, piece) in data.chunks_mut(chunk_bytes as usize).enumerate() {
             let chunk = ChunkIndex(index as u64);
-            let request = ReadChunk { ino: attr.ino, chunk, offset: 0, len: piece.len() as u32 };
+            let request =
+                ReadChunk { ino: attr.ino, chunk, offset: 0, len: piece.len() as u32, compared: true };
             let partition = chunk_partition(attr.ino, chunk);
             let header = Header::request(ReadChunk::OP, partition);
             let (_, bulk) = self.send(header, self.map.owner(partition), &request, Bytes::new()).unwrap();
@@ -317,7 +318,7 @@ impl Client {
 
     /// One chunk of a file.
     pub fn try_read_chunk(&self, ino: InodeId, chunk: ChunkIndex) -> Result<Bytes, Status> {
-        let request = ReadChunk { ino, chunk, offset: 0, len: 1 << 20 };
+        let request = ReadChunk { ino, chunk, offset: 0, len: 1 << 20, compared: true };
         let partition = chunk_partition(ino, chunk);
         let header = Header::request(ReadChunk::OP, partition);
         self.send(header, self.map.owner(partition), &request, Bytes::new()).map(|(_, bulk)| bulk)

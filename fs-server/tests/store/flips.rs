@@ -5,9 +5,12 @@ use crate::support::{
     Change, Model, abandon, apply_all, copy_dir, fast_dir, key, open, open_with, options, pattern, piece,
     put_segment, segment_files,
 };
-use fs_server::store::{ChunkKey, ChunkStore, IoMode, LogStore, StoreError, StoreOptions};
+use fs_net::BufferPool;
+use fs_proto::checksum::crc;
+use fs_server::store::{ChunkKey, ChunkStore, Compare, IoMode, LogStore, StoreError, StoreOptions};
 use std::path::Path;
 use std::sync::Arc;
+use tokio::runtime::LocalRuntime;
 
 fn changes() -> Vec<Change> {
     let write = |ino, chunk, offset, len, seed| Change::Write { ino, chunk, offset, len, seed };
@@ -22,15 +25,29 @@ fn changes() -> Vec<Change> {
     ]
 }
 
-/// Each chunk reads as the model says or tells that it is damaged. Returns whether any did.
-fn reads_or_tells(model: &Model, store: &dyn ChunkStore, what: &str) -> bool {
+/// Each chunk reads as the model says or tells that it is damaged, also to who compares it. Returns whether any did.
+fn reads_or_tells(model: &Model, store: &LogStore, what: &str) -> bool {
     let mut has_told = false;
+    let (runtime, pool) = (LocalRuntime::new().unwrap(), BufferPool::new(1 << 20));
     for (ino, chunk) in [(1, 0), (2, 0), (3, 1)] {
         let mut out = vec![0xaa; 12_000];
-        match store.read(key(ino, chunk), 0, &mut out) {
-            Ok(got) => assert!(out[..got] == model.bytes(ino, chunk), "{what}: inode {ino} reads wrong"),
-            Err(StoreError::Corrupt { .. }) => has_told = true,
+        let is_told = match store.read(key(ino, chunk), 0, &mut out) {
+            Ok(got) => {
+                assert!(out[..got] == model.bytes(ino, chunk), "{what}: inode {ino} reads wrong");
+                false
+            }
+            Err(StoreError::Corrupt { .. }) => true,
             Err(other) => panic!("{what}: {other}"),
+        };
+        has_told |= is_told;
+        let buffer = pool.try_get(12_000).unwrap();
+        let read = store.read_buffer(key(ino, chunk), 0, 12_000, buffer, Compare::ByReader);
+        match runtime.block_on(read) {
+            Ok(read) if crc(&read.data) == read.crc => {
+                assert!(read.data == model.bytes(ino, chunk), "{what}: inode {ino} matches and is wrong");
+            }
+            Ok(_) => assert!(is_told, "{what}: inode {ino} does not match what was written, and is whole"),
+            Err(error) => assert!(is_told && matches!(error, StoreError::Corrupt { .. }), "{what}: {error}"),
         }
     }
     // Damage to the list of a removal is counted although no read meets it.
@@ -74,7 +91,7 @@ fn flip_everywhere(end: impl Fn(Arc<LogStore>)) -> u32 {
         put_segment(source.path(), dir.path(), &name, &flipped);
         let boot_id = Some(1 + (at as u128 / 3) % 2);
         let store = open_with(dir.path(), StoreOptions { boot_id, ..options() }).unwrap();
-        told += u32::from(reads_or_tells(&model, &*store, &format!("byte {at}")));
+        told += u32::from(reads_or_tells(&model, &store, &format!("byte {at}")));
         abandon(store);
     }
     told

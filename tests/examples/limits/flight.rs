@@ -69,7 +69,7 @@ impl Flight {
                 let write = WriteChunk { ino, chunk, offset: 0, file_end, since: 0, crc: self.crc };
                 super::send(connection, who, to, &write, self.data.clone()).await?;
             } else {
-                let read = ReadChunk { ino, chunk, offset: 0, len: PIECE as u32 };
+                let read = ReadChunk { ino, chunk, offset: 0, len: PIECE as u32, compared: false };
                 let (_, bytes) = ask(connection, who, to, &read).await?;
                 if bytes.len() != PIECE {
                     return Err(format!("{} bytes were read", bytes.len()).into());

@@ -34,13 +34,16 @@ wire_struct! {
         pub offset: u32,
         /// Bytes wanted.
         pub len: u32,
+        /// Whether the server compares all of it with the checksums that it was stored with. Else whoever asks compares it with the one in the answer, and asks again with this
+        /// if they differ: so it is summed once on its way, by the last who has it.
+        pub compared: bool,
     }
 }
 
 wire_struct! {
     /// What the bulk part of a read's answer is.
     pub struct ChunkRead {
-        /// CRC of the bulk part.
+        /// CRC of the bulk part, as it was stored.
         pub crc: u32,
     }
 }

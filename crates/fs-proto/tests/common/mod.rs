@@ -213,7 +213,7 @@ structs! {
     Shutdown { mode }
 
     WriteChunk { ino, chunk, offset, file_end, crc, since }
-    ReadChunk { ino, chunk, offset, len }
+    ReadChunk { ino, chunk, offset, len, compared }
     ChunkRead { crc }
     TruncateChunks { ino, chunk, keep_bytes }
     DropChunks { inos }
