@@ -7,7 +7,7 @@
 //! - As everywhere, nothing that did not match its CRC is returned to who does not compare it (`tests/store`, `damage_is_told_in_direct_mode`).
 //! - The CRC that comes with data is of exactly that data (`tests/store`, `sums_are_those_of_what_was_read`).
 
-use super::crc_cache;
+use super::crc_cache::{Sums, Table};
 use super::disk::direct::{ALIGN, Aligned, DirectFile, blocks};
 use super::disk::ring::{self, Part};
 use super::engine::{self, Core, LogStore, Made, read_range};
@@ -212,7 +212,7 @@ type Found = (Part, Range<usize>, u32);
 
 /// Where the block CRCs for a read come from.
 enum TableFrom {
-    Memory(crc_cache::Table),
+    Memory(Table),
     /// The same request.
     Here,
     /// One of its own.
@@ -262,7 +262,7 @@ impl Plan {
     }
 
     /// The record's block CRCs, from memory that has its begin.
-    fn table_in(&self, core: &Core, file: &Arc<DirectFile>, part: &Part) -> Option<crc_cache::Table> {
+    fn table_in(&self, core: &Core, file: &Arc<DirectFile>, part: &Part) -> Option<Table> {
         let source = core.source(&**file, &self.extent);
         let skipped = (self.begin % ALIGN) as usize;
         let front = part.bytes().get(skipped..skipped + source.front_bytes())?;
@@ -272,7 +272,7 @@ impl Plan {
     /// Where the wanted bytes are in the main memory, of which `got` were read, and their CRC, if they match.
     fn verify(
         &self,
-        table: &[u8],
+        table: &Sums,
         memory: &[u8],
         got: usize,
         compare: Compare,
@@ -294,7 +294,7 @@ async fn table_of(
     key: ChunkKey,
     file: &Arc<DirectFile>,
     extent: &Extent,
-) -> Result<crc_cache::Table, StoreError> {
+) -> Result<Table, StoreError> {
     let position = extent.place.position();
     if let Some(table) = core.cache.get(&position) {
         return Ok(table);
@@ -323,8 +323,8 @@ fn lost() -> StoreError {
 
 impl Core {
     /// Keeps a verified table of CRCs.
-    fn cache_table(&self, position: Position, table: &[u8]) -> crc_cache::Table {
-        let table: crc_cache::Table = table.into();
+    fn cache_table(&self, position: Position, table: &[u8]) -> Table {
+        let table = Sums::decode(table);
         self.cache.insert(position, Arc::clone(&table));
         table
     }

@@ -1,7 +1,7 @@
 //! The store itself: each operation of the port as reserve, write, enter into the index.
 
 use super::compact::{self, Eagerness, Upkeep};
-use super::crc_cache::{self, CrcCache};
+use super::crc_cache::{self, CrcCache, Sums};
 use super::disk::buffered::{self, BufferedDisk};
 use super::disk::direct::{self, DirectDisk};
 use super::disk::{self, Disk, SegmentFile};
@@ -265,7 +265,7 @@ impl Core {
     /// Enters a record that was written into the index.
     pub fn enter(&self, key: ChunkKey, ticket: Ticket<'_>, sums: &BlockSums) -> Result<(), StoreError> {
         if ticket.header.data_bytes >= KEPT_SUMS_FROM {
-            self.cache.insert(ticket.header.at, sums.table().into());
+            self.cache.insert(ticket.header.at, Sums::of(sums));
         }
         let new = Extent::whole(ticket.header.sequence, place_of(&ticket));
         let extents = self.index.edit(key)?.insert(new, &mut |id, bytes| self.book(id, bytes));

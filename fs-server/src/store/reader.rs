@@ -4,13 +4,12 @@
 //! - Nothing that did not match its CRC is left in the caller's buffer (`tests/store`, `flipped_bits_are_never_returned`), unless the caller compares: then what comes
 //!   with it is the CRC of what was written (`tests/store`, `who_compares_itself_is_told_what_was_written`).
 
-use super::crc_cache::CrcCache;
+use super::crc_cache::{CrcCache, Sums};
 use super::disk::{self, Lost, SegmentFile};
 use super::extent::Place;
 use super::format::{BlockSpan, HEADER_BYTES, Header, Shape};
 use fs_proto::checksum::{BLOCK_BYTES, combine, crc};
 use std::io::{self, IoSliceMut};
-use std::sync::Arc;
 
 /// Most that is read before it is verified: stays in the second level of a CPU's cache.
 const PIECE_BYTES: usize = 256 << 10;
@@ -59,7 +58,7 @@ impl Source<'_> {
         let table = if let Some(table) = cache.get(&position) {
             table
         } else {
-            let table: Arc<[u8]> = self.load_table()?.into();
+            let table = Sums::decode(&self.load_table()?);
             cache.insert(position, table.clone());
             table
         };
@@ -68,7 +67,7 @@ impl Source<'_> {
 
     /// All data of a record whose header is known, read and verified without the cache.
     pub fn read_whole(&self) -> Result<Vec<u8>, Fault> {
-        let table = self.load_table()?;
+        let table = Sums::decode(&self.load_table()?);
         let mut data = vec![0; self.place.shape.data_bytes as usize];
         self.read_blocks(&table, self.place.shape.offset, &mut data, Compare::Here)?;
         Ok(data)
@@ -118,41 +117,39 @@ impl Source<'_> {
 
     /// Reads the blocks that cover the range: those that lie wholly in it in pieces that are verified while the CPU's
     /// cache has them, the others through a block of their own.
-    fn read_blocks(&self, table: &[u8], start: u32, out: &mut [u8], compare: Compare) -> Result<u32, Fault> {
+    fn read_blocks(&self, table: &Sums, start: u32, out: &mut [u8], compare: Compare) -> Result<u32, Fault> {
         let span = BlockSpan::covering(self.place.shape, start, out.len());
         if span.head > 0 || span.tail > 0 {
             return self.read_ragged(table, &span, out, compare);
         }
         if compare == Compare::ByReader {
-            return self.read_whole_blocks(table, start, out, 0, compare);
+            let got = self.file.read_at(&mut [IoSliceMut::new(out)], self.place.shape.byte_of(start))?;
+            return if got < out.len() {
+                Err(Fault::Corrupt)
+            } else {
+                Ok(table.of_blocks(self.place.shape, span.blocks))
+            };
         }
         let (mut start, mut rest, mut sum) = (start, out, 0);
         while !rest.is_empty() {
             // Every piece but the last ends with a block, wherever the record begins.
             let len = rest.len().min(PIECE_BYTES - start as usize % BLOCK_BYTES);
             let (piece, behind) = rest.split_at_mut(len);
-            sum = self.read_whole_blocks(table, start, piece, sum, compare)?;
+            sum = self.read_whole_blocks(table, start, piece, sum)?;
             (start, rest) = (start + len as u32, behind);
         }
         Ok(sum)
     }
 
     /// Returns the CRC of what `sum` is of and these blocks together.
-    fn read_whole_blocks(
-        &self,
-        table: &[u8],
-        start: u32,
-        out: &mut [u8],
-        sum: u32,
-        compare: Compare,
-    ) -> Result<u32, Fault> {
+    fn read_whole_blocks(&self, table: &Sums, start: u32, out: &mut [u8], sum: u32) -> Result<u32, Fault> {
         let shape = self.place.shape;
         let got = self.file.read_at(&mut [IoSliceMut::new(out)], shape.byte_of(start))?;
         let (mut at, mut sum) = (0, sum);
         for block in shape.block_of(start)..=shape.block_of(start + out.len() as u32 - 1) {
             let end = at + shape.block_range(block).len();
-            let known = known_sum(table, block);
-            if got < end || (compare == Compare::Here && crc(&out[at..end]) != known) {
+            let known = table.of_block(block);
+            if got < end || crc(&out[at..end]) != known {
                 return Err(Fault::Corrupt);
             }
             sum = combine(sum, known, (end - at) as u64);
@@ -164,7 +161,7 @@ impl Source<'_> {
     /// With one call, the ends that are not wanted aside.
     fn read_ragged(
         &self,
-        table: &[u8],
+        table: &Sums,
         span: &BlockSpan,
         out: &mut [u8],
         compare: Compare,
@@ -181,25 +178,23 @@ impl Source<'_> {
     }
 }
 
-/// The CRC that a block was written with.
-fn known_sum(table: &[u8], block: usize) -> u32 {
-    u32::from_le_bytes([table[4 * block], table[4 * block + 1], table[4 * block + 2], table[4 * block + 3]])
-}
-
 /// The CRC of the second of `parts`, which laid end to end are the blocks of `span`, if all blocks match theirs that are to be compared here.
 pub(super) fn verify(
     shape: Shape,
     span: &BlockSpan,
-    table: &[u8],
+    table: &Sums,
     parts: [&[u8]; 3],
     compare: Compare,
 ) -> Option<u32> {
+    if compare == Compare::ByReader && span.head + span.tail == 0 {
+        return Some(table.of_blocks(shape, span.blocks.clone()));
+    }
     let mut sum = 0;
     for block in span.blocks.clone() {
         let range = shape.block_range(block);
         let (from, to) = ((range.start - span.start) as usize, (range.end - span.start) as usize);
         let [head, middle, tail] = within(parts, from, to);
-        let (is_whole, known) = (head.is_empty() && tail.is_empty(), known_sum(table, block));
+        let (is_whole, known) = (head.is_empty() && tail.is_empty(), table.of_block(block));
         if is_whole && compare == Compare::ByReader {
             sum = combine(sum, known, middle.len() as u64);
             continue;
