@@ -40,6 +40,9 @@ pub fn redirects(worker: &Worker, server: ServerId, frame: &Frame) -> bool {
         return false;
     }
     let Ok(read) = read_of(&frame.meta) else { return false };
+    if read.compared {
+        return false;
+    }
     let (key, now) = (PieceKey::of(read.ino, read.chunk, read.offset), Instant::now());
     (hot.watch.note(key, server, now) || hot.grants.is_lent(key, now)) && hot.grants.is_lendable(key.ino, now)
 }

@@ -26,14 +26,15 @@ pub(super) const LOOSE: u64 = 0;
 const ARRIVAL_WAIT: Duration = Duration::from_millis(400);
 const _: () = assert!(ARRIVAL_WAIT.as_millis() < PARENT_WAIT.as_millis());
 
-/// The read in a client's request if it is one that this server may answer for the holder.
+/// The read in a client's request if it is one that this server may answer for the holder. What was read before and did not match is not: what is kept here may be what is damaged.
 pub fn wanted(worker: &Worker, frame: &Frame) -> Option<ReadChunk> {
     let kept = &worker.node.hot.kept;
     if frame.header.op != Op::ReadChunk || !kept.is_any_hot() {
         return None;
     }
     let read = holder::read_of(&frame.meta).ok()?;
-    let is_hot = kept.is_hot(read.ino, Instant::now()) && read.len > 0 && read.len <= BULK_MAX;
+    let is_hot =
+        !read.compared && kept.is_hot(read.ino, Instant::now()) && read.len > 0 && read.len <= BULK_MAX;
     let joins = || read.len >= JOIN_BYTES || kept.knows(PieceKey::of(read.ino, read.chunk, read.offset));
     (is_hot && joins()).then_some(read)
 }

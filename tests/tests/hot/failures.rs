@@ -1,6 +1,10 @@
-//! Goal: servers that end, with leases or having given some, cost time and no truth.
+//! Goal: servers that end, with leases or having given some, cost time and no truth; nor does what is damaged where it is kept.
 
 use super::*;
+use bytes::Bytes;
+use fs_proto::ChunkIndex;
+use fs_proto::msg::chunk::ReadChunk;
+use fs_proto::placement::chunk_partition;
 
 /// Files until one is found whose home is another server than `not`, with its content.
 fn file_at_home_elsewhere(cluster: &Cluster, client: &Client, not: &[u16], content: &[u8]) -> String {
@@ -104,4 +108,30 @@ fn a_server_that_ended_is_skipped_in_the_tree() {
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     assert_eq!((hot(&maker, 6, "refusals"), hot(&maker, 6, "from_holder")), (1, 1));
     cluster.restart(3);
+}
+
+/// Method: a file that other servers keep is asked for as who found damage does: the holder answers, though a server between keeps what is asked for.
+#[test]
+fn who_found_damage_is_answered_by_the_holder() {
+    let cluster = cluster(6);
+    let maker = on_node(&cluster, HOLDER);
+    let content = full(MIB / 2, 4);
+    file(&maker, "/f", &content);
+    let ino = maker.stat("/f").expect("stat").ino;
+    let place = chunk_partition(ino, ChunkIndex(0));
+    let holder = cluster.file().map().expect("a map").owner(place).0;
+    let nodes: Vec<u16> = (0..6).filter(|server| *server != holder).collect();
+    let clients: Vec<_> = nodes.iter().map(|server| trusting(&cluster, *server)).collect();
+    let files: Vec<_> = clients.iter().map(|client| reading(client, "/f")).collect();
+    heat(&maker, &nodes, &files, &content);
+    let answered_here = |compared| {
+        let before = hot(&maker, nodes[0], "hits");
+        let request = ReadChunk { ino, chunk: ChunkIndex(0), offset: 0, len: content.len() as u32, compared };
+        let (_, data) =
+            send_raw(&cluster, ServerId(nodes[0]), place, &request, Bytes::new()).expect("an answer");
+        assert!(data == content);
+        hot(&maker, nodes[0], "hits") > before
+    };
+    hayate_tests::until("it is kept", || answered_here(false));
+    assert!(!answered_here(true), "a server answered of what it keeps");
 }

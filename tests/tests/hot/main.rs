@@ -11,7 +11,7 @@ mod tree;
 use std::time::{Duration, Instant};
 
 use fs_client::{Client, ClientConfig, File, OpenOptions, Route, ServerId};
-use hayate_tests::{Cluster, ClusterOptions, full, open, status};
+use hayate_tests::{Cluster, ClusterOptions, full, open, send_raw, status};
 
 const MIB: u64 = 1 << 20;
 /// The server that holds the chunks.
