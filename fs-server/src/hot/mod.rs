@@ -125,7 +125,7 @@ pub struct HotCounters {
     pub lent: AtomicU64,
     /// Pieces passed on to other servers.
     pub passed_on: AtomicU64,
-    /// Servers that did not pass a piece on.
+    /// Servers that did not pass a piece on, or were not asked, as they had not answered a moment before.
     pub refusals: AtomicU64,
     /// Leases called back from other servers.
     pub recalls: AtomicU64,
@@ -205,7 +205,11 @@ impl Hot {
             ("hot_from_peers", "Pieces of hot files fetched from other servers", load(&own.from_peers)),
             ("hot_lent", "Pieces of hot files sent as their holder", load(&own.lent)),
             ("hot_passed_on", "Pieces of hot files passed on to other servers", load(&own.passed_on)),
-            ("hot_refusals", "Times that a server did not pass a piece on", load(&own.refusals)),
+            (
+                "hot_refusals",
+                "Times that a server did not pass a piece on, or was not asked as it had not answered",
+                load(&own.refusals),
+            ),
             ("hot_recalls", "Leases called back before a change", load(&own.recalls)),
             ("hot_ends_waited", "Leases that a change waited for until they ended", load(&own.ends_waited)),
             (

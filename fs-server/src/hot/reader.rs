@@ -213,16 +213,18 @@ async fn from_peers(
 ) -> Option<Whole> {
     let hot = &worker.node.hot;
     let request = HotFetch { ino: key.ino, chunk: key.chunk, piece: key.piece, generation };
-    for server in servers.iter().filter(|server| !hot.kept.is_shunned(**server, Instant::now())) {
-        match tokio::time::timeout(PARENT_WAIT, worker.fetch(*server, &request)).await {
-            Ok(Ok((Some(crc), bulk))) => {
-                if let Ok(whole) = Whole::verified(bulk, crc) {
-                    hot.counters.from_peers.fetch_add(1, Ordering::Relaxed);
-                    return Some(whole);
+    for server in servers {
+        if !hot.kept.is_shunned(*server, Instant::now()) {
+            match tokio::time::timeout(PARENT_WAIT, worker.fetch(*server, &request)).await {
+                Ok(Ok((Some(crc), bulk))) => {
+                    if let Ok(whole) = Whole::verified(bulk, crc) {
+                        hot.counters.from_peers.fetch_add(1, Ordering::Relaxed);
+                        return Some(whole);
+                    }
                 }
+                Ok(Ok((None, _))) => {}
+                Ok(Err(_)) | Err(_) => hot.kept.shun(*server, Instant::now()),
             }
-            Ok(Ok((None, _))) => {}
-            Ok(Err(_)) | Err(_) => hot.kept.shun(*server, Instant::now()),
         }
         hot.counters.refusals.fetch_add(1, Ordering::Relaxed);
     }
