@@ -10,6 +10,7 @@ export RDMAVM=${RDMAVM:-${XDG_CACHE_HOME:-$HOME/.cache}/hayate-rdma-vm}
 [ -e "$RDMAVM/initrd.cpio" ] || { echo "no kernel for the guest in $RDMAVM; ./test rdma fetches one" >&2; exit 1; }
 box=$(mktemp -d)
 trap 'rm -rf "$box"' EXIT
+# Not a wrapper, which may need more of its user's environment than a guest has.
 python=$(python3 -c 'import sys; print(sys.executable)')
 cat >"$box/job" <<JOB
 ulimit -n 65536 && cd "$ROOT" && TMPDIR=/dev/shm "$python" bench/limits.py --dir /dev/shm --only connections --connections 20000 $*

@@ -5,24 +5,46 @@
 //! which gives them caches of some KiB, has taken its place; it is built with `make`, without which `--no-default-features` builds the rest.
 
 #[cfg(feature = "jemalloc")]
-#[global_allocator]
-static JEMALLOC: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+mod jemalloc {
+    use tikv_jemallocator::Jemalloc;
 
-/// What jemalloc reads before the first allocation. Arenas: not four for each processor, as each may keep what was freed in it. Decay: what was freed goes back to the kernel within
-/// 2 s, and at once instead of at the kernel's leisure (`MADV_FREE`), by which nobody could tell how much is in use. No huge pages:
-/// where the kernel gives them to everybody, an idle server of 3 MiB took 25. What `_RJEM_MALLOC_CONF` says in the environment goes before it.
-#[cfg(feature = "jemalloc")]
-#[unsafe(export_name = "_rjem_malloc_conf")]
-static CONFIGURATION: Text = Text(c"narenas:4,dirty_decay_ms:2000,muzzy_decay_ms:0,thp:never".as_ptr());
+    #[global_allocator]
+    static JEMALLOC: Jemalloc = Jemalloc;
 
-/// Where a text of C begins.
-#[cfg(feature = "jemalloc")]
-#[repr(transparent)]
-struct Text(*const std::ffi::c_char);
+    /// What jemalloc reads before the first allocation. Arenas: not four for each processor, as each may keep what was freed in it. Decay: what was freed goes back to the kernel
+    /// within 2 s, and at once instead of at the kernel's leisure (`MADV_FREE`), by which nobody could tell how much is in use. No huge pages:
+    /// where the kernel gives them to everybody, an idle server of 3 MiB took 25. What `_RJEM_MALLOC_CONF` says in the environment goes before it.
+    #[unsafe(export_name = "_rjem_malloc_conf")]
+    static CONFIGURATION: Text = Text(c"narenas:4,dirty_decay_ms:2000,muzzy_decay_ms:0,thp:never".as_ptr());
 
-// SAFETY: it points to a constant that nobody changes.
-#[cfg(feature = "jemalloc")]
-unsafe impl Sync for Text {}
+    /// Where a text of C begins.
+    #[repr(transparent)]
+    struct Text(*const std::ffi::c_char);
+
+    // SAFETY: it points to a constant that nobody changes.
+    unsafe impl Sync for Text {}
+
+    #[cfg(test)]
+    mod tests {
+        /// A symbol that the linker drops, or a name that jemalloc does not look for, would be noticed by nothing else.
+        #[test]
+        fn jemalloc_reads_its_configuration() {
+            let mut arenas: std::ffi::c_uint = 0;
+            let mut size = size_of_val(&arenas);
+            // SAFETY: the name ends with a zero, the option is an unsigned number, and its size is told.
+            let refused = unsafe {
+                tikv_jemalloc_sys::mallctl(
+                    c"opt.narenas".as_ptr(),
+                    (&raw mut arenas).cast(),
+                    &raw mut size,
+                    std::ptr::null_mut(),
+                    0,
+                )
+            };
+            assert_eq!((refused, arenas), (0, 4));
+        }
+    }
+}
 
 /// One arena for all threads in the C library, which has what libraries in C take, and everything in a build without jemalloc. To be called before there are other threads.
 pub fn use_one_arena() {
@@ -33,26 +55,5 @@ pub fn use_one_arena() {
         if !is_set {
             tracing::warn!("the C library does not take a bound of arenas: memory may grow beyond --memory");
         }
-    }
-}
-
-#[cfg(all(test, feature = "jemalloc"))]
-mod tests {
-    /// A symbol that the linker drops, or a name that jemalloc does not look for, would be noticed by nothing else.
-    #[test]
-    fn jemalloc_reads_its_configuration() {
-        let mut arenas: std::ffi::c_uint = 0;
-        let mut size = size_of_val(&arenas);
-        // SAFETY: the name ends with a zero, the option is an unsigned number, and its size is told.
-        let refused = unsafe {
-            tikv_jemalloc_sys::mallctl(
-                c"opt.narenas".as_ptr(),
-                (&raw mut arenas).cast(),
-                &raw mut size,
-                std::ptr::null_mut(),
-                0,
-            )
-        };
-        assert_eq!((refused, arenas), (0, 4));
     }
 }

@@ -11,10 +11,12 @@
 use bytes::{Bytes, BytesMut};
 use fs_net::{NetCounters, PoolBuffer};
 use fs_proto::checksum::crc;
-use fs_proto::msg::chunk::{ReadChunk, WriteChunk};
+use fs_proto::msg::Caller;
+use fs_proto::msg::chunk::{ChunkRead, ReadChunk, WriteChunk};
 use fs_proto::msg::small::Append;
-use fs_proto::{ServerId, Status};
+use fs_proto::{InodeId, ServerId, Status};
 
+use super::call::{Answer, Patience};
 use super::{Core, Handle, now};
 use crate::error::{Error, LockFailure, Result};
 use crate::router::Target;
@@ -225,28 +227,43 @@ impl Core {
         Ok(whole.freeze())
     }
 
-    /// The bytes of a piece, fewer than its length if the chunk ends earlier. Damage is read once more, and compared by the server, which knows whether it is its own.
+    /// The bytes of a piece, fewer than its length if the chunk ends earlier.
     async fn read_piece(&self, handle: &Handle, piece: Piece) -> Result<Bytes> {
         let ino = handle.ino();
         let Some(target) = self.found(handle, piece.chunk).await? else { return Ok(Bytes::new()) };
+        match self.read_chunk(&handle.who, target, (ino, piece), self.patience()).await? {
+            Ok(answer) if answer.bulk.len() > piece.len as usize => {
+                let what = "more bytes than asked for".to_owned();
+                Err(Error::Protocol { server: answer.server, what })
+            }
+            Ok(answer) => Ok(answer.bulk),
+            Err(server) => {
+                let offset = (piece.chunk.0 << handle.inode.layout().chunk_log2) + u64::from(piece.offset);
+                Err(Error::Corrupt { ino, offset, server })
+            }
+        }
+    }
+
+    /// What a server has of a piece, compared with the checksum that it was stored with. What does not match is read once more, and compared by the server, too: it knows whether
+    /// it is its own, and counts what it has lost. If it does not match then, the server is answered.
+    pub(super) async fn read_chunk(
+        &self,
+        who: &Caller,
+        target: Target,
+        (ino, piece): (InodeId, Piece),
+        patience: Patience,
+    ) -> Result<std::result::Result<Answer<ChunkRead>, ServerId>> {
         let mut last = ServerId::default();
         for compared in [false, true] {
             let request =
                 ReadChunk { ino, chunk: piece.chunk, offset: piece.offset, len: piece.len, compared };
-            let answer = self.exchange(&handle.who, target, &request, Bytes::new(), self.patience()).await?;
-            if answer.bulk.len() > piece.len as usize {
-                return Err(Error::Protocol {
-                    server: answer.server,
-                    what: "more bytes than asked for".to_owned(),
-                });
-            }
+            let answer = self.exchange(who, target, &request, Bytes::new(), patience).await?;
             if crc(&answer.bulk) == answer.body.crc {
-                return Ok(answer.bulk);
+                return Ok(Ok(answer));
             }
             last = answer.server;
         }
-        let offset = (piece.chunk.0 << handle.inode.layout().chunk_log2) + u64::from(piece.offset);
-        Err(Error::Corrupt { ino, offset, server: last })
+        Ok(Err(last))
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fs_proto::checksum::crc;
-use fs_proto::msg::chunk::{ReadChunk, SyncChunks, WriteChunk};
+use fs_proto::msg::chunk::{SyncChunks, WriteChunk};
 use fs_proto::msg::vault::{VaultDrop, VaultList, VaultPut};
 use fs_proto::{InodeId, Layout, ServerId};
 
@@ -73,19 +73,14 @@ impl Core {
     }
 
     async fn read_spot_piece(&self, spot: Spot, piece: Piece) -> Result<Bytes> {
-        let (ino, chunk, offset, len) = (spot.ino, piece.chunk, piece.offset, piece.len);
-        // What does not match is read once more, compared by the server: it counts what it has lost.
-        for compared in [false, true] {
-            let request = ReadChunk { ino, chunk, offset, len, compared };
-            let patience = self.patience_once(ANSWER_TIME);
-            let answer = self
-                .exchange(&self.caller, Target::Server(spot.server), &request, Bytes::new(), patience)
-                .await?;
-            if answer.bulk.len() <= len as usize && crc(&answer.bulk) == answer.body.crc {
-                return Ok(answer.bulk);
-            }
-        }
-        Err(Error::Corrupt { ino, offset: u64::from(offset), server: spot.server })
+        let (ino, target, patience) =
+            (spot.ino, Target::Server(spot.server), self.patience_once(ANSWER_TIME));
+        let server = match self.read_chunk(&self.caller, target, (ino, piece), patience).await? {
+            Ok(answer) if answer.bulk.len() <= piece.len as usize => return Ok(answer.bulk),
+            Ok(answer) => answer.server,
+            Err(server) => server,
+        };
+        Err(Error::Corrupt { ino, offset: u64::from(piece.offset), server })
     }
 
     /// See [`crate::Client::write_spots`].

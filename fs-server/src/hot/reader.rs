@@ -214,21 +214,26 @@ async fn from_peers(
     let hot = &worker.node.hot;
     let request = HotFetch { ino: key.ino, chunk: key.chunk, piece: key.piece, generation };
     for server in servers {
-        if !hot.kept.is_shunned(*server, Instant::now()) {
-            match tokio::time::timeout(PARENT_WAIT, worker.fetch(*server, &request)).await {
-                Ok(Ok((Some(crc), bulk))) => {
-                    if let Ok(whole) = Whole::verified(bulk, crc) {
-                        hot.counters.from_peers.fetch_add(1, Ordering::Relaxed);
-                        return Some(whole);
-                    }
-                }
-                Ok(Ok((None, _))) => {}
-                Ok(Err(_)) | Err(_) => hot.kept.shun(*server, Instant::now()),
-            }
+        if let Some(whole) = from_peer(worker, *server, &request).await {
+            hot.counters.from_peers.fetch_add(1, Ordering::Relaxed);
+            return Some(whole);
         }
         hot.counters.refusals.fetch_add(1, Ordering::Relaxed);
     }
     None
+}
+
+/// The piece from a server, unless it has not answered a moment before. One that does not answer in time is left alone from then on.
+async fn from_peer(worker: &Rc<Worker>, server: ServerId, request: &HotFetch) -> Option<Whole> {
+    let kept = &worker.node.hot.kept;
+    if kept.is_shunned(server, Instant::now()) {
+        return None;
+    }
+    let Ok(Ok((sum, bulk))) = tokio::time::timeout(PARENT_WAIT, worker.fetch(server, request)).await else {
+        kept.shun(server, Instant::now());
+        return None;
+    };
+    Whole::verified(bulk, sum?).ok()
 }
 
 /// Generation and milliseconds of a lease.
