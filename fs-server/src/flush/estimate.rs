@@ -16,7 +16,7 @@ pub fn estimate(node: &Node) {
     node.flusher.control.begin_estimate();
     let queue = node.namespace.queue();
     let some = queue.some_names(SAMPLE);
-    let sizes = some.iter().map(|(parent, name)| size_of(node, *parent, name).unwrap_or(0));
+    let sizes = some.iter().map(|(parent, name, ino)| size_of(node, (*parent, name), *ino).unwrap_or(0));
     let sum: u64 = sizes.sum();
     let total = if some.len() < SAMPLE {
         sum
@@ -34,13 +34,13 @@ pub fn estimate(node: &Node) {
     flusher.control.ease();
 }
 
-/// Size of the file under a name, if its inode lives here.
-fn size_of(node: &Node, parent: InodeId, name: &Bytes) -> FlushResult<u64> {
-    let Some(entry) = node.namespace.entry(parent, name)?.filter(|entry| entry.kind == FileKind::File) else {
-        return Ok(0);
+/// Size of the file under a name, if its inode lives here. `ino`: what the name is known to have stood for, which saves a look.
+fn size_of(node: &Node, (parent, name): (InodeId, &Bytes), ino: Option<InodeId>) -> FlushResult<u64> {
+    let ino = match ino {
+        Some(ino) => Some(ino),
+        None => node.namespace.entry(parent, name)?.map(|entry| entry.ino),
     };
-    if !node.owns(entry.ino.partition()) {
-        return Ok(0);
-    }
-    Ok(node.namespace.inode(entry.ino)?.map_or(0, |inode| inode.attr.size))
+    let Some(ino) = ino.filter(|ino| node.owns(ino.partition())) else { return Ok(0) };
+    let inode = node.namespace.inode(ino)?.filter(|inode| inode.attr.kind == FileKind::File);
+    Ok(inode.map_or(0, |inode| inode.attr.size))
 }

@@ -46,6 +46,8 @@ const ROOM: usize = 256 << 10;
 const XATTRS: usize = 1_024;
 /// Contents of other files that are read with those of a group, as they lie between; with more, each is read by itself.
 const STRANGERS: usize = 32;
+/// What the record of a content has besides.
+const RECORD: usize = 16;
 /// Names of one group: at least and at most.
 pub const SIZES: (usize, usize) = (2, 64);
 /// A job that took so long ends, and leaves the rest to others: else a tier that falters would have as many calls to answer for as long as groups last.
@@ -237,7 +239,8 @@ impl Job {
     fn contents_of(&self, found: &[Found]) -> OpResult<Contents> {
         let inos = || found.iter().filter(|one| one.content_bytes() > 0).map(|one| one.inode.attr.ino);
         let (Some(first), Some(last)) = (inos().min(), inos().max()) else { return Ok(None) };
-        self.node.namespace.inline_between((first, last), STRANGERS + found.len())
+        let bytes = found.iter().map(|one| one.content_bytes() + RECORD).sum();
+        self.node.namespace.inline_between((first, last), STRANGERS + found.len(), bytes)
     }
 
     /// Extended attributes of all at once: their inodes have numbers near each other, mostly. Read after the inodes: what changes between is noted, with another

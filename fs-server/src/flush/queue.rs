@@ -124,8 +124,8 @@ struct Items {
     noted: Map<FlushItem, Noted>,
     /// What is not being flushed, by when it is due.
     order: BTreeMap<(Instant, u64), FlushItem>,
-    /// What was found to be due.
-    ready: BTreeMap<Rank, FlushItem>,
+    /// What was found to be due, and whether it may be taken with others.
+    ready: BTreeMap<Rank, (FlushItem, bool)>,
     /// What is not parked, by when it was noted first.
     ages: BTreeMap<(Instant, u64), FlushItem>,
     generation: u64,
@@ -191,7 +191,8 @@ impl Items {
         while let Some(first) = self.order.first_entry().filter(|first| first.key().0 <= now) {
             let item = first.remove();
             if let Some(noted) = self.noted.get(&item) {
-                self.ready.insert(noted.rank(), item);
+                let goes_together = matches!(item, FlushItem::Name(..)) && !noted.alone && !noted.leads;
+                self.ready.insert(noted.rank(), (item, goes_together));
             }
         }
     }
@@ -214,22 +215,19 @@ impl Items {
 
     /// The oldest item that is ready and, if it is a name, up to `most` - 1 names of the same directory that are nearly as old.
     fn pop_group(&mut self, most: usize) -> Option<Vec<Taken>> {
-        let (_, first) = self.ready.pop_first()?;
+        let (_, (first, goes_together)) = self.ready.pop_first()?;
         let mut group = vec![first];
-        if let FlushItem::Name(parent, _) = &group[0]
+        if let FlushItem::Name(parent, _) = group[0]
             && most > 1
-            && self.is_mate(&group[0], *parent)
+            && goes_together
         {
-            let near = self.ready.iter().take(LOOK_AHEAD).filter(|(_, item)| self.is_mate(item, *parent));
-            let mates: Vec<_> = near.map(|(key, _)| *key).take(most - 1).collect();
-            group.extend(mates.iter().filter_map(|key| self.ready.remove(key)));
+            let is_mate = |item: &FlushItem| matches!(item, FlushItem::Name(dir, _) if *dir == parent);
+            let near = self.ready.iter().take(LOOK_AHEAD);
+            let mates = near.filter(|(_, (item, goes_together))| *goes_together && is_mate(item));
+            let mates: Vec<_> = mates.map(|(key, _)| *key).take(most - 1).collect();
+            group.extend(mates.iter().filter_map(|key| self.ready.remove(key)).map(|(item, _)| item));
         }
         Some(group.into_iter().filter_map(|item| self.begin(item)).collect())
-    }
-
-    fn is_mate(&self, item: &FlushItem, dir: InodeId) -> bool {
-        matches!(item, FlushItem::Name(parent, _) if *parent == dir)
-            && self.noted.get(item).is_some_and(|noted| !noted.alone && !noted.leads)
     }
 
     /// Whether something noted the item since it was taken.
@@ -678,12 +676,13 @@ impl FlushQueue {
         (items.noted.len() - items.inodes, items.inodes)
     }
 
-    /// Up to `limit` of the names that wait or are being flushed, but for parked ones: any of them, of whatever age.
-    pub fn some_names(&self, limit: usize) -> Vec<(InodeId, Bytes)> {
+    /// Up to `limit` of the names that wait or are being flushed, but for parked ones: any of them, of whatever age. With each what it stood for when it was noted,
+    /// as far as that was said.
+    pub fn some_names(&self, limit: usize) -> Vec<(InodeId, Bytes, Option<InodeId>)> {
         let items = self.items.lock();
         let names =
-            items.noted.iter().filter(|(_, noted)| !noted.parked).filter_map(|(item, _)| match item {
-                FlushItem::Name(parent, name) => Some((*parent, name.clone())),
+            items.noted.iter().filter(|(_, noted)| !noted.parked).filter_map(|(item, noted)| match item {
+                FlushItem::Name(parent, name) => Some((*parent, name.clone(), noted.ino)),
                 FlushItem::Inode(_) => None,
             });
         names.take(limit).collect()

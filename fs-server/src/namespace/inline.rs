@@ -97,12 +97,14 @@ impl Namespace {
         self.record(&keys::inline(ino))
     }
 
-    /// Those of all inodes from `first` to `last`; None if they are more than `limit`.
+    /// Those of all inodes from `first` to `last`, one behind the other in memory: of about `bytes`. None if they are more than `limit`.
     pub fn inline_between(
         &self,
         (first, last): (InodeId, InodeId),
         limit: usize,
+        bytes: usize,
     ) -> OpResult<Option<Map<InodeId, InlineRecord>>> {
+        let mut room = BytesMut::with_capacity(bytes);
         let (mut found, mut failure, mut is_more) = (Map::default(), None, false);
         let ((from, _), (_, to)) = (keys::range_of(b'f', first), keys::range_of(b'f', last));
         self.kv.scan(&from, &to, &mut |key, value| {
@@ -110,7 +112,8 @@ impl Namespace {
             let Some(ino) = keys::split_inode(key).filter(|_| !is_more) else {
                 return ControlFlow::Break(());
             };
-            match decode_record(Bytes::copy_from_slice(value)) {
+            room.extend_from_slice(value);
+            match decode_record(room.split().freeze()) {
                 Ok(record) => drop(found.insert(ino, record)),
                 Err(error) => failure = Some(error),
             }
