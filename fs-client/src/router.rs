@@ -52,6 +52,8 @@ pub(crate) struct View {
     gateway: Option<ServerId>,
     /// Go through `gateway` even for servers of this host.
     always: bool,
+    /// See [`View::via`].
+    via: Option<ServerId>,
 }
 
 impl View {
@@ -90,7 +92,9 @@ impl View {
             // Clients of one node spread over its servers, if it has several.
             Route::Auto => (pick(&local, std::process::id() as usize), false),
         };
-        Ok(View { map, addresses, local, stores, members, gateway, always })
+        let mut view = View { map, addresses, local, stores, members, gateway, always, via: None };
+        view.via = view.common_hop();
+        Ok(view)
     }
 
     pub fn epoch(&self) -> u64 {
@@ -139,6 +143,10 @@ impl View {
 
     /// The one server that all requests pass first, if there is one.
     pub fn via(&self) -> Option<ServerId> {
+        self.via
+    }
+
+    fn common_hop(&self) -> Option<ServerId> {
         let mut hops = self.stores.iter().map(|owner| self.first_hop(*owner));
         let first = hops.next()?;
         hops.all(|hop| hop == first).then_some(first)

@@ -252,7 +252,9 @@ pub fn note_write(worker: &Rc<Worker>, frame: &Frame) {
     if let Ok((ino, since, file_end)) = reach {
         let node = &worker.node;
         node.sizes.note(ino, header.client, since, file_end);
-        if node.opened.is_forgetful() && !node.owns(ino.partition()) {
+        // Others' closings do not pass this server.
+        let is_of_node = header.flags.has(Flags::ONE_WAY) && !node.owns(ino.partition());
+        if is_of_node && node.opened.is_forgetful() {
             node.opened.found_writing(ino, header.client, since);
         }
     }

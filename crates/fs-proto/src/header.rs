@@ -51,7 +51,9 @@ impl Flags {
     pub const FOR_NODE: Flags = Flags(1 << 5);
     /// In a client's request about an inode that its node's server sends on: no other client of that server writes the inode.
     pub const SOLE: Flags = Flags(1 << 6);
-    const KNOWN: u16 = 0b111_1111;
+    /// In a client's request: whatever this client asks passes the server that it is sent to.
+    pub const ONE_WAY: Flags = Flags(1 << 7);
+    const KNOWN: u16 = 0b1111_1111;
 
     /// Whether all bits of `other` are set.
     pub fn has(self, other: Flags) -> bool {

@@ -16,7 +16,7 @@ use fs_proto::{ClientId, Flags, Header, Op, Request, ServerId, Status, Wire};
 use super::Core;
 use crate::backoff::Backoff;
 use crate::error::{Error, Result};
-use crate::router::Target;
+use crate::router::{Target, View};
 
 /// Below this size it is not looked whether a buffer could lie in shared memory: there is none for so little.
 const SHARED_MIN: usize = fs_net::Lending::MIN_BYTES;
@@ -154,7 +154,7 @@ impl Core {
             let target = sending.target.settle(|dir| self.shared.is_wide(dir));
             let owner = view.owner(target);
             let left = sending.patience.time.saturating_sub(sending.start.elapsed());
-            let header = sending.header(target, view.epoch(), left);
+            let header = sending.header(target, &view, left);
             let outcome = self
                 .peers
                 .call(view.first_hop(owner), header, sending.meta.clone(), sending.bulk.clone())
@@ -213,17 +213,19 @@ impl Core {
 }
 
 impl Sending {
-    fn header(&self, target: Target, epoch: u64, left: Duration) -> Header {
+    fn header(&self, target: Target, view: &View, left: Duration) -> Header {
         let mut header = match target {
             Target::Server(server) => Header::request_to_server(self.op, server),
             Target::Partition(partition) => Header::request(self.op, partition),
             Target::Name { parent, .. } => Header::request(self.op, parent.partition()),
         };
         header.flags = header.flags.with(self.flags);
-        header.client = self.client;
+        if view.via().is_some() {
+            header.flags = header.flags.with(Flags::ONE_WAY);
+        }
         header.client = self.client;
         header.sequence = self.sequence;
-        header.epoch = epoch;
+        header.epoch = view.epoch();
         header.deadline_ms = u32::try_from(left.as_millis()).unwrap_or(u32::MAX).max(1);
         header
     }

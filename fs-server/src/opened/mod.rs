@@ -16,7 +16,7 @@ pub mod upkeep;
 
 use fs_proto::{ClientId, ServerId};
 
-pub use table::Opened;
+pub use table::{KnownWriter, Opened};
 
 /// As which client a server counts in questions about all that its clients write. Clients draw their numbers from all 64 bits.
 pub fn client_of(server: ServerId) -> ClientId {

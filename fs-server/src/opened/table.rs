@@ -99,6 +99,25 @@ impl Client {
     }
 }
 
+/// A client that writes a file, as far as that is known here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KnownWriter {
+    /// The client.
+    pub client: ClientId,
+    /// From which version on, by its opening.
+    pub opened: Option<u64>,
+    /// From which version on it was seen to write without one.
+    pub found: Option<u64>,
+}
+
+impl KnownWriter {
+    /// From which version on its writes count for a home that says `version`. Who was seen may have closed the file since, by another way.
+    pub fn counts_from(&self, version: u64) -> u64 {
+        let found = self.found.map(|found| found.max(version));
+        self.opened.into_iter().chain(found).min().unwrap_or(version)
+    }
+}
+
 /// What a client was that closed a file.
 struct Left {
     /// It wrote it, having opened it here.
@@ -285,8 +304,7 @@ impl Opened {
                 known.is_open = true;
                 known.until = now + lease;
                 if writes {
-                    let since = known.found.take().unwrap_or(version);
-                    known.writes.get_or_insert(since);
+                    known.writes.get_or_insert(version);
                 }
             }
             let is_over = !known.counts() && known.found.is_none();
@@ -487,11 +505,14 @@ impl Opened {
         });
     }
 
-    /// Who writes a file, from which version on.
-    pub fn writers(&self, ino: InodeId) -> Vec<(ClientId, u64)> {
+    /// Who writes a file.
+    pub fn writers(&self, ino: InodeId) -> Vec<KnownWriter> {
         let table = self.table.lock();
         let Some(file) = table.files.get(&ino) else { return Vec::new() };
-        file.clients.iter().filter_map(|known| Some((known.id, known.writes.or(known.found)?))).collect()
+        let known = file.clients.iter().filter(|known| known.writes.is_some() || known.found.is_some());
+        known
+            .map(|known| KnownWriter { client: known.id, opened: known.writes, found: known.found })
+            .collect()
     }
 
     /// Whether no other client may write the file.

@@ -18,6 +18,11 @@ fn open(table: &Opened, client: ClientId, version: Option<u64>) {
     table.settle(INO, client, writes, Some(version.unwrap_or(0)));
 }
 
+/// Who writes the file, and from which version on that counts for a home that says 0.
+fn writers(table: &Opened) -> Vec<(ClientId, u64)> {
+    table.writers(INO).iter().map(|known| (known.client, known.counts_from(0))).collect()
+}
+
 fn read(ino: InodeId) -> OpenInode {
     OpenInode { ino, mode: OpenMode::Read {} }
 }
@@ -121,7 +126,7 @@ fn a_creation_takes_back_what_was_told_meanwhile() {
     let ended = table.close(OTHER, &[INO]).1;
     let (news, _) = table.end_creation(began, ONE, Some((INO, Some(5))), false);
     assert!(news.open == [write(INO)] && news.stamp > ended.stamp);
-    assert_eq!(table.writers(INO), [(ONE, 5)]);
+    assert_eq!(writers(&table), [(ONE, 5)]);
     let began = table.begin_creation().expect("room");
     assert!(is_empty(&table.end_creation(began, OTHER, Some((INO, None)), false).0));
     let began = table.begin_creation().expect("room");
@@ -151,11 +156,11 @@ fn each_writer_has_its_own_version() {
     let table = table();
     open(&table, ONE, Some(4));
     table.begin(INO, OTHER, true).expect("room");
-    assert_eq!(table.writers(INO), [(ONE, 4)]);
+    assert_eq!(writers(&table), [(ONE, 4)]);
     assert!(!table.is_sole_writer(INO, ONE), "it may write as soon as it is answered");
     table.settle(INO, OTHER, true, Some(9));
     open(&table, ONE, Some(11));
-    assert_eq!(table.writers(INO), [(ONE, 4), (OTHER, 9)], "that of the beginning");
+    assert_eq!(writers(&table), [(ONE, 4), (OTHER, 9)], "that of the beginning");
     table.close(OTHER, &[INO]);
     assert!(table.is_sole_writer(INO, ONE) && table.alone(INO, ONE).is_some());
     open(&table, OTHER, None);
@@ -175,7 +180,7 @@ fn renewals_keep_and_after_a_restart_tell() {
     assert!(is_empty(&table.renew(ONE, vec![read(INO)]).news), "it may have opened since");
     table.table.lock().since -= Duration::from_secs(60);
     assert_eq!(table.renew(ONE, vec![read(INO)]).news.read, [INO]);
-    assert!(table.writers(INO).is_empty());
+    assert!(writers(&table).is_empty());
 }
 
 #[test]
@@ -221,7 +226,7 @@ fn a_full_table_takes_nobody() {
     assert!(table.is_empty() && pool.used() <= PAGE_BYTES);
     table.begin_creation().expect("room");
     table.found_writing(INO, OTHER, 6);
-    assert_eq!((table.writers(INO), table.len()), (vec![(OTHER, 6)], 2));
+    assert_eq!((writers(&table), table.len()), (vec![(OTHER, 6)], 2));
 }
 
 /// Goal: a client that was seen to write is asked for, and homes hear nothing of it from here: it may have closed the file by another way.
@@ -230,7 +235,7 @@ fn who_was_seen_to_write_is_not_told() {
     let table = table();
     table.found_writing(INO, ONE, 6);
     table.found_writing(INO, ONE, 8);
-    assert_eq!(table.writers(INO), [(ONE, 6)]);
+    assert_eq!(writers(&table), [(ONE, 6)]);
     assert!(table.round().open.is_empty());
     let writes = vec![write(INO)];
     let renewed = table.renew(ONE, writes.clone());
@@ -239,12 +244,25 @@ fn who_was_seen_to_write_is_not_told() {
     assert_eq!(table.round().open, [(INO, false)]);
     let (unknown, news) = table.close(OTHER, &[INO]);
     assert_eq!((unknown, news.closed), (vec![], vec![INO]));
-    assert_eq!(table.writers(INO), [(ONE, 6)]);
+    assert_eq!(writers(&table), [(ONE, 6)]);
     let (unknown, news) = table.close(ONE, &[INO]);
     assert_eq!((unknown, is_empty(&news), table.len()), (vec![INO], true, 0));
     table.found_writing(INO, ONE, 6);
     let news = table.expire(Instant::now() + LEASE * 2);
     assert!(is_empty(&news) && table.is_empty(), "homes forget it themselves");
+}
+
+/// Goal: what was written before somebody closed the file by another way, and others cut it, does not count again when it is opened here.
+#[test]
+fn what_was_seen_counts_from_where_the_home_says() {
+    let table = table();
+    table.found_writing(INO, ONE, 6);
+    let from = |version| table.writers(INO)[0].counts_from(version);
+    assert_eq!((from(4), from(9)), (6, 9));
+    open(&table, ONE, Some(12));
+    assert_eq!((from(4), from(9), from(20)), (6, 9, 12));
+    let (unknown, _) = table.close(ONE, &[INO]);
+    assert_eq!((unknown, writers(&table)), (vec![INO], vec![]));
 }
 
 /// Goal: a creation in vain takes back itself, and no other opening of the same client.
@@ -264,5 +282,5 @@ fn what_a_client_has_open_otherwise_stays_when_a_creation_is_taken_back() {
     assert!(is_empty(&table.take_back(INO, ONE, news.stamp)), "opened since");
     table.settle(INO, ONE, true, Some(4));
     assert!(create().1, "open before");
-    assert_eq!(table.writers(INO), [(ONE, 4)]);
+    assert_eq!(writers(&table), [(ONE, 4)]);
 }

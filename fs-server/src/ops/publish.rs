@@ -11,7 +11,7 @@ use super::spill::Outgrown;
 use super::{getattr, spill};
 use crate::error::{OpError, OpResult};
 use crate::namespace::locks::{LockKey, LockSet, Mode};
-use crate::opened;
+use crate::opened::{self, KnownWriter};
 use crate::opens::{Who, Writer};
 use crate::worker::{Context, Worker};
 
@@ -66,8 +66,9 @@ async fn true_end(
     let has_way = writers.iter().any(is_way);
     writers.retain(|writer| is_way(writer) || (!has_way && matches!(writer.who, Who::Node { .. })));
     for writer in &mut writers {
-        // Of those of its node only this one counts, from the version on that the node's server knows.
+        // Of those of its node only this one counts, from the version on that the node's server knows. A home that was restarted knows a later one than the client's.
         writer.who = Who::Client(client);
+        writer.version = writer.version.min(request.since);
     }
     getattr::poll(worker, request.ino, &writers, None, false).await
 }
@@ -111,15 +112,18 @@ pub async fn poll_size(worker: &Rc<Worker>, _: &Context, request: PollSize) -> O
 }
 
 /// The asked writers, with all `known` ones in place of this server, `own`; and from the versions on that are known here, where they are.
-fn expanded(known: &[(ClientId, u64)], asked: &[(ClientId, u64)], own: ClientId) -> Vec<(ClientId, u64)> {
+fn expanded(known: &[KnownWriter], asked: &[(ClientId, u64)], own: ClientId) -> Vec<(ClientId, u64)> {
     let since = |&(client, version): &(ClientId, u64)| {
-        let here = known.iter().find(|(known, _)| *known == client && version != NEVER);
-        (client, here.map_or(version, |(_, began)| *began))
+        let here = known.iter().find(|known| known.client == client && version != NEVER);
+        (client, here.map_or(version, |known| known.counts_from(version)))
     };
     let mut writers: Vec<_> = asked.iter().filter(|(client, _)| *client != own).map(since).collect();
-    if writers.len() < asked.len() {
-        let listed = |client: &ClientId| asked.iter().any(|(asked, _)| asked == client);
-        writers.extend(known.iter().filter(|(client, _)| !listed(client)).copied());
+    // One for each run of this server that the home knows.
+    let of_node = asked.iter().filter(|(client, _)| *client == own).map(|(_, version)| *version).min();
+    if let Some(version) = of_node {
+        let is_listed = |known: &KnownWriter| asked.iter().any(|(asked, _)| *asked == known.client);
+        let others = known.iter().filter(|known| !is_listed(known));
+        writers.extend(others.map(|known| (known.client, known.counts_from(version))));
     }
     writers
 }
@@ -131,10 +135,15 @@ mod tests {
     #[test]
     fn a_server_counts_for_those_who_are_not_listed() {
         let (own, one, other) = (ClientId(100), ClientId(1), ClientId(2));
-        let known = [(one, 4), (other, 9)];
-        assert_eq!(expanded(&known, &[(own, 3)], own), known);
+        let known = [
+            KnownWriter { client: one, opened: Some(4), found: None },
+            KnownWriter { client: other, opened: None, found: Some(9) },
+        ];
+        assert_eq!(expanded(&known, &[(own, 3)], own), [(one, 4), (other, 9)]);
         assert_eq!(expanded(&known, &[(own, 3), (one, NEVER)], own), [(one, NEVER), (other, 9)]);
         assert_eq!(expanded(&known, &[(other, 3)], own), [(other, 9)]);
+        assert_eq!(expanded(&known, &[(other, 11), (one, 11)], own), [(other, 11), (one, 4)], "closed since");
+        assert_eq!(expanded(&known, &[(own, 12), (own, 11)], own), [(one, 4), (other, 11)]);
         assert_eq!(expanded(&known, &[(ClientId(5), 3)], own), [(ClientId(5), 3)]);
         assert_eq!(expanded(&[], &[(own, 3), (one, 2)], own), [(one, 2)]);
     }

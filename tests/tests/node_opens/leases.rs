@@ -150,6 +150,30 @@ fn what_is_written_through_a_restarted_gateway_is_seen() {
     for_a_while(|| assert_eq!(other.read_bytes_at(5, 2_000_000).expect("read"), "other"));
 }
 
+/// Goal: what was cut off does not come back, when the servers where it had been written were restarted before. Method: a client that goes to them itself, so that they do not
+/// hear of what it closes, and one of the node.
+#[test]
+fn what_was_cut_does_not_come_back_after_restarts() {
+    let mut cluster = cluster();
+    let (asker, itself) = (outside(&cluster), outside(&cluster));
+    put(&asker, "/f", &full(100_000, 1));
+    for server in [0, 1, GATEWAY] {
+        cluster.restart(server);
+    }
+    let of_node = on_node(&cluster);
+    for (round, client) in [&itself, &of_node, &itself].into_iter().enumerate() {
+        let file = writing(client, "/f");
+        // Over enough chunks that all servers have some.
+        file.write_at(&full(9_000_000, round as u8), 0).expect("write");
+        file.close().expect("close");
+        asker.truncate_path("/f", 10).expect("cut");
+        for other in [&itself, &of_node] {
+            let _file = writing(other, "/f");
+            assert_eq!(asker.stat("/f").expect("stat").size, 10, "round {round}");
+        }
+    }
+}
+
 /// Goal: what a client closes that the gateway's last run had open for it counts as closed at once, and not when the lease of that run is over: it would not be flushed before.
 /// Method: files of which some are written after the restart, and some only closed; what is in the shared tier sooner than after a lease.
 #[test]
