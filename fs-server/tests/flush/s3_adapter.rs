@@ -1,5 +1,6 @@
 //! The S3 adapter alone, on a server in this process.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -140,6 +141,47 @@ fn a_start_gives_up_what_a_former_run_began() {
     assert!(tier.rest(ME).unwrap() && !tier.rest(ServerId(33)).unwrap() && !tier.facts().left_over);
     server.tier(&config(ServerId(33)));
     assert_eq!((server.open_uploads().len(), server.keys().len()), (0, 0));
+}
+
+#[test]
+fn an_upload_that_is_not_there_is_given_up() {
+    // Goal: an upload that another has ended is no error, also where a server denies what it does not know (s3s-fs does); one with parts is.
+    let uploads = |server: &S3Server| {
+        let client = server.client();
+        let upload = client.create_upload("run/x", &BTreeMap::default()).unwrap();
+        client.put_part("run/x", &upload, 1, b"part").unwrap();
+        (client, upload)
+    };
+    let server = S3Server::start();
+    let (client, upload) = uploads(&server);
+    assert_eq!([(); 2].map(|()| client.abort("run/x", &upload)), [Ok(()), Ok(())]);
+    let (server, bucket) = s3_memory::start();
+    let (client, upload) = uploads(&server);
+    bucket.hook(|method, _| {
+        if *method == hyper::Method::DELETE { Fate::Denied(403, "AccessDenied") } else { Fate::Served }
+    });
+    assert!(matches!(client.abort("run/x", &upload), Err(TierError::Failed(_))));
+    assert_eq!(client.abort("run/x", "another"), Ok(()));
+}
+
+#[test]
+fn who_may_not_give_up_uploads_can_use_the_tier() {
+    // Goal: a bucket whose policy allows everything but the end of uploads is of use after a crash in the middle of one, which a later start cleans up if it may.
+    let (server, bucket) = s3_memory::start();
+    let begun = server.tier(&config(ME));
+    let at = staged(&begun, "f-3-1");
+    begun.make(&at, &file(9 * MIB, &Place::new(&root(&begun), &name("large")))).unwrap();
+    begun.open_file(&at).unwrap().write_at(0, &vec![1; 8 << 20]).unwrap();
+    bucket.hook(|method, key| {
+        let is_end = *method == hyper::Method::DELETE && key == "run/large";
+        if is_end { Fate::Denied(403, "AccessDenied") } else { Fate::Served }
+    });
+    let tier = server.tier(&config(ME));
+    put(&tier, &Place::new(&root(&tier), &name("small")), b"content");
+    assert!(!tier.rest(ME).unwrap() && tier.facts().left_over);
+    bucket.unhook();
+    assert!(server.tier(&config(ME)).rest(ME).unwrap());
+    assert_eq!(server.keys(), ["small"]);
 }
 
 #[test]

@@ -174,6 +174,7 @@ impl Bucket {
         let body = body.to_bytes();
         match (head.method.as_str(), query.get("uploadId")) {
             ("GET", _) if key.is_empty() => self.list(&query),
+            ("GET", Some(upload)) => self.parts(upload),
             ("GET" | "HEAD", _) => self.read(&key, &head.method, &head.headers),
             ("PUT", Some(upload)) => self.put_part(upload, &query, body),
             ("PUT", None) if head.headers.contains_key("x-amz-copy-source") => self.copy(&key, &head.headers),
@@ -312,6 +313,15 @@ impl Bucket {
         };
         parts.insert(query["partNumber"].parse().unwrap(), body);
         Response::builder().header("etag", "\"part\"").body(Full::default()).unwrap()
+    }
+
+    fn parts(&self, upload: &str) -> Answer {
+        let uploads = self.uploads.lock();
+        let Some((_, parts)) = uploads.get(upload) else {
+            return refused(StatusCode::NOT_FOUND, "NoSuchUpload");
+        };
+        let parts = parts.keys().map(|number| format!("<Part><PartNumber>{number}</PartNumber></Part>"));
+        xml(format!("<ListPartsResult>{}</ListPartsResult>", parts.collect::<Vec<_>>().concat()))
     }
 
     fn complete(&self, key: &str, upload: &str) -> Answer {

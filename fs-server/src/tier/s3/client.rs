@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 
 use rusty_s3::actions::{
     AbortMultipartUpload, CompleteMultipartUpload, CompleteMultipartUploadResponse, CreateMultipartUpload,
-    DeleteObject, GetObject, HeadObject, ListObjectsV2, PutObject, UploadPart,
+    DeleteObject, GetObject, HeadObject, ListObjectsV2, ListParts, PutObject, UploadPart,
 };
 use rusty_s3::{Bucket, Credentials, Method, S3Action, UrlStyle};
 use ureq::http::{Request, Response};
@@ -298,7 +298,26 @@ impl Client {
     /// Gives up an upload; one that is not there is no error.
     pub fn abort(&self, key: &str, upload: &str) -> TierResult<()> {
         let action = AbortMultipartUpload::new(&self.bucket, self.keys(), key, upload);
-        self.found("give up", key, self.send("give up", key, action, &[], &[])?).map(drop)
+        let given_up = self.found("give up", key, self.send("give up", key, action, &[], &[])?);
+        match given_up {
+            // Some servers deny what they do not know.
+            Err(TierError::Refused(_) | TierError::Failed(_))
+                if !self.has_parts(key, upload).unwrap_or(true) =>
+            {
+                Ok(())
+            }
+            other => other.map(drop),
+        }
+    }
+
+    /// Whether anything is stored for an upload.
+    fn has_parts(&self, key: &str, upload: &str) -> TierResult<bool> {
+        let mut action = ListParts::new(&self.bucket, self.keys(), key, upload);
+        action.set_max_parts(1);
+        let answer = self.send("list the parts of", key, action, &[], &[])?;
+        let Some(answer) = self.found("list the parts of", key, answer)? else { return Ok(false) };
+        let text = content("list the parts of", key, answer)?;
+        Ok(String::from_utf8_lossy(&text).contains("<Part>"))
     }
 
     /// The answer, if the request succeeded.
