@@ -108,6 +108,8 @@ PRINTED = {
 BY_HAND = {
     "| 40,000 files in two bursts |": "what a change did (decision 0036): the program of before is not there any more",
     "| burst | flush, to the end of the command |": "a run of the part flush on another machine, whose `cp` took twice as long",
+    "| 512 MiB, a thread for each file |": "programs of nothing but the system calls, once, to find what a copy that compares can reach",
+    "| | 256 KiB | 64 KiB |": "what a change did: the program of before is not there any more",
     "| 64 KiB | 128 KiB |": "a program in C that only writes, once, to find why a write was slow",
     "| operation through the mount |": "counts in words; the test mount_cost bounds each of them",
     "| operation | client: messages | bytes | between servers: messages |": "rows of `messages gateway`, side by side with what they mean; the test cost bounds each of them",

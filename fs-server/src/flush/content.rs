@@ -40,13 +40,10 @@ use crate::worker::Worker;
 
 /// Why a copy is made again.
 const MOVED: Stop = Stop::Wait("its chunks went to another server while they were copied");
-/// Most bytes that are read of the store at once, and of one write to the tier.
+/// Most bytes of one write to the tier.
 const PIECE: usize = 4 << 20;
 /// The same to a file system of this machine, where a call costs little: what is read, checked and written stays in a core's cache.
 const PIECE_LOCAL: usize = 256 << 10;
-/// Most bytes of one write to such a file system: page caches take folios as large as the write, of which a virtual machine often has none that its host has backed, and
-/// `cp` writes no more (docs/performance.md).
-const WRITE_LOCAL: usize = 64 << 10;
 /// Holes of fewer bytes are written to the tier as zeros: a write more costs more than these.
 const HOLE_MIN: u32 = 64 << 10;
 /// Bytes of a share per thread that writes it.
@@ -353,7 +350,6 @@ fn write_chunks(
     chunks: &[(ChunkIndex, u32)],
     buffer: &mut [u8],
 ) -> TierResult<u64> {
-    let most = if node.flusher.is_remote() { PIECE } else { WRITE_LOCAL };
     let mut written = 0;
     for (chunk, _) in chunks {
         let key = ChunkKey { ino, chunk: *chunk };
@@ -367,9 +363,7 @@ fn write_chunks(
                 if got == 0 {
                     break;
                 }
-                for (at, data) in (start + offset..).step_by(most).zip(buffer[..got].chunks(most)) {
-                    node.flusher.write(node, file, at, data)?;
-                }
+                node.flusher.write(node, file, start + offset, &buffer[..got])?;
                 if size > PIECE as u64 {
                     node.flusher.underway().note(ino, got as u64);
                 }

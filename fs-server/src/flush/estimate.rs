@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use fs_proto::{FileKind, InodeId};
 
-use super::outcome::FlushResult;
+use super::remote;
+use crate::error::OpResult;
 use crate::node::Node;
 
 /// Names whose sizes are added up.
@@ -34,13 +35,8 @@ pub fn estimate(node: &Node) {
     flusher.control.ease();
 }
 
-/// Size of the file under a name, if its inode lives here. `ino`: what the name is known to have stood for, which saves a look.
-fn size_of(node: &Node, (parent, name): (InodeId, &Bytes), ino: Option<InodeId>) -> FlushResult<u64> {
-    let ino = match ino {
-        Some(ino) => Some(ino),
-        None => node.namespace.entry(parent, name)?.map(|entry| entry.ino),
-    };
-    let Some(ino) = ino.filter(|ino| node.owns(ino.partition())) else { return Ok(0) };
-    let inode = node.namespace.inode(ino)?.filter(|inode| inode.attr.kind == FileKind::File);
+/// Size of the file under a name, if its inode lives here.
+fn size_of(node: &Node, name: (InodeId, &Bytes), known: Option<InodeId>) -> OpResult<u64> {
+    let inode = remote::inode_here(node, name, known)?.filter(|inode| inode.attr.kind == FileKind::File);
     Ok(inode.map_or(0, |inode| inode.attr.size))
 }

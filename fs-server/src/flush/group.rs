@@ -46,8 +46,6 @@ const ROOM: usize = 256 << 10;
 const XATTRS: usize = 1_024;
 /// Contents of other files that are read with those of a group, as they lie between; with more, each is read by itself.
 const STRANGERS: usize = 32;
-/// What the record of a content has besides.
-const RECORD: usize = 16;
 /// Names of one group: at least and at most.
 pub const SIZES: (usize, usize) = (2, 64);
 /// A job that took so long ends, and leaves the rest to others: else a tier that falters would have as many calls to answer for as long as groups last.
@@ -239,7 +237,7 @@ impl Job {
     fn contents_of(&self, found: &[Found]) -> OpResult<Contents> {
         let inos = || found.iter().filter(|one| one.content_bytes() > 0).map(|one| one.inode.attr.ino);
         let (Some(first), Some(last)) = (inos().min(), inos().max()) else { return Ok(None) };
-        let bytes = found.iter().map(|one| one.content_bytes() + RECORD).sum();
+        let bytes = found.iter().map(Found::content_bytes).sum();
         self.node.namespace.inline_between((first, last), STRANGERS + found.len(), bytes)
     }
 
@@ -275,19 +273,13 @@ impl Job {
         if *parent == InodeId::ROOT && is_staging_name(name, &node.config.job) {
             return Ok(None);
         }
-        let ino = match taken.ino {
-            Some(ino) => Some(ino),
-            None => namespace.entry(*parent, name)?.map(|entry| entry.ino),
-        };
-        let Some(ino) = ino.filter(|ino| node.owns(ino.partition())) else { return Ok(None) };
-        let Some(inode) = namespace.inode(ino)?.filter(|inode| self.is_small(name, inode)) else {
-            return Ok(None);
-        };
+        let inode = remote::inode_here(node, (*parent, name), taken.ino)?;
+        let Some(inode) = inode.filter(|inode| self.is_small(name, inode)) else { return Ok(None) };
         let had: Option<TierEntry> = namespace.record(&keys::tier_entry(*parent, name))?;
         // What an earlier attempt may have left in a tier far away is looked for afterwards, and not here.
         let is_doubtful = node.flusher.is_remote() && (taken.attempts > 0 || had.is_some());
         let is_other = |had: &TierEntry| {
-            had.ino != ino || had.kind != inode.attr.kind || had.version >= inode.attr.version
+            had.ino != inode.attr.ino || had.kind != inode.attr.kind || had.version >= inode.attr.version
         };
         let is_nothing = is_doubtful || had.as_ref().is_some_and(is_other);
         Ok((!is_nothing).then(|| Found { index, name: name.clone(), inode, is_known: had.is_some() }))

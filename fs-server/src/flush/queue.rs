@@ -124,8 +124,8 @@ struct Items {
     noted: Map<FlushItem, Noted>,
     /// What is not being flushed, by when it is due.
     order: BTreeMap<(Instant, u64), FlushItem>,
-    /// What was found to be due, and whether it may be taken with others.
-    ready: BTreeMap<Rank, (FlushItem, bool)>,
+    /// What was found to be due, and the directory with whose other names it may be taken: who changes anything of that puts it back into the order.
+    ready: BTreeMap<Rank, (FlushItem, Option<InodeId>)>,
     /// What is not parked, by when it was noted first.
     ages: BTreeMap<(Instant, u64), FlushItem>,
     generation: u64,
@@ -191,8 +191,11 @@ impl Items {
         while let Some(first) = self.order.first_entry().filter(|first| first.key().0 <= now) {
             let item = first.remove();
             if let Some(noted) = self.noted.get(&item) {
-                let goes_together = matches!(item, FlushItem::Name(..)) && !noted.alone && !noted.leads;
-                self.ready.insert(noted.rank(), (item, goes_together));
+                let dir = match item {
+                    FlushItem::Name(parent, _) if !noted.alone && !noted.leads => Some(parent),
+                    _ => None,
+                };
+                self.ready.insert(noted.rank(), (item, dir));
             }
         }
     }
@@ -215,16 +218,11 @@ impl Items {
 
     /// The oldest item that is ready and, if it is a name, up to `most` - 1 names of the same directory that are nearly as old.
     fn pop_group(&mut self, most: usize) -> Option<Vec<Taken>> {
-        let (_, (first, goes_together)) = self.ready.pop_first()?;
+        let (_, (first, dir)) = self.ready.pop_first()?;
         let mut group = vec![first];
-        if let FlushItem::Name(parent, _) = group[0]
-            && most > 1
-            && goes_together
-        {
-            let is_mate = |item: &FlushItem| matches!(item, FlushItem::Name(dir, _) if *dir == parent);
-            let near = self.ready.iter().take(LOOK_AHEAD);
-            let mates = near.filter(|(_, (item, goes_together))| *goes_together && is_mate(item));
-            let mates: Vec<_> = mates.map(|(key, _)| *key).take(most - 1).collect();
+        if dir.is_some() && most > 1 {
+            let near = self.ready.iter().take(LOOK_AHEAD).filter(|(_, (_, other))| *other == dir);
+            let mates: Vec<_> = near.map(|(key, _)| *key).take(most - 1).collect();
             group.extend(mates.iter().filter_map(|key| self.ready.remove(key)).map(|(item, _)| item));
         }
         Some(group.into_iter().filter_map(|item| self.begin(item)).collect())

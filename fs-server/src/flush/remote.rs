@@ -1,11 +1,12 @@
 //! What flushing asks about inodes and names: here when they live here, else of the server where they do.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use fs_proto::msg::tier::{DetachFile, FlushNote, TierForget, TierPlace, TierState, TierView};
 use fs_proto::placement::{entry_partition, name_hash};
-use fs_proto::record::{Backing, EntryRecord, TierLocation};
+use fs_proto::record::{Backing, EntryRecord, InodeRecord, TierLocation};
 use fs_proto::{InodeId, ServerId, Status};
 
 use super::ops;
@@ -30,6 +31,19 @@ pub async fn inode(worker: &Rc<Worker>, ino: InodeId) -> OpResult<TierView> {
         return ops::view_with(worker, request, false).await;
     }
     worker.ask_owner(ino.partition(), &request).await
+}
+
+/// The inode under a name, if it lives here. `known`: what the name stood for when it was noted, which saves a look.
+pub fn inode_here(
+    node: &Node,
+    (parent, name): (InodeId, &Bytes),
+    known: Option<InodeId>,
+) -> OpResult<Option<Arc<InodeRecord>>> {
+    let ino = match known {
+        Some(ino) => Some(ino),
+        None => node.namespace.entry(parent, name)?.map(|entry| entry.ino),
+    };
+    ino.filter(|ino| node.owns(ino.partition())).map_or(Ok(None), |ino| node.namespace.inode(ino))
 }
 
 /// Tells an inode's home of its copy, which has `bytes` bytes and is `seen` in the tier; returns what the home knows then.

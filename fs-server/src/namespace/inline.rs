@@ -17,6 +17,9 @@ use super::{Namespace, decode_record, keys};
 use crate::error::{OpError, OpResult};
 use crate::hash::Map;
 
+/// What the stored form of a content has besides its bytes, at most.
+const BESIDES: usize = 16;
+
 /// A content of `data`.
 pub fn content(data: Bytes) -> InlineRecord {
     InlineRecord { crc: crc(&data), data }
@@ -24,7 +27,7 @@ pub fn content(data: Bytes) -> InlineRecord {
 
 /// The stored form: as any record's, without growing on the way.
 pub fn encoded(record: &InlineRecord) -> Bytes {
-    let mut out = BytesMut::with_capacity(16 + record.data.len());
+    let mut out = BytesMut::with_capacity(BESIDES + record.data.len());
     out.put_u8(RECORD_VERSION);
     record.put(&mut out);
     out.freeze()
@@ -97,14 +100,14 @@ impl Namespace {
         self.record(&keys::inline(ino))
     }
 
-    /// Those of all inodes from `first` to `last`, one behind the other in memory: of about `bytes`. None if they are more than `limit`.
+    /// Those of all inodes from `first` to `last`, one behind the other in memory. None if they are more than `limit`; `bytes`: about as many as they have.
     pub fn inline_between(
         &self,
         (first, last): (InodeId, InodeId),
         limit: usize,
         bytes: usize,
     ) -> OpResult<Option<Map<InodeId, InlineRecord>>> {
-        let mut room = BytesMut::with_capacity(bytes);
+        let mut room = BytesMut::with_capacity(bytes + BESIDES * limit);
         let (mut found, mut failure, mut is_more) = (Map::default(), None, false);
         let ((from, _), (_, to)) = (keys::range_of(b'f', first), keys::range_of(b'f', last));
         self.kv.scan(&from, &to, &mut |key, value| {

@@ -441,7 +441,7 @@ impl Tier for Posix {
         let file = self.lustre.calls().open(dir, &at.name, flags);
         let file = file.map_err(|error| failed("open", &at.name, error))?;
         let calls = self.lustre.is_there(dir).then(|| Arc::clone(self.lustre.calls()));
-        Ok(Box::new(PosixFile::new(file, at, calls)))
+        Ok(Box::new(PosixFile::new(file, at, self.is_remote, calls)))
     }
 
     fn collect(&self, _: &Place, _: &[Bytes]) -> TierResult<()> {
@@ -528,7 +528,7 @@ impl Posix {
         to: &Destination,
         fill: Fill<'_>,
     ) -> TierResult<(OwnedFd, Staged)> {
-        let file = PosixFile::new(file, at, None);
+        let file = PosixFile::new(file, at, self.is_remote, None);
         if size > 0 {
             fill(&file)?;
         }

@@ -21,11 +21,16 @@ use crate::tier::{Place, TierFile, TierResult};
 const ALIGN: usize = 4096;
 /// Fewer bytes go through the cache: Lustre sends requests of 1 to 4 MiB, and gathers smaller ones there.
 const DIRECT_MIN: usize = 1 << 20;
+/// Most bytes of one call to a file system of this machine: page caches take folios as large as the write, of which a virtual machine often has none that its host has
+/// backed, and `cp` writes no more (docs/performance.md).
+const LOCAL_MAX: usize = 64 << 10;
 
 /// The file.
 pub struct PosixFile {
     file: OwnedFd,
     at: Place,
+    /// Most bytes of one call.
+    most: usize,
     /// On Lustre.
     lustre: Option<Direct>,
 }
@@ -38,10 +43,11 @@ struct Direct {
 }
 
 impl PosixFile {
-    /// A file that is open, and how it is written if it is on Lustre.
-    pub fn new(file: OwnedFd, at: &Place, lustre: Option<Arc<dyn Calls>>) -> Self {
+    /// A file that is open, on another machine's file system or this one's, and how it is written if it is on Lustre.
+    pub fn new(file: OwnedFd, at: &Place, is_remote: bool, lustre: Option<Arc<dyn Calls>>) -> Self {
         let direct = |calls| Direct { calls, file: OnceLock::new(), is_refused: AtomicBool::new(false) };
-        PosixFile { file, at: at.clone(), lustre: lustre.map(direct) }
+        let most = if is_remote { usize::MAX } else { LOCAL_MAX };
+        PosixFile { file, at: at.clone(), most, lustre: lustre.map(direct) }
     }
 
     /// The descriptor.
@@ -50,7 +56,9 @@ impl PosixFile {
     }
 
     fn write_some(&self, offset: u64, data: &[u8]) -> io::Result<usize> {
-        let Some(lustre) = &self.lustre else { return io::pwrite(&self.file, data, offset) };
+        let Some(lustre) = &self.lustre else {
+            return io::pwrite(&self.file, &data[..data.len().min(self.most)], offset);
+        };
         if let Some(file) = lustre.for_piece(&self.at, offset, data) {
             match lustre.calls.write(file, data, offset, true) {
                 Err(Errno::INVAL) => lustre.is_refused.store(true, Ordering::Relaxed),
