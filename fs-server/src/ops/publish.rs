@@ -58,17 +58,18 @@ async fn true_end(
     }
     let client = context.client();
     let mut writers = worker.node.opens.writers(request.ino);
-    let is_way = |writer: &Writer| match writer.who {
+    writers.retain(|writer| match writer.who {
         Who::Client(own) => own == client,
         Who::Node { server, .. } => Some(server) == context.arrival.through,
-    };
-    // If it has come another way than before, it may have written by any.
-    let has_way = writers.iter().any(is_way);
-    writers.retain(|writer| is_way(writer) || (!has_way && matches!(writer.who, Who::Node { .. })));
+    });
     for writer in &mut writers {
         // Of those of its node only this one counts, from the version on that the node's server knows. A home that was restarted knows a later one than the client's.
         writer.who = Who::Client(client);
         writer.version = writer.version.min(request.since);
+    }
+    if writers.is_empty() {
+        // It has come another way than before, or this home was restarted since: it may have written by any.
+        writers.push(Writer { who: Who::Client(client), via: None, version: request.since });
     }
     getattr::poll(worker, request.ino, &writers, None, false).await
 }

@@ -174,6 +174,32 @@ fn what_was_cut_does_not_come_back_after_restarts() {
     }
 }
 
+/// Goal: what is written after a cut by another counts, also when the home was restarted in between, and does not know yet who writes. Method: clients that were writing before; their
+/// servers restarted, all or one.
+#[test]
+fn what_is_written_after_a_cut_counts_after_restarts() {
+    let mut cluster = cluster();
+    let (asker, itself, of_node) = (outside(&cluster), outside(&cluster), on_node(&cluster));
+    for (round, restarted) in [&HOMES[..], &[GATEWAY], &[0, 1, GATEWAY]].into_iter().enumerate() {
+        for client in [&itself, &of_node] {
+            put(&asker, "/f", &full(100_000, 1));
+            let file = writing(client, "/f");
+            file.write_at(b"before", 5_000_000).expect("write");
+            file.flush().expect("publish");
+            asker.truncate_path("/f", 10).expect("cut");
+            for server in restarted {
+                cluster.restart(*server);
+            }
+            file.write_at(b"after", 3_000_000).expect("write");
+            file.flush().expect("publish");
+            assert_eq!(asker.stat("/f").expect("stat").size, 3_000_005, "round {round}");
+            assert_eq!(file.read_bytes_at(10, 3_000_000).expect("read"), "after");
+            file.close().expect("close");
+            asker.remove_file("/f").expect("remove");
+        }
+    }
+}
+
 /// Goal: what a client closes that the gateway's last run had open for it counts as closed at once, and not when the lease of that run is over: it would not be flushed before.
 /// Method: files of which some are written after the restart, and some only closed; what is in the shared tier sooner than after a lease.
 #[test]
