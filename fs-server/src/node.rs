@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fs_net::{ClusterFile, NetCounters, Rdma, ShareStats, Sharing};
+use fs_proto::msg::inode::LEASE_MS;
 use fs_proto::{Partition, PartitionMap, ServerId, TimeNs};
 use tokio::sync::watch;
 
@@ -208,6 +209,12 @@ impl Node {
     /// Whether this server owns a partition.
     pub fn owns(&self, partition: Partition) -> bool {
         self.owner(partition) == self.id()
+    }
+
+    /// Whether this home may not know yet who writes, as it was restarted: clients renew what they have open three times a lease.
+    pub fn is_forgetful(&self) -> bool {
+        let known_after = Duration::from_millis(u64::from(LEASE_MS / 3));
+        self.namespace.allocator().is_restart() && self.started.elapsed() < known_after
     }
 
     /// Servers that hold partitions, ascending.

@@ -34,6 +34,11 @@ impl PendingSizes {
         }
     }
 
+    /// Forgets how far anybody wrote an inode.
+    pub fn forget(&self, ino: InodeId) {
+        self.ends.retain(|(of, _), _| *of != ino);
+    }
+
     /// The furthest end among `writers` (client, version); forgotten afterwards if `forget`.
     pub fn poll(&self, ino: InodeId, writers: &[(ClientId, u64)], forget: bool) -> u64 {
         let mut furthest = 0;
@@ -65,5 +70,9 @@ mod tests {
         sizes.note(InodeId(1), ClientId(1), 6, 10);
         assert_eq!(sizes.poll(InodeId(1), &[(ClientId(1), 5)], true), 10);
         assert_eq!(sizes.poll(InodeId(1), &[(ClientId(1), 5)], false), 0);
+        sizes.note(InodeId(2), ClientId(1), 5, 70);
+        sizes.forget(InodeId(1));
+        assert_eq!(sizes.poll(InodeId(1), &[(ClientId(2), 5)], false), 0);
+        assert_eq!(sizes.poll(InodeId(2), &[(ClientId(1), 5)], false), 70);
     }
 }

@@ -17,7 +17,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use fs_proto::msg::inode::LEASE_MS;
 use fs_proto::msg::tier::{EvictChunks, EvictNow, TierHope, TierHoped, TierSource};
 use fs_proto::record::{InodeRecord, Mutation};
 use fs_proto::{ChunkIndex, FileKind, InodeId, Placement, ServerId, Status, TimeNs};
@@ -172,7 +171,7 @@ impl Evictor {
         if !has_tier && !node.overflow.is_hopeful() {
             return None;
         }
-        if has_tier && is_forgetful(node) {
+        if has_tier && node.is_forgetful() {
             return Some(Duration::ZERO);
         }
         let given = node.overflow.sent_bytes();
@@ -233,12 +232,6 @@ async fn ask_all(worker: &Rc<Worker>) -> bool {
     answers.iter().any(|hoped| hoped.waits) && !answers.iter().any(|hoped| hoped.waits && hoped.is_full)
 }
 
-/// After a restart it is not known for a while who writes: clients renew what they have open three times a lease.
-fn is_forgetful(node: &Node) -> bool {
-    let known_after = Duration::from_millis(u64::from(LEASE_MS / 3));
-    node.namespace.allocator().is_restart() && node.started.elapsed() < known_after
-}
-
 /// What a store can hold, in bytes.
 fn capacity(stats: &StoreStats) -> u64 {
     stats.total_bytes.min(stats.disk_bytes + stats.free_bytes)
@@ -294,7 +287,7 @@ async fn ask_homes(worker: &Rc<Worker>, bytes: u64) -> u64 {
 /// Evicts files that live here until what is wanted is free at the server that wants it, or all were looked at.
 pub async fn evict(worker: &Rc<Worker>, wanted: EvictNow) -> OpResult<u64> {
     let node = &worker.node;
-    if is_forgetful(node) {
+    if node.is_forgetful() {
         return Ok(0);
     }
     // Else another request moves the hand already.
@@ -444,7 +437,7 @@ async fn claim(node: &Node, ino: InodeId, must: bool) -> Option<Alone> {
 pub async fn drop_chunks(worker: &Rc<Worker>, request: EvictChunks) -> OpResult<u64> {
     let node = &worker.node;
     let evictor = &node.backing.evictor;
-    if !request.must && is_forgetful(node) {
+    if !request.must && node.is_forgetful() {
         // What was dirty here is forgotten.
         return Ok(0);
     }

@@ -22,7 +22,7 @@ use fs_proto::{FileKind, INLINE_MAX, InodeId};
 
 use super::attempt::{InFlight, postpone};
 use super::entry::TierEntry;
-use super::ops::{TakenOver, is_forgetful};
+use super::ops::TakenOver;
 use super::outcome::{FlushResult, Stop};
 use super::policy::Policy;
 use super::queue::{FlushItem, Taken};
@@ -166,7 +166,7 @@ async fn job(worker: &Rc<Worker>, group: &[Taken]) -> FlushResult<Job> {
     // The names first: staging is tidied up only before or after them.
     let staged = node.flusher.new_staging_names(node.id(), group.len() as u64).collect();
     let staging = dirs::staging(worker).await?;
-    let is_forgetful = is_forgetful(node) && !node.flusher.takes_everything();
+    let is_forgetful = node.is_forgetful() && !node.flusher.takes_everything();
     let (node, taken) = (Arc::clone(node), group.to_vec());
     Ok(Job { node, parent, dir, staging, staged, taken, admitted, is_forgetful })
 }

@@ -5,7 +5,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use fs_proto::msg::inode::LEASE_MS;
 use fs_proto::msg::tier::{
     FlushAccount, FlushChunks, FlushInode, FlushList, FlushName, FlushNote, FlushNow, FlushPage, FlushStatus,
     FlushWait, FlushedShare, TierForget, TierHope, TierHoped, TierPath, TierPlace, TierState, TierView,
@@ -37,8 +36,6 @@ const PATHS_LIMIT: Duration = Duration::from_secs(3);
 const WAIT_MAX: Duration = Duration::from_secs(8);
 /// Names that are looked at to see whether something that waits makes room.
 const HOPED_FOR: usize = 1_000;
-/// Clients renew what they have open at least three times a lease: how long a restarted home does not know who writes.
-const FORGETFUL_MS: u32 = LEASE_MS / 3;
 
 fn require_tier(worker: &Worker) -> OpResult<()> {
     if worker.node.namespace.queue().is_enabled() { Ok(()) } else { Err(NONE) }
@@ -321,13 +318,8 @@ pub async fn view_with(worker: &Rc<Worker>, request: TierState, with_xattrs: boo
     Ok(TierView {
         inode: inode.map(|inode| (*inode).clone()),
         xattrs,
-        writing: (is_file && is_forgetful(node)) || !node.opens.writers(ino).is_empty(),
+        writing: (is_file && node.is_forgetful()) || !node.opens.writers(ino).is_empty(),
     })
-}
-
-/// Whether this home may not know yet who writes.
-pub fn is_forgetful(node: &Node) -> bool {
-    node.namespace.allocator().is_restart() && node.started.elapsed().as_millis() < u128::from(FORGETFUL_MS)
 }
 
 /// `copy`: bytes of the file that was published, and how the tier has them.

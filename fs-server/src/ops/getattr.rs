@@ -174,6 +174,12 @@ pub async fn poll(
     Ok(ends.into_iter().max().unwrap_or(0))
 }
 
+/// Has all servers forget how far unpublished writes reached, whose home does not know them.
+pub async fn forget_ends(worker: &Rc<Worker>, ino: InodeId) -> OpResult<()> {
+    let all: Vec<_> = worker.node.map().members().iter().map(|member| member.id).collect();
+    ask_all(worker, &all, &PollSize { ino, writers: Vec::new(), forget: true }).await.map(drop)
+}
+
 async fn grow(worker: &Rc<Worker>, ino: InodeId, end: u64) -> OpResult<Arc<InodeRecord>> {
     let namespace = &worker.node.namespace;
     let set = LockSet::of(&[(LockKey::Inode(ino), Mode::Exclusive)]);

@@ -107,6 +107,10 @@ pub fn set_id_bits(mode: u32) -> u32 {
 #[allow(clippy::unused_async)] // One signature for all operations.
 pub async fn poll_size(worker: &Rc<Worker>, _: &Context, request: PollSize) -> OpResult<u64> {
     let node = &worker.node;
+    if request.writers.is_empty() {
+        node.sizes.forget(request.ino);
+        return Ok(0);
+    }
     let known = node.opened.writers(request.ino);
     let writers = expanded(&known, &request.writers, opened::client_of(node.id()));
     Ok(node.sizes.poll(request.ino, &writers, request.forget))

@@ -214,9 +214,13 @@ async fn resize(
     size: u64,
     inode: Arc<InodeRecord>,
 ) -> OpResult<()> {
-    let node = &worker.node;
+    let (node, ino) = (&worker.node, request.ino);
     let inode = getattr::settled(worker, inode, None, true).await?;
-    let ino = request.ino;
+    // Nobody may have said yet how far it wrote: then there may be chunks anywhere, and ends that must not count after the cut.
+    let may_reach_far = node.is_forgetful() && !inode.attr.inline;
+    if may_reach_far {
+        getattr::forget_ends(worker, ino).await?;
+    }
     // Held across the messages below: nobody sees, publishes or flushes a size between the old and the new.
     let hold = node.namespace.locks().hold(LockSet::of(&[(LockKey::Inode(ino), Mode::Exclusive)])).await;
     let current = node.namespace.inode_in_section(ino)?.ok_or(OpError::not_found())?;
@@ -226,7 +230,8 @@ async fn resize(
         spill::to_chunks_held(worker, ino, &hold, Outgrown::by(context, size)).await?;
     }
     let current = node.namespace.inode_in_section(ino)?.ok_or(OpError::not_found())?;
-    let old_size = current.attr.size.max(inode.attr.size);
+    let known_size = current.attr.size.max(inode.attr.size);
+    let old_size = if may_reach_far { FILE_MAX } else { known_size };
     let cuts = size < old_size;
     let mut changed = inline::written(&current, size, node.now(), node.now(), context);
     let mut batch = Batch::default();

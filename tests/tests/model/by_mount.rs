@@ -12,7 +12,11 @@ use crate::access::{Access, Outcome};
 use crate::steps::{Step, Zeros, xattr_name};
 
 /// Where it is mounted.
-pub struct AtMount(pub PathBuf);
+pub struct AtMount {
+    pub dir: PathBuf,
+    /// Files that stay open are published with each write: others see it at once only where no home is restarted.
+    pub publishes: bool,
+}
 
 fn errno(error: impl Into<io::Error>) -> i32 {
     error.into().raw_os_error().expect("from the operating system")
@@ -20,7 +24,7 @@ fn errno(error: impl Into<io::Error>) -> i32 {
 
 impl AtMount {
     fn at(&self, path: &str) -> PathBuf {
-        self.0.join(path.trim_start_matches('/'))
+        self.dir.join(path.trim_start_matches('/'))
     }
 
     fn change(&self, path: &str, change: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
@@ -83,6 +87,9 @@ impl Access for AtMount {
 
     fn write(&self, file: &File, offset: u64, data: &[u8]) {
         file.write_all_at(data, offset).expect("write");
+        if self.publishes {
+            file.sync_data().expect("fsync");
+        }
     }
 
     fn read(&self, file: &File, offset: u64, len: usize) -> Vec<u8> {

@@ -92,14 +92,14 @@ fn clients_inside_servers_behave_like_the_model() {
 }
 
 /// A mount of each client, which checks no permissions; None where there is no FUSE, or the user may not mount.
-fn mounts(clients: [Client; 2], dir: &std::path::Path) -> Option<Vec<(Mounted, AtMount)>> {
+fn mounts(clients: [Client; 2], dir: &std::path::Path, restarts: bool) -> Option<Vec<(Mounted, AtMount)>> {
     let one = |client, name: &str| {
         let at = dir.join(name);
         std::fs::create_dir(&at).expect("a directory");
         let mut options = MountOptions::new(&at);
         (options.attr_timeout, options.entry_timeout) = (Duration::ZERO, Duration::ZERO);
         match fuse_mount::mount(client, options) {
-            Ok(mounted) => Some((mounted, AtMount(at))),
+            Ok(mounted) => Some((mounted, AtMount { dir: at, publishes: restarts })),
             Err(error) => {
                 hayate_tests::skip::note(error);
                 None
@@ -114,7 +114,7 @@ fn mounts(clients: [Client; 2], dir: &std::path::Path) -> Option<Vec<(Mounted, A
 fn follow_by_mounts(cluster: Cluster, clients: [Client; 2], restarts: bool) {
     let cluster = RefCell::new(cluster);
     let dir = tempfile::TempDir::with_prefix("hayate-model-").expect("a directory");
-    let Some(mounts) = mounts(clients, dir.path()) else { return };
+    let Some(mounts) = mounts(clients, dir.path(), restarts) else { return };
     let (mounted, sides): (Vec<_>, Vec<_>) = mounts.into_iter().unzip();
     let outcome =
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| follow(&cluster, &sides, 16, restarts)));

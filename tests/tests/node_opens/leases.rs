@@ -200,6 +200,30 @@ fn what_is_written_after_a_cut_counts_after_restarts() {
     }
 }
 
+/// Goal: a cut holds for what was written before it and not published, also when the home was restarted in between, and does not know yet who writes: neither the size nor the bytes
+/// come back.
+#[test]
+fn what_was_written_before_a_cut_stays_cut_after_restarts() {
+    let mut cluster = cluster();
+    let (asker, itself, of_node) = (outside(&cluster), outside(&cluster), on_node(&cluster));
+    for client in [&itself, &of_node] {
+        put(&asker, "/f", &full(100_000, 1));
+        let file = writing(client, "/f");
+        let home = home_of(&cluster, asker.stat("/f").expect("stat").ino);
+        // Chunks of both.
+        file.write_at(&full(4_000_000, 7), 4_000_000).expect("write");
+        cluster.restart(home.0);
+        asker.truncate_path("/f", 10).expect("cut");
+        file.flush().expect("publish");
+        assert_eq!(asker.stat("/f").expect("stat").size, 10);
+        asker.truncate_path("/f", 9_000_000).expect("longer");
+        let found = reading(&asker, "/f").read_bytes_at(9_000_000, 0).expect("read");
+        assert!(found.len() == 9_000_000 && found[10..].iter().all(|byte| *byte == 0));
+        file.close().expect("close");
+        asker.remove_file("/f").expect("remove");
+    }
+}
+
 /// Goal: what a client closes that the gateway's last run had open for it counts as closed at once, and not when the lease of that run is over: it would not be flushed before.
 /// Method: files of which some are written after the restart, and some only closed; what is in the shared tier sooner than after a lease.
 #[test]

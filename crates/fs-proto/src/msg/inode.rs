@@ -199,7 +199,7 @@ wire_struct! {
         pub ino: InodeId,
         /// Whose writes count, and from which version on. A server counts for those of its clients that write and are not listed themselves.
         pub writers: Vec<(ClientId, u64)>,
-        /// Forget them, too (the file was cut).
+        /// Forget them, too (the file was cut): those of everybody, if nobody is listed.
         pub forget: bool,
     }
 }
