@@ -11,9 +11,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use fs_net::PeerInfo;
+use fs_proto::ClientId;
 use fs_proto::msg::lock::ClientGone;
 use fs_proto::msg::session::Role;
-use fs_proto::{ClientId, ServerId};
 use parking_lot::Mutex;
 
 use crate::worker::Worker;
@@ -90,7 +90,7 @@ fn is_dead(pid: i32) -> bool {
 
 /// Any server may keep locks of it. One that is away learns it by the lease.
 async fn tell(worker: &Rc<Worker>, client: ClientId) {
-    let members: Vec<ServerId> = worker.node.map().members().iter().map(|member| member.id).collect();
+    let members = worker.node.members();
     let told = members.into_iter().map(|member| async move {
         if let Err(error) = worker.ask(member, &ClientGone { client }).await {
             tracing::debug!(server = member.0, message = %error.message, "the end of a client could not be told");

@@ -217,6 +217,11 @@ impl Node {
         self.namespace.allocator().is_restart() && self.started.elapsed() < known_after
     }
 
+    /// All servers, pure gateways included.
+    pub fn members(&self) -> Vec<ServerId> {
+        self.map().members().iter().map(|member| member.id).collect()
+    }
+
     /// Servers that hold partitions, ascending.
     pub fn stores(&self) -> Vec<ServerId> {
         let mut ids: Vec<_> = self.map().members().iter().filter(|m| m.weight > 0).map(|m| m.id).collect();

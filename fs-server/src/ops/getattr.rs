@@ -163,7 +163,7 @@ pub async fn poll(
     let node = &worker.node;
     let mut via: Vec<ServerId> = writers.iter().filter_map(|writer| writer.via).collect();
     if writers.iter().any(|writer| writer.via.is_none()) {
-        via = node.map().members().iter().map(|member| member.id).collect();
+        via = node.members();
     }
     via.sort_unstable();
     via.dedup();
@@ -176,8 +176,8 @@ pub async fn poll(
 
 /// Has all servers forget how far unpublished writes reached, whose home does not know them.
 pub async fn forget_ends(worker: &Rc<Worker>, ino: InodeId) -> OpResult<()> {
-    let all: Vec<_> = worker.node.map().members().iter().map(|member| member.id).collect();
-    ask_all(worker, &all, &PollSize { ino, writers: Vec::new(), forget: true }).await.map(drop)
+    let request = PollSize { ino, writers: Vec::new(), forget: true };
+    ask_all(worker, &worker.node.members(), &request).await.map(drop)
 }
 
 async fn grow(worker: &Rc<Worker>, ino: InodeId, end: u64) -> OpResult<Arc<InodeRecord>> {

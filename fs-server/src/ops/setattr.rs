@@ -215,12 +215,13 @@ async fn resize(
     inode: Arc<InodeRecord>,
 ) -> OpResult<()> {
     let (node, ino) = (&worker.node, request.ino);
-    let inode = getattr::settled(worker, inode, None, true).await?;
-    // Nobody may have said yet how far it wrote: then there may be chunks anywhere, and ends that must not count after the cut.
-    let may_reach_far = node.is_forgetful() && !inode.attr.inline;
-    if may_reach_far {
+    let end = if node.is_forgetful() && !inode.attr.inline {
+        // Nobody may have said yet how far it wrote: there may be chunks anywhere, and ends that must not count after the cut.
         getattr::forget_ends(worker, ino).await?;
-    }
+        FILE_MAX
+    } else {
+        getattr::settled(worker, inode, None, true).await?.attr.size
+    };
     // Held across the messages below: nobody sees, publishes or flushes a size between the old and the new.
     let hold = node.namespace.locks().hold(LockSet::of(&[(LockKey::Inode(ino), Mode::Exclusive)])).await;
     let current = node.namespace.inode_in_section(ino)?.ok_or(OpError::not_found())?;
@@ -230,8 +231,7 @@ async fn resize(
         spill::to_chunks_held(worker, ino, &hold, Outgrown::by(context, size)).await?;
     }
     let current = node.namespace.inode_in_section(ino)?.ok_or(OpError::not_found())?;
-    let known_size = current.attr.size.max(inode.attr.size);
-    let old_size = if may_reach_far { FILE_MAX } else { known_size };
+    let old_size = current.attr.size.max(end);
     let cuts = size < old_size;
     let mut changed = inline::written(&current, size, node.now(), node.now(), context);
     let mut batch = Batch::default();

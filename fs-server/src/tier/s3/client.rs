@@ -298,16 +298,10 @@ impl Client {
     /// Gives up an upload; one that is not there is no error.
     pub fn abort(&self, key: &str, upload: &str) -> TierResult<()> {
         let action = AbortMultipartUpload::new(&self.bucket, self.keys(), key, upload);
-        let given_up = self.found("give up", key, self.send("give up", key, action, &[], &[])?);
-        match given_up {
-            // Some servers deny what they do not know.
-            Err(TierError::Refused(_) | TierError::Failed(_))
-                if !self.has_parts(key, upload).unwrap_or(true) =>
-            {
-                Ok(())
-            }
-            other => other.map(drop),
-        }
+        let given_up = self.found("give up", key, self.send("give up", key, action, &[], &[])?).map(drop);
+        // Some servers deny what they do not know.
+        let is_gone = given_up.is_err() && !self.has_parts(key, upload).unwrap_or(true);
+        if is_gone { Ok(()) } else { given_up }
     }
 
     /// Whether anything is stored for an upload.

@@ -213,15 +213,16 @@ impl S3 {
         let knows_conditions = keeps_to(&Only::IfNone) && keeps_to(&Only::IfTag("\"none\"".to_owned()));
         self.client.delete(&probe)?;
         self.client.may_probe_at(probe);
-        self.each(&format!("{staging}{}", staged_prefix(self.me)), |key| {
+        self.each(&format!("{staging}{}", staged_prefix(self.me)), |key| match self.give_up(key) {
             // Whoever may not do that can use the tier nevertheless.
-            if let Err(error) = self.give_up(key) {
+            Err(error @ TierError::Refused(_)) => {
                 tracing::warn!(
                     %error,
                     "an upload that was interrupted is still in the bucket; the next start tries again (s3:AbortMultipartUpload must be allowed)"
                 );
+                Ok(())
             }
-            Ok(())
+            given_up => given_up.map(drop),
         })?;
         Ok((self.has_moves()? || !self.client.list(&staging, "", 1)?.is_empty(), knows_conditions))
     }
