@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Sandbox, can_mount, pattern, said, wait_until};
+use common::{Sandbox, can_mount, has_ended, pattern, said, wait_until};
 use rustix::process::Signal;
 use std::fs;
 
@@ -201,7 +201,7 @@ fn a_mount_inside_its_server_comes_and_goes_with_it() {
     let server = sandbox.server_pids()[0];
     common::kill(server, Signal::TERM);
     wait_until("the mount is gone with its server", || sandbox.mounts().is_empty());
-    wait_until("the server has ended", || !sandbox.processes().iter().any(|(pid, _)| *pid == server));
+    wait_until("the server has ended", || has_ended(server));
     sandbox.ok(&["up", "--restart"]);
     wait_until("it is mounted after a restart", || sandbox.mounts() == [sandbox.path("m")]);
     assert!(fs::read(sandbox.path("m/file")).unwrap() == content);

@@ -3,6 +3,7 @@
 //! # Invariants
 //! - A tier that is away is tried with growing pauses (`pauses_grow_until_somebody_asks`), and at once when somebody asks or something else was flushed
 //!   (`tests/flush`, `a_drain_does_not_wait_for_the_next_attempt_to_tidy_up`).
+//! - Whoever waits for it is told what is in the way if that lasts (`what_is_in_the_way_counts_once_it_lasts`).
 
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -13,7 +14,7 @@ use fs_proto::{InodeId, ServerId};
 
 use super::outcome::{FlushResult, Stop};
 use super::queue::{FlushItem, FlushQueue};
-use super::{FAILURE_PAUSES, Flusher, aside, attempt, remote};
+use super::{FAILURE_PAUSES, Flusher, WAIT_LIMIT, aside, attempt, remote};
 use crate::tier::{Base, Place, TierError, TierResult};
 use crate::worker::Worker;
 
@@ -26,14 +27,28 @@ pub struct Tidying {
     attempts: u32,
     /// When the next one is due; none: at once.
     next: Option<Instant>,
+    /// When the first one was.
+    began: Option<Instant>,
 }
 
 impl Tidying {
     /// An attempt failed; returns the pause before the next.
     fn put_off(&mut self, pauses: (Duration, Duration)) -> Duration {
-        let pause = attempt::doubled(pauses, self.attempts);
-        (self.attempts, self.next) = (self.attempts + 1, Some(Instant::now() + pause));
+        let (now, pause) = (Instant::now(), attempt::doubled(pauses, self.attempts));
+        (self.attempts, self.next) = (self.attempts + 1, Some(now + pause));
+        self.began.get_or_insert(now);
         pause
+    }
+
+    /// What the attempt that ended with `stop` failed for, if that is worth telling.
+    fn failure(&self, stop: Stop) -> Option<String> {
+        match stop {
+            Stop::Failed(reason) | Stop::Refused(reason) => Some(reason),
+            Stop::Wait(reason) => {
+                self.began.filter(|began| began.elapsed() >= WAIT_LIMIT).map(|_| reason.to_owned())
+            }
+            Stop::Open | Stop::Later(_) | Stop::Never => None,
+        }
     }
 }
 
@@ -103,24 +118,21 @@ pub async fn tidy(worker: &Rc<Worker>) -> Option<Duration> {
         return Some(next - now);
     }
     let (account, what) = (&flusher.account, FlushItem::Inode(aside::number(worker.node.id())));
-    let pauses = match tidy_and_touch(worker).await {
-        Ok(()) => {
-            account.note_success(&what);
-            flusher.forget_untidy();
-            return None;
-        }
-        Err(Stop::Open | Stop::Wait(_) | Stop::Later(_) | Stop::Never) => WAITS,
-        Err(Stop::Failed(error) | Stop::Refused(error)) => {
-            let name = || Bytes::from_static(b"(the flusher's own files in the shared tier)");
-            if account.note_failure(&what, name, &error) {
-                tracing::warn!(
-                    reason = error,
-                    "what staging needed is not tidied up in the shared tier yet; it is tried again"
-                );
-            }
-            FAILURE_PAUSES
-        }
+    let Err(stop) = tidy_and_touch(worker).await else {
+        account.note_success(&what);
+        flusher.forget_untidy();
+        return None;
     };
+    let pauses = if matches!(stop, Stop::Failed(_) | Stop::Refused(_)) { FAILURE_PAUSES } else { WAITS };
+    if let Some(reason) = flusher.tidying.lock().failure(stop) {
+        let name = || Bytes::from_static(b"(the flusher's own files in the shared tier)");
+        if account.note_failure(&what, name, &reason) {
+            tracing::warn!(
+                reason,
+                "what staging needed is not tidied up in the shared tier yet; it is tried again"
+            );
+        }
+    }
     Some(flusher.tidying.lock().put_off(pauses))
 }
 
@@ -149,5 +161,18 @@ mod tests {
             (FAILURE_PAUSES.0, FAILURE_PAUSES.0 * 2, FAILURE_PAUSES.1)
         );
         assert!(tidying.next.is_some_and(|next| next > Instant::now() + FAILURE_PAUSES.1 / 2));
+    }
+
+    #[test]
+    fn what_is_in_the_way_counts_once_it_lasts() {
+        let mut tidying = Tidying::default();
+        assert_eq!(tidying.failure(Stop::Wait("in the way")), None);
+        tidying.put_off(WAITS);
+        assert_eq!(tidying.failure(Stop::Wait("in the way")), None);
+        tidying.began = Instant::now().checked_sub(WAIT_LIMIT);
+        tidying.put_off(WAITS);
+        assert_eq!(tidying.failure(Stop::Wait("in the way")).as_deref(), Some("in the way"));
+        assert_eq!(tidying.failure(Stop::Open), None);
+        assert_eq!(Tidying::default().failure(Stop::Failed("away".to_owned())).as_deref(), Some("away"));
     }
 }

@@ -31,6 +31,14 @@ pub fn memory_of(pid: u32, kind: &str) -> Option<u64> {
     Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? << 10)
 }
 
+/// Whether a process has ended, with all that it had open: its environment goes before that.
+pub fn has_ended(pid: u32) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
+    // The first thread may have ended before the others.
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" Z")) && threads <= 1
+}
+
 /// What a command said.
 #[derive(Debug)]
 pub struct Said {
@@ -185,7 +193,7 @@ impl Sandbox {
     pub fn kill_server(&self, number: usize) {
         let victim = self.server_pids()[number];
         kill(victim, rustix::process::Signal::KILL);
-        wait_until("the server is gone", || !self.processes().iter().any(|(pid, _)| *pid == victim));
+        wait_until("the server is gone", || has_ended(victim));
     }
 
     /// Begins a flush, kills these servers and whoever waits for it when as many files have `arrived` as `within` begins with, and starts them

@@ -213,17 +213,7 @@ impl S3 {
         let knows_conditions = keeps_to(&Only::IfNone) && keeps_to(&Only::IfTag("\"none\"".to_owned()));
         self.client.delete(&probe)?;
         self.client.may_probe_at(probe);
-        self.each(&format!("{staging}{}", staged_prefix(self.me)), |key| match self.give_up(key) {
-            // Whoever may not do that can use the tier nevertheless.
-            Err(error @ TierError::Refused(_)) => {
-                tracing::warn!(
-                    %error,
-                    "an upload that was interrupted is still in the bucket; the next start tries again (s3:AbortMultipartUpload must be allowed)"
-                );
-                Ok(())
-            }
-            given_up => given_up.map(drop),
-        })?;
+        self.give_up_all(self.me)?;
         Ok((self.has_moves()? || !self.client.list(&staging, "", 1)?.is_empty(), knows_conditions))
     }
 
@@ -242,17 +232,38 @@ impl S3 {
         format!("{}{}/", self.target.prefix, staging_name(&self.job, server))
     }
 
+    /// Gives up what server `me` staged and nobody will publish.
+    fn give_up_all(&self, me: ServerId) -> TierResult<()> {
+        self.each(&format!("{}{}", self.staging(me), staged_prefix(me)), |key| self.give_up(key).map(drop))
+    }
+
     /// Gives up the upload that is written down under `at`, if one is, and was not published just before a crash.
     fn give_up(&self, at: &str) -> TierResult<bool> {
         let Some(text) = self.client.get(at)? else { return Ok(false) };
         if let Ok(record) = Record::from_json(at, &text) {
             let there = self.client.head(&record.key)?;
             if there.is_none_or(|head| meta::id_of(&head.meta) != record.id) {
-                self.client.abort(&record.key, &record.upload)?;
+                self.abort(&record)?;
             }
         }
         self.client.delete(at)?;
         Ok(true)
+    }
+
+    /// Whoever may not end uploads can use the tier nevertheless, and be done with it.
+    fn abort(&self, Record { key, upload, .. }: &Record) -> TierResult<()> {
+        match self.client.abort(key, upload) {
+            Err(error @ TierError::Refused(_)) => {
+                tracing::warn!(
+                    %error,
+                    key,
+                    upload,
+                    "the parts of an upload that was interrupted stay in the bucket until its rule for incomplete uploads or somebody removes them (s3:AbortMultipartUpload must be allowed)"
+                );
+                Ok(())
+            }
+            outcome => outcome,
+        }
     }
 
     fn draft(&self, at: &str) -> Option<Draft> {
@@ -304,7 +315,7 @@ impl S3 {
         let record = Record { key, upload, part_bytes: self.facts().part_bytes(size).unwrap_or(PART), id };
         if let Err(error) = self.client.put(at, &client::Meta::new(), &record.to_json()) {
             // Nobody would find it later.
-            let _ = self.client.abort(&record.key, &record.upload);
+            let _ = self.abort(&record);
             return Err(error);
         }
         Ok(Draft { id, what: What::Upload(record, BTreeMap::new()), attributes })
@@ -558,6 +569,8 @@ impl Tier for S3 {
 
     fn rest(&self, me: ServerId) -> TierResult<bool> {
         self.undo_idle_moves()?;
+        // A request of a run that was killed may have come after the look of this one's start.
+        self.give_up_all(me)?;
         Ok(self.client.list(&self.staging(me), "", 1)?.is_empty())
     }
 
