@@ -260,12 +260,13 @@ class Awake:
 
 
 def warm_memory(size):
-    """Touches so many bytes of memory and gives them back, so that page caches get pages that the host of a virtual machine has backed.
+    """Touches so many bytes of memory and gives them back, so that page caches get pages that the host of a virtual machine has backed. At most half of what is free.
 
     Pages that it has not cost 2,500 us of CPU time per MiB at the first touch, ten times what is measured, and who gets them is chance.
     """
+    free = int(re.search(r"^MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text(), re.M)[1]) << 10
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
-    mmap.mmap(-1, size, flags=flags).close()
+    mmap.mmap(-1, min(size, free // 2), flags=flags).close()
 
 
 def table(header, rows):

@@ -15,7 +15,7 @@ use super::guard::Engine;
 use super::lock;
 use super::{Batch, Change, Kv, KvError, ScanVisitor};
 use bytes::Bytes;
-use fjall::config::PinningPolicy;
+use fjall::config::{BlockSizePolicy, PinningPolicy};
 use fjall::{AbstractTree as _, Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
 use parking_lot::Mutex;
 use std::error::Error as _;
@@ -29,6 +29,8 @@ const MEMTABLE_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=16 << 20;
 const JOURNAL_BYTES: u64 = 128 << 20;
 /// What a merge of tables takes until its inputs go, at most: four tables of the first level, and what they overlap.
 const MERGE_BYTES: u64 = 512 << 20;
+/// Blocks of tables by level, the last of all levels below: what was written lately is read in order soon, by flushing; what is deeper by itself, mostly.
+const BLOCK_BYTES: [u32; 3] = [16 << 10, 16 << 10, 4 << 10];
 /// One flushes, one merges. With a second that merges, fjall 3.1 may halt writers for ever: what asks for a merge comes with flushes
 /// only, and is dropped while another merge is under way; when that ends with too many tables, nobody flushes any more.
 const WORKERS: usize = 2;
@@ -61,7 +63,9 @@ impl FjallOptions {
     }
 
     fn of_tree(&self) -> KeyspaceCreateOptions {
-        let options = KeyspaceCreateOptions::default().max_memtable_size(self.memtable_bytes);
+        let options = KeyspaceCreateOptions::default()
+            .max_memtable_size(self.memtable_bytes)
+            .data_block_size_policy(BlockSizePolicy::new(BLOCK_BYTES));
         let options = if self.pins {
             options
         } else {
