@@ -32,23 +32,18 @@ pub struct Tidying {
 }
 
 impl Tidying {
-    /// An attempt failed; returns the pause before the next.
-    fn put_off(&mut self, pauses: (Duration, Duration)) -> Duration {
-        let (now, pause) = (Instant::now(), attempt::doubled(pauses, self.attempts));
+    /// An attempt ended with `stop`; returns the pause before the next, and what it failed for, if that is worth telling.
+    fn put_off(&mut self, stop: Stop) -> (Duration, Option<String>) {
+        let now = Instant::now();
+        let began = *self.began.get_or_insert(now);
+        let (pauses, reason) = match stop {
+            Stop::Failed(reason) | Stop::Refused(reason) => (FAILURE_PAUSES, Some(reason)),
+            Stop::Wait(reason) => (WAITS, (now - began >= WAIT_LIMIT).then(|| reason.to_owned())),
+            Stop::Open | Stop::Later(_) | Stop::Never => (WAITS, None),
+        };
+        let pause = attempt::doubled(pauses, self.attempts);
         (self.attempts, self.next) = (self.attempts + 1, Some(now + pause));
-        self.began.get_or_insert(now);
-        pause
-    }
-
-    /// What the attempt that ended with `stop` failed for, if that is worth telling.
-    fn failure(&self, stop: Stop) -> Option<String> {
-        match stop {
-            Stop::Failed(reason) | Stop::Refused(reason) => Some(reason),
-            Stop::Wait(reason) => {
-                self.began.filter(|began| began.elapsed() >= WAIT_LIMIT).map(|_| reason.to_owned())
-            }
-            Stop::Open | Stop::Later(_) | Stop::Never => None,
-        }
+        (pause, reason)
     }
 }
 
@@ -123,8 +118,8 @@ pub async fn tidy(worker: &Rc<Worker>) -> Option<Duration> {
         flusher.forget_untidy();
         return None;
     };
-    let pauses = if matches!(stop, Stop::Failed(_) | Stop::Refused(_)) { FAILURE_PAUSES } else { WAITS };
-    if let Some(reason) = flusher.tidying.lock().failure(stop) {
+    let (pause, reason) = flusher.tidying.lock().put_off(stop);
+    if let Some(reason) = reason {
         let name = || Bytes::from_static(b"(the flusher's own files in the shared tier)");
         if account.note_failure(&what, name, &reason) {
             tracing::warn!(
@@ -133,7 +128,7 @@ pub async fn tidy(worker: &Rc<Worker>) -> Option<Duration> {
             );
         }
     }
-    Some(flusher.tidying.lock().put_off(pauses))
+    Some(pause)
 }
 
 /// Staging came and went in the tier's own directory, whose times are therefore set again. Servers do so side by side: whoever is the last
@@ -155,7 +150,7 @@ mod tests {
     #[test]
     fn pauses_grow_until_somebody_asks() {
         let mut tidying = Tidying::default();
-        let pauses: Vec<_> = (0..9).map(|_| tidying.put_off(FAILURE_PAUSES)).collect();
+        let pauses: Vec<_> = (0..9).map(|_| tidying.put_off(Stop::Failed("away".to_owned())).0).collect();
         assert_eq!(
             (pauses[0], pauses[1], pauses[8]),
             (FAILURE_PAUSES.0, FAILURE_PAUSES.0 * 2, FAILURE_PAUSES.1)
@@ -166,13 +161,15 @@ mod tests {
     #[test]
     fn what_is_in_the_way_counts_once_it_lasts() {
         let mut tidying = Tidying::default();
-        assert_eq!(tidying.failure(Stop::Wait("in the way")), None);
-        tidying.put_off(WAITS);
-        assert_eq!(tidying.failure(Stop::Wait("in the way")), None);
-        tidying.began = Instant::now().checked_sub(WAIT_LIMIT);
-        tidying.put_off(WAITS);
-        assert_eq!(tidying.failure(Stop::Wait("in the way")).as_deref(), Some("in the way"));
-        assert_eq!(tidying.failure(Stop::Open), None);
-        assert_eq!(Tidying::default().failure(Stop::Failed("away".to_owned())).as_deref(), Some("away"));
+        let mut reason = |stop, since: Option<Duration>| {
+            tidying.began = since.and_then(|since| Instant::now().checked_sub(since));
+            tidying.put_off(stop).1
+        };
+        let wait = Stop::Wait("in the way");
+        assert_eq!(reason(wait.clone(), None), None);
+        assert_eq!(reason(wait.clone(), Some(WAIT_LIMIT / 2)), None);
+        assert_eq!(reason(wait, Some(WAIT_LIMIT)).as_deref(), Some("in the way"));
+        assert_eq!(reason(Stop::Open, Some(WAIT_LIMIT)), None);
+        assert_eq!(reason(Stop::Failed("away".to_owned()), None).as_deref(), Some("away"));
     }
 }

@@ -31,12 +31,13 @@ pub fn memory_of(pid: u32, kind: &str) -> Option<u64> {
     Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? << 10)
 }
 
-/// Whether a process has ended, with all that it had open: its environment goes before that.
+/// Whether a process has ended, waited for or not, with all that it had open: its environment goes before that. Its command line is not looked at, as [`Sandbox::processes`] does with all
+/// processes: that may wait for whoever waits for a mount, which may wait for this one.
 pub fn has_ended(pid: u32) -> bool {
     let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
     // The first thread may have ended before the others.
     let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
-    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" Z")) && threads <= 1
+    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X'])) && threads <= 1
 }
 
 /// What a command said.

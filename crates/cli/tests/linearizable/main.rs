@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use common::Sandbox;
+use common::{Sandbox, has_ended};
 use fs_client::{Client, ClientConfig, Route};
 use fs_proto::ServerId;
 use history::{Came, History};
@@ -52,13 +52,6 @@ fn client(sandbox: &Sandbox, number: u32) -> Client {
         number => Route::Gateway(ServerId((number - 1) % SERVERS)),
     };
     Client::connect(config).unwrap()
-}
-
-/// Whether a process has ended, waited for or not. Its command line is not looked at, as [`Sandbox::processes`] does with all processes: that may
-/// wait for whoever waits for a mount, which may wait for this server.
-fn has_ended(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']))
 }
 
 /// Kills a server at a time and starts it again.
